@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: MIT
+"""io_uring from pure Python.
+
+What it is: the names most programs need, each fetched from its module on first use.
+Mirrors: nothing; the vocabulary below is the kernel's, liburing's and QEMU's.
+Must not know: how anything works.
+Invariant: importing this file imports no other file of the package and touches nothing of the system.
+Read next: uapi.py, then syscalls.py, barriers.py and rings.py.
+
+probe is left out on purpose: ``python -m rawuring.probe`` must find it not yet imported.
+"""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AioHandler",
+    "FDMon",
+    "ForkedRing",
+    "InFlight",
+    "Ring",
+    "RingClosed",
+    "SubmissionQueueFull",
+    "Unavailable",
+    "WrongThread",
+    "__version__",
+    "ops",
+    "pin",
+    "uapi",
+]
+
+# Public name -> the module that defines it. A module stands for itself.
+_HOME = {
+    "AioHandler": "fdmon",
+    "FDMon": "fdmon",
+    "ForkedRing": "rings",
+    "InFlight": "inflight",
+    "Ring": "rings",
+    "RingClosed": "rings",
+    "SubmissionQueueFull": "rings",
+    "Unavailable": "syscalls",
+    "WrongThread": "rings",
+    "ops": "ops",
+    "pin": "buffers",
+    "uapi": "uapi",
+}
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from . import ops, uapi
+    from .buffers import pin
+    from .fdmon import AioHandler, FDMon
+    from .inflight import InFlight
+    from .rings import ForkedRing, Ring, RingClosed, SubmissionQueueFull, WrongThread
+    from .syscalls import Unavailable
+else:
+    # Hidden from type checkers, which would otherwise accept every misspelt name.
+    def __getattr__(name):
+        """Fetch a public name from its module and keep it (PEP 562)."""
+        home = _HOME.get(name)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        module = import_module(f"{__name__}.{home}")
+        value = module if name == home else getattr(module, name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

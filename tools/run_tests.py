@@ -1,0 +1,283 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Run the tests: ``python3 tools/run_tests.py [options] [pytest's own arguments]``.
+
+What it is: the one command a fresh checkout needs. It makes a virtual environment in .venv-tests, which git
+does not see, installs pytest and hypothesis there, and runs the tests from the checkout. The next run
+finds the environment ready. Only the standard library is used.
+Must not know: what the tests test.
+Invariant: the last line says ``N passed, N failed``, and the exit code is 0 only when nothing failed.
+Read next: tests/conftest.py.
+"""
+
+import sys
+
+# The only lines an older Python gets to run, so no syntax newer than 3.6 stands in this file.
+if sys.version_info < (3, 9):  # noqa: UP036
+    sys.exit("rawuring needs Python 3.9 or newer; this is Python {}.{}.".format(*sys.version_info))
+
+import argparse
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple, Optional
+from xml.etree import ElementTree
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+OLDEST = (3, 9)
+
+
+class Python(NamedTuple):
+    """An interpreter that was found and answered."""
+
+    path: str
+    implementation: str
+    version: tuple[int, ...]
+    abiflags: str
+
+    @property
+    def tag(self) -> str:
+        """Name it as its folder is named: py3.11, py3.13t, pypy3.9."""
+        prefix = "py" if self.implementation == "cpython" else self.implementation
+        return f"{prefix}{self.version[0]}.{self.version[1]}{self.abiflags}"
+
+
+class Result(NamedTuple):
+    """The outcome of one run of pytest."""
+
+    tag: str
+    passed: int
+    failed: int
+    skipped: int
+    seconds: float
+    code: int
+
+
+def main() -> int:
+    """Run the tests for each wanted interpreter, say how it went, return the exit code."""
+    options, pytest_arguments = parse_arguments()
+    results = []
+    # Deleted at the end; used only where the checkout cannot be written to.
+    with tempfile.TemporaryDirectory(prefix="rawuring-tests-") as scratch:
+        for python in wanted_pythons(options):
+            print(f"==== {python.tag}: {python.path}", flush=True)
+            results.append(run(python, options, pytest_arguments, Path(scratch)))
+    if len(results) > 1:
+        print_table(results)
+    passed, failed, skipped = (
+        sum(column) for column in zip(*((result.passed, result.failed, result.skipped) for result in results))
+    )
+    print(f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""))
+    return next((result.code for result in results if result.code), 0)
+
+
+def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
+    """Split the command line into our options and pytest's."""
+    parser = argparse.ArgumentParser(
+        description="Run the tests in an environment of their own.",
+        epilog="All other arguments go to pytest: -x, -k ring, tests/test_ops.py ...",
+        allow_abbrev=False,
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--all-pythons", action="store_true", help="one run for each CPython X.Y and PyPy X.Y on this machine"
+    )
+    which.add_argument("--newest", action="store_true", help="run on the newest CPython on this machine")
+    parser.add_argument(
+        "--no-venv", action="store_true", help="use the interpreter's own pytest and hypothesis (offline)"
+    )
+    parser.add_argument("--dev", action="store_true", help="run the interpreter with -X dev -W error")
+    return parser.parse_known_args()
+
+
+def print_table(results: list[Result]) -> None:
+    """Print one line for each run."""
+    print(f"\n{'python':<12}{'passed':>8}{'failed':>8}{'skipped':>9}{'seconds':>9}{'exit':>6}")
+    for result in results:
+        print(
+            f"{result.tag:<12}{result.passed:>8}{result.failed:>8}{result.skipped:>9}"
+            f"{result.seconds:>9.1f}{result.code:>6}"
+        )
+    print()
+
+
+# ------------------------------------------------------------------------------------------------------
+# One run
+
+
+def run(python: Python, options: argparse.Namespace, arguments: list[str], scratch: Path) -> Result:
+    """Run pytest under one interpreter and count what its report says."""
+    started = time.monotonic()
+    environment = dict(os.environ)
+    try:
+        executable = prepare(python, scratch, environment, options.no_venv)
+    except SetupError as error:
+        print(f"{python.tag}: {error}", flush=True)
+        return Result(python.tag, 0, 1, 0, time.monotonic() - started, 1)
+    report = scratch / f"{python.tag}.xml"
+    command = [executable]
+    if options.dev:
+        command += ["-X", "dev", "-W", "error"]
+    command += ["-m", "pytest", f"--junitxml={report}", *arguments]
+    if not os.access(CHECKOUT, os.W_OK):
+        command += ["-p", "no:cacheprovider"]
+    code = subprocess.run(command, cwd=CHECKOUT, env=environment).returncode
+    passed, failed, skipped = count(report)
+    if code and not failed:
+        failed = 1  # it ended before it could count: a crash, a usage error, nothing collected
+    return Result(python.tag, passed, failed, skipped, time.monotonic() - started, code)
+
+
+def count(report: Path) -> tuple[int, int, int]:
+    """Add up pytest's JUnit report; all zero where there is none."""
+    if not report.exists():
+        return 0, 0, 0
+    total = failed = skipped = 0
+    for suite in ElementTree.parse(report).getroot().iter("testsuite"):
+        total += int(suite.get("tests", 0))
+        failed += int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+        skipped += int(suite.get("skipped", 0))
+    return total - failed - skipped, failed, skipped
+
+
+# ------------------------------------------------------------------------------------------------------
+# The environment
+
+
+class SetupError(Exception):
+    """No environment could be made; the message says what to do."""
+
+
+def prepare(python: Python, scratch: Path, environment: dict[str, str], no_venv: bool) -> str:
+    """Make the environment, unless it is ready, and return the interpreter to run."""
+    if no_venv:
+        if not succeeds(python.path, "-c", "import pytest, hypothesis"):
+            raise SetupError(f"{python.path} has no pytest and hypothesis: install them, or omit --no-venv.")
+        return python.path
+    parent = CHECKOUT if os.access(CHECKOUT, os.W_OK) else scratch
+    folder = parent / ".venv-tests" / python.tag
+    inside = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    packages = folder / "packages"  # where there is no venv
+    stamp = folder / "stamp.json"
+    wanted = json.dumps([requirements(), python])
+    if not (stamp.exists() and stamp.read_text() == wanted):
+        print(f"making {folder.relative_to(parent)} with {', '.join(requirements())}", flush=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        make(python, folder, inside, packages)
+        stamp.write_text(wanted)  # last: a half-made environment has none
+    if inside.exists():
+        return str(inside)
+    old = environment.get("PYTHONPATH")
+    environment["PYTHONPATH"] = str(packages) + (os.pathsep + old if old else "")
+    return python.path
+
+
+def make(python: Python, folder: Path, inside: Path, packages: Path) -> None:
+    """Try venv, then virtualenv, then a plain folder filled by the interpreter's own pip."""
+    install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements()]
+    # venv names a missing ensurepip only after it has made half of the folder, so ask first.
+    if succeeds(python.path, "-c", "import ensurepip, venv"):
+        check(python.path, "-m", "venv", str(folder))
+        check(str(inside), *install)
+    elif succeeds(python.path, "-c", "import virtualenv"):
+        check(python.path, "-m", "virtualenv", "--quiet", str(folder))
+        check(str(inside), *install)
+    elif succeeds(python.path, "-m", "pip", "--version"):
+        check(python.path, *install, "--target", str(packages))
+    else:
+        raise SetupError(
+            f"{python.path} has none of venv, virtualenv and pip. On Debian and Ubuntu, install the package "
+            f"python3-venv (or python{python.version[0]}.{python.version[1]}-venv); or install pytest and "
+            "hypothesis in any other way and add --no-venv."
+        )
+
+
+def succeeds(*command: str) -> bool:
+    """Tell whether a command ends with 0, showing nothing of what it says."""
+    return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+
+
+def check(*command: str) -> None:
+    """Run a command; show what it said only when it failed."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        raise SetupError(
+            f"{' '.join(command)} failed:\n{done.stdout}\n"
+            "Without a network, use an interpreter that has pytest and hypothesis, and add --no-venv."
+        )
+
+
+def requirements() -> list[str]:
+    """Read the extra named test from pyproject.toml; tomllib is too new to be used."""
+    text = (CHECKOUT / "pyproject.toml").read_text(encoding="utf-8")
+    found = re.search(r"^test = (\[.*\])$", text, re.MULTILINE)
+    assert found, "pyproject.toml: no line starting with 'test = ['"
+    return list(ast.literal_eval(found[1]))
+
+
+# ------------------------------------------------------------------------------------------------------
+# The interpreters
+
+
+def wanted_pythons(options: argparse.Namespace) -> list[Python]:
+    """List the interpreters to run on."""
+    this = ask(sys.executable)
+    assert this is not None, f"{sys.executable} does not run"
+    if options.all_pythons:
+        return all_pythons(this)
+    if options.newest:
+        found = all_pythons(this)
+        return [max(found, key=lambda python: (python.implementation == "cpython", python.version))]
+    return [this]
+
+
+def all_pythons(first: Python) -> list[Python]:
+    """Find one interpreter for each implementation and X.Y: this one, else the newest Z."""
+    found = {first.tag: first}
+    for path in candidates():
+        python = ask(path)
+        if python is None or python.version[:2] < OLDEST:
+            continue
+        known = found.get(python.tag)
+        if known is None or (known is not first and known.version < python.version):
+            found[python.tag] = python
+    found.pop(first.tag)
+    return [first, *sorted(found.values(), key=lambda python: (python.implementation, python.version))]
+
+
+def candidates() -> list[str]:
+    """List the files that may be interpreters, each file once."""
+    name = re.compile(r"(python3|python3\.\d+t?|pypy3|pypy3\.\d+)")
+    folders = [Path(folder) for folder in os.get_exec_path() if folder and Path(folder).is_dir()]
+    # A pyenv shim answers only for the versions that are switched on, so look behind the shims.
+    folders += sorted(Path.home().glob(".pyenv/versions/*/bin"))
+    found: dict[str, str] = {}
+    for folder in folders:
+        for path in sorted(folder.iterdir()):
+            if name.fullmatch(path.name) and os.access(path, os.X_OK):
+                found.setdefault(os.path.realpath(path), str(path))
+    return list(found.values())
+
+
+def ask(path: str) -> Optional[Python]:
+    """Let an interpreter say what it is; None where it does not run."""
+    question = (
+        "import json, sys; print(json.dumps([sys.executable, sys.implementation.name,"
+        " sys.version_info[:3], getattr(sys, 'abiflags', '')]))"
+    )
+    try:
+        done = subprocess.run([path, "-I", "-c", question], capture_output=True, text=True, timeout=60)
+        executable, implementation, version, abiflags = json.loads(done.stdout)
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return None
+    return Python(executable, implementation, tuple(version), abiflags)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
