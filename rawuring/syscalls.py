@@ -1,0 +1,515 @@
+# SPDX-License-Identifier: MIT
+"""io_uring_setup, io_uring_enter and io_uring_register through libc's syscall().
+
+What it is: the three system calls, the numbers they have on each architecture, and the one place where
+an errno becomes an OSError. libc has no wrappers for them, so they go through its variadic ``syscall()``.
+Mirrors: liburing ``src/syscall.c`` and ``src/arch``.
+Must not know: what a ring looks like in memory, or what an opcode means.
+Invariant: every argument crosses at its full C width, and a failed call raises its own errno, whatever
+other threads or signal handlers did in the meantime.
+Read next: barriers.py.
+
+How an argument crosses. ``syscall()`` is variadic and has no ctypes signature here, because on CPython a
+signature doubles the price of the call (bench/bench_syscall.py). Without one, ctypes passes
+
+* an int as a 32-bit C int: right for the number, the descriptor and every u32 of the three calls, and
+  wrong for anything wider, whose upper half would be left over from an earlier call;
+* None as a NULL pointer: all of its bits are zero, so it also serves as a ``size_t`` of 0;
+* a ctypes array as the address of its first byte, and ``c_size_t(n)`` as a full ``size_t``.
+
+So pointers are ctypes objects, sizes are ``c_size_t`` or None, and everything else is an int that was
+checked to fit 32 bits. PyPy is the other way round (a signature makes it four times faster) and gets one.
+
+How errno stays exact. ctypes keeps a copy of errno for each thread (``use_errno=True``), which a failing
+call sets and a successful one leaves alone. Other threads cannot touch it, but a Python signal handler
+can: it may run between the return of our call and the reading of the copy, and make a failing call of its
+own. ``set_errno(0)`` reads the copy and clears it in one step, so if we find 0 after a failure, a handler
+took ours; a call that failed did nothing, so it is made again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+import sys
+import time
+
+from . import uapi
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+# ABI name -> (io_uring_setup, io_uring_enter, io_uring_register, membarrier).
+# Source: Linux 6.12 system call tables of each architecture; fifteen of them also compiled against 7.2.
+SYSCALL_NUMBERS: dict[str, tuple[int, int, int, int]] = {
+    "x86_64": (425, 426, 427, 324),
+    "x32": (0x40000000 + 425, 0x40000000 + 426, 0x40000000 + 427, 0x40000000 + 324),
+    "i386": (425, 426, 427, 375),
+    "arm": (425, 426, 427, 389),
+    "aarch64": (425, 426, 427, 283),
+    "riscv64": (425, 426, 427, 283),
+    "riscv32": (425, 426, 427, 283),
+    "loongarch64": (425, 426, 427, 283),
+    "s390x": (425, 426, 427, 356),
+    "ppc64": (425, 426, 427, 365),
+    "ppc64le": (425, 426, 427, 365),
+    "ppc": (425, 426, 427, 365),
+    "mips_o32": (4425, 4426, 4427, 4358),
+    "mips_n64": (5425, 5426, 5427, 5318),
+    "mips_n32": (6425, 6426, 6427, 6322),
+    "sparc64": (425, 426, 427, 351),
+    "sparc": (425, 426, 427, 351),
+    "alpha": (535, 536, 537, 517),  # the only table that does not count on from 425
+    "m68k": (425, 426, 427, 374),
+    "parisc": (425, 426, 427, 343),
+    "sh": (425, 426, 427, 378),
+    "xtensa": (425, 426, 427, 343),
+    "microblaze": (425, 426, 427, 390),
+    "arc": (425, 426, 427, 283),
+    "csky": (425, 426, 427, 283),
+    "hexagon": (425, 426, 427, 283),
+    "openrisc": (425, 426, 427, 283),
+    "nios2": (425, 426, 427, 283),
+}
+
+# uname's machine -> (ABI of a 64-bit process, ABI of a 32-bit process); "?" asks the ELF header.
+_MACHINES: dict[str, tuple[str | None, str | None]] = {
+    "x86_64": ("x86_64", "?"),
+    "amd64": ("x86_64", "?"),
+    "aarch64": ("aarch64", "arm"),
+    "aarch64_be": ("aarch64", "arm"),
+    "riscv64": ("riscv64", "riscv32"),
+    "riscv32": (None, "riscv32"),
+    "loongarch64": ("loongarch64", None),
+    "s390x": ("s390x", None),
+    "ppc64": ("ppc64", "ppc"),
+    "ppc64le": ("ppc64le", None),
+    "ppc": (None, "ppc"),
+    "mips": ("mips_n64", "?"),
+    "mips64": ("mips_n64", "?"),
+    "sparc64": ("sparc64", "sparc"),
+    "sparc": (None, "sparc"),
+    "alpha": ("alpha", None),
+    "m68k": (None, "m68k"),
+    "parisc": (None, "parisc"),
+    "parisc64": (None, "parisc"),
+    "xtensa": (None, "xtensa"),
+    "microblaze": (None, "microblaze"),
+    "arc": (None, "arc"),
+    "csky": (None, "csky"),
+    "hexagon": (None, "hexagon"),
+    "openrisc": (None, "openrisc"),
+    "nios2": (None, "nios2"),
+}
+
+_U32_MAX = 0xFFFFFFFF
+
+
+class Unavailable(OSError):
+    """Report that io_uring cannot be had here, by whom it is refused and what can be done.
+
+    It is an OSError with the kernel's errno. ``cause`` is one word from a fixed set (sysctl, group, seccomp,
+    policy, absent, flags, memlock, nofile, not-linux, unknown), ``advice`` a sentence, ``evidence`` the
+    facts that led to it.
+    """
+
+    def __init__(self, code: int, what: str, cause: str, advice: str, evidence: tuple[str, ...] = ()) -> None:
+        """Keep the parts; the message is put together from all of them."""
+        says = f"{errno.errorcode.get(code, code)} ({os.strerror(code)})"
+        facts = f" [{'; '.join(evidence)}]" if evidence else ""
+        super().__init__(code, f"{what}: {says}. Cause: {cause}.{facts} {advice}")
+        self.cause = cause
+        self.advice = advice
+        self.evidence = evidence
+
+    def __str__(self) -> str:
+        """Return the message alone: it already holds the errno's name."""
+        return str(self.args[1])
+
+
+# ------------------------------------------------------------------------------------------------------
+# The calls
+
+
+def io_uring_setup(entries: int, params: bytearray) -> int:
+    """Create a ring and return its descriptor; the kernel fills params.
+
+    Args: entries is the SQ size (u32); params is a bytearray of exactly 120 bytes, see
+        uapi.io_uring_params.
+    Returns: a close-on-exec descriptor, or the registered index with IORING_SETUP_REGISTERED_FD_ONLY.
+    Raises: OSError with the kernel's errno; Unavailable where there is no such call at all.
+    Lifetime: none.
+    Since: 5.1
+    Mirrors: liburing io_uring_setup
+    """
+    if len(params) != uapi.io_uring_params.size:
+        raise ValueError(f"params holds {len(params)} bytes, not {uapi.io_uring_params.size}")
+    _check_u32("entries", entries)
+    _load()
+    memory = (_ctypes.c_char * len(params)).from_buffer(params)
+    while True:
+        result: int = _syscall(_nr_setup, entries, memory, None, None, None, None)
+        if result >= 0:
+            return result
+        code = _set_errno(0)
+        if code not in (0, errno.EINTR):
+            raise OSError(code, f"io_uring_setup({entries}): {os.strerror(code)}")
+
+
+def io_uring_enter(
+    fd: int, to_submit: int, min_complete: int, flags: int, timeout: GeteventsArg | None = None
+) -> int:
+    """Submit SQEs, wait for CQEs, or both.
+
+    A signal that interrupts the call runs its Python handler; the call is then repeated for the time
+    that is left (PEP 475). An exception of the handler leaves, and what the kernel had consumed by then
+    shows only in the SQ ring's head: never trust the return value for that.
+
+    Args: all u32 but fd; timeout holds the deadline and is passed with IORING_ENTER_EXT_ARG.
+    Returns: how many SQEs were consumed; 0 when the deadline passed and nothing was to be submitted.
+    Raises: OSError with the kernel's errno, but neither EINTR nor ETIME.
+    Lifetime: none.
+    Threads: any thread, as far as the ring's flags allow.
+    Since: 5.1; timeout 5.11
+    Mirrors: liburing io_uring_enter2, plus the retry that PEP 475 asks for
+    """
+    if (to_submit | min_complete | flags) >> 32:  # true for a negative number too
+        raise ValueError(f"to_submit={to_submit}, min_complete={min_complete}, flags={flags}: not all u32")
+    return enter(fd, to_submit, min_complete, flags, timeout)
+
+
+def enter(fd: int, to_submit: int, min_complete: int, flags: int, timeout: GeteventsArg | None = None) -> int:
+    """Do what io_uring_enter does without looking at the width of the arguments.
+
+    For rings.py, whose arguments fit by construction. Shaped by speed: bench/bench_syscall.py.
+
+    Args: as io_uring_enter.
+    Returns: as io_uring_enter.
+    Raises: as io_uring_enter.
+    Lifetime: none.
+    Since: 5.1
+    Mirrors: liburing __sys_io_uring_enter2
+    """
+    if timeout is not None:
+        return _enter_until(fd, to_submit, min_complete, flags, timeout)
+    result: int = _syscall_enter(_nr_enter, fd, to_submit, min_complete, flags, None, _NO_SIZE)
+    while result < 0:
+        code = _set_errno(0)
+        if code not in (0, errno.EINTR):
+            raise OSError(code, f"io_uring_enter(fd {fd}): {os.strerror(code)}")
+        result = _syscall_enter(_nr_enter, fd, to_submit, min_complete, flags, None, _NO_SIZE)
+    return result
+
+
+def io_uring_register(fd: int, opcode: int, arg: Any, nr_args: int) -> int:
+    """Register a resource with a ring, or ask about one.
+
+    Args: fd is a ring's descriptor, or -1 for the operations that need none (6.13 and newer); opcode
+        and nr_args are u32; arg is None, an address as an int, or a ctypes object that is passed by
+        reference.
+    Returns: what the operation returns, 0 or more.
+    Raises: OSError with the kernel's errno.
+    Lifetime: none, but what the operation registers lives on: see register.py.
+    Since: 5.1
+    Mirrors: liburing io_uring_register
+    """
+    _check_u32("opcode", opcode)
+    _check_u32("nr_args", nr_args)
+    _load()
+    # A bare int would travel as 32 bits and become another address.
+    pointer = _ctypes.c_void_p(arg) if isinstance(arg, int) else arg
+    while True:
+        result: int = _syscall(_nr_register, fd, opcode, pointer, nr_args, None, None)
+        if result >= 0:
+            return result
+        code = _set_errno(0)
+        if code not in (0, errno.EINTR):
+            name = uapi.name_of("IORING_REGISTER_", opcode & ~uapi.IORING_REGISTER_USE_REGISTERED_RING)
+            raise OSError(code, f"io_uring_register(fd {fd}, {name}): {os.strerror(code)}")
+
+
+def membarrier(command: int, flags: int = 0) -> int:
+    """Ask the kernel for a memory barrier; see barriers.py for why one might.
+
+    Args: command is one of uapi's MEMBARRIER_CMD_*.
+    Returns: 0, or a bit mask of commands for MEMBARRIER_CMD_QUERY.
+    Raises: OSError with the kernel's errno.
+    Lifetime: none.
+    Since: 4.3
+    Mirrors: membarrier(2)
+    """
+    _load()
+    result: int = _syscall(_nr_membarrier, command, flags, None, None, None, None)
+    if result < 0:
+        code = _set_errno(0)
+        raise OSError(code, f"membarrier({command}): {os.strerror(code)}")
+    return result
+
+
+class GeteventsArg:
+    """Hold the deadline of one wait: an io_uring_getevents_arg and the timespec that it points to.
+
+    The kernel copies both when the call begins, so one object may serve many calls, one after another.
+    """
+
+    __slots__ = ("_address", "_memory", "_view", "deadline_ns", "min_wait_usec", "size")
+
+    def __init__(self) -> None:
+        """Allocate the 40 bytes and let the first 24 point to the last 16."""
+        _load()
+        self._memory = (_ctypes.c_uint64 * 5)()
+        self._address = _ctypes.addressof(self._memory) + _GETEVENTS.size
+        self._view = memoryview(self._memory).cast("B")
+        self.size = _ctypes.c_size_t(_GETEVENTS.size)
+        self.deadline_ns = 0
+        self.min_wait_usec = 0
+
+    def start(self, timeout_ns: int, min_wait_usec: int = 0) -> None:
+        """Set the deadline, counted from now on the monotonic clock.
+
+        Args: timeout_ns in nanoseconds, negative counts as 0; min_wait_usec in microseconds, 6.12.
+        """
+        self.deadline_ns = time.monotonic_ns() + timeout_ns
+        self.min_wait_usec = min_wait_usec
+
+    def remaining_ns(self) -> int:
+        """Return the nanoseconds to the deadline, 0 when it has passed."""
+        return max(0, self.deadline_ns - time.monotonic_ns())
+
+    def fill(self) -> Any:
+        """Write the time that is left and return the memory to be passed.
+
+        Returns: the ctypes array, whose first 24 bytes are the io_uring_getevents_arg.
+        """
+        seconds, nanoseconds = divmod(self.remaining_ns(), 1_000_000_000)
+        _TIMESPEC.pack_into(self._view, _GETEVENTS.size, min(seconds, _SECONDS_MAX), nanoseconds)
+        _GETEVENTS.pack_into(self._view, 0, 0, 0, self.min_wait_usec, self._address)
+        return self._memory
+
+
+_GETEVENTS = struct.Struct("=QIIQ")  # io_uring_getevents_arg: sigmask, sigmask_sz, min_wait_usec, ts
+_TIMESPEC = struct.Struct("=qq")  # __kernel_timespec
+_SECONDS_MAX = 1 << 40  # 35,000 years: far below the kernel's own limit of 2**63 ns, where it saturates
+
+
+def _enter_until(fd: int, to_submit: int, min_complete: int, flags: int, timeout: GeteventsArg) -> int:
+    flags |= uapi.IORING_ENTER_EXT_ARG
+    while True:
+        # Written anew for every attempt: time has passed, and a signal handler may have used the object.
+        result: int = _syscall_enter(
+            _nr_enter, fd, to_submit, min_complete, flags, timeout.fill(), timeout.size
+        )
+        if result >= 0:
+            return result
+        code = _set_errno(0)
+        if code == errno.ETIME:
+            return 0
+        if code not in (0, errno.EINTR):
+            raise OSError(code, f"io_uring_enter(fd {fd}): {os.strerror(code)}")
+
+
+def _check_u32(name: str, value: int) -> None:
+    if not 0 <= value <= _U32_MAX:
+        raise ValueError(f"{name}={value} is not a u32")
+
+
+# ------------------------------------------------------------------------------------------------------
+# libc and the numbers, found on first use
+
+
+def abi() -> str:
+    """Name the system call table of this process, a key of SYSCALL_NUMBERS.
+
+    The machine's name is not enough: a 32-bit process on a 64-bit kernel sees the kernel's name, and x32
+    and MIPS n32 hide behind 32-bit pointers. There the interpreter's own ELF header decides.
+
+    Raises: Unavailable for a machine that is not in the table; a guess could call anything.
+    Source: Linux 6.12 system call tables
+    """
+    machine = os.uname().machine
+    wide = struct.calcsize("P") == 8
+    found = _lookup_abi(machine, wide, "/proc/self/exe")
+    if found is None:
+        what = f"system call numbers of machine {machine!r} with {struct.calcsize('P') * 8}-bit pointers"
+        raise Unavailable(
+            errno.ENOSYS, what, "absent", "Add the machine's numbers to SYSCALL_NUMBERS in syscalls.py."
+        )
+    return found
+
+
+def _lookup_abi(machine: str, wide: bool, executable: str) -> str | None:
+    if machine.startswith("armv") or machine == "arm":
+        name = None if wide else "arm"
+    elif len(machine) == 4 and machine[0] == "i" and machine.endswith("86"):
+        name = None if wide else "i386"
+    elif machine.startswith("sh") and machine[2:3] in ("3", "4"):
+        name = None if wide else "sh"
+    else:
+        name = _MACHINES.get(machine, (None, None))[0 if wide else 1]
+    return _abi_of_elf(executable) if name == "?" else name
+
+
+def _abi_of_elf(path: str) -> str | None:
+    """Tell i386 from x32 and MIPS o32 from n32 by e_machine and e_flags."""
+    try:
+        with open(path, "rb") as file:
+            header = file.read(52)
+    except OSError:
+        return None
+    if len(header) < 52 or header[:5] != b"\x7fELF\x01":
+        return None
+    order = "<" if header[5] == 1 else ">"
+    (e_machine,) = struct.unpack_from(order + "H", header, 18)
+    (e_flags,) = struct.unpack_from(order + "I", header, 36)
+    if e_machine == 3:
+        return "i386"
+    if e_machine == 62:
+        return "x32"
+    if e_machine == 8:
+        return "mips_n32" if e_flags & 0x20 else "mips_o32"  # EF_MIPS_ABI2
+    return None
+
+
+_ctypes: Any = None
+_libc: Any = None
+_nr_setup = _nr_enter = _nr_register = _nr_membarrier = 0
+_NO_SIZE: Any = None  # a size_t of 0: see the head of this file
+
+
+def _not_loaded(value: int) -> int:
+    raise AssertionError("replaced by _load()")
+
+
+_set_errno: Callable[[int], int] = _not_loaded
+
+
+def _first_syscall(number: int, *args: Any) -> int:
+    """Stand in for libc's syscall() until the first enter: importing this file must not touch libc."""
+    _load()
+    return int(_syscall_enter(_nr_enter, *args[:-1], _NO_SIZE if args[-1] is None else args[-1]))
+
+
+_syscall_enter: Callable[..., Any] = _first_syscall
+_syscall: Callable[..., Any]
+
+
+def _load() -> None:
+    """Find libc's syscall() and this machine's numbers, once."""
+    global _ctypes, _libc, _syscall, _syscall_enter, _set_errno, _NO_SIZE
+    global _nr_setup, _nr_enter, _nr_register, _nr_membarrier
+    if _libc is not None:
+        return
+    if not sys.platform.startswith(("linux", "android")):
+        raise Unavailable(
+            errno.ENOSYS, "io_uring", "not-linux", f"This is {sys.platform}; io_uring is a part of Linux."
+        )
+    import ctypes
+
+    numbers = SYSCALL_NUMBERS[abi()]
+    # The process itself: whichever libc it runs on, glibc or musl, exports syscall().
+    libc = ctypes.CDLL(None, use_errno=True)
+    enter_function, function = libc["syscall"], libc["syscall"]
+    enter_function.restype = function.restype = ctypes.c_long
+    if sys.implementation.name == "pypy":
+        word, u32, pointer = ctypes.c_long, ctypes.c_uint, ctypes.c_void_p
+        enter_function.argtypes = (word, word, u32, u32, u32, pointer, ctypes.c_size_t)
+        function.argtypes = (word, word, pointer, pointer, pointer, pointer, pointer)
+        _NO_SIZE = 0
+    _ctypes = ctypes
+    _nr_setup, _nr_enter, _nr_register, _nr_membarrier = numbers
+    _set_errno = ctypes.set_errno
+    _syscall = function
+    _syscall_enter = enter_function
+    _libc = libc  # last: another thread that sees it set may use the rest
+
+
+# ------------------------------------------------------------------------------------------------------
+# Who said no
+
+
+def explain_setup_failure(code: int, what: str, flags: int = 0) -> Unavailable:
+    """Build the exception for a failed io_uring_setup, with the likeliest cause on this machine.
+
+    io_uring_enter on descriptor -1 tells the layers apart: a kernel that has io_uring answers EBADF
+    before any policy is asked, so another answer comes from a filter in front of the kernel.
+
+    Args: code is the errno of io_uring_setup; what is the call in words; flags are the setup flags.
+    Returns: the exception, to be raised by the caller.
+    Source: Linux 6.12 io_uring/io_uring.c io_uring_allowed; Documentation/admin-guide/sysctl/kernel.rst
+    """
+    evidence: list[str] = []
+    disabled = _read_text("/proc/sys/kernel/io_uring_disabled")
+    if disabled is not None:
+        evidence.append(f"kernel.io_uring_disabled={disabled}")
+    seccomp = _status_field("Seccomp")
+    if seccomp is not None:
+        evidence.append(f"Seccomp={seccomp}")
+    bare = _enter_errno()
+    evidence.append(f"io_uring_enter(-1)={errno.errorcode.get(bare, str(bare))}")
+    cause, advice = _diagnose(code, flags, disabled, seccomp, bare)
+    return Unavailable(code, what, cause, advice, tuple(evidence))
+
+
+def _diagnose(
+    code: int, flags: int, disabled: str | None, seccomp: str | None, bare: int
+) -> tuple[str, str]:
+    refused = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP)
+    filtered = bare != errno.EBADF
+    if code == errno.ENOSYS or code in refused:
+        if filtered and seccomp == "2":
+            return "seccomp", (
+                "A seccomp filter refuses the io_uring calls, as container runtimes do by default: "
+                "allow io_uring_setup, io_uring_enter and io_uring_register in its profile."
+            )
+        if code == errno.ENOSYS:
+            return "absent", "This kernel has no io_uring: older than 5.1, built without it, or emulated."
+    if code in refused:
+        if disabled == "2":
+            return "sysctl", "The administrator disabled io_uring: kernel.io_uring_disabled must be 0 or 1."
+        if disabled == "1":
+            return "group", (
+                "Only members of the group in kernel.io_uring_group may use io_uring here: "
+                "join it, or set kernel.io_uring_disabled to 0."
+            )
+        if flags & uapi.IORING_SETUP_SQPOLL:
+            return "flags", "IORING_SETUP_SQPOLL needs privileges before Linux 5.13: wish for it instead."
+        return "policy", "A security module or sandbox refuses io_uring: ask whoever runs this machine."
+    return _DIAGNOSES.get(code, ("unknown", "Run the probe for details."))
+
+
+_DIAGNOSES = {
+    errno.EINVAL: ("flags", "The kernel knows not all of these flags, or refuses them together."),
+    errno.ENOMEM: (
+        "memlock",
+        "Ring memory counts against RLIMIT_MEMLOCK (before 5.12 and from 6.14 on), over all processes of the "
+        "user: ask for fewer entries, close rings, or raise the limit (ulimit -l).",
+    ),
+    errno.EMFILE: ("nofile", "This process has no descriptors left: raise RLIMIT_NOFILE (ulimit -n)."),
+    errno.ENFILE: ("nofile", "The system has no descriptors left (fs.file-max)."),
+}
+
+
+def _enter_errno() -> int:
+    try:
+        io_uring_enter(-1, 0, 0, 0)
+    except OSError as error:
+        return error.errno or 0
+    return 0
+
+
+def _read_text(path: str) -> str | None:
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.read().strip()
+    except OSError:
+        return None
+
+
+def _status_field(name: str) -> str | None:
+    for line in (_read_text("/proc/self/status") or "").splitlines():
+        key, _, value = line.partition(":")
+        if key == name:
+            return value.strip()
+    return None
