@@ -1,0 +1,1367 @@
+# SPDX-License-Identifier: MIT
+"""The two rings: set up, mapped, filled, submitted and reaped.
+
+What it is: SubmissionQueue and CompletionQueue, which know only memory and indices, and Ring, which adds
+the descriptor. Mirrors: liburing ``src/setup.c`` and ``src/queue.c``.
+Must not know: what an operation means (one exception: the TIMEOUT with which kernels before 5.11 wait),
+or who handles a completion.
+Invariant: indices run free. They only grow, wrap at 2**32 in shared memory, and are masked only to find
+a slot. The tail is published once per batch, after everything that could fail.
+Read next: ops.py.
+
+The memory that is shared with the kernel (offsets vary: they are read from io_uring_params)::
+
+    mmap at IORING_OFF_SQ_RING                          mmap at IORING_OFF_SQES
+    +-----------------------------------------+         +----------------------+
+    | SQ: khead  ktail  mask  entries  kflags |         | sqe 0    (64 bytes)  |
+    | CQ: khead  ktail  mask  entries  kflags |         | sqe 1                |
+    | cqes[cq_entries]        (16 bytes each) |         | ...                  |
+    | array[sq_entries]: index of an sqe      |-------->| sqe sq_entries - 1   |
+    +-----------------------------------------+         +----------------------+
+
+Before 5.4 the CQ half was a mapping of its own; from 6.6 the index array can be left out (NO_SQARRAY).
+We fill the array once with 0, 1, 2 ... and never look at it again.
+
+Who moves what:
+
+    ============  =========================  ==================================================
+    word          written by                 read by
+    ============  =========================  ==================================================
+    sq.ktail      us, after the SQEs         the kernel, before it reads the SQEs
+    sq.khead      the kernel, after reading  us, before an SQE slot is used again
+    sq.kflags     the kernel                 us: NEED_WAKEUP, CQ_OVERFLOW (yes, here), TASKRUN
+    cq.ktail      the kernel, after the CQE  us, before we read the CQEs
+    cq.khead      us, after copying CQEs     the kernel, before it overwrites a CQE
+    ============  =========================  ==================================================
+
+A ``k`` marks every word the kernel can change. Our own counters (sqe_tail, published, head) do not wrap:
+they are cut to 32 bits when they are stored or compared, so "how many" is always ``(tail - head) & U32``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+import time
+import weakref
+from _thread import get_ident
+from typing import NamedTuple
+
+from . import barriers, syscalls, uapi
+from .barriers import load_acquire, store_release
+from .syscalls import Unavailable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any, Callable, NoReturn
+
+    Cqe = tuple[int, ...]  # (user_data, res, flags), and two more words on a 32-byte CQE
+
+U32 = 0xFFFFFFFF
+MAX_ENTRIES = 32768  # IORING_MAX_ENTRIES in the kernel's io_uring.c; the CQ may have twice as many
+
+#: user_data of the TIMEOUT that Ring itself submits before 5.11. Mirrors liburing's LIBURING_UDATA_TIMEOUT.
+UDATA_TIMEOUT = 0xFFFFFFFFFFFFFFFF
+
+#: What a program with one submitting thread should wish for: completions run when it asks for them, a bad
+#: SQE does not stop its batch, and there is no index array.
+RECOMMENDED = (
+    uapi.IORING_SETUP_SINGLE_ISSUER
+    | uapi.IORING_SETUP_DEFER_TASKRUN
+    | uapi.IORING_SETUP_TASKRUN_FLAG
+    | uapi.IORING_SETUP_SUBMIT_ALL
+    | uapi.IORING_SETUP_NO_SQARRAY
+)
+
+
+class SubmissionQueueFull(Exception):
+    """Say that every SQE slot holds an entry that the kernel has not consumed yet: submit first."""
+
+
+class RingClosed(ValueError):
+    """Say that the ring was closed, as I/O on a closed file does."""
+
+
+class WrongThread(RuntimeError):
+    """Say that a ring was used outside the thread that it belongs to."""
+
+
+class ForkedRing(RuntimeError):
+    """Say that a ring was inherited through fork(); it belongs to the parent."""
+
+
+# ------------------------------------------------------------------------------------------------------
+# The submission queue
+
+
+class SubmissionQueue:
+    """The ring on which we are the producer.
+
+    Works on any memory that has the layout: the kernel's, or a bytearray whose other end a test drives.
+    """
+
+    __slots__ = (
+        "_khead", "_ktail", "_kdropped", "_kflags", "_limit", "_mixed", "_sqes", "_words", "array_offset",
+        "owner", "published", "ring_entries", "ring_mask", "slots", "sqe_size", "sqe_tail",
+    )  # fmt: skip
+
+    def __init__(self, ring_memory: Any, sqes_memory: Any, sq_off: dict[str, Any], setup_flags: int) -> None:
+        """Read the constants of the ring and cut the SQE memory into slots.
+
+        Args: ring_memory and sqes_memory are writable buffers; sq_off holds the byte offsets of
+            io_sqring_offsets; setup_flags are the flags that the ring was created with.
+        """
+        self._words = words = barriers.map_words(ring_memory)
+        self._khead = sq_off["head"] // 4
+        self._ktail = sq_off["tail"] // 4
+        self._kflags = sq_off["flags"] // 4
+        self._kdropped = sq_off["dropped"] // 4
+        # The offsets say where; the value itself has to be read from the mapping.
+        self.ring_mask = words[sq_off["ring_mask"] // 4]
+        self.ring_entries = words[sq_off["ring_entries"] // 4]
+        if self.ring_mask != self.ring_entries - 1:
+            raise RuntimeError(f"SQ mask {self.ring_mask} does not fit {self.ring_entries} entries")
+        self._mixed = bool(setup_flags & uapi.IORING_SETUP_SQE_MIXED)
+        self.sqe_size = size = 128 if setup_flags & uapi.IORING_SETUP_SQE128 else 64
+        self._sqes = memoryview(sqes_memory).cast("B")
+        #: One writable view per slot, cut here so that get_sqe() allocates nothing.
+        self.slots = [self._sqes[i * size : (i + 1) * size] for i in range(self.ring_entries)]
+        self.array_offset = None if setup_flags & uapi.IORING_SETUP_NO_SQARRAY else sq_off["array"] // 4
+        if self.array_offset is not None:
+            for i in range(self.ring_entries):
+                words[self.array_offset + i] = i
+        #: The thread that may fill slots; get_sqe() refuses others.
+        self.owner = get_ident()
+        self.sqe_tail = self.published = load_acquire(words, self._ktail)
+        self._limit = 0
+        self._move_limit()
+
+    def get_sqe(self) -> memoryview:
+        """Take the next free slot.
+
+        The slot keeps what its last occupant left: write all of it, as every function in ops.py does.
+        It belongs to the next submit() and must not be written afterwards.
+
+        Returns: a writable view of 64 bytes (128 on an SQE128 ring).
+        Raises: SubmissionQueueFull; WrongThread, RingClosed and ForkedRing from a ring's queue.
+        Lifetime: until submit returns.
+        Threads: the owner only.
+        Since: 5.1
+        Mirrors: liburing io_uring_get_sqe, which returns NULL when full and clears some of the fields
+        """
+        # Shaped by speed (bench/bench_nop.py): private words only; the kernel's head is read again when we
+        # meet the limit. An old head is safe, for it only ever moves on and so promises too little.
+        tail = self.sqe_tail
+        if tail >= self._limit or get_ident() != self.owner:
+            self._need_room(1)
+        self.sqe_tail = tail + 1
+        return self.slots[tail & self.ring_mask]
+
+    def get_sqe128(self) -> memoryview:
+        """Take a slot of 128 bytes: any slot of an SQE128 ring, or two neighbours of an SQE_MIXED ring.
+
+        Two neighbours must not wrap, so a last slot that stands alone is filled with a NOP without a CQE.
+
+        Returns: a writable view of 128 bytes.
+        Raises: as get_sqe; ValueError on a ring that has no such slots.
+        Lifetime: until submit returns.
+        Threads: the owner only.
+        Since: 5.19 (SQE128), 6.19 (SQE_MIXED)
+        Mirrors: liburing io_uring_get_sqe128
+        """
+        if self.sqe_size == 128:
+            return self.get_sqe()
+        if not self._mixed:
+            raise ValueError("128-byte SQEs need a ring with IORING_SETUP_SQE128 or IORING_SETUP_SQE_MIXED")
+        alone = self.sqe_tail & self.ring_mask == self.ring_mask
+        self._need_room(3 if alone else 2)
+        if alone:
+            _SQE_HEAD.pack_into(
+                self.get_sqe(), 0, uapi.IORING_OP_NOP, uapi.IOSQE_CQE_SKIP_SUCCESS, 0, 0, bytes(56)
+            )
+        index = self.sqe_tail & self.ring_mask
+        self.sqe_tail += 2
+        return self._sqes[index * 64 : index * 64 + 128]
+
+    def push(self, sqes: bytes | bytearray | memoryview) -> int:
+        """Copy ready SQEs into the next slots, all of them or none.
+
+        For batches: a block that was prepared once (in a bytearray of n * 64 bytes, through slices of it)
+        is queued again and again for the price of two memory copies.
+
+        Args: sqes is a contiguous buffer of whole SQEs of this ring's size.
+        Returns: the number of SQEs.
+        Raises: SubmissionQueueFull when they do not all fit; ValueError for a broken SQE.
+        Lifetime: none; the memory that the SQEs point to has the lifetime that each operation says.
+        Threads: the owner only.
+        Since: 5.1
+        Mirrors: tokio-rs/io-uring push_multiple; liburing has no such call
+        """
+        count, rest = divmod(len(sqes), self.sqe_size)
+        if rest:
+            raise ValueError(f"{len(sqes)} bytes are not a whole number of {self.sqe_size}-byte SQEs")
+        self._need_room(count)
+        size = self.sqe_size
+        first = self.sqe_tail & self.ring_mask
+        before_wrap = min(count, self.ring_entries - first)
+        with memoryview(sqes) as block:
+            self._sqes[first * size : (first + before_wrap) * size] = block[: before_wrap * size]
+            self._sqes[: (count - before_wrap) * size] = block[before_wrap * size :]
+        self.sqe_tail += count
+        return count
+
+    def flush(self) -> int:
+        """Publish every slot taken so far to the kernel.
+
+        Returns: how many entries the kernel has still to consume.
+        Lifetime: none.
+        Threads: the owner only.
+        Mirrors: liburing __io_uring_flush_sq
+        """
+        tail = self.sqe_tail
+        if tail != self.published:
+            # The SQEs must be seen before the tail that covers them.
+            # Pairs with the kernel's smp_load_acquire of sq.tail in io_sqring_entries.
+            store_release(self._words, self._ktail, tail & U32)
+            self.published = tail
+        return self.pending()
+
+    def pending(self) -> int:
+        """Count the entries, published or not, that the kernel has not consumed.
+
+        Returns: 0 to ring_entries, from the kernel's own head: what enter returned may have been lost to
+            an exception.
+        Lifetime: none.
+        Mirrors: liburing io_uring_sq_ready
+        """
+        # The kernel must be done with a slot before we count it as free. Pairs with its smp_store_release
+        # of sq.head in io_commit_sqring.
+        return (self.sqe_tail - load_acquire(self._words, self._khead)) & U32
+
+    def space_left(self) -> int:
+        """Count the free slots.
+
+        Returns: 0 to ring_entries.
+        Lifetime: none.
+        Mirrors: liburing io_uring_sq_space_left
+        """
+        return self.ring_entries - self.pending()
+
+    def flags(self) -> int:
+        """Load the flags that the kernel raises in the SQ ring.
+
+        Returns: a mask of IORING_SQ_NEED_WAKEUP, IORING_SQ_CQ_OVERFLOW and IORING_SQ_TASKRUN, as of now.
+        Lifetime: none.
+        """
+        # What a flag speaks of (an overflowed CQE, say) must be seen with it. Pairs with the kernel's
+        # atomic_or of sq_flags.
+        return load_acquire(self._words, self._kflags)
+
+    def dropped(self) -> int:
+        """Load the kernel's count of entries with an index outside the ring.
+
+        Returns: a free-running u32; 0 unless the index array was damaged.
+        Lifetime: none.
+        """
+        return load_acquire(self._words, self._kdropped)
+
+    def consumed(self, count: int) -> None:
+        """Take note of how many SQEs an enter consumed; a plain ring reads that from the kernel's head.
+
+        Args: count as io_uring_enter returned it.
+        """
+
+    def discard(self, published_too: bool = True) -> list[int]:
+        """Forget the entries that the kernel has not consumed.
+
+        Args: published_too is False on an SQPOLL ring, where the kernel may be reading what was published.
+        Returns: the user_data of every entry that will now never complete.
+        Lifetime: none.
+        Threads: the owner only.
+        """
+        tail = self.sqe_tail
+        head = tail - self.pending() if published_too else self.published
+        forgotten = []
+        index = head
+        while index < tail:
+            slot = self.slots[index & self.ring_mask]
+            forgotten.append(_USER_DATA.unpack_from(slot, 32)[0])
+            index += 2 if self._mixed and slot[0] in _SQE128_OPS else 1
+        self.sqe_tail = head
+        if head < self.published:
+            # The kernel reads this tail only when we enter, so it may go back.
+            store_release(self._words, self._ktail, head & U32)
+            self.published = head
+        self._move_limit()
+        return forgotten
+
+    def _need_room(self, count: int) -> None:
+        """Make sure that count slots are free, or say why not."""
+        if not self.owner:
+            raise RingClosed("this ring is closed, or belongs to the parent process")
+        if get_ident() != self.owner:
+            raise WrongThread(
+                f"this queue belongs to thread {self.owner} and was used in thread {get_ident()}"
+            )
+        self._move_limit()
+        if self.sqe_tail + count > self._limit:
+            raise SubmissionQueueFull(
+                f"{count} slots wanted, {self.space_left()} of {self.ring_entries} free: submit() first, or "
+                "create the ring with more entries"
+            )
+
+    def _move_limit(self) -> None:
+        self._limit = self.sqe_tail + self.space_left()
+
+    def release(self) -> None:
+        """Give up the memory, so that it can be unmapped.
+
+        Raises: BufferError while somebody holds a view that was made of a slot.
+        """
+        self._limit = self.owner = 0
+        busy = 0
+        for view in (*self.slots, self._sqes):
+            try:
+                view.release()
+            except BufferError:
+                busy += 1
+        barriers.release_words(self._words)
+        if busy:
+            raise BufferError(f"{busy} views of the SQE array are still in use")
+
+
+_SQE_HEAD = struct.Struct("=BBHi56s")
+_USER_DATA = struct.Struct("=Q")
+_SQE128_OPS = (uapi.IORING_OP_NOP128, uapi.IORING_OP_URING_CMD128)
+
+
+class RewindSubmissionQueue(SubmissionQueue):
+    """A submission queue whose batches always start at slot 0 (IORING_SETUP_SQ_REWIND, 7.0).
+
+    The kernel neither reads sq.tail nor moves sq.head here, so what it consumed is known from the return
+    value of io_uring_enter alone. If a signal handler's exception swallows that value, the batch
+    counts as consumed: submitting an operation twice would be worse.
+    """
+
+    __slots__ = ()
+
+    def flush(self) -> int:
+        """Return the length of the batch; nothing is published, the kernel looks at slot 0."""
+        return self.sqe_tail
+
+    def pending(self) -> int:
+        """Count the slots of the batch that is being filled."""
+        return self.sqe_tail
+
+    def consumed(self, count: int) -> None:
+        """Move what the kernel left over down to slot 0.
+
+        Args: count as io_uring_enter returned it.
+        """
+        size, left = self.sqe_size, self.sqe_tail - count
+        if left > 0 and count > 0:
+            self._sqes[: left * size] = bytes(self._sqes[count * size : self.sqe_tail * size])
+        self.sqe_tail = max(left, 0)
+        self._move_limit()
+
+
+# ------------------------------------------------------------------------------------------------------
+# The completion queue
+
+_CQE16 = struct.Struct("=QiI")  # user_data, res, flags
+_CQE32 = struct.Struct("=QiIQQ")  # and big_cqe[2]
+
+
+class CompletionQueue:
+    """The ring on which we are the consumer."""
+
+    __slots__ = (
+        "_cqe", "_cqes", "_khead", "_koverflow", "_ktail", "_mixed", "_words", "cqe_size", "head",
+        "ring_entries", "ring_mask",
+    )  # fmt: skip
+
+    def __init__(self, ring_memory: Any, cq_off: dict[str, Any], setup_flags: int) -> None:
+        """Read the constants of the ring.
+
+        Args: ring_memory is a writable buffer; cq_off holds the byte offsets of io_cqring_offsets;
+            setup_flags are the flags that the ring was created with.
+        """
+        self._words = words = barriers.map_words(ring_memory)
+        self._khead = cq_off["head"] // 4
+        self._ktail = cq_off["tail"] // 4
+        self._koverflow = cq_off["overflow"] // 4
+        self.ring_mask = words[cq_off["ring_mask"] // 4]
+        self.ring_entries = words[cq_off["ring_entries"] // 4]
+        if self.ring_mask != self.ring_entries - 1:
+            raise RuntimeError(f"CQ mask {self.ring_mask} does not fit {self.ring_entries} entries")
+        self._mixed = bool(setup_flags & uapi.IORING_SETUP_CQE_MIXED)
+        self._cqe = _CQE32 if setup_flags & uapi.IORING_SETUP_CQE32 else _CQE16
+        self.cqe_size = size = self._cqe.size
+        start = cq_off["cqes"]
+        self._cqes = memoryview(ring_memory).cast("B")[start : start + self.ring_entries * size]
+        self.head = load_acquire(words, self._khead)
+
+    def ready(self) -> int:
+        """Count the slots that hold CQEs.
+
+        Returns: 0 to ring_entries, as of now; more may arrive at any time.
+        Lifetime: none.
+        Mirrors: liburing io_uring_cq_ready
+        """
+        # Nothing is read behind this tail, but the count must not be older than what we already know.
+        return (load_acquire(self._words, self._ktail) - self.head) & U32
+
+    def reap(self) -> list[Cqe]:
+        """Copy all CQEs out and free their slots.
+
+        Returns: tuples (user_data, res, flags); with two more u64 where the CQE has 32 bytes.
+        Raises: RuntimeError when the indices are impossible, which means that the memory was damaged.
+        Lifetime: none; these are copies.
+        Since: 5.1; 32-byte CQEs 5.19, mixed sizes 6.18
+        Mirrors: liburing io_uring_for_each_cqe and io_uring_cq_advance in one step
+        """
+        # Shaped by speed (bench/bench_nop.py): one load, at most two unpacking loops in C, one store.
+        words = self._words
+        head = self.head
+        # The CQEs must be read after the tail that covers them. Pairs with the kernel's smp_store_release
+        # of cq.tail in io_commit_cqring.
+        count = (load_acquire(words, self._ktail) - head) & U32
+        if not count:
+            return []
+        entries = self.ring_entries
+        if count > entries:
+            raise RuntimeError(f"the CQ of {entries} entries claims to hold {count}: its memory was damaged")
+        first = head & self.ring_mask
+        size = self.cqe_size
+        if first + count <= entries:
+            cqes: list[Cqe] = list(self._cqe.iter_unpack(self._cqes[first * size : (first + count) * size]))
+        else:
+            cqes = list(self._cqe.iter_unpack(self._cqes[first * size :]))
+            cqes += self._cqe.iter_unpack(self._cqes[: (first + count - entries) * size])
+        self.head = head = (head + count) & U32
+        # The copies must be complete before the kernel may overwrite the slots. Pairs with the control
+        # dependency on cq.head in the kernel's io_get_cqe.
+        store_release(words, self._khead, head)
+        return _join_mixed(cqes) if self._mixed else cqes
+
+    def overflow(self) -> int:
+        """Load the kernel's count of CQEs that were lost for good.
+
+        Returns: a free-running u32; with IORING_FEAT_NODROP (5.5) it stays 0 unless the kernel has no memory.
+        Lifetime: none.
+        """
+        return load_acquire(self._words, self._koverflow)
+
+    def release(self) -> None:
+        """Give up the memory, so that it can be unmapped."""
+        self._cqes.release()
+        barriers.release_words(self._words)
+
+
+def _join_mixed(slots: list[Cqe]) -> list[Cqe]:
+    """Put 32-byte CQEs together from two slots, and leave out the fillers at the end of the ring."""
+    cqes: list[Cqe] = []
+    it = iter(slots)
+    for cqe in it:
+        flags = cqe[2]
+        if flags & uapi.IORING_CQE_F_SKIP:
+            continue
+        if flags & uapi.IORING_CQE_F_32:
+            extra = _CQE16.pack(*next(it))
+            cqe += struct.unpack("=QQ", extra)
+        cqes.append(cqe)
+    return cqes
+
+
+# ------------------------------------------------------------------------------------------------------
+# Setup
+
+# flag -> (one of these it needs, and the rule in words). Source: Linux 7.2 io_uring/io_uring.c
+# io_uring_sanitise_params; checked against the running kernel in tests/test_rings_kernel.py.
+_NEEDS = (
+    (uapi.IORING_SETUP_SQ_AFF, uapi.IORING_SETUP_SQPOLL),
+    (uapi.IORING_SETUP_TASKRUN_FLAG, uapi.IORING_SETUP_COOP_TASKRUN | uapi.IORING_SETUP_DEFER_TASKRUN),
+    (uapi.IORING_SETUP_DEFER_TASKRUN, uapi.IORING_SETUP_SINGLE_ISSUER),
+    (uapi.IORING_SETUP_REGISTERED_FD_ONLY, uapi.IORING_SETUP_NO_MMAP),
+    (uapi.IORING_SETUP_HYBRID_IOPOLL, uapi.IORING_SETUP_IOPOLL),
+    (uapi.IORING_SETUP_SQ_REWIND, uapi.IORING_SETUP_NO_SQARRAY),
+)
+_EXCLUDES = (
+    (uapi.IORING_SETUP_SQPOLL, uapi.IORING_SETUP_COOP_TASKRUN),
+    (uapi.IORING_SETUP_SQPOLL, uapi.IORING_SETUP_TASKRUN_FLAG),
+    (uapi.IORING_SETUP_SQPOLL, uapi.IORING_SETUP_DEFER_TASKRUN),
+    (uapi.IORING_SETUP_SQPOLL, uapi.IORING_SETUP_SQ_REWIND),
+    (uapi.IORING_SETUP_CQE32, uapi.IORING_SETUP_CQE_MIXED),
+    (uapi.IORING_SETUP_SQE128, uapi.IORING_SETUP_SQE_MIXED),
+)
+
+
+def broken_rule(flags: int) -> str | None:
+    """Name the rule that a combination of setup flags breaks on every kernel.
+
+    Args: flags is a mask of IORING_SETUP_*.
+    Returns: the rule in words, or None.
+    Source: Linux 7.2 io_uring/io_uring.c io_uring_sanitise_params
+    """
+    for flag, needs in _NEEDS:
+        if flags & flag and not flags & needs:
+            return f"{_flag_names(flag)} needs {' or '.join(uapi.names_of_flags('IORING_SETUP_', needs))}"
+    for flag, other in _EXCLUDES:
+        if flags & flag and flags & other:
+            return f"{_flag_names(flag)} excludes {_flag_names(other)}"
+    return None
+
+
+def _flag_names(flags: int) -> str:
+    return "|".join(uapi.names_of_flags("IORING_SETUP_", flags))
+
+
+class Dropped(NamedTuple):
+    """One wish that the kernel did not grant."""
+
+    flag: str
+    errno: int
+
+
+def setup(
+    entries: int, flags: int, wish: int, fields: dict[str, Any], min_entries: int
+) -> tuple[int, dict[str, Any], list[Dropped]]:
+    """Create a ring with the flags that are required and as many of the wishes as this kernel grants.
+
+    Wishes are dropped one by one, the newest flag first, together with those that need them. When
+    memory is short the call is repeated for 50 ms (a closed ring's memory is given back late), then with
+    half the entries, down to min_entries.
+
+    Args: entries and min_entries are SQ sizes; flags and wish are masks of IORING_SETUP_*; fields are
+        further members of io_uring_params.
+    Returns: the descriptor, the filled params, and what was dropped.
+    Raises: ValueError for flags that no kernel takes together; Unavailable with the cause otherwise.
+    Lifetime: none.
+    Mirrors: liburing io_uring_queue_init_try_setup_flags
+    """
+    rule = broken_rule(flags)
+    if rule:
+        raise ValueError(f"setup flags {_flag_names(flags)}: {rule}")
+    wish &= ~flags
+    while wish and broken_rule(flags | wish):
+        wish &= ~_newest(wish)
+    dropped: list[Dropped] = []
+    pauses = [0.002, 0.008, 0.02, 0.02]
+    while True:
+        params = bytearray(uapi.io_uring_params.pack(flags=flags | wish, **fields))
+        try:
+            fd = syscalls.io_uring_setup(entries, params)
+            return fd, uapi.io_uring_params.unpack(params), dropped
+        except Unavailable:
+            raise
+        except OSError as error:
+            code = error.errno or 0
+            if code == errno.ENOMEM and pauses:
+                time.sleep(pauses.pop(0))
+            elif code == errno.ENOMEM and entries // 2 >= min_entries:
+                entries //= 2
+                fields = {**fields, "cq_entries": fields.get("cq_entries", 0) // 2}
+            elif wish and code in _WISH_ERRNOS:
+                wish = _drop_one(flags, wish, code, dropped)
+            else:
+                what = f"io_uring_setup({entries} entries, {_flag_names(flags | wish) or 'no flags'})"
+                refused = _refused_flags(flags) if code == errno.EINVAL else []
+                if refused:
+                    what += f": this kernel does not know {' '.join(refused)}"
+                raise syscalls.explain_setup_failure(code, what, flags) from None
+
+
+# EINVAL: unknown here. EPERM: SQPOLL before 5.13. ENOMEM is a wish's fault only with NO_MMAP.
+_WISH_ERRNOS = (errno.EINVAL, errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.EFAULT, errno.ENOMEM)
+
+
+def _newest(mask: int) -> int:
+    return 1 << (mask.bit_length() - 1)  # the header numbers the flags in the order of their arrival
+
+
+def _drop_one(flags: int, wish: int, code: int, dropped: list[Dropped]) -> int:
+    """Take the newest wish away, and those that cannot stand without it."""
+    while True:
+        victim = _newest(wish)
+        wish &= ~victim
+        dropped.append(Dropped(_flag_names(victim), code))
+        if not broken_rule(flags | wish):
+            return wish
+
+
+def _refused_flags(flags: int) -> list[str]:
+    """Find out which single flags this kernel does not know, by trying each on a tiny ring."""
+    refused = []
+    for bit in (1 << i for i in range(flags.bit_length())):
+        if not flags & bit or bit in (uapi.IORING_SETUP_CQSIZE, uapi.IORING_SETUP_ATTACH_WQ):
+            continue
+        alone = bit | next((needs & -needs for flag, needs in _NEEDS if flag == bit), 0)
+        alone |= next((needs & -needs for flag, needs in _NEEDS if alone & ~bit == flag), 0)
+        try:
+            params = bytearray(uapi.io_uring_params.pack(flags=alone))
+            os.close(syscalls.io_uring_setup(2, params))
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                refused.append(_flag_names(bit))
+    return refused
+
+
+def map_rings(fd: int, params: dict[str, Any], single_mmap: bool = True) -> tuple[Any, Any, Any]:
+    """Map the memory that a ring shares with us.
+
+    Args: fd is the ring's descriptor; params is the unpacked io_uring_params; single_mmap False maps the
+        CQ ring on its own even where one mapping would do, as before 5.4.
+    Returns: the SQ ring, the CQ ring (the same object when they share a mapping) and the SQE array.
+    Raises: OSError from mmap(2).
+    Lifetime: none; the mappings stay until they are closed and every view of them is gone.
+    Since: 5.1; one mapping for both rings 5.4
+    Mirrors: liburing io_uring_mmap
+    """
+    import mmap
+
+    flags = params["flags"]
+    sq_size, cq_size, sqes_size = memory_sizes(params)
+    single_mmap = single_mmap and bool(params["features"] & uapi.IORING_FEAT_SINGLE_MMAP)
+    if single_mmap or flags & uapi.IORING_SETUP_NO_SQARRAY:
+        sq_size = cq_size = max(sq_size, cq_size)
+
+    def map_at(size: int, offset: int) -> mmap.mmap:
+        # Populated, so that no page fault comes between us and the kernel later on.
+        populate = getattr(mmap, "MAP_POPULATE", 0)
+        return mmap.mmap(
+            fd, size, mmap.MAP_SHARED | populate, mmap.PROT_READ | mmap.PROT_WRITE, offset=offset
+        )
+
+    done: list[mmap.mmap] = []
+    try:
+        done.append(map_at(sq_size, uapi.IORING_OFF_SQ_RING))
+        done.append(done[0] if single_mmap else map_at(cq_size, uapi.IORING_OFF_CQ_RING))
+        done.append(map_at(sqes_size, uapi.IORING_OFF_SQES))
+    except BaseException:
+        for memory in done:
+            memory.close()
+        raise
+    return done[0], done[1], done[2]
+
+
+def memory_sizes(params: dict[str, Any]) -> tuple[int, int, int]:
+    """Compute how many bytes a ring takes.
+
+    Args: params is the unpacked io_uring_params that the kernel filled.
+    Returns: the sizes of the SQ ring, the CQ ring and the SQE array.
+    Mirrors: liburing get_sq_cq_mmap_size, io_uring_mmap
+    """
+    flags = params["flags"]
+    cqe_size = 32 if flags & uapi.IORING_SETUP_CQE32 else 16
+    sqe_size = 128 if flags & uapi.IORING_SETUP_SQE128 else 64
+    sq_size = params["sq_off"]["array"] + params["sq_entries"] * 4
+    cq_size = params["cq_off"]["cqes"] + params["cq_entries"] * cqe_size
+    return sq_size, cq_size, params["sq_entries"] * sqe_size
+
+
+# ------------------------------------------------------------------------------------------------------
+# The ring
+
+
+class Statistics(NamedTuple):
+    """A snapshot of a ring's counters."""
+
+    sq_pending: int
+    sq_space_left: int
+    cq_ready: int
+    submitted: int
+    reaped: int
+    enters: int
+    cq_overflow: int
+    sq_dropped: int
+
+
+class Ring:
+    """An io_uring: a descriptor, its submission queue and its completion queue.
+
+    A ring belongs to one thread, the one that created it, until bind_thread() or enable() gives it to
+    another: two threads in one queue would overwrite each other's entries, so everybody else is refused.
+    """
+
+    def __init__(
+        self,
+        entries: int = 128,
+        *,
+        flags: int = 0,
+        wish: int = 0,
+        cq_entries: int | None = None,
+        min_entries: int | None = None,
+        sq_thread_cpu: int | None = None,
+        sq_thread_idle_ms: int | None = None,
+        wq_fd: int | None = None,
+        memory: tuple[Any, Any] | None = None,
+        single_mmap: bool = True,
+    ) -> None:
+        """Create and map a ring.
+
+        Args: entries is the SQ size, rounded up to a power of two by the kernel; flags are required,
+            wish is granted as far as this kernel can (see ``dropped``); cq_entries is the CQ size, by
+            default twice the SQ's; min_entries allows fewer entries when memory is short; sq_thread_cpu
+            and sq_thread_idle_ms are for SQPOLL; wq_fd is a ring whose workers are shared; memory is a
+            pair of page-aligned writable buffers (rings, SQEs) for NO_MMAP, made when it is absent;
+            single_mmap False uses the two-mapping layout of kernels before 5.4.
+        Raises: Unavailable with the cause; ValueError for arguments that no kernel would take.
+        Threads: the creator becomes the owner.
+        Since: 5.1
+        Mirrors: liburing io_uring_queue_init_params
+        """
+        self._owner = 0
+        self._state = "closed"
+        self._fd = -1
+        self._mappings: list[Any] = []
+        fields = {"sq_thread_cpu": sq_thread_cpu or 0, "sq_thread_idle": sq_thread_idle_ms or 0}
+        if cq_entries is not None:
+            flags |= uapi.IORING_SETUP_CQSIZE
+            fields["cq_entries"] = cq_entries
+        if sq_thread_cpu is not None:
+            flags |= uapi.IORING_SETUP_SQ_AFF
+        if wq_fd is not None:
+            flags |= uapi.IORING_SETUP_ATTACH_WQ
+            fields["wq_fd"] = wq_fd
+        if memory is not None:
+            flags |= uapi.IORING_SETUP_NO_MMAP
+        _check_sizes(entries, cq_entries, flags, wish)
+        if (flags | wish) & uapi.IORING_SETUP_SQPOLL and not barriers.ordered():
+            raise ValueError("IORING_SETUP_SQPOLL needs a full memory fence, and this machine offers none")
+        if flags & uapi.IORING_SETUP_NO_MMAP:
+            self._setup_in(memory, entries, flags, wish, fields)
+        else:
+            wish &= ~(uapi.IORING_SETUP_NO_MMAP | uapi.IORING_SETUP_REGISTERED_FD_ONLY)
+            result = setup(entries, flags, wish, fields, min_entries or entries)
+            self._fd, self.params, self.dropped = result
+            self._mappings = []
+        try:
+            self._attach(single_mmap)
+        except BaseException:
+            self._release()
+            raise
+
+    def _setup_in(
+        self, memory: tuple[Any, Any] | None, entries: int, flags: int, wish: int, fields: dict[str, int]
+    ) -> None:
+        """Create a ring inside memory of ours (NO_MMAP)."""
+        import ctypes
+
+        rings, sqes = memory or _allocate(entries, fields.get("cq_entries", 0), flags | wish)
+        packed = {
+            "sq_off": {"user_addr": ctypes.addressof(ctypes.c_char.from_buffer(sqes))},
+            "cq_off": {"user_addr": ctypes.addressof(ctypes.c_char.from_buffer(rings))},
+        }
+        self._fd, self.params, self.dropped = setup(entries, flags, wish, {**fields, **packed}, entries)
+        self._mappings = [rings, rings, sqes]
+
+    def _attach(self, single_mmap: bool) -> None:
+        """Map what setup made and start to use it."""
+        params = self.params
+        #: The setup flags in force: those required and the wishes that were granted.
+        self.flags: int = params["flags"]
+        #: IORING_FEAT_* mask of this kernel.
+        self.features: int = params["features"]
+        self._registered_only = bool(self.flags & uapi.IORING_SETUP_REGISTERED_FD_ONLY)
+        if not self._mappings:
+            self._mappings = list(map_rings(self._fd, params, single_mmap))
+        sq_memory, cq_memory, sqes_memory = self._mappings
+        rewind = self.flags & uapi.IORING_SETUP_SQ_REWIND
+        queue = RewindSubmissionQueue if rewind else SubmissionQueue
+        self.sq = queue(sq_memory, sqes_memory, params["sq_off"], self.flags)
+        self.cq = CompletionQueue(cq_memory, params["cq_off"], self.flags)
+        self._sqpoll = bool(self.flags & uapi.IORING_SETUP_SQPOLL)
+        self._enter_flags = uapi.IORING_ENTER_REGISTERED_RING if self._registered_only else 0
+        self._wait_flags = uapi.IORING_ENTER_GETEVENTS
+        if self.features & uapi.IORING_FEAT_NO_IOWAIT:
+            # Else a program that waits here for a socket shows as 100 % iowait.
+            self._wait_flags |= uapi.IORING_ENTER_NO_IOWAIT
+        # Completions that nobody posts unless we enter: polled I/O, and deferred work without its flag.
+        silent = uapi.IORING_SETUP_DEFER_TASKRUN | uapi.IORING_SETUP_TASKRUN_FLAG
+        self._enter_to_reap = (
+            bool(self.flags & uapi.IORING_SETUP_IOPOLL)
+            or self.flags & silent == uapi.IORING_SETUP_DEFER_TASKRUN
+            or not barriers.ordered()
+        )
+        self._ext_arg = bool(self.features & uapi.IORING_FEAT_EXT_ARG)
+        self._deadline = syscalls.GeteventsArg()
+        self._stash: list[Cqe] = []
+        self._timeouts: list[Any] = []
+        self._submitted = self._reaped = self._enters = 0
+        #: Called in this order, as callback(ring, explicit), while the ring still works; explicit is False
+        #: when nobody called close(): the ring was forgotten, or the interpreter ends.
+        self.before_close: list[Callable[[Ring, bool], None]] = []
+        #: Take the next free slot: see SubmissionQueue.get_sqe.
+        self.get_sqe: Callable[[], memoryview] = self.sq.get_sqe
+        self._own()
+        _remember(self)
+
+    # -- whose ring this is
+
+    def _own(self) -> None:
+        self._state = "open"
+        self._owner = self.sq.owner = get_ident()
+
+    def bind_thread(self) -> None:
+        """Make the calling thread the owner.
+
+        Only while no other thread is using the ring. Requests that are in flight stay with the thread that
+        submitted them: if it ends, they complete with -ECANCELED when their event comes.
+
+        Raises: WrongThread when the kernel has bound the ring to its creator (SINGLE_ISSUER); RingClosed;
+            ForkedRing.
+        Threads: the new owner.
+        Source: Linux 6.12 io_uring/tctx.c __io_uring_add_tctx_node
+        """
+        if self._state != "open":
+            self._refuse()
+        fixed = self.flags & uapi.IORING_SETUP_SINGLE_ISSUER
+        if self._owner != get_ident() and fixed and not self.flags & uapi.IORING_SETUP_R_DISABLED:
+            raise WrongThread(
+                "the kernel bound this ring to the thread that created it (IORING_SETUP_SINGLE_ISSUER): "
+                "create it with IORING_SETUP_R_DISABLED and call enable() in the thread that is to have it"
+            )
+        self._own()
+
+    def enable(self) -> None:
+        """Start a ring that was created with IORING_SETUP_R_DISABLED, and make the calling thread its owner.
+
+        Raises: OSError with the kernel's errno (EBADFD: it was not disabled).
+        Lifetime: none.
+        Threads: the new owner.
+        Since: 5.10
+        Mirrors: liburing io_uring_enable_rings
+        """
+        if self._state != "open":
+            self._refuse()
+        self._register(uapi.IORING_REGISTER_ENABLE_RINGS, None, 0)
+        self.flags &= ~uapi.IORING_SETUP_R_DISABLED
+        self._own()
+
+    def _refuse(self) -> NoReturn:
+        if self._state == "forked":
+            raise ForkedRing(
+                "this ring was created before fork() and belongs to the parent process: create a new one here"
+            )
+        if self._state == "closed":
+            raise RingClosed("this ring is closed")
+        raise WrongThread(
+            f"this ring belongs to thread {self._owner} and was used in thread {get_ident()}: use one ring "
+            "per thread, or bind_thread() to hand it over"
+        )
+
+    # -- submitting
+
+    def push(self, sqes: bytes | bytearray | memoryview) -> int:
+        """Queue a block of ready SQEs: see SubmissionQueue.push.
+
+        Args: sqes is a contiguous buffer of whole SQEs.
+        Returns: their number.
+        Raises: SubmissionQueueFull, ValueError.
+        Lifetime: none; the memory that the SQEs point to has the lifetime that each operation says.
+        Threads: the owner only.
+        Mirrors: tokio-rs/io-uring push_multiple
+        """
+        return self.sq.push(sqes)
+
+    def submit(self) -> int:
+        """Hand every queued SQE to the kernel.
+
+        The kernel stops a batch at an SQE that it finds wrong (and answers that one with a CQE); the call
+        is repeated for the rest. What still is not consumed stays queued.
+
+        Returns: how many SQEs were consumed; on an SQPOLL ring, how many were published.
+        Raises: OSError when nothing was consumed (EBUSY: reap first; EAGAIN: no memory).
+        Lifetime: none.
+        Threads: the owner only.
+        Since: 5.1
+        Mirrors: liburing io_uring_submit, which does not repeat
+        """
+        if get_ident() != self._owner:
+            self._refuse()
+        if self._sqpoll:
+            return self._submit_sqpoll(0)
+        first = pending = self.sq.flush()
+        while pending:
+            try:
+                self._enter(pending, 0, 0)
+            except OSError:
+                if self.sq.pending() == first:
+                    raise
+                break
+            left = self.sq.pending()
+            if left == pending:
+                break
+            pending = left
+        submitted = first - self.sq.pending()
+        self._submitted += submitted
+        return submitted
+
+    def _submit_sqpoll(self, flags: int) -> int:
+        """Publish, and wake the kernel's thread if it sleeps."""
+        published = self.sq.sqe_tail - self.sq.published
+        self.sq.flush()
+        self._submitted += published
+        # The tail must be seen before we look whether the thread sleeps; otherwise it may go to sleep
+        # on the old tail while we read the old flag. Pairs with the barrier between setting NEED_WAKEUP
+        # and re-reading the tail in the kernel's io_sq_thread.
+        barriers.full_fence()
+        if self.sq.flags() & uapi.IORING_SQ_NEED_WAKEUP:
+            flags |= uapi.IORING_ENTER_SQ_WAKEUP
+        if flags:
+            self._enter(published, 0, flags)
+        return published
+
+    def submit_and_wait(
+        self, wait_nr: int = 1, timeout_ns: int | None = None, *, min_wait_usec: int = 0
+    ) -> int:
+        """Hand every queued SQE to the kernel and wait for completions.
+
+        Returns when wait_nr CQEs are there, or at the timeout, never just because of a signal: handlers run
+        and the wait goes on (PEP 475). Reap afterwards.
+
+        Args: wait_nr counts CQEs, 0 waits for none but lets the kernel finish what is ready; timeout_ns in
+            nanoseconds, None is for ever; min_wait_usec in microseconds: wait at least that long for wait_nr,
+            afterwards one CQE is enough.
+        Returns: how many SQEs were consumed.
+        Raises: OSError as submit(); ValueError where min_wait_usec is not supported.
+        Lifetime: none.
+        Threads: the owner only.
+        Since: 5.1; min_wait_usec 6.12
+        Mirrors: liburing io_uring_submit_and_wait_timeout, io_uring_submit_and_wait_min_timeout
+        """
+        if get_ident() != self._owner:
+            self._refuse()
+        wait_nr = min(wait_nr, self.cq.ring_entries)
+        if min_wait_usec and not self.features & uapi.IORING_FEAT_MIN_TIMEOUT:
+            raise ValueError("min_wait_usec needs IORING_FEAT_MIN_TIMEOUT (Linux 6.12)")
+        timeout = None
+        if timeout_ns is not None and wait_nr > 0:
+            if timeout_ns <= 0:
+                wait_nr = 0
+            else:
+                timeout = self._deadline
+                timeout.start(timeout_ns, min_wait_usec)
+        enough = 1 if min_wait_usec else wait_nr
+        if timeout is not None and not self._ext_arg:
+            return self._wait_with_timeout_sqe(wait_nr, timeout)
+        submitted = 0
+        while True:
+            before = self._to_submit()
+            if not before and wait_nr and len(self._stash) + self.cq.ready() >= wait_nr:
+                break
+            self._enter(before, max(0, wait_nr - len(self._stash)), self._wait_flags, timeout)
+            left = 0 if self._sqpoll else self.sq.pending()
+            submitted += before - left
+            # An interrupted or timed-out wait that submitted something reports only that, so the queue
+            # and the clock decide, not the return value.
+            done = len(self._stash) + self.cq.ready() >= enough
+            expired = timeout is not None and timeout.remaining_ns() == 0
+            if (done or expired) and (not left or left == before):
+                break
+        self._submitted += submitted if not self._sqpoll else 0
+        return submitted
+
+    def _to_submit(self) -> int:
+        """Publish, and return what the next enter has to submit."""
+        if self._sqpoll:
+            return self._submit_sqpoll(0)
+        return self.sq.flush()
+
+    def _wait_with_timeout_sqe(self, wait_nr: int, timeout: syscalls.GeteventsArg) -> int:
+        """Wait as liburing does before 5.11: with a TIMEOUT that ends after wait_nr completions."""
+        submitted = 0
+        while True:
+            self._stash += self._reap_cq()
+            remaining = timeout.remaining_ns()
+            if len(self._stash) >= wait_nr or not remaining:
+                return submitted + self.submit()
+            if not self._timeouts:
+                if not self.sq.space_left():
+                    submitted += self.submit()
+                self._add_timeout_sqe(wait_nr - len(self._stash), remaining)
+                submitted -= 1
+            before = self._to_submit()
+            self._enter(before, 1, self._wait_flags)
+            submitted += before - (0 if self._sqpoll else self.sq.pending())
+
+    def _add_timeout_sqe(self, count: int, timeout_ns: int) -> None:
+        import ctypes
+
+        # Kept until its CQE: the kernel reads the timespec when it consumes the SQE, which on an SQPOLL
+        # ring is after we returned.
+        timespec = (ctypes.c_int64 * 2)(*divmod(timeout_ns, 1_000_000_000))
+        self._timeouts.append(timespec)
+        self.get_sqe()[:] = uapi.io_uring_sqe.pack(
+            opcode=uapi.IORING_OP_TIMEOUT, fd=-1, addr=ctypes.addressof(timespec), len=1, off=count,
+            user_data=UDATA_TIMEOUT,
+        ).ljust(self.sq.sqe_size, b"\0")  # fmt: skip
+
+    def _enter(
+        self, to_submit: int, min_complete: int, flags: int, timeout: syscalls.GeteventsArg | None = None
+    ) -> None:
+        """Enter the kernel; the only place that does."""
+        self._enters += 1
+        try:
+            consumed = syscalls.enter(self._fd, to_submit, min_complete, flags | self._enter_flags, timeout)
+        except OSError as error:
+            advice = _ENTER_ADVICE.get(error.errno or 0)
+            if advice is None:
+                raise
+            raise OSError(error.errno, f"{error.strerror}. {advice}") from None
+        except BaseException:
+            self.sq.consumed(to_submit)
+            raise
+        self.sq.consumed(consumed)
+
+    # -- reaping
+
+    def reap(self) -> list[Cqe]:
+        """Copy out every completion that is there, without waiting.
+
+        Fetches CQEs that had overflowed the ring, and runs deferred work when the kernel says that some is
+        waiting (or, on a ring without IORING_SETUP_TASKRUN_FLAG that cannot say so, always).
+
+        Returns: tuples (user_data, res, flags) in the order of completion; with two more u64 where the CQE
+            has 32 bytes. They are copies: the slots are free again, and handlers may do anything.
+        CQE: res is 0 or more, or a negative errno; flags are IORING_CQE_F_*.
+        Raises: OSError with EBADR when the kernel had to drop CQEs.
+        Lifetime: none.
+        Threads: the owner only.
+        Since: 5.1
+        Mirrors: liburing io_uring_peek_batch_cqe and io_uring_cq_advance
+        """
+        if get_ident() != self._owner:
+            self._refuse()
+        cqes = self._reap_cq()
+        kflags = self.sq.flags()
+        if kflags or (self._enter_to_reap and not cqes):
+            cqes = self._reap_with_help(cqes, kflags)
+        if self._stash:
+            self._stash, cqes = [], self._stash + cqes
+        self._reaped += len(cqes)
+        return cqes
+
+    def _reap_cq(self) -> list[Cqe]:
+        if not barriers.ordered():
+            # Without a fence of ours, the kernel's own ordering on the way out has to do.
+            self._enter(0, 0, uapi.IORING_ENTER_GETEVENTS)
+        cqes = self.cq.reap()
+        if self._timeouts and cqes:
+            kept = [cqe for cqe in cqes if cqe[0] != UDATA_TIMEOUT]
+            del self._timeouts[: len(cqes) - len(kept)]
+            return kept
+        return cqes
+
+    def _reap_with_help(self, cqes: list[Cqe], kflags: int) -> list[Cqe]:
+        """Enter the kernel as long as it holds back completions that only an enter brings out."""
+        pull = uapi.IORING_SQ_CQ_OVERFLOW | (0 if cqes else uapi.IORING_SQ_TASKRUN)
+        if not cqes and self._enter_to_reap:
+            kflags |= pull
+        while kflags & pull:
+            self._enter(0, 0, uapi.IORING_ENTER_GETEVENTS)
+            cqes = cqes + self._reap_cq()
+            kflags = self.sq.flags()
+            pull = uapi.IORING_SQ_CQ_OVERFLOW
+        return cqes
+
+    def cq_ready(self) -> int:
+        """Count the completions that reap() would return without entering the kernel.
+
+        Returns: a number as of now.
+        Lifetime: none.
+        Threads: the owner only.
+        Mirrors: liburing io_uring_cq_ready
+        """
+        if get_ident() != self._owner:
+            self._refuse()
+        return len(self._stash) + self.cq.ready()
+
+    def need_enter(self) -> bool:
+        """Tell whether the kernel holds back completions that only an enter brings out.
+
+        Returns: True for CQ overflow, for deferred work and for queued SQEs.
+        Lifetime: none.
+        Threads: the owner only.
+        Mirrors: liburing cq_ring_needs_enter
+        """
+        if get_ident() != self._owner:
+            self._refuse()
+        pull = uapi.IORING_SQ_CQ_OVERFLOW | uapi.IORING_SQ_TASKRUN
+        return bool(self.sq.flags() & pull) or self.sq.pending() > 0
+
+    def discard(self) -> list[int]:
+        """Forget the SQEs that the kernel has not consumed, as close() does.
+
+        Returns: the user_data of every entry that will now never complete.
+        Lifetime: none.
+        Threads: the owner only.
+        """
+        if get_ident() != self._owner:
+            self._refuse()
+        return self.sq.discard(published_too=not self._sqpoll)
+
+    def sqring_wait(self) -> None:
+        """Wait until an SQPOLL thread has freed a slot.
+
+        Lifetime: none.
+        Threads: the owner only.
+        Since: 5.10
+        Mirrors: liburing io_uring_sqring_wait
+        """
+        if get_ident() != self._owner:
+            self._refuse()
+        if self._sqpoll and not self.sq.space_left():
+            self._submit_sqpoll(uapi.IORING_ENTER_SQ_WAIT)
+
+    # -- the rest
+
+    def register(self, opcode: int, arg: Any = None, nr_args: int = 0) -> int:
+        """Call io_uring_register on this ring.
+
+        Args: as syscalls.io_uring_register.
+        Returns: what the operation returns.
+        Raises: OSError with the kernel's errno.
+        Lifetime: none, but what the operation registers lives on.
+        Threads: the owner only.
+        Since: 5.1
+        Mirrors: liburing do_register
+        """
+        if get_ident() != self._owner:
+            self._refuse()
+        return self._register(opcode, arg, nr_args)
+
+    def _register(self, opcode: int, arg: Any, nr_args: int) -> int:
+        if self._registered_only:
+            opcode |= uapi.IORING_REGISTER_USE_REGISTERED_RING
+        return syscalls.io_uring_register(self._fd, opcode, arg, nr_args)
+
+    def fileno(self) -> int:
+        """Return the descriptor: readable, for select, poll and epoll, when there are completions.
+
+        Raises: RingClosed; ValueError on a ring without a descriptor (REGISTERED_FD_ONLY).
+        Lifetime: none.
+        """
+        if self._state != "open":
+            self._refuse()
+        if self._registered_only:
+            raise ValueError("a ring made with IORING_SETUP_REGISTERED_FD_ONLY has an index, no descriptor")
+        return self._fd
+
+    @property
+    def closed(self) -> bool:
+        """Tell whether the ring can no longer be used."""
+        return self._state != "open"
+
+    @property
+    def state(self) -> str:
+        """Return "open", "closed", or "forked" in a child that inherited the ring."""
+        return self._state
+
+    @property
+    def owner(self) -> int:
+        """Return the ident of the thread that the ring belongs to, 0 when there is none any more."""
+        return self._owner
+
+    def statistics(self) -> Statistics:
+        """Take a snapshot of the counters.
+
+        Returns: sq_pending, sq_space_left, cq_ready; totals of SQEs submitted, CQEs reaped and
+            io_uring_enter calls; and the kernel's counts of CQEs lost and SQEs dropped.
+        Lifetime: none.
+        Threads: the owner only.
+        """
+        if get_ident() != self._owner:
+            self._refuse()
+        return Statistics(
+            sq_pending=self.sq.pending(),
+            sq_space_left=self.sq.space_left(),
+            cq_ready=self.cq_ready(),
+            submitted=self._submitted,
+            reaped=self._reaped,
+            enters=self._enters,
+            cq_overflow=self.cq.overflow(),
+            sq_dropped=self.sq.dropped(),
+        )
+
+    def close(self) -> None:
+        """Cancel and drain what is in flight, then unmap the rings and close the descriptor.
+
+        An InFlight table drains itself here (before_close). Requests made without one are cancelled by the
+        kernel, but only some time after this call: keep their memory until then, or drain first.
+        SQEs that were not submitted are dropped. May be called twice.
+
+        Raises: WrongThread while the owner still lives.
+        Threads: the owner, or any thread once the owner has ended.
+        Mirrors: liburing io_uring_queue_exit
+        """
+        if self._state != "open":
+            return
+        if get_ident() != self._owner and thread_lives(self._owner):
+            self._refuse()
+        self._close(explicit=True)
+
+    def _close(self, explicit: bool) -> None:
+        try:
+            while self.before_close:
+                self.before_close.pop(0)(self, explicit)
+        finally:
+            self._release()
+
+    def _release(self, state: str = "closed") -> None:
+        """Give back memory and descriptor without touching an index."""
+        self._state = state
+        self._owner = 0
+        self.get_sqe = self._refuse
+        for queue in (getattr(self, "sq", None), getattr(self, "cq", None)):
+            if queue is not None:
+                _release_queue(queue)
+        for memory in {id(m): m for m in self._mappings}.values():
+            try:
+                memory.close()
+            except (BufferError, AttributeError):
+                # Somebody still looks at a slot: the last view that goes unmaps it.
+                continue
+        self._mappings = []
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            self._close_fd(fd, state)
+
+    def _close_fd(self, fd: int, state: str) -> None:
+        if not getattr(self, "_registered_only", False):
+            os.close(fd)
+        elif state != "forked":  # a registered ring belongs to a task, and the child is another one
+            update = bytearray(uapi.io_uring_rsrc_update.pack(offset=fd))
+            try:
+                syscalls.io_uring_register(
+                    fd,
+                    uapi.IORING_UNREGISTER_RING_FDS | uapi.IORING_REGISTER_USE_REGISTERED_RING,
+                    _pointer(update),
+                    1,
+                )
+            except OSError:
+                return  # closed by another thread: the index goes with the thread that has it
+
+    def __enter__(self) -> Ring:
+        """Return the ring itself; leaving the block closes it."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the ring."""
+        self.close()
+
+    def __del__(self) -> None:
+        """Close a ring that was forgotten, with a warning."""
+        if self._state == "open":
+            import warnings
+
+            try:
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            finally:  # even where warnings are errors
+                self._close(explicit=False)
+
+    def __repr__(self) -> str:
+        """Show the descriptor, the sizes and the flags."""
+        if self._state != "open":
+            return f"<Ring {self._state}>"
+        names = _flag_names(self.flags) or "no flags"
+        return f"<Ring fd={self._fd} sq={self.sq.ring_entries} cq={self.cq.ring_entries} {names}>"
+
+
+_ENTER_ADVICE = {
+    errno.EBUSY: "Completions are waiting to be reaped: call reap(), then submit again; nothing was lost.",
+    errno.EAGAIN: "The kernel had no memory for the request: reap(), then submit again; nothing was lost.",
+    errno.EEXIST: "The kernel bound this ring to another thread (IORING_SETUP_SINGLE_ISSUER).",
+    errno.EBADR: "The kernel had no memory for some completions: those requests are done, the results lost.",
+    getattr(errno, "EBADFD", -1): "The ring is disabled (IORING_SETUP_R_DISABLED): call enable() first.",
+    errno.EOPNOTSUPP: "The descriptor is not an io_uring: was it closed behind the ring's back?",
+    errno.EBADF: "The descriptor is gone: was it closed behind the ring's back?",
+}
+
+
+def _check_sizes(entries: int, cq_entries: int | None, flags: int, wish: int) -> None:
+    """Refuse sizes that the kernel would only answer with EINVAL."""
+    clamp = (flags | wish) & uapi.IORING_SETUP_CLAMP
+    if not 1 <= entries <= (U32 if clamp else MAX_ENTRIES):
+        raise ValueError(f"entries={entries} is not between 1 and {MAX_ENTRIES}")
+    if cq_entries is not None:
+        if not 1 <= cq_entries <= (U32 if clamp else 2 * MAX_ENTRIES):
+            raise ValueError(f"cq_entries={cq_entries} is not between 1 and {2 * MAX_ENTRIES}")
+        if cq_entries < min(entries, MAX_ENTRIES):
+            raise ValueError(f"cq_entries={cq_entries} is less than entries={entries}")
+
+
+def _allocate(entries: int, cq_entries: int, flags: int) -> tuple[Any, Any]:
+    """Make memory for a NO_MMAP ring: the header, CQEs and index array in one block, the SQEs in another."""
+    import mmap
+
+    sq = 1 << (min(entries, MAX_ENTRIES) - 1).bit_length()
+    cq = 1 << (max(cq_entries, 2 * sq) - 1).bit_length()
+    cqe_size = 32 if flags & uapi.IORING_SETUP_CQE32 else 16
+    sqe_size = 128 if flags & uapi.IORING_SETUP_SQE128 else 64
+    # The header is 5 cache lines at most, and cache lines are 256 bytes at most.
+    header = 8 * 256
+    return mmap.mmap(-1, header + cq * cqe_size + sq * 4), mmap.mmap(-1, sq * sqe_size)
+
+
+def _pointer(memory: bytearray) -> Any:
+    import ctypes
+
+    return (ctypes.c_char * len(memory)).from_buffer(memory)
+
+
+def _release_queue(queue: SubmissionQueue | CompletionQueue) -> None:
+    try:
+        queue.release()
+    except BufferError:
+        return  # the mapping outlives the ring, for whoever still looks at it
+
+
+def thread_lives(ident: int) -> bool:
+    """Tell whether a thread still runs.
+
+    Args: ident is what threading.get_ident() returned in it.
+    Returns: True or False, as of now.
+    Lifetime: none.
+    """
+    import threading
+
+    return any(thread.ident == ident for thread in threading.enumerate())
+
+
+# ------------------------------------------------------------------------------------------------------
+# fork and exit
+
+_live: weakref.WeakSet[Ring] = weakref.WeakSet()
+_hooked = False
+
+
+def _remember(ring: Ring) -> None:
+    """See to it that the ring hears of fork() and of the end of the interpreter."""
+    global _hooked
+    if not _hooked:
+        import atexit
+
+        os.register_at_fork(after_in_child=_after_fork_in_child)
+        atexit.register(_at_exit)
+        _hooked = True
+    _live.add(ring)
+
+
+def _after_fork_in_child() -> None:
+    # The rings are shared memory: one index touched here would be the parent's. The descriptors must
+    # go at once, or this process would keep the parent's requests alive after the parent closed its ring.
+    for ring in list(_live):
+        ring._release("forked")
+    _live.clear()
+
+
+def _at_exit() -> None:
+    # Buffers are freed while the interpreter comes down; no request may be writing to them by then.
+    for ring in list(_live):
+        if not ring.closed:
+            ring._close(explicit=False)
