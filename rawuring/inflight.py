@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: MIT
+"""The table of what is in flight: token -> (handler, what must stay alive).
+
+What it is: the one owner of the memory that the kernel may still read or write, and the way from a CQE
+to whoever waits for it.
+Mirrors: CPython's IocpProactor cache, TigerBeetle's Completion.
+Must not know: what an operation does, or which descriptor it is about.
+Invariant: an entry leaves the table with the last CQE of its request and not before, so its memory is
+referenced from here at every moment at which the kernel may touch it.
+Read next: fdmon.py.
+
+Facts about completions, and what follows from them:
+
+* user_data comes back as it was sent. It is a token here, from a counter that is never set back: a late
+  CQE of a forgotten request is a miss in a dictionary, and a cancellation that comes too late gets a clean
+  -ENOENT. It is never an address. Token 0 is for requests that nobody waits for.
+* A request ends with its CQE without IORING_CQE_F_MORE. This one rule covers multishot requests and
+  zero-copy sends, whose first CQE has F_MORE and whose last is the notification.
+* IOSQE_CQE_SKIP_SUCCESS posts no CQE on success, so such a request must not be held here.
+* Closing the descriptor cancels requests only some time later: a large read went on filling its buffer for
+  130 ms after close(). So close() cancels, waits for the last CQE, and what does not end in time stays
+  referenced for ever, with a ResourceWarning: a leak is better than a write into somebody else's memory.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+import weakref
+from _thread import get_ident
+from collections import deque
+
+from . import uapi
+from .ops import prep_cancel64
+from .rings import RingClosed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from .rings import Cqe, Ring
+
+#: How long close() waits for requests to end, unless told otherwise.
+CLOSE_TIMEOUT_NS = 5_000_000_000
+
+# One counter for the process: a token that is meant for one table must not be found in another.
+_next_token = itertools.count(1).__next__
+
+# What close() had to give up on. Never emptied; see the head of this file.
+_kept: list[Any] = []
+
+
+class InFlight:
+    """The requests of one ring that have not completed yet.
+
+    In use: ``token = table.hold(handler, pin)``, prepare an SQE with user_data=token, submit, and give
+    what ring.reap() returns to dispatch(). Closing the ring closes the table first.
+    """
+
+    def __init__(self, ring: Ring) -> None:
+        """Make the table of a ring; a ring should have one.
+
+        Args: ring is where the requests will be submitted and cancelled.
+        """
+        # Weak: the ring owns its table. The other way round, or both ways, a ring that is forgotten with work
+        # in flight would be a cycle, whose weak references die before anything could be drained.
+        self._ring = weakref.ref(ring)
+        #: token -> (handler, what must stay alive). fdmon.py reads it directly.
+        self.entries: dict[int, tuple[Any, tuple[Any, ...]]] = {}
+        #: CQEs whose token was not in the table: late ones, and those of requests that were not held.
+        self.unknown = 0
+        self._ready: deque[tuple[Any, int, int]] = deque()
+        ring.before_close.append(self._close)
+
+    def hold(self, handler: Any, *keepalive: Any) -> int:
+        """Enter a request and keep objects alive until it has ended.
+
+        Args: handler is called as handler(res, flags) for each CQE, or None; keepalive is whatever the kernel
+            may touch: pins, timespecs, iovecs, paths.
+        Returns: the token, to be used as the SQE's user_data.
+        Lifetime: until the final CQE.
+        Threads: the ring's owner only.
+        """
+        token = _next_token()
+        self.entries[token] = (handler, keepalive)
+        return token
+
+    def complete(self, user_data: int, res: int, flags: int) -> bool:
+        """Take note of one CQE; its handler runs at the next dispatch().
+
+        Args: the three parts of a CQE.
+        Returns: False when nobody waits for it.
+        Lifetime: none.
+        Threads: the ring's owner only.
+        """
+        entry = self.entries.get(user_data)
+        if entry is None:
+            self.unknown += 1
+            return False
+        if not flags & uapi.IORING_CQE_F_MORE:
+            del self.entries[user_data]
+        if callable(entry[0]):  # neither None nor a monitor's node
+            self._ready.append((entry[0], res, flags))
+        return True
+
+    def dispatch(self, cqes: Iterable[Cqe] = ()) -> int:
+        """Take note of CQEs, then run the handlers of all that have completed.
+
+        All bookkeeping is done before the first handler runs, so a handler may submit, reap, dispatch and
+        close. If one raises, the rest stay queued for the next call.
+
+        Args: cqes as Ring.reap() returned them.
+        Returns: how many handlers ran.
+        Raises: whatever a handler raises.
+        Lifetime: none.
+        Threads: the ring's owner only.
+        """
+        for cqe in cqes:
+            self.complete(cqe[0], cqe[1], cqe[2])
+        ready, ran = self._ready, 0
+        while ready:
+            handler, res, flags = ready.popleft()
+            ran += 1
+            handler(res, flags)
+        return ran
+
+    def cancel(self, token: int) -> None:
+        """Queue the cancellation of one request; its CQE still comes, with -ECANCELED or its result.
+
+        Args: token as hold() returned it.
+        Raises: SubmissionQueueFull.
+        Lifetime: none.
+        Threads: the ring's owner only.
+        Since: 5.5
+        """
+        prep_cancel64(self.ring.get_sqe(), token, 0)
+
+    @property
+    def ring(self) -> Ring:
+        """Return the ring whose requests these are."""
+        ring = self._ring()
+        if ring is None:
+            raise RingClosed("the ring of this table is gone")
+        return ring
+
+    def close(self, timeout_ns: int = CLOSE_TIMEOUT_NS) -> None:
+        """Cancel everything and wait until the kernel has let go of it.
+
+        SQEs that were queued and not submitted are dropped. Handlers of requests that end here run; those
+        of requests that do not end in time never run, and their memory is kept for ever. None run when the
+        ring was just forgotten, or when the interpreter ends: the memory is safe all the same.
+
+        Args: timeout_ns in nanoseconds.
+        Raises: whatever a handler raises, after everything has been drained.
+        Lifetime: none.
+        Threads: the ring's owner; from another thread nothing can be cancelled, so memory is kept.
+        Since: cancelling by one request 5.19, one by one 5.5, before that the requests are waited for
+        """
+        ring = self._ring()
+        if ring is not None:
+            self._close(ring, True, timeout_ns)
+
+    def _close(self, ring: Ring, explicit: bool, timeout_ns: int = CLOSE_TIMEOUT_NS) -> None:
+        # Takes the ring as an argument: when a forgotten ring calls this, weak references to it are dead.
+        try:
+            if not ring.closed and ring.owner == get_ident():
+                self._drain(ring, timeout_ns)
+        finally:
+            if self.entries:
+                self._keep_for_ever(ring.state)
+        if explicit:
+            self.dispatch()
+
+    def _drain(self, ring: Ring, timeout_ns: int) -> None:
+        for user_data in ring.discard():
+            self.entries.pop(user_data, None)
+        deadline = time.monotonic_ns() + timeout_ns
+        pause_ns, sweep = 1_000_000, 0
+        while self.entries:
+            # Repeated with growing pauses: a request that was just being started escapes one sweep, and a
+            # cancelled link may start another.
+            self._cancel_all(ring, one_by_one=bool(sweep % 2))
+            self._reap(ring, 0)
+            left = deadline - time.monotonic_ns()
+            if left <= 0:
+                return
+            if self.entries:
+                self._reap(ring, min(left, pause_ns))
+            pause_ns, sweep = pause_ns * 2, sweep + 1
+
+    def _reap(self, ring: Ring, timeout_ns: int) -> None:
+        ring.submit_and_wait(1, timeout_ns)
+        for cqe in ring.reap():
+            self.complete(cqe[0], cqe[1], cqe[2])
+
+    def _cancel_all(self, ring: Ring, one_by_one: bool) -> None:
+        """Queue cancellations for everything, by one request (5.19) or one by one (5.5)."""
+        if not one_by_one:
+            every = uapi.IORING_ASYNC_CANCEL_ALL | uapi.IORING_ASYNC_CANCEL_ANY
+            prep_cancel64(ring.get_sqe(), 0, every)
+            return
+        for token in list(self.entries)[: ring.sq.space_left()]:
+            prep_cancel64(ring.get_sqe(), token, 0)
+
+    def _keep_for_ever(self, state: str) -> None:
+        import warnings
+
+        if state == "forked":
+            self.entries.clear()  # the kernel writes to the parent's memory; these pages are copies
+            return
+        count = len(self.entries)
+        _kept.append(self.entries)
+        _immortalize(self.entries)
+        self.entries = {}
+        warnings.warn(
+            f"{count} requests could not be ended before their ring is closed; the memory that the kernel "
+            "may still use is kept until the process ends",
+            ResourceWarning,
+            stacklevel=3,
+        )
+
+    def __len__(self) -> int:
+        """Count the requests in flight."""
+        return len(self.entries)
+
+    def __contains__(self, token: object) -> bool:
+        """Tell whether a token is in flight."""
+        return token in self.entries
+
+
+def _immortalize(memory: Any) -> None:
+    """Let an object survive the interpreter's own cleaning up, in which module globals are freed."""
+    import sys
+
+    if sys.implementation.name == "cpython":
+        import ctypes
+
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(memory))

@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: MIT
+"""The table of what is in flight: who keeps memory alive, until when, and what happens at the end."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import socket
+import sys
+import threading
+import weakref
+
+import pytest
+
+from rawuring import buffers, inflight, ops, rings, uapi
+from rawuring.inflight import InFlight
+from rawuring.rings import Ring
+from rawuring.syscalls import Unavailable
+
+MILLISECOND = 1_000_000
+PYPY = sys.implementation.name == "pypy"
+
+
+@pytest.fixture(params=[0, rings.RECOMMENDED], ids=["plain", "recommended"])
+def ring(request):
+    try:
+        ring = Ring(8, wish=request.param)
+    except Unavailable as error:
+        pytest.skip(f"io_uring (Linux 5.1): {error}")
+    yield ring
+    ring.close()
+
+
+@pytest.fixture
+def pair():
+    a, b = socket.socketpair()
+    with a, b:
+        yield a, b
+
+
+class Memory:
+    """Something that can be watched dying."""
+
+
+def start_poll(ring: Ring, table: InFlight, fd: int, handler=None, *keepalive):
+    token = table.hold(handler, *keepalive)
+    ops.prep_poll_add(ring.get_sqe(), fd, 1, token)
+    ring.submit()
+    return token
+
+
+def test_tokens_are_never_used_twice(ring):
+    a, b = InFlight(ring), InFlight(ring)
+    tokens = [table.hold(None) for table in (a, b, a, b)]
+    assert len(set(tokens)) == 4
+    assert 0 not in tokens
+    a.entries.clear()
+    b.entries.clear()
+
+
+def test_complete_then_entry_gone_and_handler_called_once(ring):
+    table = InFlight(ring)
+    got = []
+    token = table.hold(lambda res, flags: got.append((res, flags)))
+    ops.prep_nop(ring.get_sqe(), token)
+    ring.submit_and_wait(1)
+    assert len(table) == 1
+    assert table.dispatch(ring.reap()) == 1
+    assert (got, len(table), token in table) == ([(0, 0)], 0, False)
+
+
+def test_memory_lives_until_the_final_cqe_and_no_longer(ring):
+    table = InFlight(ring)
+    memory = Memory()
+    watch = weakref.ref(memory)
+    token = table.hold(None, memory)
+    del memory
+    more = uapi.IORING_CQE_F_MORE
+    for _ in range(3):
+        assert table.complete(token, 0, more)
+        gc.collect()
+        assert watch() is not None
+    assert table.complete(token, 0, uapi.IORING_CQE_F_NOTIF)
+    gc.collect()
+    assert watch() is None
+    assert not table.complete(token, 0, 0)
+    assert table.unknown == 1
+
+
+def test_handler_that_raises_then_the_others_run_at_the_next_dispatch(ring):
+    table = InFlight(ring)
+    got = []
+
+    def broken(res: int, flags: int) -> None:
+        raise KeyError("handler")
+
+    for handler in (got.append, broken, got.append):
+        wrapped = handler if handler is broken else (lambda res, flags: got.append(res))
+        ops.prep_nop(ring.get_sqe(), table.hold(wrapped))
+    ring.submit_and_wait(3)
+    with pytest.raises(KeyError, match="handler"):
+        table.dispatch(ring.reap())
+    assert len(table) == 0
+    table.dispatch()
+    assert got == [0, 0]
+
+
+def test_handler_that_submits_and_closes_then_nothing_breaks(ring):
+    table = InFlight(ring)
+    got = []
+
+    def second(res: int, flags: int) -> None:
+        got.append("second")
+        ring.close()
+
+    def first(res: int, flags: int) -> None:
+        got.append("first")
+        ops.prep_nop(ring.get_sqe(), table.hold(second))
+
+    ops.prep_nop(ring.get_sqe(), table.hold(first))
+    for _ in range(2):
+        ring.submit_and_wait(1)
+        table.dispatch(ring.reap())
+    assert got == ["first", "second"]
+    assert ring.closed
+
+
+def test_cancel_then_the_cqe_says_so(ring, pair):
+    table = InFlight(ring)
+    got = []
+    token = start_poll(ring, table, pair[0].fileno(), lambda res, flags: got.append(res))
+    table.cancel(token)
+    while not got:
+        ring.submit_and_wait(1)
+        table.dispatch(ring.reap())
+    assert got == [-errno.ECANCELED]
+
+
+def test_close_then_everything_in_flight_ends_and_its_handler_runs(ring, pair):
+    table = InFlight(ring)
+    got = []
+    memory = Memory()
+    watch = weakref.ref(memory)
+    for _ in range(20):
+        start_poll(ring, table, pair[0].fileno(), lambda res, flags: got.append(res), memory)
+    del memory
+    ring.close()
+    assert got == [-errno.ECANCELED] * 20
+    assert len(table) == 0
+    gc.collect()
+    assert watch() is None
+
+
+def test_close_when_an_sqe_was_never_submitted_then_it_is_dropped(ring, pair):
+    table = InFlight(ring)
+    got = []
+    token = table.hold(lambda res, flags: got.append(res))
+    ops.prep_write(ring.get_sqe(), pair[0].fileno(), 0, 0, 0, token)
+    ring.close()
+    assert got == []
+    assert len(table) == 0
+
+
+def test_read_that_waits_when_the_ring_is_closed_then_memory_is_not_written_later(ring, pair):
+    """The kernel must have let go of the buffer when close() returns."""
+    if not ring.features & uapi.IORING_FEAT_RW_CUR_POS:
+        pytest.skip("IORING_OP_READ (Linux 5.6)")
+    table = InFlight(ring)
+    memory = buffers.allocate(4096)
+    target = buffers.pin(memory, writable=True)
+    token = table.hold(None, target)
+    ops.prep_read(ring.get_sqe(), pair[0].fileno(), target.address, 4096, 0, token)
+    ring.submit()
+    ring.close()
+    pair[1].send(b"late")
+    assert pair[0].recv(100) == b"late"
+    assert memory[:] == bytes(4096)
+
+
+@pytest.mark.parametrize("how", ["table first", "ring first", "cycle"])
+def test_forgotten_table_then_requests_are_ended_before_their_memory_goes(ring, pair, how):
+    owner = Ring(8, wish=ring.flags)
+    table = InFlight(owner)
+    memory = Memory()
+    ended = []
+
+    # What the memory sees when it dies: by then the table must be empty, by completions.
+    weakref.finalize(memory, lambda: ended.append(state()))
+    before = len(inflight._kept)
+
+    def state() -> int:
+        return len(inflight._kept) - before
+
+    start_poll(owner, table, pair[0].fileno(), None, memory)
+    del memory
+    if how == "cycle":
+        table.myself = table
+        table.ring_again = owner
+    box = [owner, table] if how == "ring first" else [table, owner]
+    del owner, table
+
+    def forget() -> None:
+        while box:
+            del box[0]
+        for _ in range(3):
+            gc.collect()
+
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        forget()
+    assert ended == [0]
+    pair[0].close()
+    pair[1].settimeout(5)
+    assert pair[1].recv(1) == b""
+
+
+def test_table_that_cannot_be_drained_then_memory_is_kept_with_a_warning(ring, pair, monkeypatch):
+    kept: list = []
+    monkeypatch.setattr(inflight, "_kept", kept)
+    monkeypatch.setattr(inflight, "_immortalize", lambda memory: None)
+    monkeypatch.setattr(ops, "prep_cancel64", None)
+    monkeypatch.setattr(inflight, "prep_cancel64", lambda sqe, *_: ops.prep_nop(sqe))
+    table = InFlight(ring)
+    memory = Memory()
+    watch = weakref.ref(memory)
+    start_poll(ring, table, pair[0].fileno(), None, memory)
+    del memory
+    with pytest.warns(ResourceWarning, match="1 requests could not be ended"):
+        table.close(5 * MILLISECOND)
+    gc.collect()
+    assert watch() is not None
+    assert len(table) == 0
+    assert len(kept) == 1
+
+
+def test_ring_forgotten_in_another_thread_then_memory_is_kept(ring, pair, monkeypatch):
+    kept: list = []
+    monkeypatch.setattr(inflight, "_kept", kept)
+    monkeypatch.setattr(inflight, "_immortalize", lambda memory: None)
+    box = [Ring(8, wish=ring.flags)]
+    start_poll(box[0], InFlight(box[0]), pair[0].fileno())
+
+    def forget() -> None:
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            box.clear()
+            gc.collect()
+
+    thread = threading.Thread(target=forget)
+    thread.start()
+    thread.join()
+    assert len(kept) == 1
+
+
+def test_fork_then_the_child_drops_its_copies_silently(ring, pair):
+    table = InFlight(ring)
+    start_poll(ring, table, pair[0].fileno())
+    r, w = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            table.close()
+            os.write(w, b"%d" % len(table))
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    assert os.read(r, 10) == b"0"
+    os.close(r)
+    os.close(w)
+    assert len(table) == 1
+
+
+@pytest.mark.parametrize("flags", ["0", "rings.RECOMMENDED"])
+def test_interpreter_ends_with_work_in_flight_then_exit_is_clean(flags, tmp_path):
+    import subprocess
+    from pathlib import Path
+
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"""
+import socket, sys
+from rawuring import buffers, ops, rings
+from rawuring.inflight import InFlight
+from rawuring.syscalls import Unavailable
+try:
+    ring = rings.Ring(8, wish={flags})
+except Unavailable:
+    sys.exit(77)
+table = InFlight(ring)
+a, b = socket.socketpair()
+memory = buffers.allocate(1 << 16)
+pin = buffers.pin(memory, writable=True)
+ops.prep_recv(ring.get_sqe(), a.fileno(), pin.address, pin.nbytes, 0, table.hold(None, pin))
+ring.submit()
+"""
+    )
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(script)],
+        env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    if done.returncode == 77:
+        pytest.skip("io_uring (Linux 5.1)")
+    assert (done.returncode, done.stderr) == (0, "")
