@@ -1,0 +1,769 @@
+# SPDX-License-Identifier: MIT
+"""The file-descriptor monitor: which of these descriptors are ready?
+
+What it is: FDMon, the interface, with two strategies behind it: io_uring and poll. setup() takes the first
+that works here and says why.
+Mirrors: QEMU ``util/fdmon-io_uring.c`` (its behaviour of 10.2) and ``util/fdmon-poll.c``, under their names.
+Must not know: selectors, asyncio, what a handler does.
+Invariant: the rings change only inside wait(). Everybody else queues an intent on the submit list, from
+any thread and from signal handlers, and that is why there is no lock here.
+Read next: selector.py.
+
+Facts about polling through io_uring, and what follows from them:
+
+* IORING_OP_POLL_ADD is one-shot: it completes once, with the events that are true. Submitted again while
+  they are still true it completes at once, inside the submitting call. So handlers that are re-armed after
+  every event, with the next submit, are level-triggered. (Multishot polls are edge-triggered.)
+* A poll that waits is woken with the mask of that one wake-up, and what it says may be out of date when
+  we read it: the data may have been read in the meantime. A completion that arrived between two
+  waits is therefore only a hint: it is re-armed with the next submit, and the answer to that counts.
+  This costs no system call, and makes the answers those of poll(2), event for event.
+* Socket wake-ups name POLLPRI and the band events together with POLLIN, true or not. A completion
+  with those bits is asked for once more before it is reported.
+* POLL_ADD always watches RDHUP too (IO_POLL_UNMASK in the kernel), asked for or not. On a socket whose peer
+  has shut down its side, a handler that waits for something else would complete at once, again and
+  again. Such a handler is parked in an epoll set, which has no such habit, and the set is watched.
+* A pending poll follows the file, not the number. If the descriptor is closed and its number used again,
+  the old poll stays with the old file: every registration has a token of its own, and the old token is
+  forgotten with the old handler.
+* POLL_REMOVE and the event can cross. The poll answers in any case, with -ECANCELED or with the event, and
+  only then is its token forgotten (QEMU frees the handler there).
+* A poll is cancelled, and its event lost, when the thread that submitted it ends. -ECANCELED for a handler
+  that was not removed therefore means: arm it again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import sys
+import time
+from _thread import get_ident
+from collections import deque
+
+from . import ops, rings, uapi
+from .inflight import InFlight
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+    Event = tuple["AioHandler", int]
+    IoHandler = Callable[["AioHandler", int], object]
+    CqeHandler = Callable[[int, int], object]
+
+FDMON_IO_URING_ENTRIES = 128
+
+#: The intents on the submit list. QEMU keeps them as bits of the node; here the list holds (node, flag).
+FDMON_IO_URING_ADD = 1 << 1
+FDMON_IO_URING_REMOVE = 1 << 2
+
+# poll(2)'s bits, from asm-generic/poll.h; they are the same wherever these names are used below.
+POLLIN, POLLPRI, POLLOUT, POLLERR, POLLHUP, POLLNVAL = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
+_ALWAYS = POLLERR | POLLHUP | POLLNVAL
+# IN, OUT, ERR, HUP and RDHUP of a wake-up are taken at their word. RDHUP is 0x800 on SPARC.
+_EXACT = POLLIN | POLLOUT | POLLERR | POLLHUP | POLLNVAL | 0x2000 | 0x0040
+
+
+class AioHandler:
+    """One registration of one descriptor; never used for another one.
+
+    Mirrors: QEMU AioHandler
+    """
+
+    __slots__ = ("armed", "deleted", "events", "fd", "handler", "opaque", "parked", "sqe", "token")
+
+    def __init__(self, fd: int, events: int, handler: IoHandler | None = None, opaque: Any = None) -> None:
+        """Describe what to watch; FDMon.update() starts it.
+
+        Args: fd is a descriptor; events is a mask of select.POLL*; handler is called by dispatch() as
+            handler(node, revents); opaque is the caller's own.
+        """
+        if fd < 0:
+            raise ValueError(f"fd={fd} is not a descriptor")
+        if not 0 <= events <= 0xFFFFFFFF:
+            raise ValueError(f"events={events} is not a u32 mask of poll events")
+        self.fd = fd
+        self.events = events
+        self.handler = handler
+        self.opaque = opaque
+        #: Set by update() when the node is given up; nothing is reported for it from then on.
+        self.deleted = False
+        #: A POLL_ADD of this node is in the kernel. Only wait() looks at it and at the next three.
+        self.armed = False
+        self.parked = False
+        self.token = 0
+        self.sqe = b""
+
+    def __repr__(self) -> str:
+        """Show descriptor, events and state."""
+        state = "deleted" if self.deleted else "armed" if self.armed else "idle"
+        return f"<AioHandler fd={self.fd} events={self.events:#x} {state}>"
+
+
+# ------------------------------------------------------------------------------------------------------
+# The interface
+
+
+class FDMon:
+    """What every strategy offers.
+
+    Mirrors: QEMU FDMonOps
+    """
+
+    #: Which strategy this is: "io_uring" or "poll".
+    backend = ""
+    #: Why it was chosen, in words; set by setup().
+    reason = ""
+
+    def __init__(self) -> None:
+        """Prepare the submit list and the means to wake a waiter."""
+        self.submit_list: deque[tuple[AioHandler, int]] = deque()
+        self._wake_fds: tuple[int, ...] = _open_notifier()
+        self._notifier = AioHandler(self._wake_fds[0], POLLIN)
+        self.update(None, self._notifier)
+
+    def update(self, old_node: AioHandler | None, new_node: AioHandler | None) -> None:
+        """Give up a handler, start one, or replace one by the other.
+
+        Takes effect in the next wait(); events of old_node are not reported from now on. A waiter in
+        another thread goes on waiting until notify().
+
+        Args: old_node was started and is given up; new_node is fresh.
+        Raises: ValueError for a node that was given up before.
+        Lifetime: none.
+        Threads: any, and signal handlers.
+        Mirrors: QEMU fdmon_io_uring_update
+        """
+        if new_node is not None:
+            if new_node.deleted:
+                raise ValueError(f"{new_node!r} was given up: make a new AioHandler")
+            self.enqueue(new_node, FDMON_IO_URING_ADD)
+        if old_node is not None:
+            old_node.deleted = True
+            self.enqueue(old_node, FDMON_IO_URING_REMOVE)
+
+    def enqueue(self, node: AioHandler, flags: int) -> None:
+        """Put an intent on the submit list.
+
+        Args: flags is FDMON_IO_URING_ADD or FDMON_IO_URING_REMOVE.
+        Lifetime: none.
+        Threads: any: appending to a deque is atomic.
+        Mirrors: QEMU enqueue; one entry per intent instead of bits in the node, so nothing is read and
+            written back across threads
+        """
+        self.submit_list.append((node, flags))
+
+    def dequeue(self) -> tuple[AioHandler, int] | None:
+        """Take the oldest intent off the submit list.
+
+        Returns: a node and its flag, or None.
+        Lifetime: none.
+        Threads: the waiter only.
+        Mirrors: QEMU dequeue
+        """
+        try:
+            return self.submit_list.popleft()
+        except IndexError:
+            return None
+
+    def add(self, fd: int, events: int, handler: IoHandler | None = None, opaque: Any = None) -> AioHandler:
+        """Watch a descriptor: update() with a new AioHandler.
+
+        Args: as AioHandler.
+        Returns: the node, to be given to remove() or modify().
+        Lifetime: none.
+        Threads: any.
+        """
+        node = AioHandler(fd, events, handler, opaque)
+        self.update(None, node)
+        return node
+
+    def modify(self, node: AioHandler, events: int) -> AioHandler:
+        """Watch the same descriptor for other events.
+
+        Args: node is given up; events is the new mask.
+        Returns: the node that took its place.
+        Lifetime: none.
+        Threads: any.
+        """
+        new_node = AioHandler(node.fd, events, node.handler, node.opaque)
+        self.update(node, new_node)
+        return new_node
+
+    def remove(self, node: AioHandler) -> None:
+        """Stop watching a descriptor.
+
+        The strategy may hold on to the open file until the next wait().
+
+        Args: node is given up.
+        Lifetime: none.
+        Threads: any.
+        """
+        self.update(node, None)
+
+    def wait(self, timeout_ns: int | None = None) -> list[Event]:
+        """Wait until a descriptor is ready, and say which are.
+
+        Returns only with an event, with a completed add_sqe() request, after notify(), or at the timeout.
+        Signal handlers run, and the wait goes on.
+
+        Args: timeout_ns in nanoseconds; 0 does not wait, None waits for ever.
+        Returns: pairs (node, revents), revents being a mask as poll(2) gives it.
+        Raises: OSError when the kernel refuses.
+        Lifetime: none.
+        Threads: one waiter at a time; the first call binds the monitor to its thread.
+        Mirrors: QEMU FDMonOps.wait, with the timeout as an argument that may be None instead of -1
+        """
+        raise NotImplementedError
+
+    def need_wait(self) -> bool:
+        """Tell whether wait() has work even if nothing is to be waited for.
+
+        Returns: True when intents, completions or deferred work are pending.
+        Lifetime: none.
+        Threads: the waiter only.
+        Mirrors: QEMU FDMonOps.need_wait
+        """
+        raise NotImplementedError
+
+    def dispatch(self, events: list[Event]) -> int:
+        """Call the handlers of what wait() returned.
+
+        A handler that was given up by an earlier one in the same list is not called.
+
+        Args: events as wait() returned them.
+        Returns: how many handlers ran.
+        Raises: whatever a handler raises; the rest are reported by the next wait(), being level-triggered.
+        Lifetime: none.
+        Threads: the waiter only.
+        Mirrors: QEMU aio_dispatch_ready_handlers
+        """
+        ran = 0
+        for node, revents in events:
+            if not node.deleted and node.handler is not None:
+                node.handler(node, revents)
+                ran += 1
+        return ran
+
+    def notify(self) -> None:
+        """Let a wait() that is going on, or the next one, return soon.
+
+        Lifetime: none.
+        Threads: any, and signal handlers.
+        Mirrors: QEMU event_notifier_set
+        """
+        try:
+            os.write(self._wake_fds[-1], _ONE)
+        except BlockingIOError:
+            return  # so many notifications are pending that one more changes nothing
+
+    def _take_notification(self) -> None:
+        try:
+            os.read(self._wake_fds[0], 4096)
+        except BlockingIOError:
+            return
+
+    def destroy(self) -> None:
+        """Give up all handlers and close what the monitor opened; may be called twice.
+
+        Threads: the waiter, or any thread once that has ended.
+        Mirrors: QEMU fdmon_io_uring_destroy
+        """
+        fds, self._wake_fds = self._wake_fds, ()
+        for fd in set(fds):
+            os.close(fd)
+        self.submit_list.clear()
+
+    def __enter__(self) -> FDMon:
+        """Return the monitor; leaving the block destroys it."""
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Destroy the monitor."""
+        self.destroy()
+
+    def __del__(self) -> None:
+        """Close the descriptors of a monitor that was forgotten."""
+        if getattr(self, "_wake_fds", ()):
+            FDMon.destroy(self)
+
+
+_ONE = (1).to_bytes(8, sys.byteorder)
+
+
+def _open_notifier() -> tuple[int, ...]:
+    eventfd = getattr(os, "eventfd", None)  # Python 3.10
+    if eventfd is None:
+        return os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    fd = eventfd(0, os.O_CLOEXEC | os.O_NONBLOCK)  # EFD_* are defined as O_* on every architecture
+    return fd, fd
+
+
+# ------------------------------------------------------------------------------------------------------
+# The io_uring strategy
+
+
+class IoUringFDMon(FDMon):
+    """Watch descriptors with one-shot polls on a ring, all changes of a turn in one system call.
+
+    Mirrors: QEMU util/fdmon-io_uring.c
+    """
+
+    backend = "io_uring"
+
+    #: Flags that help a monitor. Not DEFER_TASKRUN: with COOP_TASKRUN completions appear in the ring
+    #: without our asking, so a wait() needs one system call even when something happened since the last one.
+    WISH = (
+        uapi.IORING_SETUP_CLAMP
+        | uapi.IORING_SETUP_SUBMIT_ALL
+        | uapi.IORING_SETUP_COOP_TASKRUN
+        | uapi.IORING_SETUP_NO_SQARRAY
+    )
+
+    def __init__(
+        self, entries: int = FDMON_IO_URING_ENTRIES, *, flags: int = 0, wish: int | None = None
+    ) -> None:
+        """Create the ring.
+
+        Args: entries is the SQ size; flags and wish are setup flags as for rings.Ring.
+        Raises: Unavailable with the cause.
+        Since: 5.1; 5.5 for more descriptors than the CQ has entries
+        Mirrors: QEMU fdmon_io_uring_setup
+        """
+        #: The ring; add_sqe() is the way to put other requests on it.
+        self.ring = rings.Ring(entries, flags=flags, wish=self.WISH if wish is None else wish)
+        try:
+            self.inflight = InFlight(self.ring)
+            super().__init__()
+        except BaseException:
+            self.ring.close()
+            raise
+        self._requests: deque[tuple[Any, CqeHandler, tuple[Any, ...]]] = deque()
+        self._bound = False
+        self._early: list[rings.Cqe] = []
+        self._lot: ParkingLot | None = None
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when wait(0) would report something.
+
+        Lifetime: none.
+        """
+        return self.ring.fileno()
+
+    def add_sqe(
+        self, prep: Callable[[memoryview, int], object], handler: CqeHandler, *keepalive: Any
+    ) -> None:
+        """Send another request through the monitor's ring.
+
+        Args: prep is called as prep(sqe, user_data) inside the next wait() and must fill the SQE; handler is
+            called as handler(res, flags) by dispatch(), for each CQE; keepalive is whatever the kernel may
+            touch.
+        Lifetime: until the final CQE; the monitor holds it.
+        Threads: any; notify() lets a waiter in another thread send it at once.
+        Mirrors: QEMU aio_add_sqe; the SQE is filled later, by the waiter, so that any thread may ask
+        """
+        self._requests.append((prep, handler, keepalive))
+
+    # -- from here on, only inside wait()
+
+    def get_sqe(self) -> memoryview:
+        """Take a slot, submitting what is queued when there is none.
+
+        Returns: a 64-byte slot.
+        Lifetime: until submit returns.
+        Threads: the waiter only.
+        Mirrors: QEMU get_sqe
+        """
+        try:
+            return self.ring.get_sqe()
+        except rings.SubmissionQueueFull:
+            self._submit()
+            return self.ring.get_sqe()
+
+    def _submit(self) -> None:
+        try:
+            self.ring.submit()
+        except BlockingIOError:  # EAGAIN: no memory; completions give some back
+            self._make_room()
+        except OSError as error:
+            if error.errno != errno.EBUSY:  # before 5.19: the CQ must be reaped first
+                raise
+            self._make_room()
+
+    def _make_room(self) -> None:
+        self._early += self.ring.reap()
+        self.ring.submit()
+
+    def add_poll_add_sqe(self, node: AioHandler) -> None:
+        """Arm a handler.
+
+        Args: node is idle and not given up.
+        Lifetime: until the final CQE.
+        Threads: the waiter only.
+        Mirrors: QEMU add_poll_add_sqe; the SQE is prepared once and stored again at each re-arming
+        """
+        if not node.token:
+            node.token = self.inflight.hold(node)
+            sqe = bytearray(self.ring.sq.sqe_size)
+            ops.prep_poll_add(sqe, node.fd, node.events, node.token)
+            node.sqe = bytes(sqe)
+        # The same token again: each arming has exactly one CQE, and it has come.
+        self.inflight.entries[node.token] = (node, ())
+        self.get_sqe()[:] = node.sqe
+        node.armed = True
+
+    def add_poll_remove_sqe(self, node: AioHandler) -> None:
+        """Ask for the end of a handler's poll; its own CQE still comes.
+
+        Args: node is armed and given up.
+        Lifetime: none.
+        Threads: the waiter only.
+        Mirrors: QEMU add_poll_remove_sqe, with an explicit user_data of 0
+        """
+        ops.prep_poll_remove(self.get_sqe(), node.token, 0)
+
+    def fill_sq_ring(self) -> None:
+        """Turn the intents on the submit list into SQEs.
+
+        Lifetime: none.
+        Threads: the waiter only.
+        Mirrors: QEMU fill_sq_ring; add_timeout_sqe, which follows it there, is in Ring.submit_and_wait, where
+            5.11 and newer take the timeout without an SQE
+        """
+        # What arrives from now on belongs to the next turn, so that a busy producer cannot hold us here.
+        for _ in range(len(self.submit_list)):
+            item = self.dequeue()
+            if item is None:
+                break
+            node, flags = item
+            if flags & FDMON_IO_URING_ADD:
+                if not node.deleted and not node.armed:
+                    self.add_poll_add_sqe(node)
+            elif node.armed:
+                self.add_poll_remove_sqe(node)
+            elif node.parked and self._lot is not None:
+                self._lot.remove(node)
+        for _ in range(len(self._requests)):
+            prep, handler, keepalive = self._requests.popleft()
+            token = self.inflight.hold(handler, *keepalive)
+            prep(self.get_sqe(), token)
+
+    def process_cqe(self, events: list[Event] | None, cqe: rings.Cqe) -> None:
+        """Handle one completion.
+
+        Args: events receives what is to be reported; None means that the completion is only a hint, and
+            the handler is just re-armed.
+        Lifetime: none.
+        Threads: the waiter only.
+        Mirrors: QEMU process_cqe and process_cqe_aio_handler
+        """
+        user_data, res, flags = cqe[0], cqe[1], cqe[2]
+        if not user_data:
+            return  # a POLL_REMOVE: the poll itself answers too
+        entry = self.inflight.entries.get(user_data)
+        node = entry[0] if entry is not None else None
+        if not isinstance(node, AioHandler):
+            self.inflight.complete(user_data, res, flags)
+            return
+        del self.inflight.entries[user_data]
+        node.armed = False
+        if node.deleted:
+            return  # its POLL_REMOVE, if it is still to be sent, will find the node idle
+        if res > 0 and not res & (node.events | _ALWAYS):
+            self._park(node)
+            return
+        # One-shot: armed again with the next submit, which is what makes it level-triggered.
+        self.enqueue(node, FDMON_IO_URING_ADD)
+        if events is None or res == -errno.ECANCELED:
+            return
+        if self._lot is not None and node is self._lot.node:
+            events += self._lot.events()
+            return
+        if res < 0:
+            res = POLLNVAL if res == -errno.EBADF else POLLERR
+        events.append((node, res & (node.events | _ALWAYS)))
+
+    def _park(self, node: AioHandler) -> None:
+        if self._lot is None:
+            self._lot = ParkingLot()
+            self.enqueue(self._lot.node, FDMON_IO_URING_ADD)
+        try:
+            self._lot.add(node)
+        except OSError:  # closed without being removed: the next POLL_ADD says so
+            self.enqueue(node, FDMON_IO_URING_ADD)
+
+    def process_cq_ring(self, events: list[Event] | None) -> int:
+        """Handle every completion that is there, overflowed ones included.
+
+        Args: events as for process_cqe.
+        Returns: how many completions there were.
+        Lifetime: none.
+        Threads: the waiter only.
+        Mirrors: QEMU process_cq_ring
+        """
+        cqes = self.ring.reap()
+        if self._early:
+            cqes, self._early = self._early + cqes, []
+        for cqe in cqes:
+            self.process_cqe(events, cqe)
+        return len(cqes)
+
+    def wait(self, timeout_ns: int | None = None) -> list[Event]:
+        """Submit all changes and wait, in one system call; see FDMon.wait."""
+        ring = self.ring
+        if ring.owner != get_ident():
+            self._bind()
+        deadline = None if not timeout_ns else time.monotonic_ns() + timeout_ns
+        inflight = self.inflight
+        if ring.cq_ready() or ring.sq.flags():
+            self.process_cq_ring(None)
+        while True:
+            self.fill_sq_ring()
+            ring.submit_and_wait(0 if inflight._ready else 1, timeout_ns)
+            events: list[Event] = []
+            self.process_cq_ring(events)
+            if any(event[1] & ~_EXACT for event in events):
+                events = self._ask_again(events)
+            woken = self._is_woken(events)
+            # A removal or a lost poll completes too, without anything to report.
+            if events or woken or inflight._ready or timeout_ns == 0:
+                return events
+            if deadline is not None:
+                timeout_ns = max(0, deadline - time.monotonic_ns())
+
+    def _bind(self) -> None:
+        """Give the ring to the first thread that waits, and to another one when that has ended."""
+        if not self._bound or not rings.thread_lives(self.ring.owner):
+            self.ring.bind_thread()
+            self._bound = True
+        self.ring.cq_ready()  # refuses the wrong thread, with the reason
+
+    def _ask_again(self, events: list[Event]) -> list[Event]:
+        """Arm everything again and take what is true now."""
+        self.fill_sq_ring()
+        self.ring.submit_and_wait(0)
+        again: list[Event] = []
+        self.process_cq_ring(again)
+        return again
+
+    def _is_woken(self, events: list[Event]) -> bool:
+        for i, (node, _) in enumerate(events):
+            if node is self._notifier:
+                del events[i]
+                self._take_notification()
+                return True
+        return False
+
+    def need_wait(self) -> bool:
+        """Tell whether there is work for wait(): see FDMon.need_wait.
+
+        Returns: True for intents, requests, ready or overflowed CQEs, queued SQEs and deferred work.
+        Lifetime: none.
+        Threads: the waiter only.
+        Mirrors: QEMU fdmon_io_uring_need_wait
+        """
+        return bool(
+            self.submit_list or self._requests or self.inflight._ready
+        ) or bool(self.ring.cq_ready() or self.ring.need_enter())
+
+    def dispatch(self, events: list[Event]) -> int:
+        """Call the handlers of completed requests, then those of ready descriptors; see FDMon.dispatch."""
+        return self.inflight.dispatch() + super().dispatch(events)
+
+    def destroy(self) -> None:
+        """Cancel and drain everything, then close the ring; see FDMon.destroy."""
+        if not self.ring.closed:
+            self._requests.clear()
+            self.ring.close()
+        if self._lot is not None:
+            self._lot.close()
+        super().destroy()
+
+
+def _union(*nodes: AioHandler) -> int:
+    mask = 0
+    for node in nodes:
+        mask |= node.events
+    return mask
+
+
+class ParkingLot:
+    """An epoll set for handlers on which POLL_ADD would complete without end: see the head of this file."""
+
+    def __init__(self) -> None:
+        """Create the set and the node that watches it."""
+        self._epoll = select.epoll()
+        self._nodes: dict[int, list[AioHandler]] = {}
+        #: Ready when one of the parked handlers is.
+        self.node = AioHandler(self._epoll.fileno(), POLLIN)
+
+    def add(self, node: AioHandler) -> None:
+        """Park a handler.
+
+        Args: node is idle.
+        Raises: OSError when its descriptor was closed.
+        Lifetime: none.
+        Threads: the waiter only.
+        """
+        nodes = self._nodes.get(node.fd, [])
+        change = self._epoll.modify if nodes else self._epoll.register
+        change(node.fd, _union(node, *nodes))
+        self._nodes[node.fd] = [node, *nodes]
+        node.parked = True
+
+    def remove(self, node: AioHandler) -> None:
+        """Let a handler go that was given up.
+
+        Args: node is parked.
+        Lifetime: none.
+        Threads: the waiter only.
+        """
+        node.parked = False
+        nodes = [each for each in self._nodes.pop(node.fd) if each is not node]
+        try:
+            if nodes:
+                self._nodes[node.fd] = nodes
+                self._epoll.modify(node.fd, _union(*nodes))
+            else:
+                self._epoll.unregister(node.fd)
+        except OSError:
+            return  # closed in the meantime: epoll has forgotten it by itself
+
+    def events(self) -> list[Event]:
+        """Return what is ready among the parked handlers.
+
+        Returns: pairs (node, revents).
+        Lifetime: none.
+        Threads: the waiter only.
+        """
+        found = []
+        for fd, revents in self._epoll.poll(0):
+            for node in self._nodes.get(fd, ()):
+                mask = revents & (node.events | _ALWAYS)
+                if mask and not node.deleted:
+                    found.append((node, mask))
+        return found
+
+    def close(self) -> None:
+        """Close the set; may be called twice."""
+        self._epoll.close()
+
+
+# ------------------------------------------------------------------------------------------------------
+# The poll strategy
+
+
+class PollFDMon(FDMon):
+    """Watch descriptors with poll(2).
+
+    Mirrors: QEMU util/fdmon-poll.c
+    """
+
+    backend = "poll"
+
+    def __init__(self) -> None:
+        """Create the poll object."""
+        self._poll = select.poll()
+        self._nodes: dict[int, list[AioHandler]] = {}
+        super().__init__()
+
+    def _apply(self) -> None:
+        """Carry out the intents on the submit list."""
+        for _ in range(len(self.submit_list)):
+            item = self.dequeue()
+            if item is None:
+                break
+            node, flags = item
+            nodes = self._nodes.setdefault(node.fd, [])
+            if flags & FDMON_IO_URING_ADD:
+                if not node.deleted and node not in nodes:
+                    nodes.append(node)
+            elif node in nodes:
+                nodes.remove(node)
+            if nodes:
+                self._poll.register(node.fd, _union(*nodes) & 0xFFFF)
+            else:
+                del self._nodes[node.fd]
+                try:
+                    self._poll.unregister(node.fd)
+                except KeyError:
+                    continue
+
+    def wait(self, timeout_ns: int | None = None) -> list[Event]:
+        """Apply all changes and call poll(2), whose timeout counts milliseconds; see FDMon.wait."""
+        deadline = None if not timeout_ns else time.monotonic_ns() + timeout_ns
+        while True:
+            self._apply()
+            # Rounded up: to return early would let the caller spin.
+            timeout_ms = None if timeout_ns is None else -(-max(timeout_ns, 0) // 1_000_000)
+            events: list[Event] = []
+            woken = False
+            for fd, revents in self._poll.poll(timeout_ms):
+                for node in self._nodes[fd]:
+                    mask = revents & (node.events | _ALWAYS)
+                    if node is self._notifier:
+                        self._take_notification()
+                        woken = True
+                    elif mask and not node.deleted:
+                        events.append((node, mask))
+            if events or woken or timeout_ns == 0:
+                return events
+            if deadline is not None:
+                timeout_ns = max(0, deadline - time.monotonic_ns())
+
+    def need_wait(self) -> bool:
+        """Tell whether there is work for wait(): poll(2) keeps nothing back, so only intents count."""
+        return bool(self.submit_list)
+
+    def destroy(self) -> None:
+        """Forget all handlers; see FDMon.destroy."""
+        self._nodes.clear()
+        super().destroy()
+
+
+# ------------------------------------------------------------------------------------------------------
+# Choosing
+
+
+def setup(prefer: tuple[str, ...] = ("io_uring", "poll"), **options: Any) -> FDMon:
+    """Create the first monitor that works here.
+
+    Any failure of a strategy leads to the next one, and its reason is kept in ``reason``.
+
+    Args: prefer names strategies in order; options go to IoUringFDMon.
+    Returns: a monitor whose ``backend`` and ``reason`` tell what was chosen and why.
+    Raises: ValueError for an unknown name; the last strategy's error when none works.
+    Lifetime: none.
+    Mirrors: QEMU aio_context_setup
+    """
+    strategies: dict[str, Callable[[], FDMon]] = {
+        "io_uring": lambda: IoUringFDMon(**options),
+        "poll": PollFDMon,
+    }
+    for name in prefer:
+        if name not in strategies:
+            raise ValueError(f"no strategy is called {name!r}: choose from {', '.join(strategies)}")
+    failures: list[str] = []
+    for position, name in enumerate(prefer):
+        try:
+            monitor = strategies[name]()
+        except (OSError, ImportError, AttributeError) as error:
+            failures.append(f"{name} failed: {error}")
+            if position == len(prefer) - 1:
+                raise
+            continue
+        monitor.reason = "; ".join(failures) or f"{name} works here"
+        return monitor
+    raise ValueError("no strategy was named")
+
+
+def destroy(monitor: FDMon) -> None:
+    """Destroy a monitor: QEMU's name for FDMon.destroy.
+
+    Args: monitor as setup() returned it.
+    Lifetime: none.
+    Mirrors: QEMU fdmon_io_uring_destroy
+    """
+    monitor.destroy()

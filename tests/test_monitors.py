@@ -1,0 +1,672 @@
+# SPDX-License-Identifier: MIT
+"""One contract for every monitor: the same tests run over each strategy, and select.poll is the oracle."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from rawuring import fdmon, ops
+from rawuring.fdmon import POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, AioHandler
+from rawuring.rings import ForkedRing, RingClosed, WrongThread
+from rawuring.syscalls import Unavailable
+
+MILLISECOND = 1_000_000
+
+
+def make(backend: str) -> fdmon.FDMon:
+    try:
+        return fdmon.setup((backend,))
+    except Unavailable as error:
+        pytest.skip(f"io_uring (Linux 5.1): {error}")
+
+
+@pytest.fixture(params=["io_uring", "poll"])
+def monitor(request):
+    mon = make(request.param)
+    yield mon
+    mon.destroy()
+
+
+@pytest.fixture
+def uring():
+    mon = make("io_uring")
+    yield mon
+    mon.destroy()
+
+
+@pytest.fixture
+def pipe():
+    r, w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    yield r, w
+    for fd in (r, w):
+        try:
+            os.close(fd)
+        except OSError:
+            continue
+
+
+@pytest.fixture
+def pair():
+    a, b = socket.socketpair()
+    with a, b:
+        yield a, b
+
+
+def open_fds() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+# -- what is reported
+
+
+def test_wait_when_nothing_is_ready_then_empty_at_the_timeout(monitor, pipe):
+    monitor.add(pipe[0], POLLIN)
+    for timeout_ns in (0, -1, 3 * MILLISECOND):
+        before = time.monotonic_ns()
+        assert monitor.wait(timeout_ns) == []
+        assert time.monotonic_ns() - before >= max(timeout_ns, 0)
+
+
+def test_wait_without_handlers_then_empty(monitor):
+    assert monitor.wait(0) == []
+
+
+def test_readable_until_drained_then_level_triggered(monitor, pipe):
+    node = monitor.add(pipe[0], POLLIN)
+    os.write(pipe[1], b"ab")
+    for _ in range(3):
+        assert monitor.wait(None) == [(node, POLLIN)]
+    os.read(pipe[0], 1)
+    assert monitor.wait(0) == [(node, POLLIN)]
+    os.read(pipe[0], 1)
+    assert monitor.wait(0) == []
+
+
+def test_ready_and_drained_between_two_waits_then_not_reported(monitor, pipe):
+    monitor.add(pipe[0], POLLIN)
+    assert monitor.wait(0) == []
+    os.write(pipe[1], b"x")
+    os.read(pipe[0], 1)
+    assert monitor.wait(0) == []
+
+
+def test_event_while_waiting_then_woken(monitor, pipe):
+    node = monitor.add(pipe[0], POLLIN)
+    started = threading.Event()
+
+    def write() -> None:
+        started.wait()
+        os.write(pipe[1], b"x")
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    started.set()
+    assert monitor.wait(None) == [(node, POLLIN)]
+    thread.join()
+
+
+def test_writable_and_readable_then_both_bits(monitor, pair):
+    node = monitor.add(pair[0].fileno(), POLLIN | POLLOUT)
+    assert monitor.wait(0) == [(node, POLLOUT)]
+    pair[1].send(b"x")
+    assert monitor.wait(0) == [(node, POLLIN | POLLOUT)]
+
+
+def test_peer_closed_then_hup_even_with_no_events_wanted(monitor, pair):
+    node = monitor.add(pair[0].fileno(), 0)
+    assert monitor.wait(0) == []
+    pair[1].close()
+    assert monitor.wait(None) == [(node, POLLHUP)]
+
+
+def test_reader_of_a_pipe_closed_then_err_on_the_writer(monitor, pipe):
+    node = monitor.add(pipe[1], POLLOUT)
+    os.close(pipe[0])
+    assert monitor.wait(0) == [(node, POLLOUT | POLLERR)]
+
+
+def test_descriptor_not_open_then_nval_each_time(monitor):
+    fd = os.open("/dev/null", os.O_RDONLY)
+    os.close(fd)
+    node = monitor.add(fd, POLLIN)
+    for _ in range(3):
+        assert monitor.wait(0) == [(node, POLLNVAL)]
+
+
+def test_regular_file_then_always_ready_as_poll_says(monitor, tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+    with path.open("rb") as file:
+        node = monitor.add(file.fileno(), POLLIN | POLLOUT)
+        oracle = select.poll()
+        oracle.register(file.fileno(), POLLIN | POLLOUT)
+        assert [(node.fd, mask) for node, mask in monitor.wait(None)] == oracle.poll(0) == [(node.fd, 5)]
+
+
+def test_half_closed_peer_then_no_event_and_no_spinning(monitor, pair):
+    """POLL_ADD completes for RDHUP, wanted or not: the monitor must neither report it nor spin on it."""
+    node = monitor.add(pair[0].fileno(), 0)
+    pair[1].shutdown(socket.SHUT_WR)
+    assert monitor.wait(0) == []
+    if monitor.backend == "io_uring":
+        before = monitor.ring.statistics().enters
+        assert monitor.wait(20 * MILLISECOND) == []
+        assert monitor.ring.statistics().enters - before <= 2
+    node = monitor.modify(node, POLLIN)
+    assert monitor.wait(0) == [(node, POLLIN)]
+    node = monitor.modify(node, POLLOUT)
+    assert monitor.wait(0) == [(node, POLLOUT)]
+    monitor.remove(node)
+    assert monitor.wait(0) == []
+
+
+def test_half_closed_peer_when_it_goes_then_hup(monitor, pair):
+    node = monitor.add(pair[0].fileno(), 0)
+    pair[1].shutdown(socket.SHUT_WR)
+    assert monitor.wait(0) == []
+    pair[1].close()
+    assert monitor.wait(None) == [(node, POLLHUP)]
+    assert monitor.wait(None) == [(node, POLLHUP)]
+
+
+def test_two_half_closed_handlers_of_one_descriptor_then_each_its_own(monitor, pair):
+    a = monitor.add(pair[0].fileno(), 0)
+    b = monitor.add(pair[0].fileno(), 0)
+    pair[1].shutdown(socket.SHUT_WR)
+    assert monitor.wait(0) == []
+    monitor.remove(a)
+    assert monitor.wait(0) == []
+    pair[1].close()
+    assert monitor.wait(None) == [(b, POLLHUP)]
+
+
+def test_many_descriptors_then_each_reported_once(monitor):
+    pairs = [socket.socketpair() for _ in range(400)]
+    try:
+        nodes = {monitor.add(a.fileno(), POLLIN) for a, _ in pairs}
+        assert monitor.wait(0) == []
+        for _, b in pairs:
+            b.send(b"x")
+        events = monitor.wait(None)
+        assert {node for node, _ in events} == nodes
+        assert len(events) == len(nodes)
+    finally:
+        for a, b in pairs:
+            a.close()
+            b.close()
+
+
+# -- changes
+
+
+def test_modify_then_only_the_new_events(monitor, pair):
+    node = monitor.add(pair[0].fileno(), POLLOUT)
+    assert monitor.wait(0) == [(node, POLLOUT)]
+    new = monitor.modify(node, POLLIN)
+    assert monitor.wait(0) == []
+    pair[1].send(b"x")
+    assert monitor.wait(0) == [(new, POLLIN)]
+
+
+def test_remove_before_it_was_ever_armed_then_nothing(monitor, pipe):
+    os.write(pipe[1], b"x")
+    node = monitor.add(pipe[0], POLLIN)
+    monitor.remove(node)
+    assert monitor.wait(0) == []
+
+
+def test_remove_while_its_event_is_on_the_way_then_nothing(monitor, pipe):
+    node = monitor.add(pipe[0], POLLIN)
+    assert monitor.wait(0) == []
+    os.write(pipe[1], b"x")
+    monitor.remove(node)
+    for _ in range(3):
+        assert monitor.wait(0) == []
+
+
+def test_removed_node_cannot_be_started_again(monitor, pipe):
+    node = monitor.add(pipe[0], POLLIN)
+    monitor.remove(node)
+    with pytest.raises(ValueError, match="given up"):
+        monitor.update(None, node)
+
+
+def test_number_used_again_then_events_of_the_new_file_only(monitor):
+    for _ in range(20):
+        r1, w1 = os.pipe()
+        old = monitor.add(r1, POLLIN)
+        assert monitor.wait(0) == []
+        monitor.remove(old)
+        os.close(r1)
+        r2, w2 = os.pipe()
+        assert r2 == r1
+        new = monitor.add(r2, POLLIN)
+        assert monitor.wait(0) == []
+        os.write(w2, b"x")
+        assert monitor.wait(0) == [(new, POLLIN)]
+        monitor.remove(new)
+        for fd in (w1, r2, w2):
+            os.close(fd)
+
+
+def test_removed_then_the_peer_sees_the_end_after_the_next_wait(monitor, pair):
+    """A pending poll holds the open file; the removal must let go of it."""
+    node = monitor.add(pair[0].fileno(), POLLIN)
+    assert monitor.wait(0) == []
+    monitor.remove(node)
+    pair[0].close()
+    assert monitor.wait(0) == []
+    pair[1].settimeout(5)
+    assert pair[1].recv(1) == b""
+
+
+def test_handlers_that_change_handlers_then_all_is_well(monitor, pair):
+    a, b = pair
+    a.send(b"x")
+    b.send(b"x")
+    ran = []
+
+    def handler(node: AioHandler, revents: int) -> None:
+        ran.append(node.opaque)
+        other = nodes["b" if node.opaque == "a" else "a"]
+        monitor.remove(other)
+        monitor.remove(node)
+        nodes["new"] = monitor.add(node.fd, POLLOUT, handler=lambda n, _: ran.append("new"))
+
+    nodes = {}
+    for name, sock in (("a", a), ("b", b)):
+        nodes[name] = monitor.add(sock.fileno(), POLLIN, handler, name)
+    assert monitor.dispatch(monitor.wait(None)) == 1
+    assert len(ran) == 1
+    assert monitor.dispatch(monitor.wait(None)) == 1
+    assert ran[1:] == ["new"]
+
+
+def test_handler_that_waits_itself_then_nested_events_arrive(monitor, pair):
+    a, b = pair
+    inner = []
+
+    def handler(node: AioHandler, revents: int) -> None:
+        a.recv(1)
+        b.send(b"y")
+        inner.extend(monitor.wait(None))
+
+    node = monitor.add(a.fileno(), POLLIN, handler)
+    b.send(b"x")
+    monitor.dispatch(monitor.wait(None))
+    assert inner == [(node, POLLIN)]
+    assert monitor.wait(0) == [(node, POLLIN)]
+
+
+def test_handler_that_raises_then_the_others_are_reported_again(monitor, pair):
+    def broken(node: AioHandler, revents: int) -> None:
+        raise KeyError("handler")
+
+    ran = []
+    monitor.add(pair[0].fileno(), POLLOUT, broken)
+    other = monitor.add(pair[1].fileno(), POLLOUT, lambda node, _: ran.append(node))
+    with pytest.raises(KeyError, match="handler"):
+        monitor.dispatch(monitor.wait(None))
+    assert (other, POLLOUT) in monitor.wait(0)
+
+
+def test_need_wait_then_true_for_intents_only(monitor, pipe):
+    monitor.wait(0)
+    assert not monitor.need_wait()
+    monitor.add(pipe[0], POLLIN)
+    assert monitor.need_wait()
+    monitor.wait(0)
+    assert not monitor.need_wait()
+
+
+@pytest.mark.parametrize(("fd", "events"), [(-1, 1), (0, -1), (0, 1 << 32)])
+def test_bad_arguments_then_value_error(monitor, fd, events):
+    with pytest.raises(ValueError, match=r"fd=|events="):
+        monitor.add(fd, events)
+
+
+# -- threads and signals
+
+
+def test_notify_from_a_thread_then_wait_returns(monitor):
+    thread = threading.Thread(target=monitor.notify)
+    thread.start()
+    assert monitor.wait(None) == []
+    thread.join()
+    assert monitor.wait(0) == []
+
+
+def test_ten_thousand_notifications_then_one_wake_up_and_no_blocking(monitor):
+    for _ in range(10_000):
+        monitor.notify()
+    assert monitor.wait(None) == []
+    assert monitor.wait(0) == []
+
+
+def test_update_from_another_thread_then_seen_after_notify(monitor, pipe):
+    os.write(pipe[1], b"x")
+    nodes = []
+
+    def other() -> None:
+        nodes.append(monitor.add(pipe[0], POLLIN))
+        monitor.notify()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    events = monitor.wait(None)
+    while not events:
+        events = monitor.wait(None)
+    thread.join()
+    assert events == [(nodes[0], POLLIN)]
+
+
+def test_updates_from_four_threads_then_none_lost(monitor, pair):
+    def churn(sock: socket.socket) -> None:
+        node = monitor.add(sock.fileno(), POLLOUT)
+        for _ in range(500):
+            node = monitor.modify(node, POLLOUT)
+        last.append(node)
+
+    last: list[AioHandler] = []
+    threads = [threading.Thread(target=churn, args=(sock,)) for sock in pair for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        monitor.wait(0)
+    for thread in threads:
+        thread.join()
+    assert {node for node, _ in monitor.wait(0)} == set(last)
+
+
+def test_signals_while_waiting_then_handlers_run_and_the_wait_goes_on(monitor):
+    count = 0
+
+    def handler(*_: object) -> None:
+        nonlocal count
+        count += 1
+
+    old = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    try:
+        before = time.monotonic_ns()
+        assert monitor.wait(300 * MILLISECOND) == []
+        took = time.monotonic_ns() - before
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    assert took >= 300 * MILLISECOND
+    assert count > 10
+
+
+def test_signal_handler_that_raises_then_wait_leaves_and_nothing_is_lost(monitor, pipe):
+    class Leave(Exception):
+        pass
+
+    def handler(*_: object) -> None:
+        raise Leave
+
+    node = monitor.add(pipe[0], POLLIN)
+    old = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        with pytest.raises(Leave):
+            monitor.wait(None)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    os.write(pipe[1], b"x")
+    assert monitor.wait(None) == [(node, POLLIN)]
+
+
+def test_signal_handler_that_notifies_then_wait_returns(monitor):
+    old = signal.signal(signal.SIGALRM, lambda *_: monitor.notify())
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.005)
+        assert monitor.wait(None) == []
+    finally:
+        signal.signal(signal.SIGALRM, old)
+
+
+def test_waiting_in_another_thread_than_setup_then_it_works(monitor, pipe):
+    node = monitor.add(pipe[0], POLLIN)
+    os.write(pipe[1], b"x")
+    got: list = []
+    thread = threading.Thread(target=lambda: got.extend(monitor.wait(None)))
+    thread.start()
+    thread.join()
+    assert got == [(node, POLLIN)]
+    # The polls of a thread that ended are cancelled when they fire; they must be armed again.
+    assert monitor.wait(None) == [(node, POLLIN)]
+
+
+# -- the end
+
+
+def test_destroy_then_no_descriptor_is_left(monitor, pair):
+    backend = monitor.backend
+    monitor.destroy()
+    before = open_fds()
+    other = make(backend)
+    other.add(pair[0].fileno(), POLLIN)
+    other.add(pair[1].fileno(), POLLIN | POLLOUT)
+    other.wait(0)
+    assert open_fds() != before
+    other.destroy()
+    other.destroy()
+    assert open_fds() == before
+
+
+def test_forgotten_monitor_then_no_descriptor_is_left(monitor, pair):
+    backend = monitor.backend
+    monitor.destroy()
+    before = open_fds()
+    other = make(backend)
+    other.add(pair[0].fileno(), POLLIN)
+    other.wait(0)
+    with pytest.warns(ResourceWarning) if backend == "io_uring" else _nothing():
+        del other
+        gc.collect()
+    assert open_fds() == before
+
+
+class _nothing:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def test_destroy_then_the_peer_sees_the_end(monitor, pair):
+    monitor.add(pair[0].fileno(), POLLIN)
+    monitor.wait(0)
+    monitor.destroy()
+    pair[0].close()
+    pair[1].settimeout(5)
+    assert pair[1].recv(1) == b""
+
+
+# -- io_uring only
+
+
+def test_add_sqe_then_its_handler_gets_the_result(uring, tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"hello")
+    got = []
+    from rawuring import buffers
+
+    memory = buffers.allocate(16)
+    target = buffers.pin(memory, writable=True)
+    with path.open("rb") as file:
+        if not uring.ring.features & 1 << 3:
+            pytest.skip("IORING_OP_READ (Linux 5.6)")
+        uring.add_sqe(
+            lambda sqe, token: ops.prep_read(sqe, file.fileno(), target.address, 16, 0, token),
+            lambda res, flags: got.append(res),
+            target,
+        )
+        assert uring.need_wait()
+        while not got:
+            uring.dispatch(uring.wait(None))
+    assert got == [5]
+    assert memory[:5] == b"hello"
+    assert not uring.inflight.entries.keys() - {uring._notifier.token}
+
+
+def test_one_system_call_for_any_number_of_changes(uring):
+    pairs = [socket.socketpair() for _ in range(100)]
+    try:
+        for a, b in pairs:
+            uring.add(a.fileno(), POLLIN)
+            b.send(b"x")
+        before = uring.ring.statistics().enters
+        assert len(uring.wait(None)) == 100
+        assert uring.ring.statistics().enters - before == 1
+    finally:
+        for a, b in pairs:
+            a.close()
+            b.close()
+
+
+def test_more_handlers_than_the_rings_have_entries_then_all_reported():
+    pairs = [socket.socketpair() for _ in range(300)]
+    try:
+        mon = fdmon.IoUringFDMon(8)
+    except Unavailable as error:
+        pytest.skip(f"io_uring (Linux 5.1): {error}")
+    if not mon.ring.features & 1 << 1:
+        mon.destroy()
+        pytest.skip("IORING_FEAT_NODROP (Linux 5.5)")
+    try:
+        for a, b in pairs:
+            mon.add(a.fileno(), POLLIN)
+            b.send(b"x")
+        for _ in range(3):
+            assert len(mon.wait(None)) == 300
+    finally:
+        mon.destroy()
+        for a, b in pairs:
+            a.close()
+            b.close()
+
+
+def test_ring_descriptor_when_something_is_ready_then_readable(uring, pipe):
+    uring.add(pipe[0], POLLIN)
+    uring.wait(0)
+    oracle = select.poll()
+    oracle.register(uring.fileno(), POLLIN)
+    assert oracle.poll(0) == []
+    os.write(pipe[1], b"x")
+    assert oracle.poll(5000) == [(uring.fileno(), POLLIN)]
+
+
+def test_in_a_forked_child_then_refused_and_the_parent_goes_on(uring, pipe):
+    node = uring.add(pipe[0], POLLIN)
+    uring.wait(0)
+    r, w = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            uring.wait(0)
+        except ForkedRing:
+            os.write(w, b"F")
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    assert os.read(r, 1) == b"F"
+    os.close(r)
+    os.close(w)
+    os.write(pipe[1], b"x")
+    assert uring.wait(None) == [(node, POLLIN)]
+
+
+def test_after_destroy_then_refused(uring):
+    uring.destroy()
+    with pytest.raises(RingClosed):
+        uring.wait(0)
+
+
+def test_destroyed_by_another_thread_while_the_waiter_lives_then_refused(uring):
+    uring.wait(0)
+    caught = []
+
+    def other() -> None:
+        try:
+            uring.destroy()
+        except WrongThread as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    assert caught
+    assert uring.wait(0) == []
+
+
+# -- choosing
+
+
+def test_setup_when_io_uring_fails_with_any_error_then_poll_and_the_reason(monkeypatch):
+    import errno
+
+    from rawuring import syscalls
+
+    for name in ("EPERM", "ENOSYS", "ENOMEM", "EOPNOTSUPP", "EMFILE", "EINVAL", "EIO"):
+        code = getattr(errno, name)
+
+        def refuse(*_: object, code: int = code) -> int:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(syscalls, "io_uring_setup", refuse)
+        monkeypatch.setattr("rawuring.rings.time.sleep", lambda _: None)
+        mon = fdmon.setup()
+        assert mon.backend == "poll"
+        assert errno.errorcode[code] in mon.reason
+        mon.destroy()
+
+
+def test_setup_when_the_last_choice_fails_then_its_error(monkeypatch):
+    from rawuring import syscalls
+
+    def refuse(*_: object) -> int:
+        raise OSError(1, "no")
+
+    monkeypatch.setattr(syscalls, "io_uring_setup", refuse)
+    with pytest.raises(Unavailable):
+        fdmon.setup(("io_uring",))
+
+
+def test_setup_with_an_unknown_name_then_value_error():
+    with pytest.raises(ValueError, match="select"):
+        fdmon.setup(("select",))
+
+
+# -- the workload of the example
+
+
+def _every_kind():
+    path = Path(__file__).parent.parent / "examples" / "every_kind.py"
+    spec = importlib.util.spec_from_file_location("every_kind", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("backend", ["io_uring", "poll"])
+def test_random_changes_of_every_kind_then_each_answer_is_that_of_select_poll(backend, request):
+    make(backend).destroy()
+    changes = int(os.environ.get("RAWURING_CHANGES", "100000"))
+    before = open_fds()
+    seen = _every_kind().run(backend, changes, seed=20)
+    assert sum(seen.values()) > changes
+    assert len(seen) >= 8
+    gc.collect()
+    assert open_fds() == before
