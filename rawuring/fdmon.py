@@ -386,15 +386,8 @@ class IoUringFDMon(FDMon):
         try:
             self.ring.submit()
         except BlockingIOError:  # EAGAIN: no memory; completions give some back
-            self._make_room()
-        except OSError as error:
-            if error.errno != errno.EBUSY:  # before 5.19: the CQ must be reaped first
-                raise
-            self._make_room()
-
-    def _make_room(self) -> None:
-        self._early += self.ring.reap()
-        self.ring.submit()
+            self._early += self.ring.reap()
+            self.ring.submit()
 
     def add_poll_add_sqe(self, node: AioHandler) -> None:
         """Arm a handler.

@@ -716,6 +716,7 @@ class Ring:
         self._state = "closed"
         self._fd = -1
         self._mappings: list[Any] = []
+        self._borrowed = memory is not None
         fields = {"sq_thread_cpu": sq_thread_cpu or 0, "sq_thread_idle": sq_thread_idle_ms or 0}
         if cq_entries is not None:
             flags |= uapi.IORING_SETUP_CQSIZE
@@ -768,8 +769,8 @@ class Ring:
         if not self._mappings:
             self._mappings = list(map_rings(self._fd, params, single_mmap))
         sq_memory, cq_memory, sqes_memory = self._mappings
-        rewind = self.flags & uapi.IORING_SETUP_SQ_REWIND
-        queue = RewindSubmissionQueue if rewind else SubmissionQueue
+        self._rewind = bool(self.flags & uapi.IORING_SETUP_SQ_REWIND)
+        queue = RewindSubmissionQueue if self._rewind else SubmissionQueue
         self.sq = queue(sq_memory, sqes_memory, params["sq_off"], self.flags)
         self.cq = CompletionQueue(cq_memory, params["cq_off"], self.flags)
         self._sqpoll = bool(self.flags & uapi.IORING_SETUP_SQPOLL)
@@ -873,7 +874,8 @@ class Ring:
         is repeated for the rest. What still is not consumed stays queued.
 
         Returns: how many SQEs were consumed; on an SQPOLL ring, how many were published.
-        Raises: OSError when nothing was consumed (EBUSY: reap first; EAGAIN: no memory).
+        Raises: OSError when nothing was consumed (EAGAIN: no memory; EBUSY: completions overflow and no room
+            could be made).
         Lifetime: none.
         Threads: the owner only.
         Since: 5.1
@@ -887,7 +889,9 @@ class Ring:
         while pending:
             try:
                 self._enter(pending, 0, 0)
-            except OSError:
+            except OSError as error:
+                if error.errno == errno.EBUSY and self._relieve():
+                    continue
                 if self.sq.pending() == first:
                     raise
                 break
@@ -952,7 +956,12 @@ class Ring:
             before = self._to_submit()
             if not before and wait_nr and len(self._stash) + self.cq.ready() >= wait_nr:
                 break
-            self._enter(before, max(0, wait_nr - len(self._stash)), self._wait_flags, timeout)
+            try:
+                self._enter(before, max(0, wait_nr - len(self._stash)), self._wait_flags, timeout)
+            except OSError as error:
+                if error.errno != errno.EBUSY or not self._relieve():
+                    raise
+                continue
             left = 0 if self._sqpoll else self.sq.pending()
             submitted += before - left
             # An interrupted or timed-out wait that submitted something reports only that, so the queue
@@ -963,6 +972,18 @@ class Ring:
                 break
         self._submitted += submitted if not self._sqpoll else 0
         return submitted
+
+    def _relieve(self) -> bool:
+        """Make room in a CQ that had overflowed, because kernels before 5.19 submit nothing until it has.
+
+        Returns: False when nothing could be taken out.
+        """
+        before = len(self._stash)
+        self._stash += self._reap_cq()
+        if len(self._stash) == before:
+            self._enter(0, 0, uapi.IORING_ENTER_GETEVENTS)
+            self._stash += self._reap_cq()
+        return len(self._stash) > before
 
     def _to_submit(self) -> int:
         """Publish, and return what the next enter has to submit."""
@@ -1012,9 +1033,11 @@ class Ring:
                 raise
             raise OSError(error.errno, f"{error.strerror}. {advice}") from None
         except BaseException:
-            self.sq.consumed(to_submit)
+            if self._rewind:
+                self.sq.consumed(to_submit)
             raise
-        self.sq.consumed(consumed)
+        if self._rewind:
+            self.sq.consumed(consumed)
 
     # -- reaping
 
@@ -1205,10 +1228,18 @@ class Ring:
 
     def _close(self, explicit: bool) -> None:
         try:
-            while self.before_close:
-                self.before_close.pop(0)(self, explicit)
+            self._call_before_close(explicit)
         finally:
             self._release()
+
+    def _call_before_close(self, explicit: bool) -> None:
+        """Call them all, even when one raises: each may have memory to protect."""
+        if not self.before_close:
+            return
+        try:
+            self.before_close.pop(0)(self, explicit)
+        finally:
+            self._call_before_close(explicit)
 
     def _release(self, state: str = "closed") -> None:
         """Give back memory and descriptor without touching an index."""
@@ -1218,12 +1249,11 @@ class Ring:
         for queue in (getattr(self, "sq", None), getattr(self, "cq", None)):
             if queue is not None:
                 _release_queue(queue)
-        for memory in {id(m): m for m in self._mappings}.values():
+        for memory in {id(m): m for m in self._mappings if not self._borrowed}.values():
             try:
                 memory.close()
-            except (BufferError, AttributeError):
-                # Somebody still looks at a slot: the last view that goes unmaps it.
-                continue
+            except BufferError:
+                continue  # somebody still looks at a slot: the last view that goes unmaps it
         self._mappings = []
         fd, self._fd = self._fd, -1
         if fd >= 0:

@@ -280,7 +280,7 @@ def test_interpreter_ends_with_work_in_flight_then_exit_is_clean(flags, tmp_path
     script = tmp_path / "script.py"
     script.write_text(
         f"""
-import socket, sys
+import os, sys
 from rawuring import buffers, ops, rings
 from rawuring.inflight import InFlight
 from rawuring.syscalls import Unavailable
@@ -289,10 +289,10 @@ try:
 except Unavailable:
     sys.exit(77)
 table = InFlight(ring)
-a, b = socket.socketpair()
+a, b = os.pipe()
 memory = buffers.allocate(1 << 16)
 pin = buffers.pin(memory, writable=True)
-ops.prep_recv(ring.get_sqe(), a.fileno(), pin.address, pin.nbytes, 0, table.hold(None, pin))
+ops.prep_read(ring.get_sqe(), a, pin.address, pin.nbytes, 0, table.hold(None, pin))
 ring.submit()
 """
     )
