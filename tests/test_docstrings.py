@@ -64,15 +64,15 @@ def is_second_half(node: Documented) -> bool:
     return bool(decorators & {"setter", "deleter", "overload"})
 
 
-def complaints(name: str, docstring: str) -> Iterator[str]:
-    """Yield what is wrong with the form of one docstring."""
+def complaints(name: str, docstring: str, is_class: bool = False) -> Iterator[str]:
+    """Yield what is wrong with one docstring; a class may say what it is instead of what to do."""
     lines = docstring.splitlines()
     first = lines[0]
     if not first.endswith("."):
         yield "the first line does not end with '.'"
     if re.search(r"[.!?]\s+[A-Z]", first):
         yield "the first line is more than one sentence"
-    if not is_imperative(first):
+    if not is_class and not is_imperative(first):
         yield "the first line does not start with an imperative"
     if len(lines) > 1 and lines[1]:
         yield "no empty line after the first"
@@ -109,7 +109,8 @@ def test_public_definitions_when_read_then_docstrings_have_the_agreed_form(path:
     for name, node in definitions(parse(path)):
         if is_public(name) and not is_second_half(node):
             docstring = ast.get_docstring(node)
-            found = complaints(name, docstring) if docstring else ["no docstring"]
+            is_class = isinstance(node, ast.ClassDef)
+            found = complaints(name, docstring, is_class) if docstring else ["no docstring"]
             wrong += [f"{node.lineno} {name}: {complaint}" for complaint in found]
     assert not wrong, "\n".join(wrong)
 
