@@ -22,7 +22,7 @@ from . import uapi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Union
+    from typing import Union
 
     Sqe = Union[memoryview, bytearray]
 

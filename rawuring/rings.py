@@ -92,6 +92,25 @@ class ForkedRing(RuntimeError):
     """Say that a ring was inherited through fork(); it belongs to the parent."""
 
 
+class _Released:
+    """What stands where the words of a ring were: PyPy would let us read memory that is unmapped."""
+
+    def __getitem__(self, index: int) -> int:
+        raise RingClosed("this ring is closed, or belongs to the parent process")
+
+    def __setitem__(self, index: int, value: int) -> None:
+        raise RingClosed("this ring is closed, or belongs to the parent process")
+
+
+_RELEASED = _Released()
+
+
+def _bytes_of(memory: Any) -> memoryview:
+    view = memoryview(memory)
+    # PyPy's struct refuses slices of a cast view, so bytes are not cast to bytes.
+    return view if view.format == "B" else view.cast("B")
+
+
 # ------------------------------------------------------------------------------------------------------
 # The submission queue
 
@@ -125,7 +144,7 @@ class SubmissionQueue:
             raise RuntimeError(f"SQ mask {self.ring_mask} does not fit {self.ring_entries} entries")
         self._mixed = bool(setup_flags & uapi.IORING_SETUP_SQE_MIXED)
         self.sqe_size = size = 128 if setup_flags & uapi.IORING_SETUP_SQE128 else 64
-        self._sqes = memoryview(sqes_memory).cast("B")
+        self._sqes = _bytes_of(sqes_memory)
         #: One writable view per slot, cut here so that get_sqe() allocates nothing.
         self.slots = [self._sqes[i * size : (i + 1) * size] for i in range(self.ring_entries)]
         self.array_offset = None if setup_flags & uapi.IORING_SETUP_NO_SQARRAY else sq_off["array"] // 4
@@ -328,6 +347,7 @@ class SubmissionQueue:
             except BufferError:
                 busy += 1
         barriers.release_words(self._words)
+        self._words = _RELEASED
         if busy:
             raise BufferError(f"{busy} views of the SQE array are still in use")
 
@@ -400,7 +420,7 @@ class CompletionQueue:
         self._cqe = _CQE32 if setup_flags & uapi.IORING_SETUP_CQE32 else _CQE16
         self.cqe_size = size = self._cqe.size
         start = cq_off["cqes"]
-        self._cqes = memoryview(ring_memory).cast("B")[start : start + self.ring_entries * size]
+        self._cqes = _bytes_of(ring_memory)[start : start + self.ring_entries * size]
         self.head = load_acquire(words, self._khead)
 
     def ready(self) -> int:
@@ -458,6 +478,7 @@ class CompletionQueue:
         """Give up the memory, so that it can be unmapped."""
         self._cqes.release()
         barriers.release_words(self._words)
+        self._words = _RELEASED
 
 
 def _join_mixed(slots: list[Cqe]) -> list[Cqe]:

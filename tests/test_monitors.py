@@ -475,7 +475,8 @@ def test_forgotten_monitor_then_no_descriptor_is_left(monitor, pair):
     other.wait(0)
     with pytest.warns(ResourceWarning) if backend == "io_uring" else _nothing():
         del other
-        gc.collect()
+        for _ in range(5):  # PyPy runs finalizers some time after it has found the garbage
+            gc.collect()
     assert open_fds() == before
 
 
