@@ -604,12 +604,12 @@ def _newest(mask: int) -> int:
 
 def _drop_one(flags: int, wish: int, code: int, dropped: list[Dropped]) -> int:
     """Take the newest wish away, and those that cannot stand without it."""
-    while True:
-        victim = _newest(wish)
+    victim = _newest(wish)
+    while victim:
         wish &= ~victim
         dropped.append(Dropped(_flag_names(victim), code))
-        if not broken_rule(flags | wish):
-            return wish
+        victim = next((flag for flag, needs in _NEEDS if wish & flag and not (flags | wish) & needs), 0)
+    return wish
 
 
 def _refused_flags(flags: int) -> list[str]:

@@ -1,0 +1,523 @@
+# SPDX-License-Identifier: MIT
+"""The rings: the same scenarios over the fake kernel and over the real one, then the fake's own."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+from fake_kernel import POISON, FakeKernel, fake_ring
+
+from rawuring import ops, rings, syscalls, uapi
+from rawuring.rings import Ring, RingClosed, SubmissionQueueFull, WrongThread
+from rawuring.syscalls import Unavailable
+
+MILLISECOND = 1_000_000
+BAD_OPCODE = 200
+SHAPES = {
+    "plain": 0,
+    "NO_SQARRAY": uapi.IORING_SETUP_NO_SQARRAY,
+    "SQE128": uapi.IORING_SETUP_SQE128,
+    "CQE32": uapi.IORING_SETUP_CQE32,
+    "SQE128 and CQE32": uapi.IORING_SETUP_SQE128 | uapi.IORING_SETUP_CQE32,
+}
+
+
+@pytest.fixture(params=["fake", "kernel"])
+def make(request):
+    """Return a function that makes rings of the kind under test."""
+    opened = []
+
+    def make_ring(entries: int = 4, flags: int = 0, **options: int) -> Ring:
+        if request.param == "fake":
+            context = fake_ring(entries=entries, flags=flags, **options)
+            opened.append(lambda: context.__exit__(None, None, None))
+            return context.__enter__()[1]
+        try:
+            ring = Ring(entries, flags=flags, **options)
+        except Unavailable as error:
+            pytest.skip(f"{error}")
+        opened.append(ring.close)
+        return ring
+
+    yield make_ring
+    for close in reversed(opened):
+        close()
+
+
+def put_nop(ring: Ring, user_data: int, opcode: int = uapi.IORING_OP_NOP) -> None:
+    sqe = ring.get_sqe()
+    sqe[64:] = bytes(len(sqe) - 64)
+    ops.prep_rw(sqe, opcode, -1, 0, 0, 0, user_data)
+
+
+def user_data_of(cqes) -> list[int]:
+    return [cqe[0] for cqe in cqes]
+
+
+# -- both kernels
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_batches_many_times_round_then_every_completion_in_order(make, shape):
+    ring = make(4, SHAPES[shape])
+    expected = 0
+    for size in (1, 4, 3, 2, 4, 4, 1, 3) * 5:
+        for i in range(size):
+            put_nop(ring, expected + i)
+        assert ring.submit_and_wait(size) == size
+        cqes = ring.reap()
+        assert user_data_of(cqes) == list(range(expected, expected + size))
+        assert {cqe[1] for cqe in cqes} == {0}
+        assert {len(cqe) for cqe in cqes} == {5 if "CQE32" in shape else 3}
+        expected += size
+    stats = ring.statistics()
+    assert (stats.submitted, stats.reaped, stats.sq_pending, stats.cq_ready) == (expected, expected, 0, 0)
+
+
+def test_blocks_pushed_over_the_wrap_then_every_completion_in_order(make):
+    ring = make(8)
+    expected = 0
+    for size in (5, 8, 3, 7, 1, 8, 6):
+        block = bytearray(64 * size)
+        for i in range(size):
+            ops.prep_nop(memoryview(block)[64 * i : 64 * i + 64], expected + i)
+        assert ring.push(block) == size
+        assert ring.submit_and_wait(size) == size
+        assert user_data_of(ring.reap()) == list(range(expected, expected + size))
+        expected += size
+
+
+def test_push_that_does_not_fit_then_nothing_is_queued(make):
+    ring = make(4)
+    put_nop(ring, 1)
+    with pytest.raises(SubmissionQueueFull, match="4 slots wanted, 3 of 4 free"):
+        ring.push(bytes(64 * 4))
+    with pytest.raises(ValueError, match="whole number"):
+        ring.push(bytes(65))
+    ring.submit_and_wait(1)
+    assert user_data_of(ring.reap()) == [1]
+
+
+def test_full_queue_then_refused_and_nothing_lost(make):
+    ring = make(4)
+    for i in range(4):
+        put_nop(ring, i)
+    for _ in range(3):
+        with pytest.raises(SubmissionQueueFull, match="submit"):
+            ring.get_sqe()
+    assert ring.submit() == 4
+    put_nop(ring, 4)
+    ring.submit_and_wait(5)
+    assert user_data_of(ring.reap()) == [0, 1, 2, 3, 4]
+
+
+def test_bad_sqe_in_the_middle_then_it_is_answered_and_the_rest_goes_on(make):
+    ring = make(8)
+    for i in range(5):
+        put_nop(ring, i, BAD_OPCODE if i in (1, 3) else 0)
+    assert ring.submit() == 5
+    # 5.10 and 6.1 answer the bad ones first.
+    results = {cqe[0]: cqe[1] for cqe in ring.reap()}
+    assert results == {0: 0, 1: -errno.EINVAL, 2: 0, 3: -errno.EINVAL, 4: 0}
+
+
+def test_bad_sqe_while_waiting_then_the_rest_goes_on(make):
+    ring = make(8)
+    for i in range(5):
+        put_nop(ring, i, BAD_OPCODE if i == 2 else 0)
+    assert ring.submit_and_wait(5) == 5
+    assert sorted(user_data_of(ring.reap())) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("count", [9, 40])
+def test_completion_queue_overflows_then_nothing_is_lost_and_order_is_kept(make, count):
+    ring = make(2)
+    if not ring.features & uapi.IORING_FEAT_NODROP:
+        pytest.skip("IORING_FEAT_NODROP (Linux 5.5)")
+    for i in range(count):
+        put_nop(ring, i)
+        ring.submit()
+    found = []
+    while len(found) < count:
+        cqes = ring.reap()
+        assert cqes
+        found += user_data_of(cqes)
+    assert found == list(range(count))
+    assert ring.reap() == []
+    assert ring.statistics().cq_overflow == 0
+
+
+def test_nothing_to_reap_then_empty(make):
+    ring = make()
+    assert ring.reap() == []
+    assert ring.submit() == 0
+    assert ring.submit_and_wait(0) == 0
+
+
+@pytest.mark.parametrize("timeout_ns", [0, -5, 1, 2 * MILLISECOND])
+def test_wait_in_vain_then_returns_at_the_timeout_with_what_was_submitted(make, timeout_ns):
+    ring = make()
+    put_nop(ring, 7)
+    assert ring.submit_and_wait(2, timeout_ns) == 1
+    assert user_data_of(ring.reap()) == [7]
+    assert ring.submit_and_wait(1, timeout_ns) == 0
+    assert ring.reap() == []
+
+
+def test_more_completions_wanted_than_fit_then_a_full_queue_is_enough(make):
+    ring = make(2)
+    if not ring.features & uapi.IORING_FEAT_NODROP:
+        pytest.skip("IORING_FEAT_NODROP (Linux 5.5)")
+    for i in range(4):
+        put_nop(ring, i)
+        ring.submit()
+    ring.submit_and_wait(1000)
+    assert user_data_of(ring.reap()) == [0, 1, 2, 3]
+
+
+def test_discarded_then_never_submitted(make):
+    ring = make(4)
+    put_nop(ring, 1)
+    ring.submit_and_wait(1)
+    put_nop(ring, 2)
+    put_nop(ring, 3)
+    assert ring.discard() == [2, 3]
+    put_nop(ring, 4)
+    ring.sq.flush()
+    put_nop(ring, 5)
+    assert ring.discard() == [4, 5]
+    put_nop(ring, 6)
+    ring.submit_and_wait(1)
+    assert user_data_of(ring.reap()) == [1, 6]
+
+
+def test_need_enter_then_true_while_sqes_or_overflow_wait(make):
+    ring = make(2)
+    assert not ring.need_enter()
+    put_nop(ring, 1)
+    assert ring.need_enter()
+    ring.submit()
+    assert not ring.need_enter()
+    ring.reap()
+
+
+def test_closed_then_everything_says_so(make):
+    ring = make()
+    get_sqe = ring.get_sqe
+    ring.close()
+    ring.close()
+    assert ring.closed
+    assert ring.state == "closed"
+    assert "closed" in repr(ring)
+    calls = (
+        ring.get_sqe, get_sqe, ring.submit, ring.submit_and_wait, ring.reap, ring.fileno, ring.statistics,
+        ring.cq_ready, ring.need_enter, ring.discard, ring.bind_thread, ring.enable, ring.sqring_wait,
+        lambda: ring.push(bytes(64)), lambda: ring.register(0), ring.sq.pending, ring.cq.ready, ring.sq.flags,
+    )  # fmt: skip
+    for call in calls:
+        with pytest.raises(RingClosed):
+            call()
+
+
+def test_another_thread_then_everything_is_refused(make):
+    import threading
+
+    ring = make()
+    put_nop(ring, 1)
+    calls = (
+        ring.get_sqe, ring.submit, ring.submit_and_wait, ring.reap, ring.statistics, ring.cq_ready,
+        ring.discard, ring.need_enter, ring.close, lambda: ring.push(bytes(64)), lambda: ring.register(0),
+    )  # fmt: skip
+    refused = []
+
+    def use() -> None:
+        for call in calls:
+            try:
+                call()
+            except WrongThread as error:
+                refused.append(str(error))
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert len(refused) == len(calls)
+    assert all("belongs to thread" in message for message in refused)
+    ring.submit_and_wait(1)
+    assert user_data_of(ring.reap()) == [1]
+
+
+def test_bound_to_another_thread_then_it_works_there_and_no_longer_here(make):
+    import threading
+
+    ring = make()
+    found = []
+
+    def use() -> None:
+        ring.bind_thread()
+        put_nop(ring, 5)
+        ring.submit_and_wait(1)
+        found.extend(ring.reap())
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert found == [(5, 0, 0)]
+    with pytest.raises(WrongThread):
+        ring.get_sqe()
+    ring.close()  # the owner has ended, so anybody may
+
+
+@pytest.mark.parametrize("flags", [0, uapi.IORING_SETUP_NO_SQARRAY])
+def test_view_of_a_slot_kept_after_close_then_an_error_not_a_crash(make, flags):
+    ring = make(4, flags)
+    sqe = ring.get_sqe()
+    ring.close()
+    with pytest.raises(ValueError, match="released"):
+        sqe[0] = 1
+
+
+# -- the fake kernel only
+
+
+def test_short_submits_then_the_rest_stays_queued_and_goes_next():
+    with fake_ring(entries=8) as (kernel, ring):
+        for i in range(8):
+            put_nop(ring, i)
+        kernel.at_most.extend([3, 0])
+        assert ring.submit() == 3
+        assert ring.statistics().sq_pending == 5
+        assert ring.submit() == 5
+        assert user_data_of(ring.reap()) == list(range(8))
+
+
+def test_enter_fails_then_nothing_is_lost():
+    with fake_ring(entries=8) as (kernel, ring):
+        for i in range(4):
+            put_nop(ring, i)
+        for code in (errno.EAGAIN, errno.EBUSY, errno.ENXIO):
+            kernel.failures.append(code)
+            if code == errno.EBUSY:
+                kernel.failures.append(0)
+            with pytest.raises(OSError) as caught:
+                ring.submit()
+            assert caught.value.errno == code
+            assert ring.statistics().sq_pending == 4
+        assert ring.submit() == 4
+        assert user_data_of(ring.reap()) == [0, 1, 2, 3]
+
+
+def test_busy_with_completions_waiting_then_room_is_made_and_order_kept():
+    with fake_ring(entries=4) as (kernel, ring):
+        for i in range(4):
+            put_nop(ring, i)
+        ring.submit()
+        for i in range(4, 7):
+            put_nop(ring, i)
+        kernel.failures.append(errno.EBUSY)
+        assert ring.submit() == 3
+        kernel.failures.append(errno.EBUSY)
+        put_nop(ring, 7)
+        assert ring.submit_and_wait(8) == 1
+        assert ring.cq_ready() == 8
+        assert user_data_of(ring.reap()) == list(range(8))
+
+
+def test_late_completions_out_of_order_then_reaped_as_they_come():
+    with fake_ring(entries=4) as (kernel, ring):
+        kernel.slow_ops.add(uapi.IORING_OP_NOP)
+        for i in range(4):
+            put_nop(ring, i)
+        ring.submit()
+        assert ring.reap() == []
+        for position, user_data in ((2, 2), (0, 0), (1, 3)):
+            kernel.complete_late(position)
+            assert user_data_of(ring.reap()) == [user_data]
+        ring.submit_and_wait(1)
+        assert user_data_of(ring.reap()) == [1]
+
+
+@pytest.mark.parametrize("start", [0, 2**32 - 1, 2**32 - 2, 2**31 - 1])
+def test_indices_that_wrap_at_32_bits_then_nobody_notices(start):
+    with fake_ring(entries=4, sq_start=start, cq_start=start) as (_, ring):
+        for i in range(20):
+            for j in range(3):
+                put_nop(ring, 3 * i + j)
+            assert ring.submit_and_wait(3) == 3
+            assert user_data_of(ring.reap()) == [3 * i, 3 * i + 1, 3 * i + 2]
+
+
+def test_damaged_indices_then_an_error_not_garbage():
+    with fake_ring(entries=4) as (kernel, ring):
+        kernel.store(kernel.cq_off["tail"], 1000)
+        with pytest.raises(RuntimeError, match="damaged"):
+            ring.reap()
+        kernel.store(kernel.cq_off["tail"], 0)
+
+
+def test_timeouts_without_ext_arg_then_a_timeout_sqe_that_nobody_sees():
+    with fake_ring(entries=4, features=uapi.IORING_FEAT_SINGLE_MMAP) as (kernel, ring):
+        kernel.slow_ops.add(uapi.IORING_OP_TIMEOUT)
+        put_nop(ring, 1)
+        assert ring.submit_and_wait(1, MILLISECOND) == 1
+        assert user_data_of(ring.reap()) == [1]
+        assert len(kernel.late) == 1  # the TIMEOUT, whose count the fake does not know
+        kernel.complete_late(0)
+        assert ring.reap() == []
+        assert ring._timeouts == []
+
+
+@pytest.mark.parametrize(
+    "vector",
+    json.loads((Path(__file__).parent / "data" / "sq_vectors.json").read_text())["sq"],
+    ids=lambda v: f"{v['helper']}-{v['setup_flags']:#x}-{v['khead']}-{v['sqe_tail']}",
+)
+def test_slots_are_those_that_liburing_takes(vector):
+    kernel = FakeKernel(entries=vector["entries"], flags=vector["setup_flags"])
+    kernel.store(kernel.sq_off["head"], vector["khead"])
+    kernel.store(kernel.sq_off["tail"], vector["sqe_tail"])
+    queue = rings.SubmissionQueue(kernel.ring, kernel.sqes, kernel.sq_off, vector["setup_flags"])
+    take = queue.get_sqe128 if "128" in vector["helper"] else queue.get_sqe
+    before = queue.sqe_tail
+    if vector["returns_offset"] is None:
+        with pytest.raises((SubmissionQueueFull, ValueError)):
+            take()
+        assert queue.sqe_tail == before
+        return
+    sqe = take()
+    sqe[0] = 0x5A
+    assert kernel.sqes.index(0x5A) == vector["returns_offset"]
+    assert queue.sqe_tail & 0xFFFFFFFF == vector["sqe_tail_after"]
+    if vector["helper"].endswith("128") and queue.sqe_size == 64:
+        assert len(sqe) == 128
+        if vector["sqe_tail"] & 3 == 3:  # a filler stands in the last slot
+            filler = uapi.io_uring_sqe.unpack(kernel.sqes, 3 * 64)
+            assert (filler["opcode"], filler["flags"]) == (uapi.IORING_OP_NOP, uapi.IOSQE_CQE_SKIP_SUCCESS)
+    del sqe
+    queue.release()
+
+
+def test_mixed_completions_then_joined_and_fillers_left_out():
+    flags = uapi.IORING_SETUP_CQE_MIXED
+    with fake_ring(entries=4, flags=flags) as (kernel, ring):
+        kernel.post(1, 10, 0)
+        kernel.post(2, 20, uapi.IORING_CQE_F_32)
+        kernel.post(0x1122334455667788, 0x0A0B0C0D, 0x01020304)  # the second half of the CQE before
+        kernel.post(0, 0, uapi.IORING_CQE_F_SKIP)
+        kernel.post(3, 30, 0)
+        import struct
+
+        words = struct.unpack("=QQ", struct.pack("=QiI", 0x1122334455667788, 0x0A0B0C0D, 0x01020304))
+        assert ring.reap() == [(1, 10, 0), (2, 20, uapi.IORING_CQE_F_32, *words), (3, 30, 0)]
+
+
+def test_rewind_queue_then_each_batch_starts_at_slot_0_and_leftovers_move_down():
+    flags = uapi.IORING_SETUP_SQ_REWIND | uapi.IORING_SETUP_NO_SQARRAY
+    kernel = FakeKernel(entries=4, flags=flags)
+    queue = rings.RewindSubmissionQueue(kernel.ring, kernel.sqes, kernel.sq_off, flags)
+    for i in range(3):
+        ops.prep_nop(queue.get_sqe(), 10 + i)
+    assert queue.flush() == 3
+    queue.consumed(2)
+    assert (queue.flush(), queue.space_left()) == (1, 3)
+    assert uapi.io_uring_sqe.unpack(kernel.sqes)["user_data"] == 12
+    queue.consumed(1)
+    for _ in range(4):
+        queue.get_sqe()
+    with pytest.raises(SubmissionQueueFull):
+        queue.get_sqe()
+    assert kernel.load(kernel.sq_off["tail"]) == 0
+    queue.release()
+
+
+def test_bad_index_in_the_array_then_dropped_is_counted():
+    with fake_ring(entries=4) as (kernel, ring):
+        kernel.store(kernel.sq_off["array"], 99)
+        put_nop(ring, 1)
+        put_nop(ring, 2)
+        ring.submit()
+        assert user_data_of(ring.reap()) == [2]
+        assert ring.statistics().sq_dropped == 1
+
+
+def test_the_fake_kernel_sees_an_sqe_that_was_not_written_whole():
+    with fake_ring(entries=4) as (kernel, ring):
+        ring.get_sqe()[:60] = bytes(60)
+        with pytest.raises(AssertionError, match="not written whole"):
+            ring.submit()
+        assert kernel.sqes[60:64] == bytes([POISON] * 4)
+
+
+# -- arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"entries": 0}, "entries=0"),
+        ({"entries": 32769}, "32768"),
+        ({"entries": 8, "cq_entries": 4}, "less than entries"),
+        ({"entries": 8, "cq_entries": 70000}, "65536"),
+        ({"flags": uapi.IORING_SETUP_DEFER_TASKRUN}, "DEFER_TASKRUN needs IORING_SETUP_SINGLE_ISSUER"),
+        ({"flags": uapi.IORING_SETUP_SQ_AFF}, "needs IORING_SETUP_SQPOLL"),
+        ({"flags": uapi.IORING_SETUP_SQPOLL | uapi.IORING_SETUP_COOP_TASKRUN}, "excludes"),
+        ({"flags": uapi.IORING_SETUP_CQE32 | uapi.IORING_SETUP_CQE_MIXED}, "excludes"),
+    ],
+)
+def test_arguments_that_no_kernel_takes_then_refused_before_the_call(monkeypatch, arguments, words):
+    monkeypatch.setattr(syscalls, "io_uring_setup", lambda *_: pytest.fail("the kernel was called"))
+    with pytest.raises(ValueError, match=words):
+        Ring(**arguments)
+
+
+def fail_with(codes):
+    """Make an io_uring_setup that fails with these errnos in turn, then with ENXIO; and its record."""
+    calls = []
+
+    def setup(entries: int, params: bytearray) -> int:
+        calls.append((entries, uapi.io_uring_params.unpack(params)["flags"]))
+        code = codes[len(calls) - 1] if len(calls) <= len(codes) else errno.ENXIO
+        raise OSError(code, "no")
+
+    return setup, calls
+
+
+def test_wishes_not_granted_then_dropped_newest_first_with_those_that_need_them(monkeypatch):
+    setup, calls = fail_with([errno.EINVAL] * 10)
+    monkeypatch.setattr(syscalls, "io_uring_setup", setup)
+    with pytest.raises(Unavailable):
+        Ring(8, wish=rings.RECOMMENDED)
+    tried = [uapi.names_of_flags("IORING_SETUP_", flags) for _, flags in calls]
+    short = [[name[len("IORING_SETUP_") :] for name in names] for names in tried]
+    assert short == [
+        ["SUBMIT_ALL", "TASKRUN_FLAG", "SINGLE_ISSUER", "DEFER_TASKRUN", "NO_SQARRAY"],
+        ["SUBMIT_ALL", "TASKRUN_FLAG", "SINGLE_ISSUER", "DEFER_TASKRUN"],
+        ["SUBMIT_ALL", "SINGLE_ISSUER"],  # TASKRUN_FLAG needs DEFER_TASKRUN here
+        ["SUBMIT_ALL"],
+        [],
+    ]
+
+
+def test_memory_short_then_tried_again_then_halved_down_to_the_least(monkeypatch):
+    setup, calls = fail_with([errno.ENOMEM] * 50)
+    monkeypatch.setattr(syscalls, "io_uring_setup", setup)
+    slept = []
+    monkeypatch.setattr(rings.time, "sleep", slept.append)
+    with pytest.raises(Unavailable) as caught:
+        Ring(256, min_entries=32)
+    assert [entries for entries, _ in calls] == [256] * 5 + [128, 64, 32]
+    assert 0.04 < sum(slept) < 0.06
+    assert caught.value.cause == "memlock"
+
+
+@pytest.mark.parametrize("flags", [1 << 31, 1 << 31 | uapi.IORING_SETUP_CLAMP])
+def test_unknown_required_flag_then_named(flags):
+    try:
+        Ring(2).close()
+    except Unavailable as error:
+        pytest.skip(f"{error}")
+    with pytest.raises(Unavailable, match="does not know 0x80000000") as caught:
+        Ring(2, flags=flags)
+    assert caught.value.cause == "flags"
