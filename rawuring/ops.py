@@ -8,9 +8,9 @@ Invariant: each function writes all 64 bytes of its SQE, in one pack, so nothing
 left behind survives.
 Read next: buffers.py.
 
-An SQE is any writable buffer of 64 bytes: what ring.get_sqe() returns, or bytearray(64). All arguments are ints;
-an address comes from buffers.pin(). After liburing's arguments come two of ours, always: ``user_data``, which
-the CQE brings back, and ``flags``, a mask of IOSQE_*. What is less often needed follows by keyword.
+An SQE is any writable buffer of 64 bytes: what ring.get_sqe() returns, or bytearray(64). All arguments are
+ints; an address comes from buffers.pin(). After liburing's arguments come two of ours, always: ``user_data``,
+which the CQE brings back, and ``flags``, a mask of IOSQE_*. What is less often needed follows by keyword.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Sqe = Union[memoryview, bytearray]
 
-# opcode flags ioprio fd | off | addr | len op_flags | user_data | buf_index personality file_index | addr3 pad
+# opcode flags ioprio fd, off, addr, len op_flags, user_data, buf_index personality file_index, addr3, pad
 _SQE = struct.Struct("=BBHiQQIIQHHIQQ")
 _pack = _SQE.pack_into
 _U64 = 0xFFFFFFFFFFFFFFFF
@@ -62,8 +62,8 @@ def prep_rw(
     Mirrors: liburing io_uring_prep_rw, plus the fields that it leaves to later assignments
     """
     _pack(
-        sqe, 0, op, flags, ioprio, fd, offset & _U64, addr, length, op_flags, user_data, buf_index, personality,
-        file_index, 0, 0,
+        sqe, 0, op, flags, ioprio, fd, offset & _U64, addr, length, op_flags, user_data, buf_index,
+        personality, file_index, 0, 0,
     )  # fmt: skip
 
 
@@ -83,7 +83,8 @@ def prep_poll_add(sqe: Sqe, fd: int, mask: int, user_data: int = 0, flags: int =
 
     Args: mask of select.POLL* bits; ERR and HUP are always watched, and so is RDHUP, which then completes
         the request although nobody asked.
-    CQE: res is the mask of events that are true, or -EBADF, -ECANCELED.
+    CQE: res is the mask of events that are true, or -EBADF, -ECANCELED; before 5.13 it may hold bits that
+        were not asked for.
     Lifetime: none; the open file is held until the final CQE.
     Since: 5.1; masks above 16 bits 5.9
     Mirrors: liburing io_uring_prep_poll_add
@@ -198,8 +199,9 @@ def prep_cancel64(sqe: Sqe, target: int, cancel_flags: int, user_data: int = 0, 
     Mirrors: liburing io_uring_prep_cancel64
     """
     _pack(
-        sqe, 0, uapi.IORING_OP_ASYNC_CANCEL, flags, 0, -1, 0, target, 0, cancel_flags, user_data, 0, 0, 0, 0, 0
-    )
+        sqe, 0, uapi.IORING_OP_ASYNC_CANCEL, flags, 0, -1, 0, target, 0, cancel_flags, user_data,
+        0, 0, 0, 0, 0,
+    )  # fmt: skip
 
 
 def prep_cancel_fd(sqe: Sqe, fd: int, cancel_flags: int, user_data: int = 0, flags: int = 0) -> None:
@@ -212,8 +214,8 @@ def prep_cancel_fd(sqe: Sqe, fd: int, cancel_flags: int, user_data: int = 0, fla
     Mirrors: liburing io_uring_prep_cancel_fd
     """
     _pack(
-        sqe, 0, uapi.IORING_OP_ASYNC_CANCEL, flags, 0, fd, 0, 0, 0, cancel_flags | uapi.IORING_ASYNC_CANCEL_FD,
-        user_data, 0, 0, 0, 0, 0,
+        sqe, 0, uapi.IORING_OP_ASYNC_CANCEL, flags, 0, fd, 0, 0, 0,
+        cancel_flags | uapi.IORING_ASYNC_CANCEL_FD, user_data, 0, 0, 0, 0, 0,
     )  # fmt: skip
 
 
@@ -223,7 +225,7 @@ def prep_read(
 ) -> None:  # fmt: skip
     """Read from a file.
 
-    Args: buf is an address; nbytes in bytes; offset in bytes, -1 for the file position and for pipes and sockets;
+    Args: buf is an address; nbytes in bytes; offset in bytes, -1 for the file position, pipes and sockets;
         rw_flags is a mask of RWF_*; buf_group goes with IOSQE_BUFFER_SELECT.
     CQE: res is the number of bytes, 0 at the end of the file, or a negative errno.
     Lifetime: until the final CQE.
@@ -231,8 +233,8 @@ def prep_read(
     Mirrors: liburing io_uring_prep_read
     """
     _pack(
-        sqe, 0, uapi.IORING_OP_READ, flags, ioprio, fd, offset & _U64, buf, nbytes, rw_flags, user_data, buf_group,
-        personality, 0, 0, 0,
+        sqe, 0, uapi.IORING_OP_READ, flags, ioprio, fd, offset & _U64, buf, nbytes, rw_flags, user_data,
+        buf_group, personality, 0, 0, 0,
     )  # fmt: skip
 
 
@@ -267,8 +269,9 @@ def prep_send(
     Mirrors: liburing io_uring_prep_send
     """
     _pack(
-        sqe, 0, uapi.IORING_OP_SEND, flags, ioprio, sockfd, 0, buf, length, msg_flags, user_data, 0, 0, 0, 0, 0
-    )
+        sqe, 0, uapi.IORING_OP_SEND, flags, ioprio, sockfd, 0, buf, length, msg_flags, user_data,
+        0, 0, 0, 0, 0,
+    )  # fmt: skip
 
 
 def prep_recv(
