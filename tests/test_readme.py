@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: MIT
+"""The README tells the truth: its program is the example, and prints what it says."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+PROGRAM = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
+
+
+def test_program_then_the_one_in_examples_and_at_most_15_lines():
+    example = (ROOT / "examples" / "readme.py").read_text()
+    assert example.partition('"""\n\n')[2].strip() == PROGRAM.strip()
+    assert len([line for line in PROGRAM.splitlines() if line.strip()]) <= 15
+
+
+@pytest.mark.requires_io_uring
+def test_program_then_it_prints_what_the_readme_says():
+    command = [sys.executable, str(ROOT / "examples" / "readme.py")]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
+    if "EINVAL" in done.stdout or done.stdout.startswith("-22"):
+        pytest.skip("IORING_OP_READ (Linux 5.6)")
+    assert done.stderr == ""
+    assert f"    {done.stdout.strip()}\n" in README
+
+
+def test_files_named_in_the_readme_then_they_exist():
+    for name in re.findall(r"`((?:tests|tools|bench|examples)/[\w./]*)`", README):
+        assert (ROOT / name).exists(), name
+    for name in re.findall(r"^\| `(\w+\.py)` \|", README, re.MULTILINE):
+        assert (ROOT / "rawuring" / name).exists(), name
+
+
+def test_reading_order_then_the_import_order():
+    from test_imports import ORDER
+
+    listed = re.findall(r"^\| `(\w+)\.py` \|", README, re.MULTILINE)
+    assert listed == [name for name in ORDER if name in listed]
+    assert {path.stem for path in (ROOT / "rawuring").glob("*.py")} - {"__init__"} == set(listed)
