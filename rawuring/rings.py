@@ -511,7 +511,6 @@ _NEEDS = (
 )
 _EXCLUDES = (
     (uapi.IORING_SETUP_SQPOLL, uapi.IORING_SETUP_COOP_TASKRUN),
-    (uapi.IORING_SETUP_SQPOLL, uapi.IORING_SETUP_TASKRUN_FLAG),
     (uapi.IORING_SETUP_SQPOLL, uapi.IORING_SETUP_DEFER_TASKRUN),
     (uapi.IORING_SETUP_SQPOLL, uapi.IORING_SETUP_SQ_REWIND),
     (uapi.IORING_SETUP_CQE32, uapi.IORING_SETUP_CQE_MIXED),
@@ -1243,8 +1242,11 @@ class Ring:
         """
         if self._state != "open":
             return
-        if get_ident() != self._owner and thread_lives(self._owner):
-            self._refuse()
+        if get_ident() != self._owner:
+            if thread_lives(self._owner):
+                self._refuse()
+            if not self.flags & uapi.IORING_SETUP_SINGLE_ISSUER:
+                self._own()  # so that what is in flight can still be cancelled and drained
         self._close(explicit=True)
 
     def _close(self, explicit: bool) -> None:

@@ -254,6 +254,28 @@ def test_ring_forgotten_in_another_thread_then_memory_is_kept(ring, pair, monkey
     assert len(kept) == 1
 
 
+def test_ring_closed_after_its_thread_ended_then_drained_as_far_as_the_kernel_allows(ring, pair, monkeypatch):
+    kept: list = []
+    monkeypatch.setattr(inflight, "_kept", kept)
+    monkeypatch.setattr(inflight, "_immortalize", lambda memory: None)
+    box = []
+
+    def start() -> None:
+        box.append(Ring(8, wish=ring.flags))
+        start_poll(box[0], InFlight(box[0]), pair[0].fileno())
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()
+    if box[0].flags & uapi.IORING_SETUP_SINGLE_ISSUER:
+        with pytest.warns(ResourceWarning, match="1 requests"):
+            box[0].close()
+        assert len(kept) == 1
+    else:
+        box[0].close()
+        assert kept == []
+
+
 def test_fork_then_the_child_drops_its_copies_silently(ring, pair):
     table = InFlight(ring)
     start_poll(ring, table, pair[0].fileno())

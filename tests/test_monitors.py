@@ -234,6 +234,20 @@ def test_remove_while_its_event_is_on_the_way_then_nothing(monitor, pipe):
         assert monitor.wait(0) == []
 
 
+def test_event_that_crosses_the_removal_then_not_reported_and_not_armed_again(uring, pipe):
+    node = uring.add(pipe[0], POLLIN)
+    assert uring.wait(0) == []
+    os.write(pipe[1], b"x")
+    uring.remove(node)
+    events: list = []
+    while node.armed:  # the completion, as if it had come in the same turn as the removal
+        uring.process_cq_ring(events)
+    assert events == []
+    assert node.token not in uring.inflight.entries
+    assert uring.submit_list.pop()[0] is node
+    assert not uring.submit_list
+
+
 def test_removed_node_cannot_be_started_again(monitor, pipe):
     node = monitor.add(pipe[0], POLLIN)
     monitor.remove(node)

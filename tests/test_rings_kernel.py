@@ -310,7 +310,9 @@ def test_handlers_that_raise_at_any_moment_then_every_request_completes_once():
     armed = False
 
     def handler(*_: object) -> None:
+        nonlocal armed
         if armed:
+            armed = False  # once: a second one could strike while the first is being handled
             raise Leave
 
     with make(entries=64) as ring:
@@ -319,18 +321,16 @@ def test_handlers_that_raise_at_any_moment_then_every_request_completes_once():
         sent = left = 0
         found: list[int] = []
         try:
-            for _ in range(300):
+            while left < 20:
                 for _ in range(min(8, ring.sq.space_left())):
                     sent += 1
                     ops.prep_nop(ring.get_sqe(), sent)
-                armed = True
                 try:
-                    ring.submit_and_wait(1, MILLISECOND)
+                    armed = True
+                    ring.submit_and_wait(9, MILLISECOND)
                     armed = False
                 except Leave:
                     left += 1
-                finally:
-                    armed = False
                 found += [cqe[0] for cqe in ring.reap()]
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -338,7 +338,6 @@ def test_handlers_that_raise_at_any_moment_then_every_request_completes_once():
         ring.submit()
         found += [cqe[0] for cqe in ring.reap()]
         assert found == list(range(1, sent + 1))
-        assert left > 0
 
 
 # -- the end of a ring
