@@ -43,7 +43,7 @@ from _thread import get_ident
 from collections import deque
 
 from . import ops, rings, uapi
-from .inflight import InFlight
+from .inflight import InFlight, next_token
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -136,13 +136,15 @@ class FDMon:
         Threads: any, and signal handlers.
         Mirrors: QEMU fdmon_io_uring_update
         """
+        intents = []
         if new_node is not None:
             if new_node.deleted:
                 raise ValueError(f"{new_node!r} was given up: make a new AioHandler")
-            self.enqueue(new_node, FDMON_IO_URING_ADD)
+            intents.append((new_node, FDMON_IO_URING_ADD))
         if old_node is not None:
+            intents.append((old_node, FDMON_IO_URING_REMOVE))
             old_node.deleted = True
-            self.enqueue(old_node, FDMON_IO_URING_REMOVE)
+        self.submit_list.extend(intents)  # both or none, whatever a signal handler does
 
     def enqueue(self, node: AioHandler, flags: int) -> None:
         """Put an intent on the submit list.
@@ -342,7 +344,7 @@ class IoUringFDMon(FDMon):
             raise
         self._requests: deque[tuple[Any, CqeHandler, tuple[Any, ...]]] = deque()
         self._bound = False
-        self._early: list[rings.Cqe] = []
+        self._early: deque[rings.Cqe] = deque()
         self._lot: ParkingLot | None = None
 
     def fileno(self) -> int:
@@ -382,11 +384,19 @@ class IoUringFDMon(FDMon):
             self._submit()
             return self.ring.get_sqe()
 
+    def _put(self, sqe: bytes | bytearray) -> None:
+        """Store a ready SQE, submitting what is queued when there is no slot."""
+        try:
+            self.ring.put(sqe)
+        except rings.SubmissionQueueFull:
+            self._submit()
+            self.ring.put(sqe)
+
     def _submit(self) -> None:
         try:
             self.ring.submit()
         except BlockingIOError:  # EAGAIN: no memory; completions give some back
-            self._early += self.ring.reap()
+            self._early.extend(self.ring.reap())
             self.ring.submit()
 
     def add_poll_add_sqe(self, node: AioHandler) -> None:
@@ -397,14 +407,14 @@ class IoUringFDMon(FDMon):
         Threads: the waiter only.
         Mirrors: QEMU add_poll_add_sqe; the SQE is prepared once and stored again at each re-arming
         """
-        if not node.token:
-            node.token = self.inflight.hold(node)
+        if not node.sqe:
+            node.token = next_token()
             sqe = bytearray(self.ring.sq.sqe_size)
             ops.prep_poll_add(sqe, node.fd, node.events, node.token)
             node.sqe = bytes(sqe)
         # The same token again: each arming has exactly one CQE, and it has come.
+        self._put(node.sqe)
         self.inflight.entries[node.token] = (node, ())
-        self.get_sqe()[:] = node.sqe
         node.armed = True
 
     def add_poll_remove_sqe(self, node: AioHandler) -> None:
@@ -415,7 +425,9 @@ class IoUringFDMon(FDMon):
         Threads: the waiter only.
         Mirrors: QEMU add_poll_remove_sqe, with an explicit user_data of 0
         """
-        ops.prep_poll_remove(self.get_sqe(), node.token, 0)
+        sqe = bytearray(self.ring.sq.sqe_size)
+        ops.prep_poll_remove(sqe, node.token, 0)
+        self._put(sqe)
 
     def fill_sq_ring(self) -> None:
         """Turn the intents on the submit list into SQEs.
@@ -427,10 +439,9 @@ class IoUringFDMon(FDMon):
         """
         # What arrives from now on belongs to the next turn, so that a busy producer cannot hold us here.
         for _ in range(len(self.submit_list)):
-            item = self.dequeue()
-            if item is None:
-                break
-            node, flags = item
+            # Taken off the list only when it is done: a signal handler may raise at any moment, and to do
+            # it twice is harmless.
+            node, flags = self.submit_list[0]
             if flags & FDMON_IO_URING_ADD:
                 if not node.deleted and not node.armed:
                     self.add_poll_add_sqe(node)
@@ -438,6 +449,7 @@ class IoUringFDMon(FDMon):
                 self.add_poll_remove_sqe(node)
             elif node.parked and self._lot is not None:
                 self._lot.remove(node)
+            self.dequeue()
         for _ in range(len(self._requests)):
             prep, handler, keepalive = self._requests.popleft()
             token = self.inflight.hold(handler, *keepalive)
@@ -460,28 +472,32 @@ class IoUringFDMon(FDMon):
         if not isinstance(node, AioHandler):
             self.inflight.complete(user_data, res, flags)
             return
-        del self.inflight.entries[user_data]
-        node.armed = False
         if node.deleted:
-            return  # its POLL_REMOVE, if it is still to be sent, will find the node idle
-        if res > 0 and not res & (node.events | _ALWAYS):
+            pass  # its POLL_REMOVE, if it is still to be sent, will find the node idle
+        elif res > 0 and not res & (node.events | _ALWAYS):
             self._park(node)
-            return
-        # One-shot: armed again with the next submit, which is what makes it level-triggered.
-        self.enqueue(node, FDMON_IO_URING_ADD)
-        if events is None or res == -errno.ECANCELED:
+        else:
+            # One-shot: armed again with the next submit, which is what makes it level-triggered.
+            self.enqueue(node, FDMON_IO_URING_ADD)
+        node.armed = False
+        del self.inflight.entries[user_data]
+        if events is None or node.deleted or res == -errno.ECANCELED:
             return
         if self._lot is not None and node is self._lot.node:
             events += self._lot.events()
             return
         if res < 0:
             res = POLLNVAL if res == -errno.EBADF else POLLERR
-        events.append((node, res & (node.events | _ALWAYS)))
+        mask = res & (node.events | _ALWAYS)
+        if mask:
+            events.append((node, mask))
 
     def _park(self, node: AioHandler) -> None:
         if self._lot is None:
             self._lot = ParkingLot()
             self.enqueue(self._lot.node, FDMON_IO_URING_ADD)
+        if node.parked:
+            return
         try:
             self._lot.add(node)
         except OSError:  # closed without being removed: the next POLL_ADD says so
@@ -496,12 +512,14 @@ class IoUringFDMon(FDMon):
         Threads: the waiter only.
         Mirrors: QEMU process_cq_ring
         """
-        cqes = self.ring.reap()
-        if self._early:
-            cqes, self._early = self._early + cqes, []
-        for cqe in cqes:
-            self.process_cqe(events, cqe)
-        return len(cqes)
+        # Taken off the list only when it is done, as in fill_sq_ring.
+        early = self._early
+        early.extend(self.ring.reap())
+        count = len(early)
+        while early:
+            self.process_cqe(events, early[0])
+            early.popleft()
+        return count
 
     def wait(self, timeout_ns: int | None = None) -> list[Event]:
         """Submit all changes and wait, in one system call; see FDMon.wait."""
@@ -510,7 +528,7 @@ class IoUringFDMon(FDMon):
             self._bind()
         deadline = None if not timeout_ns else time.monotonic_ns() + timeout_ns
         inflight = self.inflight
-        if ring.cq_ready() or ring.sq.flags():
+        if ring.cq_ready() or ring.sq.flags() or self._early:
             self.process_cq_ring(None)
         while True:
             self.fill_sq_ring()
@@ -558,7 +576,7 @@ class IoUringFDMon(FDMon):
         Mirrors: QEMU fdmon_io_uring_need_wait
         """
         return bool(
-            self.submit_list or self._requests or self.inflight._ready
+            self.submit_list or self._requests or self.inflight._ready or self._early
         ) or bool(self.ring.cq_ready() or self.ring.need_enter())
 
     def dispatch(self, events: list[Event]) -> int:

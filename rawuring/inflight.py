@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 CLOSE_TIMEOUT_NS = 5_000_000_000
 
 # One counter for the process: a token that is meant for one table must not be found in another.
-_next_token = itertools.count(1).__next__
+next_token = itertools.count(1).__next__
 
 # What close() had to give up on. Never emptied; see the head of this file.
 _kept: list[Any] = []
@@ -71,6 +71,7 @@ class InFlight:
         #: CQEs whose token was not in the table: late ones, and those of requests that were not held.
         self.unknown = 0
         self._ready: deque[tuple[Any, int, int]] = deque()
+        self._todo: deque[Cqe] = deque()
         ring.before_close.append(self._close)
 
     def hold(self, handler: Any, *keepalive: Any) -> int:
@@ -82,7 +83,7 @@ class InFlight:
         Lifetime: until the final CQE.
         Threads: the ring's owner only.
         """
-        token = _next_token()
+        token = next_token()
         self.entries[token] = (handler, keepalive)
         return token
 
@@ -116,8 +117,13 @@ class InFlight:
         Lifetime: none.
         Threads: the ring's owner only.
         """
-        for cqe in cqes:
+        # What an exception of a signal handler keeps us from noting now is noted by the next call.
+        todo = self._todo
+        todo.extend(cqes)
+        while todo:
+            cqe = todo[0]
             self.complete(cqe[0], cqe[1], cqe[2])
+            todo.popleft()
         ready, ran = self._ready, 0
         while ready:
             handler, res, flags = ready.popleft()

@@ -160,8 +160,9 @@ class SubmissionQueue:
     def get_sqe(self) -> memoryview:
         """Take the next free slot.
 
-        The slot keeps what its last occupant left: write all of it, as every function in ops.py does.
-        It belongs to the next submit() and must not be written afterwards.
+        The slot keeps what its last occupant left: write all of it, as every function in ops.py does, before
+        anything else can go wrong; after an exception, discard() or fill it. It belongs to the next submit()
+        and must not be written afterwards.
 
         Returns: a writable view of 64 bytes (128 on an SQE128 ring).
         Raises: SubmissionQueueFull; WrongThread, RingClosed and ForkedRing from a ring's queue.
@@ -203,6 +204,24 @@ class SubmissionQueue:
         index = self.sqe_tail & self.ring_mask
         self.sqe_tail += 2
         return self._sqes[index * 64 : index * 64 + 128]
+
+    def put(self, sqe: bytes | bytearray | memoryview) -> None:
+        """Copy one ready SQE into the next slot.
+
+        Unlike get_sqe() and a prep function, it takes the slot only when it is filled, so an exception of a
+        signal handler cannot leave a slot with old content in the batch.
+
+        Args: sqe is a whole SQE of this ring's size.
+        Raises: as get_sqe; ValueError for another size.
+        Lifetime: none; the memory that the SQE points to has the lifetime that its operation says.
+        Threads: the owner only.
+        Since: 5.1
+        """
+        tail = self.sqe_tail
+        if tail >= self._limit or get_ident() != self.owner:
+            self._need_room(1)
+        self.slots[tail & self.ring_mask][:] = sqe
+        self.sqe_tail = tail + 1
 
     def push(self, sqes: bytes | bytearray | memoryview) -> int:
         """Copy ready SQEs into the next slots, all of them or none.
@@ -398,7 +417,7 @@ class CompletionQueue:
     """The ring on which we are the consumer."""
 
     __slots__ = (
-        "_cqe", "_cqes", "_khead", "_koverflow", "_ktail", "_mixed", "_words", "cqe_size", "head",
+        "_cqe", "_cqes", "_khead", "_koverflow", "_ktail", "_mixed", "_words", "copied", "cqe_size", "head",
         "ring_entries", "ring_mask",
     )  # fmt: skip
 
@@ -422,6 +441,8 @@ class CompletionQueue:
         start = cq_off["cqes"]
         self._cqes = _bytes_of(ring_memory)[start : start + self.ring_entries * size]
         self.head = load_acquire(words, self._khead)
+        #: CQEs that were copied out and not returned, because a signal handler raised in between.
+        self.copied: list[Cqe] = []
 
     def ready(self) -> int:
         """Count the slots that hold CQEs.
@@ -449,22 +470,31 @@ class CompletionQueue:
         # of cq.tail in io_commit_cqring.
         count = (load_acquire(words, self._ktail) - head) & U32
         if not count:
-            return []
+            cqes, self.copied = self.copied, []
+            return cqes
         entries = self.ring_entries
         if count > entries:
             raise RuntimeError(f"the CQ of {entries} entries claims to hold {count}: its memory was damaged")
         first = head & self.ring_mask
         size = self.cqe_size
         if first + count <= entries:
-            cqes: list[Cqe] = list(self._cqe.iter_unpack(self._cqes[first * size : (first + count) * size]))
+            cqes = list(self._cqe.iter_unpack(self._cqes[first * size : (first + count) * size]))
         else:
             cqes = list(self._cqe.iter_unpack(self._cqes[first * size :]))
             cqes += self._cqe.iter_unpack(self._cqes[: (first + count - entries) * size])
+        if self._mixed:
+            cqes = _join_mixed(cqes)
+        if self.copied:
+            cqes = self.copied + cqes
+        # No call stands between these two, nor after the last one, so no signal handler runs there: what was
+        # copied is returned exactly once even if one raises.
+        self.copied = cqes
         self.head = head = (head + count) & U32
         # The copies must be complete before the kernel may overwrite the slots. Pairs with the control
         # dependency on cq.head in the kernel's io_get_cqe.
         store_release(words, self._khead, head)
-        return _join_mixed(cqes) if self._mixed else cqes
+        self.copied = []
+        return cqes
 
     def overflow(self) -> int:
         """Load the kernel's count of CQEs that were lost for good.
@@ -875,6 +905,16 @@ class Ring:
 
     # -- submitting
 
+    def put(self, sqe: bytes | bytearray | memoryview) -> None:
+        """Queue one ready SQE: see SubmissionQueue.put.
+
+        Args: sqe is a whole SQE.
+        Raises: SubmissionQueueFull, ValueError.
+        Lifetime: none; the memory that the SQE points to has the lifetime that its operation says.
+        Threads: the owner only.
+        """
+        self.sq.put(sqe)
+
     def push(self, sqes: bytes | bytearray | memoryview) -> int:
         """Queue a block of ready SQEs: see SubmissionQueue.push.
 
@@ -999,10 +1039,10 @@ class Ring:
         Returns: False when nothing could be taken out.
         """
         before = len(self._stash)
-        self._stash += self._reap_cq()
+        self._stash_cq()
         if len(self._stash) == before:
             self._enter(0, 0, uapi.IORING_ENTER_GETEVENTS)
-            self._stash += self._reap_cq()
+            self._stash_cq()
         return len(self._stash) > before
 
     def _to_submit(self) -> int:
@@ -1015,7 +1055,7 @@ class Ring:
         """Wait as liburing does before 5.11: with a TIMEOUT that ends after wait_nr completions."""
         submitted = 0
         while True:
-            self._stash += self._reap_cq()
+            self._stash_cq()
             remaining = timeout.remaining_ns()
             if len(self._stash) >= wait_nr or not remaining:
                 return submitted + self.submit()
@@ -1078,14 +1118,20 @@ class Ring:
         """
         if get_ident() != self._owner:
             self._refuse()
-        cqes = self._reap_cq()
+        # Everything is kept in the stash until the last moment: see CompletionQueue.reap.
+        self._stash_cq()
         kflags = self.sq.flags()
-        if kflags or (self._enter_to_reap and not cqes):
-            cqes = self._reap_with_help(cqes, kflags)
-        if self._stash:
-            self._stash, cqes = [], self._stash + cqes
-        self._reaped += len(cqes)
+        if kflags or (self._enter_to_reap and not self._stash):
+            self._reap_with_help(kflags)
+        self._reaped += len(self._stash)
+        cqes, self._stash = self._stash, []
         return cqes
+
+    def _stash_cq(self) -> None:
+        if self._stash:
+            self._stash += self._reap_cq()
+        else:
+            self._stash = self._reap_cq()
 
     def _reap_cq(self) -> list[Cqe]:
         if not barriers.ordered():
@@ -1098,17 +1144,16 @@ class Ring:
             return kept
         return cqes
 
-    def _reap_with_help(self, cqes: list[Cqe], kflags: int) -> list[Cqe]:
+    def _reap_with_help(self, kflags: int) -> None:
         """Enter the kernel as long as it holds back completions that only an enter brings out."""
-        pull = uapi.IORING_SQ_CQ_OVERFLOW | (0 if cqes else uapi.IORING_SQ_TASKRUN)
-        if not cqes and self._enter_to_reap:
+        pull = uapi.IORING_SQ_CQ_OVERFLOW | (0 if self._stash else uapi.IORING_SQ_TASKRUN)
+        if not self._stash and self._enter_to_reap:
             kflags |= pull
         while kflags & pull:
             self._enter(0, 0, uapi.IORING_ENTER_GETEVENTS)
-            cqes = cqes + self._reap_cq()
+            self._stash_cq()
             kflags = self.sq.flags()
             pull = uapi.IORING_SQ_CQ_OVERFLOW
-        return cqes
 
     def cq_ready(self) -> int:
         """Count the completions that reap() would return without entering the kernel.

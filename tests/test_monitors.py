@@ -442,6 +442,55 @@ def test_signal_handler_that_raises_then_wait_leaves_and_nothing_is_lost(monitor
     assert monitor.wait(None) == [(node, POLLIN)]
 
 
+def test_signal_handlers_that_raise_at_any_moment_then_no_handler_goes_dead(monitor):
+    """An exception may strike anywhere inside wait(); afterwards everything is still watched."""
+
+    class Leave(Exception):
+        pass
+
+    armed = False
+
+    def strike(*_: object) -> None:
+        nonlocal armed
+        if armed:
+            armed = False
+            raise Leave
+
+    pairs = [socket.socketpair() for _ in range(20)]
+    nodes = [monitor.add(a.fileno(), POLLIN) for a, _ in pairs]
+    oracle = select.poll()
+    for a, _ in pairs:
+        oracle.register(a.fileno(), POLLIN)
+    old = signal.signal(signal.SIGALRM, strike)
+    left = 0
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
+        deadline = time.monotonic() + 20
+        while left < 100 and time.monotonic() < deadline:
+            a, b = pairs[left % len(pairs)]
+            b.send(b"x")
+            for i in range(0, len(nodes), 3):
+                nodes[i] = monitor.modify(nodes[i], POLLIN)
+            try:
+                armed = True
+                while True:
+                    monitor.wait(0)
+            except Leave:
+                left += 1
+            got = sorted((node.fd, mask) for node, mask in monitor.wait(0))
+            assert got == sorted(oracle.poll(0))
+            for each, _ in pairs:
+                if each.fileno() in dict(got):
+                    each.recv(100)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+        for pair in pairs:
+            for sock in pair:
+                sock.close()
+    assert left > 10
+
+
 def test_signal_handler_that_notifies_then_wait_returns(monitor):
     old = signal.signal(signal.SIGALRM, lambda *_: monitor.notify())
     try:

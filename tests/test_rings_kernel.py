@@ -10,6 +10,7 @@ import itertools
 import os
 import select
 import signal
+import sys
 import threading
 import time
 
@@ -332,6 +333,55 @@ def test_handlers_that_raise_at_any_moment_then_every_request_completes_once():
                 except Leave:
                     left += 1
                 found += [cqe[0] for cqe in ring.reap()]
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, old)
+        ring.submit()
+        found += [cqe[0] for cqe in ring.reap()]
+        assert found == list(range(1, sent + 1))
+
+
+@pytest.mark.skipif(
+    sys.implementation.name != "cpython" or sys.version_info < (3, 11),
+    reason="before CPython 3.11 a signal handler may run between any two bytecodes",
+)
+def test_handlers_that_raise_while_reaping_too_then_every_request_completes_once():
+    class Leave(Exception):
+        pass
+
+    armed = False
+
+    def handler(*_: object) -> None:
+        nonlocal armed
+        if armed:
+            armed = False
+            raise Leave
+
+    with make(entries=64) as ring:
+        old = signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
+        sent = left = 0
+        found: list[int] = []
+        sqe = bytearray(64)
+        cqes: list = []
+        try:
+            while left < 300:
+                try:
+                    armed = True
+                    while True:
+                        before = ring.sq.sqe_tail
+                        ops.prep_nop(sqe, sent + 1)
+                        ring.put(sqe)
+                        sent += 1
+                        ring.submit()
+                        cqes = ring.reap()
+                        found, cqes = found + [cqe[0] for cqe in cqes], []
+                except Leave:
+                    left += 1
+                found += [cqe[0] for cqe in cqes]
+                cqes = []
+                if ring.sq.sqe_tail != before and sent == ring.sq.sqe_tail - 1:
+                    sent += 1  # struck between put() and the counting of it
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, old)
