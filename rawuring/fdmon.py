@@ -396,7 +396,7 @@ class IoUringFDMon(FDMon):
         try:
             self.ring.submit()
         except BlockingIOError:  # EAGAIN: no memory; completions give some back
-            self._early.extend(self.ring.reap())
+            self.ring.reap_into(self._early)
             self.ring.submit()
 
     def add_poll_add_sqe(self, node: AioHandler) -> None:
@@ -514,7 +514,7 @@ class IoUringFDMon(FDMon):
         """
         # Taken off the list only when it is done, as in fill_sq_ring.
         early = self._early
-        early.extend(self.ring.reap())
+        self.ring.reap_into(early)
         count = len(early)
         while early:
             self.process_cqe(events, early[0])

@@ -54,6 +54,7 @@ from .syscalls import Unavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections import deque
     from types import TracebackType
     from typing import Any, Callable, NoReturn
 
@@ -441,7 +442,7 @@ class CompletionQueue:
         start = cq_off["cqes"]
         self._cqes = _bytes_of(ring_memory)[start : start + self.ring_entries * size]
         self.head = load_acquire(words, self._khead)
-        #: CQEs that were copied out and not returned, because a signal handler raised in between.
+        #: CQEs that were copied out of the ring and not returned yet.
         self.copied: list[Cqe] = []
 
     def ready(self) -> int:
@@ -455,13 +456,23 @@ class CompletionQueue:
         return (load_acquire(self._words, self._ktail) - self.head) & U32
 
     def reap(self) -> list[Cqe]:
-        """Copy all CQEs out and free their slots.
+        """Copy all CQEs out, free their slots and return the copies.
 
         Returns: tuples (user_data, res, flags); with two more u64 where the CQE has 32 bytes.
         Raises: RuntimeError when the indices are impossible, which means that the memory was damaged.
         Lifetime: none; these are copies.
         Since: 5.1; 32-byte CQEs 5.19, mixed sizes 6.18
         Mirrors: liburing io_uring_for_each_cqe and io_uring_cq_advance in one step
+        """
+        self.fetch()
+        cqes, self.copied = self.copied, []
+        return cqes
+
+    def fetch(self) -> None:
+        """Copy all CQEs to ``copied`` and free their slots.
+
+        Raises: RuntimeError when the indices are impossible, which means that the memory was damaged.
+        Lifetime: none; these are copies.
         """
         # Shaped by speed (bench/bench_nop.py): one load, at most two unpacking loops in C, one store.
         words = self._words
@@ -470,15 +481,14 @@ class CompletionQueue:
         # of cq.tail in io_commit_cqring.
         count = (load_acquire(words, self._ktail) - head) & U32
         if not count:
-            cqes, self.copied = self.copied, []
-            return cqes
+            return
         entries = self.ring_entries
         if count > entries:
             raise RuntimeError(f"the CQ of {entries} entries claims to hold {count}: its memory was damaged")
         first = head & self.ring_mask
         size = self.cqe_size
         if first + count <= entries:
-            cqes = list(self._cqe.iter_unpack(self._cqes[first * size : (first + count) * size]))
+            cqes: list[Cqe] = list(self._cqe.iter_unpack(self._cqes[first * size : (first + count) * size]))
         else:
             cqes = list(self._cqe.iter_unpack(self._cqes[first * size :]))
             cqes += self._cqe.iter_unpack(self._cqes[: (first + count - entries) * size])
@@ -486,15 +496,14 @@ class CompletionQueue:
             cqes = _join_mixed(cqes)
         if self.copied:
             cqes = self.copied + cqes
-        # No call stands between these two, nor after the last one, so no signal handler runs there: what was
-        # copied is returned exactly once even if one raises.
+        head = (head + count) & U32
+        # No call stands between these two, so from CPython 3.11 on no signal handler runs there: even if one
+        # raises, what was copied is found here exactly once (before 3.11, at least once).
         self.copied = cqes
-        self.head = head = (head + count) & U32
+        self.head = head
         # The copies must be complete before the kernel may overwrite the slots. Pairs with the control
         # dependency on cq.head in the kernel's io_get_cqe.
         store_release(words, self._khead, head)
-        self.copied = []
-        return cqes
 
     def overflow(self) -> int:
         """Load the kernel's count of CQEs that were lost for good.
@@ -836,9 +845,9 @@ class Ring:
             or self.flags & silent == uapi.IORING_SETUP_DEFER_TASKRUN
             or not barriers.ordered()
         )
+        self._ordered = barriers.ordered()
         self._ext_arg = bool(self.features & uapi.IORING_FEAT_EXT_ARG)
         self._deadline = syscalls.GeteventsArg()
-        self._stash: list[Cqe] = []
         self._timeouts: list[Any] = []
         self._submitted = self._reaped = self._enters = 0
         #: Called in this order, as callback(ring, explicit), while the ring still works; explicit is False
@@ -1014,10 +1023,10 @@ class Ring:
         submitted = 0
         while True:
             before = self._to_submit()
-            if not before and wait_nr and len(self._stash) + self.cq.ready() >= wait_nr:
+            if not before and wait_nr and len(self.cq.copied) + self.cq.ready() >= wait_nr:
                 break
             try:
-                self._enter(before, max(0, wait_nr - len(self._stash)), self._wait_flags, timeout)
+                self._enter(before, max(0, wait_nr - len(self.cq.copied)), self._wait_flags, timeout)
             except OSError as error:
                 if error.errno != errno.EBUSY or not self._relieve():
                     raise
@@ -1026,7 +1035,7 @@ class Ring:
             submitted += before - left
             # An interrupted or timed-out wait that submitted something reports only that, so the queue
             # and the clock decide, not the return value.
-            done = len(self._stash) + self.cq.ready() >= enough
+            done = len(self.cq.copied) + self.cq.ready() >= enough
             expired = timeout is not None and timeout.remaining_ns() == 0
             if (done or expired) and (not left or left == before):
                 break
@@ -1038,12 +1047,12 @@ class Ring:
 
         Returns: False when nothing could be taken out.
         """
-        before = len(self._stash)
-        self._stash_cq()
-        if len(self._stash) == before:
+        before = len(self.cq.copied)
+        self._fetch()
+        if len(self.cq.copied) == before:
             self._enter(0, 0, uapi.IORING_ENTER_GETEVENTS)
-            self._stash_cq()
-        return len(self._stash) > before
+            self._fetch()
+        return len(self.cq.copied) > before
 
     def _to_submit(self) -> int:
         """Publish, and return what the next enter has to submit."""
@@ -1055,14 +1064,14 @@ class Ring:
         """Wait as liburing does before 5.11: with a TIMEOUT that ends after wait_nr completions."""
         submitted = 0
         while True:
-            self._stash_cq()
+            self._fetch()
             remaining = timeout.remaining_ns()
-            if len(self._stash) >= wait_nr or not remaining:
+            if len(self.cq.copied) >= wait_nr or not remaining:
                 return submitted + self.submit()
             if not self._timeouts:
                 if not self.sq.space_left():
                     submitted += self.submit()
-                self._add_timeout_sqe(wait_nr - len(self._stash), remaining)
+                self._add_timeout_sqe(wait_nr - len(self.cq.copied), remaining)
                 submitted -= 1
             before = self._to_submit()
             self._enter(before, 1, self._wait_flags)
@@ -1118,40 +1127,53 @@ class Ring:
         """
         if get_ident() != self._owner:
             self._refuse()
-        # Everything is kept in the stash until the last moment: see CompletionQueue.reap.
-        self._stash_cq()
-        kflags = self.sq.flags()
-        if kflags or (self._enter_to_reap and not self._stash):
-            self._reap_with_help(kflags)
-        self._reaped += len(self._stash)
-        cqes, self._stash = self._stash, []
+        self._fetch_all()
+        cqes, self.cq.copied = self.cq.copied, []
         return cqes
 
-    def _stash_cq(self) -> None:
-        if self._stash:
-            self._stash += self._reap_cq()
-        else:
-            self._stash = self._reap_cq()
+    def reap_into(self, target: deque[Cqe]) -> None:
+        """Do what reap() does, but put the completions into a deque.
 
-    def _reap_cq(self) -> list[Cqe]:
-        if not barriers.ordered():
+        A signal handler that raises cannot make a completion disappear on its way: it is in the deque or will
+        be there after the next call. Before CPython 3.11 it may come twice.
+
+        Args: target is extended.
+        Raises: as reap().
+        Lifetime: none.
+        Threads: the owner only.
+        """
+        if get_ident() != self._owner:
+            self._refuse()
+        self._fetch_all()
+        target.extend(self.cq.copied)
+        self.cq.copied = []
+
+    def _fetch_all(self) -> None:
+        self._fetch()
+        kflags = self.sq.flags()
+        if kflags or (self._enter_to_reap and not self.cq.copied):
+            self._fetch_with_help(kflags)
+        self._reaped += len(self.cq.copied)
+
+    def _fetch(self) -> None:
+        cq = self.cq
+        if not self._ordered:
             # Without a fence of ours, the kernel's own ordering on the way out has to do.
             self._enter(0, 0, uapi.IORING_ENTER_GETEVENTS)
-        cqes = self.cq.reap()
-        if self._timeouts and cqes:
-            kept = [cqe for cqe in cqes if cqe[0] != UDATA_TIMEOUT]
-            del self._timeouts[: len(cqes) - len(kept)]
-            return kept
-        return cqes
+        cq.fetch()
+        if self._timeouts:
+            kept = [cqe for cqe in cq.copied if cqe[0] != UDATA_TIMEOUT]
+            del self._timeouts[: len(cq.copied) - len(kept)]
+            cq.copied = kept
 
-    def _reap_with_help(self, kflags: int) -> None:
+    def _fetch_with_help(self, kflags: int) -> None:
         """Enter the kernel as long as it holds back completions that only an enter brings out."""
-        pull = uapi.IORING_SQ_CQ_OVERFLOW | (0 if self._stash else uapi.IORING_SQ_TASKRUN)
-        if not self._stash and self._enter_to_reap:
+        pull = uapi.IORING_SQ_CQ_OVERFLOW | (0 if self.cq.copied else uapi.IORING_SQ_TASKRUN)
+        if not self.cq.copied and self._enter_to_reap:
             kflags |= pull
         while kflags & pull:
             self._enter(0, 0, uapi.IORING_ENTER_GETEVENTS)
-            self._stash_cq()
+            self._fetch()
             kflags = self.sq.flags()
             pull = uapi.IORING_SQ_CQ_OVERFLOW
 
@@ -1165,7 +1187,7 @@ class Ring:
         """
         if get_ident() != self._owner:
             self._refuse()
-        return len(self._stash) + self.cq.ready()
+        return len(self.cq.copied) + self.cq.ready()
 
     def need_enter(self) -> bool:
         """Tell whether the kernel holds back completions that only an enter brings out.
