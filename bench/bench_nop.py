@@ -3,9 +3,9 @@
 
     python3 bench/bench_nop.py [--quick] [--json FILE]
 
-The C side is compiled when there are a compiler and liburing's header; without them it is left out. "one by
-one" is get_sqe, prep_nop, submit_and_wait, reap; "block" pushes a block of SQEs that was prepared once;
-"in flight" also takes a token per request and dispatches a handler for each completion.
+The C side is compiled with liburing, or where that is missing with bare system calls; without a compiler it
+is left out. "one by one" is get_sqe, prep_nop, submit_and_wait, reap; "block" pushes a block of SQEs that was
+prepared once; "in flight" also takes a token per request and dispatches a handler for each completion.
 """
 
 from __future__ import annotations
@@ -26,20 +26,22 @@ from rawuring import InFlight, Ring, ops, rings
 SIZES = (1, 32, 256)
 
 
-def c_program(folder: str) -> str | None:
-    """Compile nop.c; None where that is not possible."""
+def c_program(folder: str) -> tuple[str, str] | None:
+    """Compile nop.c, or nop_raw.c without liburing; return a name and the program."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
-        print("C with liburing: left out, no compiler")
+        print("C: left out, no compiler")
         return None
-    binary = str(Path(folder, "nop"))
-    source = str(Path(__file__).with_name("nop.c"))
-    command = [compiler, "-O2", source, "-o", binary, "-luring"]
-    done = subprocess.run(command, capture_output=True, check=False)
-    if done.returncode:
-        print("C with liburing: left out, liburing's header or library is missing")
-        return None
-    return binary
+    for name, source, libraries in (
+        ("C with liburing", "nop.c", ["-luring"]),
+        ("C with system calls", "nop_raw.c", []),
+    ):
+        binary = str(Path(folder, "nop"))
+        command = [compiler, "-O2", str(Path(__file__).with_name(source)), "-o", binary, *libraries]
+        if subprocess.run(command, capture_output=True, check=False).returncode == 0:
+            return name, binary
+        print(f"{name}: left out, a header or library is missing")
+    return None
 
 
 def prepared(size: int) -> bytes:
@@ -78,14 +80,15 @@ def handler(res: int, flags: int) -> None:
 def benches(quick: bool) -> dict[str, dict[str, System]]:
     folder = tempfile.TemporaryDirectory()
     KEEP.append(folder)
-    binary = c_program(folder.name)
+    program = c_program(folder.name)
     repeat = 20 if quick else 200
     found: dict[str, dict[str, System]] = {}
     for size in SIZES:
         systems: dict[str, System] = {}
-        if binary is not None:
+        if program is not None:
+            name, binary = program
             command = [binary, str(size), str(repeat)]
-            systems["C with liburing"] = lambda command=command: float(subprocess.check_output(command))
+            systems[name] = lambda command=command: float(subprocess.check_output(command))
         for name, wish in (("plain ring", 0), ("recommended", rings.RECOMMENDED)):
             ring = Ring(256, wish=wish)
             KEEP.append(ring)

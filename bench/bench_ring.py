@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -24,39 +26,40 @@ def benches(quick: bool) -> dict[str, dict[str, System]]:
     table = InFlight(ring)
     KEEP.append(table)
     words = barriers.map_words(bytearray(64))
+    view = memoryview(bytearray(64)).cast("I")
+    array = (ctypes.c_uint32 * 16)()
     sqe, ready, slot_block = bytearray(64), bytes(64), bytes(64 * COUNT)
     load, store, fence = barriers.load_acquire, barriers.store_release, barriers.full_fence
 
     def slots() -> None:
         for _ in range(COUNT):
             ring.get_sqe()
-        ring.discard()
 
-    def slots_and_prep() -> None:
+    def prepared() -> None:
         for i in range(COUNT):
             ops.prep_nop(ring.get_sqe(), i)
-        ring.discard()
+
+    def read_prepared() -> None:
+        for i in range(COUNT):
+            ops.prep_read(ring.get_sqe(), 3, 4096, 512, 0, i)
 
     def stored() -> None:
         for _ in range(COUNT):
             ring.get_sqe()[:] = ready
-        ring.discard()
 
     def pushed() -> None:
         ring.push(slot_block)
-        ring.discard()
 
     def held() -> None:
         for _ in range(COUNT):
             table.complete(table.hold(None), 0, 0)
 
-    def nops() -> None:
-        ring.push(slot_block)
-        ring.submit_and_wait(COUNT)
+    def completed(size: int) -> Callable[[], None]:
+        def submit() -> None:
+            ring.push(slot_block[: 64 * size])
+            ring.submit_and_wait(size)
 
-    def reaping() -> None:
-        nops()
-        ring.reap()
+        return submit
 
     def repeat(call):
         def many() -> None:
@@ -65,22 +68,29 @@ def benches(quick: bool) -> dict[str, dict[str, System]]:
 
         return many
 
-    steps = {
-        "an empty loop": repeat(lambda: None),
-        "get_sqe": slots,
-        "get_sqe, prep_nop": slots_and_prep,
-        "get_sqe, a stored SQE": stored,
-        "push of 256": pushed,
-        "prep_nop alone": repeat(lambda: ops.prep_nop(sqe, 1)),
-        "prep_read alone": repeat(lambda: ops.prep_read(sqe, 3, 4096, 512, 0, 1)),
-        "hold and complete": held,
-        "256 NOPs: push, submit, reap": reaping,
-        "load_acquire": repeat(lambda: load(words, 3)),
-        "store_release": repeat(lambda: store(words, 3, 7)),
-        "full_fence": repeat(fence),
-    }
     rounds = 5 if quick else 50
-    return {"steps, per operation": {name: timed(step, COUNT, rounds) for name, step in steps.items()}}
+    steps = {
+        "an empty loop": timed(repeat(lambda: None), COUNT, rounds),
+        "get_sqe": timed(slots, COUNT, rounds, after=ring.discard),
+        "get_sqe, prep_nop": timed(prepared, COUNT, rounds, after=ring.discard),
+        "get_sqe, prep_read": timed(read_prepared, COUNT, rounds, after=ring.discard),
+        "get_sqe, a stored SQE": timed(stored, COUNT, rounds, after=ring.discard),
+        "push of 256": timed(pushed, COUNT, rounds, after=ring.discard),
+        "flush, per call": timed(ring.sq.flush, 1, rounds, before=pushed, after=ring.discard),
+        "discard of 256": timed(ring.discard, COUNT, rounds, before=slots),
+        "prep_nop alone": timed(repeat(lambda: ops.prep_nop(sqe, 1)), COUNT, rounds),
+        "prep_read alone": timed(repeat(lambda: ops.prep_read(sqe, 3, 4096, 512, 0, 1)), COUNT, rounds),
+        "hold and complete": timed(held, COUNT, rounds),
+        "reap of 1, per CQE": timed(ring.reap, 1, rounds, before=completed(1)),
+        "reap of 32, per CQE": timed(ring.reap, 32, rounds, before=completed(32)),
+        "reap of 256, per CQE": timed(ring.reap, 256, rounds, before=completed(256)),
+        "load_acquire": timed(repeat(lambda: load(words, 3)), COUNT, rounds),
+        "store_release": timed(repeat(lambda: store(words, 3, 7)), COUNT, rounds),
+        "load, cast memoryview": timed(repeat(lambda: view[3]), COUNT, rounds),
+        "load, ctypes array": timed(repeat(lambda: array[3]), COUNT, rounds),
+        "full_fence": timed(repeat(fence), COUNT, rounds),
+    }
+    return {"steps, per operation": steps}
 
 
 KEEP: list[object] = []

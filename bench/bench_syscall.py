@@ -37,12 +37,18 @@ def benches(quick: bool) -> dict[str, dict[str, System]]:
 
     signature = (word, word, u32, u32, u32, pointer, size)
     plain, signed, deaf = function(None), function(signature), function(None, use_errno=False)
+    signed_deaf = function(signature, use_errno=False)
+    prototype = ctypes.CFUNCTYPE(word, *signature, use_errno=True)(("syscall", ctypes.CDLL(None)))
+    longs = [word(value) for value in (number, fd, 0, 0, 1, 0, 0)]
     boxed = [word(number), ctypes.c_int(fd), u32(0), u32(0), u32(1), pointer(None), size(0)]
     calls = {
         "ints, no signature, errno (syscalls.py on CPython)": lambda: plain(number, fd, 0, 0, 1, None, None),
         "signature, errno (syscalls.py on PyPy)": lambda: signed(number, fd, 0, 0, 1, None, 0),
         "no signature, errno lost": lambda: deaf(number, fd, 0, 0, 1, None, None),
+        "signature, errno lost": lambda: signed_deaf(number, fd, 0, 0, 1, None, 0),
+        "CFUNCTYPE prototype, errno": lambda: prototype(number, fd, 0, 0, 1, None, 0),
         "ready-made ctypes objects": lambda: plain(*boxed),
+        "ready-made c_long": lambda: plain(*longs),
         "syscalls.enter": lambda: syscalls.enter(fd, 0, 0, 1),
         "syscalls.io_uring_enter": lambda: syscalls.io_uring_enter(fd, 0, 0, 1),
         "os.getppid, the floor": os.getppid,

@@ -22,15 +22,28 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 System = Callable[[], float]  # one round; returns nanoseconds per operation
 
 
-def timed(operation: Callable[[], object], count: int, repeat: int = 20) -> System:
-    """Make a round: the fastest of some repetitions of an operation that handles count items."""
+def timed(
+    operation: Callable[[], object],
+    count: int,
+    repeat: int = 20,
+    before: Callable[[], object] | None = None,
+    after: Callable[[], object] | None = None,
+) -> System:
+    """Make a round: the fastest of some repetitions of an operation that handles count items.
+
+    before and after set up and clean up each repetition and are not timed.
+    """
 
     def one_round() -> float:
         best = float("inf")
         for _ in range(repeat):
+            if before is not None:
+                before()
             start = time.perf_counter_ns()
             operation()
             best = min(best, time.perf_counter_ns() - start)
+            if after is not None:
+                after()
         return best / count
 
     return one_round

@@ -352,7 +352,7 @@ def _prove_poll(ring: rings.Ring, thing: _Pipe) -> str:
         if early:
             return f"failed: completed before anything was there: {early}"
         thing.make_ready()
-        # Before 5.13 a poll that was woken also says RDNORM and more, which nobody asked for.
+        # On 5.10 a poll that was woken also says RDNORM and more, which nobody asked for.
         res = _one_result(ring) & (select.POLLIN | select.POLLERR | select.POLLHUP | select.POLLNVAL)
         oracle = select.poll()
         oracle.register(fd, select.POLLIN)

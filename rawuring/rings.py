@@ -241,13 +241,17 @@ class SubmissionQueue:
         count, rest = divmod(len(sqes), self.sqe_size)
         if rest:
             raise ValueError(f"{len(sqes)} bytes are not a whole number of {self.sqe_size}-byte SQEs")
-        self._need_room(count)
+        if self.sqe_tail + count > self._limit or get_ident() != self.owner:
+            self._need_room(count)
         size = self.sqe_size
         first = self.sqe_tail & self.ring_mask
         before_wrap = min(count, self.ring_entries - first)
-        with memoryview(sqes) as block:
-            self._sqes[first * size : (first + before_wrap) * size] = block[: before_wrap * size]
-            self._sqes[: (count - before_wrap) * size] = block[before_wrap * size :]
+        if before_wrap == count:
+            self._sqes[first * size : (first + count) * size] = sqes
+        else:
+            with memoryview(sqes) as block:
+                self._sqes[first * size :] = block[: before_wrap * size]
+                self._sqes[: (count - before_wrap) * size] = block[before_wrap * size :]
         self.sqe_tail += count
         return count
 
@@ -487,8 +491,10 @@ class CompletionQueue:
             raise RuntimeError(f"the CQ of {entries} entries claims to hold {count}: its memory was damaged")
         first = head & self.ring_mask
         size = self.cqe_size
-        if first + count <= entries:
-            cqes: list[Cqe] = list(self._cqe.iter_unpack(self._cqes[first * size : (first + count) * size]))
+        if count == 1:
+            cqes: list[Cqe] = [self._cqe.unpack_from(self._cqes, first * size)]
+        elif first + count <= entries:
+            cqes = list(self._cqe.iter_unpack(self._cqes[first * size : (first + count) * size]))
         else:
             cqes = list(self._cqe.iter_unpack(self._cqes[first * size :]))
             cqes += self._cqe.iter_unpack(self._cqes[: (first + count - entries) * size])
@@ -1043,7 +1049,7 @@ class Ring:
         return submitted
 
     def _relieve(self) -> bool:
-        """Make room in a CQ that had overflowed, because kernels before 5.19 submit nothing until it has.
+        """Make room in a CQ that had overflowed, because older kernels (5.10) submit nothing until it has.
 
         Returns: False when nothing could be taken out.
         """
