@@ -683,10 +683,8 @@ class PollFDMon(FDMon):
     def _apply(self) -> None:
         """Carry out the intents on the submit list."""
         for _ in range(len(self.submit_list)):
-            item = self.dequeue()
-            if item is None:
-                break
-            node, flags = item
+            # Taken off the list only when it is done: see IoUringFDMon.fill_sq_ring.
+            node, flags = self.submit_list[0]
             nodes = self._nodes.setdefault(node.fd, [])
             if flags & FDMON_IO_URING_ADD:
                 if not node.deleted and node not in nodes:
@@ -697,10 +695,14 @@ class PollFDMon(FDMon):
                 self._poll.register(node.fd, _union(*nodes) & 0xFFFF)
             else:
                 del self._nodes[node.fd]
-                try:
-                    self._poll.unregister(node.fd)
-                except KeyError:
-                    continue
+                self._unregister(node.fd)
+            self.dequeue()
+
+    def _unregister(self, fd: int) -> None:
+        try:
+            self._poll.unregister(fd)
+        except KeyError:
+            return  # it was given up before it was ever registered
 
     def wait(self, timeout_ns: int | None = None) -> list[Event]:
         """Apply all changes and call poll(2), whose timeout counts milliseconds; see FDMon.wait."""

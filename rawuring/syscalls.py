@@ -105,6 +105,7 @@ _MACHINES: dict[str, tuple[str | None, str | None]] = {
 }
 
 _U32_MAX = 0xFFFFFFFF
+_POINTER_BITS = 8 * struct.calcsize("P")
 
 
 class Unavailable(OSError):
@@ -218,8 +219,12 @@ def io_uring_register(fd: int, opcode: int, arg: Any, nr_args: int) -> int:
     _check_u32("opcode", opcode)
     _check_u32("nr_args", nr_args)
     _load()
-    # A bare int would travel as 32 bits and become another address.
-    pointer = _ctypes.c_void_p(arg) if isinstance(arg, int) else arg
+    pointer = arg
+    if isinstance(arg, int):
+        if arg < 0 or arg >> _POINTER_BITS:
+            raise ValueError(f"arg={arg:#x} is not an address on this machine")
+        # A bare int would travel as 32 bits and become another address.
+        pointer = _ctypes.c_void_p(arg)
     while True:
         result: int = _syscall(_nr_register, fd, opcode, pointer, nr_args, None, None)
         if result >= 0:
