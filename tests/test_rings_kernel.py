@@ -319,7 +319,6 @@ def test_handlers_that_raise_at_any_moment_then_every_request_completes_once():
 
     with make(entries=64) as ring:
         old = signal.signal(signal.SIGALRM, handler)
-        signal.setitimer(signal.ITIMER_REAL, 0.0007, 0.0007)
         sent = left = 0
         found: list[int] = []
         try:
@@ -329,6 +328,7 @@ def test_handlers_that_raise_at_any_moment_then_every_request_completes_once():
                     ops.prep_nop(ring.get_sqe(), sent)
                 try:
                     armed = True
+                    signal.setitimer(signal.ITIMER_REAL, 0.0007)
                     ring.submit_and_wait(9, MILLISECOND)
                     armed = False
                 except Leave:
@@ -360,7 +360,6 @@ def test_handlers_that_raise_while_reaping_too_then_every_request_completes_once
 
     with make(entries=64) as ring:
         old = signal.signal(signal.SIGALRM, handler)
-        signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
         sent = left = 0
         found: list[int] = []
         sqe = bytearray(64)
@@ -369,6 +368,7 @@ def test_handlers_that_raise_while_reaping_too_then_every_request_completes_once
             while left < 300:
                 try:
                     armed = True
+                    signal.setitimer(signal.ITIMER_REAL, 0.0003)
                     while True:
                         before = ring.sq.sqe_tail
                         ops.prep_nop(sqe, sent + 1)
