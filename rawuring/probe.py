@@ -8,7 +8,7 @@ Invariant: every answer is yes, no or unknown, found by trying and never by comp
 left behind, neither a descriptor nor a child.
 Read next: fdmon.py.
 
-The first io_uring_setup is made in a child process: a seccomp filter may answer it with a signal that kills.
+The first call of each kind is made in a child process: a seccomp filter may answer with a signal that kills.
 """
 
 from __future__ import annotations
@@ -95,28 +95,19 @@ def op_supported(name: str) -> Answer:
 
 def _examine() -> Capabilities:
     kernel = _kernel()
-    failure = _first_setup()
-    if failure is not None:
-        return Capabilities(
-            usable=None if failure.cause == "unknown" else False,
-            cause=failure.cause,
-            advice=failure.advice,
-            error=str(failure),
-            evidence=failure.evidence,
-            kernel=kernel,
-            features={},
-            setup_flags={},
-            opcodes={},
-            # A filter that kills for one of the calls may kill for the others.
-            register_opcodes=None if failure.cause == "seccomp" else _query_register_opcodes(),
-        )
-    with rings.Ring(2) as ring:
-        features = {name: bool(ring.features & bit) for name, bit in _family("IORING_FEAT_")}
-        opcodes = _probe_opcodes(ring)
+    try:
+        register_code = _first_calls()
+        with rings.Ring(2) as ring:
+            features = {name: bool(ring.features & bit) for name, bit in _family("IORING_FEAT_")}
+            opcodes, probe_code = _probe_opcodes(ring)
+    except syscalls.Unavailable as failure:
+        return _refused(kernel, failure)
+    except OSError as error:  # the child could, and this process cannot: a limit was met in between
+        return _refused(kernel, syscalls.explain_setup_failure(error.errno or errno.EIO, _FIRST))
     return Capabilities(
         usable=True,
         cause="",
-        advice=_usable_advice(opcodes),
+        advice=_usable_advice(opcodes, register_code or probe_code),
         error="",
         evidence=_evidence(),
         kernel=kernel,
@@ -124,6 +115,22 @@ def _examine() -> Capabilities:
         setup_flags={name: _try_flag(bit) for name, bit in _family("IORING_SETUP_")},
         opcodes=opcodes,
         register_opcodes=_query_register_opcodes(),
+    )
+
+
+def _refused(kernel: str, failure: syscalls.Unavailable) -> Capabilities:
+    return Capabilities(
+        usable=None if failure.cause == "unknown" else False,
+        cause=failure.cause,
+        advice=failure.advice,
+        error=str(failure),
+        evidence=failure.evidence + (_limits() if failure.cause in ("memlock", "nofile") else ()),
+        kernel=kernel,
+        features={},
+        setup_flags={},
+        opcodes={},
+        # A filter that kills for one of the calls may kill for the others.
+        register_opcodes=None if failure.cause in ("seccomp", "unknown") else _query_register_opcodes(),
     )
 
 
@@ -146,10 +153,28 @@ def _evidence() -> tuple[str, ...]:
     return tuple(found)
 
 
-def _usable_advice(opcodes: dict[str, Answer]) -> str:
+def _limits() -> tuple[str, ...]:
+    try:
+        import resource
+    except ImportError:
+        return ()
+    words = {resource.RLIM_INFINITY: "unlimited"}
+    found = []
+    for name in ("RLIMIT_MEMLOCK", "RLIMIT_NOFILE"):
+        soft, hard = resource.getrlimit(getattr(resource, name))
+        found.append(f"{name}={words.get(soft, soft)} (hard {words.get(hard, hard)})")
+    return tuple(found)
+
+
+def _usable_advice(opcodes: dict[str, Answer], code: int) -> str:
     known = [answer for answer in opcodes.values() if answer is not None]
-    if not known:
+    if not known and code in (0, errno.EINVAL):
         return "This kernel is older than 5.6 and cannot tell which operations it knows: try them."
+    if not known:
+        return (
+            f"io_uring_register answers {errno.errorcode.get(code, code)}, so it is unknown which operations "
+            "there are: try them, or allow the call in the seccomp profile."
+        )
     missing = known.count(False)
     return f"Newer kernels know {missing} more operations." if missing else "Nothing is missing."
 
@@ -158,50 +183,121 @@ def _family(prefix: str) -> list[tuple[str, int]]:
     return [(name, value) for name, value in vars(uapi).items() if name.startswith(prefix)]
 
 
-def _first_setup() -> syscalls.Unavailable | None:
-    """Create the first ring in a child; return why that failed."""
-    what = "io_uring_setup(2 entries)"
+_FIRST = "io_uring_setup(2 entries)"
+_CALLS = (_FIRST, "io_uring_enter", "io_uring_register")
+_REFUSALS = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+def _first_calls() -> int:
+    """Make the first call of each kind in a child.
+
+    Returns: what io_uring_register was refused with, or 0; a ring works without it.
+    Raises: Unavailable when one of the calls kills, or the other two are refused.
+    """
     try:
-        syscalls.abi()
         syscalls._load()
-    except syscalls.Unavailable as error:
-        return error
-    except (AttributeError, ImportError, OSError) as error:
-        return syscalls.Unavailable(errno.ENOSYS, what, "not-linux", f"This is {sys.platform}: {error}.")
-    code, killer = _in_child(lambda: syscalls.io_uring_setup(2, bytearray(uapi.io_uring_params.size)))
-    if killer:
+    except (AttributeError, ImportError) as error:
+        advice = f"This Python cannot call into libc: {error}. Use one that has ctypes."
+        raise syscalls.Unavailable(errno.ENOSYS, "ctypes", "absent", advice) from None
+    codes, killer = _in_child(_make_three_calls)
+    if len(codes) < len(_CALLS):
+        raise _ended_early(_CALLS[len(codes)], killer)
+    if codes[0]:
+        raise syscalls.explain_setup_failure(codes[0], _FIRST)
+    if codes[1] in _REFUSALS:
+        advice = "A filter lets io_uring_setup pass but not io_uring_enter: allow both."
+        raise syscalls.Unavailable(codes[1], _CALLS[1], "seccomp", advice, _evidence())
+    return codes[2] if codes[2] in _REFUSALS else 0
+
+
+def _make_three_calls(say: Callable[[int], object]) -> None:
+    """Say the errno of each; where there is no ring, the other two are asked about descriptor -1.
+
+    They are tried even then: the parent makes them too when it looks for the cause.
+    """
+
+    def attempt(call: Callable[[], int]) -> int:
+        try:
+            result = call()
+        except OSError as error:
+            say(error.errno or errno.EIO)
+            return -1
+        say(0)
+        return result
+
+    fd = attempt(lambda: syscalls.io_uring_setup(2, bytearray(uapi.io_uring_params.size)))
+    attempt(lambda: syscalls.io_uring_enter(fd, 0, 0, 0))
+    # Nothing is registered, so the kernel itself answers ENXIO, or EBADF to -1: neither is a refusal.
+    attempt(lambda: syscalls.io_uring_register(fd, uapi.IORING_UNREGISTER_BUFFERS, None, 0))
+
+
+def _ended_early(call: str, killer: int | None) -> syscalls.Unavailable:
+    evidence = _evidence()
+    if killer == signal.SIGSYS or (killer is None and "Seccomp=2" in evidence):
         return syscalls.Unavailable(
             errno.EPERM,
-            f"{what}: killed by signal {killer}",
+            f"{call}: killed by signal {int(signal.SIGSYS)}",
             "seccomp",
-            "A seccomp filter kills whoever calls io_uring_setup: do not call it here, or change the filter.",
-            _evidence(),
+            f"A seccomp filter kills whoever makes this call ({call}): do not make it, or change the filter.",
+            evidence,
         )
-    return syscalls.explain_setup_failure(code, what) if code else None
+    ended = f"ended by signal {killer}" if killer else "ended without an answer"
+    return syscalls.Unavailable(
+        errno.EIO, f"{call}: the child that tried it {ended}", "unknown", "Run the probe again.", evidence
+    )
 
 
-def _in_child(call: Callable[[], object]) -> tuple[int, int]:
-    """Make a call in a child process; return its errno and the signal that killed it."""
-    read_end, write_end = os.pipe()
+def _in_child(work: Callable[[Callable[[int], object]], object]) -> tuple[list[int], int | None]:
+    """Let a child process say numbers.
+
+    Args: work is called in the child with the function that says one.
+    Returns: what it said before it ended, and the signal that ended it: 0 for none, None when that cannot be
+        known because somebody else reaps this process's children.
+    Raises: Unavailable where there can be no child.
+    """
+    parent = os.getpid()
+    try:
+        read_end, write_end = os.pipe()
+    except OSError as error:
+        raise syscalls.explain_setup_failure(error.errno or errno.EIO, "pipe()") from None
+    ends = [read_end, write_end]
+    pid = 0
+    status: int | None = None
+    said = b""
     try:
         pid = os.fork()
-        if not pid:
-            code = errno.EIO
-            try:
-                call()
-                code = 0
-            except OSError as error:
-                code = error.errno or errno.EIO
-            finally:
-                os.write(write_end, struct.pack("=i", code))
-                os._exit(0)
-        _, status = os.waitpid(pid, 0)
-        if os.WIFSIGNALED(status):
-            return 0, os.WTERMSIG(status)
-        return struct.unpack("=i", os.read(read_end, 4))[0], 0
+        if pid:
+            # Without our own end closed, a child that was killed would never be the end of the file.
+            os.close(ends.pop())
+            while True:
+                data = os.read(read_end, 64)
+                if not data:
+                    break
+                said += data
+        else:
+            work(lambda number: os.write(write_end, struct.pack("=i", number)))
+    except OSError as error:
+        code = error.errno or errno.EIO
+        advice = "No child could be made to try the calls in: raise RLIMIT_NPROC, or free memory."
+        raise syscalls.Unavailable(code, "fork()", "unknown", advice, _evidence()) from None
     finally:
-        os.close(read_end)
-        os.close(write_end)
+        if os.getpid() != parent:
+            os._exit(0)  # also when a signal handler raised: nothing of the caller's may run twice
+        for fd in ends:
+            os.close(fd)
+        if pid:
+            status = _reap(pid)
+    numbers = [number for (number,) in struct.iter_unpack("=i", said)]
+    if status is None:
+        return numbers, None
+    return numbers, os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+
+
+def _reap(pid: int) -> int | None:
+    try:
+        return os.waitpid(pid, 0)[1]
+    except ChildProcessError:  # SIGCHLD is ignored, or another thread waits for any child
+        return None
 
 
 def _try_flag(bit: int) -> Answer:
@@ -213,29 +309,32 @@ def _try_flag(bit: int) -> Answer:
                 rings.Ring(2, wq_fd=other.fileno()).close()
         else:
             cq_entries = 4 if bit == uapi.IORING_SETUP_CQSIZE else None
-            rings.Ring(2, flags=flags, cq_entries=cq_entries).close()
+            # CPU 0 may be offline or another container's, and would be refused with EINVAL.
+            cpu = min(os.sched_getaffinity(0)) if bit == uapi.IORING_SETUP_SQ_AFF else None
+            rings.Ring(2, flags=flags, cq_entries=cq_entries, sq_thread_cpu=cpu).close()
     except OSError as error:
         return False if error.errno == errno.EINVAL else None
-    except ValueError:
-        return None  # no fence on this machine
+    except (AttributeError, ValueError):
+        return None  # no sched_getaffinity in this Python; no fence on this machine
     return True
 
 
-def _probe_opcodes(ring: rings.Ring) -> dict[str, Answer]:
+def _probe_opcodes(ring: rings.Ring) -> tuple[dict[str, Answer], int]:
+    """Ask REGISTER_PROBE (5.6); return the answers, and the errno when there are none."""
     names = [(name, value) for name, value in _family("IORING_OP_") if value < uapi.IORING_OP_LAST]
     header, each = uapi.io_uring_probe, uapi.io_uring_probe_op
     memory = buffers.allocate(header.size + 256 * each.size)
     address = buffers.pin(memory, writable=True)
     try:
         ring.register(uapi.IORING_REGISTER_PROBE, address.address, 256)
-    except OSError:
-        return {name: None for name, _ in names}
+    except OSError as error:
+        return {name: None for name, _ in names}, error.errno or errno.EIO
     count = header.unpack(memory)["ops_len"]
     answers: dict[str, Answer] = {}
     for name, value in names:
         entry = each.unpack(memory, header.size + value * each.size)
         answers[name] = value < count and bool(entry["flags"] & uapi.IO_URING_OP_SUPPORTED)
-    return answers
+    return answers, 0
 
 
 def _query_register_opcodes() -> int | None:
@@ -243,15 +342,15 @@ def _query_register_opcodes() -> int | None:
     try:
         answer = buffers.allocate(uapi.io_uring_query_opcode.size)
         header = buffers.allocate(uapi.io_uring_query_hdr.size)
+        # Both pins live until the call is over.
+        data, pointer = buffers.pin(answer, writable=True), buffers.pin(header, writable=True)
         query = uapi.io_uring_query_hdr.pack(
-            query_data=buffers.pin(answer, writable=True).address,
+            query_data=data.address,
             query_op=uapi.IO_URING_QUERY_OPCODES,
             size=uapi.io_uring_query_opcode.size,
         )
         header[: len(query)] = query
-        syscalls.io_uring_register(
-            -1, uapi.IORING_REGISTER_QUERY, buffers.pin(header, writable=True).address, 0
-        )
+        syscalls.io_uring_register(-1, uapi.IORING_REGISTER_QUERY, pointer.address, 0)
     except (OSError, AttributeError, ImportError):
         return None
     if uapi.io_uring_query_hdr.unpack(header)["result"] < 0:
@@ -365,13 +464,16 @@ def _prove_poll(ring: rings.Ring, thing: _Pipe) -> str:
 # Saying so
 
 
-def verdict(found: Capabilities) -> str:
+def verdict(found: Capabilities, live: dict[str, str] | None = None) -> str:
     """Sum up in one line.
 
-    Args: found as capabilities() returned it.
+    Args: found as capabilities() returned it; live as prove() returned it, if it was called.
     Returns: a line that begins with "io_uring: " and one word in capitals.
     Lifetime: none.
     """
+    failed = [name for name, result in (live or {}).items() if result != "ok"]
+    if found.usable and failed:
+        return f"io_uring: LIMITED ({found.kernel}, a ring is there but failed: {', '.join(failed)})"
     if found.usable:
         known = list(found.opcodes.values()).count(True)
         detail = f"{known} of {len(found.opcodes)} known operations" if known else "operations unknown"
@@ -384,6 +486,32 @@ def verdict(found: Capabilities) -> str:
     return f"io_uring: {word}{by} ({found.kernel})"
 
 
+def _exit_code(found: Capabilities, live: dict[str, str]) -> int:
+    if found.usable is None:
+        return UNKNOWN
+    return USABLE if found.usable and all(result == "ok" for result in live.values()) else NOT_USABLE
+
+
+def _hint(found: Capabilities, live: dict[str, str]) -> str:
+    if found.usable and any(result != "ok" for result in live.values()):
+        return "A ring can be made, but not everything works: see what the failed requests say."
+    return found.advice
+
+
+def _colour(text: str, code: int) -> str:
+    """Colour the text for somebody who reads it on a terminal and did not object (https://no-color.org)."""
+    wanted = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return f"\x1b[{code}m{text}\x1b[0m" if wanted else text
+
+
+_RED, _GREEN, _YELLOW = 31, 32, 33
+
+
+def _coloured_verdict(found: Capabilities, live: dict[str, str]) -> str:
+    colours = {USABLE: _GREEN, NOT_USABLE: _RED, UNKNOWN: _YELLOW}
+    return _colour(verdict(found, live), colours[_exit_code(found, live)])
+
+
 def as_dict(found: Capabilities, live: dict[str, str]) -> dict[str, Any]:
     """Put everything into a dict that JSON can hold.
 
@@ -393,7 +521,7 @@ def as_dict(found: Capabilities, live: dict[str, str]) -> dict[str, Any]:
     """
     return {
         "schema": SCHEMA,
-        "verdict": verdict(found),
+        "verdict": verdict(found, live),
         **found._asdict(),
         "evidence": list(found.evidence),
         "python": sys.version.split()[0],
@@ -405,7 +533,7 @@ def as_dict(found: Capabilities, live: dict[str, str]) -> dict[str, Any]:
 
 def _print_text(found: Capabilities, live: dict[str, str], verbose: bool) -> None:
     word: dict[Answer, str] = {True: "yes", False: "no", None: "unknown"}
-    print(verdict(found))
+    print(_coloured_verdict(found, live))
     if found.error:
         print(f"  error: {found.error}")
     for fact in found.evidence:
@@ -426,8 +554,8 @@ def _print_text(found: Capabilities, live: dict[str, str], verbose: bool) -> Non
                 print(f"{title}, {word[answer]}:")
                 _print_wrapped(since if verbose or answer is False else names)
     for name, result in live.items():
-        print(f"live: {name}: {result}")
-    print(f"hint: {found.advice}")
+        print(f"live: {name}: {_colour(result, _GREEN if result == 'ok' else _RED)}")
+    print(f"hint: {_hint(found, live)}")
 
 
 def _print_wrapped(words: list[str]) -> None:
@@ -459,17 +587,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--verbose", action="store_true", help="say since which kernel each name exists")
     options = parser.parse_args(arguments)
     found = capabilities()
-    live = prove() if found.usable and not options.quiet else {}
+    live = prove() if found.usable else {}
     if options.json:
         print(json.dumps(as_dict(found, live), indent=1))
     elif options.quiet:
-        print(verdict(found))
+        print(_coloured_verdict(found, live))
     else:
         _print_text(found, live, options.verbose)
-    if found.usable is None:
-        return UNKNOWN
-    failed = [name for name, result in live.items() if result != "ok"]
-    return USABLE if found.usable and not failed else NOT_USABLE
+    return _exit_code(found, live)
 
 
 if __name__ == "__main__":

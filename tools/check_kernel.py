@@ -24,7 +24,8 @@ def check_kernel() -> int:
     from rawuring import probe, uapi
 
     found = probe.capabilities(refresh=True)
-    print(probe.verdict(found))
+    live = probe.prove() if found.usable else {}
+    print(probe.verdict(found, live))
     if not found.usable:
         print(found.error)
         print("Without io_uring the library still imports, and fdmon.setup() falls back to poll(2).")
@@ -36,7 +37,7 @@ def check_kernel() -> int:
                 missing.setdefault(uapi.SINCE.get(name, "?"), []).append(name)
     for release in sorted(missing, key=_release_key):
         print(f"  missing here, in Linux {release}: {' '.join(missing[release])}")
-    failed = {name: result for name, result in probe.prove().items() if result != "ok"}
+    failed = {name: result for name, result in live.items() if result != "ok"}
     for name, result in failed.items():
         print(f"  FAILED {name}: {result}")
     print("This kernel cannot run the library." if failed else "This kernel runs the library.")
@@ -51,8 +52,12 @@ def check_header(paths: list[str]) -> int:
 
     try:
         header = uapi_header.parse(*paths)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         print(f"cannot read the header: {error}", file=sys.stderr)
+        return 2
+    if not any(name.startswith("IORING_") for name in header.constants):
+        # Nothing to compare would look like agreement.
+        print(f"{' '.join(paths)}: this is no io_uring header, it has no IORING_ constant", file=sys.stderr)
         return 2
     drift = uapi_header.differences(header, uapi)
     for line in drift:

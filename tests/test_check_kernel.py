@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: MIT
+"""tools/check_kernel.py: exit codes, and drift of every kind between uapi.py and a header."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rawuring import probe, uapi
+
+ROOT = Path(__file__).resolve().parent.parent
+TOOL = ROOT / "tools" / "check_kernel.py"
+
+
+def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-I", str(TOOL), *map(str, arguments)],
+        cwd=cwd, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))  # the tool puts the checkout on it
+    spec = importlib.util.spec_from_file_location("check_kernel", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def found(**changes: object) -> probe.Capabilities:
+    usable = probe.Capabilities(True, "", "", "", (), "Linux 5.4", {}, {}, {}, None)
+    return usable._replace(**changes)
+
+
+def test_bare_checkout_then_exit_code_tells(tmp_path):
+    done = run(cwd=tmp_path)
+    usable = probe.capabilities().usable
+    assert done.returncode == (0 if usable else 1), done
+    assert ("runs the library" in done.stdout) == bool(usable)
+    assert done.stderr == ""
+
+
+def test_names_missing_then_listed_by_release_oldest_first(tool, monkeypatch, capsys):
+    answers = found(
+        features={"IORING_FEAT_EXT_ARG": False, "IORING_FEAT_NODROP": True},
+        setup_flags={"IORING_SETUP_DEFER_TASKRUN": False, "IORING_SETUP_SQPOLL": None},
+        opcodes={"IORING_OP_NOP128": False, "IORING_OP_SHUTDOWN": False},
+    )
+    monkeypatch.setattr(probe, "capabilities", lambda refresh: answers)
+    monkeypatch.setattr(probe, "prove", lambda: {"NOP": "ok"})
+    assert tool.main([]) == 0
+    missing = [line.strip() for line in capsys.readouterr().out.splitlines() if "missing" in line]
+    assert missing == [
+        "missing here, in Linux 5.11: IORING_FEAT_EXT_ARG IORING_OP_SHUTDOWN",
+        "missing here, in Linux 6.1: IORING_SETUP_DEFER_TASKRUN",
+        "missing here, in Linux 6.19: IORING_OP_NOP128",
+    ]
+
+
+def test_no_io_uring_then_the_reason_and_1(tool, monkeypatch, capsys):
+    answers = found(usable=False, cause="sysctl", error="io_uring_setup: EPERM. Cause: sysctl.")
+    monkeypatch.setattr(probe, "capabilities", lambda refresh: answers)
+    monkeypatch.setattr(probe, "prove", lambda: pytest.fail("there is no ring to prove anything with"))
+    assert tool.main([]) == 1
+    text = capsys.readouterr().out
+    assert "DENIED by sysctl" in text
+    assert "Cause: sysctl" in text
+
+
+def test_a_live_request_fails_then_1(tool, monkeypatch, capsys):
+    monkeypatch.setattr(probe, "capabilities", lambda refresh: found())
+    monkeypatch.setattr(probe, "prove", lambda: {"NOP": "failed: res -22"})
+    assert tool.main([]) == 1
+    text = capsys.readouterr().out
+    assert text.startswith("io_uring: LIMITED")
+    assert "FAILED NOP: failed: res -22" in text
+    assert "cannot run the library" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "word"),
+    [
+        ("#define IORING_SETUP_IOPOLL (1U << 0)\n", 0, "agrees"),
+        ("#define IORING_SETUP_IOPOLL (1U << 7)\n", 1, "IORING_SETUP_IOPOLL is 1 in uapi.py and 128"),
+        ("#define IORING_SETUP_NEW_THING (1U << 25)\n", 1, "IORING_SETUP_NEW_THING is not in uapi.py"),
+        ("enum { IORING_OP_NOP, IORING_OP_READV, IORING_OP_FSYNC };\n", 1, "IORING_OP_FSYNC is 3 in"),
+        (
+            "#define IORING_OFF_SQ_RING 0ULL\n"
+            "struct io_uring_cqe { __u64 user_data; __u32 flags; __s32 res; };\n",
+            1,
+            "io_uring_cqe.res is at 8 with 4 bytes in uapi.py and at 12",
+        ),
+        (
+            "#define IORING_OFF_SQ_RING 0ULL\n"
+            "struct io_uring_cqe { __u64 user_data; __s32 res; __u32 flags; __u64 more; };\n",
+            1,
+            "struct io_uring_cqe has 16 bytes in uapi.py and 24",
+        ),
+    ],
+    ids=["same", "value", "new name", "enum", "offset", "size"],
+)
+def test_header_then_drift_is_named(tmp_path, text, code, word):
+    header = tmp_path / "io_uring.h"
+    header.write_text(text)
+    done = run("--header", header)
+    assert (done.returncode, done.stderr) == (code, ""), done
+    assert word in done.stdout
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        "",
+        "#define SOMETHING_ELSE 1\n",
+        "#define IORING_SETUP_IOPOLL 1\nstruct io_uring_cqe { __u64 a;\n",
+    ],
+    ids=["no file", "empty", "another header", "cut off"],
+)
+def test_no_usable_header_then_2_and_never_agreement(tmp_path, text):
+    header = tmp_path / "io_uring.h"
+    if text is not None:
+        header.write_text(text)
+    done = run("--header", header)
+    assert (done.returncode, done.stdout) == (2, ""), done
+    assert "Traceback" not in done.stderr
+    assert "io_uring.h" in done.stderr or "expected" in done.stderr
+
+
+def test_header_of_this_system_then_no_drift():
+    header = Path("/usr/include/linux/io_uring.h")
+    if not header.exists():
+        pytest.skip("the kernel's headers are not installed (linux-libc-dev)")
+    done = run("--header", header)
+    assert done.returncode == 0, done.stdout
+
+
+def test_wrong_usage_then_2():
+    assert run("--no-such-option").returncode == 2
+
+
+def test_release_key_then_numbers_are_compared_as_numbers(tool):
+    assert sorted(["6.1", "?", "5.19", "6.10", "5.6", "7.0"], key=tool._release_key) == [
+        "5.6", "5.19", "6.1", "6.10", "7.0", "?"
+    ]  # fmt: skip
+    for release in set(uapi.SINCE.values()):
+        tool._release_key(release)
