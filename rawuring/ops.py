@@ -1,24 +1,34 @@
 # SPDX-License-Identifier: MIT
 """prep_*: fill an SQE for one operation.
 
-What it is: one function per operation, named after liburing's, with liburing's arguments in liburing's order.
+What it is: one function per operation and variant, named after liburing's, with liburing's arguments in
+liburing's order; and the few that change an SQE which a prep function has filled.
 Mirrors: liburing ``src/include/liburing.h``.
 Must not know: rings, Python objects, what happens to the SQE next.
-Invariant: each function writes all 64 bytes of its SQE, in one pack, so nothing that the slot's last occupant
-left behind survives.
+Invariant: each prep function writes all 64 bytes of its SQE (128 for the operations that have so many), in
+one pack, so nothing that the slot's last occupant left behind survives.
 Read next: buffers.py.
 
 An SQE is any writable buffer of 64 bytes: what ring.get_sqe() returns, or bytearray(64). All arguments are
 ints; an address comes from buffers.pin(). After liburing's arguments come two of ours, always: ``user_data``,
-which the CQE brings back, and ``flags``, a mask of IOSQE_*. What is less often needed follows by keyword.
+which the CQE brings back, and ``flags``, a mask of IOSQE_*. What is less often needed follows by keyword, and
+set_fields() reaches whatever is left.
+
+Two rules of life for all of them. Memory that says "until submit returns" is copied by the kernel when it
+consumes the SQE; on an SQPOLL ring and before 5.5 (IORING_FEAT_SUBMIT_STABLE) that may be later, so keep it
+until the final CQE there. And every open file is held until the final CQE, whatever happens to its number.
+
+A number that its field cannot hold is refused with struct.error; C would cut it silently.
 """
 
 from __future__ import annotations
 
+import os
 import struct
 import sys
 
 from . import uapi
+from .uapi import AT_FDCWD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,8 +42,14 @@ _pack = _SQE.pack_into
 # The same 64 bytes for an operation without arguments: padding is written as zeros. With 5 values instead of
 # 14, a batch of 256 NOPs takes 0.86 of the time (PyPy: prep_nop takes 2.5 times as long).
 _pack_short = struct.Struct("=BBHi24xQ24x").pack_into
+_pack_short128 = struct.Struct("=BBHi24xQ88x").pack_into
+# The command of a URING_CMD runs from byte 48 to the end of the slot.
+_pack_cmd = struct.Struct("=BBHiQQIIQHHI16s").pack_into
+_pack_cmd128 = struct.Struct("=BBHiQQIIQHHI80s").pack_into
 _U64 = 0xFFFFFFFFFFFFFFFF
+_U32 = 0xFFFFFFFF
 _BIG_ENDIAN = sys.byteorder == "big"
+_ALLOC = uapi.IORING_FILE_INDEX_ALLOC
 
 
 def poll_mask(mask: int) -> int:
@@ -48,6 +64,107 @@ def poll_mask(mask: int) -> int:
     if _BIG_ENDIAN:
         return (mask >> 16) | (mask & 0xFFFF) << 16
     return mask
+
+
+def _slot(file_index: int) -> int:
+    """Number a direct descriptor as the SQE does: from 1, because 0 means an ordinary descriptor."""
+    return _ALLOC if file_index in (_ALLOC, -1) else file_index + 1
+
+
+# ------------------------------------------------------------------------------------------------------
+# Changing an SQE that is filled already. C assigns to the members of its struct; these do the same.
+
+
+def set_fields(sqe: Sqe, **fields: int) -> None:
+    """Assign to members of an SQE, as C does with ``sqe->ioprio = ...``.
+
+    Args: ints by their names in struct io_uring_sqe, such as ioprio, personality, addr3, write_stream.
+    Raises: TypeError for a name that is not there; struct.error for a value that the member cannot hold.
+    Lifetime: none.
+    """
+    for name, value in fields.items():
+        field = uapi.io_uring_sqe.fields.get(name)
+        if field is None or not isinstance(field.format, str) or len(field.format) != 1:
+            raise TypeError(f"struct io_uring_sqe has no member {name!r} that holds one number")
+        struct.pack_into("=" + field.format, sqe, field.offset, value)
+
+
+def sqe_set_data64(sqe: Sqe, data: int) -> None:
+    """Set the user_data, which the CQE brings back.
+
+    Args: data is 64 bits wide.
+    Lifetime: none.
+    Mirrors: liburing io_uring_sqe_set_data64
+    """
+    struct.pack_into("=Q", sqe, 32, data)
+
+
+def sqe_set_data(sqe: Sqe, data: int) -> None:
+    """Set the user_data; a pointer is an int here.
+
+    Args: data is 64 bits wide.
+    Lifetime: none.
+    Mirrors: liburing io_uring_sqe_set_data
+    """
+    struct.pack_into("=Q", sqe, 32, data)
+
+
+def sqe_set_flags(sqe: Sqe, flags: int) -> None:
+    """Set the flags.
+
+    Args: flags is a mask of IOSQE_*; it replaces what a prep function has set.
+    Lifetime: none.
+    Mirrors: liburing io_uring_sqe_set_flags
+    """
+    struct.pack_into("=B", sqe, 1, flags)
+
+
+def sqe_set_buf_group(sqe: Sqe, bgid: int) -> None:
+    """Name the group of provided buffers from which IOSQE_BUFFER_SELECT takes one.
+
+    Args: bgid is 16 bits wide.
+    Lifetime: none.
+    Since: 5.7
+    Mirrors: liburing io_uring_sqe_set_buf_group
+    """
+    struct.pack_into("=H", sqe, 40, bgid)
+
+
+def set_target_fixed_file(sqe: Sqe, file_index: int) -> None:
+    """Let an operation that opens a file put it into a slot of the registered files.
+
+    Args: file_index counts from 0.
+    Lifetime: none.
+    Since: 5.15
+    Mirrors: liburing __io_uring_set_target_fixed_file
+    """
+    struct.pack_into("=I", sqe, 44, file_index + 1)
+
+
+def initialize_sqe(sqe: Sqe) -> None:
+    """Clear what the prep functions of liburing leave to whoever took the slot; ours need no such step.
+
+    Lifetime: none.
+    Mirrors: liburing io_uring_initialize_sqe
+    """
+    for offset, size in ((1, 3), (28, 4), (40, 24)):
+        sqe[offset : offset + size] = bytes(size)
+
+
+def prep_send_set_addr(sqe: Sqe, dest_addr: int, addr_len: int) -> None:
+    """Give a send that is filled already a destination.
+
+    Args: dest_addr is the address of a sockaddr (buffers.sockaddr); addr_len in bytes.
+    Lifetime: until submit returns.
+    Since: 6.0 with SEND_ZC, 6.1 with SEND
+    Mirrors: liburing io_uring_prep_send_set_addr
+    """
+    struct.pack_into("=Q", sqe, 8, dest_addr)
+    struct.pack_into("=H", sqe, 44, addr_len)
+
+
+# ------------------------------------------------------------------------------------------------------
+# Any operation, and none
 
 
 def prep_rw(
@@ -73,12 +190,299 @@ def prep_rw(
 def prep_nop(sqe: Sqe, user_data: int = 0, flags: int = 0) -> None:
     """Do nothing, and complete.
 
-    CQE: res is 0.
+    CQE: res is 0; with IORING_NOP_INJECT_RESULT in nop_flags (6.10) what stands in len.
     Lifetime: none.
     Since: 5.1
     Mirrors: liburing io_uring_prep_nop
     """
     _pack_short(sqe, 0, uapi.IORING_OP_NOP, flags, 0, -1, user_data)
+
+
+def prep_nop128(sqe: Sqe, user_data: int = 0, flags: int = 0) -> None:
+    """Do nothing, in a slot of 128 bytes.
+
+    Args: sqe is what get_sqe128() returns.
+    CQE: res is 0.
+    Lifetime: none.
+    Since: 6.19
+    Mirrors: liburing io_uring_prep_nop128
+    """
+    _pack_short128(sqe, 0, uapi.IORING_OP_NOP128, flags, 0, -1, user_data)
+
+
+# ------------------------------------------------------------------------------------------------------
+# Reading and writing
+
+
+def prep_read(
+    sqe: Sqe, fd: int, buf: int, nbytes: int, offset: int, user_data: int = 0, flags: int = 0,
+    *, rw_flags: int = 0, ioprio: int = 0, buf_group: int = 0, personality: int = 0,
+) -> None:  # fmt: skip
+    """Read from a file.
+
+    Args: buf is an address; nbytes in bytes; offset in bytes, -1 for the file position, pipes and sockets;
+        rw_flags is a mask of RWF_*; buf_group goes with IOSQE_BUFFER_SELECT.
+    CQE: res is the number of bytes, 0 at the end of the file, or a negative errno.
+    Lifetime: until the final CQE.
+    Since: 5.6
+    Mirrors: liburing io_uring_prep_read
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_READ, flags, ioprio, fd, offset & _U64, buf, nbytes, rw_flags, user_data,
+        buf_group, personality, 0, 0, 0,
+    )  # fmt: skip
+
+
+def prep_write(
+    sqe: Sqe, fd: int, buf: int, nbytes: int, offset: int, user_data: int = 0, flags: int = 0,
+    *, rw_flags: int = 0, ioprio: int = 0, personality: int = 0,
+) -> None:  # fmt: skip
+    """Write to a file.
+
+    Args: as prep_read.
+    CQE: res is the number of bytes, or a negative errno.
+    Lifetime: until the final CQE.
+    Since: 5.6
+    Mirrors: liburing io_uring_prep_write
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_WRITE, flags, ioprio, fd, offset & _U64, buf, nbytes, rw_flags, user_data, 0,
+        personality, 0, 0, 0,
+    )  # fmt: skip
+
+
+def prep_readv(
+    sqe: Sqe, fd: int, iovecs: int, nr_vecs: int, offset: int, user_data: int = 0, flags: int = 0
+) -> None:
+    """Read from a file into several buffers.
+
+    Args: iovecs is the address of nr_vecs iovecs (buffers.iovec); offset as in prep_read.
+    CQE: res is the number of bytes over all buffers, or a negative errno.
+    Lifetime: until the final CQE for the buffers; the iovec array until submit returns.
+    Since: 5.1
+    Mirrors: liburing io_uring_prep_readv
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_READV, flags, 0, fd, offset & _U64, iovecs, nr_vecs, 0, user_data,
+        0, 0, 0, 0, 0,
+    )  # fmt: skip
+
+
+def prep_readv2(
+    sqe: Sqe, fd: int, iovecs: int, nr_vecs: int, offset: int, rw_flags: int, user_data: int = 0,
+    flags: int = 0,
+) -> None:  # fmt: skip
+    """Read from a file into several buffers, with flags as preadv2(2) has them.
+
+    Args: rw_flags is a mask of RWF_*; the others as in prep_readv.
+    CQE: as prep_readv; -EAGAIN with RWF_NOWAIT when it would have to wait.
+    Lifetime: until the final CQE for the buffers; the iovec array until submit returns.
+    Since: 5.1
+    Mirrors: liburing io_uring_prep_readv2
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_READV, flags, 0, fd, offset & _U64, iovecs, nr_vecs, rw_flags, user_data,
+        0, 0, 0, 0, 0,
+    )  # fmt: skip
+
+
+def prep_writev(
+    sqe: Sqe, fd: int, iovecs: int, nr_vecs: int, offset: int, user_data: int = 0, flags: int = 0
+) -> None:
+    """Write several buffers to a file.
+
+    Args: as prep_readv.
+    CQE: res is the number of bytes over all buffers, or a negative errno.
+    Lifetime: until the final CQE for the buffers; the iovec array until submit returns.
+    Since: 5.1
+    Mirrors: liburing io_uring_prep_writev
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_WRITEV, flags, 0, fd, offset & _U64, iovecs, nr_vecs, 0, user_data,
+        0, 0, 0, 0, 0,
+    )  # fmt: skip
+
+
+def prep_writev2(
+    sqe: Sqe, fd: int, iovecs: int, nr_vecs: int, offset: int, rw_flags: int, user_data: int = 0,
+    flags: int = 0,
+) -> None:  # fmt: skip
+    """Write several buffers to a file, with flags as pwritev2(2) has them.
+
+    Args: rw_flags is a mask of RWF_*; the others as in prep_readv.
+    CQE: as prep_writev; -EAGAIN with RWF_NOWAIT when it would have to wait.
+    Lifetime: until the final CQE for the buffers; the iovec array until submit returns.
+    Since: 5.1
+    Mirrors: liburing io_uring_prep_writev2
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_WRITEV, flags, 0, fd, offset & _U64, iovecs, nr_vecs, rw_flags, user_data,
+        0, 0, 0, 0, 0,
+    )  # fmt: skip
+
+
+def prep_read_fixed(
+    sqe: Sqe, fd: int, buf: int, nbytes: int, offset: int, buf_index: int, user_data: int = 0,
+    flags: int = 0, *, rw_flags: int = 0, ioprio: int = 0,
+) -> None:  # fmt: skip
+    """Read from a file into a registered buffer.
+
+    Args: buf is an address inside the registered buffer number buf_index; the others as in prep_read.
+    CQE: res is the number of bytes, or a negative errno; -EFAULT for a place outside the buffer.
+    Lifetime: until the final CQE.
+    Since: 5.1
+    Mirrors: liburing io_uring_prep_read_fixed
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_READ_FIXED, flags, ioprio, fd, offset & _U64, buf, nbytes, rw_flags,
+        user_data, buf_index, 0, 0, 0, 0,
+    )  # fmt: skip
+
+
+def prep_write_fixed(
+    sqe: Sqe, fd: int, buf: int, nbytes: int, offset: int, buf_index: int, user_data: int = 0,
+    flags: int = 0, *, rw_flags: int = 0, ioprio: int = 0,
+) -> None:  # fmt: skip
+    """Write a registered buffer, or a part of it, to a file.
+
+    Args: as prep_read_fixed.
+    CQE: res is the number of bytes, or a negative errno; -EFAULT for a place outside the buffer.
+    Lifetime: until the final CQE.
+    Since: 5.1
+    Mirrors: liburing io_uring_prep_write_fixed
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_WRITE_FIXED, flags, ioprio, fd, offset & _U64, buf, nbytes, rw_flags,
+        user_data, buf_index, 0, 0, 0, 0,
+    )  # fmt: skip
+
+
+def prep_readv_fixed(
+    sqe: Sqe, fd: int, iovecs: int, nr_vecs: int, offset: int, rw_flags: int, buf_index: int,
+    user_data: int = 0, flags: int = 0,
+) -> None:  # fmt: skip
+    """Read from a file into several parts of one registered buffer.
+
+    Args: iovecs is the address of nr_vecs iovecs that lie inside the registered buffer number buf_index;
+        rw_flags is a mask of RWF_*.
+    CQE: res is the number of bytes, or a negative errno.
+    Lifetime: until the final CQE for the buffer; the iovec array until submit returns.
+    Since: 6.15
+    Mirrors: liburing io_uring_prep_readv_fixed
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_READV_FIXED, flags, 0, fd, offset & _U64, iovecs, nr_vecs, rw_flags,
+        user_data, buf_index, 0, 0, 0, 0,
+    )  # fmt: skip
+
+
+def prep_writev_fixed(
+    sqe: Sqe, fd: int, iovecs: int, nr_vecs: int, offset: int, rw_flags: int, buf_index: int,
+    user_data: int = 0, flags: int = 0,
+) -> None:  # fmt: skip
+    """Write several parts of one registered buffer to a file.
+
+    Args: as prep_readv_fixed.
+    CQE: res is the number of bytes, or a negative errno.
+    Lifetime: until the final CQE for the buffer; the iovec array until submit returns.
+    Since: 6.15
+    Mirrors: liburing io_uring_prep_writev_fixed
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_WRITEV_FIXED, flags, 0, fd, offset & _U64, iovecs, nr_vecs, rw_flags,
+        user_data, buf_index, 0, 0, 0, 0,
+    )  # fmt: skip
+
+
+def prep_read_multishot(
+    sqe: Sqe, fd: int, nbytes: int, offset: int, buf_group: int, user_data: int = 0, flags: int = 0
+) -> None:
+    """Read again and again, each time into a provided buffer, whenever there is something.
+
+    Args: fd is something that can be polled, such as a pipe or a tty; nbytes limits each read, 0 is the
+        buffer's size; offset is -1; buf_group of provided buffers; IOSQE_BUFFER_SELECT is added.
+    CQE: one for each read, res is the number of bytes and the buffer id stands in flags; the last is the one
+        without IORING_CQE_F_MORE: -ENOBUFS when the group is empty, 0 at the end, -EBADFD for a file that
+        cannot be polled.
+    Lifetime: none; the buffers belong to the group.
+    Since: 6.7
+    Mirrors: liburing io_uring_prep_read_multishot
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_READ_MULTISHOT, flags | uapi.IOSQE_BUFFER_SELECT, 0, fd, offset & _U64, 0,
+        nbytes, 0, user_data, buf_group, 0, 0, 0, 0,
+    )  # fmt: skip
+
+
+def prep_splice(
+    sqe: Sqe, fd_in: int, off_in: int, fd_out: int, off_out: int, nbytes: int, splice_flags: int,
+    user_data: int = 0, flags: int = 0,
+) -> None:  # fmt: skip
+    """Move bytes between two descriptors, one of which is a pipe.
+
+    Args: off_in and off_out in bytes, -1 for a pipe or the file position; nbytes in bytes; splice_flags is a
+        mask of os.SPLICE_F_* and SPLICE_F_FD_IN_FIXED. IOSQE_FIXED_FILE speaks of fd_out.
+    CQE: res is the number of bytes, 0 at the end, or a negative errno.
+    Lifetime: none.
+    Since: 5.7
+    Mirrors: liburing io_uring_prep_splice
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_SPLICE, flags, 0, fd_out, off_out & _U64, off_in & _U64, nbytes,
+        splice_flags, user_data, 0, 0, fd_in & _U32, 0, 0,
+    )  # fmt: skip
+
+
+def prep_tee(
+    sqe: Sqe, fd_in: int, fd_out: int, nbytes: int, splice_flags: int, user_data: int = 0, flags: int = 0
+) -> None:
+    """Copy bytes from one pipe to another and leave them in the first.
+
+    Args: as prep_splice.
+    CQE: res is the number of bytes, or a negative errno.
+    Lifetime: none.
+    Since: 5.8
+    Mirrors: liburing io_uring_prep_tee
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_TEE, flags, 0, fd_out, 0, 0, nbytes, splice_flags, user_data,
+        0, 0, fd_in & _U32, 0, 0,
+    )  # fmt: skip
+
+
+def prep_pipe(sqe: Sqe, fds: int, pipe_flags: int, user_data: int = 0, flags: int = 0) -> None:
+    """Create a pipe.
+
+    Args: fds is the address of two ints, which are filled with the reading and the writing end; pipe_flags is
+        a mask of os.O_CLOEXEC, os.O_NONBLOCK, os.O_DIRECT.
+    CQE: res is 0, or a negative errno.
+    Lifetime: until the final CQE.
+    Since: 6.16
+    Mirrors: liburing io_uring_prep_pipe
+    """
+    _pack(sqe, 0, uapi.IORING_OP_PIPE, flags, 0, 0, 0, fds, 0, pipe_flags, user_data, 0, 0, 0, 0, 0)
+
+
+def prep_pipe_direct(
+    sqe: Sqe, fds: int, pipe_flags: int, file_index: int, user_data: int = 0, flags: int = 0
+) -> None:
+    """Create a pipe whose ends are direct descriptors.
+
+    Args: file_index is the slot of the reading end, the writing end takes the next one; or
+        IORING_FILE_INDEX_ALLOC, and fds is filled with the slots.
+    CQE: res is 0, or a negative errno.
+    Lifetime: until the final CQE.
+    Since: 6.16
+    Mirrors: liburing io_uring_prep_pipe_direct
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_PIPE, flags, 0, 0, 0, fds, 0, pipe_flags, user_data,
+        0, 0, _slot(file_index), 0, 0,
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------
+# Waiting for readiness
 
 
 def prep_poll_add(sqe: Sqe, fd: int, mask: int, user_data: int = 0, flags: int = 0) -> None:
@@ -140,6 +544,42 @@ def prep_poll_update(
     )  # fmt: skip
 
 
+def prep_epoll_ctl(
+    sqe: Sqe, epfd: int, fd: int, op: int, ev: int, user_data: int = 0, flags: int = 0
+) -> None:
+    """Change what an epoll descriptor watches.
+
+    Args: op is 1 (add), 2 (delete) or 3 (modify); ev is the address of a struct epoll_event
+        (buffers.epoll_event), or 0 for delete.
+    CQE: res is 0, or a negative errno.
+    Lifetime: until submit returns.
+    Since: 5.6
+    Mirrors: liburing io_uring_prep_epoll_ctl
+    """
+    _pack(sqe, 0, uapi.IORING_OP_EPOLL_CTL, flags, 0, epfd, fd & _U64, ev, op, 0, user_data, 0, 0, 0, 0, 0)
+
+
+def prep_epoll_wait(
+    sqe: Sqe, fd: int, events: int, maxevents: int, epoll_flags: int, user_data: int = 0, flags: int = 0
+) -> None:
+    """Wait until an epoll descriptor has events, and fetch them.
+
+    Args: events is the address of maxevents structs epoll_event (buffers.epoll_events); epoll_flags is 0.
+    CQE: res is the number of events, or a negative errno.
+    Lifetime: until the final CQE.
+    Since: 6.15
+    Mirrors: liburing io_uring_prep_epoll_wait
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_EPOLL_WAIT, flags, 0, fd, 0, events, maxevents, epoll_flags, user_data,
+        0, 0, 0, 0, 0,
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------
+# Time
+
+
 def prep_timeout(
     sqe: Sqe, ts: int, count: int, timeout_flags: int, user_data: int = 0, flags: int = 0
 ) -> None:
@@ -191,15 +631,54 @@ def prep_timeout_update(
     )  # fmt: skip
 
 
-def prep_cancel64(sqe: Sqe, target: int, cancel_flags: int, user_data: int = 0, flags: int = 0) -> None:
-    """Cancel requests by their user_data.
+def prep_link_timeout(sqe: Sqe, ts: int, timeout_flags: int, user_data: int = 0, flags: int = 0) -> None:
+    """Cancel the request before this one, which is linked to it, when it takes too long.
 
-    Args: target is that user_data; cancel_flags is a mask of IORING_ASYNC_CANCEL_*.
-    CQE: res is 0, or with IORING_ASYNC_CANCEL_ALL the number cancelled; -ENOENT; -EALREADY when the request
-        runs and cannot be stopped.
+    Args: ts is the address of a __kernel_timespec (buffers.timespec); timeout_flags is a mask of
+        IORING_TIMEOUT_ABS, IORING_TIMEOUT_BOOTTIME, IORING_TIMEOUT_REALTIME. The SQE before has
+        IOSQE_IO_LINK.
+    CQE: res is -ETIME (the request answers -ECANCELED), -ECANCELED when the request was in time, -EALREADY
+        when it could not be stopped, -ENOENT.
+    Lifetime: until submit returns.
+    Since: 5.5
+    Mirrors: liburing io_uring_prep_link_timeout
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_LINK_TIMEOUT, flags, 0, -1, 0, ts, 1, timeout_flags, user_data, 0, 0, 0, 0, 0
+    )
+
+
+# ------------------------------------------------------------------------------------------------------
+# Cancelling
+
+
+def prep_cancel64(
+    sqe: Sqe, target: int, cancel_flags: int, user_data: int = 0, flags: int = 0, *, opcode: int = 0
+) -> None:
+    """Cancel requests by their user_data, or by what cancel_flags name.
+
+    Args: target is that user_data; cancel_flags is a mask of IORING_ASYNC_CANCEL_*: ALL for each that
+        matches and not only the first, ANY for everything, OP to match opcode, which is an IORING_OP_*.
+    CQE: res is 0, or with IORING_ASYNC_CANCEL_ALL or _ANY the number cancelled; -ENOENT; -EALREADY when the
+        request runs and cannot be stopped.
+    Lifetime: none.
+    Since: 5.5; flags 5.19, OP 6.6
+    Mirrors: liburing io_uring_prep_cancel64
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_ASYNC_CANCEL, flags, 0, -1, 0, target, opcode, cancel_flags, user_data,
+        0, 0, 0, 0, 0,
+    )  # fmt: skip
+
+
+def prep_cancel(sqe: Sqe, target: int, cancel_flags: int, user_data: int = 0, flags: int = 0) -> None:
+    """Cancel requests by their user_data; a pointer is an int here.
+
+    Args: as prep_cancel64.
+    CQE: as prep_cancel64.
     Lifetime: none.
     Since: 5.5; flags 5.19
-    Mirrors: liburing io_uring_prep_cancel64
+    Mirrors: liburing io_uring_prep_cancel
     """
     _pack(
         sqe, 0, uapi.IORING_OP_ASYNC_CANCEL, flags, 0, -1, 0, target, 0, cancel_flags, user_data,
@@ -207,73 +686,337 @@ def prep_cancel64(sqe: Sqe, target: int, cancel_flags: int, user_data: int = 0, 
     )  # fmt: skip
 
 
-def prep_cancel_fd(sqe: Sqe, fd: int, cancel_flags: int, user_data: int = 0, flags: int = 0) -> None:
+def prep_cancel_fd(
+    sqe: Sqe, fd: int, cancel_flags: int, user_data: int = 0, flags: int = 0, *, opcode: int = 0
+) -> None:
     """Cancel requests on a descriptor, which must still be open.
 
-    Args: fd; cancel_flags is a mask of IORING_ASYNC_CANCEL_*, IORING_ASYNC_CANCEL_FD is added.
+    Args: fd; cancel_flags is a mask of IORING_ASYNC_CANCEL_*, IORING_ASYNC_CANCEL_FD is added; with
+        IORING_ASYNC_CANCEL_FD_FIXED fd is a slot of the registered files; opcode as in prep_cancel64.
     CQE: as prep_cancel64, and -EBADF.
     Lifetime: none.
-    Since: 5.19
+    Since: 5.19; FD_FIXED 6.0, OP 6.6
     Mirrors: liburing io_uring_prep_cancel_fd
     """
     _pack(
-        sqe, 0, uapi.IORING_OP_ASYNC_CANCEL, flags, 0, fd, 0, 0, 0,
+        sqe, 0, uapi.IORING_OP_ASYNC_CANCEL, flags, 0, fd, 0, 0, opcode,
         cancel_flags | uapi.IORING_ASYNC_CANCEL_FD, user_data, 0, 0, 0, 0, 0,
     )  # fmt: skip
 
 
-def prep_read(
-    sqe: Sqe, fd: int, buf: int, nbytes: int, offset: int, user_data: int = 0, flags: int = 0,
-    *, rw_flags: int = 0, ioprio: int = 0, buf_group: int = 0, personality: int = 0,
-) -> None:  # fmt: skip
-    """Read from a file.
+# ------------------------------------------------------------------------------------------------------
+# Sockets
 
-    Args: buf is an address; nbytes in bytes; offset in bytes, -1 for the file position, pipes and sockets;
-        rw_flags is a mask of RWF_*; buf_group goes with IOSQE_BUFFER_SELECT.
-    CQE: res is the number of bytes, 0 at the end of the file, or a negative errno.
-    Lifetime: until the final CQE.
-    Since: 5.6
-    Mirrors: liburing io_uring_prep_read
+
+def prep_socket(
+    sqe: Sqe, domain: int, type: int, protocol: int, socket_flags: int, user_data: int = 0, flags: int = 0
+) -> None:
+    """Create a socket.
+
+    Args: domain, type and protocol as socket(2) takes them (socket.AF_INET, socket.SOCK_STREAM |
+        socket.SOCK_CLOEXEC, 0); socket_flags is 0.
+    CQE: res is the descriptor, or a negative errno.
+    Lifetime: none.
+    Since: 5.19
+    Mirrors: liburing io_uring_prep_socket
     """
     _pack(
-        sqe, 0, uapi.IORING_OP_READ, flags, ioprio, fd, offset & _U64, buf, nbytes, rw_flags, user_data,
-        buf_group, personality, 0, 0, 0,
+        sqe, 0, uapi.IORING_OP_SOCKET, flags, 0, domain, type, 0, protocol, socket_flags, user_data,
+        0, 0, 0, 0, 0,
     )  # fmt: skip
 
 
-def prep_write(
-    sqe: Sqe, fd: int, buf: int, nbytes: int, offset: int, user_data: int = 0, flags: int = 0,
-    *, rw_flags: int = 0, ioprio: int = 0, personality: int = 0,
+def prep_socket_direct(
+    sqe: Sqe, domain: int, type: int, protocol: int, file_index: int, socket_flags: int,
+    user_data: int = 0, flags: int = 0,
 ) -> None:  # fmt: skip
-    """Write to a file.
+    """Create a socket as a direct descriptor.
 
-    Args: as prep_read.
-    CQE: res is the number of bytes, or a negative errno.
-    Lifetime: until the final CQE.
-    Since: 5.6
-    Mirrors: liburing io_uring_prep_write
+    Args: type is without socket.SOCK_CLOEXEC, which such a descriptor cannot have; file_index is the slot, or
+        IORING_FILE_INDEX_ALLOC; the others as in prep_socket.
+    CQE: res is 0, with IORING_FILE_INDEX_ALLOC the slot; or a negative errno, -ENFILE when all are taken.
+    Lifetime: none.
+    Since: 5.19
+    Mirrors: liburing io_uring_prep_socket_direct
     """
     _pack(
-        sqe, 0, uapi.IORING_OP_WRITE, flags, ioprio, fd, offset & _U64, buf, nbytes, rw_flags, user_data, 0,
-        personality, 0, 0, 0,
+        sqe, 0, uapi.IORING_OP_SOCKET, flags, 0, domain, type, 0, protocol, socket_flags, user_data,
+        0, 0, _slot(file_index), 0, 0,
+    )  # fmt: skip
+
+
+def prep_socket_direct_alloc(
+    sqe: Sqe, domain: int, type: int, protocol: int, socket_flags: int, user_data: int = 0, flags: int = 0
+) -> None:
+    """Create a socket as a direct descriptor in a free slot.
+
+    Args: as prep_socket_direct.
+    CQE: res is the slot, or a negative errno, -ENFILE when all are taken.
+    Lifetime: none.
+    Since: 5.19
+    Mirrors: liburing io_uring_prep_socket_direct_alloc
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_SOCKET, flags, 0, domain, type, 0, protocol, socket_flags, user_data,
+        0, 0, _ALLOC, 0, 0,
+    )  # fmt: skip
+
+
+def prep_bind(sqe: Sqe, fd: int, addr: int, addrlen: int, user_data: int = 0, flags: int = 0) -> None:
+    """Bind a socket to an address.
+
+    Args: addr is the address of a sockaddr (buffers.sockaddr) of addrlen bytes.
+    CQE: res is 0, or a negative errno.
+    Lifetime: until submit returns.
+    Since: 6.11
+    Mirrors: liburing io_uring_prep_bind
+    """
+    _pack(sqe, 0, uapi.IORING_OP_BIND, flags, 0, fd, addrlen, addr, 0, 0, user_data, 0, 0, 0, 0, 0)
+
+
+def prep_listen(sqe: Sqe, fd: int, backlog: int, user_data: int = 0, flags: int = 0) -> None:
+    """Let a socket take connections.
+
+    Args: backlog as listen(2) takes it.
+    CQE: res is 0, or a negative errno.
+    Lifetime: none.
+    Since: 6.11
+    Mirrors: liburing io_uring_prep_listen
+    """
+    _pack(sqe, 0, uapi.IORING_OP_LISTEN, flags, 0, fd, 0, 0, backlog, 0, user_data, 0, 0, 0, 0, 0)
+
+
+def prep_connect(sqe: Sqe, fd: int, addr: int, addrlen: int, user_data: int = 0, flags: int = 0) -> None:
+    """Connect a socket.
+
+    Args: addr is the address of a sockaddr (buffers.sockaddr) of addrlen bytes.
+    CQE: res is 0, or a negative errno.
+    Lifetime: until submit returns.
+    Since: 5.5
+    Mirrors: liburing io_uring_prep_connect
+    """
+    _pack(sqe, 0, uapi.IORING_OP_CONNECT, flags, 0, fd, addrlen, addr, 0, 0, user_data, 0, 0, 0, 0, 0)
+
+
+def prep_accept(
+    sqe: Sqe, fd: int, addr: int, addrlen: int, accept_flags: int, user_data: int = 0, flags: int = 0,
+    *, ioprio: int = 0,
+) -> None:  # fmt: skip
+    """Take one connection.
+
+    Args: addr and addrlen are 0, or the addresses of a sockaddr and of its size (buffers.sockaddr_buffer);
+        accept_flags is a mask of socket.SOCK_CLOEXEC and socket.SOCK_NONBLOCK; ioprio of IORING_ACCEPT_*.
+    CQE: res is the descriptor, or a negative errno.
+    Lifetime: until the final CQE.
+    Since: 5.5; ioprio 6.10
+    Mirrors: liburing io_uring_prep_accept
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_ACCEPT, flags, ioprio, fd, addrlen, addr, 0, accept_flags, user_data,
+        0, 0, 0, 0, 0,
+    )  # fmt: skip
+
+
+def prep_accept_direct(
+    sqe: Sqe, fd: int, addr: int, addrlen: int, accept_flags: int, file_index: int, user_data: int = 0,
+    flags: int = 0, *, ioprio: int = 0,
+) -> None:  # fmt: skip
+    """Take one connection as a direct descriptor.
+
+    Args: accept_flags without socket.SOCK_CLOEXEC; file_index is the slot, or IORING_FILE_INDEX_ALLOC (5.19);
+        the others as in prep_accept.
+    CQE: res is 0, with IORING_FILE_INDEX_ALLOC the slot; or a negative errno, -ENFILE when all are taken.
+    Lifetime: until the final CQE.
+    Since: 5.15
+    Mirrors: liburing io_uring_prep_accept_direct
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_ACCEPT, flags, ioprio, fd, addrlen, addr, 0, accept_flags, user_data,
+        0, 0, _slot(file_index), 0, 0,
+    )  # fmt: skip
+
+
+def prep_multishot_accept(
+    sqe: Sqe, fd: int, addr: int, addrlen: int, accept_flags: int, user_data: int = 0, flags: int = 0,
+    *, ioprio: int = 0,
+) -> None:  # fmt: skip
+    """Take connections, one after the other.
+
+    Args: as prep_accept. All connections write to the same addr, so 0 and getpeername() are the better
+        choice.
+    CQE: one for each connection, res is the descriptor; the last is the one without IORING_CQE_F_MORE.
+    Lifetime: until the final CQE.
+    Since: 5.19
+    Mirrors: liburing io_uring_prep_multishot_accept
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_ACCEPT, flags, ioprio | uapi.IORING_ACCEPT_MULTISHOT, fd, addrlen, addr, 0,
+        accept_flags, user_data, 0, 0, 0, 0, 0,
+    )  # fmt: skip
+
+
+def prep_multishot_accept_direct(
+    sqe: Sqe, fd: int, addr: int, addrlen: int, accept_flags: int, user_data: int = 0, flags: int = 0,
+    *, ioprio: int = 0,
+) -> None:  # fmt: skip
+    """Take connections, one after the other, as direct descriptors in free slots.
+
+    Args: as prep_accept_direct.
+    CQE: one for each connection, res is the slot; the last is the one without IORING_CQE_F_MORE, with -ENFILE
+        when all slots are taken.
+    Lifetime: until the final CQE.
+    Since: 5.19
+    Mirrors: liburing io_uring_prep_multishot_accept_direct
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_ACCEPT, flags, ioprio | uapi.IORING_ACCEPT_MULTISHOT, fd, addrlen, addr, 0,
+        accept_flags, user_data, 0, 0, _ALLOC, 0, 0,
     )  # fmt: skip
 
 
 def prep_send(
     sqe: Sqe, sockfd: int, buf: int, length: int, msg_flags: int, user_data: int = 0, flags: int = 0,
-    *, ioprio: int = 0,
+    *, ioprio: int = 0, buf_group: int = 0,
 ) -> None:  # fmt: skip
     """Send on a connected socket.
 
-    Args: buf is an address; length in bytes; msg_flags is a mask of MSG_*; ioprio of IORING_RECVSEND_*.
+    Args: buf is an address, with IORING_SEND_VECTORIZED that of length iovecs; length in bytes; msg_flags
+        is a mask of MSG_*; ioprio of IORING_RECVSEND_* and IORING_SEND_*; buf_group goes with
+        IOSQE_BUFFER_SELECT.
     CQE: res is the number of bytes, or a negative errno.
     Lifetime: until the final CQE.
-    Since: 5.6
+    Since: 5.6; IOSQE_BUFFER_SELECT 6.10, IORING_SEND_VECTORIZED 6.17
     Mirrors: liburing io_uring_prep_send
     """
     _pack(
         sqe, 0, uapi.IORING_OP_SEND, flags, ioprio, sockfd, 0, buf, length, msg_flags, user_data,
+        buf_group, 0, 0, 0, 0,
+    )  # fmt: skip
+
+
+def prep_send_bundle(
+    sqe: Sqe, sockfd: int, length: int, msg_flags: int, user_data: int = 0, flags: int = 0,
+    *, buf_group: int = 0,
+) -> None:  # fmt: skip
+    """Send as many provided buffers as there are, in one go.
+
+    Args: length in bytes, 0 for all there are; msg_flags is a mask of MSG_*; flags must contain
+        IOSQE_BUFFER_SELECT, and buf_group names the group.
+    CQE: res is the number of bytes over consecutive buffers, of which the first stands in flags; or a
+        negative errno. The last is the one without IORING_CQE_F_MORE.
+    Lifetime: none; the buffers belong to the group.
+    Since: 6.10
+    Mirrors: liburing io_uring_prep_send_bundle
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_SEND, flags, uapi.IORING_RECVSEND_BUNDLE, sockfd, 0, 0, length, msg_flags,
+        user_data, buf_group, 0, 0, 0, 0,
+    )  # fmt: skip
+
+
+def prep_sendto(
+    sqe: Sqe, sockfd: int, buf: int, length: int, msg_flags: int, addr: int, addrlen: int,
+    user_data: int = 0, flags: int = 0, *, ioprio: int = 0,
+) -> None:  # fmt: skip
+    """Send to an address.
+
+    Args: addr is the address of a sockaddr (buffers.sockaddr) of addrlen bytes; the others as in prep_send.
+    CQE: res is the number of bytes, or a negative errno.
+    Lifetime: until the final CQE.
+    Since: 6.1
+    Mirrors: liburing io_uring_prep_sendto
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_SEND, flags, ioprio, sockfd, addr, buf, length, msg_flags, user_data,
+        0, 0, _half(addrlen), 0, 0,
+    )  # fmt: skip
+
+
+def prep_send_zc(
+    sqe: Sqe, sockfd: int, buf: int, length: int, msg_flags: int, zc_flags: int, user_data: int = 0,
+    flags: int = 0,
+) -> None:  # fmt: skip
+    """Send on a socket without copying the bytes.
+
+    Args: zc_flags is a mask of IORING_RECVSEND_POLL_FIRST, IORING_SEND_ZC_REPORT_USAGE and
+        IORING_SEND_VECTORIZED; the others as in prep_send. prep_send_set_addr() adds a destination.
+    CQE: two. The first says how many bytes were sent, or a negative errno; with IORING_CQE_F_MORE the second
+        follows, with IORING_CQE_F_NOTIF, and says that the memory is free.
+    Lifetime: until the notification CQE.
+    Since: 6.0; REPORT_USAGE 6.2, VECTORIZED 6.17
+    Mirrors: liburing io_uring_prep_send_zc
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_SEND_ZC, flags, zc_flags, sockfd, 0, buf, length, msg_flags, user_data,
         0, 0, 0, 0, 0,
+    )  # fmt: skip
+
+
+def prep_send_zc_fixed(
+    sqe: Sqe, sockfd: int, buf: int, length: int, msg_flags: int, zc_flags: int, buf_index: int,
+    user_data: int = 0, flags: int = 0,
+) -> None:  # fmt: skip
+    """Send a registered buffer, or a part of it, on a socket without copying the bytes.
+
+    Args: buf is an address inside the registered buffer number buf_index; the others as in prep_send_zc.
+    CQE: as prep_send_zc.
+    Lifetime: until the notification CQE.
+    Since: 6.0
+    Mirrors: liburing io_uring_prep_send_zc_fixed
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_SEND_ZC, flags, zc_flags | uapi.IORING_RECVSEND_FIXED_BUF, sockfd, 0, buf,
+        length, msg_flags, user_data, buf_index, 0, 0, 0, 0,
+    )  # fmt: skip
+
+
+def prep_sendmsg(
+    sqe: Sqe, fd: int, msg: int, msg_flags: int, user_data: int = 0, flags: int = 0, *, ioprio: int = 0
+) -> None:
+    """Send a message: several buffers, a destination, ancillary data.
+
+    Args: msg is the address of a struct msghdr (buffers.msghdr); msg_flags is a mask of MSG_*.
+    CQE: res is the number of bytes, or a negative errno.
+    Lifetime: until the final CQE.
+    Since: 5.3
+    Mirrors: liburing io_uring_prep_sendmsg
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_SENDMSG, flags, ioprio, fd, 0, msg, 1, msg_flags, user_data, 0, 0, 0, 0, 0
+    )
+
+
+def prep_sendmsg_zc(
+    sqe: Sqe, fd: int, msg: int, msg_flags: int, user_data: int = 0, flags: int = 0, *, ioprio: int = 0
+) -> None:
+    """Send a message without copying the bytes.
+
+    Args: as prep_sendmsg.
+    CQE: as prep_send_zc.
+    Lifetime: until the notification CQE.
+    Since: 6.1
+    Mirrors: liburing io_uring_prep_sendmsg_zc
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_SENDMSG_ZC, flags, ioprio, fd, 0, msg, 1, msg_flags, user_data, 0, 0, 0, 0, 0
+    )
+
+
+def prep_sendmsg_zc_fixed(
+    sqe: Sqe, fd: int, msg: int, msg_flags: int, buf_index: int, user_data: int = 0, flags: int = 0
+) -> None:
+    """Send a message from parts of a registered buffer without copying the bytes.
+
+    Args: msg is the address of a struct msghdr whose iovecs lie inside the registered buffer number
+        buf_index; msg_flags is a mask of MSG_*.
+    CQE: as prep_send_zc.
+    Lifetime: until the notification CQE.
+    Since: 6.15
+    Mirrors: liburing io_uring_prep_sendmsg_zc_fixed
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_SENDMSG_ZC, flags, uapi.IORING_RECVSEND_FIXED_BUF, fd, 0, msg, 1, msg_flags,
+        user_data, buf_index, 0, 0, 0, 0,
     )  # fmt: skip
 
 
@@ -285,7 +1028,8 @@ def prep_recv(
 
     Args: buf is an address; length in bytes; msg_flags is a mask of MSG_*; ioprio of IORING_RECVSEND_*;
         buf_group goes with IOSQE_BUFFER_SELECT.
-    CQE: res is the number of bytes, 0 when the peer has closed, or a negative errno.
+    CQE: res is the number of bytes, 0 when the peer has closed, or a negative errno; flags may have
+        IORING_CQE_F_SOCK_NONEMPTY.
     Lifetime: until the final CQE.
     Since: 5.6
     Mirrors: liburing io_uring_prep_recv
@@ -294,3 +1038,971 @@ def prep_recv(
         sqe, 0, uapi.IORING_OP_RECV, flags, ioprio, sockfd, 0, buf, length, msg_flags, user_data, buf_group,
         0, 0, 0, 0,
     )  # fmt: skip
+
+
+def prep_recv_multishot(
+    sqe: Sqe, sockfd: int, buf: int, length: int, msg_flags: int, user_data: int = 0, flags: int = 0,
+    *, ioprio: int = 0, buf_group: int = 0,
+) -> None:  # fmt: skip
+    """Receive from a socket again and again, each time into a provided buffer.
+
+    Args: buf and length are 0; flags must contain IOSQE_BUFFER_SELECT, and buf_group names the group;
+        ioprio is a mask of IORING_RECVSEND_*.
+    CQE: one for each arrival, res is the number of bytes and the buffer id stands in flags; the last is the
+        one without IORING_CQE_F_MORE: 0 when the peer has closed, -ENOBUFS when the group is empty.
+    Lifetime: none; the buffers belong to the group.
+    Since: 6.0
+    Mirrors: liburing io_uring_prep_recv_multishot
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_RECV, flags, ioprio | uapi.IORING_RECV_MULTISHOT, sockfd, 0, buf, length,
+        msg_flags, user_data, buf_group, 0, 0, 0, 0,
+    )  # fmt: skip
+
+
+def prep_recvmsg(
+    sqe: Sqe, fd: int, msg: int, msg_flags: int, user_data: int = 0, flags: int = 0,
+    *, ioprio: int = 0, buf_group: int = 0,
+) -> None:  # fmt: skip
+    """Receive a message: into several buffers, with its source and ancillary data.
+
+    Args: msg is the address of a struct msghdr (buffers.msghdr), which is filled; msg_flags is a mask of
+        MSG_*.
+    CQE: res is the number of bytes, or a negative errno.
+    Lifetime: until the final CQE.
+    Since: 5.3
+    Mirrors: liburing io_uring_prep_recvmsg
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_RECVMSG, flags, ioprio, fd, 0, msg, 1, msg_flags, user_data, buf_group,
+        0, 0, 0, 0,
+    )  # fmt: skip
+
+
+def prep_recvmsg_multishot(
+    sqe: Sqe, fd: int, msg: int, msg_flags: int, user_data: int = 0, flags: int = 0,
+    *, ioprio: int = 0, buf_group: int = 0,
+) -> None:  # fmt: skip
+    """Receive messages again and again, each into a provided buffer.
+
+    Args: msg is the address of a struct msghdr, of which only msg_namelen and msg_controllen count: they
+        reserve room in each buffer (buffers.recvmsg_out reads it); flags must contain IOSQE_BUFFER_SELECT,
+        and buf_group names the group.
+    CQE: one for each message, res is the number of bytes in the buffer, its head included, and the buffer id
+        stands in flags; the last is the one without IORING_CQE_F_MORE.
+    Lifetime: until submit returns; the buffers belong to the group.
+    Since: 6.0
+    Mirrors: liburing io_uring_prep_recvmsg_multishot
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_RECVMSG, flags, ioprio | uapi.IORING_RECV_MULTISHOT, fd, 0, msg, 1,
+        msg_flags, user_data, buf_group, 0, 0, 0, 0,
+    )  # fmt: skip
+
+
+def prep_recv_zc(
+    sqe: Sqe, sockfd: int, length: int, zcrx_ifq_idx: int, user_data: int = 0, flags: int = 0
+) -> None:
+    """Receive again and again into memory to which the network card writes by itself.
+
+    Args: length in bytes, 0 for no limit; zcrx_ifq_idx as register.register_ifq() returned it.
+    CQE: one of 32 bytes for each piece, res is its length and big_cqe an io_uring_zcrx_cqe; the last is the
+        one without IORING_CQE_F_MORE.
+    Lifetime: none; the memory belongs to the registered area.
+    Since: 6.15
+    Mirrors: liburing has no helper; its zcrx example fills the SQE in this way
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_RECV_ZC, flags, uapi.IORING_RECV_MULTISHOT, sockfd, 0, 0, length, 0,
+        user_data, 0, 0, zcrx_ifq_idx, 0, 0,
+    )  # fmt: skip
+
+
+def prep_shutdown(sqe: Sqe, fd: int, how: int, user_data: int = 0, flags: int = 0) -> None:
+    """Shut down a connection, in one direction or both.
+
+    Args: how is socket.SHUT_RD, socket.SHUT_WR or socket.SHUT_RDWR.
+    CQE: res is 0, or a negative errno.
+    Lifetime: none.
+    Since: 5.11
+    Mirrors: liburing io_uring_prep_shutdown
+    """
+    _pack(sqe, 0, uapi.IORING_OP_SHUTDOWN, flags, 0, fd, 0, 0, how, 0, user_data, 0, 0, 0, 0, 0)
+
+
+def prep_cmd_sock(
+    sqe: Sqe, cmd_op: int, fd: int, level: int, optname: int, optval: int, optlen: int,
+    user_data: int = 0, flags: int = 0,
+) -> None:  # fmt: skip
+    """Ask a socket something, or tell it.
+
+    Args: cmd_op is a SOCKET_URING_OP_*; level, optname as getsockopt(2) takes them; optval is an address and
+        optlen in bytes, both 0 for SIOCINQ and SIOCOUTQ.
+    CQE: GETSOCKOPT: res is the size of the answer; SIOCINQ and SIOCOUTQ: res is the answer; SETSOCKOPT: res
+        is 0; or a negative errno.
+    Lifetime: until the final CQE.
+    Since: 6.6 (SIOCINQ, SIOCOUTQ); 6.7 (GETSOCKOPT at SOL_SOCKET, SETSOCKOPT); 6.17 (TX_TIMESTAMP)
+    Mirrors: liburing io_uring_prep_cmd_sock
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_URING_CMD, flags, 0, fd, cmd_op, level | optname << 32, 0, 0, user_data,
+        0, 0, optlen, optval, 0,
+    )  # fmt: skip
+
+
+def prep_cmd_getsockname(
+    sqe: Sqe, fd: int, sockaddr: int, sockaddr_len: int, peer: int, user_data: int = 0, flags: int = 0
+) -> None:
+    """Ask for the address of a socket or of its peer.
+
+    Args: sockaddr and sockaddr_len are the addresses of a sockaddr and of its size (buffers.sockaddr_buffer);
+        peer is 0 for the socket's own address, 1 for the peer's.
+    CQE: res is 0, or a negative errno.
+    Lifetime: until the final CQE.
+    Since: 6.19
+    Mirrors: liburing io_uring_prep_cmd_getsockname
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_URING_CMD, flags, 0, fd, uapi.SOCKET_URING_OP_GETSOCKNAME, sockaddr, 0, 0,
+        user_data, 0, 0, peer, sockaddr_len, 0,
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------
+# Provided buffers of the older kind; buffers.BufferRing is the newer
+
+
+def prep_provide_buffers(
+    sqe: Sqe, addr: int, length: int, nr: int, bgid: int, bid: int, user_data: int = 0, flags: int = 0
+) -> None:
+    """Give the kernel buffers from which IOSQE_BUFFER_SELECT takes.
+
+    Args: addr is the address of nr buffers of length bytes each; bgid is their group, bid the id of the
+        first.
+    CQE: res is 0, or a negative errno.
+    Lifetime: until the final CQE of the request that takes the buffer, or of prep_remove_buffers.
+    Since: 5.7
+    Mirrors: liburing io_uring_prep_provide_buffers
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_PROVIDE_BUFFERS, flags, 0, nr, bid, addr, length, 0, user_data, bgid,
+        0, 0, 0, 0,
+    )  # fmt: skip
+
+
+def prep_remove_buffers(sqe: Sqe, nr: int, bgid: int, user_data: int = 0, flags: int = 0) -> None:
+    """Take buffers back that prep_provide_buffers gave.
+
+    Args: nr is how many at most; bgid is their group.
+    CQE: res is how many were taken back, or -ENOENT.
+    Lifetime: none.
+    Since: 5.7
+    Mirrors: liburing io_uring_prep_remove_buffers
+    """
+    _pack(sqe, 0, uapi.IORING_OP_REMOVE_BUFFERS, flags, 0, nr, 0, 0, 0, 0, user_data, bgid, 0, 0, 0, 0)
+
+
+# ------------------------------------------------------------------------------------------------------
+# Opening and closing
+
+
+def prep_openat(
+    sqe: Sqe, dfd: int, path: int, open_flags: int, mode: int, user_data: int = 0, flags: int = 0
+) -> None:
+    """Open a file.
+
+    Args: dfd is a directory or AT_FDCWD; path is the address of a path (buffers.path); open_flags is a mask
+        of os.O_*, to which os.O_CLOEXEC should belong; mode is the permissions of a new file. On a 32-bit
+        Python add O_LARGEFILE for files beyond 2 GiB.
+    CQE: res is the descriptor, or a negative errno.
+    Lifetime: until submit returns.
+    Since: 5.6
+    Mirrors: liburing io_uring_prep_openat
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_OPENAT, flags, 0, dfd, 0, path, mode, open_flags, user_data, 0, 0, 0, 0, 0
+    )
+
+
+def prep_openat_direct(
+    sqe: Sqe, dfd: int, path: int, open_flags: int, mode: int, file_index: int, user_data: int = 0,
+    flags: int = 0,
+) -> None:  # fmt: skip
+    """Open a file as a direct descriptor.
+
+    Args: open_flags without os.O_CLOEXEC; file_index is the slot, or IORING_FILE_INDEX_ALLOC (5.19); the
+        others as in prep_openat.
+    CQE: res is 0, with IORING_FILE_INDEX_ALLOC the slot; or a negative errno, -ENFILE when all are taken.
+    Lifetime: until submit returns.
+    Since: 5.15
+    Mirrors: liburing io_uring_prep_openat_direct
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_OPENAT, flags, 0, dfd, 0, path, mode, open_flags, user_data,
+        0, 0, _slot(file_index), 0, 0,
+    )  # fmt: skip
+
+
+def prep_open(
+    sqe: Sqe, path: int, open_flags: int, mode: int, user_data: int = 0, flags: int = 0
+) -> None:
+    """Open a file below the working directory.
+
+    Args: as prep_openat.
+    CQE: as prep_openat.
+    Lifetime: until submit returns.
+    Since: 5.6
+    Mirrors: liburing io_uring_prep_open
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_OPENAT, flags, 0, AT_FDCWD, 0, path, mode, open_flags, user_data,
+        0, 0, 0, 0, 0,
+    )  # fmt: skip
+
+
+def prep_open_direct(
+    sqe: Sqe, path: int, open_flags: int, mode: int, file_index: int, user_data: int = 0, flags: int = 0
+) -> None:
+    """Open a file below the working directory as a direct descriptor.
+
+    Args: as prep_openat_direct.
+    CQE: as prep_openat_direct.
+    Lifetime: until submit returns.
+    Since: 5.15
+    Mirrors: liburing io_uring_prep_open_direct
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_OPENAT, flags, 0, AT_FDCWD, 0, path, mode, open_flags, user_data,
+        0, 0, _slot(file_index), 0, 0,
+    )  # fmt: skip
+
+
+def prep_openat2(sqe: Sqe, dfd: int, path: int, how: int, user_data: int = 0, flags: int = 0) -> None:
+    """Open a file under restrictions.
+
+    Args: how is the address of a struct open_how (buffers.open_how); the others as in prep_openat.
+    CQE: res is the descriptor, or a negative errno: -EXDEV or -ELOOP for a path that leaves the limits,
+        -EAGAIN with RESOLVE_CACHED.
+    Lifetime: until submit returns.
+    Since: 5.6
+    Mirrors: liburing io_uring_prep_openat2
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_OPENAT2, flags, 0, dfd, how, path, uapi.open_how.size, 0, user_data,
+        0, 0, 0, 0, 0,
+    )  # fmt: skip
+
+
+def prep_openat2_direct(
+    sqe: Sqe, dfd: int, path: int, how: int, file_index: int, user_data: int = 0, flags: int = 0
+) -> None:
+    """Open a file under restrictions as a direct descriptor.
+
+    Args: as prep_openat2 and prep_openat_direct.
+    CQE: as prep_openat_direct.
+    Lifetime: until submit returns.
+    Since: 5.15
+    Mirrors: liburing io_uring_prep_openat2_direct
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_OPENAT2, flags, 0, dfd, how, path, uapi.open_how.size, 0, user_data,
+        0, 0, _slot(file_index), 0, 0,
+    )  # fmt: skip
+
+
+def prep_close(sqe: Sqe, fd: int, user_data: int = 0, flags: int = 0) -> None:
+    """Close a descriptor.
+
+    Args: fd; a request that is in flight on it keeps the file open.
+    CQE: res is 0, or a negative errno.
+    Lifetime: none.
+    Since: 5.6
+    Mirrors: liburing io_uring_prep_close
+    """
+    _pack(sqe, 0, uapi.IORING_OP_CLOSE, flags, 0, fd, 0, 0, 0, 0, user_data, 0, 0, 0, 0, 0)
+
+
+def prep_close_direct(sqe: Sqe, file_index: int, user_data: int = 0, flags: int = 0) -> None:
+    """Empty a slot of the registered files.
+
+    Args: file_index is the slot.
+    CQE: res is 0, or -EBADF when it is empty.
+    Lifetime: none.
+    Since: 5.15
+    Mirrors: liburing io_uring_prep_close_direct
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_CLOSE, flags, 0, 0, 0, 0, 0, 0, user_data, 0, 0, file_index + 1, 0, 0
+    )
+
+
+def prep_files_update(
+    sqe: Sqe, fds: int, nr_fds: int, offset: int, user_data: int = 0, flags: int = 0
+) -> None:
+    """Put descriptors into slots of the registered files.
+
+    Args: fds is the address of nr_fds ints: a descriptor, -1 to empty the slot, IORING_REGISTER_FILES_SKIP to
+        leave it; offset is the first slot, or IORING_FILE_INDEX_ALLOC, and fds is filled with the slots.
+    CQE: res is the number of slots, or a negative errno.
+    Lifetime: until the final CQE.
+    Since: 5.6; IORING_FILE_INDEX_ALLOC 5.19
+    Mirrors: liburing io_uring_prep_files_update
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_FILES_UPDATE, flags, 0, -1, offset & _U64, fds, nr_fds, 0, user_data,
+        0, 0, 0, 0, 0,
+    )  # fmt: skip
+
+
+def prep_fixed_fd_install(
+    sqe: Sqe, fd: int, install_fd_flags: int, user_data: int = 0, flags: int = 0
+) -> None:
+    """Make an ordinary descriptor of a direct one, which stays.
+
+    Args: fd is the slot; install_fd_flags is 0 or IORING_FIXED_FD_NO_CLOEXEC. IOSQE_FIXED_FILE is added.
+    CQE: res is the descriptor, or a negative errno.
+    Lifetime: none.
+    Since: 6.8
+    Mirrors: liburing io_uring_prep_fixed_fd_install
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_FIXED_FD_INSTALL, flags | uapi.IOSQE_FIXED_FILE, 0, fd, 0, 0, 0,
+        install_fd_flags, user_data, 0, 0, 0, 0, 0,
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------
+# Files, as wholes
+
+
+def prep_fsync(sqe: Sqe, fd: int, fsync_flags: int, user_data: int = 0, flags: int = 0) -> None:
+    """Bring a file to the disk. Writes that are in flight are not waited for: link it to them.
+
+    Args: fsync_flags is 0 or IORING_FSYNC_DATASYNC. set_fields(off=..., len=...) narrows it to a range.
+    CQE: res is 0, or a negative errno.
+    Lifetime: none.
+    Since: 5.1
+    Mirrors: liburing io_uring_prep_fsync
+    """
+    _pack(sqe, 0, uapi.IORING_OP_FSYNC, flags, 0, fd, 0, 0, 0, fsync_flags, user_data, 0, 0, 0, 0, 0)
+
+
+def prep_sync_file_range(
+    sqe: Sqe, fd: int, length: int, offset: int, sync_range_flags: int, user_data: int = 0, flags: int = 0
+) -> None:
+    """Bring a part of a file's data to the disk.
+
+    Args: length and offset in bytes; sync_range_flags is a mask of SYNC_FILE_RANGE_*.
+    CQE: res is 0, or a negative errno.
+    Lifetime: none.
+    Since: 5.2
+    Mirrors: liburing io_uring_prep_sync_file_range
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_SYNC_FILE_RANGE, flags, 0, fd, offset, 0, length, sync_range_flags,
+        user_data, 0, 0, 0, 0, 0,
+    )  # fmt: skip
+
+
+def prep_fallocate(
+    sqe: Sqe, fd: int, mode: int, offset: int, length: int, user_data: int = 0, flags: int = 0
+) -> None:
+    """Reserve, free or move a file's blocks.
+
+    Args: mode is a mask of FALLOC_FL_*; offset and length in bytes.
+    CQE: res is 0, or a negative errno.
+    Lifetime: none.
+    Since: 5.6
+    Mirrors: liburing io_uring_prep_fallocate
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_FALLOCATE, flags, 0, fd, offset, length, mode, 0, user_data, 0, 0, 0, 0, 0
+    )
+
+
+def prep_ftruncate(sqe: Sqe, fd: int, length: int, user_data: int = 0, flags: int = 0) -> None:
+    """Set a file's size.
+
+    Args: length in bytes.
+    CQE: res is 0, or a negative errno.
+    Lifetime: none.
+    Since: 6.9
+    Mirrors: liburing io_uring_prep_ftruncate
+    """
+    _pack(sqe, 0, uapi.IORING_OP_FTRUNCATE, flags, 0, fd, length, 0, 0, 0, user_data, 0, 0, 0, 0, 0)
+
+
+def prep_fadvise(
+    sqe: Sqe, fd: int, offset: int, length: int, advice: int, user_data: int = 0, flags: int = 0
+) -> None:
+    """Tell the kernel how a part of a file will be used.
+
+    Args: offset and length in bytes, length 32 bits wide, 0 for the rest; advice is an os.POSIX_FADV_*.
+    CQE: res is 0, or a negative errno.
+    Lifetime: none.
+    Since: 5.6
+    Mirrors: liburing io_uring_prep_fadvise
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_FADVISE, flags, 0, fd, offset, 0, length, advice, user_data, 0, 0, 0, 0, 0
+    )
+
+
+def prep_fadvise64(
+    sqe: Sqe, fd: int, offset: int, length: int, advice: int, user_data: int = 0, flags: int = 0
+) -> None:
+    """Tell the kernel how a part of a file will be used, with a length of 64 bits.
+
+    Args: as prep_fadvise.
+    CQE: res is 0, or a negative errno.
+    Lifetime: none.
+    Since: 6.11; older kernels take the length for 0, which is the rest of the file
+    Mirrors: liburing io_uring_prep_fadvise64
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_FADVISE, flags, 0, fd, offset, length, 0, advice, user_data, 0, 0, 0, 0, 0
+    )
+
+
+def prep_madvise(
+    sqe: Sqe, addr: int, length: int, advice: int, user_data: int = 0, flags: int = 0
+) -> None:
+    """Tell the kernel how a part of our memory will be used.
+
+    Args: addr is a page's address; length in bytes, 32 bits wide; advice is an mmap.MADV_*.
+    CQE: res is 0, or a negative errno.
+    Lifetime: until the final CQE.
+    Since: 5.6
+    Mirrors: liburing io_uring_prep_madvise
+    """
+    _pack(sqe, 0, uapi.IORING_OP_MADVISE, flags, 0, -1, 0, addr, length, advice, user_data, 0, 0, 0, 0, 0)
+
+
+def prep_madvise64(
+    sqe: Sqe, addr: int, length: int, advice: int, user_data: int = 0, flags: int = 0
+) -> None:
+    """Tell the kernel how a part of our memory will be used, with a length of 64 bits.
+
+    Args: as prep_madvise.
+    CQE: res is 0, or a negative errno, -EINVAL on older kernels.
+    Lifetime: until the final CQE.
+    Since: 6.11
+    Mirrors: liburing io_uring_prep_madvise64
+    """
+    _pack(sqe, 0, uapi.IORING_OP_MADVISE, flags, 0, -1, length, addr, 0, advice, user_data, 0, 0, 0, 0, 0)
+
+
+def prep_statx(
+    sqe: Sqe, dfd: int, path: int, statx_flags: int, mask: int, statxbuf: int, user_data: int = 0,
+    flags: int = 0,
+) -> None:  # fmt: skip
+    """Read a file's metadata.
+
+    Args: dfd is a directory or AT_FDCWD; path is an address (buffers.path); statx_flags is a mask of AT_*;
+        mask is a mask of STATX_*; statxbuf is the address of a struct statx (buffers.StatxBuffer).
+    CQE: res is 0, or a negative errno.
+    Lifetime: until the final CQE for statxbuf; the path until submit returns.
+    Since: 5.6
+    Mirrors: liburing io_uring_prep_statx
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_STATX, flags, 0, dfd, statxbuf, path, mask, statx_flags, user_data,
+        0, 0, 0, 0, 0,
+    )  # fmt: skip
+
+
+def prep_getxattr(
+    sqe: Sqe, name: int, value: int, path: int, length: int, user_data: int = 0, flags: int = 0
+) -> None:
+    """Read an extended attribute of a file.
+
+    Args: name and path are the addresses of strings (buffers.path); value is an address of length bytes, to
+        be filled; length 0 asks for the size.
+    CQE: res is the size of the value, or a negative errno: -ENODATA, -ERANGE.
+    Lifetime: until the final CQE for value; name and path until submit returns.
+    Since: 5.19
+    Mirrors: liburing io_uring_prep_getxattr
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_GETXATTR, flags, 0, 0, value, name, length, 0, user_data, 0, 0, 0, path, 0
+    )
+
+
+def prep_setxattr(
+    sqe: Sqe, name: int, value: int, path: int, xattr_flags: int, length: int, user_data: int = 0,
+    flags: int = 0,
+) -> None:  # fmt: skip
+    """Write an extended attribute of a file.
+
+    Args: xattr_flags is 0, os.XATTR_CREATE or os.XATTR_REPLACE; the others as in prep_getxattr.
+    CQE: res is 0, or a negative errno.
+    Lifetime: until submit returns.
+    Since: 5.19
+    Mirrors: liburing io_uring_prep_setxattr
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_SETXATTR, flags, 0, 0, value, name, length, xattr_flags, user_data,
+        0, 0, 0, path, 0,
+    )  # fmt: skip
+
+
+def prep_fgetxattr(
+    sqe: Sqe, fd: int, name: int, value: int, length: int, user_data: int = 0, flags: int = 0
+) -> None:
+    """Read an extended attribute of an open file.
+
+    Args: as prep_getxattr.
+    CQE: as prep_getxattr.
+    Lifetime: until the final CQE for value; the name until submit returns.
+    Since: 5.19
+    Mirrors: liburing io_uring_prep_fgetxattr
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_FGETXATTR, flags, 0, fd, value, name, length, 0, user_data, 0, 0, 0, 0, 0
+    )
+
+
+def prep_fsetxattr(
+    sqe: Sqe, fd: int, name: int, value: int, xattr_flags: int, length: int, user_data: int = 0,
+    flags: int = 0,
+) -> None:  # fmt: skip
+    """Write an extended attribute of an open file.
+
+    Args: as prep_setxattr.
+    CQE: res is 0, or a negative errno.
+    Lifetime: until submit returns.
+    Since: 5.19
+    Mirrors: liburing io_uring_prep_fsetxattr
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_FSETXATTR, flags, 0, fd, value, name, length, xattr_flags, user_data,
+        0, 0, 0, 0, 0,
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------
+# Names in directories. The variants without a descriptor begin at the working directory.
+
+
+def prep_unlinkat(
+    sqe: Sqe, dfd: int, path: int, unlink_flags: int, user_data: int = 0, flags: int = 0
+) -> None:
+    """Remove a name.
+
+    Args: dfd is a directory or AT_FDCWD; path is an address (buffers.path); unlink_flags is 0 or
+        AT_REMOVEDIR.
+    CQE: res is 0, or a negative errno.
+    Lifetime: until submit returns.
+    Since: 5.11
+    Mirrors: liburing io_uring_prep_unlinkat
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_UNLINKAT, flags, 0, dfd, 0, path, 0, unlink_flags, user_data, 0, 0, 0, 0, 0
+    )
+
+
+def prep_unlink(sqe: Sqe, path: int, unlink_flags: int, user_data: int = 0, flags: int = 0) -> None:
+    """Remove a name below the working directory.
+
+    Args: as prep_unlinkat.
+    CQE: res is 0, or a negative errno.
+    Lifetime: until submit returns.
+    Since: 5.11
+    Mirrors: liburing io_uring_prep_unlink
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_UNLINKAT, flags, 0, AT_FDCWD, 0, path, 0, unlink_flags, user_data,
+        0, 0, 0, 0, 0,
+    )  # fmt: skip
+
+
+def prep_renameat(
+    sqe: Sqe, olddfd: int, oldpath: int, newdfd: int, newpath: int, rename_flags: int,
+    user_data: int = 0, flags: int = 0,
+) -> None:  # fmt: skip
+    """Give a file another name.
+
+    Args: olddfd and newdfd are directories or AT_FDCWD; oldpath and newpath are addresses (buffers.path);
+        rename_flags is a mask of RENAME_*.
+    CQE: res is 0, or a negative errno.
+    Lifetime: until submit returns.
+    Since: 5.11
+    Mirrors: liburing io_uring_prep_renameat
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_RENAMEAT, flags, 0, olddfd, newpath, oldpath, newdfd & _U32, rename_flags,
+        user_data, 0, 0, 0, 0, 0,
+    )  # fmt: skip
+
+
+def prep_rename(sqe: Sqe, oldpath: int, newpath: int, user_data: int = 0, flags: int = 0) -> None:
+    """Give a file another name, both below the working directory.
+
+    Args: oldpath and newpath are addresses (buffers.path).
+    CQE: res is 0, or a negative errno.
+    Lifetime: until submit returns.
+    Since: 5.11
+    Mirrors: liburing io_uring_prep_rename
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_RENAMEAT, flags, 0, AT_FDCWD, newpath, oldpath, AT_FDCWD & _U32, 0,
+        user_data, 0, 0, 0, 0, 0,
+    )  # fmt: skip
+
+
+def prep_mkdirat(sqe: Sqe, dfd: int, path: int, mode: int, user_data: int = 0, flags: int = 0) -> None:
+    """Make a directory.
+
+    Args: dfd is a directory or AT_FDCWD; path is an address (buffers.path); mode is the permissions.
+    CQE: res is 0, or a negative errno.
+    Lifetime: until submit returns.
+    Since: 5.15
+    Mirrors: liburing io_uring_prep_mkdirat
+    """
+    _pack(sqe, 0, uapi.IORING_OP_MKDIRAT, flags, 0, dfd, 0, path, mode, 0, user_data, 0, 0, 0, 0, 0)
+
+
+def prep_mkdir(sqe: Sqe, path: int, mode: int, user_data: int = 0, flags: int = 0) -> None:
+    """Make a directory below the working directory.
+
+    Args: as prep_mkdirat.
+    CQE: res is 0, or a negative errno.
+    Lifetime: until submit returns.
+    Since: 5.15
+    Mirrors: liburing io_uring_prep_mkdir
+    """
+    _pack(sqe, 0, uapi.IORING_OP_MKDIRAT, flags, 0, AT_FDCWD, 0, path, mode, 0, user_data, 0, 0, 0, 0, 0)
+
+
+def prep_symlinkat(
+    sqe: Sqe, target: int, newdirfd: int, linkpath: int, user_data: int = 0, flags: int = 0
+) -> None:
+    """Make a symbolic link.
+
+    Args: target and linkpath are addresses (buffers.path); newdirfd is a directory or AT_FDCWD.
+    CQE: res is 0, or a negative errno.
+    Lifetime: until submit returns.
+    Since: 5.15
+    Mirrors: liburing io_uring_prep_symlinkat
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_SYMLINKAT, flags, 0, newdirfd, linkpath, target, 0, 0, user_data,
+        0, 0, 0, 0, 0,
+    )  # fmt: skip
+
+
+def prep_symlink(sqe: Sqe, target: int, linkpath: int, user_data: int = 0, flags: int = 0) -> None:
+    """Make a symbolic link below the working directory.
+
+    Args: as prep_symlinkat.
+    CQE: res is 0, or a negative errno.
+    Lifetime: until submit returns.
+    Since: 5.15
+    Mirrors: liburing io_uring_prep_symlink
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_SYMLINKAT, flags, 0, AT_FDCWD, linkpath, target, 0, 0, user_data,
+        0, 0, 0, 0, 0,
+    )  # fmt: skip
+
+
+def prep_linkat(
+    sqe: Sqe, olddfd: int, oldpath: int, newdfd: int, newpath: int, hardlink_flags: int,
+    user_data: int = 0, flags: int = 0,
+) -> None:  # fmt: skip
+    """Give a file one more name.
+
+    Args: as prep_renameat; hardlink_flags is a mask of AT_EMPTY_PATH and AT_SYMLINK_FOLLOW.
+    CQE: res is 0, or a negative errno.
+    Lifetime: until submit returns.
+    Since: 5.15
+    Mirrors: liburing io_uring_prep_linkat
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_LINKAT, flags, 0, olddfd, newpath, oldpath, newdfd & _U32, hardlink_flags,
+        user_data, 0, 0, 0, 0, 0,
+    )  # fmt: skip
+
+
+def prep_link(
+    sqe: Sqe, oldpath: int, newpath: int, hardlink_flags: int, user_data: int = 0, flags: int = 0
+) -> None:
+    """Give a file one more name, both below the working directory.
+
+    Args: as prep_linkat.
+    CQE: res is 0, or a negative errno.
+    Lifetime: until submit returns.
+    Since: 5.15
+    Mirrors: liburing io_uring_prep_link
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_LINKAT, flags, 0, AT_FDCWD, newpath, oldpath, AT_FDCWD & _U32,
+        hardlink_flags, user_data, 0, 0, 0, 0, 0,
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------
+# From ring to ring
+
+
+def prep_msg_ring(
+    sqe: Sqe, fd: int, length: int, data: int, msg_ring_flags: int, user_data: int = 0, flags: int = 0
+) -> None:
+    """Post a completion in another ring.
+
+    Args: fd is the other ring's; length becomes res over there, data becomes user_data; msg_ring_flags is 0
+        or IORING_MSG_RING_CQE_SKIP.
+    CQE: res is 0, or a negative errno, -EOVERFLOW when there was no room.
+    Lifetime: none.
+    Since: 5.18
+    Mirrors: liburing io_uring_prep_msg_ring
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_MSG_RING, flags, 0, fd, data, 0, length, msg_ring_flags, user_data,
+        0, 0, 0, 0, 0,
+    )  # fmt: skip
+
+
+def prep_msg_ring_cqe_flags(
+    sqe: Sqe, fd: int, length: int, data: int, msg_ring_flags: int, cqe_flags: int, user_data: int = 0,
+    flags: int = 0,
+) -> None:  # fmt: skip
+    """Post a completion in another ring, with flags of our choice.
+
+    Args: cqe_flags becomes flags over there; the others as in prep_msg_ring.
+    CQE: as prep_msg_ring.
+    Lifetime: none.
+    Since: 6.3
+    Mirrors: liburing io_uring_prep_msg_ring_cqe_flags
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_MSG_RING, flags, 0, fd, data, 0, length,
+        msg_ring_flags | uapi.IORING_MSG_RING_FLAGS_PASS, user_data, 0, 0, cqe_flags, 0, 0,
+    )  # fmt: skip
+
+
+def prep_msg_ring_fd(
+    sqe: Sqe, fd: int, source_fd: int, target_fd: int, data: int, msg_ring_flags: int,
+    user_data: int = 0, flags: int = 0,
+) -> None:  # fmt: skip
+    """Pass a direct descriptor to another ring.
+
+    Args: fd is the other ring's; source_fd is the slot here, target_fd the slot over there or
+        IORING_FILE_INDEX_ALLOC; data becomes user_data of the completion over there.
+    CQE: res is 0, with IORING_FILE_INDEX_ALLOC the slot; or a negative errno. Over there res is the same.
+    Lifetime: none.
+    Since: 6.0
+    Mirrors: liburing io_uring_prep_msg_ring_fd
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_MSG_RING, flags, 0, fd, data, uapi.IORING_MSG_SEND_FD, 0, msg_ring_flags,
+        user_data, 0, 0, _slot(target_fd), source_fd & _U64, 0,
+    )  # fmt: skip
+
+
+def prep_msg_ring_fd_alloc(
+    sqe: Sqe, fd: int, source_fd: int, data: int, msg_ring_flags: int, user_data: int = 0, flags: int = 0
+) -> None:
+    """Pass a direct descriptor to a free slot of another ring.
+
+    Args: as prep_msg_ring_fd.
+    CQE: res is the slot, or a negative errno.
+    Lifetime: none.
+    Since: 6.0
+    Mirrors: liburing io_uring_prep_msg_ring_fd_alloc
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_MSG_RING, flags, 0, fd, data, uapi.IORING_MSG_SEND_FD, 0, msg_ring_flags,
+        user_data, 0, 0, _ALLOC, source_fd & _U64, 0,
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------
+# Processes and futexes
+
+
+def prep_waitid(
+    sqe: Sqe, idtype: int, id: int, infop: int, options: int, waitid_flags: int, user_data: int = 0,
+    flags: int = 0,
+) -> None:  # fmt: skip
+    """Wait for a child process to change state.
+
+    Args: idtype is os.P_PID, os.P_PGID, os.P_ALL or os.P_PIDFD; id is what it says; infop is 0 or the address
+        of a siginfo (buffers.Siginfo); options is a mask of os.WEXITED, os.WSTOPPED, os.WNOWAIT and the like;
+        waitid_flags is 0.
+    CQE: res is 0, or a negative errno, -ECHILD.
+    Lifetime: until the final CQE.
+    Since: 6.7
+    Mirrors: liburing io_uring_prep_waitid
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_WAITID, flags, 0, id, infop, 0, idtype, waitid_flags, user_data,
+        0, 0, options, 0, 0,
+    )  # fmt: skip
+
+
+def prep_futex_wake(
+    sqe: Sqe, futex: int, val: int, mask: int, futex_flags: int, op_flags: int, user_data: int = 0,
+    flags: int = 0,
+) -> None:  # fmt: skip
+    """Wake those who wait for a futex.
+
+    Args: futex is the address of the word; val is how many to wake; mask of the bits that must match,
+        FUTEX_BITSET_MATCH_ANY for all; futex_flags is a mask of FUTEX2_*; op_flags is 0.
+    CQE: res is how many were woken, or a negative errno.
+    Lifetime: until the final CQE.
+    Since: 6.7
+    Mirrors: liburing io_uring_prep_futex_wake
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_FUTEX_WAKE, flags, 0, futex_flags, val, futex, 0, op_flags, user_data,
+        0, 0, 0, mask, 0,
+    )  # fmt: skip
+
+
+def prep_futex_wait(
+    sqe: Sqe, futex: int, val: int, mask: int, futex_flags: int, op_flags: int, user_data: int = 0,
+    flags: int = 0,
+) -> None:  # fmt: skip
+    """Wait until a futex is woken, if it holds the value that we think.
+
+    Args: val is that value; the others as in prep_futex_wake.
+    CQE: res is 0 when woken; -EAGAIN when the word holds another value; -ECANCELED.
+    Lifetime: until the final CQE.
+    Since: 6.7
+    Mirrors: liburing io_uring_prep_futex_wait
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_FUTEX_WAIT, flags, 0, futex_flags, val, futex, 0, op_flags, user_data,
+        0, 0, 0, mask, 0,
+    )  # fmt: skip
+
+
+def prep_futex_waitv(
+    sqe: Sqe, futex: int, nr_futex: int, op_flags: int, user_data: int = 0, flags: int = 0
+) -> None:
+    """Wait until one of several futexes is woken.
+
+    Args: futex is the address of nr_futex structs futex_waitv (buffers.futex_waitv); op_flags is 0.
+    CQE: res is the index of the one that was woken; -EAGAIN when a word holds another value; -ECANCELED.
+    Lifetime: until the final CQE.
+    Since: 6.7
+    Mirrors: liburing io_uring_prep_futex_waitv
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_FUTEX_WAITV, flags, 0, 0, 0, futex, nr_futex, op_flags, user_data,
+        0, 0, 0, 0, 0,
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------
+# Commands for drivers
+
+
+def prep_uring_cmd_op(
+    sqe: Sqe, op: int, cmd_op: int, fd: int, user_data: int = 0, flags: int = 0,
+    *, cmd: bytes = b"", uring_cmd_flags: int = 0, buf_index: int = 0,
+) -> None:  # fmt: skip
+    """Send a command to a driver, with either of the two operations that do so.
+
+    Args: op is IORING_OP_URING_CMD or IORING_OP_URING_CMD128; cmd_op is the driver's; cmd is up to 16
+        bytes, up to 80 where the slot has 128 bytes; uring_cmd_flags is a mask of IORING_URING_CMD_*;
+        buf_index names a registered buffer.
+    CQE: as the driver says, with two more words on a 32-byte CQE; -EOPNOTSUPP where there are no commands.
+    Raises: ValueError when cmd is longer than its room.
+    Lifetime: until the final CQE for what cmd points to; cmd itself is copied.
+    Since: 5.19
+    Mirrors: liburing __io_uring_prep_uring_cmd, which leaves cmd to the caller
+    """
+    room = 80 if len(sqe) >= 128 else 16
+    if len(cmd) > room:
+        raise ValueError(f"a command of {len(cmd)} bytes does not fit into the {room} of this SQE")
+    pack_into = _pack_cmd128 if room == 80 else _pack_cmd
+    pack_into(
+        sqe, 0, op, flags, 0, fd, cmd_op, 0, 0, uring_cmd_flags, user_data, buf_index, 0, 0, cmd
+    )
+
+
+def prep_uring_cmd(
+    sqe: Sqe, cmd_op: int, fd: int, user_data: int = 0, flags: int = 0,
+    *, cmd: bytes = b"", uring_cmd_flags: int = 0, buf_index: int = 0,
+) -> None:  # fmt: skip
+    """Send a command to a driver.
+
+    Args: as prep_uring_cmd_op.
+    CQE: as prep_uring_cmd_op.
+    Raises: ValueError when cmd is longer than its room.
+    Lifetime: until the final CQE for what cmd points to; cmd itself is copied.
+    Since: 5.19
+    Mirrors: liburing io_uring_prep_uring_cmd
+    """
+    prep_uring_cmd_op(
+        sqe, uapi.IORING_OP_URING_CMD, cmd_op, fd, user_data, flags,
+        cmd=cmd, uring_cmd_flags=uring_cmd_flags, buf_index=buf_index,
+    )  # fmt: skip
+
+
+def prep_uring_cmd128(
+    sqe: Sqe, cmd_op: int, fd: int, user_data: int = 0, flags: int = 0,
+    *, cmd: bytes = b"", uring_cmd_flags: int = 0, buf_index: int = 0,
+) -> None:  # fmt: skip
+    """Send a command of up to 80 bytes to a driver.
+
+    Args: sqe is what get_sqe128() returns; the others as in prep_uring_cmd_op.
+    CQE: as prep_uring_cmd_op.
+    Raises: ValueError when cmd is longer than its room, or the slot has no 128 bytes.
+    Lifetime: until the final CQE for what cmd points to; cmd itself is copied.
+    Since: 6.19
+    Mirrors: liburing io_uring_prep_uring_cmd128
+    """
+    if len(sqe) < 128:
+        raise ValueError(f"URING_CMD128 takes a slot of 128 bytes, not {len(sqe)}: see get_sqe128()")
+    prep_uring_cmd_op(
+        sqe, uapi.IORING_OP_URING_CMD128, cmd_op, fd, user_data, flags,
+        cmd=cmd, uring_cmd_flags=uring_cmd_flags, buf_index=buf_index,
+    )  # fmt: skip
+
+
+def prep_cmd_discard(
+    sqe: Sqe, fd: int, offset: int, nbytes: int, user_data: int = 0, flags: int = 0
+) -> None:
+    """Tell a block device that a part of it is not needed any more.
+
+    Args: fd is a block device; offset and nbytes in bytes, whole sectors.
+    CQE: res is 0, or a negative errno.
+    Lifetime: none.
+    Since: 6.12
+    Mirrors: liburing io_uring_prep_cmd_discard
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_URING_CMD, flags, 0, fd, _block_command(0), offset, 0, 0, user_data,
+        0, 0, 0, nbytes, 0,
+    )  # fmt: skip
+
+
+def prep_cmd_zone_reset_all(sqe: Sqe, fd: int, user_data: int = 0, flags: int = 0) -> None:
+    """Reset all zones of a zoned block device.
+
+    Args: fd is a block device.
+    CQE: res is 0, or a negative errno.
+    Lifetime: none.
+    Since: not certain; liburing has it since 2.16
+    Mirrors: liburing io_uring_prep_cmd_zone_reset_all
+    """
+    _pack(
+        sqe, 0, uapi.IORING_OP_URING_CMD, flags, 0, fd, _block_command(1), 0, 0, 0, user_data, 0, 0, 0, 0, 0
+    )
+
+
+def _block_command(number: int) -> int:
+    """Number a block device's command, _IO(0x12, number), as this machine's ioctls are numbered."""
+    machine = os.uname().machine
+    none = 1 << 29 if machine.startswith(("mips", "ppc", "sparc", "alpha")) else 0
+    return none | 0x12 << 8 | number
+
+
+def _half(addrlen: int) -> int:
+    """Put the 16-bit addr_len where the 32-bit file_index is: they begin at the same byte."""
+    if not 0 <= addrlen <= 0xFFFF:
+        raise struct.error(f"addrlen={addrlen} does not fit into 16 bits")
+    return addrlen << 16 if _BIG_ENDIAN else addrlen

@@ -782,6 +782,83 @@ RESOLVE_IN_ROOT = 0x10
 RESOLVE_CACHED = 0x20  # EAGAIN rather than waiting for the disk
 
 # ------------------------------------------------------------------------------------------------------
+# linux/fcntl.h: what os lacks. Sentinels for a directory descriptor, and flags of the *at operations
+
+AT_FDCWD = -100  # the working directory
+AT_SYMLINK_NOFOLLOW = 0x100
+AT_EACCESS = 0x200
+AT_REMOVEDIR = 0x200  # unlinkat removes a directory
+AT_SYMLINK_FOLLOW = 0x400
+AT_NO_AUTOMOUNT = 0x800
+AT_EMPTY_PATH = 0x1000  # an empty path means the descriptor itself
+AT_STATX_SYNC_AS_STAT = 0x0000
+AT_STATX_FORCE_SYNC = 0x2000
+AT_STATX_DONT_SYNC = 0x4000
+
+# ------------------------------------------------------------------------------------------------------
+# linux/fs.h: sqe.rename_flags, sqe.sync_range_flags
+
+RENAME_NOREPLACE = 1 << 0
+RENAME_EXCHANGE = 1 << 1
+RENAME_WHITEOUT = 1 << 2
+
+SYNC_FILE_RANGE_WAIT_BEFORE = 1
+SYNC_FILE_RANGE_WRITE = 2
+SYNC_FILE_RANGE_WAIT_AFTER = 4
+
+# ------------------------------------------------------------------------------------------------------
+# linux/falloc.h: sqe.len of FALLOCATE
+
+FALLOC_FL_KEEP_SIZE = 0x01
+FALLOC_FL_PUNCH_HOLE = 0x02
+FALLOC_FL_NO_HIDE_STALE = 0x04
+FALLOC_FL_COLLAPSE_RANGE = 0x08
+FALLOC_FL_ZERO_RANGE = 0x10
+FALLOC_FL_INSERT_RANGE = 0x20
+FALLOC_FL_UNSHARE_RANGE = 0x40
+
+# ------------------------------------------------------------------------------------------------------
+# linux/stat.h: sqe.len of STATX, and what it fills
+
+STATX_TYPE = 0x00000001
+STATX_MODE = 0x00000002
+STATX_NLINK = 0x00000004
+STATX_UID = 0x00000008
+STATX_GID = 0x00000010
+STATX_ATIME = 0x00000020
+STATX_MTIME = 0x00000040
+STATX_CTIME = 0x00000080
+STATX_INO = 0x00000100
+STATX_SIZE = 0x00000200
+STATX_BLOCKS = 0x00000400
+STATX_BASIC_STATS = 0x000007FF
+STATX_BTIME = 0x00000800
+STATX_MNT_ID = 0x00001000
+STATX_DIOALIGN = 0x00002000
+STATX_MNT_ID_UNIQUE = 0x00004000
+STATX_SUBVOL = 0x00008000
+STATX_WRITE_ATOMIC = 0x00010000
+STATX_DIO_READ_ALIGN = 0x00020000
+
+statx_timestamp = Layout("statx_timestamp", 16, (
+    ("tv_sec", "q", 0), ("tv_nsec", "I", 8), ("__reserved", "i", 12),
+))
+
+statx = Layout("statx", 256, (
+    ("stx_mask", "I", 0), ("stx_blksize", "I", 4), ("stx_attributes", "Q", 8), ("stx_nlink", "I", 16),
+    ("stx_uid", "I", 20), ("stx_gid", "I", 24), ("stx_mode", "H", 28), ("__spare0", "1H", 30),
+    ("stx_ino", "Q", 32), ("stx_size", "Q", 40), ("stx_blocks", "Q", 48), ("stx_attributes_mask", "Q", 56),
+    ("stx_atime", statx_timestamp, 64), ("stx_btime", statx_timestamp, 80),
+    ("stx_ctime", statx_timestamp, 96), ("stx_mtime", statx_timestamp, 112),
+    ("stx_rdev_major", "I", 128), ("stx_rdev_minor", "I", 132), ("stx_dev_major", "I", 136),
+    ("stx_dev_minor", "I", 140), ("stx_mnt_id", "Q", 144), ("stx_dio_mem_align", "I", 152),
+    ("stx_dio_offset_align", "I", 156), ("stx_subvol", "Q", 160), ("stx_atomic_write_unit_min", "I", 168),
+    ("stx_atomic_write_unit_max", "I", 172), ("stx_atomic_write_segments_max", "I", 176),
+    ("stx_dio_read_offset_align", "I", 180), ("stx_atomic_write_unit_max_opt", "I", 184),
+    ("__spare2", "1I", 188), ("__spare3", "8Q", 192),
+))
+
+# ------------------------------------------------------------------------------------------------------
 # linux/futex.h: sqe.fd of FUTEX_WAIT and FUTEX_WAKE, futex_waitv.flags
 
 FUTEX_PRIVATE_FLAG = 128
@@ -824,7 +901,8 @@ MEMBARRIER_CMD_FLAG_CPU = 1 << 0  # in flags, not a command
 # History: the first release whose header has the name. A name older than io_uring counts as 5.1. Stable
 # kernels may hold more (5.10.y has the io_uring of 5.15), so this is for people to read: a program finds
 # out by trying. A member is listed when it is younger than its struct. Not listed, for want of a source:
-# the structs of bpf_filter.h, time_types.h, futex.h and openat2.h.
+# the structs of bpf_filter.h, time_types.h, futex.h and openat2.h, and all of fcntl.h, fs.h (but RWF_*),
+# falloc.h and stat.h.
 
 _HISTORY = {
     "5.1": """

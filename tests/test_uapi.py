@@ -25,8 +25,21 @@ from tools import uapi_header
 
 ABI = json.loads((Path(__file__).parent / "data" / "abi.json").read_text(encoding="utf-8"))
 STRUCTS = ABI["structs"]
-CONSTANTS = {name: value for name, value in vars(uapi).items() if type(value) is int}
-LAYOUTS = {name: value for name, value in vars(uapi).items() if isinstance(value, uapi.Layout)}
+# What the operations need of fcntl.h, stat.h, falloc.h and fs.h, and Python's os does not have.
+COMPANION_GROUPS = ("at", "rename", "statx", "fallocate", "sync_file_range")
+COMPANIONS = {
+    name: value["value"]
+    for name, value in ABI["other_constants"].items()
+    if value["group"] in COMPANION_GROUPS and name != "STATX_ALL"  # the header calls it deprecated
+}
+CONSTANTS = {
+    name: value for name, value in vars(uapi).items() if type(value) is int and name not in COMPANIONS
+}
+LAYOUTS = {
+    name: value
+    for name, value in vars(uapi).items()
+    if isinstance(value, uapi.Layout) and not name.startswith("statx")
+}
 SYSTEM_HEADER = Path("/usr/include/linux/io_uring.h")
 
 
@@ -70,6 +83,24 @@ def shown_format(format: Any) -> object:
 def test_constants_when_compared_with_the_headers_then_all_are_there_and_no_others() -> None:
     assert len(CONSTANTS) == 327
     assert {name: value["value"] for name, value in ABI["constants"].items()} == CONSTANTS
+
+
+def test_companions_when_compared_with_the_headers_then_equal() -> None:
+    assert len(COMPANIONS) > 40
+    assert {name: vars(uapi)[name] for name in COMPANIONS} == COMPANIONS
+
+
+def test_statx_when_compared_with_the_headers_then_size_and_offsets_are_equal() -> None:
+    known = {
+        name.rpartition(":")[2]: value["x86_64"]
+        for name, value in ABI["libc_structs"].items()
+        if name.startswith("offsetof:struct statx:")
+    }
+    assert len(known) > 15
+    assert uapi.statx.size == ABI["libc_structs"]["sizeof:struct statx"]["x86_64"]
+    assert {name: uapi.statx.fields[name].offset for name in known} == known
+    ends = sorted((field.offset, field.offset + field.size) for field in uapi.statx.fields.values())
+    assert [end for _, end in ends] == [start for start, _ in ends[1:]] + [uapi.statx.size]
 
 
 def test_constants_when_they_differ_between_architectures_then_they_are_not_here() -> None:
