@@ -276,6 +276,16 @@ def release_words(words: Words) -> None:
         release()
 
 
+def whole_words(words: Words) -> bool:
+    """Tell whether a store to these words is one store.
+
+    Args: words from map_words().
+    Returns: False where bytes are stored one by one; an index then shows old and new bytes for a moment.
+    Lifetime: none.
+    """
+    return not isinstance(words, _BytewiseWords)
+
+
 def _moves_whole_words() -> bool:
     if not sys.platform.startswith(("linux", "android")):
         return True  # no kernel at the other end: tests and lessons only

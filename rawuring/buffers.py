@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""Pin Python memory, so that its address may be given to the kernel.
+"""Pin Python memory, so that its address may be given to the kernel, and build the structs that it reads.
 
-What it is: Pin, an address together with the export that keeps it valid, and what is made of one.
+What it is: Pin, an address together with the export that keeps it valid; a builder for each struct that an
+operation takes; rings of provided buffers.
+Mirrors: liburing ``src/include/liburing.h`` where it speaks of memory (io_uring_buf_ring_add,
+io_uring_recvmsg_out); the CMSG_* macros of libc.
 Must not know: rings, operations.
 Invariant: an address never leaves this file without an object that keeps the memory where it is.
-Read next: inflight.py, which holds the pins until the kernel has let go of them.
+Read next: register.py. inflight.py holds the pins until the kernel has let go of them.
 
 While a Pin lives, its object's buffer is exported: Python itself then refuses to resize or free it
 (``bytearray.extend`` raises BufferError). PyPy moves and resizes exported bytearrays all the same, so there
@@ -13,10 +16,16 @@ only memory that lives outside the Python heap is accepted: allocate() makes suc
 
 from __future__ import annotations
 
+import os
+import struct
 import sys
+from typing import NamedTuple
+
+from . import barriers, uapi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
     from typing import Any
 
 _PYPY = sys.implementation.name == "pypy"
@@ -119,7 +128,43 @@ def allocate(nbytes: int) -> Any:
     """
     import mmap
 
+    if hasattr(mmap, "MAP_PRIVATE"):
+        # Not shared, as it would be by default: shared memory is a file, and kernels before 5.12 answer
+        # EOPNOTSUPP when such a buffer is to be registered.
+        return mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return mmap.mmap(-1, nbytes)
+
+
+class Block(Pin):
+    """Memory of a struct that was built here; the base of all builders that can be read again."""
+
+    __slots__ = ()
+
+    def __init__(self, image: bytes, *keepalive: Any) -> None:
+        """Copy the image to memory of its own.
+
+        Args: image is the struct; keepalive is what its pointers lead to.
+        """
+        import ctypes
+
+        # Of 64-bit words, so that it is aligned for every struct.
+        memory = (ctypes.c_uint64 * ((len(image) + 7) // 8))()
+        ctypes.memmove(memory, image, len(image))
+        super().__init__(ctypes.addressof(memory), len(image), (memory, keepalive))
+
+    def read(self) -> bytes:
+        """Copy the memory as it is now.
+
+        Returns: nbytes bytes.
+        Lifetime: none.
+        """
+        import ctypes
+
+        return ctypes.string_at(self.address, self.nbytes)
+
+
+# ------------------------------------------------------------------------------------------------------
+# Small structs
 
 
 def timespec(timeout_ns: int) -> Pin:
@@ -136,3 +181,837 @@ def timespec(timeout_ns: int) -> Pin:
         raise ValueError(f"timeout_ns={timeout_ns} is negative")
     array = (ctypes.c_int64 * 2)(*divmod(timeout_ns, 1_000_000_000))
     return Pin(ctypes.addressof(array), 16, array)
+
+
+def path(name: str | bytes | os.PathLike[Any]) -> Pin:
+    """Build a path, or any other string that ends with a zero byte.
+
+    Args: name is encoded as os.fsencode does.
+    Returns: a Pin.
+    Raises: ValueError for a zero byte inside.
+    Lifetime: until submit returns; until the final CQE on an SQPOLL ring or before 5.5.
+    """
+    encoded = os.fsencode(name)
+    if b"\0" in encoded:
+        raise ValueError(f"a zero byte in the path {encoded!r}")
+    return Block(encoded + b"\0")
+
+
+def ints(values: Iterable[int]) -> Ints:
+    """Build an array of C ints: descriptors, for the most part.
+
+    Args: values of 32 bits, signed.
+    Returns: an Ints, which can be read again.
+    Lifetime: until the final CQE.
+    """
+    return Ints(values)
+
+
+class Ints(Block):
+    """An array of C ints in memory."""
+
+    __slots__ = ()
+
+    def __init__(self, values: Iterable[int]) -> None:
+        """Build it: see ints()."""
+        image = b"".join(struct.pack("=i", value) for value in values)
+        super().__init__(image)
+
+    def values(self) -> list[int]:
+        """Return the ints as they are now."""
+        return [value for (value,) in struct.iter_unpack("=i", self.read())]
+
+
+def open_how(open_flags: int, mode: int = 0, resolve: int = 0) -> Pin:
+    """Build a struct open_how.
+
+    Args: open_flags is a mask of os.O_*; mode is the permissions of a new file, 0 without os.O_CREAT;
+        resolve is a mask of RESOLVE_*.
+    Returns: a Pin of 24 bytes.
+    Lifetime: until submit returns; until the final CQE on an SQPOLL ring.
+    Source: Linux include/uapi/linux/openat2.h
+    """
+    return Block(uapi.open_how.pack(flags=open_flags, mode=mode, resolve=resolve))
+
+
+def futex_waitv(waiters: Sequence[tuple[int, int, int]]) -> Pin:
+    """Build the array that FUTEX_WAITV takes.
+
+    Args: waiters are (address of the word, value that it should hold, mask of FUTEX2_*).
+    Returns: a Pin of 24 bytes for each.
+    Raises: ValueError for none, or more than FUTEX_WAITV_MAX.
+    Lifetime: until the final CQE.
+    """
+    if not 1 <= len(waiters) <= uapi.FUTEX_WAITV_MAX:
+        raise ValueError(f"{len(waiters)} futexes: between 1 and {uapi.FUTEX_WAITV_MAX} can be waited for")
+    return Block(
+        b"".join(
+            uapi.futex_waitv.pack(uaddr=address, val=value, flags=futex_flags)
+            for address, value, futex_flags in waiters
+        )
+    )
+
+
+# struct epoll_event has no gap on x86, so that 32-bit programs have the same one.
+def _epoll_event_struct() -> struct.Struct:
+    machine = os.uname().machine
+    packed = machine in ("x86_64", "amd64") or (machine[0] == "i" and machine.endswith("86"))
+    return struct.Struct("=IQ" if packed else "=I4xQ")
+
+
+def epoll_event(events: int, data: int) -> Pin:
+    """Build one struct epoll_event.
+
+    Args: events is a mask of select.EPOLL*; data is 64 bits wide and comes back with the event.
+    Returns: a Pin.
+    Lifetime: until submit returns; until the final CQE on an SQPOLL ring.
+    """
+    return Block(_epoll_event_struct().pack(events, data))
+
+
+class EpollEvents(Block):
+    """Room for the events that EPOLL_WAIT fetches."""
+
+    __slots__ = ()
+
+    def __init__(self, maxevents: int) -> None:
+        """Make room.
+
+        Args: maxevents is 1 or more.
+        Lifetime: until the final CQE.
+        """
+        super().__init__(bytes(_epoll_event_struct().size * maxevents))
+
+    def events(self, count: int) -> list[tuple[int, int]]:
+        """Read what was fetched.
+
+        Args: count is the CQE's res.
+        Returns: (events, data) for each.
+        Lifetime: none.
+        """
+        layout = _epoll_event_struct()
+        return list(layout.iter_unpack(self.read()[: count * layout.size]))
+
+
+class Statx(NamedTuple):
+    """What STATX found out; names as in os.stat_result where it has one."""
+
+    st_mode: int
+    st_ino: int
+    st_dev: int
+    st_nlink: int
+    st_uid: int
+    st_gid: int
+    st_size: int
+    st_atime_ns: int
+    st_mtime_ns: int
+    st_ctime_ns: int
+    st_birthtime_ns: int
+    st_blocks: int
+    st_blksize: int
+    st_rdev: int
+    #: What of all this the file system filled: a mask of STATX_*.
+    stx_mask: int
+    stx_attributes: int
+    stx_attributes_mask: int
+    stx_mnt_id: int
+    stx_dio_mem_align: int
+    stx_dio_offset_align: int
+
+
+class StatxBuffer(Block):
+    """A struct statx for the kernel to fill."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        """Make room.
+
+        Lifetime: until the final CQE.
+        """
+        super().__init__(bytes(uapi.statx.size))
+
+    def result(self) -> Statx:
+        """Read what the kernel filled in.
+
+        Returns: a Statx; a member whose bit is not set in stx_mask is 0 or a guess of the file system.
+        Lifetime: none.
+        """
+        raw = uapi.statx.unpack(self.read())
+        times = {name: raw[f"stx_{name}"] for name in ("atime", "btime", "ctime", "mtime")}
+        nanoseconds = {name: t["tv_sec"] * 1_000_000_000 + t["tv_nsec"] for name, t in times.items()}
+        return Statx(
+            raw["stx_mode"],
+            raw["stx_ino"],
+            os.makedev(raw["stx_dev_major"], raw["stx_dev_minor"]),
+            raw["stx_nlink"],
+            raw["stx_uid"],
+            raw["stx_gid"],
+            raw["stx_size"],
+            nanoseconds["atime"],
+            nanoseconds["mtime"],
+            nanoseconds["ctime"],
+            nanoseconds["btime"],
+            raw["stx_blocks"],
+            raw["stx_blksize"],
+            os.makedev(raw["stx_rdev_major"], raw["stx_rdev_minor"]),
+            raw["stx_mask"],
+            raw["stx_attributes"],
+            raw["stx_attributes_mask"],
+            raw["stx_mnt_id"],
+            raw["stx_dio_mem_align"],
+            raw["stx_dio_offset_align"],
+        )
+
+
+class Siginfo(Block):
+    """A siginfo_t for WAITID to fill; the attributes are those of os.waitid()'s result."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        """Make room.
+
+        Lifetime: until the final CQE.
+        """
+        super().__init__(bytes(128))
+
+    def _three(self) -> tuple[int, ...]:
+        signo, second, third = struct.unpack_from("=iii", self.read())
+        if os.uname().machine.startswith("mips"):  # si_code and si_errno change places there
+            second, third = third, second
+        return signo, second, third
+
+    def _child(self) -> tuple[int, ...]:
+        # The union behind the three ints holds pointers, so it is aligned like one.
+        return struct.unpack_from("=iIi", self.read(), 16 if struct.calcsize("P") == 8 else 12)
+
+    @property
+    def si_signo(self) -> int:
+        """Return signal.SIGCHLD, or 0 when there was no child to report (os.WNOHANG)."""
+        return self._three()[0]
+
+    @property
+    def si_code(self) -> int:
+        """Return os.CLD_EXITED, os.CLD_KILLED and so on."""
+        return self._three()[2]
+
+    @property
+    def si_pid(self) -> int:
+        """Return the child's process id."""
+        return self._child()[0]
+
+    @property
+    def si_uid(self) -> int:
+        """Return the child's real user id."""
+        return self._child()[1]
+
+    @property
+    def si_status(self) -> int:
+        """Return the child's exit status, or the signal that ended or stopped it."""
+        return self._child()[2]
+
+
+# ------------------------------------------------------------------------------------------------------
+# Several buffers at once
+
+
+def iovec(memories: Iterable[Any], writable: bool = False) -> Pin:
+    """Build an array of struct iovec, one for each buffer.
+
+    Args: memories as pin() takes them, or Pins; writable says that the kernel will write into them.
+    Returns: a Pin that holds the buffers too; their number is nr_vecs.
+    Raises: as pin().
+    Lifetime: until the final CQE, for the buffers' sake.
+    """
+    pins = [memory if isinstance(memory, Pin) else pin(memory, writable) for memory in memories]
+    return Block(b"".join(struct.pack("@PN", each.address, each.nbytes) for each in pins), pins)
+
+
+# ------------------------------------------------------------------------------------------------------
+# Socket addresses
+
+
+def sockaddr(family: int, address: Any) -> Pin:
+    """Build a struct sockaddr.
+
+    Args: family is a socket.AF_*; address as the socket module takes it for this family, with numbers instead
+        of host names: IPv4, IPv6, UNIX (str, or bytes; a leading zero byte means abstract), NETLINK, PACKET,
+        VSOCK, CAN, ALG, QIPCRTR. For any other family: the bytes that follow sa_family.
+    Returns: a Pin; its nbytes is addrlen.
+    Raises: ValueError for an address that the family does not have.
+    Lifetime: until submit returns; until the final CQE on an SQPOLL ring or before 5.5.
+    """
+    return Block(pack_sockaddr(family, address))
+
+
+def pack_sockaddr(family: int, address: Any) -> bytes:
+    """Put a struct sockaddr into bytes.
+
+    Args: as sockaddr().
+    Returns: the bytes, as many as the kernel wants for this address.
+    Raises: ValueError for an address that the family does not have.
+    Lifetime: none.
+    """
+    raw = family != _AF_UNIX and isinstance(address, (bytes, bytearray))
+    encode = _codec(family, raw)[0]
+    try:
+        encoded: bytes = encode(address)
+        return struct.pack("=H", family) + encoded
+    except (TypeError, ValueError, OSError, struct.error) as error:
+        raise ValueError(f"{address!r} is no address of family {family}: {error}") from None
+
+
+def unpack_sockaddr(data: bytes) -> tuple[int, Any]:
+    """Read a struct sockaddr.
+
+    Args: data as the kernel filled it in, cut to the length that it reported.
+    Returns: (family, address), address as the socket module shows it; for a family that is not known here,
+        the bytes that follow sa_family. (0, None) when there is none.
+    Lifetime: none.
+    """
+    if len(data) < 2:
+        return 0, None
+    family = int(struct.unpack_from("=H", data)[0])
+    return family, _codec(family)[1](data[2:])
+
+
+class SockaddrBuffer(Pin):
+    """A struct sockaddr and its size for the kernel to fill: ACCEPT, GETSOCKNAME, RECVMSG.
+
+    ``address`` leads to the struct, ``addrlen`` to the size; both go into the SQE.
+    """
+
+    __slots__ = ("addrlen",)
+
+    def __init__(self, nbytes: int = 128) -> None:
+        """Make room.
+
+        Args: nbytes for the struct; 128 holds every family.
+        Lifetime: until the final CQE.
+        """
+        length = Block(struct.pack("=I", nbytes))
+        room = Block(bytes(nbytes))
+        super().__init__(room.address, nbytes, (room, length))
+        #: The address of the size, which the kernel overwrites.
+        self.addrlen = length.address
+
+    def result(self) -> tuple[int, Any]:
+        """Read what the kernel filled in.
+
+        Returns: (family, address) as unpack_sockaddr().
+        Lifetime: none.
+        """
+        room, length = self._export
+        filled = struct.unpack("=I", length.read())[0]
+        return unpack_sockaddr(room.read()[:filled])
+
+
+_AF_UNIX = 1
+
+
+def _encode_unix(address: Any) -> bytes:
+    name = bytes(os.fsencode(address) if isinstance(address, (str, os.PathLike)) else address)
+    if len(name) > 107 + (name[:1] == b"\0"):
+        raise ValueError("longer than 107 bytes")
+    # An abstract name is as long as it is; a path ends with a zero byte.
+    return name if name[:1] in (b"", b"\0") else name + b"\0"
+
+
+def _decode_unix(data: bytes) -> Any:
+    return data if data[:1] == b"\0" else os.fsdecode(data.partition(b"\0")[0])
+
+
+def _encode_inet(address: Any) -> bytes:
+    import socket
+
+    host, port = address
+    return struct.pack("!H", port) + socket.inet_pton(socket.AF_INET, host or "0.0.0.0") + bytes(8)
+
+
+def _decode_inet(data: bytes) -> Any:
+    import socket
+
+    return socket.inet_ntop(socket.AF_INET, data[2:6]), struct.unpack_from("!H", data)[0]
+
+
+def _completed(address: Any, *defaults: Any) -> list[Any]:
+    """Add the values that the socket module lets one leave out after the second."""
+    return [*address, *defaults[len(address) - 2 :]]
+
+
+def _encode_inet6(address: Any) -> bytes:
+    import socket
+
+    host, port, flowinfo, scope_id = _completed(address, 0, 0)
+    packed = socket.inet_pton(socket.AF_INET6, host or "::")
+    return struct.pack("!HI", port, flowinfo) + packed + struct.pack("=I", scope_id)
+
+
+def _decode_inet6(data: bytes) -> Any:
+    import socket
+
+    port, flowinfo = struct.unpack_from("!HI", data)
+    return socket.inet_ntop(socket.AF_INET6, data[6:22]), port, flowinfo, *struct.unpack_from("=I", data, 22)
+
+
+def _encode_netlink(address: Any) -> bytes:
+    pid, groups = address
+    return struct.pack("=HII", 0, pid, groups)
+
+
+def _decode_netlink(data: bytes) -> Any:
+    return struct.unpack_from("=II", data, 2)
+
+
+def _encode_packet(address: Any) -> bytes:
+    import socket
+
+    interface, protocol, pkttype, hatype, hardware = _completed(address, 0, 0, b"")
+    index = socket.if_nametoindex(interface) if interface else 0
+    rest = struct.pack("=iHBB8s", index, hatype, pkttype, len(hardware), hardware)
+    return struct.pack("!H", protocol) + rest
+
+
+def _decode_packet(data: bytes) -> Any:
+    import socket
+
+    index, hatype, pkttype, length, hardware = struct.unpack_from("=iHBB8s", data, 2)
+    name = socket.if_indextoname(index) if index else ""
+    return name, struct.unpack_from("!H", data)[0], pkttype, hatype, hardware[:length]
+
+
+def _encode_can(address: Any) -> bytes:
+    import socket
+
+    interface, *ids = address
+    index = socket.if_nametoindex(interface) if interface else 0
+    if len(ids) == 3:  # CAN_J1939: name, pgn, addr
+        return struct.pack("=HiQIB3x", 0, index, *ids)
+    rx_id, tx_id = ids or (0, 0)  # CAN_ISOTP
+    return struct.pack("=HiII8x", 0, index, rx_id, tx_id)
+
+
+def _decode_can(data: bytes) -> Any:
+    import socket
+
+    index = struct.unpack_from("=i", data, 2)[0]
+    return (socket.if_indextoname(index) if index else "",)
+
+
+def _encode_alg(address: Any) -> bytes:
+    kind, name, feat, mask = _completed(address, 0, 0)
+    return struct.pack("=14sII64s", kind.encode(), feat, mask, name.encode())
+
+
+def _decode_alg(data: bytes) -> Any:
+    kind, feat, mask, name = struct.unpack_from("=14sII64s", data)
+    return kind.rstrip(b"\0").decode(), name.rstrip(b"\0").decode(), feat, mask
+
+
+def _encode_vsock(address: Any) -> bytes:
+    cid, port = address
+    return struct.pack("=HIIB3x", 0, port, cid, 0)
+
+
+def _decode_vsock(data: bytes) -> Any:
+    port, cid = struct.unpack_from("=II", data, 2)
+    return cid, port
+
+
+def _encode_qipcrtr(address: Any) -> bytes:
+    node, port = address
+    return struct.pack("=HII", 0, node, port)
+
+
+# The numbers of the families are the same on every Linux.
+_CODECS: dict[int, tuple[Any, Any]] = {
+    _AF_UNIX: (_encode_unix, _decode_unix),
+    2: (_encode_inet, _decode_inet),
+    10: (_encode_inet6, _decode_inet6),
+    16: (_encode_netlink, _decode_netlink),
+    17: (_encode_packet, _decode_packet),
+    29: (_encode_can, _decode_can),
+    38: (_encode_alg, _decode_alg),
+    40: (_encode_vsock, _decode_vsock),
+    42: (_encode_qipcrtr, _decode_netlink),
+}
+
+
+def _codec(family: int, raw: bool = False) -> tuple[Any, Any]:
+    return (bytes, bytes) if raw else _CODECS.get(family, (bytes, bytes))
+
+
+# ------------------------------------------------------------------------------------------------------
+# Messages: several buffers, an address, ancillary data
+
+_CMSGHDR = struct.Struct("@Nii")  # cmsg_len, cmsg_level, cmsg_type
+
+
+def _cmsg_align(nbytes: int) -> int:
+    word = struct.calcsize("N")
+    return (nbytes + word - 1) // word * word
+
+
+def cmsg_space(nbytes: int) -> int:
+    """Compute how much room one item of ancillary data takes.
+
+    Args: nbytes of its payload.
+    Returns: bytes, for msghdr(control_size=...).
+    Lifetime: none.
+    Mirrors: libc CMSG_SPACE
+    """
+    return _CMSGHDR.size + _cmsg_align(nbytes)
+
+
+def pack_control(items: Iterable[tuple[int, int, Any]]) -> bytes:
+    """Build ancillary data.
+
+    Args: items are (level, type, data) as socket.sendmsg takes them; data has a buffer, such as
+        array.array("i", fds) for socket.SCM_RIGHTS.
+    Returns: the bytes.
+    Lifetime: none.
+    Mirrors: libc CMSG_FIRSTHDR, CMSG_NXTHDR
+    """
+    packed = b""
+    for level, kind, data in items:
+        payload = memoryview(data).tobytes()
+        header = _CMSGHDR.pack(_CMSGHDR.size + len(payload), level, kind)
+        packed += header + payload.ljust(_cmsg_align(len(payload)), b"\0")
+    return packed
+
+
+def unpack_control(data: bytes) -> list[tuple[int, int, bytes]]:
+    """Read ancillary data.
+
+    Args: data as the kernel filled it in, cut to the length that it reported.
+    Returns: (level, type, data) as socket.recvmsg gives them. Descriptors of socket.SCM_RIGHTS are open then,
+        and belong to the caller.
+    Lifetime: none.
+    Mirrors: libc CMSG_FIRSTHDR, CMSG_NXTHDR
+    """
+    items = []
+    offset = 0
+    while offset + _CMSGHDR.size <= len(data):
+        length, level, kind = _CMSGHDR.unpack_from(data, offset)
+        if length < _CMSGHDR.size:
+            break
+        items.append((level, kind, data[offset + _CMSGHDR.size : offset + length]))
+        offset += _cmsg_align(length)
+    return items
+
+
+class Msghdr(Pin):
+    """A struct msghdr with everything that it points to: see msghdr()."""
+
+    __slots__ = ("_control", "_header", "_name", "control_size", "name_size")
+
+    #: name, namelen, iov, iovlen, control, controllen, flags; the kernel's user_msghdr
+    _LAYOUT = struct.Struct("@PiPNPNI0P")
+
+    def __init__(self, vector: Pin, name: Block, control: Block) -> None:
+        """Tie the parts together; use msghdr() to make one."""
+        self._name, self._control = name, control
+        #: How many bytes there are for the address and for ancillary data.
+        self.name_size, self.control_size = name.nbytes, control.nbytes
+        nr_vecs = vector.nbytes // struct.calcsize("@PN")
+        self._header = header = Block(
+            self._LAYOUT.pack(
+                name.address if name.nbytes else 0, name.nbytes, vector.address if nr_vecs else 0, nr_vecs,
+                control.address if control.nbytes else 0, control.nbytes, 0,
+            )
+        )  # fmt: skip
+        super().__init__(header.address, header.nbytes, (header, vector, name, control))
+
+    def name(self) -> tuple[int, Any]:
+        """Read where the message came from.
+
+        Returns: (family, address) as unpack_sockaddr().
+        Lifetime: none.
+        """
+        length = self._LAYOUT.unpack(self._header.read())[1]
+        return unpack_sockaddr(self._name.read()[:length])
+
+    def control(self) -> list[tuple[int, int, bytes]]:
+        """Read the ancillary data.
+
+        Returns: as unpack_control().
+        Lifetime: none.
+        """
+        length = self._LAYOUT.unpack(self._header.read())[5]
+        return unpack_control(self._control.read()[:length])
+
+    @property
+    def msg_flags(self) -> int:
+        """Return the flags of the message: socket.MSG_TRUNC, socket.MSG_CTRUNC, ..."""
+        return int(self._LAYOUT.unpack(self._header.read())[6])
+
+
+def msghdr(
+    memories: Iterable[Any] = (), *, name: Pin | bytes | None = None, control: Iterable[Any] = (),
+    name_size: int = 0, control_size: int = 0, writable: bool = False,
+) -> Msghdr:  # fmt: skip
+    """Build a struct msghdr.
+
+    Args: memories are buffers, or Pins, for the data; name is a destination as sockaddr() or
+        pack_sockaddr() built it; control is ancillary data to send, as for pack_control(); name_size and
+        control_size make room for what is received, in bytes (128 and cmsg_space() of the payload);
+        writable for RECVMSG.
+    Returns: a Msghdr; after RECVMSG it can be asked for name, ancillary data and flags.
+    Raises: as pin().
+    Lifetime: until the final CQE; with zero copy until the notification CQE.
+    """
+    import ctypes
+
+    if isinstance(name, Pin):
+        name = ctypes.string_at(name.address, name.nbytes)
+    return Msghdr(
+        iovec(memories, writable),
+        Block(name or bytes(name_size)),
+        Block(pack_control(control) or bytes(control_size)),
+    )
+
+
+class RecvmsgOut(NamedTuple):
+    """One message of a multishot RECVMSG."""
+
+    #: (family, address) as unpack_sockaddr() gives them.
+    name: tuple[int, Any]
+    #: (level, type, data) as unpack_control() gives them.
+    control: list[tuple[int, int, bytes]]
+    #: The data, as far as the buffer had room for it.
+    payload: memoryview
+    #: How long the message was; more than the payload when it was cut.
+    payloadlen: int
+    #: socket.MSG_TRUNC and the like.
+    flags: int
+
+
+def recvmsg_out(data: Any, msg: Msghdr) -> RecvmsgOut:
+    """Take apart what a multishot RECVMSG put into a provided buffer.
+
+    Args: data is the buffer, cut to the CQE's res; msg is the header of the request.
+    Returns: the parts; payload is a view of data.
+    Raises: ValueError when data is too short for what it claims to hold.
+    Lifetime: none.
+    Since: 6.0
+    Mirrors: liburing io_uring_recvmsg_validate, _name, _cmsg_firsthdr, _payload, _payload_length
+    """
+    view = memoryview(data)
+    head = uapi.io_uring_recvmsg_out
+    name_at = head.size
+    control_at = name_at + msg.name_size
+    payload_at = control_at + msg.control_size
+    if len(view) < payload_at:
+        raise ValueError(f"{len(view)} bytes hold no message whose head, name and control take {payload_at}")
+    raw = head.unpack(view)
+    # What did not fit is cut, but its whole length is reported.
+    namelen, controllen = min(raw["namelen"], msg.name_size), min(raw["controllen"], msg.control_size)
+    return RecvmsgOut(
+        unpack_sockaddr(bytes(view[name_at : name_at + namelen])),
+        unpack_control(bytes(view[control_at : control_at + controllen])),
+        view[payload_at : payload_at + raw["payloadlen"]],
+        raw["payloadlen"],
+        raw["flags"],
+    )
+
+
+# ------------------------------------------------------------------------------------------------------
+# Rings of provided buffers
+#
+# A third ring, in which we are the producer again: of empty buffers. Its tail is a 16-bit word that lies
+# inside the first entry, in a member that entries do not use:
+#
+#     byte 0        8      12    14      16             24
+#     +------------+------+-----+-------+--------------+-----
+#     | addr       | len  | bid | tail  | addr         | len ...
+#     +------------+------+-----+-------+--------------+-----
+#       entry 0 ........................  entry 1 ..........
+#
+# An entry is therefore written as 14 bytes, never as 16. The kernel's head is not in this memory:
+# register.buf_ring_head() asks for it.
+
+_BUF = struct.Struct("=QIH")  # io_uring_buf without resv
+_TAIL_WORD = 3  # bytes 12 to 15, as a 32-bit word
+
+
+class BufferRing:
+    """The ring through which the kernel gets buffers, on any memory, also that of a test.
+
+    An addition becomes visible with advance(), like an SQE with flush().
+    """
+
+    __slots__ = ("_bid0", "_bytes", "_words", "mask", "ring_entries", "tail")
+
+    def __init__(self, memory: Any, entries: int) -> None:
+        """Take the memory and start with an empty ring.
+
+        Args: memory is a writable buffer of 16 bytes for each entry; entries is a power of two, up to 32768.
+        Raises: ValueError for sizes that no kernel takes; RuntimeError on a machine that cannot store a tail
+            in one piece.
+        Mirrors: liburing io_uring_buf_ring_init
+        """
+        if not 1 <= entries <= 32768 or entries & (entries - 1):
+            raise ValueError(f"entries={entries} is not a power of two between 1 and 32768")
+        if len(memory) < entries * uapi.io_uring_buf.size:
+            raise ValueError(f"{len(memory)} bytes are too few for {entries} entries of 16")
+        self.ring_entries = entries
+        self.mask = entries - 1
+        self._bytes = memoryview(memory)
+        self._words = barriers.map_words(memory)
+        if not barriers.whole_words(self._words):
+            raise RuntimeError("a buffer ring needs whole stores, for which this CPU needs libatomic.so.1")
+        #: Runs free; the kernel sees the lower 16 bits of what advance() has published.
+        self.tail = 0
+        self._bid0 = 0
+        self.advance()
+
+    def add(self, addr: int, length: int, bid: int) -> None:
+        """Write one buffer into the next entry.
+
+        More than ring_entries buffers that the kernel has not taken overwrite each other; nobody notices.
+
+        Args: addr is an address, length in bytes, bid the number that the CQE will carry.
+        Raises: struct.error for a value that does not fit.
+        Lifetime: until the final CQE of the request that takes the buffer.
+        Threads: one at a time.
+        Since: 5.19
+        Mirrors: liburing io_uring_buf_ring_add
+        """
+        index = self.tail & self.mask
+        _BUF.pack_into(self._bytes, index * 16, addr, length, bid)
+        if index == 0:
+            self._bid0 = bid
+        self.tail += 1
+
+    def advance(self) -> None:
+        """Publish every buffer added so far.
+
+        Lifetime: none.
+        Threads: one at a time.
+        Mirrors: liburing io_uring_buf_ring_advance
+        """
+        tail = self.tail & 0xFFFF
+        # Tail and bid of entry 0 share a word, and only we write to either. One store: the kernel must never
+        # see half a tail.
+        word = self._bid0 | tail << 16 if sys.byteorder == "little" else self._bid0 << 16 | tail
+        # The entries must be seen before the tail that covers them. Pairs with the kernel's
+        # smp_load_acquire of the tail in io_ring_buffer_select.
+        barriers.store_release(self._words, _TAIL_WORD, word)
+
+    def release(self) -> None:
+        """Give up the memory, so that it can be unmapped."""
+        barriers.release_words(self._words)
+        self._bytes.release()
+
+
+class Piece(NamedTuple):
+    """Data that arrived in a provided buffer."""
+
+    #: The buffer, to be given back with recycle().
+    bid: int
+    #: The data, in place.
+    data: memoryview
+    #: False when the kernel goes on filling the same buffer (IOU_PBUF_RING_INC): nothing is to be given back.
+    done: bool
+
+
+class ProvidedBuffers:
+    """A group of buffers of one size, which requests take with IOSQE_BUFFER_SELECT.
+
+    register.setup_buf_ring() makes one. All memory is one block, cut into buffers 0, 1, 2 ... A buffer is
+    the kernel's until a CQE names it, ours until recycle() gives it back.
+    """
+
+    def __init__(self, ring: BufferRing, memory: Any, size: int, bgid: int, count: int) -> None:
+        """Put all buffers into the ring.
+
+        Args: memory is a writable buffer of count times size bytes; bgid is the group.
+        """
+        self.ring = ring
+        #: The group: sqe.buf_group.
+        self.bgid = bgid
+        #: Bytes in each buffer.
+        self.size = size
+        self.count = count
+        self._pin = pin(memory, writable=True)
+        self._memory = memoryview(memory)
+        self._used = [0] * count  # how far an incremental buffer is filled
+        self._ours = [True] * count
+        # Which buffer stands at which place of the ring, and the other way round: a bundle fills
+        # buffers in the order of the ring, not of their numbers.
+        self._order = [0] * ring.ring_entries
+        self._place = [0] * count
+        self.recycle(*range(count))
+
+    def recycle(self, *bids: int) -> None:
+        """Give buffers back to the kernel; views of their data are void from now on.
+
+        Args: bids as take() named them.
+        Raises: ValueError for a buffer that the kernel has already.
+        Lifetime: until the final CQE of the request that takes them.
+        Threads: one at a time.
+        """
+        for bid in bids:
+            if not 0 <= bid < self.count or not self._ours[bid]:
+                raise ValueError(f"buffer {bid} of group {self.bgid} is not ours to give back")
+            self._ours[bid] = False
+            self._used[bid] = 0
+            self._place[bid] = self.ring.tail
+            self._order[self.ring.tail & self.ring.mask] = bid
+            self.ring.add(self._pin.address + bid * self.size, self.size, bid)
+        self.ring.advance()
+
+    def take(self, res: int, flags: int) -> list[Piece]:
+        """Find the data of a CQE.
+
+        Args: res and flags of the CQE.
+        Returns: the pieces in order: none when the CQE brought no buffer, several for a bundle. Those that
+            are done belong to us until recycle().
+        Raises: RuntimeError for a buffer that the kernel cannot have filled.
+        Lifetime: none.
+        Threads: one at a time.
+        Mirrors: liburing has no such call; its examples do this by hand
+        """
+        if not flags & uapi.IORING_CQE_F_BUFFER:
+            return []
+        bid = flags >> uapi.IORING_CQE_BUFFER_SHIFT
+        left = max(res, 0)
+        pieces: list[Piece] = []
+        while True:
+            if bid >= self.count or self._ours[bid]:
+                raise RuntimeError(f"the CQE names buffer {bid} of group {self.bgid}, which it cannot have")
+            used = self._used[bid]
+            taken = min(left, self.size - used)
+            left -= taken
+            start = bid * self.size + used
+            more = not left and bool(flags & uapi.IORING_CQE_F_BUF_MORE)
+            pieces.append(Piece(bid, self._memory[start : start + taken], not more))
+            self._used[bid] = used + taken
+            self._ours[bid] = not more
+            if not left:
+                return pieces
+            bid = self._order[(self._place[bid] + 1) & self.ring.mask]
+
+    def copy(self, res: int, flags: int) -> bytes:
+        """Copy the data of a CQE out, and give its buffers back.
+
+        Args: res and flags of the CQE.
+        Returns: the data.
+        Raises: as take().
+        Lifetime: none.
+        Threads: one at a time.
+        """
+        pieces = self.take(res, flags)
+        data = b"".join(piece.data for piece in pieces)
+        self.recycle(*(piece.bid for piece in pieces if piece.done))
+        return data
+
+    def __len__(self) -> int:
+        """Count the buffers that the kernel has, as far as CQEs have told."""
+        return self._ours.count(False)
+
+    def release(self) -> None:
+        """Give up the memory. register.free_buf_ring() calls this."""
+        self._memory.release()
+        self.ring.release()

@@ -174,7 +174,7 @@ class InFlight:
                 self._drain(ring, timeout_ns)
         finally:
             if self.entries:
-                self._keep_for_ever(ring.state)
+                self._keep_for_ever(ring)
         if explicit:
             self.dispatch()
 
@@ -209,15 +209,17 @@ class InFlight:
         for token in list(self.entries)[: ring.sq.space_left()]:
             prep_cancel64(ring.get_sqe(), token, 0)
 
-    def _keep_for_ever(self, state: str) -> None:
+    def _keep_for_ever(self, ring: Ring) -> None:
         import warnings
 
-        if state == "forked":
+        if ring.state == "forked":
             self.entries.clear()  # the kernel writes to the parent's memory; these pages are copies
             return
         count = len(self.entries)
-        _kept.append(self.entries)
-        _immortalize(self.entries)
+        # Requests may also use what is registered with the ring.
+        memory = self.entries, ring.resources
+        _kept.append(memory)
+        _immortalize(memory)
         self.entries = {}
         warnings.warn(
             f"{count} requests could not be ended before their ring is closed; the memory that the kernel "

@@ -155,6 +155,7 @@ def prep_send_set_addr(sqe: Sqe, dest_addr: int, addr_len: int) -> None:
     """Give a send that is filled already a destination.
 
     Args: dest_addr is the address of a sockaddr (buffers.sockaddr); addr_len in bytes.
+    CQE: as the send says.
     Lifetime: until submit returns.
     Since: 6.0 with SEND_ZC, 6.1 with SEND
     Mirrors: liburing io_uring_prep_send_set_addr
@@ -662,7 +663,7 @@ def prep_cancel64(
     CQE: res is 0, or with IORING_ASYNC_CANCEL_ALL or _ANY the number cancelled; -ENOENT; -EALREADY when the
         request runs and cannot be stopped.
     Lifetime: none.
-    Since: 5.5; flags 5.19, OP 6.6
+    Since: 5.5; flags 5.19, OP 6.6 (ignored, not refused, on 6.1)
     Mirrors: liburing io_uring_prep_cancel64
     """
     _pack(
@@ -978,7 +979,7 @@ def prep_sendmsg(
     Args: msg is the address of a struct msghdr (buffers.msghdr); msg_flags is a mask of MSG_*.
     CQE: res is the number of bytes, or a negative errno.
     Lifetime: until the final CQE.
-    Since: 5.3
+    Since: 5.3; ancillary data 5.12, -EINVAL before
     Mirrors: liburing io_uring_prep_sendmsg
     """
     _pack(
@@ -1179,7 +1180,7 @@ def prep_provide_buffers(
 
     Args: addr is the address of nr buffers of length bytes each; bgid is their group, bid the id of the
         first.
-    CQE: res is 0, or a negative errno.
+    CQE: res is 0 (on 5.10 their number), or a negative errno.
     Lifetime: until the final CQE of the request that takes the buffer, or of prep_remove_buffers.
     Since: 5.7
     Mirrors: liburing io_uring_prep_provide_buffers
@@ -1194,7 +1195,7 @@ def prep_remove_buffers(sqe: Sqe, nr: int, bgid: int, user_data: int = 0, flags:
     """Take buffers back that prep_provide_buffers gave.
 
     Args: nr is how many at most; bgid is their group.
-    CQE: res is how many were taken back, or -ENOENT.
+    CQE: res is how many were taken back, or -ENOENT when there is no such group.
     Lifetime: none.
     Since: 5.7
     Mirrors: liburing io_uring_prep_remove_buffers
@@ -1376,7 +1377,7 @@ def prep_fixed_fd_install(
 
 
 def prep_fsync(sqe: Sqe, fd: int, fsync_flags: int, user_data: int = 0, flags: int = 0) -> None:
-    """Bring a file to the disk. Writes that are in flight are not waited for: link it to them.
+    """Bring a file to the disk, without waiting for writes that are in flight: link it to them.
 
     Args: fsync_flags is 0 or IORING_FSYNC_DATASYNC. set_fields(off=..., len=...) narrows it to a range.
     CQE: res is 0, or a negative errno.
@@ -1454,9 +1455,9 @@ def prep_fadvise64(
     """Tell the kernel how a part of a file will be used, with a length of 64 bits.
 
     Args: as prep_fadvise.
-    CQE: res is 0, or a negative errno.
+    CQE: res is 0, or a negative errno, -EINVAL on older kernels.
     Lifetime: none.
-    Since: 6.11; older kernels take the length for 0, which is the rest of the file
+    Since: 6.11
     Mirrors: liburing io_uring_prep_fadvise64
     """
     _pack(

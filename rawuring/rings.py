@@ -833,12 +833,10 @@ class Ring:
         self._registered_only = bool(self.flags & uapi.IORING_SETUP_REGISTERED_FD_ONLY)
         if not self._mappings:
             self._mappings = list(map_rings(self._fd, params, single_mmap))
-        sq_memory, cq_memory, sqes_memory = self._mappings
         self._rewind = bool(self.flags & uapi.IORING_SETUP_SQ_REWIND)
-        queue = RewindSubmissionQueue if self._rewind else SubmissionQueue
-        self.sq = queue(sq_memory, sqes_memory, params["sq_off"], self.flags)
-        self.cq = CompletionQueue(cq_memory, params["cq_off"], self.flags)
+        self._attach_queues()
         self._sqpoll = bool(self.flags & uapi.IORING_SETUP_SQPOLL)
+        self._enter_fd = self._fd
         self._enter_flags = uapi.IORING_ENTER_REGISTERED_RING if self._registered_only else 0
         self._wait_flags = uapi.IORING_ENTER_GETEVENTS
         if self.features & uapi.IORING_FEAT_NO_IOWAIT:
@@ -859,10 +857,19 @@ class Ring:
         #: Called in this order, as callback(ring, explicit), while the ring still works; explicit is False
         #: when nobody called close(): the ring was forgotten, or the interpreter ends.
         self.before_close: list[Callable[[Ring, bool], None]] = []
-        #: Take the next free slot: see SubmissionQueue.get_sqe.
-        self.get_sqe: Callable[[], memoryview] = self.sq.get_sqe
+        #: What is registered and must live as long as the registration: (kind, number) -> object. register.py
+        #: fills it.
+        self.resources: dict[tuple[str, int], Any] = {}
         self._own()
         _remember(self)
+
+    def _attach_queues(self) -> None:
+        sq_memory, cq_memory, sqes_memory = self._mappings
+        queue = RewindSubmissionQueue if self._rewind else SubmissionQueue
+        self.sq = queue(sq_memory, sqes_memory, self.params["sq_off"], self.flags)
+        self.cq = CompletionQueue(cq_memory, self.params["cq_off"], self.flags)
+        #: Take the next free slot: see SubmissionQueue.get_sqe.
+        self.get_sqe: Callable[[], memoryview] = self.sq.get_sqe
 
     # -- whose ring this is
 
@@ -905,6 +912,48 @@ class Ring:
         self._register(uapi.IORING_REGISTER_ENABLE_RINGS, None, 0)
         self.flags &= ~uapi.IORING_SETUP_R_DISABLED
         self._own()
+
+    def enter_by_index(self, index: int | None) -> int:
+        """Enter by an index that register.register_ring_fd() got, or by the descriptor again.
+
+        Args: index, or None for the descriptor.
+        Returns: what stood there before.
+        Raises: ValueError for None when there is no index.
+        Lifetime: none.
+        Threads: the owner only.
+        Since: 5.18
+        """
+        if get_ident() != self._owner:
+            self._refuse()
+        before = self._enter_fd
+        by_index = bool(self._enter_flags & uapi.IORING_ENTER_REGISTERED_RING)
+        if self._registered_only or (index is None and not by_index):
+            raise ValueError("this ring is not entered by an index of register_ring_fd()")
+        self._enter_fd = self._fd if index is None else index
+        self._enter_flags = 0 if index is None else uapi.IORING_ENTER_REGISTERED_RING
+        return before
+
+    def remap(self, params: dict[str, Any]) -> None:
+        """Map the rings again after the kernel has moved them: see register.resize_rings().
+
+        Args: params is the unpacked io_uring_params that the kernel filled.
+        Raises: OSError from mmap(2).
+        Lifetime: none; views of the old slots stay valid memory, which nobody looks at.
+        Threads: the owner only.
+        Since: 6.13
+        """
+        if get_ident() != self._owner:
+            self._refuse()
+        params = {**params, "flags": self.flags, "features": self.features}
+        copied = self.cq.copied
+        old = self._mappings
+        self._mappings = list(map_rings(self._fd, params))
+        for queue in (self.sq, self.cq):
+            _release_queue(queue)
+        _unmap(old)
+        self.params = params
+        self._attach_queues()
+        self.cq.copied = copied
 
     def _refuse(self) -> NoReturn:
         if self._state == "forked":
@@ -1048,6 +1097,32 @@ class Ring:
         self._submitted += submitted if not self._sqpoll else 0
         return submitted
 
+    def submit_and_wait_reg(self, wait_nr: int, index: int) -> int:
+        """Hand every queued SQE to the kernel and wait as an entry of a registered region says.
+
+        Unlike submit_and_wait() it enters once, so a signal ends the wait: look at what reap() returns.
+
+        Args: wait_nr counts CQEs; index is an entry of register.register_wait_reg().
+        Returns: how many SQEs were consumed.
+        Raises: OSError as submit(); EFAULT for an index outside the region.
+        Lifetime: none.
+        Threads: the owner only.
+        Since: 6.13
+        Mirrors: liburing io_uring_submit_and_wait_reg
+        """
+        if get_ident() != self._owner:
+            self._refuse()
+        to_submit = self._to_submit()
+        self._enters += 1
+        consumed = syscalls.enter_reg(
+            self._enter_fd, to_submit, wait_nr, self._wait_flags | self._enter_flags,
+            index * uapi.io_uring_reg_wait.size,
+        )  # fmt: skip
+        if self._rewind:
+            self.sq.consumed(consumed)
+        self._submitted += consumed
+        return consumed
+
     def _relieve(self) -> bool:
         """Make room in a CQ that had overflowed, because older kernels (5.10) submit nothing until it has.
 
@@ -1101,7 +1176,9 @@ class Ring:
         """Enter the kernel; the only place that does."""
         self._enters += 1
         try:
-            consumed = syscalls.enter(self._fd, to_submit, min_complete, flags | self._enter_flags, timeout)
+            consumed = syscalls.enter(
+                self._enter_fd, to_submit, min_complete, flags | self._enter_flags, timeout
+            )
         except OSError as error:
             advice = _ENTER_ADVICE.get(error.errno or 0)
             if advice is None:
@@ -1345,11 +1422,8 @@ class Ring:
         for queue in (getattr(self, "sq", None), getattr(self, "cq", None)):
             if queue is not None:
                 _release_queue(queue)
-        for memory in {id(m): m for m in self._mappings if not self._borrowed}.values():
-            try:
-                memory.close()
-            except BufferError:
-                continue  # somebody still looks at a slot: the last view that goes unmaps it
+        if not self._borrowed:
+            _unmap(self._mappings)
         self._mappings = []
         fd, self._fd = self._fd, -1
         if fd >= 0:
@@ -1438,6 +1512,14 @@ def _pointer(memory: bytearray) -> Any:
     import ctypes
 
     return (ctypes.c_char * len(memory)).from_buffer(memory)
+
+
+def _unmap(mappings: list[Any]) -> None:
+    for memory in {id(m): m for m in mappings}.values():
+        try:
+            memory.close()
+        except BufferError:
+            continue  # somebody still looks at a slot: the last view that goes unmaps it
 
 
 def _release_queue(queue: SubmissionQueue | CompletionQueue) -> None:

@@ -315,6 +315,30 @@ def _enter_until(fd: int, to_submit: int, min_complete: int, flags: int, timeout
             raise OSError(code, f"io_uring_enter(fd {fd}): {os.strerror(code)}")
 
 
+def enter_reg(fd: int, to_submit: int, min_complete: int, flags: int, offset: int) -> int:
+    """Enter with a wait that is described in a registered region, once.
+
+    Args: as io_uring_enter; offset in bytes of the io_uring_reg_wait in the region.
+    Returns: how many SQEs were consumed; 0 when the time passed or a signal came and nothing was to be
+        submitted.
+    Raises: OSError with the kernel's errno, but neither EINTR nor ETIME.
+    Lifetime: none.
+    Since: 6.13
+    Mirrors: liburing io_uring_submit_and_wait_reg
+    """
+    flags |= uapi.IORING_ENTER_EXT_ARG | uapi.IORING_ENTER_EXT_ARG_REG
+    size = _ctypes.c_size_t(uapi.io_uring_reg_wait.size)
+    result: int = _syscall_enter(
+        _nr_enter, fd, to_submit, min_complete, flags, _ctypes.c_void_p(offset), size
+    )
+    if result >= 0:
+        return result
+    code = _set_errno(0)
+    if code in (0, errno.EINTR, errno.ETIME):
+        return 0
+    raise OSError(code, f"io_uring_enter(fd {fd}, region at {offset}): {os.strerror(code)}")
+
+
 def _check_u32(name: str, value: int) -> None:
     if not 0 <= value <= _U32_MAX:
         raise ValueError(f"{name}={value} is not a u32")

@@ -1,0 +1,1099 @@
+# SPDX-License-Identifier: MIT
+"""register_*: what io_uring_register does, one function for each operation.
+
+What it is: registered buffers and files, rings of provided buffers, and everything else that is set up
+once and used often; and the questions that a kernel answers.
+Mirrors: liburing ``src/register.c``, under its names.
+Must not know: operations, completions.
+Invariant: what the kernel may still use after a call is referenced by ``ring.resources``, so that it lives as
+long as the registration.
+Read next: inflight.py.
+
+All functions belong to the ring's owner thread, but those whose "Args" name no ring. Errors are OSError with
+the kernel's errno, and the message says what such an errno means here.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from typing import NamedTuple
+
+from . import barriers, buffers, syscalls, uapi
+from .buffers import Block, ProvidedBuffers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Any
+
+    from .rings import Ring
+
+_ADVICE = {
+    errno.EBUSY: "something is registered already: unregister it first",
+    errno.ENXIO: "nothing is registered",
+    errno.EACCES: "a restriction forbids it",
+    errno.EPERM: "this process may not do so, or a seccomp filter forbids it",
+    errno.EOPNOTSUPP: "this kernel was built without it, or this ring's setup flags exclude it",
+    errno.EEXIST: "taken already, or the ring belongs to another thread",
+    errno.EMFILE: "more than RLIMIT_NOFILE allows",
+    errno.ENOMEM: "more than RLIMIT_MEMLOCK allows, or no memory",
+    errno.EBADF: "a descriptor is not open, or the operation needs a ring on this kernel",
+    getattr(errno, "EBADFD", -1): "the ring is not disabled (IORING_SETUP_R_DISABLED), or is no longer",
+}
+
+
+def _explained(error: OSError, opcode: int) -> OSError:
+    """Add to an error of a registration what it means."""
+    code = error.errno or 0
+    advice = _ADVICE.get(code, "")
+    if code == errno.EINVAL:
+        name = uapi.name_of("IORING_REGISTER_", opcode)
+        advice = f"this kernel is older than {uapi.SINCE.get(name, '?')}, or an argument is wrong"
+    return OSError(code, f"{error.strerror}: {advice}") if advice else error
+
+
+def _register(ring: Ring, opcode: int, arg: Any, nr_args: int) -> int:
+    try:
+        return ring.register(opcode, arg, nr_args)
+    except OSError as error:
+        raise _explained(error, opcode) from None
+
+
+def _register_blind(opcode: int, arg: Any, nr_args: int) -> int:
+    """Register with no ring: descriptor -1."""
+    try:
+        return syscalls.io_uring_register(-1, opcode, arg, nr_args)
+    except OSError as error:
+        raise _explained(error, opcode) from None
+
+
+def _forget(ring: Ring, kind: str) -> None:
+    for key in [key for key in ring.resources if key[0] == kind]:
+        del ring.resources[key]
+
+
+# ------------------------------------------------------------------------------------------------------
+# Buffers
+
+
+def _pins(memories: Iterable[Any]) -> list[buffers.Pin]:
+    """Pin each, None being an empty slot."""
+    empty = buffers.Pin(0, 0, None)
+    return [empty if memory is None else buffers.pin(memory, writable=True) for memory in memories]
+
+
+def _keep_buffers(ring: Ring, off: int, pins: Sequence[buffers.Pin]) -> None:
+    for index, pin in enumerate(pins, off):
+        ring.resources["buffer", index] = pin
+
+
+def _tag_array(tags: Sequence[int] | None, count: int) -> Block | None:
+    if tags is None:
+        return None
+    if len(tags) != count:
+        raise ValueError(f"{len(tags)} tags for {count} slots")
+    return Block(b"".join(tag.to_bytes(8, sys.byteorder) for tag in tags))
+
+
+def _address(block: Block | None) -> int:
+    return 0 if block is None else block.address
+
+
+def register_buffers(ring: Ring, memories: Iterable[Any]) -> list[buffers.Pin]:
+    """Register buffers, which READ_FIXED, WRITE_FIXED and others name by number.
+
+    The kernel maps them once instead of for each request.
+
+    Args: memories are writable buffers; the first is number 0.
+    Returns: their pins, for the addresses.
+    Raises: OSError; TypeError and BufferError as buffers.pin().
+    Lifetime: none; the ring holds them until unregister_buffers() or close().
+    Threads: the owner only.
+    Since: 5.1
+    Mirrors: liburing io_uring_register_buffers
+    """
+    pins = _pins(memories)
+    vector = buffers.iovec(pins)
+    _register(ring, uapi.IORING_REGISTER_BUFFERS, vector.address, len(pins))
+    _keep_buffers(ring, 0, pins)
+    return pins
+
+
+def register_buffers_tags(
+    ring: Ring, memories: Iterable[Any], tags: Sequence[int]
+) -> list[buffers.Pin]:
+    """Register buffers with a tag each: a CQE with that user_data tells when one is no longer in use.
+
+    Args: memories are writable buffers, or None for an empty slot; a tag of 0 posts no CQE.
+    Returns: their pins.
+    Raises: OSError; ValueError for another number of tags.
+    Lifetime: none; the ring holds them until unregister_buffers() or close().
+    Threads: the owner only.
+    Since: 5.13
+    Mirrors: liburing io_uring_register_buffers_tags
+    """
+    pins = _pins(memories)
+    vector, tag_array = buffers.iovec(pins), _tag_array(tags, len(pins))
+    argument = Block(
+        uapi.io_uring_rsrc_register.pack(nr=len(pins), data=vector.address, tags=_address(tag_array))
+    )
+    _register(ring, uapi.IORING_REGISTER_BUFFERS2, argument.address, argument.nbytes)
+    _keep_buffers(ring, 0, pins)
+    return pins
+
+
+def register_buffers_sparse(ring: Ring, nr: int) -> None:
+    """Make room for registered buffers, all slots empty.
+
+    Args: nr is the number of slots.
+    Raises: OSError.
+    Lifetime: none.
+    Threads: the owner only.
+    Since: 5.19
+    Mirrors: liburing io_uring_register_buffers_sparse
+    """
+    argument = Block(uapi.io_uring_rsrc_register.pack(nr=nr, flags=uapi.IORING_RSRC_REGISTER_SPARSE))
+    _register(ring, uapi.IORING_REGISTER_BUFFERS2, argument.address, argument.nbytes)
+
+
+def register_buffers_update_tag(
+    ring: Ring, off: int, memories: Iterable[Any], tags: Sequence[int] | None = None
+) -> list[buffers.Pin]:
+    """Put other buffers into slots; requests in flight go on with the old ones.
+
+    Args: off is the first slot; memories are writable buffers, or None to empty the slot; tags as in
+        register_buffers_tags().
+    Returns: their pins.
+    Raises: OSError; ValueError for another number of tags.
+    Lifetime: none; but the old buffers until the final CQE of the requests that use them, or their tag's CQE.
+    Threads: the owner only.
+    Since: 5.13
+    Mirrors: liburing io_uring_register_buffers_update_tag
+    """
+    pins = _pins(memories)
+    vector, tag_array = buffers.iovec(pins), _tag_array(tags, len(pins))
+    argument = Block(
+        uapi.io_uring_rsrc_update2.pack(
+            offset=off, nr=len(pins), data=vector.address, tags=_address(tag_array)
+        )
+    )
+    _register(ring, uapi.IORING_REGISTER_BUFFERS_UPDATE, argument.address, argument.nbytes)
+    _keep_buffers(ring, off, pins)
+    return pins
+
+
+def unregister_buffers(ring: Ring) -> None:
+    """Unregister all buffers; requests in flight go on with them.
+
+    Raises: OSError, ENXIO when there are none.
+    Lifetime: none; but the buffers until the final CQE of the requests that use them.
+    Threads: the owner only.
+    Since: 5.1
+    Mirrors: liburing io_uring_unregister_buffers
+    """
+    _register(ring, uapi.IORING_UNREGISTER_BUFFERS, None, 0)
+    _forget(ring, "buffer")
+
+
+def clone_buffers(
+    dst: Ring, src: Ring, dst_off: int = 0, src_off: int = 0, nr: int = 0, *, replace: bool = False
+) -> None:
+    """Share the registered buffers of one ring with another.
+
+    Args: dst gets those of src; from slot src_off on, nr of them, 0 for all, to the slots from dst_off on;
+        replace allows slots that are in use.
+    Raises: OSError, EBUSY when dst has buffers already and replace is not given.
+    Lifetime: none; both rings hold them.
+    Threads: the owner of dst.
+    Since: 6.12; offsets and replace 6.13
+    Mirrors: liburing io_uring_clone_buffers, io_uring_clone_buffers_offset
+    """
+    argument = Block(
+        uapi.io_uring_clone_buffers.pack(
+            src_fd=src.fileno(), src_off=src_off, dst_off=dst_off, nr=nr,
+            flags=uapi.IORING_REGISTER_DST_REPLACE if replace else 0,
+        )
+    )  # fmt: skip
+    _register(dst, uapi.IORING_REGISTER_CLONE_BUFFERS, argument.address, 1)
+    for (kind, index), pin in list(src.resources.items()):
+        if kind == "buffer" and index >= src_off and (not nr or index < src_off + nr):
+            dst.resources["buffer", index - src_off + dst_off] = pin
+
+
+# ------------------------------------------------------------------------------------------------------
+# Files
+
+
+def register_files(ring: Ring, fds: Iterable[int]) -> None:
+    """Register files, which IOSQE_FIXED_FILE names by number.
+
+    The ring holds the files themselves: the descriptors may be closed.
+
+    Args: fds are descriptors, -1 for an empty slot; the first is number 0.
+    Raises: OSError, EMFILE when there are more than RLIMIT_NOFILE allows.
+    Lifetime: none.
+    Threads: the owner only.
+    Since: 5.1; empty slots 5.5
+    Mirrors: liburing io_uring_register_files
+    """
+    array = buffers.ints(fds)
+    _register(ring, uapi.IORING_REGISTER_FILES, array.address, array.nbytes // 4)
+
+
+def register_files_tags(ring: Ring, fds: Iterable[int], tags: Sequence[int]) -> None:
+    """Register files with a tag each: a CQE with that user_data tells when one is no longer in use.
+
+    Args: fds as in register_files(); a tag of 0 posts no CQE.
+    Raises: OSError; ValueError for another number of tags.
+    Lifetime: none.
+    Threads: the owner only.
+    Since: 5.13
+    Mirrors: liburing io_uring_register_files_tags
+    """
+    array = buffers.ints(fds)
+    count = array.nbytes // 4
+    tag_array = _tag_array(tags, count)
+    argument = Block(
+        uapi.io_uring_rsrc_register.pack(nr=count, data=array.address, tags=_address(tag_array))
+    )
+    _register(ring, uapi.IORING_REGISTER_FILES2, argument.address, argument.nbytes)
+
+
+def register_files_sparse(ring: Ring, nr: int) -> None:
+    """Make room for registered files, all slots empty: direct descriptors go there.
+
+    Args: nr is the number of slots.
+    Raises: OSError, EMFILE when there are more than RLIMIT_NOFILE allows.
+    Lifetime: none.
+    Threads: the owner only.
+    Since: 5.19
+    Mirrors: liburing io_uring_register_files_sparse
+    """
+    argument = Block(uapi.io_uring_rsrc_register.pack(nr=nr, flags=uapi.IORING_RSRC_REGISTER_SPARSE))
+    _register(ring, uapi.IORING_REGISTER_FILES2, argument.address, argument.nbytes)
+
+
+def register_files_update(ring: Ring, off: int, fds: Iterable[int]) -> int:
+    """Put other files into slots.
+
+    Args: off is the first slot; fds are descriptors, -1 to empty the slot, IORING_REGISTER_FILES_SKIP to
+        leave it.
+    Returns: how many slots were changed.
+    Raises: OSError.
+    Lifetime: none.
+    Threads: the owner only.
+    Since: 5.5
+    Mirrors: liburing io_uring_register_files_update
+    """
+    array = buffers.ints(fds)
+    argument = Block(uapi.io_uring_rsrc_update.pack(offset=off, data=array.address))
+    return _register(ring, uapi.IORING_REGISTER_FILES_UPDATE, argument.address, array.nbytes // 4)
+
+
+def register_files_update_tag(
+    ring: Ring, off: int, fds: Iterable[int], tags: Sequence[int] | None = None
+) -> int:
+    """Put other files into slots, with tags.
+
+    Args: as register_files_update() and register_files_tags().
+    Returns: how many slots were changed.
+    Raises: OSError; ValueError for another number of tags.
+    Lifetime: none.
+    Threads: the owner only.
+    Since: 5.13
+    Mirrors: liburing io_uring_register_files_update_tag
+    """
+    array = buffers.ints(fds)
+    count = array.nbytes // 4
+    tag_array = _tag_array(tags, count)
+    argument = Block(
+        uapi.io_uring_rsrc_update2.pack(offset=off, nr=count, data=array.address, tags=_address(tag_array))
+    )
+    return _register(ring, uapi.IORING_REGISTER_FILES_UPDATE2, argument.address, argument.nbytes)
+
+
+def register_file_alloc_range(ring: Ring, off: int, length: int) -> None:
+    """Say which slots IORING_FILE_INDEX_ALLOC may choose from.
+
+    Args: length slots from slot off on.
+    Raises: OSError.
+    Lifetime: none.
+    Threads: the owner only.
+    Since: 6.0
+    Mirrors: liburing io_uring_register_file_alloc_range
+    """
+    argument = Block(uapi.io_uring_file_index_range.pack(off=off, len=length))
+    _register(ring, uapi.IORING_REGISTER_FILE_ALLOC_RANGE, argument.address, 0)
+
+
+def unregister_files(ring: Ring) -> None:
+    """Unregister all files; requests in flight go on with them.
+
+    Raises: OSError, ENXIO when there are none.
+    Lifetime: none.
+    Threads: the owner only.
+    Since: 5.1
+    Mirrors: liburing io_uring_unregister_files
+    """
+    _register(ring, uapi.IORING_UNREGISTER_FILES, None, 0)
+
+
+# ------------------------------------------------------------------------------------------------------
+# Rings of provided buffers
+
+
+def setup_buf_ring(
+    ring: Ring, bgid: int, count: int, size: int, *, kernel_memory: bool = False,
+    incremental: bool = False, min_left: int = 0,
+) -> ProvidedBuffers:  # fmt: skip
+    """Make a group of buffers, from which requests with IOSQE_BUFFER_SELECT take.
+
+    Args: bgid is the group; count buffers of size bytes each; kernel_memory lets the kernel allocate the
+        ring (IOU_PBUF_RING_MMAP, 6.4); incremental uses a buffer up bit by bit (IOU_PBUF_RING_INC, 6.12);
+        min_left, in bytes, ends an incremental buffer with less room than that (7.1).
+    Returns: the group, full.
+    Raises: OSError, EEXIST when there is such a group; ValueError for sizes that no kernel takes.
+    Lifetime: none; the ring holds it until free_buf_ring() or close().
+    Threads: the owner only.
+    Since: 5.19
+    Mirrors: liburing io_uring_setup_buf_ring, which leaves the buffers to the caller
+    """
+    if not 1 <= count <= 32768 or size < 1:
+        raise ValueError(f"count={count}, size={size}: between 1 and 32768 buffers of at least a byte")
+    entries = 1 << (count - 1).bit_length()
+    ring_memory = None if kernel_memory else buffers.allocate(entries * uapi.io_uring_buf.size)
+    slab = buffers.allocate(count * size)
+    flags = (uapi.IOU_PBUF_RING_MMAP if kernel_memory else 0) | (uapi.IOU_PBUF_RING_INC if incremental else 0)
+    pin = None if ring_memory is None else buffers.pin(ring_memory, writable=True)
+    argument = Block(
+        uapi.io_uring_buf_reg.pack(
+            ring_addr=0 if pin is None else pin.address, ring_entries=entries, bgid=bgid, flags=flags,
+            min_left=min_left,
+        )
+    )  # fmt: skip
+    _register(ring, uapi.IORING_REGISTER_PBUF_RING, argument.address, 1)
+    try:
+        if ring_memory is None:
+            ring_memory = _map_pbuf_ring(ring, bgid, entries)
+        group = ProvidedBuffers(buffers.BufferRing(ring_memory, entries), slab, size, bgid, count)
+    except BaseException:
+        _unregister_pbuf_ring(ring, bgid)
+        raise
+    ring.resources["pbuf", bgid] = (group, pin, ring_memory, slab)
+    return group
+
+
+def _map_pbuf_ring(ring: Ring, bgid: int, entries: int) -> Any:
+    import mmap
+
+    offset = uapi.IORING_OFF_PBUF_RING | bgid << uapi.IORING_OFF_PBUF_SHIFT
+    access = mmap.PROT_READ | mmap.PROT_WRITE
+    return mmap.mmap(ring.fileno(), entries * uapi.io_uring_buf.size, mmap.MAP_SHARED, access, offset=offset)
+
+
+def _unregister_pbuf_ring(ring: Ring, bgid: int) -> None:
+    argument = Block(uapi.io_uring_buf_reg.pack(bgid=bgid))
+    _register(ring, uapi.IORING_UNREGISTER_PBUF_RING, argument.address, 1)
+
+
+def free_buf_ring(ring: Ring, group: ProvidedBuffers) -> None:
+    """Take a group of buffers away from the kernel.
+
+    Args: group as setup_buf_ring() returned it. End the requests that take from it first: one that has
+        taken a buffer goes on with it.
+    Raises: OSError, ENOENT when there is no such group.
+    Lifetime: none.
+    Threads: the owner only.
+    Since: 5.19
+    Mirrors: liburing io_uring_free_buf_ring
+    """
+    _unregister_pbuf_ring(ring, group.bgid)
+    del ring.resources["pbuf", group.bgid]
+    group.release()
+
+
+def buf_ring_head(ring: Ring, bgid: int) -> int:
+    """Ask how far the kernel has taken buffers.
+
+    Args: bgid is the group.
+    Returns: the kernel's head, 16 bits that run freely.
+    Raises: OSError, ENOENT when there is no such group.
+    Lifetime: none.
+    Threads: the owner only.
+    Since: 6.8
+    Mirrors: liburing io_uring_buf_ring_head
+    """
+    argument = Block(uapi.io_uring_buf_status.pack(buf_group=bgid))
+    _register(ring, uapi.IORING_REGISTER_PBUF_STATUS, argument.address, 1)
+    return int(uapi.io_uring_buf_status.unpack(argument.read())["head"])
+
+
+def buf_ring_available(ring: Ring, group: ProvidedBuffers) -> int:
+    """Count the buffers that the kernel has not taken yet.
+
+    Args: group as setup_buf_ring() returned it.
+    Returns: 0 to its count, as of now.
+    Raises: OSError.
+    Lifetime: none.
+    Threads: the owner only.
+    Since: 6.8
+    Mirrors: liburing io_uring_buf_ring_available
+    """
+    return (group.ring.tail - buf_ring_head(ring, group.bgid)) & 0xFFFF
+
+
+# ------------------------------------------------------------------------------------------------------
+# Being told of completions
+
+
+def register_eventfd(ring: Ring, fd: int) -> None:
+    """Let completions add to an eventfd.
+
+    Args: fd is an eventfd.
+    Raises: OSError, EBUSY when there is one.
+    Lifetime: none; the file stays open until unregister_eventfd() or close().
+    Threads: the owner only.
+    Since: 5.2
+    Mirrors: liburing io_uring_register_eventfd
+    """
+    array = buffers.ints([fd])
+    _register(ring, uapi.IORING_REGISTER_EVENTFD, array.address, 1)
+
+
+def register_eventfd_async(ring: Ring, fd: int) -> None:
+    """Let only such completions add to an eventfd as come from a worker thread.
+
+    Requests that complete while they are submitted say nothing: a loop that sleeps on this eventfd alone may
+    sleep for ever.
+
+    Args: fd is an eventfd.
+    Raises: OSError, EBUSY when there is one.
+    Lifetime: none; the file stays open until unregister_eventfd() or close().
+    Threads: the owner only.
+    Since: 5.6
+    Mirrors: liburing io_uring_register_eventfd_async
+    """
+    array = buffers.ints([fd])
+    _register(ring, uapi.IORING_REGISTER_EVENTFD_ASYNC, array.address, 1)
+
+
+def unregister_eventfd(ring: Ring) -> None:
+    """Let completions leave the eventfd alone.
+
+    Raises: OSError, ENXIO when there is none.
+    Lifetime: none.
+    Threads: the owner only.
+    Since: 5.2
+    Mirrors: liburing io_uring_unregister_eventfd
+    """
+    _register(ring, uapi.IORING_UNREGISTER_EVENTFD, None, 0)
+
+
+# ------------------------------------------------------------------------------------------------------
+# What is allowed, and as whom
+
+
+def register_personality(ring: Ring) -> int:
+    """Remember the caller's credentials, so that requests can be made with them later.
+
+    Returns: the id for sqe.personality.
+    Raises: OSError.
+    Lifetime: none.
+    Threads: the owner only.
+    Since: 5.6
+    Mirrors: liburing io_uring_register_personality
+    """
+    return _register(ring, uapi.IORING_REGISTER_PERSONALITY, None, 0)
+
+
+def unregister_personality(ring: Ring, personality: int) -> None:
+    """Forget credentials.
+
+    Args: personality as register_personality() returned it.
+    Raises: OSError, EINVAL when there is no such id.
+    Lifetime: none.
+    Threads: the owner only.
+    Since: 5.6
+    Mirrors: liburing io_uring_unregister_personality
+    """
+    _register(ring, uapi.IORING_UNREGISTER_PERSONALITY, None, personality)
+
+
+def _restrictions(
+    register_ops: Iterable[int], sqe_ops: Iterable[int], sqe_flags_allowed: int, sqe_flags_required: int
+) -> list[bytes]:
+    pack = uapi.io_uring_restriction.pack
+    packed = [pack(opcode=uapi.IORING_RESTRICTION_REGISTER_OP, register_op=op) for op in register_ops]
+    packed += [pack(opcode=uapi.IORING_RESTRICTION_SQE_OP, sqe_op=op) for op in sqe_ops]
+    for kind, flags in (
+        (uapi.IORING_RESTRICTION_SQE_FLAGS_ALLOWED, sqe_flags_allowed),
+        (uapi.IORING_RESTRICTION_SQE_FLAGS_REQUIRED, sqe_flags_required),
+    ):
+        if flags:
+            packed.append(pack(opcode=kind, sqe_flags=flags))
+    return packed
+
+
+def register_restrictions(
+    ring: Ring, *, register_ops: Iterable[int] = (), sqe_ops: Iterable[int] = (),
+    sqe_flags_allowed: int = 0, sqe_flags_required: int = 0,
+) -> None:  # fmt: skip
+    """Allow a ring only what is named, before enable() starts it, and for good.
+
+    Args: register_ops are the IORING_REGISTER_* that are allowed, sqe_ops the IORING_OP_*; sqe_flags_allowed
+        and sqe_flags_required are masks of IOSQE_*. What is not named is refused with EACCES; of flags those
+        that are required are allowed too.
+    Raises: OSError, EBADFD when the ring runs already.
+    Lifetime: none.
+    Threads: the owner only.
+    Since: 5.10
+    Mirrors: liburing io_uring_register_restrictions
+    """
+    packed = _restrictions(register_ops, sqe_ops, sqe_flags_allowed, sqe_flags_required)
+    argument = Block(b"".join(packed))
+    _register(ring, uapi.IORING_REGISTER_RESTRICTIONS, argument.address, len(packed))
+
+
+def register_task_restrictions(
+    *, register_ops: Iterable[int] = (), sqe_ops: Iterable[int] = (), sqe_flags_allowed: int = 0,
+    sqe_flags_required: int = 0,
+) -> None:  # fmt: skip
+    """Allow the calling thread's future rings, and its children's, only what is named, for good.
+
+    Args: as register_restrictions().
+    Raises: OSError.
+    Lifetime: none.
+    Since: 7.0
+    Mirrors: liburing io_uring_register_task_restrictions
+    """
+    packed = _restrictions(register_ops, sqe_ops, sqe_flags_allowed, sqe_flags_required)
+    argument = Block(uapi.io_uring_task_restriction.pack(nr_res=len(packed)) + b"".join(packed))
+    _register_blind(uapi.IORING_REGISTER_RESTRICTIONS, argument.address, 1)
+
+
+def bpf_program(instructions: Iterable[tuple[int, int, int, int]]) -> bytes:
+    """Put classic BPF instructions into bytes, for register_bpf_filter().
+
+    Args: instructions are (code, jt, jf, k) as struct sock_filter has them.
+    Returns: 8 bytes for each.
+    Lifetime: none.
+    Source: Linux include/uapi/linux/filter.h
+    """
+    import struct
+
+    return b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions)
+
+
+def register_bpf_filter(
+    ring: Ring | None, opcode: int, program: bytes, *, pdu_size: int = 0, flags: int = 0
+) -> None:
+    """Let a classic BPF program decide about each request of one operation.
+
+    The program reads struct io_uring_bpf_ctx; 0 refuses the request with EACCES, anything else lets it pass.
+    Several programs must all agree.
+
+    Args: ring, or None for the calling thread's future rings and its children's; opcode is an IORING_OP_*;
+        program as bpf_program() built it; pdu_size is the size in bytes of what it reads behind the head of
+        the context; flags is a mask of IO_URING_BPF_FILTER_*.
+    Raises: OSError; ValueError for a program that is empty or not made of whole instructions.
+    Lifetime: none; the kernel copies the program.
+    Threads: the owner only.
+    Since: 7.0
+    Mirrors: liburing io_uring_register_bpf_filter, io_uring_register_bpf_filter_task
+    """
+    count, rest = divmod(len(program), 8)
+    if rest or not count:
+        raise ValueError(f"{len(program)} bytes are no BPF program: each instruction has 8")
+    code = Block(program)
+    argument = Block(
+        uapi.io_uring_bpf.pack(
+            cmd_type=uapi.IO_URING_BPF_CMD_FILTER,
+            filter={
+                "opcode": opcode,
+                "flags": flags,
+                "filter_len": count,
+                "pdu_size": pdu_size,
+                "filter_ptr": code.address,
+            },
+        )
+    )
+    if ring is None:
+        _register_blind(uapi.IORING_REGISTER_BPF_FILTER, argument.address, 1)
+    else:
+        _register(ring, uapi.IORING_REGISTER_BPF_FILTER, argument.address, 1)
+
+
+# ------------------------------------------------------------------------------------------------------
+# Questions
+
+
+def register_probe(ring: Ring) -> dict[int, bool]:
+    """Ask which operations this kernel has.
+
+    Returns: IORING_OP_* -> whether it can be used, for each that the kernel knows of.
+    Raises: OSError, EINVAL before 5.6.
+    Lifetime: none.
+    Threads: the owner only.
+    Since: 5.6
+    Mirrors: liburing io_uring_get_probe_ring
+    """
+    head, each = uapi.io_uring_probe, uapi.io_uring_probe_op
+    argument = Block(bytes(head.size + 256 * each.size))
+    _register(ring, uapi.IORING_REGISTER_PROBE, argument.address, 256)
+    answer = argument.read()
+    entries = (each.unpack(answer, head.size + i * each.size) for i in range(head.unpack(answer)["ops_len"]))
+    return {entry["op"]: bool(entry["flags"] & uapi.IO_URING_OP_SUPPORTED) for entry in entries}
+
+
+_QUERIES = {
+    uapi.IO_URING_QUERY_OPCODES: uapi.io_uring_query_opcode,
+    uapi.IO_URING_QUERY_ZCRX: uapi.io_uring_query_zcrx,
+    uapi.IO_URING_QUERY_SCQ: uapi.io_uring_query_scq,
+    uapi.IO_URING_QUERY_ZCRX_EVENT: uapi.io_uring_query_zcrx_event,
+}
+
+
+def query(query_op: int, ring: Ring | None = None) -> dict[str, Any]:
+    """Ask the kernel about its interface; no ring is needed, nor the permission to make one.
+
+    Args: query_op is an IO_URING_QUERY_*; ring may be one to ask through.
+    Returns: the members of the struct io_uring_query_* that belongs to it.
+    Raises: OSError: EBADF or EINVAL before 6.18, EOPNOTSUPP for a question that this kernel does not know;
+        ValueError for a question that is not known here.
+    Lifetime: none.
+    Since: 6.18
+    Mirrors: liburing io_uring_query
+    """
+    layout = _QUERIES.get(query_op)
+    if layout is None:
+        raise ValueError(f"query_op={query_op} is not known here")
+    answer = Block(bytes(layout.size))
+    argument = Block(
+        uapi.io_uring_query_hdr.pack(query_data=answer.address, query_op=query_op, size=layout.size)
+    )
+    if ring is None:
+        _register_blind(uapi.IORING_REGISTER_QUERY, argument.address, 0)
+    else:
+        _register(ring, uapi.IORING_REGISTER_QUERY, argument.address, 0)
+    result = uapi.io_uring_query_hdr.unpack(argument.read())["result"]
+    if result < 0:
+        name = uapi.name_of("IO_URING_QUERY_", query_op)
+        raise OSError(-result, f"io_uring_register(IORING_REGISTER_QUERY): this kernel has no {name}")
+    return layout.unpack(answer.read())
+
+
+# ------------------------------------------------------------------------------------------------------
+# Workers and waiting
+
+
+def register_iowq_aff(ring: Ring, cpus: Iterable[int]) -> None:
+    """Let the ring's worker threads run on certain CPUs only.
+
+    Args: cpus as os.sched_setaffinity takes them.
+    Raises: OSError.
+    Lifetime: none.
+    Threads: the owner only.
+    Since: 5.14
+    Mirrors: liburing io_uring_register_iowq_aff
+    """
+    mask = sum(1 << cpu for cpu in set(cpus))
+    # The kernel reads an array of longs, whose order in memory is this machine's.
+    words = max(1, (mask.bit_length() + 63) // 64)
+    longs = [mask >> 64 * i & 0xFFFFFFFFFFFFFFFF for i in range(words)]
+    argument = Block(b"".join(_long_words(long) for long in longs))
+    _register(ring, uapi.IORING_REGISTER_IOWQ_AFF, argument.address, argument.nbytes)
+
+
+def _long_words(value: int) -> bytes:
+    """Put 64 bits into one C long, or into two where a long has 32 bits."""
+    import struct
+
+    if struct.calcsize("l") == 8:
+        return struct.pack("@Q", value)
+    return struct.pack("@LL", value & 0xFFFFFFFF, value >> 32)
+
+
+def unregister_iowq_aff(ring: Ring) -> None:
+    """Let the ring's worker threads run wherever its owner may.
+
+    Raises: OSError.
+    Lifetime: none.
+    Threads: the owner only.
+    Since: 5.14
+    Mirrors: liburing io_uring_unregister_iowq_aff
+    """
+    _register(ring, uapi.IORING_UNREGISTER_IOWQ_AFF, None, 0)
+
+
+def register_iowq_max_workers(ring: Ring, bounded: int = 0, unbounded: int = 0) -> tuple[int, int]:
+    """Limit the ring's worker threads, or ask for the limits.
+
+    Args: bounded for work that ends by itself, such as file I/O; unbounded for work that may wait for ever,
+        such as sockets; 0 leaves a limit as it is.
+    Returns: the limits before.
+    Raises: OSError.
+    Lifetime: none.
+    Threads: the owner only.
+    Since: 5.15
+    Mirrors: liburing io_uring_register_iowq_max_workers
+    """
+    argument = buffers.ints([bounded, unbounded])
+    _register(ring, uapi.IORING_REGISTER_IOWQ_MAX_WORKERS, argument.address, 2)
+    before = argument.values()
+    return before[uapi.IO_WQ_BOUND], before[uapi.IO_WQ_UNBOUND]
+
+
+def register_ring_fd(ring: Ring) -> int:
+    """Enter the ring by an index from now on, which spares the kernel a look-up.
+
+    Returns: the index, which holds for this thread only.
+    Raises: OSError, EBUSY when all 16 are taken.
+    Lifetime: none.
+    Threads: the owner only.
+    Since: 5.18
+    Mirrors: liburing io_uring_register_ring_fd
+    """
+    argument = Block(uapi.io_uring_rsrc_update.pack(offset=0xFFFFFFFF, data=ring.fileno()))
+    _register(ring, uapi.IORING_REGISTER_RING_FDS, argument.address, 1)
+    index = int(uapi.io_uring_rsrc_update.unpack(argument.read())["offset"])
+    ring.enter_by_index(index)
+    return index
+
+
+def unregister_ring_fd(ring: Ring) -> None:
+    """Enter the ring by its descriptor again.
+
+    Raises: OSError; ValueError when register_ring_fd() was not called.
+    Lifetime: none.
+    Threads: the owner only.
+    Since: 5.18
+    Mirrors: liburing io_uring_unregister_ring_fd
+    """
+    argument = Block(uapi.io_uring_rsrc_update.pack(offset=ring.enter_by_index(None)))
+    _register(ring, uapi.IORING_UNREGISTER_RING_FDS, argument.address, 1)
+
+
+class Napi(NamedTuple):
+    """How a ring polls network cards."""
+
+    busy_poll_usec: int
+    prefer_busy_poll: bool
+
+
+def register_napi(
+    ring: Ring, busy_poll_usec: int, *, prefer_busy_poll: bool = False,
+    opcode: int = uapi.IO_URING_NAPI_REGISTER_OP, op_param: int = 0,
+) -> Napi:  # fmt: skip
+    """Poll the network card for a while before waiting.
+
+    Args: busy_poll_usec in microseconds; prefer_busy_poll as of SO_PREFER_BUSY_POLL; opcode is an
+        IO_URING_NAPI_*, op_param an IO_URING_NAPI_TRACKING_* or a NAPI id (6.13).
+    Returns: how it was before.
+    Raises: OSError, EINVAL on a kernel without CONFIG_NET_RX_BUSY_POLL.
+    Lifetime: none.
+    Threads: the owner only.
+    Since: 6.9
+    Mirrors: liburing io_uring_register_napi
+    """
+    argument = Block(
+        uapi.io_uring_napi.pack(
+            busy_poll_to=busy_poll_usec, prefer_busy_poll=int(prefer_busy_poll), opcode=opcode,
+            op_param=op_param,
+        )
+    )  # fmt: skip
+    _register(ring, uapi.IORING_REGISTER_NAPI, argument.address, 1)
+    return _napi(argument)
+
+
+def unregister_napi(ring: Ring) -> Napi:
+    """Do not poll the network card any more.
+
+    Returns: how it was before.
+    Raises: OSError.
+    Lifetime: none.
+    Threads: the owner only.
+    Since: 6.9
+    Mirrors: liburing io_uring_unregister_napi
+    """
+    argument = Block(uapi.io_uring_napi.pack())
+    _register(ring, uapi.IORING_UNREGISTER_NAPI, argument.address, 1)
+    return _napi(argument)
+
+
+def _napi(argument: Block) -> Napi:
+    before = uapi.io_uring_napi.unpack(argument.read())
+    return Napi(before["busy_poll_to"], bool(before["prefer_busy_poll"]))
+
+
+def register_clock(ring: Ring, clockid: int) -> None:
+    """Choose the clock of the timeouts of io_uring_enter.
+
+    The absolute deadlines of submit_and_wait() are converted by us, so this matters to those who enter by
+    themselves, and to IORING_ENTER_ABS_TIMER.
+
+    Args: clockid is time.CLOCK_MONOTONIC or time.CLOCK_BOOTTIME.
+    Raises: OSError.
+    Lifetime: none.
+    Threads: the owner only.
+    Since: 6.12
+    Mirrors: liburing io_uring_register_clock
+    """
+    argument = Block(uapi.io_uring_clock_register.pack(clockid=clockid))
+    _register(ring, uapi.IORING_REGISTER_CLOCK, argument.address, 0)
+
+
+def register_sync_cancel(
+    ring: Ring, timeout_ns: int | None, *, target: int = 0, fd: int = -1, cancel_flags: int = 0,
+    opcode: int = 0,
+) -> int:  # fmt: skip
+    """Cancel requests and wait until they have ended.
+
+    Their CQEs come all the same. On a DEFER_TASKRUN ring a call without a timeout can hang for ever on a
+    request that a worker is busy with: ASYNC_CANCEL and reap() do not.
+
+    Args: timeout_ns in nanoseconds, None is for ever; target is the user_data, or fd and cancel_flags and
+        opcode choose as in ops.prep_cancel_fd().
+    Returns: 0, or with IORING_ASYNC_CANCEL_ALL or _ANY the number cancelled.
+    Raises: OSError: ENOENT when there is no such request, ETIME at the timeout, EALREADY.
+    Lifetime: none.
+    Threads: the owner only.
+    Since: 6.0
+    Mirrors: liburing io_uring_register_sync_cancel
+    """
+    # Minus one in both members means no timeout.
+    seconds, nanoseconds = (-1, -1) if timeout_ns is None else divmod(timeout_ns, 1_000_000_000)
+    argument = Block(
+        uapi.io_uring_sync_cancel_reg.pack(
+            addr=target, fd=fd, flags=cancel_flags, opcode=opcode,
+            timeout={"tv_sec": seconds, "tv_nsec": nanoseconds},
+        )
+    )  # fmt: skip
+    return _register(ring, uapi.IORING_REGISTER_SYNC_CANCEL, argument.address, 1)
+
+
+def register_sync_msg(sqe: bytes | bytearray | memoryview) -> int:
+    """Send a message to a ring without having one.
+
+    Args: sqe as ops.prep_msg_ring() filled it; only messages with data, not with descriptors.
+    Returns: 0.
+    Raises: OSError, EINVAL before 6.13.
+    Lifetime: none.
+    Since: 6.13
+    Mirrors: liburing io_uring_register_sync_msg
+    """
+    argument = Block(bytes(sqe[:64]))
+    return _register_blind(uapi.IORING_REGISTER_SEND_MSG_RING, argument.address, 1)
+
+
+def resize_rings(ring: Ring, entries: int, cq_entries: int | None = None) -> None:
+    """Give a ring other sizes; what is queued and what has completed moves along.
+
+    Args: entries of the SQ and cq_entries of the CQ, by default twice as many, rounded up to powers of two.
+    Raises: OSError: EINVAL without DEFER_TASKRUN, EOVERFLOW when what is there does not fit.
+    Lifetime: none; views of old slots are void.
+    Threads: the owner only.
+    Since: 6.13
+    Mirrors: liburing io_uring_resize_rings
+    """
+    fields = {"sq_entries": entries}
+    flags = 0
+    if cq_entries is not None:
+        flags |= uapi.IORING_SETUP_CQSIZE
+        fields["cq_entries"] = cq_entries
+    argument = Block(uapi.io_uring_params.pack(flags=flags, **fields))
+    ring.sq.flush()
+    _register(ring, uapi.IORING_REGISTER_RESIZE_RINGS, argument.address, 1)
+    ring.remap(uapi.io_uring_params.unpack(argument.read()))
+
+
+# ------------------------------------------------------------------------------------------------------
+# Regions
+
+
+class WaitRegion:
+    """Memory that is registered with a ring, in which waits are described once and used often.
+
+    register_wait_reg() makes one; ring.submit_and_wait_reg(n, index) waits as entry index says.
+    """
+
+    def __init__(self, memory: Any) -> None:
+        """Take the memory; use register_wait_reg() to make one."""
+        self._memory = memory
+        #: How many waits can be described.
+        self.entries = len(memory) // uapi.io_uring_reg_wait.size
+
+    def set(self, index: int, timeout_ns: int | None, *, min_wait_usec: int = 0) -> None:
+        """Describe a wait.
+
+        Args: index of the entry; timeout_ns in nanoseconds, None is for ever; min_wait_usec as in
+            Ring.submit_and_wait().
+        Raises: IndexError.
+        Lifetime: none.
+        Threads: one at a time.
+        """
+        if not 0 <= index < self.entries:
+            raise IndexError(f"index={index} of {self.entries} entries")
+        seconds, nanoseconds = divmod(timeout_ns or 0, 1_000_000_000)
+        uapi.io_uring_reg_wait.pack_into(
+            self._memory, index * uapi.io_uring_reg_wait.size, min_wait_usec=min_wait_usec,
+            flags=0 if timeout_ns is None else uapi.IORING_REG_WAIT_TS,
+            ts={"tv_sec": seconds, "tv_nsec": nanoseconds},
+        )  # fmt: skip
+
+
+def register_region(ring: Ring, memory: Any, flags: int = 0) -> None:
+    """Share a region of memory with the kernel for parameters.
+
+    Args: memory is a writable buffer of whole pages, page-aligned (buffers.allocate); flags is 0 or
+        IORING_MEM_REGION_REG_WAIT_ARG, which needs a ring that is not enabled yet.
+    Raises: OSError, EBUSY when there is a region.
+    Lifetime: none; the ring holds it until close().
+    Threads: the owner only.
+    Since: 6.13
+    Mirrors: liburing io_uring_register_region
+    """
+    pin = buffers.pin(memory, writable=True)
+    region = Block(
+        uapi.io_uring_region_desc.pack(
+            user_addr=pin.address, size=pin.nbytes, flags=uapi.IORING_MEM_REGION_TYPE_USER
+        )
+    )
+    argument = Block(uapi.io_uring_mem_region_reg.pack(region_uptr=region.address, flags=flags))
+    _register(ring, uapi.IORING_REGISTER_MEM_REGION, argument.address, 1)
+    ring.resources["region", 0] = pin
+
+
+def register_wait_reg(ring: Ring, entries: int) -> WaitRegion:
+    """Register memory for descriptions of waits, on a ring that is not enabled yet.
+
+    Args: entries is how many there are to be; it is rounded up to fill pages.
+    Returns: the region, every entry a wait without a timeout.
+    Raises: OSError, EINVAL on a ring without IORING_SETUP_R_DISABLED.
+    Lifetime: none; the ring holds it until close().
+    Threads: the owner only.
+    Since: 6.13
+    Mirrors: liburing io_uring_register_wait_reg
+    """
+    import mmap
+
+    pages = -(-entries * uapi.io_uring_reg_wait.size // mmap.PAGESIZE)
+    memory = buffers.allocate(pages * mmap.PAGESIZE)
+    register_region(ring, memory, uapi.IORING_MEM_REGION_REG_WAIT_ARG)
+    return WaitRegion(memory)
+
+
+# ------------------------------------------------------------------------------------------------------
+# Zero-copy receive
+
+
+class ZcrxIfq:
+    """A receive queue of a network card that writes into memory of ours: see register_ifq().
+
+    It comes with one more ring, in which we are the producer: of pieces of memory that the card may fill
+    again.
+    """
+
+    def __init__(
+        self, zcrx_id: int, area: Any, token: int, region: Any, offsets: dict[str, Any], entries: int
+    ) -> None:
+        """Take what was registered; use register_ifq() to make one."""
+        #: The number for ops.prep_recv_zc() and zcrx_ctrl().
+        self.zcrx_id = zcrx_id
+        self._area = memoryview(area)
+        self._token = token
+        self._bytes = memoryview(region)
+        self._words = barriers.map_words(region)
+        self._ktail = offsets["tail"] // 4
+        self._khead = offsets["head"] // 4
+        self._rqes = offsets["rqes"]
+        #: How many pieces the refill ring has room for.
+        self.ring_entries = entries
+        self.tail = barriers.load_acquire(self._words, self._ktail)
+
+    def data(self, cqe: tuple[int, ...]) -> memoryview:
+        """Find the data of a CQE.
+
+        Args: cqe as Ring.reap() returned it, of 32 bytes.
+        Returns: a view; it is the card's again after refill().
+        Lifetime: none.
+        """
+        start = cqe[3] & ~uapi.IORING_ZCRX_AREA_MASK
+        return self._area[start : start + cqe[1]]
+
+    def refill(self, cqe: tuple[int, ...]) -> None:
+        """Give the memory of a CQE back to the card.
+
+        Args: cqe as data() took it.
+        Raises: BufferError when the refill ring is full.
+        Lifetime: none.
+        Threads: one at a time.
+        """
+        # The kernel must be done with an entry before we write it again. Pairs with its store of the head.
+        if (self.tail - barriers.load_acquire(self._words, self._khead)) & 0xFFFFFFFF >= self.ring_entries:
+            raise BufferError(f"all {self.ring_entries} entries of the refill ring wait for the kernel")
+        offset = self._rqes + (self.tail & self.ring_entries - 1) * uapi.io_uring_zcrx_rqe.size
+        off = cqe[3] & ~uapi.IORING_ZCRX_AREA_MASK | self._token
+        uapi.io_uring_zcrx_rqe.pack_into(self._bytes, offset, off=off, len=cqe[1])
+        self.tail += 1
+        # The entry must be seen before the tail that covers it. Pairs with the kernel's smp_load_acquire.
+        barriers.store_release(self._words, self._ktail, self.tail & 0xFFFFFFFF)
+
+
+def register_ifq(
+    ring: Ring, if_idx: int, if_rxq: int, rq_entries: int, area: Any, *, flags: int = 0, rx_buf_len: int = 0
+) -> ZcrxIfq:
+    """Let a network card's receive queue write into memory of ours.
+
+    Args: if_idx is an interface (socket.if_nametoindex) and if_rxq one of its queues, which the driver
+        gives to us alone; rq_entries is a power of two; area is a writable buffer of whole pages,
+        page-aligned; flags is 0 or ZCRX_REG_NODEV (7.1), which needs no card and copies; rx_buf_len in
+        bytes, 0 for a page. The ring must have IORING_SETUP_DEFER_TASKRUN and 32-byte CQEs.
+    Returns: the queue.
+    Raises: OSError, EPERM without CAP_NET_ADMIN, EOPNOTSUPP where the card cannot do so.
+    Lifetime: none; the ring holds area until close().
+    Threads: the owner only.
+    Since: 6.15
+    Mirrors: liburing io_uring_register_ifq
+    """
+    import mmap
+
+    # The head comes first; how large it is, IO_URING_QUERY_ZCRX tells where it exists. A page is enough.
+    size = mmap.PAGESIZE + rq_entries * uapi.io_uring_zcrx_rqe.size
+    region = buffers.allocate(-(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
+    pin, region_pin = buffers.pin(area, writable=True), buffers.pin(region, writable=True)
+    region_desc = Block(
+        uapi.io_uring_region_desc.pack(
+            user_addr=region_pin.address, size=region_pin.nbytes, flags=uapi.IORING_MEM_REGION_TYPE_USER
+        )
+    )
+    area_reg = Block(uapi.io_uring_zcrx_area_reg.pack(addr=pin.address, len=pin.nbytes))
+    argument = Block(
+        uapi.io_uring_zcrx_ifq_reg.pack(
+            if_idx=if_idx, if_rxq=if_rxq, rq_entries=rq_entries, flags=flags, area_ptr=area_reg.address,
+            region_ptr=region_desc.address, rx_buf_len=rx_buf_len,
+        )
+    )  # fmt: skip
+    _register(ring, uapi.IORING_REGISTER_ZCRX_IFQ, argument.address, 1)
+    filled = uapi.io_uring_zcrx_ifq_reg.unpack(argument.read())
+    token = uapi.io_uring_zcrx_area_reg.unpack(area_reg.read())["rq_area_token"]
+    ring.resources["zcrx", filled["zcrx_id"]] = (pin, region_pin)
+    return ZcrxIfq(filled["zcrx_id"], area, token, region, filled["offsets"], filled["rq_entries"])
+
+
+def zcrx_ctrl(ring: Ring, zcrx_id: int, op: int, **member: dict[str, int]) -> dict[str, Any]:
+    """Control a queue of register_ifq().
+
+    Args: zcrx_id is the queue's; op is a ZCRX_CTRL_*; member is the one of struct zcrx_ctrl that belongs to
+        it, such as zc_arm_event={"event_type": ZCRX_EVENT_COPY}.
+    Returns: the members of struct zcrx_ctrl as the kernel left them; of ZCRX_CTRL_EXPORT zc_export.zcrx_fd
+        is the descriptor.
+    Raises: OSError, ENXIO when there is no such queue.
+    Lifetime: none.
+    Threads: the owner only.
+    Since: 6.19
+    Mirrors: liburing io_uring_register_zcrx_ctrl
+    """
+    argument = Block(uapi.zcrx_ctrl.pack(zcrx_id=zcrx_id, op=op, **member))
+    _register(ring, uapi.IORING_REGISTER_ZCRX_CTRL, argument.address, 0)
+    return uapi.zcrx_ctrl.unpack(argument.read())
