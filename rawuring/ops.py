@@ -1180,7 +1180,7 @@ def prep_provide_buffers(
 
     Args: addr is the address of nr buffers of length bytes each; bgid is their group, bid the id of the
         first.
-    CQE: res is 0 (on 5.10 their number), or a negative errno.
+    CQE: res is 0 (on 5.10 the number of the group), or a negative errno.
     Lifetime: until the final CQE of the request that takes the buffer, or of prep_remove_buffers.
     Since: 5.7
     Mirrors: liburing io_uring_prep_provide_buffers

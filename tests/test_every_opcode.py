@@ -980,7 +980,7 @@ def test_uring_cmd128_then_the_socket_answers():
 def test_provide_and_remove_buffers_then_a_read_takes_one(do, file):
     memory = room(4 * 64)
     pin = buffers.pin(memory, writable=True)
-    assert do.run(ops.prep_provide_buffers, pin.address, 64, 4, 7, 10, keep=pin) in (0, 4)  # 4 on 5.10
+    assert do.run(ops.prep_provide_buffers, pin.address, 64, 4, 7, 10, keep=pin) >= 0  # 5.10: the group
     with Closing(opened(file)) as open_:
         token = do.start(
             ops.prep_read, open_.fds[0], 0, 64, 100, flags=uapi.IOSQE_BUFFER_SELECT, buf_group=7, keep=pin
