@@ -910,8 +910,18 @@ class Ring:
         if self._state != "open":
             self._refuse()
         self._register(uapi.IORING_REGISTER_ENABLE_RINGS, None, 0)
-        self.flags &= ~uapi.IORING_SETUP_R_DISABLED
         self._own()
+        try:
+            self._enter(0, 0, 0)
+        except OSError as error:
+            if error.errno != getattr(errno, "EBADFD", -1):
+                raise
+            raise OSError(
+                error.errno,
+                "the kernel says that it has enabled the ring, and has not (Linux 5.10.46 does so): create the "
+                "ring without IORING_SETUP_R_DISABLED",
+            ) from None
+        self.flags &= ~uapi.IORING_SETUP_R_DISABLED
 
     def enter_by_index(self, index: int | None) -> int:
         """Enter by an index that register.register_ring_fd() got, or by the descriptor again.

@@ -118,8 +118,9 @@ def test_tagged_buffers_then_a_cqe_when_one_is_free(do, fd):
     assert do.ring.reap() == [(0xA1, 0, 0)]
     assert read_fixed(do, fd, pin, 0) == 64
     register.unregister_buffers(do.ring)
-    do.ring.submit_and_wait(1, 10_000_000_000)
-    assert do.ring.reap() == [(0xA2, 0, 0)]
+    if kernel_release() >= release("6.13"):  # 6.12 and before say nothing when all are unregistered
+        do.ring.submit_and_wait(1, 10_000_000_000)
+        assert do.ring.reap() == [(0xA2, 0, 0)]
     with pytest.raises(ValueError, match="1 tags for 2 slots"):
         register.register_buffers_tags(do.ring, [first, second], [1])
 
@@ -398,7 +399,12 @@ def test_restrictions_then_only_what_is_named(tmp_path):
             do.run(ops.prep_nop)
         do.table.entries.clear()
         do.ring.discard()
-        do.ring.enable()
+        try:
+            do.ring.enable()
+        except OSError as error:
+            if "has not" not in str(error):
+                raise
+            pytest.skip(f"IORING_REGISTER_ENABLE_RINGS that works: {error}")
         assert do.run(ops.prep_nop) == 0
         pipe = os.pipe()
         assert do.run(ops.prep_poll_add, pipe[0], select.POLLIN) == -errno.EACCES
