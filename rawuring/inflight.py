@@ -25,10 +25,11 @@ Facts about completions, and what follows from them:
 from __future__ import annotations
 
 import itertools
-import time
 import weakref
 from _thread import get_ident
 from collections import deque
+from time import monotonic_ns
+from typing import NamedTuple
 
 from . import uapi
 from .ops import prep_cancel64
@@ -36,7 +37,7 @@ from .rings import RingClosed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from .rings import Cqe, Ring
@@ -51,11 +52,35 @@ next_token = itertools.count(1).__next__
 _kept: list[Any] = []
 
 
+class Request(NamedTuple):
+    """One request that has not ended."""
+
+    #: Its user_data.
+    token: int
+    #: The operation, such as "read"; empty when the request came through hold().
+    operation: str
+    #: Who waits for it.
+    handler: Any
+    #: For how long, in nanoseconds.
+    age_ns: int
+    #: What it keeps alive.
+    holds: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        held = ", ".join(map(repr, self.holds)) or "nothing"
+        return (
+            f"request {self.token}: {self.operation or 'unnamed'}, for {self.age_ns / 1e9:.3f} s, "
+            f"holds {held}, answers {self.handler!r}"
+        )
+
+
 class InFlight:
     """The requests of one ring that have not completed yet.
 
-    In use: ``token = table.hold(handler, pin)``, prepare an SQE with user_data=token, submit, and give
-    what ring.reap() returns to dispatch(). Closing the ring closes the table first.
+    In use: ``table.start(ops.prep_read, fd, pin.address, n, 0, handler=..., holds=(pin,))``, or by hand
+    ``token = table.hold(handler, pin)`` and an SQE with user_data=token. Then submit, and give what
+    ring.reap() returns to dispatch(). Closing the ring closes the table first.
     """
 
     def __init__(self, ring: Ring) -> None:
@@ -66,8 +91,9 @@ class InFlight:
         # Weak: the ring owns its table. The other way round, or both ways, a ring that is forgotten with work
         # in flight would be a cycle, whose weak references die before anything could be drained.
         self._ring = weakref.ref(ring)
-        #: token -> (handler, what must stay alive). fdmon.py reads it directly.
-        self.entries: dict[int, tuple[Any, tuple[Any, ...]]] = {}
+        #: token -> (handler, what must stay alive), and since when, and the prep function, as far as they are
+        #: known. fdmon.py reads and writes it directly.
+        self.entries: dict[int, tuple[Any, ...]] = {}
         #: CQEs whose token was not in the table: late ones, and those of requests that were not held.
         self.unknown = 0
         self._ready: deque[tuple[Any, int, int]] = deque()
@@ -84,8 +110,52 @@ class InFlight:
         Threads: the ring's owner only.
         """
         token = next_token()
-        self.entries[token] = (handler, keepalive)
+        self.entries[token] = (handler, keepalive, monotonic_ns())
         return token
+
+    def start(
+        self, prep: Callable[..., None], *arguments: Any, handler: Any = None, holds: Iterable[Any] = (),
+        **options: Any,
+    ) -> int:  # fmt: skip
+        """Queue a request and hold it, or neither.
+
+        Args: prep is a function of ops.py; arguments are its own, from the second on and without user_data;
+            handler and holds as for hold(); options are its keywords.
+        Returns: the token, which is the request's user_data.
+        Raises: SubmissionQueueFull; what prep raises.
+        Lifetime: until the final CQE.
+        Threads: the ring's owner only.
+        Since: 5.1
+        """
+        ring = self.ring
+        token = next_token()
+        sqe = bytearray(ring.sq.sqe_size)
+        prep(sqe, *arguments, token, **options)
+        # Held before it is queued: between the two a signal handler may raise.
+        tail = ring.sq.sqe_tail
+        self.entries[token] = (handler, tuple(holds), monotonic_ns(), prep)
+        try:
+            ring.put(sqe)
+        finally:
+            if ring.sq.sqe_tail == tail:
+                del self.entries[token]
+        return token
+
+    def requests(self) -> list[Request]:
+        """Tell what is in flight, since when, and what it holds.
+
+        Returns: the requests, the oldest first.
+        Lifetime: none.
+        Threads: the ring's owner only.
+        """
+        now = monotonic_ns()
+        found = []
+        for token, entry in sorted(self.entries.items()):
+            handler, holds, since, prep = (*entry, None, None)[:4]
+            age_ns = 0 if since is None else now - since
+            operation = "" if prep is None else prep.__name__.replace("prep_", "", 1)
+            found.append(Request(token, operation, handler, age_ns, holds))
+        return found
 
     def complete(self, user_data: int, res: int, flags: int) -> bool:
         """Take note of one CQE; its handler runs at the next dispatch().
@@ -181,14 +251,14 @@ class InFlight:
     def _drain(self, ring: Ring, timeout_ns: int) -> None:
         for user_data in ring.discard():
             self.entries.pop(user_data, None)
-        deadline = time.monotonic_ns() + timeout_ns
+        deadline = monotonic_ns() + timeout_ns
         pause_ns, sweep = 1_000_000, 0
         while self.entries:
             # Repeated with growing pauses: a request that was just being started escapes one sweep, and a
             # cancelled link may start another.
             self._cancel_all(ring, one_by_one=bool(sweep % 2))
             self._reap(ring, 0)
-            left = deadline - time.monotonic_ns()
+            left = deadline - monotonic_ns()
             if left <= 0:
                 return
             if self.entries:
@@ -215,7 +285,7 @@ class InFlight:
         if ring.state == "forked":
             self.entries.clear()  # the kernel writes to the parent's memory; these pages are copies
             return
-        count = len(self.entries)
+        count, oldest = len(self.entries), self.requests()[0]
         # Requests may also use what is registered with the ring.
         memory = self.entries, ring.resources
         _kept.append(memory)
@@ -223,7 +293,7 @@ class InFlight:
         self.entries = {}
         warnings.warn(
             f"{count} requests could not be ended before their ring is closed; the memory that the kernel "
-            "may still use is kept until the process ends",
+            f"may still use is kept until the process ends. The oldest: {oldest}",
             ResourceWarning,
             stacklevel=3,
         )

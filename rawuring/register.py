@@ -125,8 +125,8 @@ def register_buffers_tags(
 ) -> list[buffers.Pin]:
     """Register buffers with a tag each: a CQE with that user_data tells when one is no longer in use.
 
-    Args: memories are writable buffers, or None for an empty slot; a tag of 0 posts no CQE. 6.12 and before post
-        none when all are unregistered.
+    Args: memories are writable buffers, or None for an empty slot; a tag of 0 posts no CQE. 6.12 and before
+        post none when all are unregistered.
     Returns: their pins.
     Raises: OSError; ValueError for another number of tags.
     Lifetime: none; the ring holds them until unregister_buffers() or close().

@@ -918,8 +918,8 @@ class Ring:
                 raise
             raise OSError(
                 error.errno,
-                "the kernel says that it has enabled the ring, and has not (Linux 5.10.46 does so): create the "
-                "ring without IORING_SETUP_R_DISABLED",
+                "the kernel says that it has enabled the ring, and has not (Linux 5.10.46 does so): create "
+                "the ring without IORING_SETUP_R_DISABLED",
             ) from None
         self.flags &= ~uapi.IORING_SETUP_R_DISABLED
 

@@ -120,7 +120,7 @@ class Driver:
         wide = options.pop("wide", False)
         token = self.table.hold(None, *(keep if isinstance(keep, (tuple, list)) else (keep,)))
         handler = functools.partial(self._note, token, results)
-        self.table.entries[token] = (handler, self.table.entries[token][1])
+        self.table.entries[token] = (handler, *self.table.entries[token][1:])
         self.results[token] = results
         prep(self.ring.sq.get_sqe128() if wide else self.ring.get_sqe(), *arguments, token, **options)
         return token

@@ -326,3 +326,49 @@ ring.submit()
     if done.returncode == 77:
         pytest.skip("io_uring (Linux 5.1)")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_start_then_queued_held_and_answered(ring, pair):
+    table = InFlight(ring)
+    got = []
+    memory = buffers.allocate(16)
+    pin = buffers.pin(memory, writable=True)
+    token = table.start(
+        ops.prep_recv, pair[0].fileno(), pin.address, 16, 0, handler=lambda *cqe: got.append(cqe), holds=[pin]
+    )
+    assert table.entries[token][1] == (pin,)
+    pair[1].send(b"hello")
+    ring.submit_and_wait(1)
+    table.dispatch(ring.reap())
+    assert (got[0][0], memory[:5], len(table)) == (5, b"hello", 0)
+
+
+def test_start_when_the_queue_is_full_or_the_arguments_are_wrong_then_nothing_is_held(ring):
+    table = InFlight(ring)
+    for _ in range(8):
+        table.start(ops.prep_nop)
+    with pytest.raises(rings.SubmissionQueueFull):
+        table.start(ops.prep_nop)
+    assert len(table) == 8
+    with pytest.raises(TypeError):
+        table.start(ops.prep_read, 1)
+    assert (len(table), ring.sq.pending()) == (8, 8)
+    ring.submit_and_wait(8)
+    assert table.dispatch(ring.reap()) == 0
+    assert len(table) == 0
+
+
+def test_requests_then_what_since_when_and_what_they_hold(ring, pair):
+    table = InFlight(ring)
+    pin = buffers.pin(bytes(10))
+    first = table.start(ops.prep_poll_add, pair[0].fileno(), 1, holds=[pin, "memory"])
+    second = start_poll(ring, table, pair[1].fileno(), print)
+    table.entries[first] = (*table.entries[first][:2], table.entries[first][2] - 5 * 10**9, ops.prep_poll_add)
+    one, two = table.requests()
+    assert (one.token, one.operation, one.handler, one.holds) == (first, "poll_add", None, (pin, "memory"))
+    assert 5 * 10**9 <= one.age_ns < 3600 * 10**9
+    assert (two.token, two.operation, two.handler, two.holds) == (second, "", print, ())
+    assert 0 <= two.age_ns < one.age_ns
+    line = str(one)
+    assert line.startswith(f"request {first}: poll_add, for 5.")
+    assert repr(pin) in line
