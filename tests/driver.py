@@ -105,6 +105,7 @@ class Driver:
         self.table = InFlight(self.ring)
         self.results: dict[int, list[tuple[int, int]]] = {}
         self.order: list[int] = []
+        self.zero = -1  # a descriptor of /dev/zero, for those who want one
 
     def __enter__(self) -> Driver:
         """Return the driver itself."""
