@@ -458,7 +458,7 @@ def pack_sockaddr(family: int, address: Any) -> bytes:
     try:
         encoded: bytes = encode(address)
         return struct.pack("=H", family) + encoded
-    except (TypeError, ValueError, OSError, struct.error) as error:
+    except (AttributeError, TypeError, ValueError, OSError, struct.error) as error:
         raise ValueError(f"{address!r} is no address of family {family}: {error}") from None
 
 
@@ -473,7 +473,10 @@ def unpack_sockaddr(data: bytes) -> tuple[int, Any]:
     if len(data) < 2:
         return 0, None
     family = int(struct.unpack_from("=H", data)[0])
-    return family, _codec(family)[1](data[2:])
+    try:
+        return family, _codec(family)[1](data[2:])
+    except (ValueError, OSError, struct.error):
+        return family, data[2:]
 
 
 class SockaddrBuffer(Pin):
@@ -564,28 +567,42 @@ def _decode_netlink(data: bytes) -> Any:
     return struct.unpack_from("=II", data, 2)
 
 
-def _encode_packet(address: Any) -> bytes:
+_IFREQ = struct.Struct("16si20x")  # ifr_name, ifr_ifindex
+_SIOCGIFNAME, _SIOCGIFINDEX = 0x8910, 0x8933
+
+
+def _index_of(interface: str) -> int:
+    return _ask_interface(_SIOCGIFINDEX, interface.encode(), 0)[1] if interface else 0
+
+
+def _name_of_index(index: int) -> str:
+    return _ask_interface(_SIOCGIFNAME, b"", index)[0].rstrip(b"\0").decode() if index else ""
+
+
+def _ask_interface(request: int, name: bytes, index: int) -> tuple[Any, ...]:
+    """Turn an interface's name into its number, or the other way round; PyPy's socket module cannot."""
+    import fcntl
     import socket
 
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        return _IFREQ.unpack(fcntl.ioctl(sock.fileno(), request, _IFREQ.pack(name, index)))
+
+
+def _encode_packet(address: Any) -> bytes:
     interface, protocol, pkttype, hatype, hardware = _completed(address, 0, 0, b"")
-    index = socket.if_nametoindex(interface) if interface else 0
-    rest = struct.pack("=iHBB8s", index, hatype, pkttype, len(hardware), hardware)
+    rest = struct.pack("=iHBB8s", _index_of(interface), hatype, pkttype, len(hardware), hardware)
     return struct.pack("!H", protocol) + rest
 
 
 def _decode_packet(data: bytes) -> Any:
-    import socket
-
-    index, hatype, pkttype, length, hardware = struct.unpack_from("=iHBB8s", data, 2)
-    name = socket.if_indextoname(index) if index else ""
-    return name, struct.unpack_from("!H", data)[0], pkttype, hatype, hardware[:length]
+    # The kernel ends it behind the last byte of the hardware address.
+    index, hatype, pkttype, length, hardware = struct.unpack_from("=iHBB8s", data.ljust(18, b"\0"), 2)
+    return _name_of_index(index), struct.unpack_from("!H", data)[0], pkttype, hatype, hardware[:length]
 
 
 def _encode_can(address: Any) -> bytes:
-    import socket
-
     interface, *ids = address
-    index = socket.if_nametoindex(interface) if interface else 0
+    index = _index_of(interface)
     if len(ids) == 3:  # CAN_J1939: name, pgn, addr
         return struct.pack("=HiQIB3x", 0, index, *ids)
     rx_id, tx_id = ids or (0, 0)  # CAN_ISOTP
@@ -593,10 +610,7 @@ def _encode_can(address: Any) -> bytes:
 
 
 def _decode_can(data: bytes) -> Any:
-    import socket
-
-    index = struct.unpack_from("=i", data, 2)[0]
-    return (socket.if_indextoname(index) if index else "",)
+    return (_name_of_index(struct.unpack_from("=i", data, 2)[0]),)
 
 
 def _encode_alg(address: Any) -> bytes:
@@ -832,6 +846,7 @@ def recvmsg_out(data: Any, msg: Msghdr) -> RecvmsgOut:
 # register.buf_ring_head() asks for it.
 
 _BUF = struct.Struct("=QIH")  # io_uring_buf without resv
+_BID = struct.Struct("=H")
 _TAIL_WORD = 3  # bytes 12 to 15, as a 32-bit word
 
 
@@ -863,7 +878,8 @@ class BufferRing:
             raise RuntimeError("a buffer ring needs whole stores, for which this CPU needs libatomic.so.1")
         #: Runs free; the kernel sees the lower 16 bits of what advance() has published.
         self.tail = 0
-        self._bid0 = 0
+        # Beside the tail lies the bid of entry 0, which is stored with it.
+        self._bid0: int = _BID.unpack_from(self._bytes, 12)[0]
         self.advance()
 
     def add(self, addr: int, length: int, bid: int) -> None:
