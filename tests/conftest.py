@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import json
 import os
 import platform
 from collections.abc import Iterator
@@ -85,3 +86,38 @@ def open_files() -> dict[int, str]:
         except FileNotFoundError:  # the listing's own descriptor
             continue
     return found
+
+
+# What was exercised: "IORING_OP_NOP" -> outcomes of the tests that are marked with it.
+_exercised: dict[str, list[str]] = {}
+_PREFIXES = {"opcode": "IORING_OP_", "register_op": "IORING_"}
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Note which operations a test did, or why it did not."""
+    outcome = yield
+    report = outcome.get_result()
+    if report.when == "call" or (report.when == "setup" and report.skipped):
+        for kind, prefix in _PREFIXES.items():
+            for marker in item.iter_markers(kind):
+                why = report.longrepr[2] if report.skipped else ""
+                _exercised.setdefault(prefix + marker.args[0], []).append(f"{report.outcome} {why}".strip())
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how much of the kernel's interface this run has exercised; RAWURING_TABLE names a file for it."""
+    if not _exercised:
+        return
+    for is_operation, what in ((True, "operations"), (False, "registrations")):
+        names = [name for name in _exercised if name.startswith("IORING_OP_") is is_operation]
+        done = [name for name in names if any(each.startswith("passed") for each in _exercised[name])]
+        missing = sorted(set(names) - set(done))
+        terminalreporter.write_line(
+            f"{what}: {len(done)} of {len(names)} exercised on {platform.release()}"
+            + (f"; not: {' '.join(missing)}" if missing else "")
+        )
+    table = os.environ.get("RAWURING_TABLE")
+    if table:
+        facts = {"kernel": platform.release(), "machine": platform.machine(), "outcomes": _exercised}
+        Path(table).write_text(json.dumps(facts, indent=1) + "\n")
