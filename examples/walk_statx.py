@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: MIT
+"""du: walk a directory, asking for the metadata of all its files at once.
+
+    python examples/walk_statx.py [DIRECTORY]
+
+Names still come from os.scandir: no operation reads a directory. The waiting is in stat, and 64 of those are
+in flight at a time; on a network file system or a cold disk that is the difference.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from rawuring import InFlight, Ring, buffers, ops, rings, uapi
+
+DEPTH = 64
+MASK = uapi.STATX_TYPE | uapi.STATX_SIZE | uapi.STATX_BLOCKS
+
+
+def walk(top: str) -> Iterator[tuple[str, buffers.Statx]]:
+    """Yield the path and metadata of everything below a directory, in the order of the answers."""
+    with Ring(DEPTH, wish=rings.RECOMMENDED) as ring:
+        table = InFlight(ring)
+        found: list[tuple[str, buffers.Statx]] = []
+        waiting = [top]
+
+        def ask(path: str) -> None:
+            name, answer = buffers.path(path), buffers.StatxBuffer()
+
+            def answered(res: int, flags: int) -> None:
+                if res < 0:
+                    print(f"{path}: {os.strerror(-res)}", file=sys.stderr)
+                    return
+                found.append((path, answer.result()))
+
+            table.start(
+                ops.prep_statx, uapi.AT_FDCWD, name.address, uapi.AT_SYMLINK_NOFOLLOW, MASK, answer.address,
+                handler=answered, holds=[name, answer],
+            )  # fmt: skip
+
+        while waiting or len(table):
+            while waiting and len(table) < DEPTH:
+                ask(waiting.pop())
+            ring.submit_and_wait(1)
+            table.dispatch(ring.reap())
+            for path, result in found:
+                if stat.S_ISDIR(result.st_mode):
+                    with os.scandir(path) as entries:
+                        waiting += [entry.path for entry in entries]
+                yield path, result
+            found.clear()
+
+
+def main(arguments: list[str]) -> int:
+    """Sum up a directory."""
+    files = size = blocks = 0
+    for _, result in walk((arguments or ["."])[0]):
+        files += 1
+        size += result.st_size
+        blocks += result.st_blocks
+    print(f"{files} files and directories, {size} bytes, {blocks * 512} on disk")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

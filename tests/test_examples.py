@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: MIT
+"""The examples, run as their users run them, and short enough to be read.
+
+What it is: each example in a process of its own, from another working directory, with its result compared to
+what the standard library says.
+Must not know: how an example works.
+Invariant: an example that cannot run here says so, and is skipped for a feature that has a name.
+Read next: the examples.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import subprocess
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from driver import kernel_release, lacks, need_opcode, release
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+NAMES = ("cat", "copy_linked", "random_reader", "echo_multishot", "pass_fd", "walk_statx")
+
+pytestmark = pytest.mark.requires_io_uring
+
+
+def command(name: str, *arguments: object) -> list[str]:
+    return [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py"), *map(str, arguments)]
+
+
+def run(name: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess:
+    done = subprocess.run(command(name, *arguments), capture_output=True, cwd=cwd, timeout=120, check=False)
+    assert done.returncode == 0, done
+    assert done.stderr == b"", done
+    return done
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_example_then_under_80_lines(name):
+    assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) < 80
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "file"
+    path.write_bytes(random.Random(1).getrandbits(8 * 3_000_001).to_bytes(3_000_001, "little"))
+    return path
+
+
+def test_cat_then_the_files_one_after_the_other(file, tmp_path):
+    need_opcode("READ")
+    small, empty = tmp_path / "small", tmp_path / "empty"
+    small.write_bytes(b"small")
+    empty.touch()
+    done = run("cat", file, empty, small, file, cwd=tmp_path)
+    assert done.stdout == file.read_bytes() + b"small" + file.read_bytes()
+
+
+def test_copy_linked_then_the_same_bytes(file, tmp_path):
+    need_opcode("READ")
+    done = run("copy_linked", file, tmp_path / "copy", cwd=tmp_path)
+    assert done.stdout == b"3000001 bytes\n"
+    assert (tmp_path / "copy").read_bytes() == file.read_bytes()
+
+
+@pytest.fixture
+def direct_file() -> Iterator[Path]:
+    """Give a file on a file system that has O_DIRECT; tmpfs had none before 6.6."""
+    for folder in (tempfile.gettempdir(), EXAMPLES, "/var/tmp"):
+        try:
+            with tempfile.NamedTemporaryFile(dir=folder) as file:
+                file.write(random.Random(2).getrandbits(8 * 4096 * 64).to_bytes(4096 * 64, "little"))
+                file.flush()
+                os.close(os.open(file.name, os.O_RDONLY | os.O_DIRECT))
+                yield Path(file.name)
+                return
+        except OSError:
+            continue
+    pytest.skip("O_DIRECT on any file system that can be written here")
+
+
+def test_random_reader_then_the_checksums_of_the_blocks(direct_file, tmp_path):
+    sys.path.insert(0, str(EXAMPLES))
+    try:
+        import random_reader
+    finally:
+        sys.path.remove(str(EXAMPLES))
+    blocks = [random.Random(3).randrange(64) for _ in range(500)] + list(range(64))
+    content = direct_file.read_bytes()
+    expected = sum(zlib.crc32(content[block * 4096 : (block + 1) * 4096]) for block in blocks)
+    checksum, _ = random_reader.read_blocks(str(direct_file), blocks, 16)
+    assert checksum == expected
+    done = run("random_reader", direct_file, 100, 8, cwd=tmp_path)
+    assert done.stdout.startswith(b"100 reads of 4096 bytes")
+
+
+def test_echo_then_every_connection_gets_its_own_bytes_back(tmp_path):
+    if kernel_release() < release("6.0"):
+        lacks("IORING_RECV_MULTISHOT", "6.0")
+    with subprocess.Popen(command("echo_multishot"), stdout=subprocess.PIPE, cwd=tmp_path) as server:
+        try:
+            port = int(server.stdout.readline().split()[-1])
+            clients = [socket.create_connection(("127.0.0.1", port), timeout=30) for _ in range(40)]
+            size = 20_000
+            messages = [random.Random(i).getrandbits(8 * size).to_bytes(size, "little") for i in range(40)]
+            for client, message in zip(clients, messages):
+                client.sendall(message)
+            for client, message in zip(clients, messages):
+                client.shutdown(socket.SHUT_WR)
+                received = b""
+                while True:
+                    data = client.recv(65536)
+                    if not data:
+                        break
+                    received += data
+                assert received == message
+                client.close()
+        finally:
+            server.kill()
+
+
+def test_pass_fd_then_read_over_there(tmp_path):
+    if kernel_release() < release("6.0"):
+        lacks("IORING_MSG_SEND_FD", "6.0")
+    (tmp_path / "text").write_text("passed from ring to ring\n")
+    assert run("pass_fd", "text", cwd=tmp_path).stdout == b"passed from ring to ring\n"
+
+
+def test_walk_then_as_os_walk(tmp_path):
+    need_opcode("STATX")
+    for i in range(30):
+        folder = tmp_path / f"d{i % 5}" / f"e{i % 7}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"f{i}").write_bytes(b"x" * i * 100)
+    (tmp_path / "dangling").symlink_to("nowhere")
+    paths = [tmp_path, *tmp_path.rglob("*")]
+    size = sum(path.lstat().st_size for path in paths)
+    blocks = sum(path.lstat().st_blocks for path in paths)
+    expected = f"{len(paths)} files and directories, {size} bytes, {blocks * 512} on disk\n"
+    assert run("walk_statx", tmp_path, cwd=tmp_path).stdout.decode() == expected
