@@ -66,6 +66,13 @@ def poll_mask(mask: int) -> int:
     return mask
 
 
+def _pair(first: int, second: int) -> int:
+    """Put two 32-bit members, in the order of the header, into the 64 bits that they share."""
+    if (first | second) >> 32:
+        raise struct.error(f"{first} and {second} do not both fit into 32 bits")
+    return first << 32 | second if _BIG_ENDIAN else second << 32 | first
+
+
 def _slot(file_index: int) -> int:
     """Number a direct descriptor as the SQE does: from 1, because 0 means an ordinary descriptor."""
     return _ALLOC if file_index in (_ALLOC, -1) else file_index + 1
@@ -86,7 +93,8 @@ def set_fields(sqe: Sqe, **fields: int) -> None:
         field = uapi.io_uring_sqe.fields.get(name)
         if field is None or not isinstance(field.format, str) or len(field.format) != 1:
             raise TypeError(f"struct io_uring_sqe has no member {name!r} that holds one number")
-        struct.pack_into("=" + field.format, sqe, field.offset, value)
+        # Packed first, for pack_into clears the place even when the value does not fit.
+        sqe[field.offset : field.offset + field.size] = struct.pack("=" + field.format, value)
 
 
 def sqe_set_data64(sqe: Sqe, data: int) -> None:
@@ -96,7 +104,7 @@ def sqe_set_data64(sqe: Sqe, data: int) -> None:
     Lifetime: none.
     Mirrors: liburing io_uring_sqe_set_data64
     """
-    struct.pack_into("=Q", sqe, 32, data)
+    set_fields(sqe, user_data=data)
 
 
 def sqe_set_data(sqe: Sqe, data: int) -> None:
@@ -106,7 +114,7 @@ def sqe_set_data(sqe: Sqe, data: int) -> None:
     Lifetime: none.
     Mirrors: liburing io_uring_sqe_set_data
     """
-    struct.pack_into("=Q", sqe, 32, data)
+    set_fields(sqe, user_data=data)
 
 
 def sqe_set_flags(sqe: Sqe, flags: int) -> None:
@@ -116,7 +124,7 @@ def sqe_set_flags(sqe: Sqe, flags: int) -> None:
     Lifetime: none.
     Mirrors: liburing io_uring_sqe_set_flags
     """
-    struct.pack_into("=B", sqe, 1, flags)
+    set_fields(sqe, flags=flags)
 
 
 def sqe_set_buf_group(sqe: Sqe, bgid: int) -> None:
@@ -127,7 +135,7 @@ def sqe_set_buf_group(sqe: Sqe, bgid: int) -> None:
     Since: 5.7
     Mirrors: liburing io_uring_sqe_set_buf_group
     """
-    struct.pack_into("=H", sqe, 40, bgid)
+    set_fields(sqe, buf_group=bgid)
 
 
 def set_target_fixed_file(sqe: Sqe, file_index: int) -> None:
@@ -138,7 +146,7 @@ def set_target_fixed_file(sqe: Sqe, file_index: int) -> None:
     Since: 5.15
     Mirrors: liburing __io_uring_set_target_fixed_file
     """
-    struct.pack_into("=I", sqe, 44, file_index + 1)
+    set_fields(sqe, file_index=file_index + 1)
 
 
 def initialize_sqe(sqe: Sqe) -> None:
@@ -160,8 +168,7 @@ def prep_send_set_addr(sqe: Sqe, dest_addr: int, addr_len: int) -> None:
     Since: 6.0 with SEND_ZC, 6.1 with SEND
     Mirrors: liburing io_uring_prep_send_set_addr
     """
-    struct.pack_into("=Q", sqe, 8, dest_addr)
-    struct.pack_into("=H", sqe, 44, addr_len)
+    set_fields(sqe, addr2=dest_addr, addr_len=addr_len)
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -1146,8 +1153,8 @@ def prep_cmd_sock(
     Mirrors: liburing io_uring_prep_cmd_sock
     """
     _pack(
-        sqe, 0, uapi.IORING_OP_URING_CMD, flags, 0, fd, cmd_op, level | optname << 32, 0, 0, user_data,
-        0, 0, optlen, optval, 0,
+        sqe, 0, uapi.IORING_OP_URING_CMD, flags, 0, fd, _pair(cmd_op, 0), _pair(level, optname), 0, 0,
+        user_data, 0, 0, optlen, optval, 0,
     )  # fmt: skip
 
 
@@ -1164,8 +1171,8 @@ def prep_cmd_getsockname(
     Mirrors: liburing io_uring_prep_cmd_getsockname
     """
     _pack(
-        sqe, 0, uapi.IORING_OP_URING_CMD, flags, 0, fd, uapi.SOCKET_URING_OP_GETSOCKNAME, sockaddr, 0, 0,
-        user_data, 0, 0, peer, sockaddr_len, 0,
+        sqe, 0, uapi.IORING_OP_URING_CMD, flags, 0, fd, _pair(uapi.SOCKET_URING_OP_GETSOCKNAME, 0),
+        sockaddr, 0, 0, user_data, 0, 0, peer, sockaddr_len, 0,
     )  # fmt: skip
 
 
@@ -1920,7 +1927,7 @@ def prep_uring_cmd_op(
         raise ValueError(f"a command of {len(cmd)} bytes does not fit into the {room} of this SQE")
     pack_into = _pack_cmd128 if room == 80 else _pack_cmd
     pack_into(
-        sqe, 0, op, flags, 0, fd, cmd_op, 0, 0, uring_cmd_flags, user_data, buf_index, 0, 0, cmd
+        sqe, 0, op, flags, 0, fd, _pair(cmd_op, 0), 0, 0, uring_cmd_flags, user_data, buf_index, 0, 0, cmd
     )
 
 
@@ -1976,8 +1983,8 @@ def prep_cmd_discard(
     Mirrors: liburing io_uring_prep_cmd_discard
     """
     _pack(
-        sqe, 0, uapi.IORING_OP_URING_CMD, flags, 0, fd, _block_command(0), offset, 0, 0, user_data,
-        0, 0, 0, nbytes, 0,
+        sqe, 0, uapi.IORING_OP_URING_CMD, flags, 0, fd, _pair(_block_command(0), 0), offset, 0, 0,
+        user_data, 0, 0, 0, nbytes, 0,
     )  # fmt: skip
 
 
@@ -1991,8 +1998,9 @@ def prep_cmd_zone_reset_all(sqe: Sqe, fd: int, user_data: int = 0, flags: int = 
     Mirrors: liburing io_uring_prep_cmd_zone_reset_all
     """
     _pack(
-        sqe, 0, uapi.IORING_OP_URING_CMD, flags, 0, fd, _block_command(1), 0, 0, 0, user_data, 0, 0, 0, 0, 0
-    )
+        sqe, 0, uapi.IORING_OP_URING_CMD, flags, 0, fd, _pair(_block_command(1), 0), 0, 0, 0, user_data,
+        0, 0, 0, 0, 0,
+    )  # fmt: skip
 
 
 def _block_command(number: int) -> int:

@@ -203,3 +203,74 @@ def test_poll_mask_on_a_big_endian_machine_then_halves_swapped(mask):
         assert (swapped & 0xFFFF, swapped >> 16) == (mask >> 16, mask & 0xFFFF)
     finally:
         ops._BIG_ENDIAN = old
+
+
+FIELDS = [
+    (ops.prep_cmd_sock, (3, 17, 1, 8, 0x1000, 4), {
+        "cmd_op": 3, "fd": 17, "level": 1, "optname": 8, "optval": 0x1000, "optlen": 4, "__pad1": 0,
+    }),
+    (ops.prep_cmd_getsockname, (17, 0x1000, 0x2000, 1), {
+        "cmd_op": uapi.SOCKET_URING_OP_GETSOCKNAME, "addr": 0x1000, "addr3": 0x2000, "optlen": 1, "__pad1": 0,
+    }),
+    (ops.prep_uring_cmd, (0x12345678, 5), {"cmd_op": 0x12345678, "fd": 5, "__pad1": 0}),
+    (ops.prep_sendto, (5, 0x1000, 10, 1, 0x2000, 28), {
+        "addr2": 0x2000, "addr_len": 28, "__pad3": (0,), "len": 10,
+    }),
+    (ops.prep_accept_direct, (5, 0, 0, 0, 7), {"file_index": 8}),
+    (ops.prep_msg_ring_fd, (5, 3, uapi.IORING_FILE_INDEX_ALLOC, 9, 0), {
+        "file_index": uapi.IORING_FILE_INDEX_ALLOC, "addr3": 3, "off": 9, "addr": 1,
+    }),
+    (ops.prep_splice, (6, -1, 7, 100, 50, 1), {
+        "splice_fd_in": 6, "fd": 7, "splice_off_in": 2**64 - 1, "off": 100, "len": 50, "splice_flags": 1,
+    }),
+    (ops.prep_waitid, (1, 99, 0x1000, 4, 0), {"fd": 99, "len": 1, "addr2": 0x1000, "file_index": 4}),
+    (ops.prep_read_multishot, (5, 0, -1, 3), {"buf_group": 3, "flags": uapi.IOSQE_BUFFER_SELECT}),
+    (ops.prep_recv_zc, (5, 0, 2), {"zcrx_ifq_idx": 2, "ioprio": uapi.IORING_RECV_MULTISHOT}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "fields"), FIELDS, ids=lambda value: getattr(value, "__name__", "")
+)
+def test_fields_by_name_then_right_on_any_byte_order(function, arguments, fields):
+    sqe = bytearray(b"\xff" * 64)
+    function(sqe, *arguments)
+    found = uapi.io_uring_sqe.unpack(sqe)
+    assert {name: found[name] for name in fields} == fields
+
+
+def test_set_fields_then_those_members_and_no_others():
+    sqe = bytearray(64)
+    ops.prep_nop(sqe, 5)
+    ops.set_fields(sqe, personality=7, ioprio=8, addr_len=9, write_stream=0, user_data=6)
+    found = uapi.io_uring_sqe.unpack(sqe)
+    assert (found["personality"], found["ioprio"], found["user_data"]) == (7, 8, 6)
+    before = bytes(sqe)
+    for wrong in ({"nonsense": 1}, {"cmd": 1}):
+        with pytest.raises(TypeError, match="no member"):
+            ops.set_fields(sqe, **wrong)
+    with pytest.raises(struct.error):
+        ops.set_fields(sqe, personality=65536)
+    assert bytes(sqe) == before
+
+
+def test_command_that_is_too_long_then_value_error():
+    with pytest.raises(ValueError, match="17 bytes does not fit into the 16"):
+        ops.prep_uring_cmd(bytearray(64), 1, 2, cmd=bytes(17))
+    sqe = bytearray(b"\xff" * 128)
+    ops.prep_uring_cmd(sqe, 1, 2, cmd=b"x" * 80)
+    assert sqe[48:] == b"x" * 80
+    ops.prep_uring_cmd128(sqe, 1, 2, cmd=b"y")
+    assert sqe[48:] == b"y" + bytes(79)
+    with pytest.raises(ValueError, match="128 bytes, not 64"):
+        ops.prep_uring_cmd128(bytearray(64), 1, 2)
+
+
+def test_block_commands_then_numbered_as_this_machine_numbers_ioctls(monkeypatch):
+    numbers = {"x86_64": 0x1200, "aarch64": 0x1200, "ppc64le": 0x20001200, "mips64": 0x20001200}
+    for machine, number in numbers.items():
+        uname = type("uname", (), {"machine": machine})
+        monkeypatch.setattr(ops.os, "uname", lambda uname=uname: uname)
+        sqe = bytearray(64)
+        ops.prep_cmd_discard(sqe, 1, 0, 512)
+        assert uapi.io_uring_sqe.unpack(sqe)["cmd_op"] == number
