@@ -55,6 +55,7 @@ from .syscalls import Unavailable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections import deque
+    from collections.abc import Iterable
     from types import TracebackType
     from typing import Any, Callable, NoReturn
 
@@ -943,6 +944,25 @@ class Ring:
         self._enter_flags = 0 if index is None else uapi.IORING_ENTER_REGISTERED_RING
         return before
 
+    def close_fd(self) -> None:
+        """Close the descriptor of a ring that is entered by an index; from now on the ring has none.
+
+        Raises: ValueError when register.register_ring_fd() was not called, or this kernel cannot register
+            without a descriptor.
+        Lifetime: none.
+        Threads: the owner only.
+        Since: 6.3
+        Mirrors: liburing io_uring_close_ring_fd
+        """
+        if get_ident() != self._owner:
+            self._refuse()
+        if self._registered_only or not self._enter_flags & uapi.IORING_ENTER_REGISTERED_RING:
+            raise ValueError("this ring is not entered by an index of register_ring_fd()")
+        if not self.features & uapi.IORING_FEAT_REG_REG_RING:
+            raise ValueError("a ring without a descriptor needs IORING_FEAT_REG_REG_RING (Linux 6.3)")
+        fd, self._fd, self._registered_only = self._fd, self._enter_fd, True
+        os.close(fd)
+
     def remap(self, params: dict[str, Any]) -> None:
         """Map the rings again after the kernel has moved them: see register.resize_rings().
 
@@ -1053,8 +1073,9 @@ class Ring:
         return published
 
     def submit_and_wait(
-        self, wait_nr: int = 1, timeout_ns: int | None = None, *, min_wait_usec: int = 0
-    ) -> int:
+        self, wait_nr: int = 1, timeout_ns: int | None = None, *, min_wait_usec: int = 0,
+        sigmask: Iterable[int] | None = None,
+    ) -> int:  # fmt: skip
         """Hand every queued SQE to the kernel and wait for completions.
 
         Returns when wait_nr CQEs are there, or at the timeout, never just because of a signal: handlers run
@@ -1062,12 +1083,13 @@ class Ring:
 
         Args: wait_nr counts CQEs, 0 waits for none but lets the kernel finish what is ready; timeout_ns in
             nanoseconds, None is for ever; min_wait_usec in microseconds: wait at least that long for wait_nr,
-            afterwards one CQE is enough.
+            afterwards one CQE is enough; sigmask are the signals that are blocked during the wait, and only
+            those, as with ppoll(2).
         Returns: how many SQEs were consumed.
-        Raises: OSError as submit(); ValueError where min_wait_usec is not supported.
+        Raises: OSError as submit(); ValueError where min_wait_usec or sigmask is not supported.
         Lifetime: none.
         Threads: the owner only.
-        Since: 5.1; min_wait_usec 6.12
+        Since: 5.1; min_wait_usec 6.12, sigmask 5.11
         Mirrors: liburing io_uring_submit_and_wait_timeout, io_uring_submit_and_wait_min_timeout
         """
         if get_ident() != self._owner:
@@ -1075,13 +1097,15 @@ class Ring:
         wait_nr = min(wait_nr, self.cq.ring_entries)
         if min_wait_usec and not self.features & uapi.IORING_FEAT_MIN_TIMEOUT:
             raise ValueError("min_wait_usec needs IORING_FEAT_MIN_TIMEOUT (Linux 6.12)")
+        if sigmask is not None and not self._ext_arg:
+            raise ValueError("sigmask needs IORING_FEAT_EXT_ARG (Linux 5.11)")
         timeout = None
-        if timeout_ns is not None and wait_nr > 0:
-            if timeout_ns <= 0:
+        if wait_nr > 0 and (timeout_ns is not None or sigmask is not None):
+            if timeout_ns is not None and timeout_ns <= 0:
                 wait_nr = 0
             else:
                 timeout = self._deadline
-                timeout.start(timeout_ns, min_wait_usec)
+                timeout.start(timeout_ns, min_wait_usec, sigmask)
         enough = 1 if min_wait_usec else wait_nr
         if timeout is not None and not self._ext_arg:
             return self._wait_with_timeout_sqe(wait_nr, timeout)
@@ -1440,19 +1464,20 @@ class Ring:
             self._close_fd(fd, state)
 
     def _close_fd(self, fd: int, state: str) -> None:
-        if not getattr(self, "_registered_only", False):
-            os.close(fd)
-        elif state != "forked":  # a registered ring belongs to a task, and the child is another one
-            update = bytearray(uapi.io_uring_rsrc_update.pack(offset=fd))
+        by_index = getattr(self, "_enter_flags", 0) & uapi.IORING_ENTER_REGISTERED_RING
+        registered_only = getattr(self, "_registered_only", False)
+        # The index would keep the ring alive. It belongs to a task, and a forked child is another one.
+        if by_index and state != "forked":
+            use = uapi.IORING_REGISTER_USE_REGISTERED_RING if registered_only else 0
+            update = bytearray(uapi.io_uring_rsrc_update.pack(offset=self._enter_fd))
             try:
                 syscalls.io_uring_register(
-                    fd,
-                    uapi.IORING_UNREGISTER_RING_FDS | uapi.IORING_REGISTER_USE_REGISTERED_RING,
-                    _pointer(update),
-                    1,
+                    fd, uapi.IORING_UNREGISTER_RING_FDS | use, _pointer(update), 1
                 )
             except OSError:
-                return  # closed by another thread: the index goes with the thread that has it
+                pass  # closed by another thread: the index goes with the thread that has it
+        if not registered_only:
+            os.close(fd)
 
     def __enter__(self) -> Ring:
         """Return the ring itself; leaving the block closes it."""

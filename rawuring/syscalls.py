@@ -39,6 +39,7 @@ from . import uapi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any, Callable
 
 # ABI name -> (io_uring_setup, io_uring_enter, io_uring_register, membarrier).
@@ -254,34 +255,43 @@ def membarrier(command: int, flags: int = 0) -> int:
 
 
 class GeteventsArg:
-    """Hold the deadline of one wait: an io_uring_getevents_arg and the timespec that it points to.
+    """Hold how long one wait may take: an io_uring_getevents_arg, the timespec and mask that it points to.
 
-    The kernel copies both when the call begins, so one object may serve many calls, one after another.
+    The kernel copies them when the call begins, so one object may serve many calls, one after another.
     """
 
-    __slots__ = ("_address", "_memory", "_view", "deadline_ns", "min_wait_usec", "size")
+    __slots__ = (
+        "_address", "_memory", "_sigmask_size", "_view", "deadline_ns", "min_wait_usec", "sigmask", "size",
+    )  # fmt: skip
 
     def __init__(self) -> None:
-        """Allocate the 40 bytes and let the first 24 point to the last 16."""
+        """Allocate 56 bytes: the first 24 point to the 16 behind them and to the last 16."""
         _load()
-        self._memory = (_ctypes.c_uint64 * 5)()
+        self._memory = (_ctypes.c_uint64 * 7)()
         self._address = _ctypes.addressof(self._memory) + _GETEVENTS.size
         self._view = memoryview(self._memory).cast("B")
         self.size = _ctypes.c_size_t(_GETEVENTS.size)
-        self.deadline_ns = 0
+        self._sigmask_size = 16 if abi().startswith("mips") else 8  # the kernel's sigset_t, not libc's
+        self.deadline_ns: int | None = 0
         self.min_wait_usec = 0
+        self.sigmask: int | None = None
 
-    def start(self, timeout_ns: int, min_wait_usec: int = 0) -> None:
+    def start(
+        self, timeout_ns: int | None, min_wait_usec: int = 0, sigmask: Iterable[int] | None = None
+    ) -> None:
         """Set the deadline, counted from now on the monotonic clock.
 
-        Args: timeout_ns in nanoseconds, negative counts as 0; min_wait_usec in microseconds, 6.12.
+        Args: timeout_ns in nanoseconds, negative counts as 0, None is for ever; min_wait_usec in
+            microseconds, 6.12; sigmask are the signals that are blocked during the wait, None leaves the
+            thread's own mask.
         """
-        self.deadline_ns = time.monotonic_ns() + timeout_ns
+        self.deadline_ns = None if timeout_ns is None else time.monotonic_ns() + timeout_ns
         self.min_wait_usec = min_wait_usec
+        self.sigmask = None if sigmask is None else sum(1 << (number - 1) for number in set(sigmask))
 
     def remaining_ns(self) -> int:
         """Return the nanoseconds to the deadline, 0 when it has passed."""
-        return max(0, self.deadline_ns - time.monotonic_ns())
+        return _FOR_EVER if self.deadline_ns is None else max(0, self.deadline_ns - time.monotonic_ns())
 
     def fill(self) -> Any:
         """Write the time that is left and return the memory to be passed.
@@ -290,12 +300,26 @@ class GeteventsArg:
         """
         seconds, nanoseconds = divmod(self.remaining_ns(), 1_000_000_000)
         _TIMESPEC.pack_into(self._view, _GETEVENTS.size, min(seconds, _SECONDS_MAX), nanoseconds)
-        _GETEVENTS.pack_into(self._view, 0, 0, 0, self.min_wait_usec, self._address)
+        ts = 0 if self.deadline_ns is None else self._address
+        if self.sigmask is None:
+            _GETEVENTS.pack_into(self._view, 0, 0, 0, self.min_wait_usec, ts)
+        else:
+            self._write_sigmask(self.sigmask)
+            at = self._address + _TIMESPEC.size
+            _GETEVENTS.pack_into(self._view, 0, at, self._sigmask_size, self.min_wait_usec, ts)
         return self._memory
+
+    def _write_sigmask(self, mask: int) -> None:
+        """Write the mask as the kernel has it: an array of longs."""
+        long = struct.calcsize("l")
+        for i in range(self._sigmask_size // long):
+            word = mask >> 8 * long * i & (1 << 8 * long) - 1
+            struct.pack_into("@L", self._view, _GETEVENTS.size + _TIMESPEC.size + i * long, word)
 
 
 _GETEVENTS = struct.Struct("=QIIQ")  # io_uring_getevents_arg: sigmask, sigmask_sz, min_wait_usec, ts
 _TIMESPEC = struct.Struct("=qq")  # __kernel_timespec
+_FOR_EVER = 1 << 62
 _SECONDS_MAX = 1 << 40  # 35,000 years: far below the kernel's own limit of 2**63 ns, where it saturates
 
 

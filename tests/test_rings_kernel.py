@@ -16,7 +16,7 @@ import time
 
 import pytest
 
-from rawuring import buffers, ops, rings, syscalls, uapi
+from rawuring import buffers, ops, register, rings, syscalls, uapi
 from rawuring.rings import ForkedRing, Ring, WrongThread
 
 pytestmark = [pytest.mark.requires_io_uring, pytest.mark.leakcheck]
@@ -510,3 +510,62 @@ def test_ring_descriptor_then_readable_while_completions_wait():
         assert oracle.poll(0) == [(ring.fileno(), select.POLLIN)]
         ring.reap()
         assert oracle.poll(0) == []
+
+
+def test_wait_with_a_signal_mask_then_the_signal_comes_only_there():
+    with rings.Ring(4) as ring:
+        if not ring.features & uapi.IORING_FEAT_EXT_ARG:
+            with pytest.raises(ValueError, match=r"sigmask needs .*5\.11"):
+                ring.submit_and_wait(1, sigmask=[])
+            pytest.skip("IORING_FEAT_EXT_ARG (Linux 5.11)")
+        seen = []
+
+        def strike(number, frame):
+            seen.append(number)
+            ops.prep_nop(ring.get_sqe(), 9)  # ends the wait: submit_and_wait goes on after the handler
+            ring.submit()
+
+        previous = signal.signal(signal.SIGUSR1, strike)
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+        try:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert ring.submit_and_wait(1, 1_000_000, sigmask=[signal.SIGUSR1, signal.SIGUSR2]) == 0
+            assert seen == []
+            ring.submit_and_wait(1, sigmask=[signal.SIGUSR2])
+            assert (seen, ring.reap()) == ([signal.SIGUSR1], [(9, 0, 0)])
+            assert signal.SIGUSR1 in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            signal.signal(signal.SIGUSR1, previous)
+
+
+@pytest.mark.parametrize("without_descriptor", [False, True], ids=["both", "index only"])
+def test_rings_by_index_then_the_index_is_free_after_close(without_descriptor):
+    # A task has 16 of them.
+    for _ in range(20):
+        with rings.Ring(2) as ring:
+            if not ring.features & uapi.IORING_FEAT_REG_REG_RING:
+                pytest.skip("IORING_FEAT_REG_REG_RING (Linux 6.3)")
+            register.register_ring_fd(ring)
+            if without_descriptor:
+                ring.close_fd()
+            ring.submit_and_wait(0)
+
+
+def test_ring_without_its_descriptor_then_works_by_index():
+    with rings.Ring(4, wish=rings.RECOMMENDED) as ring:
+        with pytest.raises(ValueError, match="not entered by an index"):
+            ring.close_fd()
+        if not ring.features & uapi.IORING_FEAT_REG_REG_RING:
+            pytest.skip("IORING_FEAT_REG_REG_RING (Linux 6.3)")
+        register.register_ring_fd(ring)
+        fd = ring.fileno()
+        ring.close_fd()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+        with pytest.raises(ValueError, match="has an index, no descriptor"):
+            ring.fileno()
+        ops.prep_nop(ring.get_sqe(), 5)
+        ring.submit_and_wait(1)
+        assert ring.reap() == [(5, 0, 0)]
+        assert register.register_probe(ring)[uapi.IORING_OP_NOP]
