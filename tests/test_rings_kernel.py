@@ -528,7 +528,7 @@ def test_wait_with_a_signal_mask_then_the_signal_comes_only_there():
         previous = signal.signal(signal.SIGUSR1, strike)
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
         try:
-            os.kill(os.getpid(), signal.SIGUSR1)
+            signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)  # no other thread may take it
             assert ring.submit_and_wait(1, 1_000_000, sigmask=[signal.SIGUSR1, signal.SIGUSR2]) == 0
             assert seen == []
             ring.submit_and_wait(1, sigmask=[signal.SIGUSR2])
