@@ -540,7 +540,8 @@ def test_bind_and_listen_then_somebody_can_connect(do):
     with socket.socket() as server, socket.socket() as client:
         assert do.run(ops.prep_bind, server.fileno(), address.address, address.nbytes, keep=address) == 0
         assert server.getsockname()[0] == "127.0.0.1"
-        with pytest.raises(ConnectionRefusedError):
+        client.settimeout(5)
+        with pytest.raises((ConnectionRefusedError, TimeoutError, socket.timeout)):
             client.connect(server.getsockname())
         assert do.run(ops.prep_listen, server.fileno(), 5) == 0
         with socket.create_connection(server.getsockname()):
@@ -569,7 +570,16 @@ def test_connect_and_accept_then_connected(do):
 @opcode("CONNECT")
 def test_connect_to_nobody_then_refused(do):
     with socket.create_server(("127.0.0.1", 0)) as server:
-        nobody = buffers.sockaddr(socket.AF_INET, server.getsockname())
+        address = server.getsockname()
+        nobody = buffers.sockaddr(socket.AF_INET, address)
+    with socket.socket() as client:
+        client.settimeout(5)
+        try:
+            client.connect(address)
+        except ConnectionRefusedError:
+            pass
+        except OSError as error:  # seen in one emulated machine
+            pytest.skip(f"a loopback that refuses connections to nobody: {error}")
     with socket.socket() as client:
         res = do.run(ops.prep_connect, client.fileno(), nobody.address, nobody.nbytes, keep=nobody)
         assert res == -errno.ECONNREFUSED

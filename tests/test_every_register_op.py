@@ -500,14 +500,15 @@ def test_query_of_the_others_then_an_answer_or_not_supported(name):
 # Workers and waiting
 
 
-def worker_names() -> list[str]:
-    names = []
+def workers() -> list[int]:
+    found = []
     for task in Path("/proc/self/task").iterdir():
         try:
-            names.append((task / "comm").read_text().strip())
-        except OSError:
+            if (task / "comm").read_text().startswith("iou-wrk"):
+                found.append(int(task.name))
+        except OSError:  # it has ended meanwhile
             continue
-    return [name for name in names if name.startswith("iou-wrk")]
+    return found
 
 
 @register_op("REGISTER_IOWQ_AFF")
@@ -521,13 +522,9 @@ def test_iowq_affinity_then_workers_keep_to_it(file):
         memory = buffers.allocate(64)
         pin = buffers.pin(memory, writable=True)
         do.run(ops.prep_read, source.fileno(), pin.address, 64, 0, keep=pin, flags=uapi.IOSQE_ASYNC)
-        workers = [
-            int(task.name)
-            for task in Path("/proc/self/task").iterdir()
-            if (task / "comm").read_text().startswith("iou-wrk")
-        ]
-        assert workers
-        assert all(os.sched_getaffinity(worker) == {cpu} for worker in workers)
+        affinities = [os.sched_getaffinity(worker) for worker in workers()]
+        assert affinities
+        assert all(affinity == {cpu} for affinity in affinities)
         register.unregister_iowq_aff(do.ring)
 
 
@@ -551,7 +548,7 @@ def test_iowq_max_workers_then_no_more_threads_than_that():
         do.ring.submit()
         os.write(pipe[1], b"12345678")
         do.finish(*tokens)
-        assert len(worker_names()) <= 2 + 1  # one of another kind may be there from before
+        assert len(workers()) <= 2 + 1  # one of another kind may be there from before
         assert sorted(memory[:8]) == sorted(b"12345678")
         for end in pipe:
             os.close(end)
