@@ -344,6 +344,7 @@ class IoUringFDMon(FDMon):
             raise
         self._requests: deque[tuple[Any, CqeHandler, tuple[Any, ...]]] = deque()
         self._bound = False
+        self._waiting = False
         self._early: deque[rings.Cqe] = deque()
         self._lot: ParkingLot | None = None
 
@@ -523,6 +524,13 @@ class IoUringFDMon(FDMon):
 
     def wait(self, timeout_ns: int | None = None) -> list[Event]:
         """Submit all changes and wait, in one system call; see FDMon.wait."""
+        self._waiting = True
+        try:
+            return self._wait(timeout_ns)
+        finally:
+            self._waiting = False
+
+    def _wait(self, timeout_ns: int | None) -> list[Event]:
         ring = self.ring
         if ring.owner != get_ident():
             self._bind()
@@ -543,6 +551,36 @@ class IoUringFDMon(FDMon):
                 return events
             if deadline is not None:
                 timeout_ns = max(0, deadline - time.monotonic_ns())
+
+    def release(self, node: AioHandler) -> None:
+        """Remove a handler and let go of its open file before returning.
+
+        One system call, and none for a handler that has no poll in the kernel. While another thread is in
+        wait(), that one is woken and does it.
+
+        Args: node is given up.
+        Lifetime: none.
+        Threads: any; at once only in the waiter's thread, or while nobody waits.
+        """
+        self.remove(node)
+        if not node.armed:
+            return
+        if self._waiting:
+            self.notify()
+            return
+        if self.ring.owner != get_ident():
+            self._bind()
+        self.fill_sq_ring()
+        self._submit()
+
+    def wake_waiter(self) -> None:
+        """Let a wait() that is going on take notice of what was just queued.
+
+        Lifetime: none.
+        Threads: any.
+        """
+        if self._waiting:
+            self.notify()
 
     def _bind(self) -> None:
         """Give the ring to the first thread that waits, and to another one when that has ended."""
