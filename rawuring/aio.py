@@ -48,7 +48,9 @@ class IoUringEventLoop(asyncio.SelectorEventLoop):
         """Return the selector; its ``backend`` and ``reason`` say what is in use."""
         return self._selector  # type: ignore[attr-defined, no-any-return]
 
-    def add_reader(self, fd: Any, callback: Callable[..., Any], *args: Any) -> None:
+    def add_reader(  # type: ignore[override]
+        self, fd: Any, callback: Callable[..., Any], *args: Any
+    ) -> None:
         """Call back when a descriptor is readable: see asyncio.
 
         Args: fd, callback and args as for asyncio.
@@ -56,7 +58,9 @@ class IoUringEventLoop(asyncio.SelectorEventLoop):
         """
         self._checked(super().add_reader, fd, callback, args)
 
-    def add_writer(self, fd: Any, callback: Callable[..., Any], *args: Any) -> None:
+    def add_writer(  # type: ignore[override]
+        self, fd: Any, callback: Callable[..., Any], *args: Any
+    ) -> None:
         """Call back when a descriptor is writable: see asyncio.
 
         Args: fd, callback and args as for asyncio.
@@ -121,7 +125,7 @@ def event_loop_policy() -> Any:
 def install() -> None:
     """Let every loop that this process makes from now on run on io_uring.
 
-    Up to Python 3.13 through the policy; from 3.14 on, where policies go, by way of selectors.DefaultSelector.
+    Through the policy; from Python 3.14 on, where policies go, by way of selectors.DefaultSelector.
     """
     if sys.version_info < (3, 14):
         asyncio.set_event_loop_policy(event_loop_policy())

@@ -16,8 +16,8 @@ Facts, and what follows from them:
   timeout, or that must not wait, asks the set directly: one system call as well, and the cheaper one.
 * An epoll set does not hold the files that it watches: a closed descriptor leaves it by itself, and the
   peer of a closed socket sees the end at once. A pending POLL_ADD holds its file.
-* EPOLL_CTL as a request finds its descriptor when it runs. So additions and modifications may wait for the next
-  select(), but a removal may not: the number could be another file by then.
+* EPOLL_CTL as a request finds its descriptor when it runs. So additions and modifications may wait for
+  the next select(), but a removal may not: the number could be another file by then.
 * epoll refuses regular files, closed descriptors and some devices, and register() has to say so. Only the
   kernel knows, so a number costs one epoll_ctl. A socket object needs none: it is a socket, and its
   fileno() tells whether it is open. ``trusting`` takes numbers at their word, too.
@@ -56,8 +56,8 @@ if TYPE_CHECKING:
 # poll(2)'s and epoll's bits; these five have the same values on every architecture.
 _IN, _OUT = 0x01, 0x04
 _MASK = (0, _IN, _OUT, _IN | _OUT)  # indexed by EVENT_READ | EVENT_WRITE
-# As in EpollSelector: whatever is not IN makes writable, whatever is not OUT makes readable, so that an error or
-# a hang-up wakes whoever waits.
+# As in EpollSelector: whatever is not IN makes writable, whatever is not OUT makes readable, so that an error
+# or a hang-up wakes whoever waits.
 _EVENTS = tuple(
     (EVENT_WRITE if mask & ~_IN else 0) | (EVENT_READ if mask & ~_OUT else 0) for mask in range(32)
 )
@@ -72,15 +72,21 @@ class IoUringSelector(selectors.BaseSelector):
     """Watch descriptors as EpollSelector does, with changes that cost no system call and exact timeouts."""
 
     def __init__(
-        self, strategy: str | None = None, *, fallback: bool = True, entries: int = 1024, trusting: bool = False
+        self,
+        strategy: str | None = None,
+        *,
+        fallback: bool = True,
+        entries: int = 1024,
+        trusting: bool = False,
     ) -> None:
         """Take the best strategy that works here.
 
-        Args: strategy names one of STRATEGIES, None takes the first that works; fallback says whether a
-            selector of the standard library may take their place, with a RuntimeWarning that names the reason;
-            entries is the size of the ring, and so the number of changes that fit into one system call;
-            trusting takes plain numbers at their word: register() then makes no system call for them
-            either, and a number that cannot be watched is reported as ready instead of being refused.
+        Args: strategy names one of STRATEGIES ("epoll", "poll" and "select" are the standard library's), None
+            takes the first that works; fallback says whether a selector of the standard library may take
+            its place, with a RuntimeWarning that names the reason; entries is the size of the ring, and so
+            the number of changes that fit into one system call; trusting takes plain numbers at their
+            word: register() then makes no system call for them either, and a number that cannot be
+            watched is reported as ready instead of being refused.
         Raises: Unavailable with the cause, without fallback; ValueError for an unknown strategy.
         Threads: any; the first select() binds it to a thread.
         Since: 5.1; 5.6 for an epoll set, 6.15 for one system call with it
@@ -508,8 +514,8 @@ class EpollWait(Strategy):
     def _refuse_late(self, fd: int, code: int | None) -> None:
         """Take note that a queued change failed.
 
-        A descriptor that was closed in the meantime is silent, as in EpollSelector. Anything else is reported as
-        ready from now on, as poll(2) does with regular files, so that whoever waits finds out.
+        A descriptor that was closed in the meantime is silent, as in EpollSelector. Anything else is reported
+        as ready from now on, as poll(2) does with regular files, so that whoever waits finds out.
         """
         if code != errno.EBADF:
             self._refused.add(fd)

@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: MIT
 """Run CPython's own test_selectors and test_asyncio over IoUringSelector.
 
-    python3 tools/run_cpython_tests.py [--python PATH ...] [--strategy NAME ...] [--only test_asyncio] [-k NAME]
+    python3 tools/run_cpython_tests.py [--python PATH] [--strategy NAME] [--only test_asyncio] [-k NAME]
 
-What it is: test_selectors with SELECTOR = IoUringSelector, and test_asyncio with selectors.DefaultSelector and
-selectors.EpollSelector replaced by it, on every Python that has the ``test`` package. What fails is run once
-more, alone, and then on the default loop: only a test that fails twice here and passes there counts.
+What it is: test_selectors with SELECTOR = IoUringSelector, and test_asyncio with selectors.DefaultSelector
+and selectors.EpollSelector replaced by it, on every Python that has the ``test`` package. What fails is run
+once more, alone, and then on the default loop: only a test that fails twice here and passes there counts.
 Must not know: how the selector works.
 Invariant: the last line says ``N passed, N failed``, and the exit code is 0 only when nothing failed.
 Read next: rawuring/selector.py.
@@ -127,7 +127,7 @@ def main() -> int:
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--python", action="append", metavar="PATH", help="an interpreter; default: all found")
+    parser.add_argument("--python", action="append", metavar="PATH", help="default: all found")
     parser.add_argument("--strategy", action="append", choices=STRATEGIES)
     parser.add_argument("--only", action="append", choices=SUITES)
     parser.add_argument("-k", metavar="NAME", help="only tests whose name contains NAME")
