@@ -1302,6 +1302,14 @@ class Ring:
             sq_dropped=self.sq.dropped(),
         )
 
+    def disown_fd(self) -> None:
+        """Forget the descriptor, because somebody else has closed it: close() then leaves that number alone.
+
+        Lifetime: none.
+        Threads: the owner only.
+        """
+        self._fd = -1
+
     def close(self) -> None:
         """Cancel and drain what is in flight, then unmap the rings and close the descriptor.
 

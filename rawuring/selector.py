@@ -375,10 +375,6 @@ class Strategy:
 # ------------------------------------------------------------------------------------------------------
 # An epoll set, changed and watched through a ring
 
-# The errnos with which a sandbox or an administrator takes io_uring away while it is in use, and those of a
-# ring that somebody else has closed.
-_LOST = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.ENXIO)
-
 _CTL = 1 << 62  # marks the user_data of an EPOLL_CTL; tokens are counted from 1
 
 
@@ -562,7 +558,9 @@ class EpollWait(Strategy):
         """Make what is pending without the ring, for now or, if it was taken away, for good."""
         for fd in list(self._pending):
             self._apply_now(fd)
-        if error.errno in _LOST and not self._lost:
+        if error.errno in fdmon.REFUSED + fdmon.GONE and not self._lost:
+            if error.errno in fdmon.GONE:
+                self.ring.disown_fd()
             self._lost = self._direct = True
             self.reason = f"{self.name} stopped working: {error}"
             self.name = "epoll"
@@ -803,7 +801,8 @@ class PollAdd(Strategy):
 
     def add(self, key: SelectorKey, known: bool) -> None:
         """Refuse what epoll would refuse, as far as fstat can tell; the rest is done by the next wait."""
-        self.ring.fileno()
+        if self._monitor.backend == "io_uring":
+            self.ring.fileno()  # refuses after close() and in a forked child
         if not known:
             mode = os.fstat(key.fd).st_mode
             if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
@@ -833,7 +832,9 @@ class PollAdd(Strategy):
         while True:
             ready: Ready = []
             closed = 0
-            for node, mask in self._monitor.wait(timeout_ns):
+            found = self._monitor.wait(timeout_ns)
+            self._note_loss()
+            for node, mask in found:
                 key = keys.get(node.fd)
                 if mask & fdmon.POLLNVAL:
                     self._monitor.remove(node)
@@ -848,6 +849,12 @@ class PollAdd(Strategy):
                 timeout_ns = max(0, deadline - time.monotonic_ns())
                 if not timeout_ns:
                     return ready
+
+    def _note_loss(self) -> None:
+        """Say so when the monitor has gone on without the ring."""
+        if self.name != self._monitor.backend and not self._monitor.backend.startswith("io_uring"):
+            self.name, self.reason = self._monitor.backend, self._monitor.reason
+            warnings.warn(f"{self.reason}; going on with {self.name}", RuntimeWarning, stacklevel=4)
 
     def fileno(self) -> int:
         """Return the ring's descriptor."""
