@@ -125,12 +125,11 @@ def event_loop_policy() -> Any:
 def install() -> None:
     """Let every loop that this process makes from now on run on io_uring.
 
-    Through the policy; from Python 3.14 on, where policies go, by way of selectors.DefaultSelector.
+    By way of selectors.DefaultSelector, and up to Python 3.13 (3.14 deprecates policies) through the policy.
     """
+    selectors.DefaultSelector = IoUringSelector  # type: ignore[misc, assignment]
     if sys.version_info < (3, 14):
         asyncio.set_event_loop_policy(event_loop_policy())
-    else:
-        selectors.DefaultSelector = IoUringSelector  # type: ignore[misc]
 
 
 # ------------------------------------------------------------------------------------------------------

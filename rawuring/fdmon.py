@@ -33,8 +33,8 @@ Facts about polling through io_uring, and what follows from them:
 * An SQPOLL ring answers later than we submit, so a wait that must not wait sends a no-op behind its polls
   and waits for that one: requests are started in order.
 
-Userspace polling looks for completions in memory, for up to poll_max_ns, before it blocks. Whether anything is
-to be seen there depends on how the ring was made:
+Userspace polling looks for completions in memory, for up to poll_max_ns, before it blocks. Whether
+anything is to be seen there depends on how the ring was made:
 
     =======================  ==========================================  =======================
     setup flags              a completion appears in memory              poll_max_ns
@@ -338,7 +338,8 @@ class IoUringFDMon(FDMon):
     """Watch descriptors with one-shot polls on a ring, all changes of a turn in one system call.
 
     When the kernel takes io_uring away while it is in use, the monitor goes on with poll(2): ``backend`` and
-    ``reason`` change, no handler is lost, and a request that can no longer be sent is answered with the error.
+    ``reason`` change, no handler is lost, and a request that can no longer be sent gets the error as its
+    result.
 
     Mirrors: QEMU util/fdmon-io_uring.c
     """
@@ -858,6 +859,8 @@ class IoUringFDMon(FDMon):
         try:
             if not self.ring.closed:
                 self._requests.clear()
+                while self._early:  # else close() would wait for completions that have come already
+                    self.process_cqe(None, self._early.popleft())
                 self.ring.close()
         except OSError:
             if self._instead is None:

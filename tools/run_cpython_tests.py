@@ -26,6 +26,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parent.parent
 SUITES = ("test_selectors", "test_asyncio")
 STRATEGIES = ("io_uring:epoll_wait", "io_uring:epoll_poll", "io_uring:poll_add")
+LOOP = "aio"  # rawuring.aio's loop, in place of every SelectorEventLoop
 DEFAULT = "default"  # the loop and the selectors as they are
 
 # Runs in the interpreter under test. The arguments are in sys.argv[1] as JSON; the answer goes to a file.
@@ -34,6 +35,15 @@ import json, sys, unittest
 checkout, strategy, suite, names, pattern, answer = json.loads(sys.argv[1])
 sys.path.append(checkout)
 import selectors
+
+if strategy == "aio":
+    import asyncio, asyncio.unix_events
+    from rawuring import aio
+
+    aio.install()
+    for place in (asyncio, asyncio.unix_events):
+        place.SelectorEventLoop = place.EventLoop = aio.IoUringEventLoop
+    strategy = "io_uring:epoll_wait"
 
 if strategy != "default":
     from rawuring.selector import IoUringSelector
@@ -105,7 +115,8 @@ def main() -> int:
             print(f"{python}: no test package, left out")
             continue
         for suite in options.only or SUITES:
-            for strategy in options.strategy or (STRATEGIES if suite == "test_selectors" else STRATEGIES[:1]):
+            every = STRATEGIES if suite == "test_selectors" else (STRATEGIES[0], LOOP)
+            for strategy in options.strategy or every:
                 row = compare(python, strategy, suite, options.k)
                 rows.append(row)
                 passed += row["passed"]
@@ -128,7 +139,7 @@ def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--python", action="append", metavar="PATH", help="default: all found")
-    parser.add_argument("--strategy", action="append", choices=STRATEGIES)
+    parser.add_argument("--strategy", action="append", choices=(*STRATEGIES, LOOP))
     parser.add_argument("--only", action="append", choices=SUITES)
     parser.add_argument("-k", metavar="NAME", help="only tests whose name contains NAME")
     return parser.parse_args()
