@@ -92,7 +92,8 @@ class IoUringSelector(selectors.BaseSelector):
         Since: 5.1; 5.6 for an epoll set, 6.15 for one system call with it
         """
         self._map: Keys = {}
-        self._view: _Map | None = _Map(self)
+        self._view = _Map(self._map)  # knows the dictionary, not us: no cycle
+        self._closed = False
         #: Take descriptors that are plain numbers at their word.
         self.trusting = trusting
         self._strategy = _choose(strategy, fallback, entries)
@@ -134,7 +135,7 @@ class IoUringSelector(selectors.BaseSelector):
         """
         if not events or events & ~(EVENT_READ | EVENT_WRITE):
             raise ValueError(f"Invalid events: {events!r}")
-        key = SelectorKey(fileobj, self._fd_of(fileobj), events, data)
+        key = SelectorKey(fileobj, self._view.fd_of(fileobj), events, data)
         fd = key.fd
         if fd in self._map:
             raise KeyError(f"{fileobj!r} (FD {fd}) is already registered")
@@ -158,7 +159,7 @@ class IoUringSelector(selectors.BaseSelector):
         Mirrors: CPython selectors.EpollSelector.unregister
         """
         try:
-            key = self._map.pop(self._fd_of(fileobj))
+            key = self._map.pop(self._view.fd_of(fileobj))
         except KeyError:
             raise KeyError(f"{fileobj!r} is not registered") from None
         self._strategy.remove(key)
@@ -176,9 +177,7 @@ class IoUringSelector(selectors.BaseSelector):
         Threads: any.
         Mirrors: CPython selectors.EpollSelector.modify
         """
-        key = self._lookup(fileobj)
-        if key is None:
-            raise KeyError(f"{fileobj!r} is not registered")
+        key = self._view[fileobj]
         if events == key.events:
             if data != key.data:
                 key = key._replace(data=data)
@@ -223,7 +222,7 @@ class IoUringSelector(selectors.BaseSelector):
         Raises: KeyError; RuntimeError after close().
         Lifetime: none.
         """
-        if self._view is None:
+        if self._closed:
             raise RuntimeError("Selector is closed")
         return self._view[fileobj]
 
@@ -232,7 +231,7 @@ class IoUringSelector(selectors.BaseSelector):
 
         Lifetime: none.
         """
-        return self._view  # type: ignore[return-value]
+        return None if self._closed else self._view  # type: ignore[return-value]
 
     def fileno(self) -> int:
         """Return a descriptor that is readable when select(0) would return something.
@@ -250,30 +249,17 @@ class IoUringSelector(selectors.BaseSelector):
         Threads: any, while nobody is in select().
         """
         self._map.clear()
-        self._view = None
+        self._closed = True
         self._strategy.close()
 
     def __del__(self) -> None:
         """Close a selector that was forgotten, without a warning, as EpollSelector does."""
-        if getattr(self, "_view", None) is not None and hasattr(self, "_strategy"):
+        if hasattr(self, "_strategy") and not self._closed:
             self._strategy.close()
 
     def __repr__(self) -> str:
         """Show the strategy and how many file objects are registered."""
         return f"<IoUringSelector {self.backend} registered={len(self._map)}>"
-
-    def _fd_of(self, fileobj: Any) -> int:
-        """Return the number of a file object, also of one that was closed while it was registered."""
-        try:
-            return _fileno(fileobj)
-        except ValueError:
-            for key in self._map.values():
-                if key.fileobj is fileobj:
-                    return key.fd
-            raise
-
-    def _lookup(self, fileobj: Any) -> SelectorKey | None:
-        return self._map.get(self._fd_of(fileobj))
 
 
 def _fileno(fileobj: Any) -> int:
@@ -300,24 +286,33 @@ def _is_open(fileobj: Any) -> bool:
 class _Map(Mapping):  # type: ignore[type-arg]
     """What get_map() returns: file objects to keys."""
 
-    def __init__(self, selector: IoUringSelector) -> None:
-        self._selector = selector
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+
+    def fd_of(self, fileobj: Any) -> int:
+        """Return the number of a file object, also of one that was closed while it was registered."""
+        try:
+            return _fileno(fileobj)
+        except ValueError:
+            for key in self._keys.values():
+                if key.fileobj is fileobj:
+                    return key.fd
+            raise
 
     def __len__(self) -> int:
-        return len(self._selector._map)
+        return len(self._keys)
 
     def __getitem__(self, fileobj: Any) -> SelectorKey:
-        key = self._selector._lookup(fileobj)
+        key = self._keys.get(self.fd_of(fileobj))
         if key is None:
             raise KeyError(f"{fileobj!r} is not registered")
         return key
 
     def get(self, fileobj: Any, default: Any = None) -> Any:
-        key = self._selector._lookup(fileobj)
-        return default if key is None else key
+        return self._keys.get(self.fd_of(fileobj), default)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._selector._map)
+        return iter(self._keys)
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -556,7 +551,7 @@ class EpollWait(Strategy):
 
     def _give_up_ring(self, error: OSError) -> None:
         """Make what is pending without the ring, for now or, if it was taken away, for good."""
-        for fd in list(self._pending):
+        for fd, _ in _snapshot(self._pending):
             self._apply_now(fd)
         if error.errno in fdmon.REFUSED + fdmon.GONE and not self._lost:
             if error.errno in fdmon.GONE:
@@ -615,7 +610,7 @@ class EpollWait(Strategy):
         if not self._pending:
             return sent
         room = self.ring.sq.space_left() - 1
-        for fd, change in list(self._pending.items()):
+        for fd, change in _snapshot(self._pending):
             key = change[1]
             if change[0] == _ADD and isinstance(key.fileobj, socket) and not _is_open(key.fileobj):
                 self._pending.pop(fd, None)  # closed before the kernel heard of it
@@ -715,7 +710,7 @@ class EpollWait(Strategy):
     def fileno(self) -> int:
         """Return the descriptor of the set, which from now on knows of every change at once."""
         self._direct = True
-        for fd in list(self._pending):
+        for fd, _ in _snapshot(self._pending):
             self._apply_now(fd)
         return self._epoll.fileno()
 
@@ -764,6 +759,15 @@ class EpollPoll(EpollWait):
 
     def _collect(self, res: int, keys: Keys) -> Ready:
         return self._ask_epoll(0, keys)
+
+
+def _snapshot(changes: dict[int, tuple[int, SelectorKey]]) -> list[tuple[int, tuple[int, SelectorKey]]]:
+    """Copy a dictionary that other threads may be changing."""
+    while True:
+        try:
+            return list(changes.items())
+        except RuntimeError:  # PyPy: it changed on the way
+            continue
 
 
 def _epoll_event() -> struct.Struct:
