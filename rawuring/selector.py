@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
     Ready = list[tuple[SelectorKey, int]]
     Keys = dict[int, SelectorKey]
+    Change = tuple[int, tuple[int, SelectorKey]]  # fd, and EPOLL_CTL_ADD or MOD with the new key
 
 # poll(2)'s and epoll's bits; these five have the same values on every architecture.
 _IN, _OUT = 0x01, 0x04
@@ -413,6 +414,8 @@ class EpollWait(Strategy):
             #: Where EPOLL_CTL requests find their struct epoll_event, one for each slot of the ring.
             self._ctl_memory = buffers.allocate(self._event.size * self.ring.sq.ring_entries)
             self._ctl_pin = buffers.pin(self._ctl_memory)
+            self._ctl_address = self._ctl_pin.address
+            self._ctl_flags = uapi.IOSQE_CQE_SKIP_SUCCESS if self._silent else 0
             self._prepare_wait(64)
             self._try_out()
         except BaseException:
@@ -562,34 +565,43 @@ class EpollWait(Strategy):
             warnings.warn(f"{self.reason}; going on with epoll", RuntimeWarning, stacklevel=4)
 
     def _wait_in_ring(self, timeout_ns: int | None, keys: Keys) -> Ready:
+        # Shaped by speed (bench/bench_selector.py): this is an iteration of a busy loop.
         ring = self.ring
         if ring.owner != get_ident():
             self._bind()
-        deadline = None if not timeout_ns else time.monotonic_ns() + timeout_ns
+        deadline = time.monotonic_ns() + timeout_ns if timeout_ns else 0
+        sent: list[Change] = []
         try:
             # What completed between two waits is a hint, and may be out of date: dropped, and armed again.
-            if ring.cq_ready() or self._cqes:
+            if self._cqes or ring.cq.ready():
                 self._take_completions(None)
             while True:
-                sent = self._queue_changes()
-                self._arm(len(keys))
-                extra = 0 if self._silent else len(sent)
-                ring.submit_and_wait(1 + extra if timeout_ns != 0 else 0, timeout_ns)
-                self._forget_sent(sent)
+                if self._pending:
+                    sent = self._queue_changes()
+                if self._token not in self._inflight.entries:
+                    self._arm(len(keys))
+                # Where success is not silent, the completions of the changes come first.
+                wanted = 1 if self._silent else 1 + len(sent)
+                ring.submit_and_wait(wanted if timeout_ns != 0 else 0, timeout_ns)
+                if sent:
+                    sent = self._forget_sent(sent)
                 ready = self._take_completions(keys)
                 if self._refused:
                     return self._with_refused(ready, keys)
                 if ready or timeout_ns == 0:
                     return ready
-                if deadline is not None:
-                    timeout_ns = max(0, deadline - time.monotonic_ns())
-                    if not timeout_ns:
+                if deadline:
+                    timeout_ns = deadline - time.monotonic_ns()
+                    if timeout_ns <= 0:
                         return ready
         except BaseException:
-            # What was queued and not sent is dropped here, and made again by the next wait.
-            for user_data in () if ring.closed else ring.discard():
-                self._inflight.entries.pop(user_data, None)
+            self._drop_queued()
             raise
+
+    def _drop_queued(self) -> None:
+        """Drop what was queued and not sent; the next wait makes it again."""
+        for user_data in () if self.ring.closed else self.ring.discard():
+            self._inflight.entries.pop(user_data, None)
 
     def _bind(self) -> None:
         """Move to the calling thread; the request of the old one is abandoned, with its memory."""
@@ -598,7 +610,7 @@ class EpollWait(Strategy):
             self._inflight.cancel(self._token)
             self._prepare_wait(self._capacity)
 
-    def _queue_changes(self) -> list[tuple[int, tuple[int, SelectorKey]]]:
+    def _queue_changes(self) -> list[Change]:
         """Turn pending changes into requests, sending what does not fit beforehand.
 
         Each stays pending until it was sent, so that an exception of a signal handler loses none; to make one
@@ -606,39 +618,36 @@ class EpollWait(Strategy):
 
         Returns: what was queued and not sent yet.
         """
-        sent: list[tuple[int, tuple[int, SelectorKey]]] = []
-        if not self._pending:
-            return sent
-        room = self.ring.sq.space_left() - 1
-        for fd, change in _snapshot(self._pending):
-            key = change[1]
-            if change[0] == _ADD and isinstance(key.fileobj, socket) and not _is_open(key.fileobj):
+        ring, epfd, size = self.ring, self._epoll.fileno(), self._event.size
+        if ring.sq.pending():
+            self._drop_queued()  # left by an exception inside our own cleaning up
+        room = ring.sq.ring_entries - 1
+        sent: list[Change] = []
+        for each in _snapshot(self._pending):
+            fd, (op, key) = each
+            if op == _ADD and isinstance(key.fileobj, socket) and key.fileobj.fileno() != fd:
                 self._pending.pop(fd, None)  # closed before the kernel heard of it
                 continue
             if len(sent) == room:
-                self.ring.submit()
-                self._forget_sent(sent)
-                sent, room = [], self.ring.sq.space_left() - 1
+                ring.submit()
+                sent = self._forget_sent(sent)
             self._given.add(fd)
-            self._put_control(len(sent), change[0], fd, _MASK[key.events])
-            sent.append((fd, change))
+            offset = len(sent) * size
+            self._event.pack_into(self._ctl_memory, offset, _MASK[key.events], fd)
+            ops.prep_rw(
+                ring.get_sqe(), uapi.IORING_OP_EPOLL_CTL, epfd, self._ctl_address + offset, op, fd, _CTL | fd,
+                self._ctl_flags,
+            )  # fmt: skip
+            sent.append(each)
         return sent
 
-    def _put_control(self, slot: int, change: int, fd: int, mask: int) -> None:
-        offset = slot * self._event.size
-        self._event.pack_into(self._ctl_memory, offset, mask, fd)
-        sqe = bytearray(self.ring.sq.sqe_size)
-        flags = uapi.IOSQE_CQE_SKIP_SUCCESS if self._silent else 0
-        ops.prep_rw(
-            sqe, uapi.IORING_OP_EPOLL_CTL, self._epoll.fileno(), self._ctl_pin.address + offset, change, fd,
-            _CTL | fd, flags,
-        )  # fmt: skip
-        self.ring.put(sqe)
-
-    def _forget_sent(self, sent: list[tuple[int, tuple[int, SelectorKey]]]) -> None:
+    def _forget_sent(self, sent: list[Change]) -> list[Change]:
+        """Take what was sent off the list, unless it has changed again; return an empty list."""
+        pending = self._pending
         for fd, change in sent:
-            if self._pending.get(fd) is change:
-                self._pending.pop(fd, None)
+            if pending.get(fd) is change:
+                pending.pop(fd, None)
+        return []
 
     def _prepare_wait(self, capacity: int) -> None:
         """Make the request that waits, with memory of its own."""
@@ -653,15 +662,12 @@ class EpollWait(Strategy):
         self._held: tuple[Any, tuple[Any, ...]] = (None, (pin, self._memory))
 
     def _arm(self, count: int) -> None:
-        """Queue the request that waits, unless it waits already."""
-        entries = self._inflight.entries
-        if self._token in entries:
-            return
+        """Queue the request that waits."""
         if count > self._capacity:
             self._prepare_wait(1 << (count - 1).bit_length())
         self.ring.put(self._wait_sqe)
         # The same token again: each request has exactly one completion, and it has come.
-        entries[self._token] = self._held
+        self._inflight.entries[self._token] = self._held
 
     def _take_completions(self, keys: Keys | None) -> Ready:
         """Handle every completion; without keys they are only hints."""
@@ -761,7 +767,7 @@ class EpollPoll(EpollWait):
         return self._ask_epoll(0, keys)
 
 
-def _snapshot(changes: dict[int, tuple[int, SelectorKey]]) -> list[tuple[int, tuple[int, SelectorKey]]]:
+def _snapshot(changes: dict[int, tuple[int, SelectorKey]]) -> list[Change]:
     """Copy a dictionary that other threads may be changing."""
     while True:
         try:
