@@ -30,8 +30,8 @@ Facts about polling through io_uring, and what follows from them:
   only then is its token forgotten (QEMU frees the handler there).
 * A poll is cancelled, and its event lost, when the thread that submitted it ends. -ECANCELED for a handler
   that was not removed therefore means: arm it again.
-* An SQPOLL ring answers later than we submit, so a wait that must not wait sends a no-op behind its polls
-  and waits for that one: requests are started in order.
+* An SQPOLL ring answers when its thread comes to it. There a wait that does not wait may miss what has just
+  become true; the next one finds it.
 
 Userspace polling looks for completions in memory, for up to poll_max_ns, before it blocks. Whether
 anything is to be seen there depends on how the ring was made:
@@ -59,7 +59,7 @@ import time
 from _thread import get_ident
 from collections import deque
 
-from . import barriers, ops, rings, uapi
+from . import barriers, ops, rings, syscalls, uapi
 from .inflight import InFlight, next_token
 
 TYPE_CHECKING = False
@@ -331,8 +331,6 @@ GONE = (errno.EBADF, errno.EOPNOTSUPP, errno.ENXIO)
 #: Where adaptive polling starts. Mirrors QEMU aio-posix.c adjust_polling_time.
 POLL_START_NS = 4000
 
-_SYNC = (1 << 64) - 2  # user_data of the no-op that follows the polls on an SQPOLL ring
-
 
 class IoUringFDMon(FDMon):
     """Watch descriptors with one-shot polls on a ring, all changes of a turn in one system call.
@@ -371,7 +369,7 @@ class IoUringFDMon(FDMon):
             milliseconds asks for SQPOLL, a thread of the kernel that submits for us and burns a CPU until
             it has been idle for so long.
         Raises: Unavailable with the cause; ValueError for polling that these flags do not allow.
-        Since: 5.1; 5.5 for more descriptors than the CQ has entries; 5.13 for SQPOLL without privilege
+        Since: 5.1; 5.5 for more descriptors than the CQ has entries; SQPOLL 5.11, without privilege 5.13
         Mirrors: QEMU fdmon_io_uring_setup
         """
         if wish is None:
@@ -384,14 +382,14 @@ class IoUringFDMon(FDMon):
         self.ring = rings.Ring(entries, flags=flags, wish=wish, sq_thread_idle_ms=sq_thread_idle_ms)
         self._instead: PollFDMon | None = None
         try:
+            self.ring.dont_fork()
+            _check_sqpoll(self.ring)
             self.inflight = InFlight(self.ring)
             self.set_poll_params(poll_max_ns)
             super().__init__()
         except BaseException:
             self.ring.close()
             raise
-        self._sqpoll = bool(self.ring.flags & uapi.IORING_SETUP_SQPOLL)
-        self._synced = True
         self._requests: deque[tuple[Any, CqeHandler, tuple[Any, ...]]] = deque()
         self._bound = False
         self._waiting = False
@@ -539,9 +537,6 @@ class IoUringFDMon(FDMon):
         user_data, res, flags = cqe[0], cqe[1], cqe[2]
         if not user_data:
             return  # a POLL_REMOVE: the poll itself answers too
-        if user_data == _SYNC:
-            self._synced = True
-            return
         entry = self.inflight.entries.get(user_data)
         node = entry[0] if entry is not None else None
         if not isinstance(node, AioHandler):
@@ -622,7 +617,7 @@ class IoUringFDMon(FDMon):
         while True:
             self.fill_sq_ring()
             if timeout_ns == 0 or inflight._ready:
-                self._submit_now()
+                ring.submit_and_wait(0)
             elif not self.poll_max_ns:
                 ring.submit_and_wait(1, timeout_ns)
             elif not self.try_poll_mode(timeout_ns):
@@ -643,20 +638,6 @@ class IoUringFDMon(FDMon):
         if self.poll_max_ns and timeout_ns != 0:
             self.adjust_polling_time(time.monotonic_ns() - start)
         return events
-
-    def _submit_now(self) -> None:
-        """Submit, and let everything complete that can do so at once."""
-        if not self._sqpoll:
-            self.ring.submit_and_wait(0)
-        elif self.ring.sq.pending():
-            self._synced = False
-            sqe = bytearray(self.ring.sq.sqe_size)
-            ops.prep_nop(sqe, _SYNC)
-            self._put(sqe)
-            while not self._synced:
-                self.ring.submit_and_wait(1)
-                self.ring.reap_into(self._early)
-                self._synced = any(cqe[0] == _SYNC for cqe in self._early)
 
     # -- userspace polling
 
@@ -795,14 +776,19 @@ class IoUringFDMon(FDMon):
             self._bind()
         try:
             self.fill_sq_ring()
-            if self._sqpoll:
-                self._submit_now()
-            else:
-                self._submit()
+            self._submit()
+            if self.ring.flags & uapi.IORING_SETUP_SQPOLL:
+                self._wait_for_end(node)
         except OSError as error:
             if error.errno not in REFUSED + GONE:
                 raise
             self._downgrade(error)
+
+    def _wait_for_end(self, node: AioHandler) -> None:
+        """Wait for a poll's last completion; on an SQPOLL ring, submitted is not done."""
+        while not any(cqe[0] == node.token for cqe in self._early):
+            self.ring.submit_and_wait(1)
+            self.ring.reap_into(self._early)
 
     def wake_waiter(self) -> None:
         """Let a wait() that is going on take notice of what was just queued.
@@ -823,7 +809,7 @@ class IoUringFDMon(FDMon):
     def _ask_again(self, events: list[Event]) -> list[Event]:
         """Arm everything again and take what is true now."""
         self.fill_sq_ring()
-        self._submit_now()
+        self.ring.submit_and_wait(0)
         again: list[Event] = []
         self.process_cq_ring(again)
         return again
@@ -870,6 +856,14 @@ class IoUringFDMon(FDMon):
         if self._instead is not None:
             self._instead.destroy()
         super().destroy()
+
+
+def _check_sqpoll(ring: rings.Ring) -> None:
+    if ring.flags & uapi.IORING_SETUP_SQPOLL and not ring.features & uapi.IORING_FEAT_SQPOLL_NONFIXED:
+        raise syscalls.Unavailable(
+            errno.EINVAL, "a monitor on an SQPOLL ring", "flags",
+            "Before Linux 5.11 an SQPOLL ring takes registered files only: use a ring without SQPOLL.",
+        )  # fmt: skip
 
 
 def polling_refusal(flags: int) -> str | None:

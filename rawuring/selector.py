@@ -403,6 +403,7 @@ class EpollWait(Strategy):
         wish = fdmon.IoUringFDMon.WISH
         self.ring: rings.Ring = rings.Ring(entries, wish=wish, min_entries=min(entries, 8))
         try:
+            self.ring.dont_fork()
             self._inflight = InFlight(self.ring)
             self._epoll = select.epoll()
         except BaseException:
@@ -580,9 +581,12 @@ class EpollWait(Strategy):
                     sent = self._queue_changes()
                 if self._token not in self._inflight.entries:
                     self._arm(len(keys))
-                # Where success is not silent, the completions of the changes come first.
-                wanted = 1 if self._silent else 1 + len(sent)
-                ring.submit_and_wait(wanted if timeout_ns != 0 else 0, timeout_ns)
+                if sent and not self._silent:
+                    ring.submit()  # their completions must not be taken for events
+                    self._take_completions(None)
+                    if self._token not in self._inflight.entries:
+                        self._arm(len(keys))
+                ring.submit_and_wait(0 if timeout_ns == 0 else 1, timeout_ns)
                 if sent:
                     sent = self._forget_sent(sent)
                 ready = self._take_completions(keys)
@@ -688,7 +692,8 @@ class EpollWait(Strategy):
     def _control_failed(self, fd: int, code: int, keys: Keys | None) -> None:
         if code in (errno.EINVAL, errno.EOPNOTSUPP) and not self._given - {fd}:
             raise OSError(code, "this kernel has no IORING_OP_EPOLL_CTL (Linux 5.6)")
-        key = keys.get(fd) if keys else None
+        change = self._pending.get(fd)
+        key = keys.get(fd) if keys else change[1] if change else None
         if key is not None and code in (errno.EEXIST, errno.ENOENT):
             # Closed and opened again, or made twice.
             self._control(_MOD if code == errno.EEXIST else _ADD, key)
@@ -722,6 +727,8 @@ class EpollWait(Strategy):
 
     def close(self) -> None:
         """Close ring and set."""
+        while self._cqes:  # else the ring would wait for completions that have come already
+            self._inflight.entries.pop(self._cqes.popleft()[0], None)
         if not self.ring.closed:
             if self.ring.owner != get_ident() and not self._waiting:
                 self.ring.bind_thread()
