@@ -1310,7 +1310,7 @@ class Ring:
         Lifetime: none.
         Threads: the owner only.
         Source: madvise(2), MADV_DONTFORK. Linux 6.12 and 7.2 for user mode (UML) damage their memory when a
-            process with 256 SQEs or more mapped forks (seen 2026-11-23); elsewhere it saves work at each fork.
+            process with 256 SQEs or more mapped forks (seen 2026-11-23); elsewhere this saves work.
         """
         import mmap
 

@@ -399,6 +399,7 @@ class EpollWait(Strategy):
         #: Changes are made at once: somebody watches the set's own descriptor, or the ring was lost.
         self._direct = False
         self._lost = False
+        self._strayed = False
         self._token = 0
         wish = fdmon.IoUringFDMon.WISH
         self.ring: rings.Ring = rings.Ring(entries, wish=wish, min_entries=min(entries, 8))
@@ -548,6 +549,8 @@ class EpollWait(Strategy):
                 events = _EVENTS[mask & 31] & key.events
                 if events:
                     ready.append((key, events))
+            else:
+                self._stray(fd)
         return self._with_refused(ready, keys) if self._refused else ready
 
     def _with_refused(self, ready: Ready, keys: Keys) -> Ready:
@@ -593,6 +596,9 @@ class EpollWait(Strategy):
                 if self._refused:
                     return self._with_refused(ready, keys)
                 if ready or timeout_ns == 0:
+                    return ready
+                if self._strayed:
+                    self._strayed = False
                     return ready
                 if deadline:
                     timeout_ns = deadline - time.monotonic_ns()
@@ -714,7 +720,20 @@ class EpollWait(Strategy):
                 events = _EVENTS[mask & 31] & key.events
                 if events:
                     ready.append((key, events))
+            else:
+                self._stray(fd)
         return ready
+
+    def _stray(self, fd: int) -> None:
+        """Put out what nobody registered: a number that was closed and used again before it was added.
+
+        What cannot be put out (a copy of a closed descriptor, open elsewhere) ends the wait, as in
+        EpollSelector.
+        """
+        try:
+            self._epoll.unregister(fd)
+        except OSError:
+            self._strayed = True
 
     # -- the rest
 
@@ -952,7 +971,7 @@ def _choose(wanted: str | None, fallback: bool, entries: int) -> Strategy:
             strategy = STRATEGIES[name](entries)
         except (OSError, ImportError, AttributeError) as error:
             failures.append(f"{name} failed: {error}")
-            last = error
+            last = error.with_traceback(None)  # whose frames hold what is closed by now
             if isinstance(error, syscalls.Unavailable):
                 break  # without a ring there is no other strategy
             continue

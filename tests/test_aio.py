@@ -133,7 +133,8 @@ def test_transport_sockets_then_no_system_call_when_they_are_added():
         for pair in pairs:
             for sock in pair:
                 sock.close()
-        return added, enters_then - enters
+        silent = bool(selector.ring.features & 1 << 11)  # CQE_SKIP (5.17): else a call of their own
+        return added, enters_then - enters - (not silent)
 
     if not hasattr(IoUringSelector()._strategy, "_pending"):
         pytest.skip("an epoll set in the ring: IORING_OP_EPOLL_CTL (Linux 5.6)")

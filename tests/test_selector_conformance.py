@@ -427,6 +427,26 @@ def test_modify_of_a_closed_socket_then_the_kernels_error(sel, backend):
         assert len(sel.get_map()) == 0
 
 
+def test_closed_while_a_copy_is_open_then_unregistered_and_no_endless_wait(sel, backend, pair):
+    """epoll goes on reporting the closed number: nobody wants that, and select() must not spin on it."""
+    if backend == "poll":
+        pytest.skip("poll(2) looks at numbers")
+    a, b = pair
+    fd = os.dup(a.fileno())
+    sel.register(fd, READ)
+    assert ready(sel, 0.001) == []
+    os.close(fd)
+    sel.unregister(fd)
+    b.send(b"x")
+    assert ready(sel, 0.001) == []
+    assert ready(sel, 0) == []
+    if backend != "io_uring:poll_add":
+        assert ready(sel, 5) == []  # ends at once, with nothing
+    sel.register(b, WRITE)
+    # One event at a time here, in turns with the stray one.
+    assert any((b.fileno(), WRITE) in ready(sel, 5) for _ in range(3))
+
+
 def test_unregister_and_close_then_the_peer_sees_the_end_at_once(sel, pair):
     a, b = pair
     sel.register(a, READ)
