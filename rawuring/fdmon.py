@@ -381,6 +381,7 @@ class IoUringFDMon(FDMon):
         #: The ring; add_sqe() is the way to put other requests on it.
         self.ring = rings.Ring(entries, flags=flags, wish=wish, sq_thread_idle_ms=sq_thread_idle_ms)
         self._instead: PollFDMon | None = None
+        self._nested = self._busy = False  # another event loop watches our descriptor; dispatch() is running
         try:
             self.ring.dont_fork()
             _check_sqpoll(self.ring)
@@ -418,11 +419,26 @@ class IoUringFDMon(FDMon):
         self.poll_max_ns, self.poll_grow, self.poll_shrink = max_ns, grow, shrink
 
     def fileno(self) -> int:
-        """Return a descriptor that is readable when wait(0) would report something.
+        """Return a descriptor that is readable when wait(0) would report something, or has work to do.
+
+        For watching the monitor from another event loop: call dispatch(wait(0)) whenever it is readable. From
+        now on handlers are armed again at the end of each wait() and not with the next, for there might be
+        none: one more system call.
 
         Lifetime: none.
         """
-        return self.ring.fileno()
+        fd = self.ring.fileno()
+        if not self._nested:
+            self._nested = True
+            if self.submit_list:
+                self.notify()
+        return fd
+
+    def update(self, old_node: AioHandler | None, new_node: AioHandler | None) -> None:
+        """Give up a handler, start one, or replace one by the other; see FDMon.update."""
+        super().update(old_node, new_node)
+        if self._nested and not self._busy:
+            self.notify()  # the outer loop must call wait()
 
     def add_sqe(
         self, prep: Callable[[memoryview, int], object], handler: CqeHandler, *keepalive: Any
@@ -597,13 +613,21 @@ class IoUringFDMon(FDMon):
             return self._wait_instead(self._instead, timeout_ns)
         self._waiting = True
         try:
-            return self._wait(timeout_ns)
+            events = self._wait(timeout_ns)
+            if self._nested:
+                self._arm_all()
+            return events
         except OSError as error:
             if error.errno not in REFUSED + GONE:
                 raise
             return self._wait_instead(self._downgrade(error), timeout_ns)
         finally:
             self._waiting = False
+
+    def _arm_all(self) -> None:
+        """Send all changes, so that the ring's descriptor shows what becomes ready."""
+        self.fill_sq_ring()
+        self._submit()
 
     def _wait(self, timeout_ns: int | None) -> list[Event]:
         ring = self.ring
@@ -760,11 +784,11 @@ class IoUringFDMon(FDMon):
         """Remove a handler and let go of its open file before returning.
 
         One system call, and none for a handler that has no poll in the kernel. While another thread is in
-        wait(), that one is woken and does it.
+        wait(), that one is woken and does it; while one that has waited lives, its next wait() does it.
 
         Args: node is given up.
         Lifetime: none.
-        Threads: any; at once only in the waiter's thread, or while nobody waits.
+        Threads: any; at once only in the waiter's.
         """
         self.remove(node)
         if not node.armed or self.ring.closed:
@@ -773,6 +797,8 @@ class IoUringFDMon(FDMon):
             self.notify()
             return
         if self.ring.owner != get_ident():
+            if self._bound and rings.thread_lives(self.ring.owner):
+                return  # that one's next wait() does it
             self._bind()
         try:
             self.fill_sq_ring()
@@ -838,7 +864,15 @@ class IoUringFDMon(FDMon):
 
     def dispatch(self, events: list[Event]) -> int:
         """Call the handlers of completed requests, then those of ready descriptors; see FDMon.dispatch."""
-        return self.inflight.dispatch() + super().dispatch(events)
+        if not self._nested or self._instead is not None:
+            return self.inflight.dispatch() + super().dispatch(events)
+        busy, self._busy = self._busy, True
+        try:
+            return self.inflight.dispatch() + super().dispatch(events)
+        finally:
+            self._busy = busy
+            if self.submit_list and not self.ring.closed:
+                self.notify()
 
     def destroy(self) -> None:
         """Cancel and drain everything, then close the ring; see FDMon.destroy."""

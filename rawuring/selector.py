@@ -237,7 +237,8 @@ class IoUringSelector(selectors.BaseSelector):
     def fileno(self) -> int:
         """Return a descriptor that is readable when select(0) would return something.
 
-        With io_uring:poll_add only after a select() that came after the last change.
+        With io_uring:poll_add it may be readable although there is nothing, after a change for example:
+        select(0) finds out.
 
         Raises: ValueError after close().
         Lifetime: none.
@@ -402,7 +403,8 @@ class EpollWait(Strategy):
         self._strayed = False
         self._token = 0
         wish = fdmon.IoUringFDMon.WISH
-        self.ring: rings.Ring = rings.Ring(entries, wish=wish, min_entries=min(entries, 8))
+        # Two at least: one for the wait, one for changes.
+        self.ring: rings.Ring = rings.Ring(max(entries, 2), wish=wish, min_entries=2)
         try:
             self.ring.dont_fork()
             self._inflight = InFlight(self.ring)
@@ -640,6 +642,8 @@ class EpollWait(Strategy):
                 continue
             if len(sent) == room:
                 ring.submit()
+                if ring.sq.pending():
+                    raise OSError(errno.EAGAIN, "the kernel takes no more requests for now")
                 sent = self._forget_sent(sent)
             self._given.add(fd)
             offset = len(sent) * size
@@ -818,8 +822,9 @@ def _epoll_event() -> struct.Struct:
 class PollAdd(Strategy):
     """Watch each descriptor with a poll of its own, through the monitor of fdmon.py (5.1).
 
-    A pending poll holds its file. So a socket that is closed without being unregistered stays open until it
-    is unregistered; elsewhere this strategy behaves like the others.
+    A pending poll holds its file, so a socket that is closed without being unregistered stays open until it
+    is unregistered. And a poll belongs to a thread, so while the thread that selected lives, no other one may
+    select. In all else this strategy behaves like the others.
     """
 
     name = "io_uring:poll_add"

@@ -230,6 +230,79 @@ def test_released_by_another_thread_while_one_waits_then_soon(pair):
         assert b.recv(1) == b""
 
 
+# -- nesting, and many
+
+
+def test_monitor_inside_asyncio_then_its_events_are_dispatched_there(pair):
+    import asyncio
+
+    a, b = pair
+    got = []
+    with monitor_with() as mon:
+
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            done = asyncio.Event()
+
+            def handler(node, revents) -> None:
+                got.append((revents, a.recv(1)))
+                if len(got) == 3:
+                    done.set()
+                else:
+                    b.send(b"x")
+
+            mon.add(a.fileno(), POLLIN, handler)
+            assert mon.dispatch(mon.wait(0)) == 0
+            loop.add_reader(mon.fileno(), lambda: mon.dispatch(mon.wait(0)))
+            b.send(b"x")
+            await asyncio.wait_for(done.wait(), 10)
+            # Changes while nobody is in wait(): the outer loop is told.
+            c, d = socket.socketpair()
+            with c, d:
+                added = asyncio.Event()
+                d.send(b"x")
+                node = mon.add(c.fileno(), POLLIN, lambda node, revents: (mon.remove(node), added.set()))
+                await asyncio.wait_for(added.wait(), 10)
+                assert node.deleted
+            loop.remove_reader(mon.fileno())
+
+        asyncio.run(main())
+    assert got == [(POLLIN, b"x")] * 3
+
+
+@pytest.mark.parametrize("backend", ["io_uring", "poll"])
+def test_twenty_thousand_handlers_then_each_is_reported_each_time(backend):
+    resource = pytest.importorskip("resource")
+    soft, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    hard = limit
+    if hard != resource.RLIM_INFINITY and hard < 20_000:
+        pytest.skip(f"RLIMIT_NOFILE is {hard}")
+    if hard == resource.RLIM_INFINITY or hard > 20_200:
+        hard = 20_200
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, hard), limit))
+    r, w = os.pipe()
+    fds: list[int] = []
+    mon = fdmon.setup((backend,))
+    try:
+        if backend == "io_uring" and not mon.ring.features & uapi.IORING_FEAT_NODROP:
+            pytest.skip("IORING_FEAT_NODROP (Linux 5.5)")
+        fds = [os.dup(r) for _ in range(hard - 200)]
+        nodes = {mon.add(fd, POLLIN) for fd in fds}
+        assert mon.wait(0) == []
+        os.write(w, b"x")
+        for _ in range(2):
+            found = set()
+            while len(found) < len(nodes):
+                found |= {node for node, _ in mon.wait(None)}
+            assert found == nodes
+        os.read(r, 1)
+        assert mon.wait(0) == []
+    finally:
+        mon.destroy()
+        for fd in (r, w, *fds):
+            os.close(fd)
+
+
 # -- the ring is taken away
 
 BEFORE = """

@@ -288,6 +288,20 @@ def test_map_then_a_live_view(uring, pair):
     assert dict(view) == {}
 
 
+@pytest.mark.parametrize("entries", [1, 2, 3])
+@pytest.mark.requires_io_uring
+def test_tiny_ring_then_changes_take_turns(entries):
+    pairs = [socket.socketpair() for _ in range(20)]
+    with IoUringSelector(entries=entries) as sel:
+        for a, b in pairs:
+            sel.register(a, READ)
+            b.send(b"x")
+        assert len(sel.select(1)) == 20
+    for pair in pairs:
+        for sock in pair:
+            sock.close()
+
+
 def test_memory_of_many_events_then_it_grows(uring):
     pairs = [socket.socketpair() for _ in range(200)]
     try:
