@@ -30,6 +30,23 @@ Facts about polling through io_uring, and what follows from them:
   only then is its token forgotten (QEMU frees the handler there).
 * A poll is cancelled, and its event lost, when the thread that submitted it ends. -ECANCELED for a handler
   that was not removed therefore means: arm it again.
+* An SQPOLL ring answers when its thread comes to it. There a wait that does not wait may miss what has just
+  become true; the next one finds it.
+
+Userspace polling looks for completions in memory, for up to poll_max_ns, before it blocks. Whether
+anything is to be seen there depends on how the ring was made:
+
+    =======================  ==========================================  =======================
+    setup flags              a completion appears in memory              poll_max_ns
+    =======================  ==========================================  =======================
+    none, SINGLE_ISSUER      by itself: our thread is interrupted        allowed; what we make
+    SQPOLL                   by itself: the kernel's thread writes it    allowed; no enter at all
+    COOP_TASKRUN             when our thread next enters the kernel, at  allowed, but late by up
+                             the latest at the next timer tick           to a tick (4 ms seen)
+    DEFER_TASKRUN            never, only by io_uring_enter               refused
+    IOPOLL                   never, only by io_uring_enter               refused
+    any, without a fence     (see barriers.py)                           refused
+    =======================  ==========================================  =======================
 """
 
 from __future__ import annotations
@@ -42,7 +59,7 @@ import time
 from _thread import get_ident
 from collections import deque
 
-from . import ops, rings, uapi
+from . import barriers, ops, rings, syscalls, uapi
 from .inflight import InFlight, next_token
 
 TYPE_CHECKING = False
@@ -306,9 +323,21 @@ def _open_notifier() -> tuple[int, ...]:
 # ------------------------------------------------------------------------------------------------------
 # The io_uring strategy
 
+#: The errnos with which a sandbox or an administrator takes io_uring away while it is in use.
+REFUSED = (errno.EPERM, errno.EACCES, errno.ENOSYS)
+#: The errnos of a ring whose descriptor somebody else has closed, and maybe used again.
+GONE = (errno.EBADF, errno.EOPNOTSUPP, errno.ENXIO)
+
+#: Where adaptive polling starts. Mirrors QEMU aio-posix.c adjust_polling_time.
+POLL_START_NS = 4000
+
 
 class IoUringFDMon(FDMon):
     """Watch descriptors with one-shot polls on a ring, all changes of a turn in one system call.
+
+    When the kernel takes io_uring away while it is in use, the monitor goes on with poll(2): ``backend`` and
+    ``reason`` change, no handler is lost, and a request that can no longer be sent gets the error as its
+    result.
 
     Mirrors: QEMU util/fdmon-io_uring.c
     """
@@ -325,34 +354,91 @@ class IoUringFDMon(FDMon):
     )
 
     def __init__(
-        self, entries: int = FDMON_IO_URING_ENTRIES, *, flags: int = 0, wish: int | None = None
+        self,
+        entries: int = FDMON_IO_URING_ENTRIES,
+        *,
+        flags: int = 0,
+        wish: int | None = None,
+        poll_max_ns: int = 0,
+        sq_thread_idle_ms: int | None = None,
     ) -> None:
         """Create the ring.
 
-        Args: entries is the SQ size; flags and wish are setup flags as for rings.Ring.
-        Raises: Unavailable with the cause.
-        Since: 5.1; 5.5 for more descriptors than the CQ has entries
+        Args: entries is the SQ size; flags and wish are setup flags as for rings.Ring; poll_max_ns in
+            nanoseconds switches userspace polling on (set_poll_params()); sq_thread_idle_ms in
+            milliseconds asks for SQPOLL, a thread of the kernel that submits for us and burns a CPU until
+            it has been idle for so long.
+        Raises: Unavailable with the cause; ValueError for polling that these flags do not allow.
+        Since: 5.1; 5.5 for more descriptors than the CQ has entries; SQPOLL 5.11, without privilege 5.13
         Mirrors: QEMU fdmon_io_uring_setup
         """
+        if wish is None:
+            wish = self.WISH
+            if poll_max_ns or sq_thread_idle_ms is not None or flags & uapi.IORING_SETUP_SQPOLL:
+                wish &= ~uapi.IORING_SETUP_COOP_TASKRUN
+        if sq_thread_idle_ms is not None:
+            flags |= uapi.IORING_SETUP_SQPOLL
         #: The ring; add_sqe() is the way to put other requests on it.
-        self.ring = rings.Ring(entries, flags=flags, wish=self.WISH if wish is None else wish)
+        self.ring = rings.Ring(entries, flags=flags, wish=wish, sq_thread_idle_ms=sq_thread_idle_ms)
+        self._instead: PollFDMon | None = None
+        self._nested = self._busy = False  # another event loop watches our descriptor; dispatch() is running
         try:
+            self.ring.dont_fork()
+            _check_sqpoll(self.ring)
             self.inflight = InFlight(self.ring)
+            self.set_poll_params(poll_max_ns)
             super().__init__()
         except BaseException:
             self.ring.close()
             raise
         self._requests: deque[tuple[Any, CqeHandler, tuple[Any, ...]]] = deque()
         self._bound = False
+        self._waiting = False
         self._early: deque[rings.Cqe] = deque()
         self._lot: ParkingLot | None = None
 
+    def set_poll_params(self, max_ns: int, grow: int = 0, shrink: int = 0) -> None:
+        """Look for completions in memory before blocking, for a time that adapts itself.
+
+        The time starts at 4 microseconds, grows while events come soon enough, and shrinks when they do not.
+        Python threads share one interpreter lock: whoever polls keeps the others of its process from running.
+
+        Args: max_ns in nanoseconds, 0 switches polling off; grow is the factor by which the time grows, 0
+            for 2; shrink the divisor by which it shrinks, 0 for back to nothing.
+        Raises: ValueError where completions do not appear in memory: see the head of this file.
+        Lifetime: none.
+        Threads: any; a wait() that is going on may still use the old values.
+        Mirrors: QEMU aio_context_set_poll_params
+        """
+        if max_ns < 0 or grow < 0 or shrink < 0:
+            raise ValueError(f"poll parameters {max_ns}, {grow}, {shrink}: none may be negative")
+        why = polling_refusal(self.ring.flags) if max_ns else None
+        if why:
+            raise ValueError(f"userspace polling is not possible: {why}")
+        self.poll_ns = 0
+        self.poll_max_ns, self.poll_grow, self.poll_shrink = max_ns, grow, shrink
+
     def fileno(self) -> int:
-        """Return a descriptor that is readable when wait(0) would report something.
+        """Return a descriptor that is readable when wait(0) would report something, or has work to do.
+
+        For watching the monitor from another event loop: call dispatch(wait(0)) whenever it is readable. From
+        now on handlers are armed again at the end of each wait() and not with the next, for there might be
+        none: one more system call.
 
         Lifetime: none.
         """
-        return self.ring.fileno()
+        fd = self.ring.fileno()
+        if not self._nested:
+            self._nested = True
+            if self.submit_list:
+                self.notify()
+        return fd
+
+    def update(self, old_node: AioHandler | None, new_node: AioHandler | None) -> None:
+        """Give up a handler, start one, or replace one by the other; see FDMon.update."""
+        super().update(old_node, new_node)
+        if self._nested and not self._busy:
+            self.notify()  # the outer loop must call wait()
 
     def add_sqe(
         self, prep: Callable[[memoryview, int], object], handler: CqeHandler, *keepalive: Any
@@ -523,16 +609,44 @@ class IoUringFDMon(FDMon):
 
     def wait(self, timeout_ns: int | None = None) -> list[Event]:
         """Submit all changes and wait, in one system call; see FDMon.wait."""
+        if self._instead is not None:
+            return self._wait_instead(self._instead, timeout_ns)
+        self._waiting = True
+        try:
+            events = self._wait(timeout_ns)
+            if self._nested:
+                self._arm_all()
+            return events
+        except OSError as error:
+            if error.errno not in REFUSED + GONE:
+                raise
+            return self._wait_instead(self._downgrade(error), timeout_ns)
+        finally:
+            self._waiting = False
+
+    def _arm_all(self) -> None:
+        """Send all changes, so that the ring's descriptor shows what becomes ready."""
+        self.fill_sq_ring()
+        self._submit()
+
+    def _wait(self, timeout_ns: int | None) -> list[Event]:
         ring = self.ring
         if ring.owner != get_ident():
             self._bind()
-        deadline = None if not timeout_ns else time.monotonic_ns() + timeout_ns
+        start = time.monotonic_ns() if timeout_ns or self.poll_max_ns else 0
+        deadline = start + timeout_ns if timeout_ns else None
         inflight = self.inflight
         if ring.cq_ready() or ring.sq.flags() or self._early:
             self.process_cq_ring(None)
         while True:
             self.fill_sq_ring()
-            ring.submit_and_wait(0 if inflight._ready else 1, timeout_ns)
+            if timeout_ns == 0 or inflight._ready:
+                ring.submit_and_wait(0)
+            elif not self.poll_max_ns:
+                ring.submit_and_wait(1, timeout_ns)
+            elif not self.try_poll_mode(timeout_ns):
+                left = None if deadline is None else max(1, deadline - time.monotonic_ns())
+                ring.submit_and_wait(1, left)
             events: list[Event] = []
             self.process_cq_ring(events)
             if any(event[1] & ~_EXACT for event in events):
@@ -540,9 +654,176 @@ class IoUringFDMon(FDMon):
             woken = self._is_woken(events)
             # A removal or a lost poll completes too, without anything to report.
             if events or woken or inflight._ready or timeout_ns == 0:
+                break
+            if deadline is not None:
+                timeout_ns = deadline - time.monotonic_ns()
+                if timeout_ns <= 0:
+                    break
+        if self.poll_max_ns and timeout_ns != 0:
+            self.adjust_polling_time(time.monotonic_ns() - start)
+        return events
+
+    # -- userspace polling
+
+    def try_poll_mode(self, timeout_ns: int | None) -> bool:
+        """Submit, and look for completions in memory for a while.
+
+        Args: timeout_ns in nanoseconds; None is for ever.
+        Returns: True when something has completed.
+        Lifetime: none.
+        Threads: the waiter only.
+        Mirrors: QEMU aio-posix.c try_poll_mode
+        """
+        max_ns = self.poll_ns if timeout_ns is None else min(self.poll_ns, timeout_ns)
+        if not max_ns:
+            return False
+        self._submit()
+        return self.run_poll_handlers(max_ns)
+
+    def run_poll_handlers(self, max_ns: int) -> bool:
+        """Look for completions in memory.
+
+        Args: max_ns in nanoseconds.
+        Returns: True when something has completed.
+        Lifetime: none.
+        Threads: the waiter only.
+        Mirrors: QEMU aio-posix.c run_poll_handlers, with the CQ ring in place of the handlers' io_poll
+        """
+        ready, clock = self.ring.cq.ready, time.monotonic_ns
+        end = clock() + max_ns
+        while not ready():
+            if clock() >= end:
+                return False
+        return True
+
+    def adjust_polling_time(self, block_ns: int) -> None:
+        """Let the polling time grow or shrink after a wait.
+
+        Args: block_ns is how long the wait took, in nanoseconds.
+        Lifetime: none.
+        Threads: the waiter only.
+        Mirrors: QEMU aio-posix.c adjust_polling_time, with one time for the monitor, as before QEMU 10.0
+        """
+        if block_ns <= self.poll_ns:
+            return  # just right
+        if block_ns > self.poll_max_ns:
+            self.poll_ns = self.poll_ns // self.poll_shrink if self.poll_shrink else 0
+        elif self.poll_ns < self.poll_max_ns:
+            longer = self.poll_ns * (self.poll_grow or 2) if self.poll_ns else POLL_START_NS
+            self.poll_ns = min(longer, self.poll_max_ns)
+
+    # -- going on without the ring
+
+    def _downgrade(self, error: OSError) -> PollFDMon:
+        """Move every handler to poll(2); the ring stays only for what is still in flight on it."""
+        ring, entries = self.ring, self.inflight.entries
+        self._code = code = error.errno or errno.EIO
+        nodes = [entry[0] for entry in entries.values() if isinstance(entry[0], AioHandler)]
+        if self._lot is not None:
+            nodes += self._lot.nodes()
+        instead = PollFDMon()
+        for node in nodes:
+            entries.pop(node.token, None)
+            node.armed = node.parked = False
+            if not node.deleted and (self._lot is None or node is not self._lot.node):
+                instead.enqueue(node, FDMON_IO_URING_ADD)
+        if self._lot is not None:
+            self._lot.close()
+            self._lot = None
+        for user_data in ring.discard():
+            self.inflight.complete(user_data, -code, 0)
+        self._ring_node = AioHandler(max(ring._fd, 0), POLLIN)
+        if code in GONE:
+            ring.disown_fd()
+        elif entries:
+            instead.enqueue(self._ring_node, FDMON_IO_URING_ADD)
+        self.backend = instead.backend
+        self.reason = f"io_uring stopped working: {error}"
+        self.poll_max_ns = 0
+        self._instead = instead  # last: from here on nobody looks at the ring
+        return instead
+
+    def _wait_instead(self, instead: PollFDMon, timeout_ns: int | None) -> list[Event]:
+        deadline = None if not timeout_ns else time.monotonic_ns() + timeout_ns
+        inflight = self.inflight
+        while True:
+            while self.submit_list:
+                instead.submit_list.append(self.submit_list[0])
+                self.dequeue()
+            while self._requests:
+                inflight._ready.append((self._requests[0][1], -self._code, 0))
+                self._requests.popleft()
+            self._reap_the_rest()
+            events = instead.wait(0 if inflight._ready else timeout_ns)
+            events = [event for event in events if event[0] is not self._ring_node]
+            self._reap_the_rest()
+            woken = self._is_woken(events)
+            if events or woken or inflight._ready or timeout_ns == 0:
                 return events
             if deadline is not None:
                 timeout_ns = max(0, deadline - time.monotonic_ns())
+
+    def _reap_the_rest(self) -> None:
+        """Take what still completes on the ring, without entering the kernel; close it after the last."""
+        if self.ring.closed:
+            return
+        try:
+            self.ring.reap_into(self._early)
+        except OSError:
+            return  # what has overflowed is out of reach
+        finally:
+            while self._early:
+                self.inflight.complete(*self._early[0][:3])
+                self._early.popleft()
+        if not self.inflight.entries:
+            if self._instead is not None:
+                self._instead.remove(self._ring_node)
+            self.ring.close()
+
+    def release(self, node: AioHandler) -> None:
+        """Remove a handler and let go of its open file before returning.
+
+        One system call, and none for a handler that has no poll in the kernel. While another thread is in
+        wait(), that one is woken and does it; while one that has waited lives, its next wait() does it.
+
+        Args: node is given up.
+        Lifetime: none.
+        Threads: any; at once only in the waiter's.
+        """
+        self.remove(node)
+        if not node.armed or self.ring.closed:
+            return
+        if self._waiting:
+            self.notify()
+            return
+        if self.ring.owner != get_ident():
+            if self._bound and rings.thread_lives(self.ring.owner):
+                return  # that one's next wait() does it
+            self._bind()
+        try:
+            self.fill_sq_ring()
+            self._submit()
+            if self.ring.flags & uapi.IORING_SETUP_SQPOLL:
+                self._wait_for_end(node)
+        except OSError as error:
+            if error.errno not in REFUSED + GONE:
+                raise
+            self._downgrade(error)
+
+    def _wait_for_end(self, node: AioHandler) -> None:
+        """Wait for a poll's last completion; on an SQPOLL ring, submitted is not done."""
+        while not any(cqe[0] == node.token for cqe in self._early):
+            self.ring.submit_and_wait(1)
+            self.ring.reap_into(self._early)
+
+    def wake_waiter(self) -> None:
+        """Let a wait() that is going on take notice of what was just queued.
+
+        Lifetime: none.
+        Threads: any.
+        """
+        if self._waiting:
+            self.notify()
 
     def _bind(self) -> None:
         """Give the ring to the first thread that waits, and to another one when that has ended."""
@@ -575,22 +856,64 @@ class IoUringFDMon(FDMon):
         Threads: the waiter only.
         Mirrors: QEMU fdmon_io_uring_need_wait
         """
-        return bool(
-            self.submit_list or self._requests or self.inflight._ready or self._early
-        ) or bool(self.ring.cq_ready() or self.ring.need_enter())
+        if self.submit_list or self._requests or self.inflight._ready or self._early:
+            return True
+        if self._instead is not None:
+            return self._instead.need_wait()
+        return bool(self.ring.cq_ready() or self.ring.need_enter())
 
     def dispatch(self, events: list[Event]) -> int:
         """Call the handlers of completed requests, then those of ready descriptors; see FDMon.dispatch."""
-        return self.inflight.dispatch() + super().dispatch(events)
+        if not self._nested or self._instead is not None:
+            return self.inflight.dispatch() + super().dispatch(events)
+        busy, self._busy = self._busy, True
+        try:
+            return self.inflight.dispatch() + super().dispatch(events)
+        finally:
+            self._busy = busy
+            if self.submit_list and not self.ring.closed:
+                self.notify()
 
     def destroy(self) -> None:
         """Cancel and drain everything, then close the ring; see FDMon.destroy."""
-        if not self.ring.closed:
-            self._requests.clear()
-            self.ring.close()
+        try:
+            if not self.ring.closed:
+                self._requests.clear()
+                while self._early:  # else close() would wait for completions that have come already
+                    self.process_cqe(None, self._early.popleft())
+                self.ring.close()
+        except OSError:
+            if self._instead is None:
+                raise
         if self._lot is not None:
             self._lot.close()
+        if self._instead is not None:
+            self._instead.destroy()
         super().destroy()
+
+
+def _check_sqpoll(ring: rings.Ring) -> None:
+    if ring.flags & uapi.IORING_SETUP_SQPOLL and not ring.features & uapi.IORING_FEAT_SQPOLL_NONFIXED:
+        raise syscalls.Unavailable(
+            errno.EINVAL, "a monitor on an SQPOLL ring", "flags",
+            "Before Linux 5.11 an SQPOLL ring takes registered files only: use a ring without SQPOLL.",
+        )  # fmt: skip
+
+
+def polling_refusal(flags: int) -> str | None:
+    """Say why completions cannot be seen in memory; the table is in the head of this file.
+
+    Args: flags are a ring's setup flags.
+    Returns: the reason, or None where userspace polling works.
+    Lifetime: none.
+    """
+    for flag in (uapi.IORING_SETUP_DEFER_TASKRUN, uapi.IORING_SETUP_IOPOLL):
+        if flags & flag:
+            name = uapi.names_of_flags("IORING_SETUP_", flag)[0]
+            return f"with {name} completions appear only when io_uring_enter is called"
+    if not barriers.ordered():
+        return "this machine offers no memory fence (see barriers.py)"
+    return None
 
 
 def _union(*nodes: AioHandler) -> int:
@@ -656,6 +979,13 @@ class ParkingLot:
                 if mask and not node.deleted:
                     found.append((node, mask))
         return found
+
+    def nodes(self) -> list[AioHandler]:
+        """Return the parked handlers.
+
+        Lifetime: none.
+        """
+        return [node for nodes in self._nodes.values() for node in nodes]
 
     def close(self) -> None:
         """Close the set; may be called twice."""

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: MIT
+"""asyncio on io_uring: stock event loops over IoUringSelector.
+
+What it is: a loop class, a factory for asyncio.run and Runner, a policy for Pythons that need one, and
+``python -m rawuring.aio script.py``, which runs a program as it is.
+Mirrors: ``asyncio.SelectorEventLoop``, ``asyncio.run``; uvloop's names install() and run().
+Must not know: rings.
+Invariant: the loop is CPython's own. All that is different is the selector underneath.
+Read next: DESIGN.md.
+
+    asyncio.run(main(), loop_factory=rawuring.aio.new_event_loop)     # Python 3.12 and newer
+    rawuring.aio.run(main())                                          # any
+    asyncio.SelectorEventLoop(rawuring.selector.IoUringSelector())    # any, by hand
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+import sys
+
+from .selector import IoUringSelector
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import Any, Callable, TypeVar
+
+    T = TypeVar("T")
+
+
+class IoUringEventLoop(asyncio.SelectorEventLoop):
+    """A SelectorEventLoop over an IoUringSelector.
+
+    Transports and the sock_* methods pass numbers of sockets that are open, so the selector takes numbers at
+    their word; the numbers that come through add_reader() and add_writer() it has checked by the kernel.
+    """
+
+    def __init__(self, selector: selectors.BaseSelector | None = None) -> None:
+        """Make a loop.
+
+        Args: selector is used instead of IoUringSelector(trusting=True), if given.
+        """
+        super().__init__(IoUringSelector(trusting=True) if selector is None else selector)
+
+    @property
+    def selector(self) -> selectors.BaseSelector:
+        """Return the selector; its ``backend`` and ``reason`` say what is in use."""
+        return self._selector  # type: ignore[attr-defined, no-any-return]
+
+    def add_reader(  # type: ignore[override]
+        self, fd: Any, callback: Callable[..., Any], *args: Any
+    ) -> None:
+        """Call back when a descriptor is readable: see asyncio.
+
+        Args: fd, callback and args as for asyncio.
+        Raises: PermissionError for regular files; OSError for what is not open.
+        """
+        self._checked(super().add_reader, fd, callback, args)
+
+    def add_writer(  # type: ignore[override]
+        self, fd: Any, callback: Callable[..., Any], *args: Any
+    ) -> None:
+        """Call back when a descriptor is writable: see asyncio.
+
+        Args: fd, callback and args as for asyncio.
+        Raises: PermissionError for regular files; OSError for what is not open.
+        """
+        self._checked(super().add_writer, fd, callback, args)
+
+    def _checked(
+        self, method: Callable[..., Any], fd: Any, callback: Callable[..., Any], args: tuple[Any, ...]
+    ) -> None:
+        selector: Any = self.selector
+        trusting = getattr(selector, "trusting", False)
+        if not trusting:
+            method(fd, callback, *args)
+            return
+        selector.trusting = False
+        try:
+            method(fd, callback, *args)
+        finally:
+            selector.trusting = trusting
+
+
+def new_event_loop() -> IoUringEventLoop:
+    """Make a loop: the loop_factory for asyncio.run() and asyncio.Runner().
+
+    Returns: a new loop, not set as the current one.
+    """
+    return IoUringEventLoop()
+
+
+def run(main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:
+    """Do what asyncio.run() does, on io_uring.
+
+    Args: main is a coroutine; debug as for asyncio.run().
+    Returns: what the coroutine returns.
+    Raises: what the coroutine raises; RuntimeError inside a running loop.
+    """
+    if sys.version_info >= (3, 11):
+        with asyncio.Runner(debug=debug, loop_factory=new_event_loop) as runner:
+            return runner.run(main)
+    # asyncio.run() of 3.9 and 3.10 asks the policy for its loop.
+    old = asyncio.get_event_loop_policy()
+    asyncio.set_event_loop_policy(event_loop_policy())
+    try:
+        return asyncio.run(main, debug=debug)
+    finally:
+        asyncio.set_event_loop_policy(old)
+
+
+def event_loop_policy() -> Any:
+    """Make a policy whose loops run on io_uring, for programs that ask asyncio for their loop.
+
+    Returns: an asyncio.DefaultEventLoopPolicy. Python 3.14 deprecates policies: use new_event_loop().
+    """
+
+    class IoUringEventLoopPolicy(asyncio.DefaultEventLoopPolicy):
+        _loop_factory = IoUringEventLoop
+
+    return IoUringEventLoopPolicy()
+
+
+def install() -> None:
+    """Let every loop that this process makes from now on run on io_uring.
+
+    By way of selectors.DefaultSelector, and up to Python 3.13 (3.14 deprecates policies) through the policy.
+    """
+    selectors.DefaultSelector = IoUringSelector  # type: ignore[misc, assignment]
+    if sys.version_info < (3, 14):
+        asyncio.set_event_loop_policy(event_loop_policy())
+
+
+# ------------------------------------------------------------------------------------------------------
+# python -m rawuring.aio
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command.
+
+    Args: arguments without the program's name; by default those of the process.
+    Returns: the exit code, 0 unless the script says otherwise.
+    """
+    import argparse
+    import runpy
+
+    parser = argparse.ArgumentParser(
+        prog="python -m rawuring.aio",
+        description="Run an asyncio program on io_uring. Without a program, say what would be used.",
+    )
+    parser.add_argument("-m", dest="module", action="store_true", help="PROGRAM is a module, not a file")
+    parser.add_argument("-v", "--verbose", action="store_true", help="say what is used, on stderr")
+    parser.add_argument("program", nargs="?", metavar="PROGRAM")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGUMENTS", help="for PROGRAM")
+    options = parser.parse_args(arguments)
+    if options.program is None or options.verbose:
+        with IoUringSelector() as selector:
+            line = f"asyncio on {selector.backend}: {selector.reason}"
+        print(line, file=sys.stderr if options.program else sys.stdout)
+    if options.program is None:
+        return 0
+    install()
+    sys.argv = [options.program, *options.arguments]
+    if options.module:
+        # As python -m does it: the module's own folder is not put on the path.
+        runpy.run_module(options.program, run_name="__main__", alter_sys=True)
+        return 0
+    import os
+
+    sys.path[0] = os.path.dirname(os.path.abspath(options.program))
+    runpy.run_path(options.program, run_name="__main__")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

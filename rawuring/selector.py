@@ -1,0 +1,998 @@
+# SPDX-License-Identifier: MIT
+"""A selectors.BaseSelector on io_uring, for everything that takes a selector, asyncio first of all.
+
+What it is: IoUringSelector, and the strategies behind it, which share one small interface (Strategy).
+Mirrors: CPython ``Lib/selectors.py`` EpollSelector, in what its users can see.
+Must not know: asyncio.
+Invariant: what select() returns was true inside that select(). Completions that came between two calls are
+hints, and are asked for again.
+Read next: aio.py.
+
+Facts, and what follows from them:
+
+* One-shot polls cost 0.8 to 1.1 microseconds per event from Python, an epoll set 0.13. So descriptors
+  live in an epoll set, and the ring carries what epoll is bad at: many changes, and a timeout in
+  nanoseconds, in one system call (EPOLL_CTL and EPOLL_WAIT as requests). A wait without changes that has no
+  timeout, or that must not wait, asks the set directly: one system call as well, and the cheaper one.
+* An epoll set does not hold the files that it watches: a closed descriptor leaves it by itself, and the
+  peer of a closed socket sees the end at once. A pending POLL_ADD holds its file.
+* EPOLL_CTL as a request finds its descriptor when it runs. So additions and modifications may wait for
+  the next select(), but a removal may not: the number could be another file by then.
+* epoll refuses regular files, closed descriptors and some devices, and register() has to say so. Only the
+  kernel knows, so a number costs one epoll_ctl. A socket object needs none: it is a socket, and its
+  fileno() tells whether it is open. ``trusting`` takes numbers at their word, too.
+* A request belongs to the thread that submitted it, and is cancelled when that ends. A selector that is
+  used by another thread than before makes its requests anew.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import select
+import selectors
+import stat
+import struct
+import time
+import warnings
+from _thread import get_ident
+from collections import deque
+from collections.abc import Mapping
+from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
+from socket import socket
+
+from . import buffers, fdmon, ops, rings, syscalls, uapi
+from .inflight import InFlight, next_token
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    Ready = list[tuple[SelectorKey, int]]
+    Keys = dict[int, SelectorKey]
+    Change = tuple[int, tuple[int, SelectorKey]]  # fd, and EPOLL_CTL_ADD or MOD with the new key
+
+# poll(2)'s and epoll's bits; these five have the same values on every architecture.
+_IN, _OUT = 0x01, 0x04
+_MASK = (0, _IN, _OUT, _IN | _OUT)  # indexed by EVENT_READ | EVENT_WRITE
+# As in EpollSelector: whatever is not IN makes writable, whatever is not OUT makes readable, so that an error
+# or a hang-up wakes whoever waits.
+_EVENTS = tuple(
+    (EVENT_WRITE if mask & ~_IN else 0) | (EVENT_READ if mask & ~_OUT else 0) for mask in range(32)
+)
+_ADD, _MOD = 1, 3  # EPOLL_CTL_ADD, EPOLL_CTL_MOD in linux/eventpoll.h
+
+
+# ------------------------------------------------------------------------------------------------------
+# The selector
+
+
+class IoUringSelector(selectors.BaseSelector):
+    """Watch descriptors as EpollSelector does, with changes that cost no system call and exact timeouts."""
+
+    def __init__(
+        self,
+        strategy: str | None = None,
+        *,
+        fallback: bool = True,
+        entries: int = 1024,
+        trusting: bool = False,
+    ) -> None:
+        """Take the best strategy that works here.
+
+        Args: strategy names one of STRATEGIES ("epoll", "poll" and "select" are the standard library's), None
+            takes the first that works; fallback says whether a selector of the standard library may take
+            its place, with a RuntimeWarning that names the reason; entries is the size of the ring, and so
+            the number of changes that fit into one system call; trusting takes plain numbers at their
+            word: register() then makes no system call for them either, and a number that cannot be
+            watched is reported as ready instead of being refused.
+        Raises: Unavailable with the cause, without fallback; ValueError for an unknown strategy.
+        Threads: any; the first select() binds it to a thread.
+        Since: 5.1; 5.6 for an epoll set, 6.15 for one system call with it
+        """
+        self._map: Keys = {}
+        self._view = _Map(self._map)  # knows the dictionary, not us: no cycle
+        self._closed = False
+        #: Take descriptors that are plain numbers at their word.
+        self.trusting = trusting
+        self._strategy = _choose(strategy, fallback, entries)
+
+    @property
+    def backend(self) -> str:
+        """Name the strategy in use.
+
+        Returns: "io_uring:epoll_wait", "io_uring:epoll_poll" or "io_uring:poll_add"; or "epoll", "poll",
+            "select" or "kqueue" where io_uring cannot be had.
+        """
+        return self._strategy.name
+
+    @property
+    def reason(self) -> str:
+        """Say in words why this strategy is in use."""
+        return self._strategy.reason
+
+    @property
+    def ring(self) -> rings.Ring | None:
+        """Return the ring, None where there is none; its statistics() count the system calls."""
+        return self._strategy.ring
+
+    # -- changes
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
+        """Start to watch a file object.
+
+        Costs no system call for socket objects: the kernel hears of them with the next select().
+
+        Args: fileobj is a descriptor or has a fileno(); events is EVENT_READ, EVENT_WRITE or both; data is
+            the caller's own.
+        Returns: the key.
+        Raises: as EpollSelector: ValueError, KeyError, PermissionError for what cannot be watched (regular
+            files), OSError for what is not open.
+        Lifetime: none; the file is not held.
+        Threads: any; a select() that is going on takes notice.
+        Mirrors: CPython selectors.EpollSelector.register
+        """
+        if not events or events & ~(EVENT_READ | EVENT_WRITE):
+            raise ValueError(f"Invalid events: {events!r}")
+        key = SelectorKey(fileobj, self._view.fd_of(fileobj), events, data)
+        fd = key.fd
+        if fd in self._map:
+            raise KeyError(f"{fileobj!r} (FD {fd}) is already registered")
+        known = isinstance(fileobj, socket) or self.trusting
+        self._map[fd] = key
+        try:
+            self._strategy.add(key, known)
+        except BaseException:
+            self._map.pop(fd, None)
+            raise
+        return key
+
+    def unregister(self, fileobj: Any) -> SelectorKey:
+        """Stop watching a file object; when this returns, the kernel has let go of it.
+
+        Args: fileobj as it was registered, or its number.
+        Returns: the key that it had.
+        Raises: KeyError when it is not registered.
+        Lifetime: none.
+        Threads: any.
+        Mirrors: CPython selectors.EpollSelector.unregister
+        """
+        try:
+            key = self._map.pop(self._view.fd_of(fileobj))
+        except KeyError:
+            raise KeyError(f"{fileobj!r} is not registered") from None
+        self._strategy.remove(key)
+        return key
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
+        """Change what a file object is watched for, or the data that belongs to it.
+
+        Costs no system call: the kernel hears of it with the next select().
+
+        Args: as register().
+        Returns: the new key.
+        Raises: KeyError when it is not registered; ValueError.
+        Lifetime: none.
+        Threads: any.
+        Mirrors: CPython selectors.EpollSelector.modify
+        """
+        key = self._view[fileobj]
+        if events == key.events:
+            if data != key.data:
+                key = key._replace(data=data)
+                self._map[key.fd] = key
+            return key
+        if not events or events & ~(EVENT_READ | EVENT_WRITE):
+            # EpollSelector, too, has forgotten the old registration when it raises.
+            self.unregister(fileobj)
+            raise ValueError(f"Invalid events: {events!r}")
+        key = key._replace(events=events, data=data)
+        self._map[key.fd] = key
+        try:
+            self._strategy.change(key, _is_open(key.fileobj))
+        except BaseException:
+            self._map.pop(key.fd, None)
+            raise
+        return key
+
+    # -- waiting
+
+    def select(self, timeout: float | None = None) -> Ready:
+        """Wait until a registered file object is ready, in one system call.
+
+        Signal handlers run, and the wait goes on (PEP 475).
+
+        Args: timeout in seconds, counted to the nanosecond; None is for ever, 0 and less do not wait.
+        Returns: pairs (key, events) that are ready.
+        Raises: ValueError after close(); ForkedRing in a forked child.
+        Lifetime: none.
+        Threads: one at a time.
+        Mirrors: CPython selectors.EpollSelector.select, whose timeouts are rounded up to milliseconds
+        """
+        if timeout is not None:
+            timeout = 0 if timeout <= 0 else math.ceil(timeout * 1e9)
+        return self._strategy.wait(timeout, self._map)
+
+    # -- the rest
+
+    def get_key(self, fileobj: Any) -> SelectorKey:
+        """Return the key of a registered file object.
+
+        Raises: KeyError; RuntimeError after close().
+        Lifetime: none.
+        """
+        if self._closed:
+            raise RuntimeError("Selector is closed")
+        return self._view[fileobj]
+
+    def get_map(self) -> Mapping[Any, SelectorKey]:
+        """Return a view of all keys; None after close().
+
+        Lifetime: none.
+        """
+        return None if self._closed else self._view  # type: ignore[return-value]
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when select(0) would return something.
+
+        With io_uring:poll_add it may be readable although there is nothing, after a change for example:
+        select(0) finds out.
+
+        Raises: ValueError after close().
+        Lifetime: none.
+        """
+        return self._strategy.fileno()
+
+    def close(self) -> None:
+        """Forget all file objects and close what the selector opened; may be called twice.
+
+        Threads: any, while nobody is in select().
+        """
+        self._map.clear()
+        self._closed = True
+        self._strategy.close()
+
+    def __del__(self) -> None:
+        """Close a selector that was forgotten, without a warning, as EpollSelector does."""
+        if hasattr(self, "_strategy") and not self._closed:
+            self._strategy.close()
+
+    def __repr__(self) -> str:
+        """Show the strategy and how many file objects are registered."""
+        return f"<IoUringSelector {self.backend} registered={len(self._map)}>"
+
+
+def _fileno(fileobj: Any) -> int:
+    fd = fileobj
+    if not isinstance(fileobj, int):
+        try:
+            fd = int(fileobj.fileno())
+        except (AttributeError, TypeError, ValueError):
+            raise ValueError(f"Invalid file object: {fileobj!r}") from None
+    if fd < 0:
+        raise ValueError(f"Invalid file descriptor: {fd}")
+    return int(fd)
+
+
+def _is_open(fileobj: Any) -> bool:
+    """Tell whether a file object was not closed, as far as it can tell itself."""
+    try:
+        _fileno(fileobj)
+    except ValueError:
+        return False
+    return True
+
+
+class _Map(Mapping):  # type: ignore[type-arg]
+    """What get_map() returns: file objects to keys."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+
+    def fd_of(self, fileobj: Any) -> int:
+        """Return the number of a file object, also of one that was closed while it was registered."""
+        try:
+            return _fileno(fileobj)
+        except ValueError:
+            for key in self._keys.values():
+                if key.fileobj is fileobj:
+                    return key.fd
+            raise
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __getitem__(self, fileobj: Any) -> SelectorKey:
+        key = self._keys.get(self.fd_of(fileobj))
+        if key is None:
+            raise KeyError(f"{fileobj!r} is not registered")
+        return key
+
+    def get(self, fileobj: Any, default: Any = None) -> Any:
+        return self._keys.get(self.fd_of(fileobj), default)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._keys)
+
+
+# ------------------------------------------------------------------------------------------------------
+# The interface
+
+
+class Strategy:
+    """What every way of watching offers to the selector."""
+
+    #: What IoUringSelector.backend and reason say.
+    name = ""
+    reason = ""
+    ring: rings.Ring | None = None
+
+    def add(self, key: SelectorKey, known: bool) -> None:
+        """Start to watch.
+
+        Args: known says that the descriptor is certainly open and fit to be watched.
+        Raises: OSError when it is not.
+        """
+        raise NotImplementedError
+
+    def change(self, key: SelectorKey, known: bool) -> None:
+        """Watch for other events.
+
+        Args: key is the new one; known as for add().
+        Raises: OSError.
+        """
+        raise NotImplementedError
+
+    def remove(self, key: SelectorKey) -> None:
+        """Stop watching, and let go of the file before returning.
+
+        Args: key is no longer in the map.
+        """
+        raise NotImplementedError
+
+    def wait(self, timeout_ns: int | None, keys: Keys) -> Ready:
+        """Wait as select() does.
+
+        Args: timeout_ns in nanoseconds; keys maps descriptors to what is registered.
+        Returns: pairs (key, events).
+        """
+        raise NotImplementedError
+
+    def fileno(self) -> int:
+        """Return the descriptor for nesting."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close everything; may be called twice."""
+        raise NotImplementedError
+
+
+# ------------------------------------------------------------------------------------------------------
+# An epoll set, changed and watched through a ring
+
+_CTL = 1 << 62  # marks the user_data of an EPOLL_CTL; tokens are counted from 1
+
+
+class EpollWait(Strategy):
+    """Send changes as EPOLL_CTL and wait with EPOLL_WAIT, all in one io_uring_enter (6.15)."""
+
+    name = "io_uring:epoll_wait"
+    reason = "EPOLL_CTL and EPOLL_WAIT work here (Linux 6.15): one system call for changes and events"
+    _wait_op = uapi.IORING_OP_EPOLL_WAIT
+
+    def __init__(self, entries: int) -> None:
+        """Create the ring and the set, and see whether they work together.
+
+        Args: entries is the SQ size.
+        Raises: Unavailable when there is no ring; OSError when the kernel does not know an operation.
+        """
+        self._event = _epoll_event()
+        #: fd -> (EPOLL_CTL_ADD or MOD, key): what the kernel has not heard of yet.
+        self._pending: dict[int, tuple[int, SelectorKey]] = {}
+        #: The descriptors that the set may know.
+        self._given: set[int] = set()
+        #: Those that it would not take, although somebody vouched for them.
+        self._refused: set[int] = set()
+        self._cqes: deque[rings.Cqe] = deque()
+        self._waiting = False
+        #: Changes are made at once: somebody watches the set's own descriptor, or the ring was lost.
+        self._direct = False
+        self._lost = False
+        self._strayed = False
+        self._token = 0
+        wish = fdmon.IoUringFDMon.WISH
+        # Two at least: one for the wait, one for changes.
+        self.ring: rings.Ring = rings.Ring(max(entries, 2), wish=wish, min_entries=2)
+        try:
+            self.ring.dont_fork()
+            self._inflight = InFlight(self.ring)
+            self._epoll = select.epoll()
+        except BaseException:
+            self.ring.close()
+            raise
+        try:
+            # Success is silent (5.17), so that a wait for one completion is a wait for an event.
+            self._silent = bool(self.ring.features & uapi.IORING_FEAT_CQE_SKIP)
+            #: Where EPOLL_CTL requests find their struct epoll_event, one for each slot of the ring.
+            self._ctl_memory = buffers.allocate(self._event.size * self.ring.sq.ring_entries)
+            self._ctl_pin = buffers.pin(self._ctl_memory)
+            self._ctl_address = self._ctl_pin.address
+            self._ctl_flags = uapi.IOSQE_CQE_SKIP_SUCCESS if self._silent else 0
+            self._prepare_wait(64)
+            self._try_out()
+        except BaseException:
+            self.close()
+            raise
+
+    def _try_out(self) -> None:
+        """Find out by trying whether this kernel knows the operations."""
+        r, w = os.pipe()
+        try:
+            key = SelectorKey(w, w, EVENT_WRITE, None)
+            self._pending[w] = (_ADD, key)
+            if self._wait_in_ring(1_000_000_000, {w: key}) != [(key, EVENT_WRITE)]:
+                raise OSError(errno.EIO, f"{self.name} does not report what is ready")
+            self._forget(w)
+        finally:
+            os.close(r)
+            os.close(w)
+
+    # -- changes
+
+    def add(self, key: SelectorKey, known: bool) -> None:
+        """Queue the addition of what is known to be right; let the kernel judge the rest."""
+        self._check_ring()
+        fd = key.fd
+        if known and not self._direct:
+            self._pending[fd] = (_ADD, key)
+            if self._waiting:
+                self._apply_now(fd)
+            return
+        self._epoll.register(fd, _MASK[key.events])
+        self._given.add(fd)
+
+    def change(self, key: SelectorKey, known: bool) -> None:
+        """Queue a modification; if the file object says that it was closed, let the kernel raise."""
+        self._check_ring()
+        fd = key.fd
+        self._refused.discard(fd)
+        if fd in self._given and (self._direct or not known):
+            self._pending.pop(fd, None)
+            try:
+                self._epoll.modify(fd, _MASK[key.events])
+            except BaseException:
+                self.remove(key)
+                raise
+            return
+        self._pending[fd] = (_MOD if fd in self._given else _ADD, key)
+        if self._waiting:
+            self._apply_now(fd)
+
+    def remove(self, key: SelectorKey) -> None:
+        """Take a descriptor out of the set at once: its number may be another file's soon."""
+        given = key.fd in self._given
+        self._forget(key.fd)
+        if given and not self._epoll.closed and self.ring.state != "forked":
+            try:
+                self._epoll.unregister(key.fd)
+            except OSError:
+                return  # closed: the set has forgotten it by itself
+
+    def _forget(self, fd: int) -> None:
+        self._pending.pop(fd, None)
+        self._given.discard(fd)
+        self._refused.discard(fd)
+
+    def _check_ring(self) -> None:
+        # In a forked child the set is still the parent's, and would be changed there.
+        if self.ring.closed and not self._lost:
+            self.ring.fileno()
+
+    def _apply_now(self, fd: int) -> None:
+        """Make one change without the ring."""
+        change = self._pending.pop(fd, None)
+        if change is not None:  # else another thread was faster
+            self._given.add(fd)
+            self._control(*change)
+
+    def _control(self, change: int, key: SelectorKey) -> None:
+        """Call epoll_ctl; what is there already is modified, and what is gone is added."""
+        calls = (self._epoll.register, self._epoll.modify)
+        for call in calls if change == _ADD else calls[::-1]:
+            try:
+                call(key.fd, _MASK[key.events])
+                return
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOENT):
+                    self._refuse_late(key.fd, error.errno)
+                    return
+
+    def _refuse_late(self, fd: int, code: int | None) -> None:
+        """Take note that a queued change failed.
+
+        A descriptor that was closed in the meantime is silent, as in EpollSelector. Anything else is reported
+        as ready from now on, as poll(2) does with regular files, so that whoever waits finds out.
+        """
+        if code != errno.EBADF:
+            self._refused.add(fd)
+
+    # -- waiting
+
+    def wait(self, timeout_ns: int | None, keys: Keys) -> Ready:
+        """Send all changes and wait, in one system call."""
+        if self._waiting:
+            # A signal handler, or another thread: epoll itself does not mind.
+            return self._ask_epoll(timeout_ns, keys)
+        if self._refused:
+            timeout_ns = 0
+        self._waiting = True
+        try:
+            if self._lost or not (self._pending or timeout_ns):
+                # One system call as well, and the cheaper one: see the head of this file.
+                self._check_ring()
+                return self._ask_epoll(timeout_ns, keys)
+            return self._wait_in_ring(timeout_ns, keys)
+        except OSError as error:
+            self._give_up_ring(error)
+            return self._ask_epoll(timeout_ns, keys)
+        finally:
+            self._waiting = False
+
+    def _ask_epoll(self, timeout_ns: int | None, keys: Keys) -> Ready:
+        """Wait without the ring, for whole milliseconds."""
+        # -1 and not None, for PyPy.
+        timeout = -1 if timeout_ns is None else -(-timeout_ns // 1_000_000) / 1000
+        ready: Ready = []
+        for fd, mask in self._epoll.poll(timeout, len(keys) or 1):
+            key = keys.get(fd)
+            if key is not None:
+                events = _EVENTS[mask & 31] & key.events
+                if events:
+                    ready.append((key, events))
+            else:
+                self._stray(fd)
+        return self._with_refused(ready, keys) if self._refused else ready
+
+    def _with_refused(self, ready: Ready, keys: Keys) -> Ready:
+        return ready + [(keys[fd], keys[fd].events) for fd in list(self._refused) if fd in keys]
+
+    def _give_up_ring(self, error: OSError) -> None:
+        """Make what is pending without the ring, for now or, if it was taken away, for good."""
+        for fd, _ in _snapshot(self._pending):
+            self._apply_now(fd)
+        if error.errno in fdmon.REFUSED + fdmon.GONE and not self._lost:
+            if error.errno in fdmon.GONE:
+                self.ring.disown_fd()
+            self._lost = self._direct = True
+            self.reason = f"{self.name} stopped working: {error}"
+            self.name = "epoll"
+            warnings.warn(f"{self.reason}; going on with epoll", RuntimeWarning, stacklevel=4)
+
+    def _wait_in_ring(self, timeout_ns: int | None, keys: Keys) -> Ready:
+        # Shaped by speed (bench/bench_selector.py): this is an iteration of a busy loop.
+        ring = self.ring
+        if ring.owner != get_ident():
+            self._bind()
+        deadline = time.monotonic_ns() + timeout_ns if timeout_ns else 0
+        sent: list[Change] = []
+        try:
+            # What completed between two waits is a hint, and may be out of date: dropped, and armed again.
+            if self._cqes or ring.cq.ready():
+                self._take_completions(None)
+            while True:
+                if self._pending:
+                    sent = self._queue_changes()
+                if self._token not in self._inflight.entries:
+                    self._arm(len(keys))
+                if sent and not self._silent:
+                    ring.submit()  # their completions must not be taken for events
+                    self._take_completions(None)
+                    if self._token not in self._inflight.entries:
+                        self._arm(len(keys))
+                ring.submit_and_wait(0 if timeout_ns == 0 else 1, timeout_ns)
+                if sent:
+                    sent = self._forget_sent(sent)
+                ready = self._take_completions(keys)
+                if self._refused:
+                    return self._with_refused(ready, keys)
+                if ready or timeout_ns == 0:
+                    return ready
+                if self._strayed:
+                    self._strayed = False
+                    return ready
+                if deadline:
+                    timeout_ns = deadline - time.monotonic_ns()
+                    if timeout_ns <= 0:
+                        return ready
+        except BaseException:
+            self._drop_queued()
+            raise
+
+    def _drop_queued(self) -> None:
+        """Drop what was queued and not sent; the next wait makes it again."""
+        for user_data in () if self.ring.closed else self.ring.discard():
+            self._inflight.entries.pop(user_data, None)
+
+    def _bind(self) -> None:
+        """Move to the calling thread; the request of the old one is abandoned, with its memory."""
+        self.ring.bind_thread()
+        if self._token in self._inflight.entries:
+            self._inflight.cancel(self._token)
+            self._prepare_wait(self._capacity)
+
+    def _queue_changes(self) -> list[Change]:
+        """Turn pending changes into requests, sending what does not fit beforehand.
+
+        Each stays pending until it was sent, so that an exception of a signal handler loses none; to make one
+        twice is harmless (_control).
+
+        Returns: what was queued and not sent yet.
+        """
+        ring, epfd, size = self.ring, self._epoll.fileno(), self._event.size
+        if ring.sq.pending():
+            self._drop_queued()  # left by an exception inside our own cleaning up
+        room = ring.sq.ring_entries - 1
+        sent: list[Change] = []
+        for each in _snapshot(self._pending):
+            fd, (op, key) = each
+            if op == _ADD and isinstance(key.fileobj, socket) and key.fileobj.fileno() != fd:
+                self._pending.pop(fd, None)  # closed before the kernel heard of it
+                continue
+            if len(sent) == room:
+                ring.submit()
+                if ring.sq.pending():
+                    raise OSError(errno.EAGAIN, "the kernel takes no more requests for now")
+                sent = self._forget_sent(sent)
+            self._given.add(fd)
+            offset = len(sent) * size
+            self._event.pack_into(self._ctl_memory, offset, _MASK[key.events], fd)
+            ops.prep_rw(
+                ring.get_sqe(), uapi.IORING_OP_EPOLL_CTL, epfd, self._ctl_address + offset, op, fd, _CTL | fd,
+                self._ctl_flags,
+            )  # fmt: skip
+            sent.append(each)
+        return sent
+
+    def _forget_sent(self, sent: list[Change]) -> list[Change]:
+        """Take what was sent off the list, unless it has changed again; return an empty list."""
+        pending = self._pending
+        for fd, change in sent:
+            if pending.get(fd) is change:
+                pending.pop(fd, None)
+        return []
+
+    def _prepare_wait(self, capacity: int) -> None:
+        """Make the request that waits, with memory of its own."""
+        self._token = token = next_token()
+        self._capacity = capacity
+        self._memory = buffers.allocate(capacity * self._event.size)
+        self._memory_view = memoryview(self._memory)
+        pin = buffers.pin(self._memory, writable=True)
+        sqe = bytearray(self.ring.sq.sqe_size)
+        ops.prep_rw(sqe, self._wait_op, self._epoll.fileno(), pin.address, capacity, 0, token)
+        self._wait_sqe = bytes(sqe)
+        self._held: tuple[Any, tuple[Any, ...]] = (None, (pin, self._memory))
+
+    def _arm(self, count: int) -> None:
+        """Queue the request that waits."""
+        if count > self._capacity:
+            self._prepare_wait(1 << (count - 1).bit_length())
+        self.ring.put(self._wait_sqe)
+        # The same token again: each request has exactly one completion, and it has come.
+        self._inflight.entries[self._token] = self._held
+
+    def _take_completions(self, keys: Keys | None) -> Ready:
+        """Handle every completion; without keys they are only hints."""
+        ready: Ready = []
+        cqes = self._cqes
+        self.ring.reap_into(cqes)
+        while cqes:
+            # Taken off only when it is done: a signal handler may raise at any moment.
+            user_data, res = cqes[0][:2]
+            if user_data & _CTL:
+                if res < 0:
+                    self._control_failed(user_data & ~_CTL, -res, keys)
+            elif self._inflight.entries.pop(user_data, None) and user_data == self._token:
+                ready += self._collect(res, keys) if keys is not None else ()
+            cqes.popleft()
+        return ready
+
+    def _control_failed(self, fd: int, code: int, keys: Keys | None) -> None:
+        if code in (errno.EINVAL, errno.EOPNOTSUPP) and not self._given - {fd}:
+            raise OSError(code, "this kernel has no IORING_OP_EPOLL_CTL (Linux 5.6)")
+        change = self._pending.get(fd)
+        key = keys.get(fd) if keys else change[1] if change else None
+        if key is not None and code in (errno.EEXIST, errno.ENOENT):
+            # Closed and opened again, or made twice.
+            self._control(_MOD if code == errno.EEXIST else _ADD, key)
+        else:
+            self._refuse_late(fd, code)
+
+    def _collect(self, res: int, keys: Keys) -> Ready:
+        """Read what EPOLL_WAIT wrote."""
+        if res < 0:
+            if -res in (errno.ECANCELED, errno.EINTR, errno.EAGAIN):
+                return []
+            raise OSError(-res, f"IORING_OP_EPOLL_WAIT (Linux 6.15): {os.strerror(-res)}")
+        ready: Ready = []
+        get = keys.get
+        for mask, fd in self._event.iter_unpack(self._memory_view[: res * self._event.size]):
+            key = get(fd)
+            if key is not None:
+                events = _EVENTS[mask & 31] & key.events
+                if events:
+                    ready.append((key, events))
+            else:
+                self._stray(fd)
+        return ready
+
+    def _stray(self, fd: int) -> None:
+        """Put out what nobody registered: a number that was closed and used again before it was added.
+
+        What cannot be put out (a copy of a closed descriptor, open elsewhere) ends the wait, as in
+        EpollSelector.
+        """
+        try:
+            self._epoll.unregister(fd)
+        except OSError:
+            self._strayed = True
+
+    # -- the rest
+
+    def fileno(self) -> int:
+        """Return the descriptor of the set, which from now on knows of every change at once."""
+        self._direct = True
+        for fd, _ in _snapshot(self._pending):
+            self._apply_now(fd)
+        return self._epoll.fileno()
+
+    def close(self) -> None:
+        """Close ring and set."""
+        while self._cqes:  # else the ring would wait for completions that have come already
+            self._inflight.entries.pop(self._cqes.popleft()[0], None)
+        if not self.ring.closed:
+            if self.ring.owner != get_ident() and not self._waiting:
+                self.ring.bind_thread()
+            try:
+                self.ring.close()
+            except OSError:
+                if not self._lost:
+                    raise
+        self._pending.clear()
+        self._epoll.close()
+
+
+class EpollPoll(EpollWait):
+    """Send changes as EPOLL_CTL, watch the set with POLL_ADD, and ask the set when it is ready (5.6)."""
+
+    name = "io_uring:epoll_poll"
+    reason = "EPOLL_CTL works here (Linux 5.6): one system call for changes, one for events"
+
+    def __init__(self, entries: int) -> None:
+        """Create the ring and the set: see EpollWait."""
+        self._busy = False
+        super().__init__(entries)
+
+    def wait(self, timeout_ns: int | None, keys: Keys) -> Ready:
+        """Ask the set first if it had something the last time: a busy loop makes one call, not two."""
+        if self._busy and timeout_ns and not self._pending and not self._waiting:
+            ready = super().wait(0, keys)
+            if ready:
+                return ready
+        ready = super().wait(timeout_ns, keys)
+        self._busy = bool(ready)
+        return ready
+
+    def _prepare_wait(self, capacity: int) -> None:
+        self._token = token = next_token()
+        self._capacity = capacity
+        sqe = bytearray(self.ring.sq.sqe_size)
+        ops.prep_poll_add(sqe, self._epoll.fileno(), _IN, token)
+        self._wait_sqe = bytes(sqe)
+        self._held = (None, ())
+
+    def _collect(self, res: int, keys: Keys) -> Ready:
+        return self._ask_epoll(0, keys)
+
+
+def _snapshot(changes: dict[int, tuple[int, SelectorKey]]) -> list[Change]:
+    """Copy a dictionary that other threads may be changing."""
+    while True:
+        try:
+            return list(changes.items())
+        except RuntimeError:  # PyPy: it changed on the way
+            continue
+
+
+def _epoll_event() -> struct.Struct:
+    """Return the layout of struct epoll_event: events and data.fd.
+
+    Source: Linux include/uapi/linux/eventpoll.h; packed on x86-64 only
+    """
+    packed = syscalls.abi() in ("x86_64", "x32") or struct.calcsize("@IQ") == 12
+    return struct.Struct("=Ii4x" if packed else "=I4xi4x")
+
+
+# ------------------------------------------------------------------------------------------------------
+# One-shot polls, as QEMU does it
+
+
+class PollAdd(Strategy):
+    """Watch each descriptor with a poll of its own, through the monitor of fdmon.py (5.1).
+
+    A pending poll holds its file, so a socket that is closed without being unregistered stays open until it
+    is unregistered. And a poll belongs to a thread, so while the thread that selected lives, no other one may
+    select. In all else this strategy behaves like the others.
+    """
+
+    name = "io_uring:poll_add"
+    reason = "POLL_ADD works here (Linux 5.1)"
+
+    def __init__(self, entries: int) -> None:
+        """Create the monitor.
+
+        Args: entries is the SQ size.
+        Raises: Unavailable.
+        """
+        self._monitor = fdmon.IoUringFDMon(entries)
+        self.ring: rings.Ring = self._monitor.ring
+        self._nodes: dict[int, fdmon.AioHandler] = {}
+
+    def add(self, key: SelectorKey, known: bool) -> None:
+        """Refuse what epoll would refuse, as far as fstat can tell; the rest is done by the next wait."""
+        if self._monitor.backend == "io_uring":
+            self.ring.fileno()  # refuses after close() and in a forked child
+        if not known:
+            mode = os.fstat(key.fd).st_mode
+            if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        self._nodes[key.fd] = self._monitor.add(key.fd, _MASK[key.events])
+        self._monitor.wake_waiter()
+
+    def change(self, key: SelectorKey, known: bool) -> None:
+        """Replace the handler; the kernel hears of it with the next wait."""
+        if not known:
+            os.fstat(key.fd)
+        old = self._nodes[key.fd]
+        new = fdmon.AioHandler(key.fd, _MASK[key.events])
+        self._monitor.update(None if old.deleted else old, new)
+        self._nodes[key.fd] = new
+        self._monitor.wake_waiter()
+
+    def remove(self, key: SelectorKey) -> None:
+        """End the poll, so that the file is free."""
+        node = self._nodes.pop(key.fd)
+        if not node.deleted:
+            self._monitor.release(node)
+
+    def wait(self, timeout_ns: int | None, keys: Keys) -> Ready:
+        """Wait in the monitor; a closed descriptor is silent, as in EpollSelector."""
+        deadline = None if not timeout_ns else time.monotonic_ns() + timeout_ns
+        while True:
+            ready: Ready = []
+            closed = 0
+            found = self._monitor.wait(timeout_ns)
+            self._note_loss()
+            for node, mask in found:
+                key = keys.get(node.fd)
+                if mask & fdmon.POLLNVAL:
+                    self._monitor.remove(node)
+                    closed += 1
+                elif key is not None:
+                    events = _EVENTS[mask & 31] & key.events
+                    if events:
+                        ready.append((key, events))
+            if ready or timeout_ns == 0:
+                return ready
+            if deadline is not None:
+                timeout_ns = max(0, deadline - time.monotonic_ns())
+                if not timeout_ns:
+                    return ready
+
+    def _note_loss(self) -> None:
+        """Say so when the monitor has gone on without the ring."""
+        if self.name != self._monitor.backend and not self._monitor.backend.startswith("io_uring"):
+            self.name, self.reason = self._monitor.backend, self._monitor.reason
+            warnings.warn(f"{self.reason}; going on with {self.name}", RuntimeWarning, stacklevel=4)
+
+    def fileno(self) -> int:
+        """Return the ring's descriptor."""
+        return self._monitor.fileno()
+
+    def close(self) -> None:
+        """Destroy the monitor."""
+        self._monitor.destroy()
+        self._nodes.clear()
+
+
+# ------------------------------------------------------------------------------------------------------
+# The standard library's
+
+
+class Stdlib(Strategy):
+    """Hand everything to a selector of the standard library."""
+
+    def __init__(self, kind: type[selectors.BaseSelector]) -> None:
+        """Create it.
+
+        Args: kind is one of the classes in selectors.
+        """
+        self.name = kind.__name__.replace("Selector", "").lower()
+        self._selector = kind()
+
+    def add(self, key: SelectorKey, known: bool) -> None:
+        """Register the number."""
+        self._selector.register(key.fd, key.events)
+
+    def change(self, key: SelectorKey, known: bool) -> None:
+        """Modify the number's registration."""
+        self._selector.modify(key.fd, key.events)
+
+    def remove(self, key: SelectorKey) -> None:
+        """Unregister the number."""
+        try:
+            self._selector.unregister(key.fd)
+        except KeyError:
+            return  # a failed change has done so
+
+    def wait(self, timeout_ns: int | None, keys: Keys) -> Ready:
+        """Wait for as long as that selector can count."""
+        timeout = None if timeout_ns is None else timeout_ns / 1e9
+        found = self._selector.select(timeout)
+        return [(keys[key.fd], events) for key, events in found if key.fd in keys]
+
+    def fileno(self) -> int:
+        """Return the selector's descriptor; AttributeError where it has none."""
+        return int(self._selector.fileno())  # type: ignore[attr-defined]
+
+    def close(self) -> None:
+        """Close the selector."""
+        self._selector.close()
+
+
+# ------------------------------------------------------------------------------------------------------
+# Choosing
+
+#: The strategies over io_uring, the best first: see bench/bench_selector.py.
+STRATEGIES: dict[str, type[EpollWait] | type[PollAdd]] = {
+    each.name: each for each in (EpollWait, EpollPoll, PollAdd)
+}
+
+
+def _choose(wanted: str | None, fallback: bool, entries: int) -> Strategy:
+    """Create the first strategy that works here, and let it know why."""
+    stdlib = _stdlib_named(wanted)
+    if stdlib is not None:
+        strategy: Strategy = Stdlib(stdlib)
+        strategy.reason = f"{wanted} was asked for"
+        return strategy
+    if wanted is not None and wanted not in STRATEGIES:
+        raise ValueError(f"no strategy is called {wanted!r}: choose from {', '.join(STRATEGIES)}")
+    failures: list[str] = []
+    for name in [wanted] if wanted else STRATEGIES:
+        try:
+            strategy = STRATEGIES[name](entries)
+        except (OSError, ImportError, AttributeError) as error:
+            failures.append(f"{name} failed: {error}")
+            last = error.with_traceback(None)  # whose frames hold what is closed by now
+            if isinstance(error, syscalls.Unavailable):
+                break  # without a ring there is no other strategy
+            continue
+        strategy.reason = "; ".join([*failures, strategy.reason])
+        return strategy
+    if not fallback:
+        raise last
+    strategy = Stdlib(selectors.DefaultSelector)
+    strategy.reason = "; ".join(failures)
+    message = f"io_uring cannot be used here, {strategy.name} takes its place: {strategy.reason}"
+    warnings.warn(message, RuntimeWarning, stacklevel=3)
+    return strategy
+
+
+def _stdlib_named(name: str | None) -> type[selectors.BaseSelector] | None:
+    """Return the class of the standard library with a short name, None if there is none."""
+    if name not in ("epoll", "poll", "select", "kqueue", "devpoll"):
+        return None
+    return getattr(selectors, name.capitalize() + "Selector", None)

@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: MIT
+"""asyncio over IoUringSelector; the long proof is CPython's own suite (tools/run_cpython_tests.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from rawuring import aio
+from rawuring.selector import STRATEGIES, IoUringSelector
+
+ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.requires_io_uring
+
+
+def python(*arguments: str, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120, **options,
+    )  # fmt: skip
+
+
+# -- loops
+
+
+def test_run_then_the_result_and_a_loop_over_io_uring():
+    async def main() -> str:
+        await asyncio.sleep(0.0005)
+        return asyncio.get_running_loop().selector.backend
+
+    assert aio.run(main()) in STRATEGIES
+
+
+def test_run_then_exceptions_come_out_and_nothing_stays_behind():
+    async def main() -> None:
+        raise KeyError("inside")
+
+    policy = type(current_policy())
+    with pytest.raises(KeyError, match="inside"):
+        aio.run(main(), debug=True)
+    assert type(current_policy()) is policy
+
+
+def current_policy() -> object:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.14
+        return asyncio.get_event_loop_policy()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.Runner (Python 3.11)")
+def test_runner_with_the_factory_then_our_loop():
+    async def main() -> type:
+        return type(asyncio.get_running_loop())
+
+    with asyncio.Runner(loop_factory=aio.new_event_loop) as runner:
+        assert runner.run(main()) is aio.IoUringEventLoop
+
+
+@pytest.mark.parametrize("strategy", [*STRATEGIES, "epoll"])
+def test_stock_loop_over_the_selector_then_sockets_timers_and_cancellation_work(strategy):
+    async def main() -> bytes:
+        a, b = socket.socketpair()
+        a.setblocking(False)
+        b.setblocking(False)
+        loop = asyncio.get_running_loop()
+        with a, b:
+            waiting = loop.create_task(loop.sock_recv(a, 10))
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(asyncio.shield(waiting), 0.001)
+            await loop.sock_sendall(b, b"hello")
+            got = await waiting
+            cancelled = loop.create_task(loop.sock_recv(a, 10))
+            await asyncio.sleep(0)
+            cancelled.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await cancelled
+            return got
+
+    try:
+        selector = IoUringSelector(strategy, fallback=False)
+    except OSError as error:
+        pytest.skip(f"EPOLL_WAIT (Linux 6.15) or EPOLL_CTL (Linux 5.6): {error}")
+    loop = asyncio.SelectorEventLoop(selector)
+    try:
+        assert loop.run_until_complete(main()) == b"hello"
+    finally:
+        loop.close()
+
+
+@pytest.mark.parametrize("make", [aio.new_event_loop, lambda: asyncio.SelectorEventLoop(IoUringSelector())])
+def test_regular_file_as_reader_or_writer_then_permission_error(make, tmp_path):
+    if IoUringSelector().backend == "io_uring:poll_add":
+        pytest.skip("an epoll set in the ring: IORING_OP_EPOLL_CTL (Linux 5.6)")
+    loop = make()
+    try:
+        with (tmp_path / "file").open("w+b") as file:
+            with pytest.raises(PermissionError):
+                loop.add_reader(file, print)
+            with pytest.raises(PermissionError):
+                loop.add_writer(file.fileno(), print)
+    finally:
+        loop.close()
+
+
+def test_transport_sockets_then_no_system_call_when_they_are_added():
+    """The loop vouches for the numbers of its own sockets."""
+
+    async def main() -> tuple[int, int]:
+        loop = asyncio.get_running_loop()
+        pairs = [socket.socketpair() for _ in range(50)]
+        for a, _ in pairs:
+            a.setblocking(False)
+        tasks = [loop.create_task(loop.sock_recv(a, 1)) for a, _ in pairs]
+        selector = loop.selector
+        before = selector.ring.statistics().enters
+        pending = len(selector._strategy._pending)
+        await asyncio.sleep(0)  # they start, and are added
+        added = len(selector._strategy._pending) - pending
+        enters = selector.ring.statistics().enters - before
+        await asyncio.sleep(0)
+        enters_then = selector.ring.statistics().enters - before
+        for _, b in pairs:
+            b.send(b"x")
+        assert await asyncio.gather(*tasks) == [b"x"] * 50
+        for pair in pairs:
+            for sock in pair:
+                sock.close()
+        silent = bool(selector.ring.features & 1 << 11)  # CQE_SKIP (5.17): else a call of their own
+        return added, enters_then - enters - (not silent)
+
+    if not hasattr(IoUringSelector()._strategy, "_pending"):
+        pytest.skip("an epoll set in the ring: IORING_OP_EPOLL_CTL (Linux 5.6)")
+    added, enters = aio.run(main())
+    assert added == 50
+    assert enters <= 1
+
+
+STRACED = """
+import os, selectors, socket
+from rawuring.selector import IoUringSelector
+sel = IoUringSelector("io_uring:epoll_wait", fallback=False)
+pairs = [socket.socketpair() for _ in range(100)]
+for a, b in pairs:
+    b.send(b"x")
+os.getppid()
+for a, b in pairs:
+    sel.register(a, selectors.EVENT_READ)
+os.getppid()
+assert len(sel.select(1)) == 100
+os.getppid()
+for a, b in pairs:
+    sel.modify(a, selectors.EVENT_READ | selectors.EVENT_WRITE)
+os.getppid()
+assert len(sel.select(None)) == 100
+os.getppid()
+assert len(sel.select(None)) == 100
+os.getppid()
+for a, b in pairs:
+    sel.unregister(a)
+os.getppid()
+sel.close()
+"""
+
+
+def test_strace_then_one_call_for_each_turn_and_none_for_changes(tmp_path):
+    """The outside witness for what Ring.statistics() counts."""
+    if not shutil.which("strace"):
+        pytest.skip("strace")
+    log = tmp_path / "log"
+    done = subprocess.run(
+        ["strace", "-o", str(log), sys.executable, "-c", STRACED],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    if "Linux 6.15" in done.stderr:
+        pytest.skip("IORING_OP_EPOLL_WAIT (Linux 6.15)")
+    if "ptrace" in done.stderr:
+        pytest.skip("strace may not trace here (ptrace)")
+    assert done.returncode == 0, done.stderr
+    between: list[list[str]] = [[]]
+    for line in log.read_text().splitlines():
+        name = line.partition("(")[0]
+        if name == "getppid":
+            between.append([])
+        elif name not in ("mmap", "munmap", "brk", "madvise", "rt_sigreturn"):  # memory of Python's own
+            between[-1].append(name)
+    add, first, change, second, third, remove = between[1:7]
+    assert (add, change) == ([], [])
+    assert first == second == ["io_uring_enter"]
+    assert third in (["epoll_wait"], ["epoll_pwait"], ["io_uring_enter"])
+    assert remove == ["epoll_ctl"] * 100
+
+
+# -- for every program
+
+
+SCRIPT = """
+import asyncio, sys
+async def main():
+    selector = asyncio.get_running_loop()._selector
+    print(getattr(selector, "backend", "stock").partition(":")[0], *sys.argv[1:], __name__, sep=",")
+asyncio.run(main())
+asyncio.SelectorEventLoop().close()
+sys.exit(7)
+"""
+
+
+def test_command_with_a_script_then_it_runs_on_io_uring_with_its_arguments(tmp_path):
+    (tmp_path / "script.py").write_text("import helper" + SCRIPT)
+    (tmp_path / "helper.py").write_text("")
+    done = python("-X", "dev", "-W", "error", "-m", "rawuring.aio", str(tmp_path / "script.py"), "-v", "--x")
+    assert (done.stdout, done.returncode) == ("io_uring,-v,--x,__main__\n", 7), done.stderr
+    assert done.stderr == ""
+
+
+def test_command_with_a_module_then_it_runs_on_io_uring(tmp_path):
+    (tmp_path / "module_to_run.py").write_text(SCRIPT)
+    done = python("-m", "rawuring.aio", "-v", "-m", "module_to_run", "arg", cwd=tmp_path)
+    assert (done.stdout, done.returncode) == ("io_uring,arg,__main__\n", 7), done.stderr
+    assert done.stderr.startswith("asyncio on io_uring")
+
+
+def test_command_without_a_program_then_says_what_would_be_used():
+    done = python("-m", "rawuring.aio")
+    assert done.stdout.startswith("asyncio on io_uring:"), done.stderr
+    assert done.returncode == 0
+
+
+def test_installed_then_asyncio_run_uses_io_uring():
+    done = python("-W", "error", "-c", "from rawuring import aio; aio.install()" + SCRIPT)
+    assert (done.stdout, done.returncode) == ("io_uring,__main__\n", 7), done.stderr
+
+
+# -- examples
+
+
+@pytest.mark.parametrize(
+    ("name", "last"),
+    [
+        ("aio_echo_server", "10000000 bytes echoed to 10 clients"),
+        ("aio_subprocess", "0 bytes reversed, exit code 0"),
+        ("aio_signals", "Ctrl-C ends the loop: True"),
+        ("aio_threads", "8 digests from a loop in another thread"),
+    ],
+)
+def test_example_then_it_says_what_it_should(name, last):
+    path = ROOT / "examples" / f"{name}.py"
+    assert len(path.read_text().splitlines()) < 80
+    done = python("-X", "dev", "-W", "error", str(path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == last, done.stdout

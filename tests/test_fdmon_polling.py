@@ -1,0 +1,436 @@
+# SPDX-License-Identifier: MIT
+"""The monitor in production: userspace polling, SQPOLL, release(), and going on without the ring."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from test_probe import FILTER
+
+from rawuring import fdmon, ops, syscalls, uapi
+from rawuring.fdmon import POLLIN, POLLOUT, IoUringFDMon
+from rawuring.syscalls import Unavailable
+
+pytestmark = pytest.mark.requires_io_uring
+ROOT = Path(__file__).resolve().parent.parent
+MILLISECOND = 1_000_000
+
+
+@pytest.fixture
+def pair():
+    a, b = socket.socketpair()
+    with a, b:
+        yield a, b
+
+
+def monitor_with(**options) -> IoUringFDMon:
+    try:
+        return IoUringFDMon(**options)
+    except Unavailable as error:
+        pytest.skip(f"{options}: {error}")
+
+
+@pytest.fixture
+def polling():
+    with monitor_with(poll_max_ns=50 * MILLISECOND) as mon:
+        yield mon
+
+
+@pytest.fixture
+def sqpoll():
+    with monitor_with(sq_thread_idle_ms=50) as mon:
+        yield mon
+
+
+# -- userspace polling
+
+
+def test_default_then_no_polling():
+    with monitor_with() as mon:
+        assert mon.poll_max_ns == 0
+
+
+def test_event_while_polling_then_seen_without_waiting_in_the_kernel(polling, pair):
+    a, b = pair
+    node = polling.add(a.fileno(), POLLIN)
+    assert polling.wait(0) == []
+    polling.poll_ns = 10_000 * MILLISECOND
+    polling.poll_max_ns = 10_000 * MILLISECOND
+    waits = []
+    original = polling.ring.submit_and_wait
+    polling.ring.submit_and_wait = lambda *args, **kw: waits.append(args) or original(*args, **kw)
+    thread = threading.Thread(target=b.send, args=(b"x",))
+    thread.start()
+    assert polling.wait(None) == [(node, POLLIN)]
+    thread.join()
+    assert waits == []
+    assert polling.ring.statistics().enters <= 3
+
+
+def test_event_that_is_there_then_level_triggered_as_without_polling(polling, pair):
+    a, b = pair
+    polling.poll_ns = 100_000
+    node = polling.add(a.fileno(), POLLIN)
+    b.send(b"xy")
+    for _ in range(3):
+        assert polling.wait(None) == [(node, POLLIN)]
+    a.recv(2)
+    assert polling.wait(0) == []
+    assert polling.wait(MILLISECOND) == []
+
+
+def test_nothing_happens_then_the_timeout_holds_and_polling_is_part_of_it(polling, pair):
+    import time
+
+    polling.add(pair[0].fileno(), POLLIN)
+    polling.poll_ns = 5 * MILLISECOND
+    before = time.monotonic_ns()
+    assert polling.wait(20 * MILLISECOND) == []
+    took = time.monotonic_ns() - before
+    assert took >= 20 * MILLISECOND
+
+
+@pytest.mark.parametrize(
+    ("now", "max_ns", "grow", "shrink", "block_ns", "then"),
+    [
+        (0, 32_000, 0, 0, 10_000, 4_000),  # starts
+        (4_000, 32_000, 0, 0, 10_000, 8_000),  # grows by 2
+        (4_000, 32_000, 3, 0, 10_000, 12_000),  # grows by grow
+        (20_000, 32_000, 0, 0, 30_000, 32_000),  # not beyond the limit
+        (8_000, 32_000, 0, 0, 8_000, 8_000),  # just right
+        (8_000, 32_000, 0, 0, 40_000, 0),  # too long to poll for
+        (8_000, 32_000, 0, 2, 40_000, 4_000),  # shrinks by shrink
+        (32_000, 32_000, 0, 0, 32_000, 32_000),
+    ],
+)
+def test_polling_time_then_as_in_qemus_aio_posix(now, max_ns, grow, shrink, block_ns, then):
+    with monitor_with(poll_max_ns=1) as mon:
+        mon.set_poll_params(max_ns, grow, shrink)
+        mon.poll_ns = now
+        mon.adjust_polling_time(block_ns)
+        assert mon.poll_ns == then
+
+
+def test_wait_that_blocked_for_long_then_polling_time_falls_back_to_nothing(polling, pair):
+    polling.set_poll_params(10_000)
+    polling.poll_ns = 10_000
+    polling.add(pair[0].fileno(), POLLIN)
+    assert polling.wait(2 * MILLISECOND) == []
+    assert polling.poll_ns == 0
+
+
+def test_deferred_task_work_then_refused_with_the_flag():
+    flags = uapi.IORING_SETUP_SINGLE_ISSUER | uapi.IORING_SETUP_DEFER_TASKRUN
+    try:
+        mon = IoUringFDMon(flags=flags)
+    except Unavailable as error:
+        pytest.skip(f"IORING_SETUP_DEFER_TASKRUN (Linux 6.1): {error}")
+    with mon:
+        with pytest.raises(ValueError, match="DEFER_TASKRUN"):
+            mon.set_poll_params(1000)
+        mon.set_poll_params(0)
+    with pytest.raises(ValueError, match="DEFER_TASKRUN"):
+        IoUringFDMon(flags=flags, poll_max_ns=1000)
+
+
+def test_polling_monitor_then_no_cooperative_task_work(polling):
+    assert not polling.ring.flags & uapi.IORING_SETUP_COOP_TASKRUN
+
+
+@pytest.mark.parametrize("values", [(-1, 0, 0), (0, -1, 0), (0, 0, -1)])
+def test_negative_parameters_then_refused(values):
+    with monitor_with() as mon, pytest.raises(ValueError, match="negative"):
+        mon.set_poll_params(*values)
+
+
+def test_no_fence_then_refused(monkeypatch):
+    monkeypatch.setattr(fdmon.barriers, "ordered", lambda: False)
+    assert "fence" in fdmon.polling_refusal(0)
+    assert fdmon.polling_refusal(uapi.IORING_SETUP_IOPOLL)
+
+
+# -- SQPOLL
+
+
+def test_sqpoll_then_every_event_comes(sqpoll, pair):
+    a, b = pair
+    assert sqpoll.ring.flags & uapi.IORING_SETUP_SQPOLL
+    node = sqpoll.add(a.fileno(), POLLIN)
+    assert sqpoll.wait(0) == []
+    for _ in range(20):
+        b.send(b"x")
+        for _ in range(2):
+            assert sqpoll.wait(None) == [(node, POLLIN)]
+        a.recv(1)
+        assert sqpoll.wait(MILLISECOND) == []
+    node = sqpoll.modify(node, POLLOUT)
+    assert sqpoll.wait(None) == [(node, POLLOUT)]
+
+
+def test_sqpoll_when_released_then_the_peer_sees_the_end_at_once(sqpoll, pair):
+    a, b = pair
+    node = sqpoll.add(a.fileno(), POLLIN)
+    assert sqpoll.wait(0) == []
+    sqpoll.release(node)
+    a.close()
+    b.settimeout(5)
+    assert b.recv(1) == b""
+
+
+# -- release
+
+
+def test_released_then_the_peer_sees_the_end_without_another_wait(pair):
+    a, b = pair
+    with monitor_with() as mon:
+        node = mon.add(a.fileno(), POLLIN)
+        assert mon.wait(0) == []
+        before = mon.ring.statistics().enters
+        mon.release(node)
+        assert mon.ring.statistics().enters - before == 1
+        a.close()
+        b.setblocking(False)
+        assert b.recv(1) == b""
+        assert mon.wait(0) == []
+
+
+def test_released_before_it_was_armed_then_no_system_call(pair):
+    with monitor_with() as mon:
+        mon.wait(0)
+        before = mon.ring.statistics().enters
+        mon.release(mon.add(pair[0].fileno(), POLLIN))
+        assert mon.ring.statistics().enters == before
+
+
+def test_released_by_another_thread_while_one_waits_then_soon(pair):
+    a, b = pair
+    with monitor_with() as mon:
+        node = mon.add(a.fileno(), POLLIN)
+        assert mon.wait(0) == []
+
+        def other() -> None:
+            while not mon._waiting:
+                continue
+            mon.release(node)
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        assert mon.wait(None) == []  # woken
+        thread.join()
+        mon.wait(0)
+        a.close()
+        b.settimeout(5)
+        assert b.recv(1) == b""
+
+
+# -- nesting, and many
+
+
+def test_monitor_inside_asyncio_then_its_events_are_dispatched_there(pair):
+    import asyncio
+
+    a, b = pair
+    got = []
+    with monitor_with() as mon:
+
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            done = asyncio.Event()
+
+            def handler(node, revents) -> None:
+                got.append((revents, a.recv(1)))
+                if len(got) == 3:
+                    done.set()
+                else:
+                    b.send(b"x")
+
+            mon.add(a.fileno(), POLLIN, handler)
+            assert mon.dispatch(mon.wait(0)) == 0
+            loop.add_reader(mon.fileno(), lambda: mon.dispatch(mon.wait(0)))
+            b.send(b"x")
+            await asyncio.wait_for(done.wait(), 10)
+            # Changes while nobody is in wait(): the outer loop is told.
+            c, d = socket.socketpair()
+            with c, d:
+                added = asyncio.Event()
+                d.send(b"x")
+                node = mon.add(c.fileno(), POLLIN, lambda node, revents: (mon.remove(node), added.set()))
+                await asyncio.wait_for(added.wait(), 10)
+                assert node.deleted
+            loop.remove_reader(mon.fileno())
+
+        asyncio.run(main())
+    assert got == [(POLLIN, b"x")] * 3
+
+
+@pytest.mark.parametrize("backend", ["io_uring", "poll"])
+def test_twenty_thousand_handlers_then_each_is_reported_each_time(backend):
+    resource = pytest.importorskip("resource")
+    soft, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    hard = limit
+    if hard != resource.RLIM_INFINITY and hard < 20_000:
+        pytest.skip(f"RLIMIT_NOFILE is {hard}")
+    if hard == resource.RLIM_INFINITY or hard > 20_200:
+        hard = 20_200
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, hard), limit))
+    r, w = os.pipe()
+    fds: list[int] = []
+    mon = fdmon.setup((backend,))
+    try:
+        if backend == "io_uring" and not mon.ring.features & uapi.IORING_FEAT_NODROP:
+            pytest.skip("IORING_FEAT_NODROP (Linux 5.5)")
+        fds = [os.dup(r) for _ in range(hard - 200)]
+        nodes = {mon.add(fd, POLLIN) for fd in fds}
+        assert mon.wait(0) == []
+        os.write(w, b"x")
+        for _ in range(2):
+            found = set()
+            while len(found) < len(nodes):
+                found |= {node for node, _ in mon.wait(None)}
+            assert found == nodes
+        os.read(r, 1)
+        assert mon.wait(0) == []
+    finally:
+        mon.destroy()
+        for fd in (r, w, *fds):
+            os.close(fd)
+
+
+# -- the ring is taken away
+
+BEFORE = """
+import os, socket, sys
+from rawuring import fdmon, ops
+from rawuring.fdmon import POLLIN, POLLOUT
+mon = fdmon.setup(("io_uring",))
+pairs = [socket.socketpair() for _ in range(5)]
+nodes = [mon.add(a.fileno(), POLLIN) for a, b in pairs[:3]]
+r, w = os.pipe()
+done = []
+mon.add_sqe(lambda sqe, token: ops.prep_poll_add(sqe, r, POLLIN, token), lambda res, flags: done.append(res))
+half = mon.add(pairs[4][0].fileno(), 0)
+pairs[4][1].shutdown(socket.SHUT_WR)
+assert mon.wait(0) == []
+nodes.append(mon.add(pairs[3][0].fileno(), POLLIN))  # an intent
+nodes[1] = mon.modify(nodes[1], POLLOUT)
+mon.remove(nodes[2])
+mon.add_sqe(lambda sqe, token: ops.prep_nop(sqe, token), lambda res, flags: done.append(("nop", res)))
+"""
+AFTER = """
+for a, b in pairs[:4]:
+    b.send(b"x")
+
+def wait(timeout_ns):
+    return sorted((nodes.index(node), mask) for node, mask in mon.wait(timeout_ns))
+
+expected = [(0, POLLIN), (1, POLLOUT), (3, POLLIN)]
+events = wait(500_000_000)
+mon.dispatch([])
+code = -(int(sys.argv[1], 16) & 0xFFFF)
+assert done == [("nop", code)], done  # it could not be sent, and says so
+assert events in ([], expected), events
+assert wait(500_000_000) == expected
+assert mon.backend == "poll" and "stopped working" in mon.reason, (mon.backend, mon.reason)
+os.write(w, b"x")  # the request that was in flight completes all the same
+while len(done) < 2:
+    mon.dispatch(mon.wait(1_000_000_000))
+assert done[1] & 1, done
+mon.add_sqe(lambda sqe, token: None, lambda res, flags: done.append(res))
+mon.dispatch(mon.wait(None))
+assert done[2] == code, done
+pairs[4][1].close()
+nodes.append(half)
+assert (4, 0x10) in wait(None)
+mon.notify()
+mon.remove(half)
+for index in (0, 3):
+    pairs[index][0].recv(1)
+new = mon.modify(nodes[1], POLLIN)
+nodes[1] = new
+assert wait(None) == [(1, POLLIN)]
+pairs[1][0].recv(1)
+mon.notify()
+assert mon.wait(None) == []
+assert mon.wait(2_000_000) == []
+assert not mon.need_wait()
+mon.destroy()
+pairs[0][0].close()
+pairs[0][1].settimeout(5)
+assert pairs[0][1].recv(1) == b""
+print("fine")
+"""
+
+
+@pytest.mark.parametrize("action", [0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS])
+def test_filter_that_forbids_io_uring_while_it_is_in_use_then_nothing_is_lost(action):
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", BEFORE + FILTER + AFTER, hex(action)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    if done.returncode == 77:
+        pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
+    assert (done.stdout, done.returncode) == ("fine\n", 0), done.stderr
+
+
+def test_ring_closed_behind_our_back_then_poll_goes_on_and_the_number_is_left_alone(pair):
+    a, b = pair
+    mon = monitor_with()
+    node = mon.add(a.fileno(), POLLIN)
+    assert mon.wait(0) == []
+    number = mon.ring.fileno()
+    os.close(number)
+    r, w = os.pipe()
+    assert number in (r, w)
+    b.send(b"x")
+    assert mon.wait(None) == [(node, POLLIN)]
+    assert mon.backend == "poll"
+    mon.destroy()
+    os.fstat(number)
+    os.close(r)
+    os.close(w)
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EACCES, errno.ENOSYS])
+def test_every_refusal_in_the_middle_of_a_wait_then_the_timeout_still_holds(monkeypatch, pair, code):
+    def refuse(*_: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    with monitor_with() as mon:
+        mon.add(pair[0].fileno(), POLLIN)
+        monkeypatch.setattr(syscalls, "enter", refuse)
+        assert mon.wait(3 * MILLISECOND) == []
+        assert errno.errorcode[code] in mon.reason or os.strerror(code) in mon.reason
+
+
+def test_error_that_is_not_a_refusal_then_raised(monkeypatch, pair):
+    def fail(*_: object) -> int:
+        raise OSError(errno.EIO, "broken")
+
+    with monitor_with() as mon:
+        mon.add(pair[0].fileno(), POLLIN)
+        with monkeypatch.context() as patch:
+            patch.setattr(syscalls, "enter", fail)
+            with pytest.raises(OSError, match="broken"):
+                mon.wait(0)
+        assert mon.backend == "io_uring"
+        assert mon.wait(0) == []
+
+
+def test_requests_of_others_then_still_alive_after_the_monitor_is_destroyed_in_order(pair):
+    """A request that is in flight when the ring goes is not forgotten by destroy()."""
+    done = []
+    mon = monitor_with()
+    mon.add_sqe(
+        lambda sqe, token: ops.prep_poll_add(sqe, pair[0].fileno(), POLLIN, token),
+        lambda res, flags: done.append(res),
+    )
+    assert mon.wait(0) == []
+    mon.destroy()
+    assert done == [-errno.ECANCELED]

@@ -1,0 +1,315 @@
+# SPDX-License-Identifier: MIT
+"""What is IoUringSelector's own: the choice of a strategy, the ways out, and numbers taken at their word."""
+
+from __future__ import annotations
+
+import errno
+import os
+import selectors
+import socket
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+from test_probe import FILTER
+
+from rawuring import selector as module, syscalls
+from rawuring.selector import STRATEGIES, IoUringSelector
+from rawuring.syscalls import Unavailable
+
+READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def pair():
+    a, b = socket.socketpair()
+    a.setblocking(False)
+    b.setblocking(False)
+    with a, b:
+        yield a, b
+
+
+@pytest.fixture(params=list(STRATEGIES))
+def uring(request, requires_io_uring):
+    try:
+        sel = IoUringSelector(request.param, fallback=False)
+    except OSError as error:
+        pytest.skip(f"EPOLL_WAIT (Linux 6.15) or EPOLL_CTL (Linux 5.6): {error}")
+    yield sel
+    sel.close()
+
+
+@pytest.fixture(params=["io_uring:epoll_wait", "io_uring:epoll_poll"])
+def in_set(request, requires_io_uring):
+    """Strategies with an epoll set, taking numbers at their word."""
+    try:
+        sel = IoUringSelector(request.param, fallback=False, trusting=True)
+    except OSError as error:
+        pytest.skip(f"EPOLL_WAIT (Linux 6.15) or EPOLL_CTL (Linux 5.6): {error}")
+    yield sel
+    sel.close()
+
+
+def ready(sel: IoUringSelector, timeout: float | None = 0) -> list[tuple[int, int]]:
+    return sorted((key.fd, events) for key, events in sel.select(timeout))
+
+
+# -- choosing
+
+
+@pytest.mark.requires_io_uring
+def test_without_a_wish_then_the_first_that_works_and_a_reason():
+    with IoUringSelector() as sel:
+        assert sel.backend in STRATEGIES
+        names = list(STRATEGIES)
+        for name in names[: names.index(sel.backend)]:
+            assert f"{name} failed: " in sel.reason
+        assert "works here" in sel.reason or "work here" in sel.reason
+        assert sel.backend in repr(sel)
+
+
+@pytest.mark.requires_io_uring
+@pytest.mark.parametrize("missing", [59, 29])
+def test_operation_unknown_to_the_kernel_then_the_next_strategy_and_the_reason(monkeypatch, missing):
+    """An opcode that no kernel has stands for EPOLL_WAIT or EPOLL_CTL on a kernel that is too old."""
+    if missing == 59:
+        monkeypatch.setattr(module.EpollWait, "_wait_op", 200)
+        monkeypatch.setattr(module.EpollPoll, "_wait_op", 200)
+    else:
+        monkeypatch.setattr(module.uapi, "IORING_OP_EPOLL_CTL", 200)
+    with IoUringSelector() as sel:
+        assert sel.backend == ("io_uring:epoll_poll" if missing == 59 else "io_uring:poll_add")
+        assert "io_uring:epoll_wait failed" in sel.reason
+        assert "Linux" in sel.reason
+
+
+@pytest.mark.parametrize("name", ["EPERM", "ENOSYS", "ENOMEM", "EMFILE", "EOPNOTSUPP", "EINVAL", "EIO"])
+def test_io_uring_fails_with_any_error_then_the_standard_library_and_a_warning(monkeypatch, pair, name):
+    refuse_setup(monkeypatch, getattr(errno, name))
+    name = errno.errorcode[getattr(errno, name)]  # EOPNOTSUPP has two names
+    with pytest.warns(RuntimeWarning, match=name) as caught:
+        sel = IoUringSelector()
+    assert caught[0].filename == __file__
+    with sel:
+        assert sel.backend == selectors.DefaultSelector.__name__.replace("Selector", "").lower()
+        assert name in sel.reason
+        assert sel.ring is None
+        sel.register(pair[0], READ)
+        pair[1].send(b"x")
+        assert ready(sel, None) == [(pair[0].fileno(), READ)]
+
+
+def test_io_uring_fails_and_no_fallback_is_wanted_then_the_cause(monkeypatch):
+    refuse_setup(monkeypatch, errno.EPERM)
+    with pytest.raises(Unavailable) as caught:
+        IoUringSelector(fallback=False)
+    assert caught.value.cause
+
+
+def refuse_setup(monkeypatch, code: int) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(syscalls, "io_uring_setup", refuse)
+    monkeypatch.setattr("rawuring.rings.time.sleep", lambda _: None)
+
+
+def test_unknown_strategy_then_value_error_that_names_the_known_ones():
+    with pytest.raises(ValueError, match="io_uring:epoll_wait"):
+        IoUringSelector("kqueues")
+
+
+@pytest.mark.skipif(not hasattr(selectors, "EpollSelector"), reason="epoll (Linux)")
+def test_standard_library_asked_for_then_no_warning():
+    with IoUringSelector("epoll", fallback=False) as sel:
+        assert (sel.backend, sel.reason) == ("epoll", "epoll was asked for")
+
+
+# -- io_uring goes away
+
+
+LATER = """
+import os, selectors, socket, sys, warnings
+warnings.simplefilter("ignore", ResourceWarning)
+from rawuring.selector import IoUringSelector
+sel = IoUringSelector(sys.argv[2], fallback=False)
+pairs = [socket.socketpair() for _ in range(4)]
+watched = [a.fileno() for a, b in pairs]
+for a, b in pairs[:2]:
+    sel.register(a, selectors.EVENT_READ)
+assert sel.select(0.001) == []
+sel.register(pairs[2][0], selectors.EVENT_READ)  # not known to the kernel yet
+sel.modify(pairs[1][0], selectors.EVENT_WRITE)
+"""
+AFTERWARDS = """
+def ready(timeout):
+    return sorted(watched.index(key.fd) for key, _ in sel.select(timeout))
+
+for a, b in pairs:
+    b.send(b"x")
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    assert ready(0.5) == [0, 1, 2], "nothing may be lost"
+[warning] = caught
+assert issubclass(warning.category, RuntimeWarning), warning
+assert "stopped working" in str(warning.message) and "stopped working" in sel.reason, sel.reason
+assert not sel.backend.startswith("io_uring"), sel.backend
+sel.register(pairs[3][0].fileno(), selectors.EVENT_READ)
+sel.unregister(pairs[0][0])
+pairs[0][0].recv(1)
+pairs[0][0].close()
+assert ready(None) == [1, 2, 3]
+assert ready(0) == [1, 2, 3]
+sel.modify(pairs[1][0], selectors.EVENT_READ)
+for pair in pairs[1:]:
+    pair[0].recv(1)
+assert ready(0.01) == []
+sel.close()
+assert len(pairs[1][1].send(b"x").to_bytes(1, "big")) == 1
+print("fine")
+"""
+
+
+@pytest.mark.requires_io_uring
+@pytest.mark.parametrize("action", [0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS])
+@pytest.mark.parametrize("strategy", list(STRATEGIES))
+def test_filter_that_forbids_io_uring_while_it_is_in_use_then_nothing_is_lost(strategy, action):
+    done = subprocess.run(
+        [sys.executable, "-c", LATER + FILTER + AFTERWARDS, hex(action), strategy],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    if done.returncode == 77:
+        pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
+    if "Linux 6.15" in done.stderr or "Linux 5.6" in done.stderr:
+        pytest.skip("EPOLL_WAIT (Linux 6.15) or EPOLL_CTL (Linux 5.6)")
+    assert (done.stdout, done.returncode) == ("fine\n", 0), done.stderr
+
+
+def test_ring_closed_behind_our_back_then_nothing_is_lost_and_no_number_is_closed_twice(uring, pair):
+    a, b = pair
+    uring.register(a, READ)
+    assert ready(uring, 0.001) == []
+    number = uring.ring.fileno()
+    os.close(number)
+    r, w = os.pipe()
+    try:
+        assert number in (r, w)
+        uring.modify(a, READ | WRITE)
+        b.send(b"x")
+        with pytest.warns(RuntimeWarning, match="stopped working"):
+            assert ready(uring, 1) == [(a.fileno(), READ | WRITE)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            uring.close()
+        os.fstat(number)
+    finally:
+        os.close(r)
+        os.close(w)
+
+
+# -- numbers taken at their word
+
+
+def test_trusted_number_then_no_system_call_until_select(in_set, pair, monkeypatch):
+    a, b = pair
+    before = in_set.ring.statistics().enters
+    in_set.register(a.fileno(), READ)
+    in_set.modify(a.fileno(), READ | WRITE)
+    in_set.modify(a.fileno(), READ)
+    in_set.unregister(a.fileno())
+    in_set.register(a.fileno(), READ)
+    assert a.fileno() not in targets(in_set)
+    assert in_set.ring.statistics().enters == before
+    b.send(b"x")
+    assert ready(in_set, 0) == [(a.fileno(), READ)]
+    assert a.fileno() in targets(in_set)
+
+
+def targets(sel: IoUringSelector) -> set[int]:
+    """Ask the kernel what is in the epoll set."""
+    info = Path(f"/proc/self/fdinfo/{sel._strategy._epoll.fileno()}").read_text()
+    return {int(line.split()[1]) for line in info.splitlines() if line.startswith("tfd:")}
+
+
+def test_trusted_number_that_cannot_be_watched_then_ready_as_poll_says(in_set, tmp_path, pair):
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+    with path.open("rb") as file:
+        in_set.register(file.fileno(), READ)
+        in_set.register(pair[0].fileno(), READ)
+        for timeout in (0, 1, None):
+            assert ready(in_set, timeout) == [(file.fileno(), READ)]
+        pair[1].send(b"x")
+        assert ready(in_set, None) == sorted([(file.fileno(), READ), (pair[0].fileno(), READ)])
+        in_set.unregister(file.fileno())
+    assert ready(in_set, None) == [(pair[0].fileno(), READ)]
+
+
+def test_trusted_number_that_is_closed_then_silent(in_set):
+    r, w = os.pipe()
+    in_set.register(r, READ)
+    os.close(r)
+    os.close(w)
+    assert ready(in_set, 0.001) == []
+    in_set.unregister(r)
+
+
+def test_modify_of_a_number_that_is_another_file_by_now_then_the_new_file_is_watched(in_set, pair):
+    """EpollSelector raises FileNotFoundError here; a queued change finds out later, and does what it can."""
+    r1, w1 = os.pipe()
+    in_set.register(r1, READ)
+    assert ready(in_set) == []
+    os.close(r1)
+    number = os.dup(pair[0].fileno())
+    assert number == r1
+    in_set.modify(number, WRITE)
+    assert ready(in_set, 0.5) == [(number, WRITE)]
+    in_set.unregister(number)
+    os.close(number)
+    os.close(w1)
+
+
+# -- what other parts rely on
+
+
+def test_map_then_a_live_view(uring, pair):
+    view = uring.get_map()
+    assert len(view) == 0
+    key = uring.register(pair[0], READ, "data")
+    assert view[pair[0]] == view[pair[0].fileno()] == view.get(pair[0]) == key
+    assert view.get(pair[1]) is None
+    assert list(view) == [pair[0].fileno()]
+    assert pair[0] in view
+    assert pair[1] not in view
+    uring.unregister(pair[0])
+    assert dict(view) == {}
+
+
+@pytest.mark.parametrize("entries", [1, 2, 3])
+@pytest.mark.requires_io_uring
+def test_tiny_ring_then_changes_take_turns(entries):
+    pairs = [socket.socketpair() for _ in range(20)]
+    with IoUringSelector(entries=entries) as sel:
+        for a, b in pairs:
+            sel.register(a, READ)
+            b.send(b"x")
+        assert len(sel.select(1)) == 20
+    for pair in pairs:
+        for sock in pair:
+            sock.close()
+
+
+def test_memory_of_many_events_then_it_grows(uring):
+    pairs = [socket.socketpair() for _ in range(200)]
+    try:
+        for i, (a, b) in enumerate(pairs):
+            uring.register(a, READ)
+            b.send(b"x")
+            assert len(uring.select(1)) == i + 1
+    finally:
+        for pair in pairs:
+            for sock in pair:
+                sock.close()
