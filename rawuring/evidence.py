@@ -120,9 +120,11 @@ def classify(failure: syscalls.Unavailable, evidence: tuple[str, ...]) -> tuple[
     Lifetime: none.
     """
     cause, advice = failure.cause, failure.advice
-    facts = dict(fact.partition("=")[::2] for fact in evidence)
+    facts = dict(fact.partition("=")[::2] for fact in (*evidence, *failure.evidence))
     if cause in ("sysctl", "group", "seccomp"):
         return "denied", cause, advice
+    if cause in ("policy", "absent") and _is_filtered(facts):
+        return "denied", "seccomp", _FILTERED
     if cause == "policy":
         return ("denied", *_which_policy(failure.errno, facts))
     if cause == "absent" and failure.errno == errno.ENOSYS:
@@ -136,6 +138,19 @@ def classify(failure: syscalls.Unavailable, evidence: tuple[str, ...]) -> tuple[
     return "unknown", cause, advice
 
 
+def _is_filtered(facts: dict[str, str]) -> bool:
+    """Tell whether a filter is in force and accounts for a refusal that the sysctl does not explain."""
+    if facts.get("io_uring_enter(-1)") in ("EPERM", "EACCES", "EOPNOTSUPP"):
+        return True  # the kernel itself says EBADF, whatever its policy
+    return "2" in (facts.get("Seccomp"), facts.get("PR_GET_SECCOMP"))
+
+
+_FILTERED = (
+    "A seccomp filter refuses io_uring, as container runtimes do by default: allow io_uring_setup, "
+    "io_uring_enter and io_uring_register in its profile."
+)
+
+
 def _which_policy(code: int | None, facts: dict[str, str]) -> tuple[str, str]:
     if code == errno.EACCES:
         return "lsm", (
@@ -144,7 +159,7 @@ def _which_policy(code: int | None, facts: dict[str, str]) -> tuple[str, str]:
         )
     return "unknown-policy", (
         "Neither the sysctl nor a seccomp filter refuses io_uring, and yet it is refused: by a security "
-        "module, or by a sandbox around this machine, as some desktop container systems have. Ask whoever runs it."
+        "module, or by a sandbox around this machine, as some container desktops have. Ask whoever runs it."
     )
 
 

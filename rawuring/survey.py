@@ -208,6 +208,7 @@ def _refused(facts: tuple[str, ...], failure: syscalls.Unavailable) -> Capabilit
 
 _FIRST = "io_uring_setup(2 entries)"
 _CALLS = (_FIRST, "io_uring_enter", "io_uring_register")
+_PR_GET_SECCOMP = 21  # linux/prctl.h
 
 
 def _first_calls() -> int:
@@ -225,7 +226,9 @@ def _first_calls() -> int:
     if len(codes) < len(_CALLS):
         raise _ended_early(_CALLS[len(codes)], killer)
     if codes[0]:
-        raise syscalls.explain_setup_failure(codes[0], _FIRST)
+        failure = syscalls.explain_setup_failure(codes[0], _FIRST)
+        failure.evidence += tuple(f"PR_GET_SECCOMP={mode}" for mode in codes[3:])
+        raise failure
     if codes[1] in _REFUSALS:
         advice = "A filter lets io_uring_setup pass but not io_uring_enter: allow both."
         raise syscalls.Unavailable(codes[1], _CALLS[1], "seccomp", advice)
@@ -258,6 +261,7 @@ def _make_three_calls(say: Callable[[int], object]) -> None:
         say(0 if restricted else error.errno or errno.EIO)
     else:
         say(0)
+    say(int(syscalls._libc.prctl(_PR_GET_SECCOMP, None, None, None, None)))  # for where there is no /proc
 
 
 def _ended_early(call: str, killer: int | None) -> syscalls.Unavailable:
