@@ -63,7 +63,8 @@ def test_names_missing_then_listed_by_release_oldest_first(tool, monkeypatch, ca
 
 
 def test_no_io_uring_then_the_reason_and_1(tool, monkeypatch, capsys):
-    answers = found(usable=False, cause="sysctl", error="io_uring_setup: EPERM. Cause: sysctl.")
+    error = "io_uring_setup: EPERM. Cause: sysctl."
+    answers = found(usable=False, status="denied", cause="sysctl", error=error)
     monkeypatch.setattr(probe, "capabilities", lambda refresh: answers)
     monkeypatch.setattr(probe, "prove", lambda: pytest.fail("there is no ring to prove anything with"))
     assert tool.main([]) == 1
