@@ -121,10 +121,11 @@ def classify(failure: syscalls.Unavailable, evidence: tuple[str, ...]) -> tuple[
     """
     cause, advice = failure.cause, failure.advice
     facts = dict(fact.partition("=")[::2] for fact in (*evidence, *failure.evidence))
-    if cause in ("sysctl", "group", "seccomp"):
+    if cause == "seccomp" or (cause in ("policy", "absent") and _is_filtered(facts)):
+        killed = "kills" in advice
+        return "denied", "seccomp", f"{advice if killed else _FILTERED} {_where_to_allow(facts)}"
+    if cause in ("sysctl", "group"):
         return "denied", cause, advice
-    if cause in ("policy", "absent") and _is_filtered(facts):
-        return "denied", "seccomp", _FILTERED
     if cause == "policy":
         return ("denied", *_which_policy(failure.errno, facts))
     if cause == "absent" and failure.errno == errno.ENOSYS:
@@ -148,6 +149,25 @@ def _is_filtered(facts: dict[str, str]) -> bool:
 _FILTERED = (
     "A seccomp filter refuses io_uring, as container runtimes do by default: allow io_uring_setup, "
     "io_uring_enter and io_uring_register in its profile."
+)
+
+
+def _where_to_allow(facts: dict[str, str]) -> str:
+    """Tell where a profile is given, for the container that shows itself, or for the usual ones."""
+    container = facts.get("container", "")
+    for words, where in _PROFILES:
+        if any(word in container for word in words):
+            return f"{where}."
+    return f"{'; '.join(where for _, where in _PROFILES)}."
+
+
+_PROFILES = (
+    (("kubepods",), "Kubernetes takes a profile in securityContext.seccompProfile"),
+    (
+        ("docker", "podman", "libpod", "containerd"),
+        "Docker and Podman take a profile with --security-opt seccomp=PROFILE.json",
+    ),
+    (("systemd",), "systemd allows them with SystemCallFilter=@aio"),
 )
 
 

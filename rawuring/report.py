@@ -288,7 +288,7 @@ def print_text(found: Capabilities, live: dict[str, str], required: tuple[str, .
     """Print the whole report for a person."""
     print_verdict(found, live)
     if found.error:
-        print(f"  error: {found.error}")
+        print(f"  error: {found.error.partition(' Cause: ')[0]}")  # cause and advice have lines of their own
     for fact in found.evidence:
         print(f"  evidence: {fact}{_MEANINGS.get(fact, '')}")
     if found.usable:

@@ -676,8 +676,9 @@ def examine_ring(ring: rings.Ring, process: Capabilities) -> Capabilities:
     if ring.cq_ready() or ring.sq.pending():
         raise ValueError("the ring is not idle: reap first, so that answers cannot be mistaken")
     answers = admitted_operations(_NO_SUCH_PERSONALITY, ring)
-    there = [value for name, value in family("OP") if process.findings[name].supported is not False]
-    if all(answers.get(value) == -errno.EACCES for value in there):  # maybe for want of a flag that is a duty
+    there = [name for name, _ in family("OP") if process.findings[name].supported is not False]
+    asked = [getattr(uapi, name) for name in there if name not in _WIDE]
+    if all(answers.get(value) == -errno.EACCES for value in asked):  # maybe for want of a flag that is a duty
         answers = admitted_operations(_NO_SUCH_PERSONALITY, ring, uapi.IOSQE_FIXED_FILE)
     findings, denied = dict(process.findings), list(process.denied)
     for name, value in family("OP"):
@@ -688,6 +689,9 @@ def examine_ring(ring: rings.Ring, process: Capabilities) -> Capabilities:
     refused = [name for name in denied if name not in process.denied]
     if not refused:
         return process._replace(findings=findings)
+    if not ring.flags & (uapi.IORING_SETUP_SQE128 | uapi.IORING_SETUP_SQE_MIXED):
+        for name in _WIDE:  # refused for their size, before any restriction is looked at
+            findings[name] = findings[name]._replace(admitted=None, admitted_how="")
     return process._replace(
         usable=any(findings[name].admitted for name, _ in family("OP")),
         status="degraded",
@@ -696,6 +700,9 @@ def examine_ring(ring: rings.Ring, process: Capabilities) -> Capabilities:
         findings=findings,
         denied=tuple(denied),
     )
+
+
+_WIDE = ("IORING_OP_NOP128", "IORING_OP_URING_CMD128")
 
 
 def _narrow(findings: dict[str, Finding], denied: list[str], name: str, admitted: bool) -> None:
