@@ -534,6 +534,8 @@ class EpollWait(Strategy):
                 return self._ask_epoll(timeout_ns, keys)
             return self._wait_in_ring(timeout_ns, keys)
         except OSError as error:
+            if error.errno not in fdmon.REFUSED + fdmon.GONE and not _raised_here(error):
+                raise
             self._give_up_ring(error)
             return self._ask_epoll(timeout_ns, keys)
         finally:
@@ -794,6 +796,17 @@ class EpollPoll(EpollWait):
 
     def _collect(self, res: int, keys: Keys) -> Ready:
         return self._ask_epoll(0, keys)
+
+
+def _raised_here(error: OSError) -> bool:
+    """Tell whether an error comes from this package, and not from a signal handler that ran on the way.
+
+    Handlers run between any two of our instructions, and many raise TimeoutError, which is an OSError.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is None or trace.tb_frame.f_globals.get("__package__") == __package__
 
 
 def _snapshot(changes: dict[int, tuple[int, SelectorKey]]) -> list[Change]:
