@@ -498,10 +498,12 @@ class EpollWait(Strategy):
 
     def _control(self, change: int, key: SelectorKey) -> None:
         """Call epoll_ctl; what is there already is modified, and what is gone is added."""
-        calls = (self._epoll.register, self._epoll.modify)
-        for call in calls if change == _ADD else calls[::-1]:
+        calls = {_ADD: self._epoll.register, _MOD: self._epoll.modify}
+        for op in (change, _ADD if change == _MOD else _MOD):
+            if op == _ADD and _was_closed(key):
+                return  # the number may be another file's by now
             try:
-                call(key.fd, _MASK[key.events])
+                calls[op](key.fd, _MASK[key.events])
                 return
             except OSError as error:
                 if error.errno not in (errno.EEXIST, errno.ENOENT):
@@ -638,8 +640,8 @@ class EpollWait(Strategy):
         sent: list[Change] = []
         for each in _snapshot(self._pending):
             fd, (op, key) = each
-            if op == _ADD and isinstance(key.fileobj, socket) and key.fileobj.fileno() != fd:
-                self._pending.pop(fd, None)  # closed before the kernel heard of it
+            if op == _ADD and _was_closed(key):
+                self._pending.pop(fd, None)  # before the kernel heard of it
                 continue
             if len(sent) == room:
                 ring.submit()
@@ -798,6 +800,11 @@ class EpollPoll(EpollWait):
         return self._ask_epoll(0, keys)
 
 
+def _was_closed(key: SelectorKey) -> bool:
+    """Tell whether a socket was closed (or detached: it does not say which) while it was registered."""
+    return isinstance(key.fileobj, socket) and key.fileobj.fileno() != key.fd
+
+
 def _raised_here(error: OSError) -> bool:
     """Tell whether an error comes from this package, and not from a signal handler that ran on the way.
 
@@ -906,6 +913,9 @@ class PollAdd(Strategy):
 
     def close(self) -> None:
         """Destroy the monitor."""
+        ring = self.ring
+        if not ring.closed and ring.owner != get_ident() and not self._monitor._waiting:
+            ring.bind_thread()
         self._monitor.destroy()
         self._nodes.clear()
 
