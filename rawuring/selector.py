@@ -498,12 +498,12 @@ class EpollWait(Strategy):
 
     def _control(self, change: int, key: SelectorKey) -> None:
         """Call epoll_ctl; what is there already is modified, and what is gone is added."""
-        calls = {_ADD: self._epoll.register, _MOD: self._epoll.modify}
         for op in (change, _ADD if change == _MOD else _MOD):
             if op == _ADD and _was_closed(key):
                 return  # the number may be another file's by now
+            call = self._epoll.register if op == _ADD else self._epoll.modify
             try:
-                calls[op](key.fd, _MASK[key.events])
+                call(key.fd, _MASK[key.events])
                 return
             except OSError as error:
                 if error.errno not in (errno.EEXIST, errno.ENOENT):
