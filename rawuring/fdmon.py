@@ -441,7 +441,7 @@ class IoUringFDMon(FDMon):
             self.notify()  # the outer loop must call wait()
 
     def add_sqe(
-        self, prep: Callable[[memoryview, int], object], handler: CqeHandler, *keepalive: Any
+        self, prep: Callable[[bytearray, int], None], handler: CqeHandler, *keepalive: Any
     ) -> None:
         """Send another request through the monitor's ring.
 
@@ -538,8 +538,10 @@ class IoUringFDMon(FDMon):
             self.dequeue()
         for _ in range(len(self._requests)):
             prep, handler, keepalive = self._requests.popleft()
-            token = self.inflight.hold(handler, *keepalive)
-            prep(self.get_sqe(), token)
+            if not self.ring.sq.space_left():
+                self._submit()
+            # When prep raises, nothing is queued and nothing waits for an answer.
+            self.inflight.start(prep, handler=handler, holds=keepalive)
 
     def process_cqe(self, events: list[Event] | None, cqe: rings.Cqe) -> None:
         """Handle one completion.
@@ -791,10 +793,12 @@ class IoUringFDMon(FDMon):
         Threads: any; at once only in the waiter's.
         """
         self.remove(node)
-        if not node.armed or self.ring.closed:
+        if self.ring.closed:
             return
         if self._waiting:
-            self.notify()
+            self.notify()  # also when it is not armed: the waiter may be just about to do so
+            return
+        if not node.armed:
             return
         if self.ring.owner != get_ident():
             if self._bound and rings.thread_lives(self.ring.owner):

@@ -165,7 +165,7 @@ def register_buffers_update_tag(
 
     Args: off is the first slot; memories are writable buffers, or None to empty the slot; tags as in
         register_buffers_tags().
-    Returns: their pins.
+    Returns: the pins of those that were put there: fewer than memories when the kernel refused a later one.
     Raises: OSError; ValueError for another number of tags.
     Lifetime: none; but the old buffers until the final CQE of the requests that use them, or their tag's CQE.
     Threads: the owner only.
@@ -179,7 +179,8 @@ def register_buffers_update_tag(
             offset=off, nr=len(pins), data=vector.address, tags=_address(tag_array)
         )
     )
-    _register(ring, uapi.IORING_REGISTER_BUFFERS_UPDATE, argument.address, argument.nbytes)
+    done = _register(ring, uapi.IORING_REGISTER_BUFFERS_UPDATE, argument.address, argument.nbytes)
+    del pins[done:]  # the kernel still has what was there before
     _keep_buffers(ring, off, pins)
     return pins
 

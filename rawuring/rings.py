@@ -1214,10 +1214,14 @@ class Ring:
                 self._enter_fd, to_submit, min_complete, flags | self._enter_flags, timeout
             )
         except OSError as error:
+            if self._rewind and error.errno is None:
+                self.sq.consumed(to_submit)  # not the kernel's, but a signal handler's: see below
             advice = _ENTER_ADVICE.get(error.errno or 0)
             if advice is None:
                 raise
-            raise OSError(error.errno, f"{error.strerror}. {advice}") from None
+            # The traceback still tells where it came from: selector.py asks.
+            explained = OSError(error.errno, f"{error.strerror}. {advice}")
+            raise explained.with_traceback(error.__traceback__) from None
         except BaseException:
             if self._rewind:
                 self.sq.consumed(to_submit)

@@ -498,8 +498,10 @@ class EpollWait(Strategy):
 
     def _control(self, change: int, key: SelectorKey) -> None:
         """Call epoll_ctl; what is there already is modified, and what is gone is added."""
-        calls = (self._epoll.register, self._epoll.modify)
-        for call in calls if change == _ADD else calls[::-1]:
+        for op in (change, _ADD if change == _MOD else _MOD):
+            if op == _ADD and _was_closed(key):
+                return  # the number may be another file's by now
+            call = self._epoll.register if op == _ADD else self._epoll.modify
             try:
                 call(key.fd, _MASK[key.events])
                 return
@@ -534,6 +536,8 @@ class EpollWait(Strategy):
                 return self._ask_epoll(timeout_ns, keys)
             return self._wait_in_ring(timeout_ns, keys)
         except OSError as error:
+            if error.errno not in fdmon.REFUSED + fdmon.GONE and not _raised_here(error):
+                raise
             self._give_up_ring(error)
             return self._ask_epoll(timeout_ns, keys)
         finally:
@@ -636,8 +640,8 @@ class EpollWait(Strategy):
         sent: list[Change] = []
         for each in _snapshot(self._pending):
             fd, (op, key) = each
-            if op == _ADD and isinstance(key.fileobj, socket) and key.fileobj.fileno() != fd:
-                self._pending.pop(fd, None)  # closed before the kernel heard of it
+            if op == _ADD and _was_closed(key):
+                self._pending.pop(fd, None)  # before the kernel heard of it
                 continue
             if len(sent) == room:
                 ring.submit()
@@ -796,6 +800,22 @@ class EpollPoll(EpollWait):
         return self._ask_epoll(0, keys)
 
 
+def _was_closed(key: SelectorKey) -> bool:
+    """Tell whether a socket was closed (or detached: it does not say which) while it was registered."""
+    return isinstance(key.fileobj, socket) and key.fileobj.fileno() != key.fd
+
+
+def _raised_here(error: OSError) -> bool:
+    """Tell whether an error comes from this package, and not from a signal handler that ran on the way.
+
+    Handlers run between any two of our instructions, and many raise TimeoutError, which is an OSError.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is None or trace.tb_frame.f_globals.get("__package__") == __package__
+
+
 def _snapshot(changes: dict[int, tuple[int, SelectorKey]]) -> list[Change]:
     """Copy a dictionary that other threads may be changing."""
     while True:
@@ -893,6 +913,9 @@ class PollAdd(Strategy):
 
     def close(self) -> None:
         """Destroy the monitor."""
+        ring = self.ring
+        if not ring.closed and ring.owner != get_ident() and not self._monitor._waiting:
+            ring.bind_thread()
         self._monitor.destroy()
         self._nodes.clear()
 

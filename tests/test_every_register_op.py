@@ -141,6 +141,21 @@ def test_sparse_buffers_then_filled_and_emptied(do, fd):
     assert read_fixed(do, fd, pin, 2) == -errno.EFAULT
 
 
+@register_op("REGISTER_BUFFERS_UPDATE")
+def test_buffers_update_that_fails_half_way_then_the_old_buffer_is_still_held(do, fd):
+    first, second, third = (buffers.allocate(4096) for _ in range(3))
+    try:
+        _, old = register.register_buffers(do.ring, [first, second])
+        # An empty slot may have no tag: the kernel stops there.
+        pins = register.register_buffers_update_tag(do.ring, 0, [third, None], [0, 7])
+    except OSError:
+        lacks("IORING_REGISTER_BUFFERS_UPDATE", "5.13")
+    assert len(pins) == 1
+    assert read_fixed(do, fd, old, 1) == 64  # the kernel still has it, so we must
+    assert do.ring.resources["buffer", 1] is old
+    assert do.ring.resources["buffer", 0] is pins[0]
+
+
 @register_op("REGISTER_CLONE_BUFFERS")
 def test_clone_buffers_then_both_rings_have_them(do, fd, file):
     memories = [buffers.allocate(4096) for _ in range(3)]
