@@ -620,7 +620,7 @@ class IoUringFDMon(FDMon):
                 self._arm_all()
             return events
         except OSError as error:
-            if error.errno not in REFUSED + GONE:
+            if not ring_lost(self.ring, error):
                 raise
             return self._wait_instead(self._downgrade(error), timeout_ns)
         finally:
@@ -810,7 +810,7 @@ class IoUringFDMon(FDMon):
             if self.ring.flags & uapi.IORING_SETUP_SQPOLL:
                 self._wait_for_end(node)
         except OSError as error:
-            if error.errno not in REFUSED + GONE:
+            if not ring_lost(self.ring, error):
                 raise
             self._downgrade(error)
 
@@ -894,6 +894,17 @@ class IoUringFDMon(FDMon):
         if self._instead is not None:
             self._instead.destroy()
         super().destroy()
+
+
+def ring_lost(ring: rings.Ring, error: OSError) -> bool:
+    """Tell whether an error means that the kernel has taken a ring away.
+
+    A signal handler's own PermissionError looks the same, so the ring is asked.
+
+    Args: error as caught around a call for the ring.
+    Lifetime: none.
+    """
+    return error.errno in REFUSED + GONE and not ring.answers()
 
 
 def _check_sqpoll(ring: rings.Ring) -> None:

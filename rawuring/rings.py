@@ -1310,6 +1310,19 @@ class Ring:
             self._refuse()
         return len(self.cq.copied) + self.cq.ready()
 
+    def answers(self) -> bool:
+        """Tell whether the kernel still takes calls for this ring: ask it for nothing.
+
+        Returns: False when a filter refuses io_uring by now, or somebody else has closed the descriptor.
+        Lifetime: none.
+        Threads: any.
+        """
+        try:
+            syscalls.enter(self._enter_fd, 0, 0, self._enter_flags)
+        except OSError as error:
+            return error.errno == errno.EEXIST  # another thread's ring: it is there
+        return True
+
     def need_enter(self) -> bool:
         """Tell whether the kernel holds back completions that only an enter brings out.
 

@@ -536,7 +536,8 @@ class EpollWait(Strategy):
                 return self._ask_epoll(timeout_ns, keys)
             return self._wait_in_ring(timeout_ns, keys)
         except OSError as error:
-            if error.errno not in fdmon.REFUSED + fdmon.GONE and not _raised_here(error):
+            known = error.errno in fdmon.REFUSED + fdmon.GONE
+            if not fdmon.ring_lost(self.ring, error) and (known or not _raised_here(error)):
                 raise
             self._give_up_ring(error)
             return self._ask_epoll(timeout_ns, keys)

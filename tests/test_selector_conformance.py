@@ -526,7 +526,13 @@ class Leave(Exception):
 
 
 # Of OSErrors: those that a handler makes up, and those of a system call of its own.
-@pytest.mark.parametrize("error", [Leave(), TimeoutError("late"), BlockingIOError(errno.EAGAIN, "full")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        Leave(), TimeoutError("late"), BlockingIOError(errno.EAGAIN, "full"),
+        PermissionError(errno.EPERM, "mine"),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("timeout", [None, 5])
 def test_signal_handler_that_raises_then_nothing_is_lost(sel, pair, timeout, error):
     def leave(*_: object) -> None:
