@@ -55,7 +55,7 @@ GATES = (
     ),
     Gate(
         "sendmsg-control", "", "5.12", "SENDMSG refuses ancillary data, which RECVMSG takes",
-        "yours to mind", _SEEN,
+        "nothing: yours to mind", _SEEN,
     ),
     Gate(
         "memlock", "", "5.12", "the memory of rings counts against RLIMIT_MEMLOCK",
@@ -67,24 +67,24 @@ GATES = (
     ),
     Gate(
         "provide-buffers-res", "", "5.12", "PROVIDE_BUFFERS answers with the group's number, and not with 0",
-        "yours to mind: a result that is not negative is success", _SEEN,
+        "nothing: yours to mind: a result that is not negative is success", _SEEN,
     ),
     Gate(
         "cancel-op-ignored", "5.19", "6.6", "IORING_ASYNC_CANCEL_OP is ignored instead of refused",
-        "yours to mind", _SEEN,
+        "nothing: yours to mind", _SEEN,
     ),
     Gate(
         "drain-starts", "", "6.12", "DRAIN orders starts: the request behind the drained one may end first",
-        "yours to mind: link what must end in order", "seen on 6.1, not on 6.12 (DESIGN.md)",
+        "nothing: yours to mind: link what must end in order", "seen on 6.1, not on 6.12 (DESIGN.md)",
     ),
     Gate(
         "multishot-takes-first", "5.19", "6.18",
         "a multishot receive takes a buffer before it looks for data, so an empty group ends it at once",
-        "yours to mind: give buffers back, then arm again", "seen on 6.12, not on 6.18 (DESIGN.md)",
+        "nothing: yours to mind: give buffers back, then arm again", "seen on 6.12, not on 6.18 (DESIGN.md)",
     ),
     Gate(
         "buffer-tags-silent", "5.13", "6.13", "tags of buffers are not posted when all are unregistered",
-        "yours to mind: update them one by one", _SEEN,
+        "nothing: yours to mind: update them one by one", _SEEN,
     ),
     Gate(
         "iowait", "", "6.15", "an idle wait counts as iowait in the statistics",

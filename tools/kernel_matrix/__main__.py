@@ -97,7 +97,7 @@ def run_set(options: argparse.Namespace) -> int:
         if cell.name in missing:
             outcome = guest.Outcome(NOT_TO_BE_HAD, missing[cell.name], 0.0)
         else:
-            outcome = run_in(cell, " ".join(options.command) or tests_of(cell), options)
+            outcome = run_in(cell, options.command or tests_of(cell), options)
         (options.logs / f"{cell.name}.log").write_text(outcome.output, encoding="utf-8")
         row = row_of(cell, outcome)
         last = (outcome.output.strip().splitlines() or [""])[-1]
@@ -147,8 +147,11 @@ def main(arguments: list[str] | None = None) -> int:
     shared.add_argument("--mirror", help="a Debian mirror, instead of the one that apt is configured for")
     shared.add_argument("--folder", type=Path, default=ROOT, help="what the guest finds in /project")
     shared.add_argument("--timeout", type=float, default=900, metavar="SECONDS", help="for each guest")
-    description = __doc__.split("\n")[0]
-    parser = argparse.ArgumentParser(prog="python3 tools/kernel_matrix", description=description)
+    parser = argparse.ArgumentParser(
+        prog="python3 tools/kernel_matrix",
+        description=__doc__.split("\n")[0],
+        epilog="Behind -- stands the command that runs in the guest; by default that is the tests.",
+    )
     commands = parser.add_subparsers(dest="action", required=True)
     commands.add_parser("list", help="print the cells and the sets")
     one = commands.add_parser("run", parents=[shared], help="run a command in one cell")
@@ -159,9 +162,10 @@ def main(arguments: list[str] | None = None) -> int:
     many.add_argument("--json", type=Path, metavar="FILE", help="write the table's rows there, too")
     logs = default_cache() / "logs"
     many.add_argument("--logs", type=Path, default=logs, help="the folder for the output of each guest")
-    for each in (one, many):
-        each.add_argument("command", nargs="*", help="after --: what to run; by default the tests")
-    options = parser.parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    at = given.index("--") if "--" in given else len(given)
+    options = parser.parse_args(given[:at])
+    options.command = " ".join(given[at + 1 :])
     if options.action == "list":
         print_cells()
         return 0
@@ -171,7 +175,7 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error(f"neither a set nor cells: {', '.join(unknown)}")
         return run_set(options)
     cell = CELLS[options.cell]
-    outcome = run_in(cell, " ".join(options.command) or tests_of(cell), options)
+    outcome = run_in(cell, options.command or tests_of(cell), options)
     print(outcome.output, end="")
     return outcome.status
 

@@ -167,6 +167,7 @@ def _of(path: Path) -> tuple[int, bytes]:
 
 def _entry(name: str, number: int, mode: int, data: bytes) -> bytes:
     encoded = name.encode() + b"\0"
-    fields = (number, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(encoded), 0)
+    # The time matters: a zip file cannot hold one before 1980.
+    fields = (number, mode, 0, 0, 1, int(time.time()), len(data), 0, 0, 0, 0, len(encoded), 0)
     head = b"070701" + b"".join(b"%08X" % field for field in fields) + encoded
     return head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4)
