@@ -119,8 +119,9 @@ def test_output_of_a_guest_then_a_row(summary, counts):
 
 def test_set_with_a_failure_then_1_and_without_any_cell_then_126(tmp_path, monkeypatch, capsys):
     outcomes = {
-        "6.1um": guest.Outcome(0, "1 passed in 1s\n", 1.0), "6.12um": guest.Outcome(1, "1 failed in 1s\n", 1.0),
-    }  # fmt: skip
+        "6.1um": guest.Outcome(0, "1 passed in 1s\n", 1.0),
+        "6.12um": guest.Outcome(1, "1 failed in 1s\n", 1.0),
+    }
     monkeypatch.setattr(tool, "build", lambda cells, options: {})
     monkeypatch.setattr(tool, "run_in", lambda cell, command, options: outcomes[cell.name])
     logs = ["--logs", str(tmp_path)]
