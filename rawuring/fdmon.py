@@ -562,8 +562,8 @@ class IoUringFDMon(FDMon):
             return
         if node.deleted:
             pass  # its POLL_REMOVE, if it is still to be sent, will find the node idle
-        elif res > 0 and not res & (node.events | _ALWAYS):
-            self._park(node)
+        elif res == -errno.EINVAL or (res > 0 and not res & (node.events | _ALWAYS)):
+            self._park(node)  # EINVAL: a terminal before 5.8, see gates.py
         else:
             # One-shot: armed again with the next submit, which is what makes it level-triggered.
             self.enqueue(node, FDMON_IO_URING_ADD)
@@ -574,6 +574,8 @@ class IoUringFDMon(FDMon):
         if self._lot is not None and node is self._lot.node:
             events += self._lot.events()
             return
+        if node.parked:
+            return  # epoll tells
         if res < 0:
             res = POLLNVAL if res == -errno.EBADF else POLLERR
         mask = res & (node.events | _ALWAYS)
@@ -939,7 +941,7 @@ def _union(*nodes: AioHandler) -> int:
 
 
 class ParkingLot:
-    """An epoll set for handlers on which POLL_ADD would complete without end: see the head of this file."""
+    """An epoll set for handlers on which POLL_ADD fails or completes without end: see the file's head."""
 
     def __init__(self) -> None:
         """Create the set and the node that watches it."""

@@ -14,7 +14,7 @@ import errno
 import os
 import sys
 
-from . import barriers, evidence, survey, uapi
+from . import barriers, evidence, gates, survey, uapi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -207,12 +207,19 @@ def as_dict(found: Capabilities, live: dict[str, str], required: tuple[str, ...]
             name: {**finding._asdict(), "since": uapi.SINCE.get(name)} for name, finding in findings.items()
         },
         "library": library(found),
+        "gates": {gate.name: {"what": gate.what, "library": gate.library} for gate in _gates(found)},
         "required": {item: dict(zip(("answer", "how"), ask(found, item))) for item in required},
         "python": sys.version.split()[0],
         "implementation": sys.implementation.name,
         "fence": barriers.fence_kind() if found.usable else None,
         "live": live,
     }
+
+
+def _gates(found: Capabilities) -> tuple[gates.Gate, ...]:
+    """List what this kernel does otherwise for its age, where there is a ring to mind it on."""
+    words = found.kernel.split()
+    return gates.applying(words[1]) if found.usable and len(words) > 1 else ()
 
 
 def tables() -> dict[str, dict[str, str | None]]:
@@ -299,6 +306,8 @@ def print_text(found: Capabilities, live: dict[str, str], required: tuple[str, .
             print(f"  {feature}: {_answer(state['answer'])}{missing if state['missing'] else ''}")
         for kind in survey.KINDS:
             _print_kind(found, kind, verbose)
+        for gate in _gates(found):
+            print(f"known of this release: {gate.what} (here: {gate.library})")
     for name, result in live.items():
         print(f"live: {name}: {_colour(result, _GREEN if result == 'ok' else _RED)}")
     print_required(found, required, quiet=False)

@@ -48,7 +48,7 @@ import weakref
 from _thread import get_ident
 from typing import NamedTuple
 
-from . import barriers, syscalls, uapi
+from . import barriers, gates, syscalls, uapi
 from .barriers import load_acquire, store_release
 from .syscalls import Unavailable
 
@@ -585,7 +585,7 @@ def _flag_names(flags: int) -> str:
 
 
 class Dropped(NamedTuple):
-    """One wish that the kernel did not grant."""
+    """One wish that the kernel did not grant; errno is 0 for one that gates.py advises against."""
 
     flag: str
     errno: int
@@ -614,6 +614,8 @@ def setup(
     while wish and broken_rule(flags | wish):
         wish &= ~_newest(wish)
     dropped: list[Dropped] = []
+    if wish & uapi.IORING_SETUP_SQPOLL and gates.applies("sqpoll-burns"):
+        wish = _drop_one(flags, wish, 0, dropped, uapi.IORING_SETUP_SQPOLL)
     pauses = [0.002, 0.008, 0.02, 0.02]
     while True:
         params = bytearray(uapi.io_uring_params.pack(flags=flags | wish, **fields))
@@ -647,9 +649,9 @@ def _newest(mask: int) -> int:
     return 1 << (mask.bit_length() - 1)  # the header numbers the flags in the order of their arrival
 
 
-def _drop_one(flags: int, wish: int, code: int, dropped: list[Dropped]) -> int:
-    """Take the newest wish away, and those that cannot stand without it."""
-    victim = _newest(wish)
+def _drop_one(flags: int, wish: int, code: int, dropped: list[Dropped], victim: int = 0) -> int:
+    """Take the newest wish away, or the one that is named, and those that cannot stand without it."""
+    victim = victim or _newest(wish)
     while victim:
         wish &= ~victim
         dropped.append(Dropped(_flag_names(victim), code))
