@@ -357,7 +357,7 @@ def _head(sections: list[str], programs: list[str]) -> str:
         sections=json.dumps(sections[1:]),
         programs=json.dumps(programs),
         example="rings" if "rings" in sections else sections[1],
-        commands="".join(f"\n    python -m NAME.{each} ...   # or: python NAME.py {each}" for each in programs),
+        commands="".join(f"\n    python -m NAME.{each}   # or: python NAME.py {each}" for each in programs),
     )
 
 

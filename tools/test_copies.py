@@ -6,8 +6,8 @@
     python3 tools/test_copies.py --kind one-file --python pypy3 -- -x -k nop
 
 For each copy a tree is made that has the tests, but not the package. Its ``rawuring.py`` makes every import
-of rawuring, here and in the processes that the tests start, an import of the copy. So what the tests say, they
-say of the copy; one test more makes sure.
+of rawuring, in the tests and in the processes that they start, an import of the copy. So what the tests say,
+they say of the copy; one test more makes sure.
 
 Must not know: what the tests test.
 Invariant: in the tree there is no other rawuring than the copy.
@@ -44,7 +44,7 @@ ABOUT_THE_CHECKOUT = {
     "test_vendored.py",
 }
 # One test that packs the checkout itself, in a file that is otherwise about any copy.
-DESELECTED = "not from_a_zip"
+SELECTED = "not from_a_zip"
 
 
 class Kind(NamedTuple):
@@ -62,8 +62,8 @@ KINDS = {
     "one-file": Kind((), True, False, r".*"),
     "zip": Kind((), False, True, _CORE),
     "one-file-in-zip": Kind((), True, True, r"test_(rings\w*|aio|probe)"),
-    "only-fdmon": Kind(("fdmon",), False, False, r"test_(rings|nop_tutorial|monitors)"),
-    "one-file-only-fdmon": Kind(("fdmon",), True, False, r"test_(rings|nop_tutorial|monitors)"),
+    "part": Kind(("fdmon", "buffers"), False, False, r"test_(rings|nop_tutorial|monitors)"),
+    "part-in-one-file": Kind(("fdmon", "buffers"), True, False, r"test_(rings|nop_tutorial|monitors)"),
 }
 
 ALIAS = '''\
@@ -122,6 +122,8 @@ def make_tree(root: Path, kind: Kind) -> None:
         vendor.copy(str(place / "host" / "_vendor"), only=kind.only, one_file=kind.one_file, name="ring")
     )
     assert vendor.check(str(path)).code == vendor.DONE
+    for package in ("host", "host/_vendor"):
+        (place / package / "__init__.py").touch()
     folder = place
     if kind.zipped:
         folder = root / "copy.zip"
@@ -149,8 +151,8 @@ def run(root: Path, kind: Kind, python: str, pytest_arguments: list[str]) -> tup
         if path.name not in ABOUT_THE_CHECKOUT
         and (re.fullmatch(kind.tests, path.stem) or path.name == "test_this_copy.py")
     ]
-    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", DESELECTED, *pytest_arguments, *chosen]
-    done = subprocess.run(command, cwd=root / "tree", stdout=subprocess.PIPE, text=True)
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", SELECTED, *pytest_arguments]
+    done = subprocess.run([*command, *chosen], cwd=root / "tree", stdout=subprocess.PIPE, text=True)
     passed, failed = (
         sum(int(count) for count in re.findall(rf"(\d+) (?:{what})", done.stdout.splitlines()[-1]))
         for what in ("passed", "failed|error")
