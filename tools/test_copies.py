@@ -153,9 +153,9 @@ def run(root: Path, kind: Kind, python: str, pytest_arguments: list[str]) -> tup
     ]
     command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", SELECTED, *pytest_arguments]
     done = subprocess.run([*command, *chosen], cwd=root / "tree", stdout=subprocess.PIPE, text=True)
+    summary = "".join(done.stdout.splitlines()[-1:])
     passed, failed = (
-        sum(int(count) for count in re.findall(rf"(\d+) (?:{what})", done.stdout.splitlines()[-1]))
-        for what in ("passed", "failed|error")
+        sum(int(count) for count in re.findall(rf"(\d+) (?:{what})", summary)) for what in ("passed", "failed|error")
     )
     if done.returncode:
         print(done.stdout)
