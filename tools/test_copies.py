@@ -155,7 +155,8 @@ def run(root: Path, kind: Kind, python: str, pytest_arguments: list[str]) -> tup
     done = subprocess.run([*command, *chosen], cwd=root / "tree", stdout=subprocess.PIPE, text=True)
     summary = "".join(done.stdout.splitlines()[-1:])
     passed, failed = (
-        sum(int(count) for count in re.findall(rf"(\d+) (?:{what})", summary)) for what in ("passed", "failed|error")
+        sum(int(count) for count in re.findall(rf"(\d+) (?:{words})", summary))
+        for words in ("passed", "failed|error")
     )
     if done.returncode:
         print(done.stdout)
