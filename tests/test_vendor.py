@@ -192,6 +192,26 @@ def test_vendor_in_one_file_then_refused(tmp_path, capsys):
     assert "copies files" in capsys.readouterr().err
 
 
+README = re.findall(r"python3 -m rawuring\.vendor ([^`\n]*)", (ROOT / "README.md").read_text())
+
+
+@pytest.mark.parametrize("arguments", README)
+def test_commands_of_the_readme_then_they_do_what_they_say(tmp_path, arguments, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    if "--check" in arguments:
+        vendor.copy("host/_vendor", one_file=True, only=["ops"])
+    assert command(*arguments.split()) == vendor.DONE
+    assert command("--check", "host/_vendor") == vendor.DONE
+    if "--name ring" in arguments:
+        done = run("-m", "host._vendor.ring.probe", "--quiet", cwd=tmp_path)
+        assert done.stdout.startswith("io_uring:") and not done.stderr
+
+
+def test_readme_then_it_shows_each_way_to_copy():
+    assert len(README) == 5
+    assert all(any(option in each for each in README) for option in ("--only", "--single-file", "--check"))
+
+
 # ------------------------------------------------------------------------------------------------------
 # The one file
 
