@@ -111,6 +111,28 @@ def version(release: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
+def running() -> str:
+    """Return the release of the running kernel, with the number of its last stable patches.
+
+    Distributions freeze what uname says: Debian's 5.10.0-32 is 5.10.223, and says so in another field; Ubuntu
+    says it in a file of its own.
+
+    Returns: such as "5.10.223"; empty for what is not Linux.
+    Lifetime: none.
+    """
+    if not sys.platform.startswith(("linux", "android")):
+        return ""
+    name = os.uname()
+    try:
+        with open("/proc/version_signature", encoding="ascii", errors="replace") as file:
+            words = file.read().split()
+    except OSError:
+        words = []
+    words += name.version.partition("Debian ")[2].split()[:1]
+    same = [word for word in words if version(word)[:2] == version(name.release)[:2]]
+    return max([name.release, *same], key=version)
+
+
 def applying(release: str | None = None) -> tuple[Gate, ...]:
     """List what applies to a kernel.
 
@@ -119,7 +141,7 @@ def applying(release: str | None = None) -> tuple[Gate, ...]:
     Lifetime: none.
     """
     if release is None:
-        release = os.uname().release if sys.platform.startswith(("linux", "android")) else ""
+        release = running()
     numbers = version(release)
     if not numbers:
         return ()

@@ -218,8 +218,7 @@ def as_dict(found: Capabilities, live: dict[str, str], required: tuple[str, ...]
 
 def _gates(found: Capabilities) -> tuple[gates.Gate, ...]:
     """List what this kernel does otherwise for its age, where there is a ring to mind it on."""
-    words = found.kernel.split()
-    return gates.applying(words[1]) if found.usable and len(words) > 1 else ()
+    return gates.applying() if found.usable else ()
 
 
 def tables() -> dict[str, dict[str, str | None]]:

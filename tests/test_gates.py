@@ -49,12 +49,31 @@ def test_release_then_the_rows_that_apply(release, there, not_there):
     assert all(gates.applies(name, release) for name in names)
 
 
+@pytest.mark.parametrize(
+    ("release", "version", "found"),
+    [
+        ("5.10.0-32-cloud-amd64", "#1 SMP Debian 5.10.223-1 (2024-08-10)", "5.10.223-1"),
+        ("6.12.113", "#1 Thu Nov  5 17:06:45 UTC 2026", "6.12.113"),
+        ("6.18.44-fc", "#1 SMP PREEMPT_DYNAMIC @0", "6.18.44-fc"),
+        ("6.12.9-x", "#1 SMP Debian 5.10.223-1", "6.12.9-x"),  # another kernel's: not believed
+    ],
+)
+def test_distribution_that_freezes_the_release_then_the_real_one(monkeypatch, release, version, found):
+    name = type("U", (), {"release": release, "version": version, "machine": "x86_64"})
+    monkeypatch.setattr(os, "uname", lambda: name)
+    assert gates.running() == found
+
+
 def test_rows_then_ranges_and_sources():
     assert len({gate.name for gate in gates.GATES}) == len(gates.GATES)
     for gate in gates.GATES:
         assert gate.since or gate.below, gate
         assert gate.name and gate.what and gate.library and gate.source, gate
         assert not (gate.since and gate.below) or gates.version(gate.since) < gates.version(gate.below)
+
+
+def kernel(release):
+    return type("U", (), {"release": release, "version": "#1", "machine": "x86_64"})
 
 
 def test_wish_for_sqpoll_on_a_kernel_that_burns_then_dropped(monkeypatch):
@@ -65,14 +84,14 @@ def test_wish_for_sqpoll_on_a_kernel_that_burns_then_dropped(monkeypatch):
         return 3
 
     monkeypatch.setattr(syscalls, "io_uring_setup", setup)
-    monkeypatch.setattr(os, "uname", lambda: type("U", (), {"release": "5.10.46", "machine": "x86_64"}))
+    monkeypatch.setattr(os, "uname", lambda: kernel("5.10.46"))
     wish = uapi.IORING_SETUP_SQPOLL | uapi.IORING_SETUP_SQ_AFF | uapi.IORING_SETUP_CLAMP
     _, _, dropped = rings.setup(4, 0, wish, {}, 4)
     assert given == [uapi.IORING_SETUP_CLAMP]
     assert dropped == [("IORING_SETUP_SQPOLL", 0), ("IORING_SETUP_SQ_AFF", 0)]
     rings.setup(4, uapi.IORING_SETUP_SQPOLL, 0, {}, 4)
     assert given[-1] == uapi.IORING_SETUP_SQPOLL
-    monkeypatch.setattr(os, "uname", lambda: type("U", (), {"release": "5.10.186", "machine": "x86_64"}))
+    monkeypatch.setattr(os, "uname", lambda: kernel("5.10.186"))
     rings.setup(4, 0, wish, {}, 4)
     assert given[-1] == wish
 

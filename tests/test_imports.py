@@ -41,6 +41,7 @@ ORDER = (
     "selector",
     "files",
     "aio",
+    "vendor",
 )
 PRESENT = [name for name in ORDER if (PACKAGE / f"{name}.py").exists()]
 

@@ -1,0 +1,513 @@
+# SPDX-License-Identifier: MIT
+"""python -m rawuring.vendor: what is copied, what the one file is, what --check says.
+
+What it is: the tests of the tool; tools/test_copies.py runs the library's own tests against what it makes.
+Must not know: which modules the package has.
+Invariant: nothing is written outside of the test's own folder.
+Read next: rawuring/vendor.py.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import rawuring
+from rawuring import vendor
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "rawuring"
+MODULES = vendor.modules()
+IN_ONE_FILE = [name for name in MODULES if name != "vendor"]
+
+
+def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess:
+    """Run a bare interpreter."""
+    return subprocess.run(
+        [sys.executable, "-S", "-W", "error", *map(str, arguments)],
+        cwd=cwd, capture_output=True, text=True, check=False, timeout=120,
+    )
+
+
+def command(*arguments: object) -> int:
+    """Run the command here; return its exit code."""
+    return vendor.main([str(argument) for argument in arguments])
+
+
+# ------------------------------------------------------------------------------------------------------
+# What belongs together
+
+
+def test_modules_then_all_files_and_each_after_what_it_imports():
+    assert set(MODULES) == {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    for position, name in enumerate(MODULES):
+        assert vendor.imports(name, MODULES) <= set(MODULES[:position])
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_then_those_that_a_search_of_the_text_finds(name):
+    """An outside oracle, which knows no trees."""
+    found = set()
+    text = re.sub(r"^if TYPE_CHECKING:\n(    .*\n|\n)*", "", vendor.source(name), flags=re.MULTILINE)
+    for line in text.splitlines():
+        words = line.split()
+        if words[:2] == ["from", "."]:
+            found.update(word.strip(",()") for word in words[3:])
+        elif len(words) > 2 and words[0] == "from" and words[1].startswith(".") and words[2] == "import":
+            found.add(words[1][1:])
+    assert vendor.imports(name, MODULES) == found & set(MODULES)
+
+
+def test_closure_then_imports_inside_functions_count_and_imports_for_types_do_not(tmp_path, monkeypatch):
+    texts = {
+        "a": "def f():\n    if x:\n        from .b import y\n",
+        "b": "if TYPE_CHECKING:\n    from . import d\nelse:\n    from . import c\n",
+        "c": "from . import __version__\n",
+        "d": "",
+    }
+    monkeypatch.setattr(vendor, "source", texts.get)
+    monkeypatch.setattr(vendor, "modules", lambda: ["d", "c", "b", "a"])
+    assert vendor.closure(["a"]) == ["c", "b", "a"]
+    assert vendor.closure(["b", "d"]) == ["d", "c", "b"]
+
+
+def test_closure_when_no_such_module_then_an_error_that_names_them():
+    with pytest.raises(vendor.VendorError, match=r"no module 'fdmonn'; there are: .*fdmon"):
+        vendor.closure(["fdmonn"])
+
+
+@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("one_file", [False, True])
+def test_each_module_alone_then_it_imports_with_nothing_else_there(tmp_path, name, one_file):
+    if one_file and name == "vendor":
+        pytest.skip("vendor copies files, and is no part of one")
+    vendor.copy(str(tmp_path / "_vendor"), only=[name], name="part", one_file=one_file)
+    code = "import sys, importlib; sys.path.insert(0, sys.argv[1]); importlib.import_module(sys.argv[2])"
+    done = run("-I", "-c", code, tmp_path, f"_vendor.part.{name}", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_dynamic_imports_then_only_in_init():
+    """What the import statements do not say, the closure does not know."""
+    for name in MODULES:
+        assert "import_module(" not in vendor.source(name), name
+        assert "__import__(" not in vendor.source(name), name
+
+
+# ------------------------------------------------------------------------------------------------------
+# A copy
+
+
+def test_folder_then_the_files_as_they_are_with_licence_version_and_hashes(tmp_path, capsys):
+    assert command(tmp_path, "--name", "ring") == vendor.DONE
+    copy = tmp_path / "ring"
+    files = {path.name for path in copy.iterdir()}
+    assert files == {path.name for path in PACKAGE.glob("*.py")} | {"LICENSE", "py.typed", "VENDORED.json"}
+    for path in PACKAGE.glob("*.py"):
+        assert (copy / path.name).read_bytes() == path.read_bytes()
+    assert (copy / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+    manifest = json.loads((copy / "VENDORED.json").read_text())
+    assert manifest["version"] == rawuring.__version__
+    assert (manifest["schema"], manifest["name"], manifest["only"]) == (1, "rawuring", [])
+    assert manifest["licence"] == "MIT"
+    for name, digest in manifest["files"].items():
+        assert hashlib.sha256((copy / name).read_bytes()).hexdigest() == digest
+    assert set(manifest["files"]) == files - {"VENDORED.json"}
+    assert str(tmp_path) not in (copy / "VENDORED.json").read_text()
+    assert capsys.readouterr().out.startswith(f"{copy}: rawuring {rawuring.__version__} (uapi ")
+
+
+def test_one_file_then_it_carries_licence_version_and_hashes(tmp_path):
+    text = vendor.single_file(["ops"])
+    for line in (ROOT / "LICENSE").read_text().splitlines():
+        assert f"\n# {line}".rstrip() + "\n" in text
+    manifest = json.loads(text.partition("# ======== manifest\n")[2].replace("\n# ", "\n")[2:])
+    assert (manifest["version"], manifest["only"]) == (rawuring.__version__, ["ops"])
+    assert set(manifest["files"]) == {"__init__.py", "uapi.py", "ops.py"}
+    assert manifest["files"]["ops.py"] == hashlib.sha256((PACKAGE / "ops.py").read_bytes()).hexdigest()
+
+
+def test_copies_when_made_again_elsewhere_by_another_process_then_the_same_bytes(tmp_path):
+    kinds = ((), ("--single-file", "--name=one"), ("--name=part", "--only=fdmon", "--only=ops"))
+    for folder, seed in (("a", "1"), ("b", "2")):
+        env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT), "TZ": f"X{seed}"}
+        for options in kinds:
+            command = [sys.executable, "-m", "rawuring.vendor", str(tmp_path / folder), *options]
+            subprocess.run(command, env=env, check=True, stdout=subprocess.DEVNULL, timeout=60)
+    found = [
+        {path.relative_to(tmp_path / each): path.read_bytes() for path in (tmp_path / each).rglob("*.*")}
+        for each in "ab"
+    ]
+    assert found[0] == found[1] and len(found[0]) > 20
+
+
+# Reproducibility from one Python to another: tools/test_copies.py is run with each of them.
+
+
+def test_order_of_options_then_the_same_bytes():
+    assert vendor.single_file(["ops", "fdmon"]) == vendor.single_file(["fdmon", "ops", "fdmon"])
+    assert vendor.package(["ops", "fdmon"]) == vendor.package(["fdmon", "ops"])
+
+
+def test_copy_of_a_copy_then_the_same(tmp_path):
+    vendor.copy(str(tmp_path / "host"), name="ring")
+    done = run("-m", "host.ring.vendor", "again", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    first, second = tmp_path / "host" / "ring", tmp_path / "again" / "rawuring"
+    for path in second.iterdir():
+        assert path.read_bytes() == (first / path.name).read_bytes()
+    assert run("-m", "host.ring.vendor", "--check", "host", cwd=tmp_path).returncode == 0
+
+
+def test_package_in_a_zip_then_it_can_be_copied(tmp_path):
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for path in PACKAGE.glob("*.py"):
+            archive.write(path, f"rawuring/{path.name}")
+    code = "import sys; sys.path.insert(0, 'all.zip'); from rawuring import vendor; vendor.copy('out')"
+    done = run("-I", "-c", code, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert vendor.check(str(tmp_path / "out" / "rawuring")).code == vendor.DONE
+
+
+@pytest.mark.parametrize("name", ["my-ring", "class", "1", "", "a.b", "../x"])
+def test_name_that_cannot_be_imported_then_refused(tmp_path, name, capsys):
+    assert command(tmp_path, f"--name={name}") == vendor.USAGE
+    assert "identifier" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_vendor_in_one_file_then_refused(tmp_path, capsys):
+    assert command(tmp_path, "--single-file", "--only", "vendor") == vendor.USAGE
+    assert "copies files" in capsys.readouterr().err
+
+
+README = re.findall(r"python3 -m rawuring\.vendor ([^`\n]*)", (ROOT / "README.md").read_text())
+
+
+@pytest.mark.parametrize("arguments", README)
+def test_commands_of_the_readme_then_they_do_what_they_say(tmp_path, arguments, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    if "--check" in arguments:
+        vendor.copy("host/_vendor", one_file=True, only=["ops"])
+    assert command(*arguments.split()) == vendor.DONE
+    assert command("--check", "host/_vendor") == vendor.DONE
+    if "--name ring" in arguments:
+        done = run("-m", "host._vendor.ring.probe", "--quiet", cwd=tmp_path)
+        assert done.stdout.startswith("io_uring:") and not done.stderr
+
+
+def test_readme_then_it_shows_each_way_to_copy():
+    assert len(README) == 5
+    assert all(any(option in each for each in README) for option in ("--only", "--single-file", "--check"))
+
+
+# ------------------------------------------------------------------------------------------------------
+# The one file
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory) -> Path:
+    """Make the one file, in a package."""
+    folder = tmp_path_factory.mktemp("one")
+    return Path(vendor.copy(str(folder / "host" / "_vendor"), one_file=True, name="one"))
+
+
+def normal(body: list[ast.stmt]) -> list[str]:
+    """Dump statements; docstrings as inspect.getdoc() shows them."""
+    documented = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    for node in ast.walk(ast.Module(body, [])):
+        if isinstance(node, documented) and ast.get_docstring(node):
+            node.body[0].value.value = ast.get_docstring(node)
+    return [ast.dump(node) for node in body]
+
+
+def test_sections_then_each_is_its_module_statement_by_statement(one):
+    tree = ast.parse(one.read_text())
+    sections: dict[str, list[ast.stmt]] = {}
+    for node in tree.body:
+        test = re.match(r"if _SECTION == '(\w+)':", ast.unparse(node))
+        if test:
+            sections.setdefault(test[1], []).append(node)
+    assert set(sections) == {"__init__", *IN_ONE_FILE}
+    for name in IN_ONE_FILE:
+        (section,) = sections[name]
+        module = ast.parse((PACKAGE / f"{name}.py").read_text())
+        docstring, *body = module.body
+        assigned, *copied = section.body
+        assert ast.unparse(assigned.targets[0]) == "__doc__"
+        assert assigned.value.value == docstring.value.value, name
+        body = [node for node in body if getattr(node, "module", "") != "__future__"]
+        assert normal(copied) == normal(body), name
+
+
+def test_section_when_a_string_spans_lines_then_it_is_not_indented():
+    text = (
+        '# SPDX\n"""Doc.\n\n    Indented.\n"""\n\nfrom __future__ import annotations\n\n'
+        'A = """\nfirst\n  second\n"""\nB = f"""\n{1 + 1}\n{f"{A}"}\n  x"""\nC = ["""\n""", "\\\n"]\n\n\n'
+        'def f():\n    """One.\n\n    Two.\n    """\n    return """\nthree"""\n'
+    )
+    expected: dict[str, object] = {}
+    exec(compile(text, "original", "exec"), expected)
+    found: dict[str, object] = {"_SECTION": "m"}
+    exec(compile("from __future__ import annotations\n" + vendor._section("m", text), "copy", "exec"), found)
+    for name in ("A", "B", "C", "__doc__"):
+        assert found[name] == expected[name]
+    assert found["f"]() == expected["f"]()
+    assert inspect.getdoc(found["f"]) == inspect.getdoc(expected["f"])
+
+
+def test_one_file_when_an_error_is_raised_then_the_traceback_shows_true_lines(one):
+    code = "import sys; sys.path.insert(0, sys.argv[1])\nfrom host._vendor.one import Ring\nRing(0)"
+    done = run("-I", "-c", code, one.parent.parent.parent, cwd=one.parent)
+    line = int(done.stderr.rpartition(f'File "{one}", line ')[2].split(",")[0])
+    shown = one.read_text().splitlines()[line - 1]
+    assert shown.strip().startswith("raise ValueError") and shown.strip() in done.stderr
+
+
+def test_one_file_in_a_zip_then_the_traceback_shows_the_lines_too(one, tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.write(one, "one.py")
+    code = (
+        "import sys; sys.path.insert(0, 'x.zip')\nimport traceback\nfrom one import Ring\n"
+        "try:\n    Ring(0)\nexcept ValueError:\n    traceback.print_exc()"
+    )
+    done = run("-I", "-c", code, cwd=tmp_path)
+    assert "raise ValueError" in done.stderr and "one.py" in done.stderr
+
+
+NAMESPACES = """
+import sys, importlib
+sys.path.insert(0, sys.argv[1])
+names = sys.argv[2].split()
+one = importlib.import_module("host._vendor.one")
+assert not [name for name in sys.modules if name.startswith("host._vendor.one.")], "modules load on first use"
+for name in names:
+    module = importlib.import_module(f"host._vendor.one.{name}")
+    assert module.__name__ == f"host._vendor.one.{name}" and module is getattr(one, name), name
+    assert module.__doc__ and module.__doc__ != one.__doc__ and module.__file__ == one.__file__
+    assert module.__spec__.name == module.__name__ and module.__package__ == "host._vendor.one"
+from host._vendor.one import rings, syscalls, Ring, Unavailable
+assert Ring is rings.Ring and Ring.__module__ == "host._vendor.one.rings", Ring.__module__
+assert rings.Unavailable is syscalls.Unavailable is Unavailable
+assert Ring.submit.__globals__ is vars(rings), "one namespace for each module"
+assert "ctypes" not in vars(rings) and "FDMon" not in vars(rings)
+try:
+    importlib.import_module("host._vendor.one.nothing")
+except ModuleNotFoundError as error:
+    assert error.name == "host._vendor.one.nothing"
+else:
+    raise AssertionError
+importlib.reload(one)
+assert importlib.reload(rings).Ring is not Ring
+print(len([each for each in sys.meta_path if hasattr(each, "one_file_package")]))
+"""
+
+
+def test_one_file_then_modules_have_their_own_namespaces_and_load_on_first_use(one):
+    done = run("-I", "-c", NAMESPACES, one.parent.parent.parent, " ".join(IN_ONE_FILE), cwd=one.parent)
+    assert (done.stdout, done.stderr) == ("1\n", "")
+
+
+def test_two_files_in_one_process_then_neither_disturbs_the_other(one, tmp_path):
+    for name in ("first", "second"):
+        shutil.copy(one, tmp_path / f"{name}.py")
+    code = (
+        "import sys; sys.path.insert(0, '.')\nimport first, second.rings, first.rings\n"
+        "assert first.rings.Ring is not second.rings.Ring\n"
+        "print(first.rings.__file__, second.rings.__file__)"
+    )
+    done = run("-I", "-c", code, cwd=tmp_path)
+    assert done.stderr == "" and "first.py" in done.stdout and "second.py" in done.stdout
+
+
+PROGRAM = [["one.py", "probe"], ["-m", "one", "probe"], ["-m", "one.probe"], ["other-name.py", "probe"]]
+
+
+@pytest.mark.parametrize("arguments", PROGRAM, ids=" ".join)
+def test_one_file_as_a_program_then_it_runs_a_module(one, tmp_path, arguments):
+    for name in ("one", "other-name"):
+        shutil.copy(one, tmp_path / f"{name}.py")
+    done = run(*arguments, "--quiet", cwd=tmp_path)
+    assert done.returncode in (0, 1, 4), done.stderr
+    assert done.stdout.startswith("io_uring:") and not done.stderr
+
+
+def test_one_file_as_a_program_when_asked_for_nothing_then_it_says_what_there_is(one):
+    done = run(one, cwd=one.parent)
+    assert done.returncode == 1 and "probe" in done.stderr and "usage" in done.stderr
+
+
+def test_one_file_when_imported_then_python_caches_it(one, tmp_path):
+    """Why the sections are code and not strings: one compilation, kept in __pycache__."""
+    shutil.copy(one, tmp_path)
+    assert run("-I", "-c", "import sys; sys.path[:0] = '.'; import one.rings", cwd=tmp_path).returncode == 0
+    cached = list((tmp_path / "__pycache__").iterdir())
+    assert [path.name.partition(".")[0] for path in cached] == ["one"]
+    assert b"submit_and_wait" in cached[0].read_bytes()
+
+
+# ------------------------------------------------------------------------------------------------------
+# --check, and what is overwritten
+
+
+@pytest.fixture(params=["folder", "one file"])
+def copied(request, tmp_path) -> Path:
+    """Make a copy; for what is the same for both kinds."""
+    return Path(vendor.copy(str(tmp_path), name="ring", one_file=request.param == "one file", only=["ops"]))
+
+
+def again(copied: Path, *options: str) -> int:
+    """Make the same copy once more."""
+    kind = ["--single-file"] if copied.suffix else []
+    return command(copied.parent, "--name", "ring", "--only", "ops", *kind, *options)
+
+
+def spoil(copied: Path) -> None:
+    """Change one word of a copy."""
+    path = copied if copied.suffix else copied / "ops.py"
+    path.write_text(path.read_text().replace("def prep_nop(", "def prep_nope("))
+
+
+def test_check_when_nothing_happened_then_0(copied, capsys):
+    assert command("--check", copied) == vendor.DONE
+    assert command("--check", copied.parent) == vendor.DONE
+    good = f"{copied}: rawuring {rawuring.__version__}\n  not modified\n  up to date\n"
+    assert capsys.readouterr().out == good * 2
+
+
+def test_check_when_a_word_was_changed_then_1_and_where(copied, capsys):
+    spoil(copied)
+    assert command("--check", copied.parent) == vendor.MODIFIED
+    out = capsys.readouterr().out
+    assert "  modified:\n  section ops: changed\n" in out or "  modified:\n  ops.py: changed\n" in out
+
+
+def test_check_when_only_line_ends_were_changed_then_0(copied):
+    """Version control on another system may do so."""
+    for path in [copied] if copied.suffix else copied.iterdir():
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert command("--check", copied) == vendor.DONE
+
+
+def test_check_when_files_came_and_went_then_1_and_which(tmp_path, capsys):
+    copy = Path(vendor.copy(str(tmp_path)))
+    (copy / "ops.py").unlink()
+    (copy / "sub").mkdir()
+    (copy / "sub" / "more.py").write_text("")
+    (copy / "__pycache__").mkdir()
+    (copy / "__pycache__" / "x.pyc").write_bytes(b"")
+    assert command("--check", tmp_path) == vendor.MODIFIED
+    assert "  modified:\n  ops.py: missing\n  sub/more.py: added\n" in capsys.readouterr().out
+
+
+def test_check_when_a_section_was_taken_out_then_1(tmp_path, capsys):
+    path = Path(vendor.copy(str(tmp_path), one_file=True))
+    text = path.read_text()
+    path.write_text(re.sub(r"# =+ aio\.py =(?s:.*?)(?=# =+ \w+\.py =)", "", text))
+    assert command("--check", path) == vendor.MODIFIED
+    assert "  modified:\n  section aio: missing\n  up to date" in capsys.readouterr().out
+    path.write_text(text.replace("# }", "# "))
+    assert command("--check", path) == vendor.USAGE  # the manifest was hit
+
+
+def test_check_when_the_package_has_another_version_then_3(copied, monkeypatch, capsys):
+    monkeypatch.setattr(rawuring, "__version__", "99.1")
+    assert command("--check", copied) == vendor.OUTDATED
+    assert f"it is {vendor.check(str(copied)).version}, this package is 99.1" in capsys.readouterr().out
+    spoil(copied)
+    assert command("--check", copied) == vendor.MODIFIED  # the worse of the two
+
+
+def test_check_when_the_package_has_other_files_then_3(copied, monkeypatch, capsys):
+    real = vendor.source
+    monkeypatch.setattr(vendor, "source", lambda name: real(name) + "\n" * (name == "uapi"))
+    assert command("--check", copied) == vendor.OUTDATED
+    assert "the version is the same, but not: uapi.py" in capsys.readouterr().out
+
+
+def test_check_when_the_part_is_no_more_then_3(copied, monkeypatch):
+    real = vendor.modules()
+    monkeypatch.setattr(vendor, "modules", lambda: [name for name in real if name != "ops"])
+    assert command("--check", copied) == vendor.OUTDATED
+
+
+@pytest.mark.parametrize("text", [None, "", "{}", "[1]", "not JSON", '{"name": "rawuring", "schema": 2}'])
+def test_check_when_there_is_no_manifest_to_read_then_2(tmp_path, text, capsys):
+    copy = tmp_path / "ring"
+    copy.mkdir()
+    if text is not None:
+        (copy / "VENDORED.json").write_text(text)
+    assert command("--check", copy) == vendor.USAGE
+    assert "manifest" in capsys.readouterr().err or text is None
+    assert command("--check", tmp_path / "nothing") == vendor.USAGE
+
+
+def test_copy_again_then_it_is_replaced_and_what_is_no_part_of_it_goes(tmp_path):
+    copy = Path(vendor.copy(str(tmp_path), only=["fdmon"]))
+    assert (copy / "fdmon.py").exists()
+    vendor.copy(str(tmp_path), only=["ops"])
+    assert sorted(path.name for path in copy.glob("*.py")) == ["__init__.py", "ops.py", "uapi.py"]
+    assert vendor.check(str(copy)).code == vendor.DONE
+
+
+def test_copy_over_a_modified_one_then_refused_unless_forced(copied, capsys):
+    spoil(copied)
+    assert again(copied) == vendor.MODIFIED
+    assert "ops" in capsys.readouterr().err
+    assert command("--check", copied) == vendor.MODIFIED, "nothing was written"
+    assert again(copied, "--force") == vendor.DONE
+    assert command("--check", copied) == vendor.DONE
+
+
+def test_copy_when_forced_then_added_files_stay_and_are_still_told(tmp_path):
+    copy = Path(vendor.copy(str(tmp_path)))
+    (copy / "notes.txt").write_text("ours")
+    vendor.copy(str(tmp_path), force=True)
+    assert (copy / "notes.txt").read_text() == "ours"
+    assert vendor.check(str(copy)).modified == ["notes.txt: added"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_copy_over_something_else_then_refused_even_when_forced(tmp_path, kind, capsys):
+    path = tmp_path / ("ring.py" if kind == "file" else "ring")
+    if kind == "folder":
+        path.mkdir()
+        path = path / "__init__.py"
+    path.write_text("mine = 1\n")
+    options = ["--single-file"] if kind == "file" else []
+    assert command(tmp_path, "--name=ring", "--force", *options) == vendor.USAGE
+    assert "no copy" in capsys.readouterr().err
+    assert path.read_text() == "mine = 1\n"
+    # and a folder does not take the place of a file of the same name, nor the other way round
+    assert command(tmp_path, "--name=ring", *([] if kind == "file" else ["--single-file"])) == vendor.USAGE
+
+
+def test_copy_that_was_interrupted_then_it_counts_as_modified(tmp_path, monkeypatch):
+    copy = Path(vendor.copy(str(tmp_path)))
+    real = vendor.package
+
+    def interrupted(only):
+        found = {name: f"{text}# new\n" for name, text in real(only).items()}
+        return {**found, "register.py": None}  # what cannot be written ends the copy there
+
+    monkeypatch.setattr(vendor, "package", interrupted)
+    with pytest.raises(TypeError):
+        vendor.copy(str(tmp_path))
+    assert vendor.check(str(copy)).modified
+
+
+def test_usage_when_no_such_option_then_2(capsys):
+    with pytest.raises(SystemExit) as left:
+        command("--nonsense")
+    assert left.value.code == vendor.USAGE

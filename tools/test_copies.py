@@ -1,0 +1,186 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Run the tests against copies of the package that rawuring.vendor makes.
+
+    python3 tools/test_copies.py                   every kind of copy
+    python3 tools/test_copies.py --kind one-file --python pypy3 -- -x -k nop
+
+For each copy a tree is made that has the tests, but not the package. Its ``rawuring.py`` makes every import
+of rawuring, in the tests and in the processes that they start, an import of the copy. So what the tests say,
+they say of the copy; one test more makes sure.
+
+Must not know: what the tests test.
+Invariant: in the tree there is no other rawuring than the copy.
+Read next: rawuring/vendor.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(CHECKOUT))
+
+from rawuring import vendor  # noqa: E402
+
+# These read the source files of the checkout, or make copies of it themselves.
+ABOUT_THE_CHECKOUT = {
+    "test_bench.py",
+    "test_docstrings.py",
+    "test_imports.py",
+    "test_packages.py",
+    "test_readme.py",
+    "test_uapi_header.py",
+    "test_vendor.py",
+    "test_vendored.py",
+}
+# One test packs the checkout itself. The others are long, and about the kernel: once is enough.
+SELECTED = "not from_a_zip and not random_changes and not at_any_moment"
+
+
+class Kind(NamedTuple):
+    """A kind of copy, and which of the tests it is tried with."""
+
+    only: tuple[str, ...]
+    one_file: bool
+    zipped: bool
+    tests: str  # a regular expression for the names of test files
+
+
+_CORE = r"test_(rings\w*|nop_tutorial|ops|syscalls|inflight|monitors|request_rules)"
+_PART = r"test_(rings|nop_tutorial|monitors)"
+KINDS = {
+    "folder": Kind((), False, False, rf"{_CORE}|test_(register|buffers|barriers|uapi|selector|aio|probe)"),
+    "one-file": Kind((), True, False, r".*"),
+    "zip": Kind((), False, True, _CORE),
+    "one-file-in-zip": Kind((), True, True, r"test_(rings\w*|aio|probe)"),
+    "part": Kind(("fdmon", "buffers"), False, False, _PART),
+    "part-in-one-file": Kind(("fdmon", "buffers"), True, False, _PART),
+}
+
+ALIAS = '''\
+"""Every import of rawuring is an import of the copy {name}, which lies in {folder}."""
+import importlib, importlib.machinery, importlib.util, sys
+
+class Loader:
+    def __init__(self, real):
+        self.real = real
+    def create_module(self, spec):
+        return importlib.import_module(self.real.name)
+    def exec_module(self, module):
+        module.__spec__ = self.real  # the import system has put its own there
+    def get_code(self, fullname):
+        return self.real.loader.get_code(self.real.name)
+    def __getattr__(self, name):
+        return getattr(self.real.loader, name)
+
+class Finder:
+    def find_spec(self, fullname, path=None, target=None):
+        if not fullname.startswith("rawuring."):
+            return None
+        real = importlib.util.find_spec({name!r} + fullname[len("rawuring"):])
+        return real and importlib.machinery.ModuleSpec(fullname, Loader(real), origin=real.origin)
+
+sys.path.insert(0, {folder!r})
+sys.meta_path.insert(0, Finder())
+sys.modules["rawuring"] = importlib.import_module({name!r})
+'''
+
+IDENTITY = '''\
+import subprocess, sys, importlib
+import pytest
+import rawuring
+
+@pytest.mark.parametrize("name", {modules!r})
+def test_modules_then_those_of_the_copy(name):
+    module = importlib.import_module("rawuring." + name)
+    assert module.__name__ == {name!r} + "." + name
+    assert module.__file__.startswith({folder!r}), module.__file__
+    assert sys.modules[module.__name__] is module is sys.modules["rawuring." + name]
+    assert rawuring.__name__ == {name!r}
+
+def test_child_process_then_the_copy():
+    code = "import rawuring.uapi; print(rawuring.uapi.__file__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd={root!r}, capture_output=True, text=True)
+    assert done.stdout.startswith({folder!r}), done
+'''
+
+
+def make_tree(root: Path, kind: Kind) -> None:
+    """Make the copy, and the tree of tests around it."""
+    name = "host._vendor.ring"
+    place = root / "place"
+    path = Path(
+        vendor.copy(str(place / "host" / "_vendor"), only=kind.only, one_file=kind.one_file, name="ring")
+    )
+    assert vendor.check(str(path)).code == vendor.DONE
+    for package in ("host", "host/_vendor"):
+        (place / package / "__init__.py").touch()
+    folder = place
+    if kind.zipped:
+        folder = root / "copy.zip"
+        with zipfile.ZipFile(folder, "w") as archive:
+            for file in sorted(place.rglob("*.*")):
+                archive.write(file, file.relative_to(place))
+        shutil.rmtree(place)
+    tree = root / "tree"
+    for each in ("tests", "tools", "examples", "docs", "bench"):
+        shutil.copytree(CHECKOUT / each, tree / each, ignore=shutil.ignore_patterns("__pycache__", "results"))
+    for each in ("pyproject.toml", "README.md", "DESIGN.md", "CHANGELOG.md", "LICENSE"):
+        shutil.copy(CHECKOUT / each, tree)
+    facts = {"name": name, "folder": str(folder), "root": str(tree)}
+    (tree / "rawuring.py").write_text(ALIAS.format(**facts))
+    modules = [name for name in vendor.closure(kind.only or vendor.modules()) if name != "vendor"]
+    (tree / "tests" / "test_this_copy.py").write_text(IDENTITY.format(modules=modules, **facts))
+
+
+def run(root: Path, kind: Kind, python: str, pytest_arguments: list[str]) -> tuple[int, int]:
+    """Run the tests in a tree; return how many passed and failed."""
+    make_tree(root, kind)
+    chosen = [
+        f"tests/{path.name}"
+        for path in sorted((root / "tree" / "tests").glob("test_*.py"))
+        if path.name not in ABOUT_THE_CHECKOUT
+        and (re.fullmatch(kind.tests, path.stem) or path.name == "test_this_copy.py")
+    ]
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", SELECTED, *pytest_arguments]
+    done = subprocess.run([*command, *chosen], cwd=root / "tree", stdout=subprocess.PIPE, text=True)
+    summary = "".join(done.stdout.splitlines()[-1:])
+    passed, failed = (
+        sum(int(count) for count in re.findall(rf"(\d+) (?:{words})", summary))
+        for words in ("passed", "failed|error")
+    )
+    if done.returncode:
+        print(done.stdout)
+    return passed, failed or int(done.returncode != 0)
+
+
+def main() -> int:
+    """Run the command; return the exit code: 0 when nothing failed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kind", action="append", choices=sorted(KINDS), help="default: every kind")
+    parser.add_argument("--python", default=sys.executable, help="the interpreter that has pytest")
+    parser.add_argument("pytest", nargs="*", metavar="ARGUMENT", help="for pytest, after --")
+    options = parser.parse_args()
+    total = [0, 0]
+    for name in options.kind or KINDS:
+        start = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="rawuring-copy-") as folder:
+            passed, failed = run(Path(folder).resolve(), KINDS[name], options.python, options.pytest)
+        print(f"{name:<20} {passed} passed, {failed} failed, {time.monotonic() - start:.0f} s", flush=True)
+        total = [total[0] + passed, total[1] + failed]
+    print(f"{total[0]} passed, {total[1]} failed")
+    return 1 if total[1] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
