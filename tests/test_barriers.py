@@ -7,7 +7,7 @@ import struct
 import sys
 
 import pytest
-from fake_kernel import fake_ring
+from rawuring.fakekernel import fake_ring
 from hypothesis import given, strategies as st
 
 from rawuring import barriers, ops, rings, syscalls, uapi

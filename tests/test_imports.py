@@ -37,6 +37,11 @@ ORDER = (
     "selector",
     "files",
     "aio",
+    # Tools for readers: nothing above imports them.
+    "fakekernel",
+    "layout",
+    "tour",
+    "inspect",
 )
 PRESENT = [name for name in ORDER if (PACKAGE / f"{name}.py").exists()]
 

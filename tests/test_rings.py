@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
-from fake_kernel import POISON, FakeKernel, fake_ring
+from rawuring.fakekernel import POISON, FakeKernel, fake_ring
 
 from rawuring import ops, rings, syscalls, uapi
 from rawuring.rings import Ring, RingClosed, SubmissionQueueFull, WrongThread

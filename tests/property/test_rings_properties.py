@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from fake_kernel import fake_ring
+from rawuring.fakekernel import fake_ring
 from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
