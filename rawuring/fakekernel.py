@@ -6,8 +6,8 @@ The caller decides when things complete: at once, late (in any order), or never.
 who wants to read what the kernel does with the words that rings.py shares with it. Mirrors: Linux
 io_uring/io_uring.c, its submission and completion halves, without any operation that does real work.
 Must not know: how SubmissionQueue and CompletionQueue work; it sees only the bytes they leave.
-Invariant: an SQE is taken out and its slot poisoned in one step, so nobody can rely on a slot that is the
-kernel's. Verified by the scenarios of tests/test_rings.py, which run over it and over the real kernel.
+Invariant: an SQE is taken out and its slot poisoned in one step (unless told otherwise), so nobody can rely
+on a slot that is the kernel's. Verified by the scenarios of tests/test_rings.py, which run over it and over the real kernel.
 Read next: tour.py.
 
 Who moves what, seen from here:
@@ -69,12 +69,13 @@ class FakeKernel:
 
     def __init__(
         self, entries: int = 8, cq_entries: int = 0, flags: int = 0, sq_start: int = 0, cq_start: int = 0,
-        features: int = FEATURES,
+        features: int = FEATURES, poison: bool = True,
     ) -> None:  # fmt: skip
         """Lay out the memory.
 
         Args: entries and cq_entries are rounded up to powers of two; flags is a mask of IORING_SETUP_*;
-            the indices start at sq_start and cq_start; features is what setup will report.
+            the indices start at sq_start and cq_start; features is what setup will report; poison False
+            leaves the slots of consumed SQEs as they are, as Linux does.
         """
         self.sq_entries = 1 << (entries - 1).bit_length()
         self.cq_entries = 1 << ((cq_entries or 2 * self.sq_entries) - 1).bit_length()
@@ -89,7 +90,8 @@ class FakeKernel:
         array = 192 + self.cq_entries * self.cqe_size
         self.sq_off["array"] = 0 if self.no_array else array
         self.ring = Memory(array + 4 * self.sq_entries)
-        self.sqes = Memory([POISON] * (self.sq_entries * self.sqe_size))
+        self.poison = poison
+        self.sqes = Memory([POISON if poison else 0] * (self.sq_entries * self.sqe_size))
         self.sq_head = self.sq_tail_seen = sq_start
         self.published_before = 0
         self.cq_tail = cq_start
@@ -201,8 +203,9 @@ class FakeKernel:
                 return True
         start = index * self.sqe_size
         sqe = bytes(self.sqes[start : start + self.sqe_size])
-        _require(POISON not in sqe[56:64], "an SQE was published that was not written whole")
-        self.sqes[start : start + self.sqe_size] = bytes([POISON]) * self.sqe_size
+        if self.poison:
+            _require(POISON not in sqe[56:64], "an SQE was published that was not written whole")
+            self.sqes[start : start + self.sqe_size] = bytes([POISON]) * self.sqe_size
         fields = uapi.io_uring_sqe.unpack(sqe)
         return self._issue_in_chain(fields)
 
