@@ -2,12 +2,13 @@
 """The other side of the ring: a kernel in Python, over two bytearrays.
 
 What it is: FakeKernel consumes SQEs and posts CQEs as Linux does, and refuses what would corrupt a real ring.
-The caller decides when things complete: at once, late (in any order), or never. It serves tests, the tour, and
-who wants to read what the kernel does with the words that rings.py shares with it. Mirrors: Linux
+The caller decides when things complete: at once, late (in any order), or never. It serves tests, the tour,
+and who wants to read what the kernel does with the words that rings.py shares with it. Mirrors: Linux
 io_uring/io_uring.c, its submission and completion halves, without any operation that does real work.
 Must not know: how SubmissionQueue and CompletionQueue work; it sees only the bytes they leave.
 Invariant: an SQE is taken out and its slot poisoned in one step (unless told otherwise), so nobody can rely
-on a slot that is the kernel's. Verified by the scenarios of tests/test_rings.py, which run over it and over the real kernel.
+on a slot that is the kernel's. Verified by the scenarios of tests/test_rings.py, which run over it and
+over the real kernel.
 Read next: tour.py.
 
 Who moves what, seen from here:
@@ -23,8 +24,8 @@ Who moves what, seen from here:
     ============  =====================================================  ============================
 
 There is one thread here, so nothing needs a barrier; comments say which one stands in the real kernel.
-What it does: NOP, POLL_ADD and POLL_REMOVE on descriptors that only it knows, links (IOSQE_IO_LINK), overflow,
-SQPOLL with a thread that runs when it is told to. Every other known opcode completes with 0.
+What it does: NOP, POLL_ADD and POLL_REMOVE on descriptors that only it knows, links (IOSQE_IO_LINK),
+overflow, SQPOLL with a thread that runs when it is told to. Every other known opcode completes with 0.
 """
 
 from __future__ import annotations
@@ -338,7 +339,7 @@ class FakeKernel:
 
 
 @contextlib.contextmanager
-def fake_ring(**options: int) -> Iterator[tuple[FakeKernel, rings.Ring]]:
+def fake_ring(**options: Any) -> Iterator[tuple[FakeKernel, rings.Ring]]:
     """Make a Ring whose system calls go to a FakeKernel, for as long as the block lasts.
 
     The three system calls of the whole process are replaced, so make no real ring meanwhile.

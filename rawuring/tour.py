@@ -154,7 +154,7 @@ def choose(wanted: str = "auto") -> tuple[RealKernel | PythonKernel, str]:
             reason = str(error).splitlines()[0]
             return PythonKernel(), f"On the pure-Python kernel, because this machine's refused: {reason}"
         uname = os.uname()
-        return RealKernel(), f"On the kernel of this machine: {uname.sysname} {uname.release} {uname.machine}."
+        return RealKernel(), f"On this machine's kernel: {uname.sysname} {uname.release} {uname.machine}."
     return PythonKernel(), "On the pure-Python kernel (fakekernel.py)."
 
 
@@ -310,8 +310,8 @@ def setup_and_mmap(guide: Guide) -> None:
     with guide.kernel.ring(2) as ring:
         params, sq_memory = ring.params, ring._mappings[0]
         mask = _u32(sq_memory, params["sq_off"]["ring_mask"])
-        guide.say(f"""params.sq_entries is {params['sq_entries']} and params.cq_entries {params['cq_entries']}:
-            one submission can have several completions, so the CQ is twice as large. The mask, read FROM the
+        guide.say(f"""params.sq_entries is {params['sq_entries']} and params.cq_entries
+            {params['cq_entries']}: one submission can have several completions, so the CQ is twice as large. The mask, read FROM the
             mapping at params.sq_off.ring_mask, is {mask}. Every index starts at zero.""")
         guide.look_at(ring)
         array = [_u32(sq_memory, params["sq_off"]["array"] + 4 * i) for i in range(params["sq_entries"])]
@@ -445,7 +445,8 @@ def linked_pair(guide: Guide) -> None:
         ring.submit_and_wait(2)
         guide.step("The removal of a poll that does not exist, linked to a NOP", """
             53 failed with -ENOENT, so 54 was not run: -ECANCELED. Both have a CQE: each SQE
-            gets at least one (unless it asked for none on success, IOSQE_CQE_SKIP_SUCCESS). A read that returns less than was asked for breaks a link as well.""")
+            gets at least one (unless it asked for none on success, IOSQE_CQE_SKIP_SUCCESS). A read
+            that returns less than was asked for breaks a link as well.""")
         ring.reap()
 
 
@@ -453,7 +454,8 @@ def poll_and_removal(guide: Guide) -> None:
     """Chapter 7."""
     guide.chapter(7, "A poll", """
         POLL_ADD completes when a descriptor is ready. It is what fdmon.py and QEMU's
-        util/fdmon-io_uring.c are made of. It is one shot: who wants to hear more arms it again.""")  # fmt: skip
+        util/fdmon-io_uring.c are made of. It is one shot: who wants
+        to hear more arms it again.""")  # fmt: skip
     with guide.kernel.ring(4) as ring, guide.kernel.pipe() as fd:
         guide.look_at(ring)
         ops.prep_poll_add(ring.get_sqe(), fd, POLLIN, user_data=61)
@@ -473,7 +475,8 @@ def removal_race(guide: Guide) -> None:
     """Chapter 8."""
     guide.chapter(8, "The removal race", """
         POLL_REMOVE names its target by user_data, not by descriptor. Between our decision to remove and the
-        kernel's reading of it, the poll may complete. So both answers must be expected, every time.""")  # fmt: skip
+        kernel's reading of it, the poll may complete. So both answers must be
+        expected, every time.""")  # fmt: skip
     with guide.kernel.ring(4) as ring, guide.kernel.pipe() as fd:
         guide.look_at(ring)
         ops.prep_poll_add(ring.get_sqe(), fd, POLLIN, user_data=71)
@@ -520,8 +523,8 @@ def sqpoll(guide: Guide) -> None:
             sq.khead does not follow: nobody looks. A program that stopped here would wait for ever. We
             must look at sq.kflags AFTER the store of sq.ktail. A release and an acquire do not order a
             store before a later load, not on x86 either: the CPU may keep the store in its buffer and load
-            the old flag, while the thread raises the flag and loads the old tail. Both would miss each other. So
-            there is a full fence between the two on each side (barriers.full_fence, smp_mb in
+            the old flag, while the thread raises the flag and loads the old tail. Both would miss each other.
+            So there is a full fence between the two on each side (barriers.full_fence, smp_mb in
             io_sq_thread). This is the only place in the ring that needs one.""")
         ring.submit()
         guide.kernel.answer(ring)
@@ -545,8 +548,8 @@ CHAPTERS = (
 )
 
 LEGEND = """
-Each line below a step is one word (or slot) of the ring that changed: its name, old -> new, who changed it, and
-what orders the change for the other side. A k marks words that the kernel can change. sqe[i] and cqe[i] are
+Each line below a step is one word (or slot) of the ring that changed: its name, old -> new, who changed it,
+and what orders the change for the other side. A k marks words that the kernel can change. sqe[i] and cqe[i] are
 slots: i is an index & mask. Each release is read by an acquire on the other side:
 
     released             by                        acquired by
@@ -554,7 +557,7 @@ slots: i is an index & mask. Each release is read by an acquire on the other sid
     sq.khead             the kernel                us, pending()
     cq.ktail             the kernel                us, fetch()
     cq.khead             us, fetch()               the kernel, io_get_cqe (a control dependency)
-    sq.kflags            the kernel                us, flags(); after a full fence when it is about NEED_WAKEUP
+    sq.kflags            the kernel                us, flags(); for NEED_WAKEUP after a full fence
 
 A release means: whoever sees this store sees everything that was stored before it. An acquire means: what is
 loaded after this load is not older than it. The names are functions of rings.py and of Linux's io_uring.c.
