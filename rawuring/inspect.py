@@ -2,21 +2,23 @@
 """Look at the rings of a process: ``python -m rawuring.inspect PID``.
 
 What it is: a reader of /proc/PID/fdinfo. Does this program use io_uring, how full are its rings, what does it
-poll, what is registered, does a kernel thread submit for it? As text or JSON. Mirrors: nothing; lsof(8) and ss(8)
-are its relatives.
+poll, what is registered, does a kernel thread submit for it? As text or JSON. Mirrors: nothing; lsof(8) and
+ss(8) are its relatives.
 Must not know: rings of its own; it only reads files, and changes nothing.
 Invariant: what a kernel does not tell is None in the data and "not told" in the text, never a zero.
 Read next: DESIGN.md.
 
 What the kernels tell (io_uring/fdinfo.c):
 
-    5.1 to 5.16   SqThread, SqThreadCpu, UserFiles, UserBufs and PollList, when nobody holds the ring's lock
-    from 5.17     the indices as well: SqMask, SqHead, SqTail, CachedSqHead, CqMask, CqHead, CqTail, CachedCqTail,
-                  entries that wait (SQEs, CQEs), CqOverflowList
-    later         SqTotalTime and SqWorkTime, NAPI
+    seen on 5.10  SqThread, SqThreadCpu, UserFiles, UserBufs and PollList
+    seen on 6.1   the indices as well: SqMask, SqHead, SqTail, CachedSqHead, CqMask, CqHead, CqTail,
+                  CachedCqTail, entries that wait (SQEs, CQEs), CqOverflowList
+    seen on 6.12  SqTotalTime and SqWorkTime, NAPI
 
-SqHead is what the application sees, CachedSqHead what the kernel has really taken. PollList names the opcode of
-a request that waits for its descriptor, but not the descriptor.
+SqHead is what the application sees, CachedSqHead what the kernel has really taken. PollList names the opcode
+of a request that waits for its descriptor, but not the descriptor. The lists are left out while somebody holds
+the ring's lock. A ring with several descriptors (each mmap of Python before 3.13 keeps one) is recognised by its
+inode where rings have inodes of their own; on older kernels each descriptor is shown.
 """
 
 from __future__ import annotations
@@ -45,8 +47,8 @@ def parse_fdinfo(text: str) -> dict[str, Any]:
     """Turn the fdinfo of a ring into data.
 
     Args: text is the content of /proc/PID/fdinfo/FD.
-    Returns: sq and cq with head, tail, entries, used, cached (None where the kernel does not tell); sq_thread,
-        sq_cpu; user_files and user_bufs with their number and what is listed; polls, opcode -> number;
+    Returns: sq and cq with head, tail, entries, used, cached (None where the kernel does not tell);
+        sq_thread, sq_cpu; user_files and user_bufs with their number and what is listed; polls, opcode -> number;
         overflow, the user_data of CQEs that wait for room; waiting_sqes and waiting_cqes; and raw, every
         line of the form "Name: value" that was found.
     """
@@ -127,21 +129,38 @@ def rings_of(pid: int | str, proc: str = PROC) -> list[dict[str, Any]]:
     """Read all rings of a process.
 
     Args: pid is a number or "self"; proc is where procfs is mounted.
-    Returns: parse_fdinfo() of each descriptor that is a ring, with "fd".
+    Returns: parse_fdinfo() of each ring, with "fd" and "other_fds".
     Raises: OSError: ENOENT when there is no such process, EACCES when we may not look.
     Lifetime: none.
     """
     folder = f"{proc}/{pid}/fd"
-    found = []
+    found: list[dict[str, Any]] = []
+    by_inode: dict[int, dict[str, Any]] = {}
     for fd in sorted(map(int, os.listdir(folder))):
         try:
             if os.readlink(f"{folder}/{fd}") != RING_LINK:
                 continue
             with open(f"{proc}/{pid}/fdinfo/{fd}", encoding="ascii", errors="replace") as file:
-                found.append({"fd": fd, **parse_fdinfo(file.read())})
+                ring = {"fd": fd, "other_fds": [], **parse_fdinfo(file.read())}
+            inode = os.stat(f"{folder}/{fd}").st_ino
+            first = ring if inode == _shared_inode() else by_inode.setdefault(inode, ring)
+            if first is ring:
+                found.append(ring)
+            else:
+                first["other_fds"].append(fd)
         except FileNotFoundError:
             continue  # closed in the meantime, or the descriptor of our own listing
     return found
+
+
+def _shared_inode() -> int:
+    """Return the inode that descriptors without one of their own share; rings were among them."""
+    import select
+
+    if not hasattr(select, "epoll"):
+        return -1
+    with select.epoll() as one:
+        return os.fstat(one.fileno()).st_ino
 
 
 def look_at(pid: int | str, proc: str = PROC) -> dict[str, Any]:
@@ -168,8 +187,8 @@ def explain(error: OSError, pid: int | str) -> str:
         return "there is no /proc/PID/fdinfo on this system"
     if error.errno in (errno.EACCES, errno.EPERM):
         return (
-            f"may not look at process {pid}: it belongs to somebody else, or it has made itself undumpable. Ask as "
-            "its user, or as root (the right is the one to ptrace it: CAP_SYS_PTRACE)"
+            f"may not look at process {pid}: it belongs to somebody else, or has made itself undumpable. "
+            "Ask as its user, or as root (the right is the one to ptrace it: CAP_SYS_PTRACE)"
         )
     if error.errno in (errno.ENOENT, errno.ESRCH):
         return f"there is no process {pid} (any more), or /proc is mounted with hidepid"
@@ -228,7 +247,8 @@ def describe(report: dict[str, Any]) -> str:
 
 
 def _describe_ring(ring: dict[str, Any]) -> str:
-    lines = [f"  descriptor {ring['fd']}"]
+    others = f", also {', '.join(map(str, ring['other_fds']))}" if ring["other_fds"] else ""
+    lines = [f"  descriptor {ring['fd']}{others}"]
     lines.append(f"    submission queue: {_fill(ring['sq'])}")
     lines.append(f"    completion queue: {_fill(ring['cq'])}{_waiting(ring['overflow'])}")
     polls = ring["polls"]
@@ -273,7 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import argparse
 
     parser = argparse.ArgumentParser(
-        prog="python -m rawuring.inspect", description="Does this program use io_uring, and how full are its rings?"
+        prog="python -m rawuring.inspect", description="Does this program use io_uring, and how?"
     )
     parser.add_argument("pid", nargs="*", help="process numbers, or self")
     parser.add_argument("--all", action="store_true", help="every process; only those with rings are shown")
@@ -317,7 +337,8 @@ def _print(reports: list[dict[str, Any]], options: Any) -> None:
     if options.all:
         print(f"{len(reports)} processes, {sum(bool(report['rings']) for report in reports)} with io_uring")
         if hidden:
-            print(f"{hidden} could not be looked at: run as root to see all")
+            reason = next(report["error"] for report in reports if report["error"])
+            print(f"{hidden} could not be looked at, for example: {reason}")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 """Draw the rings, the structs and the operations: ``python -m rawuring.layout``.
 
 What it is: the memory of a ring as this kernel laid it out, with its real offsets; every struct of the
-header, member by member; and what each operation means by the members of an SQE. As text, JSON or SVG. Mirrors:
-pahole(1) for the structs; nothing for the rest.
+header, member by member; and what each operation means by the members of an SQE. As text, JSON or SVG.
+Mirrors: pahole(1) for the structs; nothing for the rest.
 Must not know: any offset of its own, with one exception (known_params, for machines without io_uring, which
 a test compares with a kernel). Structs come from uapi.py; what an operation means is learned by calling
 its prep function with one argument after the other and looking which bytes change.

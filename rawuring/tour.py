@@ -311,8 +311,9 @@ def setup_and_mmap(guide: Guide) -> None:
         params, sq_memory = ring.params, ring._mappings[0]
         mask = _u32(sq_memory, params["sq_off"]["ring_mask"])
         guide.say(f"""params.sq_entries is {params['sq_entries']} and params.cq_entries
-            {params['cq_entries']}: one submission can have several completions, so the CQ is twice as large. The mask, read FROM the
-            mapping at params.sq_off.ring_mask, is {mask}. Every index starts at zero.""")
+            {params['cq_entries']}: one submission can have several completions, so the CQ is twice as
+            large. The mask, read FROM the mapping at params.sq_off.ring_mask, is {mask}. Every index starts
+            at zero.""")
         guide.look_at(ring)
         array = [_u32(sq_memory, params["sq_off"]["array"] + 4 * i) for i in range(params["sq_entries"])]
         guide.say(f"""The index array says for each place in the queue which SQE slot is meant. It was filled
@@ -549,8 +550,8 @@ CHAPTERS = (
 
 LEGEND = """
 Each line below a step is one word (or slot) of the ring that changed: its name, old -> new, who changed it,
-and what orders the change for the other side. A k marks words that the kernel can change. sqe[i] and cqe[i] are
-slots: i is an index & mask. Each release is read by an acquire on the other side:
+and what orders the change for the other side. A k marks words that the kernel can change. sqe[i] and cqe[i]
+are slots: i is an index & mask. Each release is read by an acquire on the other side:
 
     released             by                        acquired by
     sq.ktail             us, flush()               the kernel, io_sqring_entries
