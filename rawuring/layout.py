@@ -333,7 +333,7 @@ class Operation(NamedTuple):
     uses: tuple[Use, ...]
 
 
-def prep_functions() -> dict[str, Callable[..., None]]:
+def fillers() -> dict[str, Callable[..., None]]:
     """List the functions that fill an SQE for one operation."""
     return {
         name: value
@@ -350,7 +350,7 @@ def learn(name: str) -> Operation:
 
     Args: name of a function in ops.py.
     """
-    function = prep_functions()[name]
+    function = fillers()[name]
     arguments = list(inspect.signature(function).parameters)[1:]
     zeros: dict[str, Any] = {argument: b"" if argument == "cmd" else 0 for argument in arguments}
     base = _filled(function, zeros)
@@ -476,11 +476,11 @@ def find_operations(name: str) -> list[Operation]:
     Args: name such as "RECV" or "IORING_OP_RECV", or a function's, "prep_recv".
     Raises: ValueError for an unknown one.
     """
-    if name in prep_functions():
+    if name in fillers():
         return [learn(name)]
     full = name.upper() if name.upper().startswith("IORING_OP_") else f"IORING_OP_{name.upper()}"
     opcode = getattr(uapi, full, None)
-    found = [operation for operation in map(learn, prep_functions()) if operation.opcode == opcode]
+    found = [operation for operation in map(learn, fillers()) if operation.opcode == opcode]
     if not found:
         raise ValueError(f"no operation {name!r}: python -m rawuring.layout --ops lists them")
     return found
@@ -693,7 +693,7 @@ def _answer_operation(options: Any) -> str:
 
 def _list_operations() -> str:
     lines: dict[int, list[str]] = {}
-    for operation in map(learn, prep_functions()):
+    for operation in map(learn, fillers()):
         lines.setdefault(operation.opcode, []).append(operation.function)
     return "".join(
         f"{opcode:>3}  {uapi.name_of('IORING_OP_', opcode).replace('IORING_OP_', ''):<18} {' '.join(names)}\n"

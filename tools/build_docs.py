@@ -87,7 +87,7 @@ def operations_page() -> str:
         "--op NAME` prints one of these, with `--svg` as a picture. Members that are not listed are zero. Every "
         "function also takes `user_data` and `flags` (a mask of IOSQE_*), which are left out here.\n",
     ]
-    found = sorted((layout.learn(name) for name in layout.prep_functions()), key=lambda o: o.opcode)
+    found = sorted((layout.learn(name) for name in layout.fillers()), key=lambda o: o.opcode)
     for operation in found:
         name = uapi.name_of("IORING_OP_", operation.opcode)
         uses = [
