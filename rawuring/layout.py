@@ -334,7 +334,7 @@ class Operation(NamedTuple):
 
 
 def fillers() -> dict[str, Callable[..., None]]:
-    """List the functions that fill an SQE for one operation."""
+    """List the functions of ops.py that fill an SQE for one operation."""
     return {
         name: value
         for name, value in vars(ops).items()
