@@ -76,8 +76,10 @@ def known_params(entries: int, flags: int = 0, cq_entries: int = 0) -> dict[str,
     sq = 1 << (entries - 1).bit_length()
     cq = 1 << ((cq_entries or 2 * sq) - 1).bit_length()
     no_array = bool(flags & uapi.IORING_SETUP_NO_SQARRAY)
-    cqe_size = 32 if flags & uapi.IORING_SETUP_CQE32 else 16
-    array = (line + cq * cqe_size + line - 1) // line * line
+    before_array = line + cq * 16
+    if flags & uapi.IORING_SETUP_CQE32:
+        before_array *= 2  # the kernel doubles the words before the CQEs as well
+    array = (before_array + line - 1) // line * line
     packed = uapi.io_uring_params.pack(
         sq_entries=sq, cq_entries=cq, flags=flags, features=uapi.IORING_FEAT_SINGLE_MMAP,
         sq_off={
@@ -363,17 +365,12 @@ def learn(name: str) -> Operation:
         changed = _changed(function, zeros, base, argument)
         owner.update(dict.fromkeys(changed, argument))
         for first, size in _runs(changed):
-            constant = int.from_bytes(base[first : first + size], sys.byteorder)
-            source = argument
-            if constant and argument in ("ioprio", "zc_flags", "cancel_flags", "msg_ring_flags"):
-                source += f" | {constant}"
-            elif constant == 1 and argument == "file_index":
-                source += " + 1"
+            source = argument + _added(function, zeros, base, argument, first, size)
             uses.append(Use(first, size, _member(first, size, argument, op_name), source))
     for first, size in _runs([i for i, byte in enumerate(base) if byte and i not in owner]):
         uses += _constants(base, first, size, op_name)
     size = 128 if opcode in (uapi.IORING_OP_NOP128, uapi.IORING_OP_URING_CMD128) else 64
-    doc = inspect.getdoc(function) or ""
+    doc = inspect.getdoc(function) or "-"
     since = next((line[7:] for line in doc.splitlines() if line.startswith("Since: ")), "")
     signature = f"{name}({', '.join(_parameter(p) for p in _parameters(function))})"
     return Operation(name, opcode, signature, doc.splitlines()[0], since, size, tuple(sorted(uses)))
@@ -411,6 +408,19 @@ def _changed(function: Callable[..., None], zeros: dict[str, Any], base: bytes, 
         if image is not None:
             changed.update(i for i in range(128) if image[i] != base[i])
     return sorted(changed)
+
+
+def _added(
+    function: Callable[..., None], zeros: dict[str, Any], base: bytes, argument: str, first: int, size: int
+) -> str:
+    """Say what a function does to an argument on its way: " | 2" for a bit of its own, " + 1"."""
+    constant = int.from_bytes(base[first : first + size], sys.byteorder)
+    if not constant:
+        return ""
+    bit = constant & -constant
+    image = _filled(function, {**zeros, argument: bit})
+    same = image is not None and image[first : first + size] == base[first : first + size]
+    return f" {'|' if same else '+'} {constant}"
 
 
 def _runs(places: list[int]) -> list[tuple[int, int]]:
