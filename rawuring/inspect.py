@@ -16,9 +16,9 @@ What the kernels tell (io_uring/fdinfo.c):
     seen on 6.12  SqTotalTime and SqWorkTime, NAPI
 
 SqHead is what the application sees, CachedSqHead what the kernel has really taken. PollList names the opcode
-of a request that waits for its descriptor, but not the descriptor. The lists are left out while somebody holds
-the ring's lock. A ring with several descriptors (each mmap of Python before 3.13 keeps one) is recognised by its
-inode where rings have inodes of their own; on older kernels each descriptor is shown.
+of a request that waits for its descriptor, but not the descriptor. The lists are left out while somebody
+holds the ring's lock. A ring with several descriptors (each mmap of Python before 3.13 keeps one) is
+recognised by its inode where rings have inodes of their own; on older kernels each descriptor is shown.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def parse_fdinfo(text: str) -> dict[str, Any]:
 
     Args: text is the content of /proc/PID/fdinfo/FD.
     Returns: sq and cq with head, tail, entries, used, cached (None where the kernel does not tell);
-        sq_thread, sq_cpu; user_files and user_bufs with their number and what is listed; polls, opcode -> number;
-        overflow, the user_data of CQEs that wait for room; waiting_sqes and waiting_cqes; and raw, every
-        line of the form "Name: value" that was found.
+        sq_thread, sq_cpu; user_files and user_bufs with their number and what is listed; polls, opcode ->
+        number; overflow, the user_data of CQEs that wait for room; waiting_sqes and waiting_cqes; and raw,
+        every line of the form "Name: value" that was found.
     """
     raw, lists = _split(text)
     return {

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The documentation tells the truth: snippets run, links lead somewhere, generated parts are up to date.
 
-What it is: each python block of README.md and docs/ is a test. A block that is followed by a text block prints
-exactly that. A comment before it, "needs: FEATURE (5.6)", names what it cannot do without.
+What it is: each python block of README.md and docs/ is a test. A block that is followed by a text block
+prints exactly that. A comment before it, "needs: FEATURE (5.6)", names what it cannot do without.
 Must not know: what the pages say.
 Invariant: nothing here reaches the network.
 Read next: docs/index.md.
@@ -27,7 +27,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(
-    r"(?:<!-- needs: (?P<needs>[^>]*?) -->\n)?```python\n(?P<code>.*?)```\n(?:\n```text\n(?P<prints>.*?)```)?", re.DOTALL
+    r"(?:<!-- needs: (?P<needs>[^>]*?) -->\n)?```python\n(?P<code>.*?)```\n"
+    r"(?:\n```text\n(?P<prints>.*?)```)?",
+    re.DOTALL,
 )
 
 pytestmark = pytest.mark.skipif(not (ROOT / "docs").exists(), reason="docs/ is not here")
@@ -124,8 +126,9 @@ def test_pages_when_listed_then_each_is_in_the_site():
 
 
 def test_files_named_in_the_pages_then_they_exist():
+    named = re.compile(r"`((?:rawuring|tests|tools|examples)/[\w/]+\.\w+)`")
     for page in PAGES[1:]:
-        for found in re.findall(r"`((?:rawuring|tests|tools|examples)/[\w/]+\.\w+)`", page.read_text(encoding="utf-8")):
+        for found in named.findall(page.read_text(encoding="utf-8")):
             assert (ROOT / found).exists(), f"{page.name}: {found}"
 
 
@@ -144,5 +147,6 @@ def test_generated_pages_and_pictures_then_up_to_date():
 
 
 def test_build_docs_when_checked_then_the_exit_code_tells(tmp_path):
-    done = subprocess.run([sys.executable, str(ROOT / "tools" / "build_docs.py"), "--check"], timeout=120, check=False)
+    command = [sys.executable, str(ROOT / "tools" / "build_docs.py"), "--check"]
+    done = subprocess.run(command, timeout=120, check=False)
     assert done.returncode == 0

@@ -110,7 +110,8 @@ def test_parse_when_the_lock_is_held_then_no_lists():
     ring = inspect.parse_fdinfo(V6_18.partition("UserFiles")[0])
     assert ring["polls"] is None
     assert ring["user_files"]["count"] is None
-    text = inspect.describe({"pid": 1, "name": "x", "rings": [{"fd": 3, "other_fds": [], **ring}], "error": None})
+    seen = [{"fd": 3, "other_fds": [], **ring}]
+    text = inspect.describe({"pid": 1, "name": "x", "rings": seen, "error": None})
     assert "not told" in text
 
 
@@ -207,10 +208,14 @@ def test_ring_with_several_descriptors_then_one_ring_where_inodes_are_its_own():
 
 @pytest.mark.requires_io_uring
 def test_child_with_a_ring_then_found_from_outside():
-    script = "import sys; sys.path.insert(0, sys.argv[1])\nfrom rawuring import Ring\nr = Ring(2)\nprint(1, flush=True)\ninput()"
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from rawuring import Ring\n"
+        "r = Ring(2); print(1, flush=True); input(); r.close()"
+    )
     root = os.path.dirname(os.path.dirname(inspect.__file__))
     command = [sys.executable, "-c", script, root]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout.readline().strip() == b"1"
         report = inspect.look_at(child.pid)
         if report["error"]:

@@ -42,8 +42,12 @@ def test_tour_when_a_step_changes_a_word_then_the_line_says_who_and_how():
     text = text_on(tour.PythonKernel(), [2])
     lines = [line for line in text.splitlines() if line.startswith("    ") and "->" in line]
     assert [(line.split()[0], "kernel" in line) for line in lines if ". " not in line] == [
-        ("sq.sqe_tail", False), ("sq.ktail", False), ("sq.khead", True), ("cq.ktail", True), ("cq.khead", False),
-    ]  # fmt: skip
+        ("sq.sqe_tail", False),
+        ("sq.ktail", False),
+        ("sq.khead", True),
+        ("cq.ktail", True),
+        ("cq.khead", False),
+    ]
 
 
 def test_changes_when_a_word_moves_then_it_is_noticed():

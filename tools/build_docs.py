@@ -4,14 +4,14 @@
 
     python3 tools/build_docs.py              write the generated pages and pictures
     python3 tools/build_docs.py --check      say which of them are out of date; exit code 1 if any
-    python3 tools/build_docs.py --site DIR   build the site with mkdocs, warnings as errors (pip install mkdocs)
+    python3 tools/build_docs.py --site DIR   build the site with mkdocs (from pip), warnings as errors
 
-What it is: the API reference from the docstrings, the pictures from rawuring.layout, the tour's text, the table of
-what each operation means by an SQE. They are committed, so that docs/ can be read on a code host as well;
-tests/test_docs.py compares.
+What it is: the API reference from the docstrings, the pictures from rawuring.layout, the tour's text, the
+table of what each operation means by an SQE. They are committed, so that docs/ can be read on a code host
+as well; tests/test_docs.py compares.
 Must not know: any fact of its own.
-Invariant: the same on every machine and every Python: files are parsed, not imported, where imports differ, and
-pictures show the layout that is known, not this kernel's.
+Invariant: the same on every machine and every Python: docstrings are parsed, not imported, and pictures
+show the layout that is known, not this kernel's.
 Read next: docs/index.md.
 """
 
@@ -74,8 +74,9 @@ def tour_page() -> str:
     parts: list[str] = []
     tour.run(tour.PythonKernel(), parts.append)
     return (
-        f"{NOTE}# The tour\n\nWhat `python -m rawuring.tour` prints, on a real kernel and on the pure-Python one alike. "
-        "Run it, with [rings.py](reading-rings.md) beside it.\n\n```text\n" + "".join(parts).strip("\n") + "\n```\n"
+        f"{NOTE}# The tour\n\nWhat `python -m rawuring.tour` prints, on a real kernel and on the pure-Python "
+        "one alike. Run it, with [rings.py](reading-rings.md) beside it.\n\n"
+        "```text\n" + "".join(parts).strip("\n") + "\n```\n"
     )
 
 
@@ -83,9 +84,10 @@ def operations_page() -> str:
     """Return the page that says what each operation means by the members of an SQE."""
     lines = [
         f"{NOTE}# What each operation means by an SQE\n",
-        "Learned by calling the functions of ops.py with one argument after the other. `python -m rawuring.layout "
-        "--op NAME` prints one of these, with `--svg` as a picture. Members that are not listed are zero. Every "
-        "function also takes `user_data` and `flags` (a mask of IOSQE_*), which are left out here.\n",
+        "Learned by calling the functions of ops.py with one argument after the other. `python -m "
+        "rawuring.layout --op NAME` prints one of these, with `--svg` as a picture. Members that are not "
+        "listed are zero. Every function also takes `user_data` and `flags` (a mask of IOSQE_*), which are left "
+        "out here.\n",
     ]
     found = sorted((layout.learn(name) for name in layout.fillers()), key=lambda o: o.opcode)
     for operation in found:
@@ -110,7 +112,8 @@ def operations_page() -> str:
 def api_index() -> str:
     """Return the list of the modules."""
     rows = [f"| [{module}]({module}.md) | {first_line(module)} |" for module in MODULES]
-    return "\n".join([f"{NOTE}# API reference\n", "In the order of reading.\n", "| module | |", "|---|---|", *rows, ""])
+    head = [f"{NOTE}# API reference\n", "In the order of reading.\n", "| module | |", "|---|---|"]
+    return "\n".join([*head, *rows, ""])
 
 
 def parse(module: str) -> ast.Module:
@@ -146,7 +149,8 @@ def definition(node: ast.FunctionDef | ast.ClassDef, owner: str) -> list[str]:
     lines = [f"{level} {title}\n", fence(head + ("\n\n" + docstring if docstring else ""))]
     if isinstance(node, ast.ClassDef):
         for inner in node.body:
-            if isinstance(inner, ast.FunctionDef) and (not inner.name.startswith("_") or inner.name == "__init__"):
+            shown = isinstance(inner, ast.FunctionDef) and (inner.name[0] != "_" or inner.name == "__init__")
+            if shown:
                 lines += definition(inner, f"{node.name}.")
     return lines
 
@@ -166,7 +170,8 @@ def signature(node: ast.FunctionDef, title: str) -> str:
         parts.append(f"*{a.vararg.arg}")
     elif a.kwonlyargs:
         parts.append("*")
-    parts += [k.arg + ("" if d is None else f"={ast.unparse(d)}") for k, d in zip(a.kwonlyargs, a.kw_defaults)]
+    for argument, default in zip(a.kwonlyargs, a.kw_defaults):
+        parts.append(argument.arg + ("" if default is None else f"={ast.unparse(default)}"))
     if a.kwarg:
         parts.append(f"**{a.kwarg.arg}")
     return f"{title}({', '.join(parts)})"
@@ -201,7 +206,7 @@ def outdated() -> list[str]:
 def main() -> int:
     """Write, check or build."""
     parser = argparse.ArgumentParser(description="Generate docs/, and build the site.")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when something is out of date")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when one is out of date")
     parser.add_argument("--site", metavar="DIR", help="build the site with mkdocs into DIR")
     options = parser.parse_args()
     if options.check:
@@ -210,7 +215,8 @@ def main() -> int:
             print(f"docs/{name} is out of date: run python3 tools/build_docs.py")
         return 1 if wrong else 0
     if options.site:
-        command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(Path(options.site).resolve())]
+        folder = str(Path(options.site).resolve())
+        command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder]
         return subprocess.run(command, cwd=ROOT, check=False).returncode
     for name, content in generate().items():
         path = DOCS / name
