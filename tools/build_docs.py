@@ -86,8 +86,8 @@ def operations_page() -> str:
         f"{NOTE}# What each operation means by an SQE\n",
         "Learned by calling the functions of ops.py with one argument after the other. `python -m "
         "rawuring.layout --op NAME` prints one of these, with `--svg` as a picture. Members that are not "
-        "listed are zero. Every function also takes `user_data` and `flags` (a mask of IOSQE_*), which are left "
-        "out here.\n",
+        "listed are zero. Every function also takes `user_data` and `flags` (a mask of IOSQE_*), which are "
+        "left out here.\n",
     ]
     found = sorted((layout.learn(name) for name in layout.fillers()), key=lambda o: o.opcode)
     for operation in found:
