@@ -574,20 +574,24 @@ def run(
     Raises: Unavailable or OSError when the kernel refuses what a chapter needs.
     Lifetime: none.
     """
-    guide = Guide(kernel, write)
+    parts: list[str] = []
+    guide = Guide(kernel, parts.append)
     write(LEGEND)
     for number, chapter in enumerate(CHAPTERS, 1):
         if chapters and number not in chapters:
             continue
+        parts.clear()
         try:
             chapter(guide)
-        except Unavailable as error:
-            # SQPOLL needs a privilege before 5.13. The pure-Python kernel can always show it.
-            if number != 9:
+        except OSError as error:
+            # SQPOLL needs a privilege before 5.13, and 5.10.46 answers its first wake-up with EOWNERDEAD. The
+            # pure-Python kernel can always show it.
+            if chapter is not sqpoll:
                 raise
-            write(f"\n(on the pure-Python kernel, because: {str(error).splitlines()[0]})\n")
+            parts[:] = [f"\n(on the pure-Python kernel, because: {str(error).splitlines()[0]})\n"]
             guide.kernel = PythonKernel()
             chapter(guide)
+        write("".join(parts))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
