@@ -1632,7 +1632,8 @@ def _remember(ring: Ring) -> None:
     if not _hooked:
         import atexit
 
-        os.register_at_fork(after_in_child=_after_fork_in_child)
+        if hasattr(os, "register_at_fork"):  # not on Windows, where the pure-Python kernel runs
+            os.register_at_fork(after_in_child=_after_fork_in_child)
         atexit.register(_at_exit)
         _hooked = True
     _live.add(ring)

@@ -7,10 +7,10 @@ import struct
 import sys
 
 import pytest
-from fake_kernel import fake_ring
 from hypothesis import given, strategies as st
 
 from rawuring import barriers, ops, rings, syscalls, uapi
+from rawuring.fakekernel import fake_ring
 
 WORD = st.integers(0, 2**32 - 1)
 

@@ -42,6 +42,11 @@ ORDER = (
     "files",
     "aio",
     "vendor",
+    # Tools for readers: nothing above imports them.
+    "fakekernel",
+    "layout",
+    "tour",
+    "inspect",
 )
 PRESENT = [name for name in ORDER if (PACKAGE / f"{name}.py").exists()]
 

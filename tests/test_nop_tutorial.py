@@ -10,9 +10,9 @@ from __future__ import annotations
 import struct
 
 import pytest
-from fake_kernel import fake_ring
 
 from rawuring import ops, rings
+from rawuring.fakekernel import fake_ring
 from rawuring.syscalls import Unavailable
 
 

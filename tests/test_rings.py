@@ -8,9 +8,9 @@ import json
 from pathlib import Path
 
 import pytest
-from fake_kernel import POISON, FakeKernel, fake_ring
 
 from rawuring import ops, rings, syscalls, uapi
+from rawuring.fakekernel import POISON, FakeKernel, fake_ring
 from rawuring.rings import Ring, RingClosed, SubmissionQueueFull, WrongThread
 from rawuring.syscalls import Unavailable
 

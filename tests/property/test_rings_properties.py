@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from fake_kernel import fake_ring
 from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from rawuring import ops, uapi
+from rawuring.fakekernel import fake_ring
 from rawuring.rings import SubmissionQueueFull
 
 STARTS = st.one_of(st.sampled_from([0, 2**32 - 1, 2**31 - 1, 2**32 - 5]), st.integers(0, 2**32 - 1))

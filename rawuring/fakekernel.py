@@ -1,0 +1,360 @@
+# SPDX-License-Identifier: MIT
+"""The other side of the ring: a kernel in Python, over two bytearrays.
+
+What it is: FakeKernel consumes SQEs and posts CQEs as Linux does, and refuses what would corrupt a real ring.
+The caller decides when things complete: at once, late (in any order), or never. It serves tests, the tour,
+and who wants to read what the kernel does with the words that rings.py shares with it. Mirrors: Linux
+io_uring/io_uring.c, its submission and completion halves, without any operation that does real work.
+Must not know: how SubmissionQueue and CompletionQueue work; it sees only the bytes they leave.
+Invariant: an SQE is taken out and its slot poisoned in one step (unless told otherwise), so nobody can rely
+on a slot that is the kernel's. Verified by the scenarios of tests/test_rings.py, which run over it and
+over the real kernel.
+Read next: tour.py.
+
+Who moves what, seen from here:
+
+    ============  =====================================================  ============================
+    word          what this side does                                    in this file
+    ============  =====================================================  ============================
+    sq.ktail      loads it: how many SQEs wait for us                    submit
+    sq.khead      stores it, after the SQEs were copied                  submit
+    sq.kflags     raises and lowers bits                                 set_flag
+    cq.ktail      stores it, after the CQE is complete                   post
+    cq.khead      loads it: which CQE slots are free again               ready
+    ============  =====================================================  ============================
+
+There is one thread here, so nothing needs a barrier; comments say which one stands in the real kernel.
+What it does: NOP, POLL_ADD and POLL_REMOVE on descriptors that only it knows, links (IOSQE_IO_LINK),
+overflow, SQPOLL with a thread that runs when it is told to. Every other known opcode completes with 0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import struct
+from collections import deque
+
+from . import rings, syscalls, uapi
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+U32 = 0xFFFFFFFF
+POISON = 0xEE  # what a consumed slot is filled with: an SQE that still shows it was not written whole
+FEATURES = uapi.IORING_FEAT_SINGLE_MMAP | uapi.IORING_FEAT_NODROP | uapi.IORING_FEAT_EXT_ARG
+
+
+class BrokenRing(AssertionError):
+    """Say that the other side did what would corrupt a real ring."""
+
+
+def _require(condition: bool, what: str) -> None:
+    if not condition:
+        raise BrokenRing(what)
+
+
+class Memory(bytearray):
+    """Memory that can be closed like an mmap; an exported bytearray refuses to be resized."""
+
+    def close(self) -> None:
+        """Give the bytes back; BufferError while somebody holds a view."""
+        self.clear()
+
+
+class FakeKernel:
+    """One ring, seen from the kernel."""
+
+    def __init__(
+        self, entries: int = 8, cq_entries: int = 0, flags: int = 0, sq_start: int = 0, cq_start: int = 0,
+        features: int = FEATURES, poison: bool = True,
+    ) -> None:  # fmt: skip
+        """Lay out the memory.
+
+        Args: entries and cq_entries are rounded up to powers of two; flags is a mask of IORING_SETUP_*;
+            the indices start at sq_start and cq_start; features is what setup will report; poison False
+            leaves the slots of consumed SQEs as they are, as Linux does.
+        """
+        self.sq_entries = 1 << (entries - 1).bit_length()
+        self.cq_entries = 1 << ((cq_entries or 2 * self.sq_entries) - 1).bit_length()
+        self.flags, self.features = flags, features
+        self.cqe_size = 32 if flags & uapi.IORING_SETUP_CQE32 else 16
+        self.sqe_size = 128 if flags & uapi.IORING_SETUP_SQE128 else 64
+        self.no_array = bool(flags & uapi.IORING_SETUP_NO_SQARRAY)
+        # Spaced as on no real kernel, so that nobody can rely on where the words stand.
+        self.sq_off = {"head": 4, "tail": 64, "ring_mask": 24, "ring_entries": 12, "flags": 68, "dropped": 72}
+        self.cq_off = {"head": 80, "tail": 128, "ring_mask": 96, "ring_entries": 84, "overflow": 88}
+        self.cq_off["cqes"] = 192
+        array = 192 + self.cq_entries * self.cqe_size
+        self.sq_off["array"] = 0 if self.no_array else array
+        self.ring = Memory(array + 4 * self.sq_entries)
+        self.poison = poison
+        self.sqes = Memory([POISON if poison else 0] * (self.sq_entries * self.sqe_size))
+        self.sq_head = self.sq_tail_seen = sq_start
+        self.published_before = 0
+        self.cq_tail = cq_start
+        for offset, value in (
+            (self.sq_off["head"], sq_start), (self.sq_off["tail"], sq_start),
+            (self.sq_off["ring_mask"], self.sq_entries - 1), (self.sq_off["ring_entries"], self.sq_entries),
+            (self.cq_off["head"], cq_start), (self.cq_off["tail"], cq_start),
+            (self.cq_off["ring_mask"], self.cq_entries - 1), (self.cq_off["ring_entries"], self.cq_entries),
+        ):  # fmt: skip
+            self.store(offset, value)
+        #: CQEs that found no room: (user_data, res, flags).
+        self.overflowed: deque[tuple[int, int, int]] = deque()
+        #: Requests that complete when the test says so, or when somebody waits for them.
+        self.late: list[tuple[int, int, int]] = []
+        #: Opcodes whose requests go to ``late``.
+        self.slow_ops: set[int] = set()
+        #: Polls that wait for their descriptor: user_data -> (fd, mask).
+        self.polls: dict[int, tuple[int, int]] = {}
+        #: Descriptors that are ready: fd -> mask. wake() fills it.
+        self.ready_fds: dict[int, int] = {}
+        #: How many SQEs the coming enters consume at most; empty means no limit.
+        self.at_most: deque[int] = deque()
+        #: Errnos that the coming enters fail with, 0 for none.
+        self.failures: deque[int] = deque()
+        self.enters = 0
+        self._in_link = self._link_failed = False
+
+    # -- shared words
+
+    def load(self, offset: int) -> int:
+        """Load the u32 at a byte offset of the ring memory."""
+        value: int = struct.unpack_from("=I", self.ring, offset)[0]
+        return value
+
+    def store(self, offset: int, value: int) -> None:
+        """Store a u32 at a byte offset of the ring memory."""
+        struct.pack_into("=I", self.ring, offset, value & U32)
+
+    def set_flag(self, bit: int, on: bool) -> None:
+        """Raise or lower a bit of sq.kflags; the real kernel does so with an atomic or, and and."""
+        old = self.load(self.sq_off["flags"])
+        self.store(self.sq_off["flags"], old | bit if on else old & ~bit)
+
+    # -- submission
+
+    def enter(self, fd: int, to_submit: int, min_complete: int, flags: int, timeout: Any = None) -> int:
+        """Answer io_uring_enter.
+
+        Args: as the system call's; timeout is a syscalls.GeteventsArg, or None.
+        Returns: how many SQEs were consumed.
+        Raises: OSError from ``failures``; BrokenRing for a wait that would never end.
+        """
+        self.enters += 1
+        code = self.failures.popleft() if self.failures else 0
+        if code:
+            raise OSError(code, os.strerror(code))
+        if self.flags & uapi.IORING_SETUP_SQPOLL:
+            self._wake_sq_thread(flags)
+            submitted = to_submit
+        else:
+            submitted = self.submit(to_submit)
+            if submitted < to_submit and submitted != self.published_before:
+                return submitted
+        if flags & uapi.IORING_ENTER_GETEVENTS:
+            self.flush_overflow()
+            while self.ready() < min(min_complete, self.cq_entries):
+                if not self.late:
+                    _require(timeout is not None, "this wait would never end")
+                    timeout.deadline_ns = 0
+                    return submitted
+                self.complete_late(0)
+                self.flush_overflow()
+        return submitted
+
+    def submit(self, to_submit: int) -> int:
+        """Consume up to to_submit SQEs and return how many.
+
+        The real kernel loads the tail with smp_load_acquire (io_sqring_entries): what was stored before the
+        tail is there when the tail is. It stores the head with smp_store_release (io_commit_sqring), after
+        the SQEs are copied: a head that moved means that the slots may be filled again.
+        """
+        tail = self.load(self.sq_off["tail"])
+        moved = (tail - self.sq_tail_seen) & U32
+        queued = (tail - self.sq_head) & U32
+        _require(moved <= self.sq_entries or queued <= self.sq_entries, "the tail went backwards")
+        _require(
+            queued <= self.sq_entries, f"{queued} entries published on a ring of {self.sq_entries}"
+        )
+        self.sq_tail_seen = tail
+        self.published_before = queued
+        count = min(to_submit, queued, self.at_most.popleft() if self.at_most else queued)
+        done = 0
+        while done < count:
+            done += 1
+            if not self.consume_one() and not self.flags & uapi.IORING_SETUP_SUBMIT_ALL:
+                break
+        self.store(self.sq_off["head"], self.sq_head)
+        self._in_link = self._link_failed = False  # a chain ends with its batch
+        return done
+
+    def consume_one(self) -> bool:
+        """Take one SQE; return False when it is bad, which ends the batch."""
+        index = self.sq_head & (self.sq_entries - 1)
+        self.sq_head = (self.sq_head + 1) & U32
+        if not self.no_array:
+            index = self.load(self.sq_off["array"] + 4 * index)
+            if index >= self.sq_entries:
+                self.store(self.sq_off["dropped"], self.load(self.sq_off["dropped"]) + 1)
+                return True
+        start = index * self.sqe_size
+        sqe = bytes(self.sqes[start : start + self.sqe_size])
+        if self.poison:
+            _require(POISON not in sqe[56:64], "an SQE was published that was not written whole")
+            self.sqes[start : start + self.sqe_size] = bytes([POISON]) * self.sqe_size
+        fields = uapi.io_uring_sqe.unpack(sqe)
+        return self._issue_in_chain(fields)
+
+    def _issue_in_chain(self, fields: dict[str, Any]) -> bool:
+        """Issue a request, or cancel it when one before it in its chain has failed."""
+        if not self._in_link:
+            self._link_failed = False
+        self._in_link = bool(fields["flags"] & uapi.IOSQE_IO_LINK)
+        if self._link_failed:
+            self.post(fields["user_data"], -errno.ECANCELED, 0)
+            return True
+        if fields["opcode"] >= uapi.IORING_OP_LAST:
+            self.post(fields["user_data"], -errno.EINVAL, 0)
+            self._link_failed = True
+            return False
+        self._issue(fields)
+        return True
+
+    def _issue(self, fields: dict[str, Any]) -> None:
+        opcode, user_data = fields["opcode"], fields["user_data"]
+        if opcode in self.slow_ops:
+            self.late.append((user_data, 0, 0))
+        elif opcode == uapi.IORING_OP_POLL_ADD and not fields["len"]:
+            self.polls[user_data] = (fields["fd"], fields["poll32_events"])
+            self._answer_polls(fields["fd"])
+        elif opcode == uapi.IORING_OP_POLL_REMOVE and not fields["len"]:
+            self._remove_poll(user_data, fields["addr"])
+        else:
+            self.post(user_data, 0, 0)
+
+    # -- polls
+
+    def wake(self, fd: int, mask: int) -> None:
+        """Let a descriptor become ready (or not, with mask 0), and answer the polls that wait for that."""
+        self.ready_fds[fd] = mask
+        self._answer_polls(fd)
+
+    def _answer_polls(self, fd: int) -> None:
+        for user_data, (polled, mask) in list(self.polls.items()):
+            events = self.ready_fds.get(fd, 0) & mask
+            if polled == fd and events:
+                del self.polls[user_data]  # one shot: it is gone with its answer
+                self.post(user_data, events, 0)
+
+    def _remove_poll(self, user_data: int, target: int) -> None:
+        """Look for a poll by its user_data; one that has been answered is not there any more."""
+        if self.polls.pop(target, None) is None:
+            self._link_failed = True
+            self.post(user_data, -errno.ENOENT, 0)
+        else:
+            self.post(user_data, 0, 0)
+            self.post(target, -errno.ECANCELED, 0)
+
+    # -- the thread of an SQPOLL ring
+
+    def run_sq_thread(self) -> int:
+        """Let the SQPOLL thread look at the ring once.
+
+        Returns: how many SQEs it consumed; none while it sleeps.
+        """
+        if self.load(self.sq_off["flags"]) & uapi.IORING_SQ_NEED_WAKEUP:
+            return 0
+        return self.submit(self.sq_entries)
+
+    def put_sq_thread_to_sleep(self) -> None:
+        """Let the SQPOLL thread go to sleep, as after sq_thread_idle.
+
+        It raises the flag first and looks at the tail once more, with a full barrier between: our side
+        stores the tail first and looks at the flag, with a full barrier between. So one of the two sees
+        what the other did.
+        """
+        self.set_flag(uapi.IORING_SQ_NEED_WAKEUP, True)
+        if self.load(self.sq_off["tail"]) != self.sq_head:
+            self.set_flag(uapi.IORING_SQ_NEED_WAKEUP, False)
+            self.run_sq_thread()
+
+    def _wake_sq_thread(self, enter_flags: int) -> None:
+        if enter_flags & uapi.IORING_ENTER_SQ_WAKEUP:
+            self.set_flag(uapi.IORING_SQ_NEED_WAKEUP, False)
+        self.run_sq_thread()
+
+    # -- completion
+
+    def ready(self) -> int:
+        """Count the CQEs that were posted and not yet taken."""
+        return (self.cq_tail - self.load(self.cq_off["head"])) & U32
+
+    def post(self, user_data: int, res: int, flags: int) -> None:
+        """Post a CQE, or put it on the overflow list when there is no room or others wait there.
+
+        The real kernel stores the tail with smp_store_release (io_commit_cqring), after the CQE.
+        """
+        _require(self.ready() <= self.cq_entries, "cq.khead overtook cq.ktail")
+        if self.overflowed or self.ready() == self.cq_entries:
+            self.overflowed.append((user_data, res, flags))
+            self.set_flag(uapi.IORING_SQ_CQ_OVERFLOW, True)
+            return
+        offset = self.cq_off["cqes"] + (self.cq_tail & (self.cq_entries - 1)) * self.cqe_size
+        struct.pack_into("=QiI", self.ring, offset, user_data, res, flags)
+        if self.cqe_size == 32:
+            struct.pack_into("=QQ", self.ring, offset + 16, user_data ^ U32, 32)
+        self.cq_tail = (self.cq_tail + 1) & U32
+        self.store(self.cq_off["tail"], self.cq_tail)
+
+    def flush_overflow(self) -> None:
+        """Move waiting CQEs into the ring as far as there is room, as an enter with GETEVENTS does."""
+        waiting, self.overflowed = self.overflowed, deque()
+        while waiting and self.ready() < self.cq_entries:
+            self.post(*waiting.popleft())
+        self.overflowed = waiting
+        self.set_flag(uapi.IORING_SQ_CQ_OVERFLOW, bool(waiting))
+
+    def complete_late(self, position: int) -> None:
+        """Let one of the slow requests complete."""
+        self.post(*self.late.pop(position))
+
+    # -- setup
+
+    def setup(self, entries: int, params: bytearray) -> int:
+        """Answer io_uring_setup with a descriptor of the null device.
+
+        Args: entries is ignored; params is filled as the kernel fills it.
+        Returns: the descriptor.
+        """
+        params[:] = uapi.io_uring_params.pack(
+            sq_entries=self.sq_entries, cq_entries=self.cq_entries, flags=self.flags, features=self.features,
+            sq_off=self.sq_off, cq_off=self.cq_off,
+        )  # fmt: skip
+        return os.open(os.devnull, os.O_RDWR)
+
+
+@contextlib.contextmanager
+def fake_ring(**options: Any) -> Iterator[tuple[FakeKernel, rings.Ring]]:
+    """Make a Ring whose system calls go to a FakeKernel, for as long as the block lasts.
+
+    The three system calls of the whole process are replaced, so make no real ring meanwhile.
+
+    Args: options as FakeKernel's.
+    Returns: the kernel and the ring.
+    Lifetime: none; everything is Python's own memory.
+    """
+    kernel = FakeKernel(**options)
+    saved = syscalls.io_uring_setup, syscalls.enter, rings.map_rings
+    patched: Any = (syscalls, rings)
+    patched[0].io_uring_setup, patched[0].enter = kernel.setup, kernel.enter
+    patched[1].map_rings = lambda fd, params, single_mmap=True: (kernel.ring, kernel.ring, kernel.sqes)
+    try:
+        with rings.Ring(kernel.sq_entries) as ring:
+            yield kernel, ring
+    finally:
+        patched[0].io_uring_setup, patched[0].enter, patched[1].map_rings = saved

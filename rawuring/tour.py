@@ -1,0 +1,627 @@
+# SPDX-License-Identifier: MIT
+"""Walk once through io_uring, word by word: ``python -m rawuring.tour``.
+
+What it is: nine chapters that do what programs do with a ring, and print after each step which words of the
+shared memory changed, who changed them, and what orders the change. It runs on this machine's kernel, or on
+fakekernel.py where there is none (macOS, Windows, containers that forbid io_uring), and prints the same on
+both. Mirrors: nothing; tests/test_nop_tutorial.py is its smallest part as a test.
+Must not know: where a word stands; that is read from io_uring_params.
+Invariant: the text depends on nothing but the chapters: no addresses, descriptors or times. What comes in no
+fixed order is sorted, and said so.
+Read next: rings.py again, beside the output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import sys
+import textwrap
+import time
+
+from . import fakekernel, ops, rings, uapi
+from .syscalls import Unavailable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any, Callable
+
+    Value = object
+    Words = dict[str, Value]
+
+POLLIN = 1
+IDLE_MS = 50  # how long the kernel's thread of chapter 9 waits for work before it sleeps
+WIDTH = 100
+
+# word -> (who changes it, what orders the change). The order is the order of printing.
+WORDS = {
+    "sq.sqe_tail": ("us", "nothing: it is private"),
+    "sqe": ("us", "plain, before the release of sq.ktail"),
+    "sq.ktail": ("us", "store_release in flush()"),
+    "sq.khead": ("kernel", "release in io_commit_sqring"),
+    "sq.kflags": ("kernel", "atomic or, atomic and"),
+    "cqe": ("kernel", "plain, before the release of cq.ktail"),
+    "cq.ktail": ("kernel", "release in io_commit_cqring"),
+    "cq.khead": ("us", "store_release in fetch()"),
+    "cq.koverflow": ("kernel", "plain: a count for people"),
+}
+
+
+# ------------------------------------------------------------------------------------------------------
+# Where the tour runs
+
+
+class RealKernel:
+    """Rings, and a pipe, of the machine's own kernel."""
+
+    name = "kernel"
+
+    @contextlib.contextmanager
+    def ring(self, entries: int, cq_entries: int = 0, flags: int = 0) -> Iterator[rings.Ring]:
+        """Make a ring for a chapter."""
+        idle = IDLE_MS if flags & uapi.IORING_SETUP_SQPOLL else None
+        with rings.Ring(
+            entries, cq_entries=cq_entries or None, flags=flags, sq_thread_idle_ms=idle
+        ) as ring:
+            yield ring
+
+    @contextlib.contextmanager
+    def pipe(self) -> Iterator[int]:
+        """Make a pipe; the chapters poll its reading end."""
+        reader, self._writer = os.pipe()
+        try:
+            yield reader
+        finally:
+            os.close(reader)
+            os.close(self._writer)
+
+    def write(self, fd: int) -> None:
+        """Make the reading end ready."""
+        os.write(self._writer, b"x")
+
+    def read(self, fd: int) -> None:
+        """Make the reading end unready again."""
+        os.read(fd, 1)
+
+    def fall_asleep(self, ring: rings.Ring) -> None:
+        """Wait until the kernel's thread has gone to sleep, as it does after its idle time."""
+        deadline = time.monotonic() + 30
+        while not ring.sq.flags() & uapi.IORING_SQ_NEED_WAKEUP:
+            if time.monotonic() > deadline:
+                raise RuntimeError("the SQPOLL thread did not go to sleep within 30 seconds")
+            time.sleep(0.001)
+
+    def answer(self, ring: rings.Ring) -> None:
+        """Wait for one completion without taking part in the submission."""
+        deadline = time.monotonic() + 30
+        while not ring.cq.ready():
+            if time.monotonic() > deadline:
+                raise RuntimeError("no completion came within 30 seconds")
+            time.sleep(0.001)
+
+
+class PythonKernel:
+    """The same, from fakekernel.py."""
+
+    name = "python"
+
+    @contextlib.contextmanager
+    def ring(self, entries: int, cq_entries: int = 0, flags: int = 0) -> Iterator[rings.Ring]:
+        """Make a ring for a chapter."""
+        options = {"entries": entries, "cq_entries": cq_entries, "flags": flags, "poison": False}
+        with fakekernel.fake_ring(**options) as (kernel, ring):
+            self._kernel = kernel
+            yield ring
+
+    @contextlib.contextmanager
+    def pipe(self) -> Iterator[int]:
+        """Invent a descriptor."""
+        yield 3
+
+    def write(self, fd: int) -> None:
+        """Make the descriptor ready."""
+        self._kernel.wake(fd, POLLIN)
+
+    def read(self, fd: int) -> None:
+        """Make it unready again."""
+        self._kernel.wake(fd, 0)
+
+    def fall_asleep(self, ring: rings.Ring) -> None:
+        """Let the thread do what there is, and then sleep."""
+        self._kernel.run_sq_thread()
+        self._kernel.put_sq_thread_to_sleep()
+
+    def answer(self, ring: rings.Ring) -> None:
+        """Let the thread look at the ring."""
+        self._kernel.run_sq_thread()
+
+
+def choose(wanted: str = "auto") -> tuple[RealKernel | PythonKernel, str]:
+    """Choose the kernel.
+
+    Args: wanted is "kernel", "python" or "auto": the machine's kernel if it lets us.
+    Returns: the kernel, and a sentence about it.
+    Raises: Unavailable for "kernel" where there is none.
+    """
+    if wanted != "python":
+        try:
+            rings.Ring(2).close()
+        except (Unavailable, OSError) as error:
+            if wanted == "kernel":
+                raise
+            reason = str(error).splitlines()[0]
+            return PythonKernel(), f"On the pure-Python kernel, because this machine's refused: {reason}"
+        uname = os.uname()
+        return RealKernel(), f"On this machine's kernel: {uname.sysname} {uname.release} {uname.machine}."
+    return PythonKernel(), "On the pure-Python kernel (fakekernel.py)."
+
+
+# ------------------------------------------------------------------------------------------------------
+# What changed
+
+
+def snapshot(ring: rings.Ring) -> Words:
+    """Read every word that the chapters speak of, straight from the memory.
+
+    Returns: name -> value; for slots a short description, for slots never written None.
+    """
+    sq_memory, cq_memory, sqes = ring._mappings
+    params = ring.params
+    words: Words = {"sq.sqe_tail": ring.sq.sqe_tail & rings.U32}
+    size = ring.sq.sqe_size
+    for i in range(params["sq_entries"]):
+        words[f"sqe[{i}]"] = describe_sqe(bytes(sqes[i * size : i * size + 64]))
+    for name, offset in (("ktail", "tail"), ("khead", "head"), ("kflags", "flags")):
+        words[f"sq.{name}"] = _u32(sq_memory, params["sq_off"][offset])
+    for i in range(params["cq_entries"]):
+        start = params["cq_off"]["cqes"] + i * ring.cq.cqe_size
+        words[f"cqe[{i}]"] = describe_cqe(bytes(cq_memory[start : start + 16]))
+    for name, offset in (("ktail", "tail"), ("khead", "head"), ("koverflow", "overflow")):
+        words[f"cq.{name}"] = _u32(cq_memory, params["cq_off"][offset])
+    return words
+
+
+def _u32(memory: Any, offset: int) -> int:
+    value: int = struct.unpack("=I", bytes(memory[offset : offset + 4]))[0]
+    return value
+
+
+def describe_sqe(image: bytes) -> str | None:
+    """Say in a few words what an SQE asks for.
+
+    Args: image is its first 64 bytes.
+    Returns: None for one that is all zeros.
+    """
+    if not any(image):
+        return None
+    sqe = uapi.io_uring_sqe.unpack(image)
+    parts = [uapi.name_of("IORING_OP_", sqe["opcode"]).replace("IORING_OP_", "")]
+    parts += [name.replace("IOSQE_", "") for name in uapi.names_of_flags("IOSQE_", sqe["flags"])]
+    if sqe["opcode"] == uapi.IORING_OP_POLL_REMOVE:
+        parts.append(f"target={sqe['addr']}")
+    return " ".join([*parts, f"user_data={sqe['user_data']}"])
+
+
+def describe_cqe(image: bytes) -> str | None:
+    """Say what a CQE brings.
+
+    Args: image is its first 16 bytes.
+    Returns: None for one that is all zeros.
+    """
+    if not any(image):
+        return None
+    user_data, res, flags = struct.unpack("=QiI", image)
+    return f"user_data={user_data} res={_res(res)} flags={flags}"
+
+
+def _res(res: int) -> str:
+    import errno
+
+    if res < 0:
+        return f"-{errno.errorcode.get(-res, -res)}"
+    # Chapter 8 asks for POLLIN alone; Linux 5.10 answers with the bits beside it as well.
+    return "POLLIN" if res & POLLIN else str(res)
+
+
+def changes(before: Words, after: Words, either_order: bool = False) -> list[str]:
+    """List what changed between two snapshots, one line for each word.
+
+    Args: either_order sorts the CQEs, whose order the kernel does not promise.
+    Returns: lines without an end.
+    """
+    changed = {name: value for name, value in after.items() if before.get(name) != value}
+    if either_order:
+        slots = [name for name in changed if name.startswith("cqe[")]
+        changed.update(zip(slots, sorted((changed[name] for name in slots), key=str)))
+    lines = []
+    for kind, (who, order) in WORDS.items():
+        for name, value in changed.items():
+            if name.partition("[")[0] == kind:
+                lines.append(_line(name, before.get(name), value, who, order))
+    return lines or ["    (no word changed)"]
+
+
+def _line(name: str, old: Value, new: Value, who: str, order: str) -> str:
+    if name == "sq.kflags":
+        old, new = _flags(old), _flags(new)
+    change = str(new) if name.endswith("]") else f"{old} -> {new}"
+    return f"    {name:<12} {change:<43} {who:<6} {order}"
+
+
+def _flags(value: Value) -> str:
+    assert isinstance(value, int)
+    names = [name.replace("IORING_SQ_", "") for name in uapi.names_of_flags("IORING_SQ_", value)]
+    return "|".join(names) or "0"
+
+
+# ------------------------------------------------------------------------------------------------------
+# The guide
+
+
+class Guide:
+    """Prints chapters and steps, and looks at the ring after each."""
+
+    def __init__(self, kernel: RealKernel | PythonKernel, write: Callable[[str], object]) -> None:
+        """Take the kernel that the chapters run on, and where the text goes."""
+        self.kernel = kernel
+        self._write = write
+        self._ring: rings.Ring | None = None
+        self._before: Words = {}
+        self._step = self._chapter = 0
+
+    def chapter(self, number: int, title: str, text: str) -> None:
+        """Begin a chapter."""
+        self._chapter, self._step = number, 0
+        self._write(f"\n{number}. {title}\n{'=' * (len(title) + 3)}\n")
+        self.say(text)
+
+    def look_at(self, ring: rings.Ring) -> None:
+        """Take the ring of a chapter; what it holds now is not new."""
+        self._ring = ring
+        self._before = snapshot(ring)
+        self._before["sq.kflags"] = 0  # a kernel thread may be asleep already; the steps begin awake
+
+    def say(self, text: str) -> None:
+        """Print a paragraph."""
+        self._write(textwrap.fill(" ".join(text.split()), WIDTH) + "\n")
+
+    def step(self, title: str, text: str = "", either_order: bool = False) -> None:
+        """Print what changed since the last step, and what to make of it."""
+        assert self._ring is not None
+        self._step += 1
+        after = snapshot(self._ring)
+        self._write(f"\n{self._chapter}.{self._step} {title}\n")
+        for line in changes(self._before, after, either_order):
+            self._write(line.rstrip() + "\n")
+        if text:
+            self.say(text)
+        self._before = after
+
+
+def setup_and_mmap(guide: Guide) -> None:
+    """Chapter 1."""
+    guide.chapter(1, "Setup and mmap", """
+        io_uring_setup(2, params) makes a ring and fills params: how many entries each queue got, and at which
+        BYTE OFFSET of the mapping each word stands. The offsets are not the values. Two calls of mmap on
+        the new descriptor give the memory: one for the words of both queues, the CQEs and the index array,
+        one for the SQEs.""")  # fmt: skip
+    with guide.kernel.ring(2) as ring:
+        params, sq_memory = ring.params, ring._mappings[0]
+        mask = _u32(sq_memory, params["sq_off"]["ring_mask"])
+        guide.say(f"""params.sq_entries is {params['sq_entries']} and params.cq_entries
+            {params['cq_entries']}: one submission can have several completions, so the CQ is twice as
+            large. The mask, read FROM the mapping at params.sq_off.ring_mask, is {mask}. Every index starts
+            at zero.""")
+        guide.look_at(ring)
+        array = [_u32(sq_memory, params["sq_off"]["array"] + 4 * i) for i in range(params["sq_entries"])]
+        guide.say(f"""The index array says for each place in the queue which SQE slot is meant. It was filled
+            once with {array} by us, and is never touched again. From Linux 6.6 it can be left out
+            (IORING_SETUP_NO_SQARRAY); python -m rawuring.layout draws both.""")
+        guide.step("The ring is mapped, and nothing has happened.")
+
+
+def one_nop(guide: Guide) -> None:
+    """Chapter 2."""
+    guide.chapter(2, "One NOP", """
+        A submission has four moments: take a slot, fill it, publish, enter. Only the third is seen by the
+        kernel, and only the fourth makes it look.""")  # fmt: skip
+    with guide.kernel.ring(2) as ring:
+        guide.look_at(ring)
+        sqe = ring.get_sqe()
+        guide.step("Take a slot: ring.get_sqe()", "A private counter moved. Nothing that is shared did.")
+        ops.prep_nop(sqe, user_data=11)
+        guide.step("Fill it: ops.prep_nop(sqe, user_data=11)", """
+            All 64 bytes, in one write. Whatever the last user of the slot left there is gone.""")
+        ring.sq.flush()
+        guide.step("Publish: ring.sq.flush()", """
+            One store covers every slot that was filled. It is a release: who sees the new tail sees the
+            SQEs. From here until sq.khead has passed it, the slot belongs to the kernel.""")
+        ring.submit()
+        guide.step("Enter: ring.submit(), which calls io_uring_enter(fd, 1, 0, 0)", """
+            The kernel loaded the tail (acquire), copied the SQE, moved its head over it (release), did
+            nothing, as asked, wrote a CQE and moved the tail of the CQ over it (release). user_data came back
+            as it was: the kernel never looks at it. res is what the system call would have returned:
+            a negative errno, never -1.""")
+        ring.reap()
+        guide.step("Reap: ring.reap()", """
+            We loaded cq.ktail (acquire), copied the CQE out, and only then moved cq.khead (release): from
+            that store on the kernel may overwrite the CQE. All four indices have moved by one. Head and tail
+            of each queue are equal again: it is empty.""")
+
+
+def a_batch(guide: Guide) -> None:
+    """Chapter 3."""
+    guide.chapter(3, "A batch", """
+        Three requests cost one store of the tail, one system call, one load of the CQ's tail and one store of
+        its head. This is why io_uring is fast; a single request per call is not.""")  # fmt: skip
+    with guide.kernel.ring(4) as ring:
+        guide.look_at(ring)
+        for user_data in (21, 22, 23):
+            ops.prep_nop(ring.get_sqe(), user_data=user_data)
+        guide.step("Fill three slots.", "The kernel cannot know: sq.ktail stands where it stood.")
+        ring.submit()
+        guide.step("ring.submit()", """
+            sq.ktail moved once, by three. These three completed in order, because each was done at
+            once. Nothing promises that: user_data, not the order, tells which is which.""")
+        ring.reap()
+        guide.step("ring.reap() returns three tuples.")
+
+
+def wrap_around(guide: Guide) -> None:
+    """Chapter 4."""
+    guide.chapter(4, "Wrap-around", """
+        Indices are never reset. They run free, through 2**32 back to 0, and are masked only to find a slot:
+        index & ring_mask. So "how many are there" is always (tail - head) mod 2**32, and a full ring differs
+        from an empty one.""")  # fmt: skip
+    with guide.kernel.ring(2) as ring:
+        for user_data in (31, 32, 33):
+            ops.prep_nop(ring.get_sqe(), user_data=user_data)
+            ring.submit()
+        ring.reap()
+        guide.look_at(ring)
+        guide.say("Three NOPs have gone round already; all four indices are 3. The SQ has 2 slots, the CQ 4.")
+        ops.prep_nop(ring.get_sqe(), user_data=34)
+        ops.prep_nop(ring.get_sqe(), user_data=35)
+        guide.step("Fill two more.", "Index 3 is slot 3 & 1 = 1, index 4 is slot 4 & 1 = 0: we are round.")
+        ring.submit()
+        guide.step("ring.submit()", "CQEs 3 and 4 are in slots 3 & 3 = 3 and 4 & 3 = 0.")
+        full = ""
+        ring.get_sqe()
+        ring.get_sqe()
+        try:
+            ring.get_sqe()
+        except rings.SubmissionQueueFull:
+            full = "SubmissionQueueFull"
+        guide.step("Take two slots, and a third", f"""
+            The third attempt raised {full}: (sqe_tail - sq.khead) is already 2. Were we to fill a slot
+            now, we would overwrite an SQE that the kernel has not read.""")
+        ring.discard()
+        guide.step("ring.discard()", "Slots that were not published can be given back.")
+
+
+def overflow(guide: Guide) -> None:
+    """Chapter 5."""
+    guide.chapter(5, "Overflow", """
+        A CQ of two slots, and four completions. From 5.5 (IORING_FEAT_NODROP) nothing is lost: the kernel
+        keeps what has no room on a list of its own and raises a flag. The flag stands in the SQ's flags word,
+        because the kernel writes that one anyway; it is no typo in the header.""")  # fmt: skip
+    with guide.kernel.ring(2, cq_entries=2) as ring:
+        guide.look_at(ring)
+        for user_data in (41, 42):
+            ops.prep_nop(ring.get_sqe(), user_data=user_data)
+        ring.submit()
+        guide.step("Two NOPs: the CQ is full.")
+        for user_data in (43, 44):
+            ops.prep_nop(ring.get_sqe(), user_data=user_data)
+        ring.submit()
+        guide.step("Two more", """
+            The SQEs were consumed and done, but cq.ktail did not move: its distance to cq.khead is 2, and 2
+            is all there is. CQ_OVERFLOW tells. cq.koverflow stays 0: it counts what was lost for good.""")
+        ring.cq.fetch()
+        guide.step("Copy two CQEs out: ring.cq.fetch()", """
+            Room again, but the kernel does not notice a store. A program that looked at cq.ktail alone would
+            now wait for ever.""")
+        ring.reap()
+        guide.step("ring.reap() sees the flag and enters with IORING_ENTER_GETEVENTS", """
+            In that call the kernel moved the waiting CQEs into the ring and lowered the flag.""")
+
+
+def linked_pair(guide: Guide) -> None:
+    """Chapter 6."""
+    guide.chapter(6, "A linked pair", """
+        IOSQE_IO_LINK makes the next SQE wait for this one, and fall with it. Requests that are not linked
+        run in any order.""")  # fmt: skip
+    with guide.kernel.ring(4) as ring:
+        guide.look_at(ring)
+        ops.prep_nop(ring.get_sqe(), user_data=51, flags=uapi.IOSQE_IO_LINK)
+        ops.prep_nop(ring.get_sqe(), user_data=52)
+        ring.submit_and_wait(2)
+        guide.step("Two NOPs, linked", "51 succeeded, so 52 ran, and after it.")
+        ring.reap()
+        guide.step("ring.reap()")
+        ops.prep_poll_remove(ring.get_sqe(), 999, user_data=53, flags=uapi.IOSQE_IO_LINK)
+        ops.prep_nop(ring.get_sqe(), user_data=54)
+        ring.submit_and_wait(2)
+        guide.step("The removal of a poll that does not exist, linked to a NOP", """
+            53 failed with -ENOENT, so 54 was not run: -ECANCELED. Both have a CQE: each SQE
+            gets at least one (unless it asked for none on success, IOSQE_CQE_SKIP_SUCCESS). A read
+            that returns less than was asked for breaks a link as well.""")
+        ring.reap()
+
+
+def poll_and_removal(guide: Guide) -> None:
+    """Chapter 7."""
+    guide.chapter(7, "A poll", """
+        POLL_ADD completes when a descriptor is ready. It is what fdmon.py and QEMU's
+        util/fdmon-io_uring.c are made of. It is one shot: who wants
+        to hear more arms it again.""")  # fmt: skip
+    with guide.kernel.ring(4) as ring, guide.kernel.pipe() as fd:
+        guide.look_at(ring)
+        ops.prep_poll_add(ring.get_sqe(), fd, POLLIN, user_data=61)
+        ring.submit()
+        guide.step("A poll for POLLIN on an empty pipe", """
+            The SQE is consumed and its slot is free, but there is no CQE. The request lives in the kernel
+            now: what it points to must stay until its CQE.""")
+        guide.kernel.write(fd)
+        ring.submit_and_wait(1)
+        guide.step("Somebody writes a byte", "res is a mask of what is ready, as poll(2) gives it.")
+        ring.reap()
+        guide.kernel.read(fd)
+        guide.step("ring.reap(); the byte is read. The poll is over: a second byte would tell nobody.")
+
+
+def removal_race(guide: Guide) -> None:
+    """Chapter 8."""
+    guide.chapter(8, "The removal race", """
+        POLL_REMOVE names its target by user_data, not by descriptor. Between our decision to remove and the
+        kernel's reading of it, the poll may complete. So both answers must be
+        expected, every time.""")  # fmt: skip
+    with guide.kernel.ring(4) as ring, guide.kernel.pipe() as fd:
+        guide.look_at(ring)
+        ops.prep_poll_add(ring.get_sqe(), fd, POLLIN, user_data=71)
+        ring.submit()
+        guide.step("Arm a poll, user_data 71.")
+        ops.prep_poll_remove(ring.get_sqe(), 71, user_data=72)
+        ring.submit_and_wait(2)
+        guide.step("Remove it in time: target 71, user_data 72", """
+            Two CQEs (sorted here: their order differs between kernels). The removal's res 0 says that it was
+            found; the poll itself ends with -ECANCELED. Only with that CQE is it over.""", either_order=True)
+        ring.reap()
+        ops.prep_poll_add(ring.get_sqe(), fd, POLLIN, user_data=73)
+        ring.submit()
+        guide.kernel.write(fd)
+        ring.submit_and_wait(1)
+        guide.step("Reap, arm again as 73, and this time a byte comes first.")
+        ops.prep_poll_remove(ring.get_sqe(), 73, user_data=74)
+        ring.submit_and_wait(2)
+        guide.step("Remove it too late", """
+            -ENOENT: no such poll any more. The completion of 73 stands in the ring, and will be reaped AFTER
+            the program believed to have removed it. If 73 were the address of a handler that is freed
+            now, reaping would use freed memory; if it were the number of the descriptor, and another file had
+            that number by now, the wrong handler would run. So fdmon.py uses tokens that are never used
+            twice (inflight.py), and forgets a handler only with its CQE.""")
+        ring.reap()
+
+
+def sqpoll(guide: Guide) -> None:
+    """Chapter 9."""
+    guide.chapter(9, "SQPOLL's wake-up", """
+        With IORING_SETUP_SQPOLL a kernel thread looks at sq.ktail by itself, and no call is needed: until it
+        has had nothing to do for a while. Then it raises NEED_WAKEUP and sleeps.""")  # fmt: skip
+    with guide.kernel.ring(4, flags=uapi.IORING_SETUP_SQPOLL) as ring:
+        guide.look_at(ring)
+        ops.prep_nop(ring.get_sqe(), user_data=81)
+        ring.submit()
+        guide.kernel.answer(ring)
+        guide.kernel.fall_asleep(ring)
+        guide.step("A NOP, and then nothing for a while", "The thread consumed and answered it, and sleeps.")
+        ring.reap()
+        ops.prep_nop(ring.get_sqe(), user_data=82)
+        ring.sq.flush()
+        guide.step("Reap; fill a slot and publish it, no more", """
+            sq.khead does not follow: nobody looks. A program that stopped here would wait for ever. We
+            must look at sq.kflags AFTER the store of sq.ktail. A release and an acquire do not order a
+            store before a later load, not on x86 either: the CPU may keep the store in its buffer and load
+            the old flag, while the thread raises the flag and loads the old tail. Both would miss each other.
+            So there is a full fence between the two on each side (barriers.full_fence, smp_mb in
+            io_sq_thread). This is the only place in the ring that needs one.""")
+        ring.submit()
+        guide.kernel.answer(ring)
+        guide.kernel.fall_asleep(ring)
+        guide.step("ring.submit(): fence, look, enter with IORING_ENTER_SQ_WAKEUP", """
+            The flag went down, the thread consumed the SQE and answered it, and has gone to sleep again,
+            so the flag shows no change.""")
+        ring.reap()
+
+
+CHAPTERS = (
+    setup_and_mmap,
+    one_nop,
+    a_batch,
+    wrap_around,
+    overflow,
+    linked_pair,
+    poll_and_removal,
+    removal_race,
+    sqpoll,
+)
+
+LEGEND = """
+Each line below a step is one word (or slot) of the ring that changed: its name, old -> new, who changed it,
+and what orders the change for the other side. A k marks words that the kernel can change. sqe[i] and cqe[i]
+are slots: i is an index & mask. Each release is read by an acquire on the other side:
+
+    released             by                        acquired by
+    sq.ktail             us, flush()               the kernel, io_sqring_entries
+    sq.khead             the kernel                us, pending()
+    cq.ktail             the kernel                us, fetch()
+    cq.khead             us, fetch()               the kernel, io_get_cqe (a control dependency)
+    sq.kflags            the kernel                us, flags(); for NEED_WAKEUP after a full fence
+
+A release means: whoever sees this store sees everything that was stored before it. An acquire means: what is
+loaded after this load is not older than it. The names are functions of rings.py and of Linux's io_uring.c.
+"""
+
+
+def run(
+    kernel: RealKernel | PythonKernel, write: Callable[[str], object], chapters: Sequence[int] = ()
+) -> None:
+    """Walk through the chapters.
+
+    Args: write takes text; chapters are numbers from 1, all by default.
+    Raises: Unavailable or OSError when the kernel refuses what a chapter needs.
+    Lifetime: none.
+    """
+    parts: list[str] = []
+    guide = Guide(kernel, parts.append)
+    write(LEGEND)
+    for number, chapter in enumerate(CHAPTERS, 1):
+        if chapters and number not in chapters:
+            continue
+        parts.clear()
+        try:
+            chapter(guide)
+        except OSError as error:
+            # SQPOLL needs a privilege before 5.13, and 5.10.46 answers its first wake-up with EOWNERDEAD. The
+            # pure-Python kernel can always show it.
+            if chapter is not sqpoll:
+                raise
+            parts[:] = [f"\n(on the pure-Python kernel, because: {str(error).splitlines()[0]})\n"]
+            guide.kernel = PythonKernel()
+            chapter(guide)
+        write("".join(parts))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the tour.
+
+    Args: arguments are the command line's by default.
+    Returns: the exit code: 1 when the kernel that was asked for is not to be had.
+    """
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="python -m rawuring.tour", description="io_uring, word by word.")
+    parser.add_argument(
+        "--on", choices=("auto", "kernel", "python"), default="auto",
+        help="this machine's kernel, the pure-Python one, or the first that works (default)",
+    )  # fmt: skip
+    parser.add_argument(
+        "chapter", nargs="*", type=int, help=f"only these (1 to {len(CHAPTERS)})"
+    )
+    options = parser.parse_args(arguments)
+    if not set(options.chapter) <= set(range(1, len(CHAPTERS) + 1)):
+        parser.error(f"chapters are numbered from 1 to {len(CHAPTERS)}")
+    try:
+        kernel, sentence = choose(options.on)
+    except Unavailable as error:
+        print(f"{error}", file=sys.stderr)
+        return 1
+    print(f"{sentence}\n")
+    run(kernel, sys.stdout.write, options.chapter)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

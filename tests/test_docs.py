@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: MIT
+"""The documentation tells the truth: snippets run, links lead somewhere, generated parts are up to date.
+
+What it is: each python block of README.md and docs/ is a test. A block that is followed by a text block
+prints exactly that. A comment before it, "needs: FEATURE (5.6)", names what it cannot do without.
+Must not know: what the pages say.
+Invariant: nothing here reaches the network.
+Read next: docs/index.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import conftest
+import driver
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(
+    r"(?:<!-- needs: (?P<needs>[^>]*?) -->\n)?```python\n(?P<code>.*?)```\n"
+    r"(?:\n```text\n(?P<prints>.*?)```)?",
+    re.DOTALL,
+)
+
+pytestmark = pytest.mark.skipif(not (ROOT / "docs").exists(), reason="docs/ is not here")
+
+
+class Snippet(NamedTuple):
+    """One block of code of a page."""
+
+    page: Path
+    line: int
+    needs: str
+    code: str
+    prints: str | None
+
+
+def snippets():
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for found in BLOCK.finditer(text):
+            line = text[: found.start("code")].count("\n") + 1
+            yield Snippet(page, line, found["needs"] or "", found["code"], found["prints"])
+
+
+SNIPPETS = list(snippets())
+
+
+def name(snippet):
+    return f"{snippet.page.relative_to(ROOT).as_posix()}:{snippet.line}"
+
+
+def skip_where_it_cannot_run(needs: str) -> None:
+    if not needs:
+        return
+    if conftest.io_uring_refusal():
+        pytest.skip(f"{needs}: {conftest.io_uring_refusal()}")
+    since = re.search(r"\((\d+\.\d+)\)", needs)
+    if since and driver.kernel_release() < driver.release(since[1]):
+        pytest.skip(f"{needs}: this is {os.uname().release}")
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=name)
+def test_snippet_when_run_then_it_prints_what_the_page_says(snippet):
+    if snippet.page.name == "README.md":
+        pytest.skip("run by tests/test_readme.py as examples/readme.py, of which it is a copy")
+    skip_where_it_cannot_run(snippet.needs)
+    script = compile(snippet.code, f"{name(snippet)}", "exec")
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(script, {"__name__": "__main__", "__file__": str(snippet.page)})
+    if snippet.prints is not None:
+        assert out.getvalue() == snippet.prints
+
+
+def test_snippets_when_counted_then_each_python_fence_is_one():
+    fences = sum(page.read_text(encoding="utf-8").count("```python") for page in PAGES)
+    assert fences == len(SNIPPETS) > 20
+
+
+def test_confusions_when_counted_then_twelve_and_each_has_a_program():
+    text = (ROOT / "docs" / "confusions.md").read_text(encoding="utf-8")
+    parts = re.split(r"^## \d+\. ", text, flags=re.MULTILINE)[1:]
+    assert len(parts) == 12
+    assert all("```python" in part and "```text" in part for part in parts)
+
+
+# ------------------------------------------------------------------------------------------------------
+# Links
+
+
+def prose(page: Path) -> str:
+    return re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_of_a_page_then_they_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)]+)\)", prose(page)):
+        if "://" in target:
+            assert re.fullmatch(r"https://[\w.-]+(/[\w./~%#?=&+-]*)?", target), target
+            continue
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        assert there.exists(), f"{page.name}: {target}"
+        if anchor:
+            assert anchor in anchors(there), f"{page.name}: {target}"
+
+
+def test_pages_when_listed_then_each_is_in_the_site():
+    listed = set(re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    assert listed == {page.relative_to(ROOT / "docs").as_posix() for page in PAGES[1:]}
+
+
+def test_files_named_in_the_pages_then_they_exist():
+    named = re.compile(r"`((?:rawuring|tests|tools|examples)/[\w/]+\.\w+)`")
+    for page in PAGES[1:]:
+        for found in named.findall(page.read_text(encoding="utf-8")):
+            assert (ROOT / found).exists(), f"{page.name}: {found}"
+
+
+# ------------------------------------------------------------------------------------------------------
+# What is generated
+
+
+def test_generated_pages_and_pictures_then_up_to_date():
+    spec = importlib.util.spec_from_file_location("build_docs", ROOT / "tools" / "build_docs.py")
+    build_docs = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build_docs)
+    assert build_docs.outdated() == [], "run python3 tools/build_docs.py"
+    assert {f"{name}.md" for name in (*build_docs.MODULES, "index")} == {
+        path.name for path in (ROOT / "docs" / "api").iterdir()
+    }
+
+
+def test_build_docs_when_checked_then_the_exit_code_tells(tmp_path):
+    command = [sys.executable, str(ROOT / "tools" / "build_docs.py"), "--check"]
+    done = subprocess.run(command, timeout=120, check=False)
+    assert done.returncode == 0

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: MIT
+"""The tour prints the same on every kernel, and what it prints is committed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from rawuring import fakekernel, ops, rings, tour
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "tour.md"
+
+
+def text_on(kernel, chapters=()):
+    parts = []
+    tour.run(kernel, parts.append, chapters)
+    return "".join(parts)
+
+
+def golden():
+    if not PAGE.exists():
+        pytest.skip("docs/tour.md is not here")
+    return re.search(r"```text\n(.*)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[1]
+
+
+def test_tour_on_the_python_kernel_then_the_committed_text():
+    assert text_on(tour.PythonKernel()).strip("\n") == golden().strip("\n")
+
+
+@pytest.mark.requires_io_uring
+@pytest.mark.leakcheck
+def test_tour_on_this_kernel_then_the_same_text():
+    text = text_on(tour.RealKernel())
+    if "(on the pure-Python kernel, because" in text:
+        text = re.sub(r"\n\(on the pure-Python kernel, because[^\n]*\n", "", text)
+    assert text.strip("\n") == golden().strip("\n")
+
+
+def test_tour_when_a_step_changes_a_word_then_the_line_says_who_and_how():
+    text = text_on(tour.PythonKernel(), [2])
+    lines = [line for line in text.splitlines() if line.startswith("    ") and "->" in line]
+    assert [(line.split()[0], "kernel" in line) for line in lines if ". " not in line] == [
+        ("sq.sqe_tail", False),
+        ("sq.ktail", False),
+        ("sq.khead", True),
+        ("cq.ktail", True),
+        ("cq.khead", False),
+    ]
+
+
+def test_changes_when_a_word_moves_then_it_is_noticed():
+    with fakekernel.fake_ring(entries=2, poison=False) as (kernel, ring):
+        before = tour.snapshot(ring)
+        assert tour.changes(before, tour.snapshot(ring)) == ["    (no word changed)"]
+        kernel.store(kernel.cq_off["overflow"], 3)
+        assert "0 -> 3" in tour.changes(before, tour.snapshot(ring))[0]
+
+
+def test_choose_when_the_kernel_refuses_then_python_and_the_reason(monkeypatch):
+    def refuse(entries):
+        raise OSError(1, "forbidden here")
+
+    monkeypatch.setattr(rings, "Ring", refuse)
+    kernel, sentence = tour.choose("auto")
+    assert isinstance(kernel, tour.PythonKernel)
+    assert "forbidden here" in sentence
+    with pytest.raises(OSError, match="forbidden here"):
+        tour.choose("kernel")
+
+
+def test_sqpoll_chapter_when_refused_then_shown_on_the_python_kernel(monkeypatch):
+    class Refusing(tour.PythonKernel):
+        def ring(self, entries, cq_entries=0, flags=0):
+            if flags:
+                raise rings.Unavailable(1, "setup", "policy", "")
+            return super().ring(entries, cq_entries, flags)
+
+    text = text_on(Refusing(), [1, 9])
+    assert "on the pure-Python kernel, because" in text
+    assert "NEED_WAKEUP" in text
+
+
+def test_command_line_when_a_chapter_is_named_then_only_that(capsys):
+    assert tour.main(["--on", "python", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "3. A batch" in out
+    assert "4. Wrap" not in out
+    with pytest.raises(SystemExit):
+        tour.main(["--on", "python", "10"])
+
+
+# ------------------------------------------------------------------------------------------------------
+# The fake kernel's newer parts, held to the real one
+
+
+@pytest.fixture(params=["python", "kernel"])
+def kernel(request):
+    if request.param == "kernel":
+        request.getfixturevalue("requires_io_uring")
+        return tour.RealKernel()
+    return tour.PythonKernel()
+
+
+def test_link_when_the_first_fails_then_the_rest_of_the_chain_is_cancelled_and_the_next_is_not(kernel):
+    from rawuring.uapi import IOSQE_IO_LINK
+
+    with kernel.ring(8) as ring:
+        ops.prep_poll_remove(ring.get_sqe(), 99, user_data=1, flags=IOSQE_IO_LINK)
+        ops.prep_nop(ring.get_sqe(), user_data=2, flags=IOSQE_IO_LINK)
+        ops.prep_nop(ring.get_sqe(), user_data=3)
+        ops.prep_nop(ring.get_sqe(), user_data=4)
+        ring.submit_and_wait(4)
+        assert sorted(ring.reap()) == [(1, -2, 0), (2, -125, 0), (3, -125, 0), (4, 0, 0)]
+
+
+def test_poll_when_ready_already_then_at_once_and_only_once(kernel):
+    with kernel.ring(4) as ring, kernel.pipe() as fd:
+        kernel.write(fd)
+        ops.prep_poll_add(ring.get_sqe(), fd, 1, user_data=5)
+        ring.submit_and_wait(1)
+        ((user_data, res, flags),) = ring.reap()
+        assert (user_data, res & 1, flags) == (5, 1, 0)
+        ops.prep_poll_remove(ring.get_sqe(), 5, user_data=6)
+        ring.submit_and_wait(1)
+        assert ring.reap() == [(6, -2, 0)]
+
+
+def test_sq_thread_when_work_came_just_before_sleep_then_it_does_not_sleep():
+    from rawuring.uapi import IORING_SETUP_SQPOLL
+
+    with fakekernel.fake_ring(entries=2, flags=IORING_SETUP_SQPOLL) as (kernel, ring):
+        ops.prep_nop(ring.get_sqe(), user_data=1)
+        ring.sq.flush()
+        kernel.put_sq_thread_to_sleep()
+        assert ring.sq.flags() == 0
+        assert ring.reap() == [(1, 0, 0)]
+
+
+def test_rings_where_fork_hooks_do_not_exist_then_they_work(monkeypatch):
+    monkeypatch.delattr("os.register_at_fork", raising=False)
+    monkeypatch.setattr(rings, "_hooked", False)
+    with fakekernel.fake_ring(entries=2) as (_, ring):
+        assert not ring.closed
