@@ -13,11 +13,13 @@
 #include <liburing.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -341,6 +343,7 @@ int main(int argc, char **argv)
 	char *memory = NULL, line[64];
 	struct stat st;
 
+	prctl(PR_SET_PDEATHSIG, SIGTERM);
 	if (io_uring_queue_init(strcmp(what, "serve") ? 512 : 4096, &ring, FLAGS))
 		check(io_uring_queue_init(512, &ring, 0), "queue_init");
 	if (!strcmp(what, "serve"))

@@ -73,7 +73,14 @@ def median_of(operation: Callable[[], object], repeat: int) -> Round:
 
 
 def raise_nofile() -> None:
+    """Prepare a server.
+
+    asyncio receives into 256 KiB, for which glibc maps and unmaps memory each time, until a larger block was
+    freed once: twice the time per message, or not, by accident. Here it was freed once, for everybody.
+    """
     import resource
+
+    bytes(1 << 20)
 
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -854,7 +861,16 @@ def serve_rounds(workload: str, name: str, arguments: list[str]) -> int:
     return 0
 
 
+def end_with_parent() -> None:
+    """Let the kernel end this process when run.py is gone: a server would wait for ever."""
+    import ctypes
+    import signal
+
+    ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))  # PR_SET_PDEATHSIG
+
+
 if __name__ == "__main__":
+    end_with_parent()
     code = serve_rounds(sys.argv[1], sys.argv[2], sys.argv[3:])
     sys.stdout.flush()
     os._exit(code)  # rings, loops and pools may end as they like: nothing of them is measured
