@@ -331,7 +331,7 @@ def tables(quick: bool, file: Path) -> Iterator[Table]:
         yield Table(f"wait of {usec} us, overshoot", "wait", n, names, offset_ns=offset)
         yield Table(f"asyncio.sleep of {usec} us, overshoot", "sleep", n, loops, offset_ns=offset)
     readers = [
-        C, "rawuring, one by one", "rawuring, in flight", "os.pread", "os.pread in a thread pool", "aiofiles",
+        C, "rawuring, block", "rawuring, one by one", "rawuring, in flight", "os.pread", "os.pread in a thread pool", "aiofiles",
         "uring-api", "liburing (Python)",
     ]  # fmt: skip
     for direct in (0, 1):

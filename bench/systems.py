@@ -122,38 +122,59 @@ def ready_eventfd() -> int:
     return os.eventfd(1)
 
 
-def block_of(what: str, size: int) -> bytes:
-    prep, arguments = our_batch(what)
-    sqes = bytearray(64 * size)
-    for i in range(size):
-        prep(memoryview(sqes)[64 * i : 64 * i + 64], *arguments, i)
-    return bytes(sqes)
+def one_turn(ring: Any) -> Callable[[int], list[Any]]:
+    """Return what submits, waits and reaps; as an older package does it, too, for --against."""
+
+    def two_calls(wait_nr: int) -> list[Any]:
+        ring.submit_and_wait(wait_nr)
+        return ring.reap()
+
+    return getattr(ring, "submit_and_reap", two_calls)
 
 
 def ours_one_by_one(what: str, size: int, repeat: int) -> Round:
-    prep, arguments = our_batch(what)
+    from rawuring import ops
+
     ring = our_ring()
+    turn = one_turn(ring)
+    fd, mask = ready_eventfd(), int(select.POLLIN)
 
-    def batch() -> None:
-        get_sqe = ring.get_sqe
+    def nops() -> None:
+        get_sqe, prep = ring.get_sqe, ops.prep_nop
         for i in range(size):
-            prep(get_sqe(), *arguments, i)
-        ring.submit_and_wait(size)
-        assert len(ring.reap()) == size
+            prep(get_sqe(), i)
+        assert len(turn(size)) == size
 
-    return fastest(batch, size, repeat)
+    def polls() -> None:
+        get_sqe, prep = ring.get_sqe, ops.prep_poll_add
+        for i in range(size):
+            prep(get_sqe(), fd, mask, i)
+        assert len(turn(size)) == size
+
+    return fastest(nops if what == "nop" else polls, size, repeat)
 
 
 def ours_block(what: str, size: int, repeat: int) -> Round:
+    """Queue what was prepared once; for larger batches, reap by column."""
     ring = our_ring()
-    sqes = block_of(what, size)
+    turn = one_turn(ring)
+    prep, arguments = our_batch(what)
+    block = bytearray(64 * size)
+    for i in range(size):
+        prep(memoryview(block)[64 * i : 64 * i + 64], *arguments, i)
+    sqes = bytes(block)
+    total = size * (size - 1) // 2
 
-    def batch() -> None:
+    def short() -> None:
+        ring.push(sqes)
+        assert len(turn(size)) == size
+
+    def long() -> None:
         ring.push(sqes)
         ring.submit_and_wait(size)
-        assert len(ring.reap()) == size
+        assert sum(ring.reap_columns().user_data) == total
 
-    return fastest(batch, size, repeat)
+    return fastest(long if size >= 16 and hasattr(ring, "reap_columns") else short, size, repeat)
 
 
 def ours_in_flight(what: str, size: int, repeat: int) -> Round:
@@ -624,6 +645,40 @@ def talk(port: str, connections: str, messages: str) -> Round:
         return (clock() - start) / int(messages)
 
     return one_round
+
+
+@system("read", "rawuring, block")
+def read_block(path: str, direct: str, depth: str, count: str) -> Round:
+    """One block of prepared reads, whose offsets and buffers are set by column for as many as have ended."""
+    from rawuring import buffers, ops, pin
+
+    file = File(path, direct)
+    ring, n = our_ring(256), int(depth)
+    memory = buffers.allocate(n * BLOCK)
+    address = pin(memory, writable=True).address
+    KEEP.append(memory)
+    blocks = {size: ops.Block(size, ops.prep_read, file.fd, 0, BLOCK, 0) for size in range(1, n + 1)}
+    addresses = [address + slot * BLOCK for slot in range(n)]
+
+    def run(offsets: list[int]) -> int:
+        slots, at, done, left = list(range(n)), 0, 0, len(offsets)
+        while left:
+            wanted = min(len(slots), len(offsets) - at)
+            if wanted:
+                block, slots = blocks[wanted], slots[:wanted]
+                block.set("off", offsets[at : at + wanted])
+                block.set("addr", [addresses[slot] for slot in slots])
+                block.set("user_data", slots)
+                ring.push(block.memory)
+                at += wanted
+            ring.submit_and_wait(1)
+            ended = ring.reap_columns()
+            slots = ended.user_data
+            done += sum(ended.res)
+            left -= len(slots)
+        return done
+
+    return timed_reads(file, int(count), run)
 
 
 @system("read", "rawuring, in flight")
