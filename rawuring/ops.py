@@ -44,6 +44,8 @@ _pack = _SQE.pack_into
 # The same 64 bytes for an operation without arguments: padding is written as zeros. With 5 values instead of
 # 14, a batch of 256 NOPs takes 0.86 of the time (PyPy: prep_nop takes 2.5 times as long).
 _pack_short = struct.Struct("=BBHi24xQ24x").pack_into
+_pack_poll = struct.Struct("=BBHi20xIQ24x").pack_into
+_POLL_ADD = uapi.IORING_OP_POLL_ADD
 _pack_short128 = struct.Struct("=BBHi24xQ88x").pack_into
 # The command of a URING_CMD runs from byte 48 to the end of the slot.
 _pack_cmd = struct.Struct("=BBHiQQIIQHHI16s").pack_into
@@ -577,7 +579,9 @@ def prep_poll_add(sqe: Sqe, fd: int, mask: int, user_data: int = 0, flags: int =
     Since: 5.1; masks above 16 bits 5.9
     Mirrors: liburing io_uring_prep_poll_add
     """
-    _pack(sqe, 0, uapi.IORING_OP_POLL_ADD, flags, 0, fd, 0, 0, 0, poll_mask(mask), user_data, 0, 0, 0, 0, 0)
+    if _BIG_ENDIAN:
+        mask = poll_mask(mask)
+    _pack_poll(sqe, 0, _POLL_ADD, flags, 0, fd, mask, user_data)
 
 
 def prep_poll_multishot(sqe: Sqe, fd: int, mask: int, user_data: int = 0, flags: int = 0) -> None:
