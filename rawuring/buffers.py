@@ -21,7 +21,7 @@ import struct
 import sys
 from typing import NamedTuple
 
-from . import barriers, uapi
+from . import barriers, syscalls, uapi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -252,11 +252,16 @@ def futex_waitv(waiters: Sequence[tuple[int, int, int]]) -> Pin:
     )
 
 
-# struct epoll_event has no gap on x86, so that 32-bit programs have the same one.
-def _epoll_event_struct() -> struct.Struct:
-    machine = os.uname().machine
-    packed = machine in ("x86_64", "amd64") or (machine[0] == "i" and machine.endswith("86"))
-    return struct.Struct("=IQ" if packed else "=I4xQ")
+def epoll_event_struct(data: str = "Q") -> struct.Struct:
+    """Return the layout of struct epoll_event, packed on x86-64 only.
+
+    Args: data is how the 64 bits of data are read, in struct's letters: "Q", or "i4x" for data.fd.
+    Lifetime: none.
+    Source: Linux include/uapi/linux/eventpoll.h; where 64-bit members are aligned to 32 bits there is no
+        gap either
+    """
+    packed = syscalls.abi() in ("x86_64", "x32") or struct.calcsize("@IQ") == 12
+    return struct.Struct(f"=I{data}" if packed else f"=I4x{data}")
 
 
 def epoll_event(events: int, data: int) -> Pin:
@@ -266,7 +271,7 @@ def epoll_event(events: int, data: int) -> Pin:
     Returns: a Pin.
     Lifetime: until submit returns; until the final CQE on an SQPOLL ring.
     """
-    return Block(_epoll_event_struct().pack(events, data))
+    return Block(epoll_event_struct().pack(events, data))
 
 
 class EpollEvents(Block):
@@ -280,7 +285,7 @@ class EpollEvents(Block):
         Args: maxevents is 1 or more.
         Lifetime: until the final CQE.
         """
-        super().__init__(bytes(_epoll_event_struct().size * maxevents))
+        super().__init__(bytes(epoll_event_struct().size * maxevents))
 
     def events(self, count: int) -> list[tuple[int, int]]:
         """Read what was fetched.
@@ -289,7 +294,7 @@ class EpollEvents(Block):
         Returns: (events, data) for each.
         Lifetime: none.
         """
-        layout = _epoll_event_struct()
+        layout = epoll_event_struct()
         return list(layout.iter_unpack(self.read()[: count * layout.size]))
 
 

@@ -33,7 +33,6 @@ import os
 import select
 import selectors
 import stat
-import struct
 import time
 import warnings
 from _thread import get_ident
@@ -388,7 +387,7 @@ class EpollWait(Strategy):
         Args: entries is the SQ size.
         Raises: Unavailable when there is no ring; OSError when the kernel does not know an operation.
         """
-        self._event = _epoll_event()
+        self._event = buffers.epoll_event_struct("i4x")
         #: fd -> (EPOLL_CTL_ADD or MOD, key): what the kernel has not heard of yet.
         self._pending: dict[int, tuple[int, SelectorKey]] = {}
         #: The descriptors that the set may know.
@@ -804,15 +803,6 @@ def _snapshot(changes: dict[int, tuple[int, SelectorKey]]) -> list[Change]:
             return list(changes.items())
         except RuntimeError:  # PyPy: it changed on the way
             continue
-
-
-def _epoll_event() -> struct.Struct:
-    """Return the layout of struct epoll_event: events and data.fd.
-
-    Source: Linux include/uapi/linux/eventpoll.h; packed on x86-64 only
-    """
-    packed = syscalls.abi() in ("x86_64", "x32") or struct.calcsize("@IQ") == 12
-    return struct.Struct("=Ii4x" if packed else "=I4xi4x")
 
 
 # ------------------------------------------------------------------------------------------------------
