@@ -116,16 +116,30 @@ class Block:
         self.set("user_data", range(count))
 
     def set(self, name: str, values: Iterable[int]) -> None:
-        """Assign to one member of every SQE.
+        """Assign to one member of the SQEs, from the first on.
 
-        Args: name is a member of struct io_uring_sqe, such as fd, off, addr, len, user_data; values has one
-            number for each SQE.
+        Args: name is a member of struct io_uring_sqe, such as fd, off, addr, len, user_data; values has a
+            number for each SQE, or for the first of them.
         Raises: TypeError for a name that is not there; OverflowError for a value that the member cannot hold;
-            ValueError for more or fewer values than SQEs. Nothing is changed then.
+            ValueError for more values than SQEs. Nothing is changed then.
         Lifetime: none.
         """
         format, column = self._fields.get(name) or self._column(name)
-        column[:] = memoryview(array(format, values))
+        cells = array(format, values)
+        if len(cells) == self.count:
+            column[:] = memoryview(cells)
+        else:
+            column[: len(cells)] = memoryview(cells)  # more than there are: ValueError
+
+    def first(self, count: int) -> memoryview:
+        """Return the first SQEs, for ring.push().
+
+        Args: count from 0 to the number of SQEs.
+        Lifetime: none; push copies.
+        """
+        if not 0 <= count <= self.count:
+            raise ValueError(f"{count} SQEs of a block of {self.count}")
+        return memoryview(self.memory)[: count * 64]
 
     def _column(self, name: str) -> tuple[str, memoryview]:
         """View one member of all SQEs, 64 bytes apart."""
