@@ -20,7 +20,10 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -101,10 +104,20 @@ static int epoll_of(int ready, int of)
 
 	for (int i = 0; i < of; i++) {
 		struct epoll_event event = { .events = EPOLLIN, .data.u64 = i };
-		int fd = eventfd(i < ready, EFD_NONBLOCK);
+		struct sockaddr_un name = { .sun_family = AF_UNIX };
+		socklen_t length = sizeof(name);
+		int fd = socket(AF_UNIX, SOCK_DGRAM, 0);
 
-		check(fd, "eventfd");
+		check(fd, "socket");
 		watched[i] = fd;
+		if (i < ready) {
+			int sender = socket(AF_UNIX, SOCK_DGRAM, 0);
+
+			check(bind(fd, (struct sockaddr *)&name, sizeof(name.sun_family)), "bind");
+			check(getsockname(fd, (struct sockaddr *)&name, &length), "getsockname");
+			check(sendto(sender, "x", 1, 0, (struct sockaddr *)&name, length), "sendto");
+			close(sender);
+		}
 		check(epoll_ctl(epfd, EPOLL_CTL_ADD, fd, &event), "epoll_ctl");
 	}
 	return epfd;
@@ -343,7 +356,12 @@ int main(int argc, char **argv)
 	char *memory = NULL, line[64];
 	struct stat st;
 
+	struct rlimit limit;
+
 	prctl(PR_SET_PDEATHSIG, SIGTERM);
+	getrlimit(RLIMIT_NOFILE, &limit);
+	limit.rlim_cur = limit.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &limit);
 	if (io_uring_queue_init(strcmp(what, "serve") ? 512 : 4096, &ring, FLAGS))
 		check(io_uring_queue_init(512, &ring, 0), "queue_init");
 	if (!strcmp(what, "serve"))

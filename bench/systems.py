@@ -281,22 +281,34 @@ def our_selector(strategy: str | None = None) -> Any:
         raise Missing(str(error)) from None
 
 
-def socket_pairs(ready: int, of: int) -> list[socket.socket]:
-    """Make sockets, the first of which are ready to be read."""
+def sockets(ready: int, of: int) -> list[socket.socket]:
+    """Make sockets, the first of which are ready to be read; each takes one descriptor."""
     raise_nofile()
-    watched = []
-    for i in range(of):
-        a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        if i < ready:
-            b.send(b"x")
-        watched.append(a)
-        KEEP.append(b)
+    watched = [socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(of)]
+    for sock in watched[:ready]:
+        sock.bind("")  # a name of the kernel's choice
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"x", sock.getsockname())
     KEEP.append(watched)
     return watched
 
 
+def full_sockets(count: int) -> list[socket.socket]:
+    """Make socket objects that are neither readable nor writable; one open file with many descriptors."""
+    raise_nofile()
+    a, b = socket.socketpair()
+    a.setblocking(False)
+    try:
+        while True:
+            a.send(bytes(4096))
+    except BlockingIOError:
+        watched = [a.dup() for _ in range(count)]
+    KEEP.extend([a, b, watched])
+    return watched
+
+
 def events(sel: Any, ready: int, of: int, repeat: int, timeout: float | None) -> Round:
-    for sock in socket_pairs(ready, of):
+    for sock in sockets(ready, of):
         sel.register(sock, READ)
     KEEP.append(sel)
     assert len(sel.select(timeout)) == ready
@@ -309,37 +321,9 @@ def events(sel: Any, ready: int, of: int, repeat: int, timeout: float | None) ->
 
 
 def changes(sel: Any, count: int, repeat: int) -> Round:
-    """Change every interest once, forth in one turn and back in the next, and let the kernel know."""
-    socks = socket_pairs(0, count)
+    """Change every interest, forth in one turn and back in the next, and let the kernel know each time."""
+    socks = full_sockets(count)
     for sock in socks:
-        sel.register(sock, WRITE)
-    KEEP.append(sel)
-    sel.select(0)
-    for sock in socks:
-        sel.modify(sock, READ)
-    assert not sel.select(0)
-
-    def turns() -> None:
-        for sock in socks:
-            sel.modify(sock, READ | WRITE)
-        assert len(sel.select(0)) == count
-        for sock in socks:
-            sel.modify(sock, READ)
-        assert not sel.select(0)
-
-    return fastest(turns, 2 * count, repeat)
-
-
-def only_changes(sel: Any, count: int, repeat: int) -> Round:
-    """The same without the events: what modify() costs, and what it costs to tell the kernel."""
-    socks = socket_pairs(0, count)
-    for sock in socks:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 0)
-        while True:  # filled, so that none is writable
-            try:
-                sock.send(b"x", socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                break
         sel.register(sock, READ)
     KEEP.append(sel)
     assert not sel.select(0)
@@ -357,7 +341,7 @@ def only_changes(sel: Any, count: int, repeat: int) -> Round:
 
 def raw_changes(count: int, repeat: int) -> Round:
     """epoll.modify itself, without a selector."""
-    socks = [sock.fileno() for sock in socket_pairs(0, count)]
+    socks = [sock.fileno() for sock in full_sockets(count)]
     epoll = select.epoll()
     for fd in socks:
         epoll.register(fd, select.EPOLLIN)
@@ -386,14 +370,14 @@ for _name, _sel in SELECTORS.items():
     SYSTEMS["ready with timeout", _name] = lambda ready, of, repeat, make=_sel: events(
         make(), int(ready), int(of), int(repeat), 1.0
     )
-    SYSTEMS["change", _name] = lambda count, repeat, make=_sel: only_changes(make(), int(count), int(repeat))
+    SYSTEMS["change", _name] = lambda count, repeat, make=_sel: changes(make(), int(count), int(repeat))
 SYSTEMS["change", "select.epoll alone"] = lambda count, repeat: raw_changes(int(count), int(repeat))
 
 
 @system("ready", "select.epoll alone")
 def raw_ready(ready: str, of: str, repeat: str) -> Round:
     epoll = select.epoll()
-    for sock in socket_pairs(int(ready), int(of)):
+    for sock in sockets(int(ready), int(of)):
         epoll.register(sock, select.EPOLLIN)
     KEEP.append(epoll)
 
@@ -441,7 +425,7 @@ def callbacks(loop: Any, ready: int, of: int, repeat: int) -> Round:
         if count >= turns * ready:
             loop.stop()
 
-    for sock in socket_pairs(ready, of):
+    for sock in sockets(ready, of):
         loop.add_reader(sock.fileno(), readable)
     KEEP.append(loop)
 
@@ -479,7 +463,7 @@ for _name, _loop in LOOPS.items():
 
 
 def waits(sel: Any, usec: int, repeat: int) -> Round:
-    sel.register(socket_pairs(0, 1)[0], READ)
+    sel.register(sockets(0, 1)[0], READ)
     KEEP.append(sel)
     return median_of(lambda: sel.select(usec / 1e6), repeat)
 

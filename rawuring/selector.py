@@ -42,6 +42,7 @@ from array import array
 from collections import deque
 from collections.abc import Mapping
 from functools import partial
+from operator import itemgetter
 from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
 from socket import socket
 
@@ -50,7 +51,7 @@ from .inflight import InFlight, next_token
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import Any, Callable
 
     Ready = list[tuple[SelectorKey, int]]
@@ -614,7 +615,7 @@ class EpollWait(Strategy):
         answers = self._answers
         try:
             # No Python in this loop: half of what EpollSelector needs (bench/run.py --only ready).
-            return list(map(answers.__getitem__, events))
+            return list(itemgetter(*events)(answers)) if len(events) > 1 else [answers[e] for e in events]
         except KeyError:
             pass  # an event that is new here
         ready: Ready = []
@@ -899,10 +900,10 @@ class _EventReader:
         # Mask and descriptor side by side are one number.
         self._one_int = layout.size == 12 and sys.byteorder == "little"
         self._tuples = layout.iter_unpack
-        self._formats: dict[int, struct.Struct] = {}
+        self._formats: dict[int, Callable[..., Any]] = {}
         self._capacity = 0
 
-    def wait(self, epfd: int, maxevents: int, timeout_ms: int) -> list[Any]:
+    def wait(self, epfd: int, maxevents: int, timeout_ms: int) -> Sequence[Any]:
         """Wait; signal handlers run, and the wait goes on.
 
         Args: epfd is the set; timeout_ms in milliseconds: 0, or -1 for ever.
@@ -912,7 +913,7 @@ class _EventReader:
         """
         if maxevents > self._capacity:
             self._capacity = 1 << (maxevents - 1).bit_length()
-            self._memory = self._allocate(self._size * self._capacity)()
+            self._memory = self._allocate(self._size * (self._capacity + self._capacity // 8 + 1))()
             self._view = memoryview(self._memory).cast("B")
         while True:
             count = self._call(epfd, self._memory, maxevents, timeout_ms)
@@ -922,18 +923,17 @@ class _EventReader:
             if code not in (0, errno.EINTR):
                 raise OSError(code, os.strerror(code))
 
-    def _events(self, count: int) -> list[Any]:
+    def _events(self, count: int) -> Sequence[Any]:
         if not self._one_int:
             return list(self._tuples(self._view[: count * self._size]))
-        # One step for each power of two, so that few formats serve all counts.
-        events: list[Any] = []
-        for power in range(count.bit_length()):
-            if count >> power & 1:
-                layout = self._formats.get(power)
-                if layout is None:
-                    layout = self._formats[power] = struct.Struct("=" + "Q4x" * (1 << power))
-                events += layout.unpack_from(self._view, len(events) * 12)
-        return events
+        # Bytes to spare are unpacked as well: few formats serve all counts, in steps of an eighth.
+        step = 1 << max(0, count.bit_length() - 4)
+        rounded = -(-count // step) * step
+        unpack = self._formats.get(rounded)
+        if unpack is None:
+            unpack = self._formats[rounded] = struct.Struct("=" + "Q4x" * rounded).unpack_from
+        events = unpack(self._view)
+        return events if rounded == count else events[:count]
 
     def split(self, event: Any) -> tuple[int, int]:
         """Take an event apart.
