@@ -835,6 +835,8 @@ class Ring:
         """
         self._owner = 0
         self._state = "closed"
+        #: The ring can no longer be used.
+        self.closed = True
         self._fd = -1
         self._mappings: list[Any] = []
         self._borrowed = memory is not None
@@ -940,6 +942,7 @@ class Ring:
 
     def _own(self) -> None:
         self._state = "open"
+        self.closed = False
         self._owner = self.sq.owner = get_ident()
 
     def bind_thread(self) -> None:
@@ -1550,11 +1553,6 @@ class Ring:
         return self._fd
 
     @property
-    def closed(self) -> bool:
-        """Tell whether the ring can no longer be used."""
-        return self._state != "open"
-
-    @property
     def state(self) -> str:
         """Return "open", "closed", or "forked" in a child that inherited the ring."""
         return self._state
@@ -1647,6 +1645,7 @@ class Ring:
     def _release(self, state: str = "closed") -> None:
         """Give back memory and descriptor without touching an index."""
         self._state = state
+        self.closed = True
         self._owner = 0
         self.get_sqe = self._refuse
         for queue in (getattr(self, "sq", None), getattr(self, "cq", None)):

@@ -69,6 +69,7 @@ _EVENTS = tuple(
 _ADD, _MOD = 1, 3  # EPOLL_CTL_ADD, EPOLL_CTL_MOD in linux/eventpoll.h
 _MODS = [_MOD] * 128
 _MANY = 16  # so many events at once are worth a look into the cache of answers
+_FEW = 12  # so many changes are prepared one by one
 _NEW = 1 << 16  # beside the mask of a pending change: the set does not know the descriptor yet
 
 
@@ -670,7 +671,10 @@ class EpollWait(Strategy):
                     self._take_completions(None)
                     if self._token not in self._inflight.entries:
                         self._arm(len(keys))
-                ring.submit_and_wait(0 if timeout_ns == 0 else 1, timeout_ns)
+                if timeout_ns == 0:
+                    ring.submit_and_wait(0)
+                else:
+                    ring.submit_and_wait(1, timeout_ns)
                 if sent:
                     sent = self._forget_sent(sent)
                 ready = self._take_completions(keys)
@@ -718,6 +722,15 @@ class EpollWait(Strategy):
         if new and not self._still_open(new, keys):
             changes = _snapshot(self._pending)
         self._given.update(new)
+        if len(changes) < min(_FEW, self._ctl.count + 1):
+            for i, (fd, change) in enumerate(changes):
+                self._ctl_masks[i], self._ctl_fds[i] = change & ~_NEW, fd
+                address = self._ctl_pin.address + i * self._event.size
+                ops.prep_rw(
+                    ring.get_sqe(), uapi.IORING_OP_EPOLL_CTL, self._epfd, address,
+                    _ADD if change & _NEW else _MOD, fd, _CTL | fd, self._ctl_flags,
+                )  # fmt: skip
+            return changes
         room, sent = self._ctl.count, changes[:0]
         for first in range(0, len(changes), room):
             if sent:
@@ -760,9 +773,10 @@ class EpollWait(Strategy):
         address = self._ctl_pin.address
         words = memoryview(self._ctl_memory).cast("B").cast("I")[: size * count // 4]
         self._ctl_masks, self._ctl_fds = words[:: size // 4], words[2 if size == 16 else 1 :: size // 4]
-        flags = uapi.IOSQE_CQE_SKIP_SUCCESS if self._silent else 0
+        self._epfd = self._epoll.fileno()
+        self._ctl_flags = flags = uapi.IOSQE_CQE_SKIP_SUCCESS if self._silent else 0
         self._ctl = ops.Block(
-            count, ops.prep_rw, uapi.IORING_OP_EPOLL_CTL, self._epoll.fileno(), 0, _MOD, 0, flags=flags
+            count, ops.prep_rw, uapi.IORING_OP_EPOLL_CTL, self._epfd, 0, _MOD, 0, flags=flags
         )
         self._ctl.set("addr", range(address, address + size * count, size))
 
