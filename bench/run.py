@@ -352,7 +352,7 @@ def tables(quick: bool, file: Path) -> Iterator[Table]:
         yield Table(f"TCP echo, {connections} connections, server and client on one CPU, per message", "echo", n, servers, operations=messages)
 
 
-def import_cost(python: str, rounds: int) -> dict[str, dict[str, float]]:
+def import_cost(python: str, rounds: int, folder: Path) -> dict[str, dict[str, float]]:
     """Time and memory that an import adds to a bare interpreter, the fastest of some runs each."""
     modules = ["rawuring", "from rawuring import Ring", "rawuring.selector", "select, selectors", "asyncio",
                "rawuring.aio", "uvloop", "uring_api", "liburing"]  # fmt: skip
@@ -364,16 +364,17 @@ def import_cost(python: str, rounds: int) -> dict[str, dict[str, float]]:
         "{statement}\n"
         "print(time.perf_counter_ns()-start, rss()-before)"
     )
-    env = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    env = {**os.environ, "PYTHONPATH": str(HERE.parent), "PYTHONPYCACHEPREFIX": str(folder / "cache")}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)  # compiled once, as an installed package is
     samples: dict[str, list[tuple[int, int]]] = {name: [] for name in modules}
-    for _ in range(rounds):
+    for turn in range(rounds + 1):
         for name in modules:
             statement = name if name.startswith("from ") else f"import {name}"
             done = subprocess.run(
                 [python, "-c", code.format(statement=statement)],
                 capture_output=True, text=True, env=env, check=False,
             )  # fmt: skip
-            if done.returncode == 0:
+            if done.returncode == 0 and turn:
                 took, grown = done.stdout.split()
                 samples[name].append((int(took), int(grown)))
     return {
@@ -477,7 +478,7 @@ def measure(options: argparse.Namespace, folder: Path, say: Callable[[str], None
         report["results"][table.title] = rows
         say("\n" + one_table(table.title, rows))
     if not options.only or re.search(options.only, "import"):
-        report["imports"] = import_cost(bench.python, rounds)
+        report["imports"] = import_cost(bench.python, rounds, folder)
         say("\n" + import_table(report["imports"]))
     report["left_out"] = bench.left_out
     return report
