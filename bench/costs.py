@@ -3,8 +3,8 @@
 
     python3 bench/costs.py [--quick] [--rounds N] [--write FILE]
 
-Only what stands between the two marks of the page is replaced. The page's advice quotes the steps by name, and
-tests/test_bench.py sees to it that the names are still those of the script.
+Only what stands between the two marks of the page is replaced. The page quotes the steps by
+name, and tests/test_bench.py sees to it that the names are those of the script.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def table(quick: bool, rounds: int) -> str:
     loop = results["an empty loop"]["median_ns"]
     here = "; ".join(machine().values())
     lines = [
-        f"Measured by `python3 bench/costs.py --write docs/costs.md`: {here}; medians of {rounds} rounds.", "",
+        f"Measured by `python3 bench/costs.py --write docs/costs.md`: {here}; medians of {rounds} rounds.",
+        "",
         "| step | ns | what it is |", "|---|---:|---|",
     ]  # fmt: skip
     # Steps that were repeated in a Python loop contain one turn of it; those of whole batches do not.

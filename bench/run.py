@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: MIT
 """Every workload, all systems in turn: rawuring beside C with liburing, compiled bindings, epoll and asyncio.
 
-    python3 bench/run.py [--quick] [--install-peers] [--only WORD] [--against GITREF] [--json FILE] [--markdown FILE]
+    python3 bench/run.py [--quick] [--install-peers] [--only REGEX] [--against GITREF] [--json FILE] ...
 
-Each system is a process of its own (systems.py; oracle.c, compiled with liburing), and all of a table run at the same
-time, but only one of them works at any moment: one round of A, one of B, one of C, then A again. So a slow
-moment of the machine hits all of them: read the ratios. System calls are counted in a round of its own, under strace
-where that is installed, and not timed. What cannot be had, or crashes, is left out with a line.
+Each system is a process of its own (systems.py; oracle.c, compiled with liburing). All of a table live at the
+same time, but only one of them works at any moment: one round of A, one of B, one of C, then A again. So a
+slow moment of the machine hits all of them: read the ratios. System calls are counted in a round of their
+own, under strace where that is installed. What cannot be had, or crashes, is left out with a line.
 
---install-peers makes a virtual environment (.venv-bench in the checkout) with the compiled bindings and uvloop;
-without it, and without that folder, only what this Python can import is measured.
+--install-peers makes a virtual environment (.venv-bench in the checkout) with the compiled bindings and
+uvloop; without that folder, only what this Python can import is measured.
 """
 
 from __future__ import annotations
@@ -282,8 +282,8 @@ def install_peers() -> None:
     """Make a virtual environment; each peer for itself, for not all can be had everywhere."""
     subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
     for peer in PEERS:
-        command = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        done = subprocess.run([*command, peer], capture_output=True, text=True, check=False)
+        pip = [str(VENV / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
+        done = subprocess.run([*pip, "install", "--quiet", peer], capture_output=True, text=True, check=False)
         if done.returncode:
             print(f"left out: {peer}: {(done.stderr.strip().splitlines() or ['pip failed'])[-1]}")
 
@@ -331,8 +331,8 @@ def tables(quick: bool, file: Path) -> Iterator[Table]:
         yield Table(f"wait of {usec} us, overshoot", "wait", n, names, offset_ns=offset)
         yield Table(f"asyncio.sleep of {usec} us, overshoot", "sleep", n, loops, offset_ns=offset)
     readers = [
-        C, "rawuring, block", "rawuring, one by one", "rawuring, in flight", "os.pread", "os.pread in a thread pool", "aiofiles",
-        "uring-api", "liburing (Python)",
+        C, "rawuring, block", "rawuring, one by one", "rawuring, in flight", "os.pread",
+        "os.pread in a thread pool", "aiofiles", "uring-api", "liburing (Python)",
     ]  # fmt: skip
     for direct in (0, 1):
         for depth in (1, 32, 128):
@@ -343,13 +343,14 @@ def tables(quick: bool, file: Path) -> Iterator[Table]:
             yield Table(title, "read", n, readers, "read", max(count, depth))
     servers = [
         "asyncio, protocol", "asyncio on rawuring, protocol", "uvloop, protocol", "asyncio, streams",
-        "asyncio on rawuring, streams", "uvloop, streams", "EpollSelector by hand", "rawuring, selector by hand",
-        "rawuring, multishot", C,
+        "asyncio on rawuring, streams", "uvloop, streams", "EpollSelector by hand",
+        "rawuring, selector by hand", "rawuring, multishot", C,
     ]  # fmt: skip
     for connections in (1, 10) if quick else (1, 10, 100, 1000):
         messages = 200 if quick else 10000
         n = [str(connections), str(messages)]
-        yield Table(f"TCP echo, {connections} connections, server and client on one CPU, per message", "echo", n, servers, operations=messages)
+        title = f"TCP echo, {connections} connections, server and client on one CPU, per message"
+        yield Table(title, "echo", n, servers, operations=messages)
 
 
 def import_cost(python: str, rounds: int, folder: Path) -> dict[str, dict[str, float]]:
@@ -359,7 +360,7 @@ def import_cost(python: str, rounds: int, folder: Path) -> dict[str, dict[str, f
     code = (
         "import sys,time\n"
         "def rss():\n"
-        " return next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmRSS'))\n"
+        " return next(int(x.split()[1]) for x in open('/proc/self/status') if x.startswith('VmRSS'))\n"
         "rss(); before=rss(); start=time.perf_counter_ns()\n"
         "{statement}\n"
         "print(time.perf_counter_ns()-start, rss()-before)"
@@ -398,7 +399,8 @@ def machine(python: str) -> dict[str, str]:
         found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
         model = found.group(1) if found else model
     version = subprocess.check_output(
-        [python, "-c", "import platform as p; print(p.python_implementation(), p.python_version())"], text=True
+        [python, "-c", "import platform as p; print(p.python_implementation(), p.python_version())"],
+        text=True,
     ).strip()
     return {
         "date": datetime.date.today().isoformat(),
@@ -423,7 +425,8 @@ def one_table(title: str, rows: dict[str, dict[str, float]]) -> str:
     lines = [f"| {title} | median ns | min ns | ratio | system calls |", "|---|---:|---:|---:|---:|"]
     for name, row in rows.items():
         calls = "" if row.get("calls") is None else f"{row['calls']:.3g}"
-        lines.append(f"| {name} | {row['median_ns']:.0f} | {row['min_ns']:.0f} | {row['ratio']:.2f} | {calls} |")
+        numbers = f"{row['median_ns']:.0f} | {row['min_ns']:.0f} | {row['ratio']:.2f}"
+        lines.append(f"| {name} | {numbers} | {calls} |")
     return "\n".join(lines)
 
 
@@ -492,7 +495,7 @@ def main() -> int:
     parser.add_argument("--only", metavar="REGEX", help="only the tables whose title matches")
     parser.add_argument("--against", metavar="GITREF", help="measure rawuring as it stood there as well")
     parser.add_argument("--no-calls", dest="calls", action="store_false", help="do not count system calls")
-    parser.add_argument("--install-peers", action="store_true", help="make .venv-bench with the other systems")
+    parser.add_argument("--install-peers", action="store_true", help="make .venv-bench, with the peers")
     parser.add_argument("--scratch", metavar="DIR", help="where the file to be read is put; not a tmpfs")
     parser.add_argument("--json", metavar="FILE", help="store the results")
     parser.add_argument("--markdown", metavar="FILE", help="store the tables")

@@ -3,8 +3,8 @@
 
     python3 bench/systems.py WORKLOAD SYSTEM ARGUMENT...
 
-Prints "ready" (echo servers: "port N"), then one number, nanoseconds per operation, for each line that it is given on
-standard input. What cannot be had here raises Missing: one line, and exit code 3. What C does is in oracle.c.
+Prints "ready" (echo servers: "port N"), then one number, nanoseconds per operation, for each line on standard
+input. What cannot be had here raises Missing: one line, and exit code 3. What C does is in oracle.c.
 """
 
 from __future__ import annotations
@@ -264,7 +264,9 @@ for _what in ("nop", "poll"):
         ("rawuring, in flight", ours_in_flight),
         ("liburing (Python)", liburing_python),
     ):
-        SYSTEMS[_what, _name] = lambda size, repeat, what=_what, make=_make: make(what, int(size), int(repeat))
+        SYSTEMS[_what, _name] = lambda size, repeat, what=_what, make=_make: make(
+            what, int(size), int(repeat)
+        )
 SYSTEMS["poll", "uring-api"] = lambda size, repeat: uring_api_poll(int(size), int(repeat))
 
 
@@ -468,8 +470,8 @@ def waits(sel: Any, usec: int, repeat: int) -> Round:
     return median_of(lambda: sel.select(usec / 1e6), repeat)
 
 
-SYSTEMS["wait", "EpollSelector"] = lambda usec, repeat: waits(selectors.EpollSelector(), int(usec), int(repeat))
-SYSTEMS["wait", "rawuring, selector"] = lambda usec, repeat: waits(our_selector(), int(usec), int(repeat))
+for _name, _sel in (("EpollSelector", selectors.EpollSelector), ("rawuring, selector", our_selector)):
+    SYSTEMS["wait", _name] = lambda usec, repeat, make=_sel: waits(make(), int(usec), int(repeat))
 
 
 @system("wait", "rawuring, ring")

@@ -988,7 +988,7 @@ class ProvidedBuffers:
     def claim(self, flags: int) -> int:
         """Take the one buffer of a CQE as a whole, without a look at its data.
 
-        For requests that go on with the memory where it lies, at ``address + bid * size``: the cheaper half of
+        For requests that go on with the memory where it lies, at ``address + bid * size``: cheaper than
         take(). Neither for bundles nor for incremental groups.
 
         Args: flags of the CQE.

@@ -1209,8 +1209,9 @@ class Ring:
                 # What syscalls.enter does, without its frame. When it fails, nothing was consumed, and
                 # submit_and_wait tries again and says why.
                 submitted = syscalls._syscall_enter(
-                    syscalls._nr_enter, self._enter_fd, before, wait_nr, self._turn_flags, None, syscalls._NO_SIZE
-                )
+                    syscalls._nr_enter, self._enter_fd, before, wait_nr, self._turn_flags, None,
+                    syscalls._NO_SIZE,
+                )  # fmt: skip
                 if submitted > 0:
                     self._submitted += submitted
                 count = (load_acquire(words, cq._ktail) - head) & U32

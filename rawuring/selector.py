@@ -279,7 +279,7 @@ class IoUringSelector(selectors.BaseSelector):
 
 
 # SelectorKey(...) without its Python frame: half the time.
-_new_key: Callable[[tuple[Any, ...]], SelectorKey] = partial(tuple.__new__, SelectorKey)  # type: ignore[arg-type]
+_new_key: Callable[[tuple[Any, ...]], SelectorKey] = partial(tuple.__new__, SelectorKey)
 
 
 def _fileno(fileobj: Any) -> int:
