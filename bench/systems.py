@@ -174,7 +174,7 @@ def ours_block(what: str, size: int, repeat: int) -> Round:
         ring.submit_and_wait(size)
         assert sum(ring.reap_columns().user_data) == total
 
-    return fastest(long if size >= 16 and hasattr(ring, "reap_columns") else short, size, repeat)
+    return fastest(long if size >= 64 and hasattr(ring, "reap_columns") else short, size, repeat)
 
 
 def ours_in_flight(what: str, size: int, repeat: int) -> Round:

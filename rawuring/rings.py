@@ -239,21 +239,21 @@ class SubmissionQueue:
         Since: 5.1
         Mirrors: tokio-rs/io-uring push_multiple; liburing has no such call
         """
-        count, rest = divmod(len(sqes), self.sqe_size)
-        if rest:
-            raise ValueError(f"{len(sqes)} bytes are not a whole number of {self.sqe_size}-byte SQEs")
-        if self.sqe_tail + count > self._limit or get_ident() != self.owner:
+        nbytes, size, tail = len(sqes), self.sqe_size, self.sqe_tail
+        count = nbytes // size
+        if count * size != nbytes:
+            raise ValueError(f"{nbytes} bytes are not a whole number of {size}-byte SQEs")
+        if tail + count > self._limit or get_ident() != self.owner:
             self._need_room(count)
-        size = self.sqe_size
-        first = self.sqe_tail & self.ring_mask
-        before_wrap = min(count, self.ring_entries - first)
-        if before_wrap == count:
-            self._sqes[first * size : (first + count) * size] = sqes
+        start = (tail & self.ring_mask) * size
+        before_wrap = self.ring_entries * size - start
+        if nbytes <= before_wrap:
+            self._sqes[start : start + nbytes] = sqes
         else:
             with memoryview(sqes) as block:
-                self._sqes[first * size :] = block[: before_wrap * size]
-                self._sqes[: (count - before_wrap) * size] = block[before_wrap * size :]
-        self.sqe_tail += count
+                self._sqes[start:] = block[:before_wrap]
+                self._sqes[: nbytes - before_wrap] = block[before_wrap:]
+        self.sqe_tail = tail + count
         return count
 
     def flush(self) -> int:
