@@ -336,7 +336,7 @@ def tables(quick: bool, file: Path) -> Iterator[Table]:
     ]  # fmt: skip
     for direct in (0, 1):
         for depth in (1, 32, 128):
-            count = 200 if quick else 2000 if direct else 10000
+            count = 200 if quick else 5000 if direct else 10000
             n = [str(file), str(direct), str(depth), str(max(count, depth))]
             kind = "O_DIRECT" if direct else "page cache"
             title = f"random 4 KiB reads, {kind}, depth {depth}, per read"
