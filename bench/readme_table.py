@@ -45,8 +45,8 @@ ROWS: list[tuple[str, str, str, list[str]]] = [
      ["EpollSelector", f"{C}, wait"]),
     ("asyncio.sleep of 200 us, too long by", "asyncio.sleep of 200 us, overshoot", "asyncio on rawuring",
      ["asyncio", "uvloop"]),
-    ("4 KiB O_DIRECT reads, 32 in flight", "random 4 KiB reads, O_DIRECT, depth 32, per read", "rawuring, block",
-     [C, "uring-api", "os.pread in a thread pool"]),
+    ("4 KiB O_DIRECT reads, 32 in flight", "random 4 KiB reads, O_DIRECT, depth 32, per read",
+     "rawuring, block", [C, "uring-api", "os.pread in a thread pool"]),
     ("4 KiB reads, page cache, 32 in flight", "random 4 KiB reads, page cache, depth 32, per read",
      "rawuring, block", [C, "uring-api", "os.pread", "os.pread in a thread pool", "aiofiles"]),
     ("TCP echo, 100 connections, no asyncio",
@@ -74,8 +74,8 @@ def table(report: dict[str, Any]) -> str:
     """Write the table, every row in nanoseconds."""
     here = report["machine"]
     lines = [
-        f"{here['python']}, Linux {here['kernel']}, {here['cpu']}, {here['date']}; medians of {report['rounds']} "
-        "interleaved rounds, nanoseconds per operation.",
+        f"{here['python']}, Linux {here['kernel']}, {here['cpu']}, {here['date']}; medians of "
+        f"{report['rounds']} interleaved rounds, nanoseconds per operation.",
         "",
         "| workload | rawuring | others (and our time as a part of theirs) |",
         "|---|---:|---|",
@@ -90,7 +90,8 @@ def table(report: dict[str, Any]) -> str:
             if other in rows:
                 theirs = rows[other]["median_ns"]
                 ratio = f" ({mine / theirs:.2f})" if theirs > 0 else " (too early)"
-                beside.append(f"{other.partition(', ready')[0].partition(', change')[0]} {number(theirs)}{ratio}")
+                short = other.partition(", ready")[0].partition(", change")[0]
+                beside.append(f"{short} {number(theirs)}{ratio}")
         lines.append(f"| {name} | {number(mine)} | {', '.join(beside)} |")
     return "\n".join(lines)
 
