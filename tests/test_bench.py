@@ -54,8 +54,8 @@ def test_run_when_quick_then_ours_are_measured_and_what_is_missing_is_said(tmp_p
     report, tables = tmp_path / "report.json", tmp_path / "tables.md"
     command = [
         sys.executable, str(BENCH / "run.py"), "--quick", "--only",
-        "batch of 32|1 of 1 ready, per event|import|echo, 10", "--json", str(report), "--markdown", str(tables),
-        "--scratch", str(tmp_path),
+        "batch of 32|1 of 1 ready, per event|import|echo, 10", "--json", str(report),
+        "--markdown", str(tables), "--scratch", str(tmp_path),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
