@@ -533,7 +533,7 @@ def test_signal_handler_that_raises_then_nothing_is_lost(sel, pair, timeout):
     old = signal.signal(signal.SIGALRM, leave)
     try:
         sel.register(a, READ)
-        signal.setitimer(signal.ITIMER_REAL, 0.005)
+        signal.setitimer(signal.ITIMER_REAL, 0.005, 0.5)  # again, should poll(2) begin after the first
         with pytest.raises(Leave):
             sel.select(timeout)
     finally:
