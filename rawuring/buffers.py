@@ -177,8 +177,8 @@ def timespec(timeout_ns: int) -> Pin:
     """
     import ctypes
 
-    if timeout_ns < 0:
-        raise ValueError(f"timeout_ns={timeout_ns} is negative")
+    if not 0 <= timeout_ns < 10**9 << 63:  # ctypes would cut it to 64 bits
+        raise ValueError(f"timeout_ns={timeout_ns} is negative, or more than the kernel can count")
     array = (ctypes.c_int64 * 2)(*divmod(timeout_ns, 1_000_000_000))
     return Pin(ctypes.addressof(array), 16, array)
 
@@ -576,7 +576,13 @@ _IFREQ = struct.Struct("16si20x")  # ifr_name, ifr_ifindex
 _SIOCGIFNAME, _SIOCGIFINDEX = 0x8910, 0x8933
 
 
+def _need_room(what: str, value: bytes, most: int) -> None:
+    if len(value) > most:  # struct would cut it
+        raise ValueError(f"a {what} has at most {most} bytes")
+
+
 def _index_of(interface: str) -> int:
+    _need_room("interface's name", interface.encode(), 15)
     return _ask_interface(_SIOCGIFINDEX, interface.encode(), 0)[1] if interface else 0
 
 
@@ -595,6 +601,7 @@ def _ask_interface(request: int, name: bytes, index: int) -> tuple[Any, ...]:
 
 def _encode_packet(address: Any) -> bytes:
     interface, protocol, pkttype, hatype, hardware = _completed(address, 0, 0, b"")
+    _need_room("hardware address", hardware, 8)
     rest = struct.pack("=iHBB8s", _index_of(interface), hatype, pkttype, len(hardware), hardware)
     return struct.pack("!H", protocol) + rest
 
@@ -620,6 +627,8 @@ def _decode_can(data: bytes) -> Any:
 
 def _encode_alg(address: Any) -> bytes:
     kind, name, feat, mask = _completed(address, 0, 0)
+    _need_room("type", kind.encode(), 13)
+    _need_room("name", name.encode(), 63)
     return struct.pack("=14sII64s", kind.encode(), feat, mask, name.encode())
 
 
@@ -977,6 +986,7 @@ class ProvidedBuffers:
         """
         for bid in bids:
             if not 0 <= bid < self.count or not self._ours[bid]:
+                self.ring.advance()  # those before it are given back
                 raise ValueError(f"buffer {bid} of group {self.bgid} is not ours to give back")
             self._ours[bid] = False
             self._used[bid] = 0

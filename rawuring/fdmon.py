@@ -441,7 +441,7 @@ class IoUringFDMon(FDMon):
             self.notify()  # the outer loop must call wait()
 
     def add_sqe(
-        self, prep: Callable[[memoryview, int], object], handler: CqeHandler, *keepalive: Any
+        self, prep: Callable[[bytearray, int], None], handler: CqeHandler, *keepalive: Any
     ) -> None:
         """Send another request through the monitor's ring.
 
@@ -538,8 +538,10 @@ class IoUringFDMon(FDMon):
             self.dequeue()
         for _ in range(len(self._requests)):
             prep, handler, keepalive = self._requests.popleft()
-            token = self.inflight.hold(handler, *keepalive)
-            prep(self.get_sqe(), token)
+            if not self.ring.sq.space_left():
+                self._submit()
+            # When prep raises, nothing is queued and nothing waits for an answer.
+            self.inflight.start(prep, handler=handler, holds=keepalive)
 
     def process_cqe(self, events: list[Event] | None, cqe: rings.Cqe) -> None:
         """Handle one completion.
@@ -560,8 +562,8 @@ class IoUringFDMon(FDMon):
             return
         if node.deleted:
             pass  # its POLL_REMOVE, if it is still to be sent, will find the node idle
-        elif res > 0 and not res & (node.events | _ALWAYS):
-            self._park(node)
+        elif res == -errno.EINVAL or (res > 0 and not res & (node.events | _ALWAYS)):
+            self._park(node)  # EINVAL: a terminal before 5.8, see gates.py
         else:
             # One-shot: armed again with the next submit, which is what makes it level-triggered.
             self.enqueue(node, FDMON_IO_URING_ADD)
@@ -572,6 +574,8 @@ class IoUringFDMon(FDMon):
         if self._lot is not None and node is self._lot.node:
             events += self._lot.events()
             return
+        if node.parked:
+            return  # epoll tells
         if res < 0:
             res = POLLNVAL if res == -errno.EBADF else POLLERR
         mask = res & (node.events | _ALWAYS)
@@ -618,7 +622,7 @@ class IoUringFDMon(FDMon):
                 self._arm_all()
             return events
         except OSError as error:
-            if error.errno not in REFUSED + GONE:
+            if not ring_lost(self.ring, error):
                 raise
             return self._wait_instead(self._downgrade(error), timeout_ns)
         finally:
@@ -791,10 +795,12 @@ class IoUringFDMon(FDMon):
         Threads: any; at once only in the waiter's.
         """
         self.remove(node)
-        if not node.armed or self.ring.closed:
+        if self.ring.closed:
             return
         if self._waiting:
-            self.notify()
+            self.notify()  # also when it is not armed: the waiter may be just about to do so
+            return
+        if not node.armed:
             return
         if self.ring.owner != get_ident():
             if self._bound and rings.thread_lives(self.ring.owner):
@@ -806,7 +812,7 @@ class IoUringFDMon(FDMon):
             if self.ring.flags & uapi.IORING_SETUP_SQPOLL:
                 self._wait_for_end(node)
         except OSError as error:
-            if error.errno not in REFUSED + GONE:
+            if not ring_lost(self.ring, error):
                 raise
             self._downgrade(error)
 
@@ -892,6 +898,17 @@ class IoUringFDMon(FDMon):
         super().destroy()
 
 
+def ring_lost(ring: rings.Ring, error: OSError) -> bool:
+    """Tell whether an error means that the kernel has taken a ring away.
+
+    A signal handler's own PermissionError looks the same, so the ring is asked.
+
+    Args: error as caught around a call for the ring.
+    Lifetime: none.
+    """
+    return error.errno in REFUSED + GONE and not ring.answers()
+
+
 def _check_sqpoll(ring: rings.Ring) -> None:
     if ring.flags & uapi.IORING_SETUP_SQPOLL and not ring.features & uapi.IORING_FEAT_SQPOLL_NONFIXED:
         raise syscalls.Unavailable(
@@ -924,7 +941,7 @@ def _union(*nodes: AioHandler) -> int:
 
 
 class ParkingLot:
-    """An epoll set for handlers on which POLL_ADD would complete without end: see the head of this file."""
+    """An epoll set for handlers on which POLL_ADD fails or completes without end: see the file's head."""
 
     def __init__(self) -> None:
         """Create the set and the node that watches it."""

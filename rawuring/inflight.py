@@ -153,7 +153,7 @@ class InFlight:
         for token, entry in sorted(self.entries.items()):
             handler, holds, since, prep = (*entry, None, None)[:4]
             age_ns = 0 if since is None else now - since
-            operation = "" if prep is None else prep.__name__.replace("prep_", "", 1)
+            operation = getattr(prep, "__name__", "").replace("prep_", "", 1)  # a partial() has no name
             found.append(Request(token, operation, handler, age_ns, holds))
         return found
 

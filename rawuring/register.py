@@ -19,7 +19,7 @@ import errno
 import sys
 from typing import NamedTuple
 
-from . import barriers, buffers, syscalls, uapi
+from . import barriers, buffers, rings, syscalls, uapi
 from .buffers import Block, ProvidedBuffers
 
 TYPE_CHECKING = False
@@ -165,7 +165,7 @@ def register_buffers_update_tag(
 
     Args: off is the first slot; memories are writable buffers, or None to empty the slot; tags as in
         register_buffers_tags().
-    Returns: their pins.
+    Returns: the pins of those that were put there: fewer than memories when the kernel refused a later one.
     Raises: OSError; ValueError for another number of tags.
     Lifetime: none; but the old buffers until the final CQE of the requests that use them, or their tag's CQE.
     Threads: the owner only.
@@ -179,7 +179,8 @@ def register_buffers_update_tag(
             offset=off, nr=len(pins), data=vector.address, tags=_address(tag_array)
         )
     )
-    _register(ring, uapi.IORING_REGISTER_BUFFERS_UPDATE, argument.address, argument.nbytes)
+    done = _register(ring, uapi.IORING_REGISTER_BUFFERS_UPDATE, argument.address, argument.nbytes)
+    del pins[done:]  # the kernel still has what was there before
     _keep_buffers(ring, off, pins)
     return pins
 
@@ -891,12 +892,25 @@ def resize_rings(ring: Ring, entries: int, cq_entries: int | None = None) -> Non
     """Give a ring other sizes; what is queued and what has completed moves along.
 
     Args: entries of the SQ and cq_entries of the CQ, by default twice as many, rounded up to powers of two.
-    Raises: OSError: EINVAL without DEFER_TASKRUN, EOVERFLOW when what is there does not fit.
+    Raises: OSError: EINVAL without DEFER_TASKRUN, EOVERFLOW when what is there does not fit; EOPNOTSUPP for a
+        ring with an index array where the kernel does not say to which place it moves that.
     Lifetime: none; views of old slots are void.
     Threads: the owner only.
-    Since: 6.13
-    Mirrors: liburing io_uring_resize_rings
+    Since: 6.13; rings with an index array 7.2 or near it
+    Mirrors: liburing io_uring_resize_rings, which writes the index array over the heads and tails there
+    Source: seen on 6.18.44, which leaves sq_off.array zero, and on 7.2.6, which does not
     """
+    if not ring.flags & uapi.IORING_SETUP_NO_SQARRAY and not _tells_where_the_array_is():
+        raise OSError(
+            errno.EOPNOTSUPP,
+            "IORING_REGISTER_RESIZE_RINGS: this kernel moves the index array and does not say where: create "
+            "the ring with IORING_SETUP_NO_SQARRAY (rings.RECOMMENDED wishes for it)",
+        )
+    params = _resize(ring, entries, cq_entries)
+    ring.remap(params)
+
+
+def _resize(ring: Ring, entries: int, cq_entries: int | None) -> dict[str, Any]:
     fields = {"sq_entries": entries}
     flags = 0
     if cq_entries is not None:
@@ -905,7 +919,14 @@ def resize_rings(ring: Ring, entries: int, cq_entries: int | None = None) -> Non
     argument = Block(uapi.io_uring_params.pack(flags=flags, **fields))
     ring.sq.flush()
     _register(ring, uapi.IORING_REGISTER_RESIZE_RINGS, argument.address, 1)
-    ring.remap(uapi.io_uring_params.unpack(argument.read()))
+    return uapi.io_uring_params.unpack(argument.read())
+
+
+def _tells_where_the_array_is() -> bool:
+    """Resize a ring of our own, and look."""
+    flags = uapi.IORING_SETUP_SINGLE_ISSUER | uapi.IORING_SETUP_DEFER_TASKRUN
+    with rings.Ring(2, flags=flags) as ring:
+        return bool(_resize(ring, 4, None)["sq_off"]["array"])
 
 
 # ------------------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ import weakref
 from _thread import get_ident
 from typing import NamedTuple
 
-from . import barriers, syscalls, uapi
+from . import barriers, gates, syscalls, uapi
 from .barriers import load_acquire, store_release
 from .syscalls import Unavailable
 
@@ -640,7 +640,7 @@ def _flag_names(flags: int) -> str:
 
 
 class Dropped(NamedTuple):
-    """One wish that the kernel did not grant."""
+    """One wish that the kernel did not grant; errno is 0 for one that gates.py advises against."""
 
     flag: str
     errno: int
@@ -669,6 +669,8 @@ def setup(
     while wish and broken_rule(flags | wish):
         wish &= ~_newest(wish)
     dropped: list[Dropped] = []
+    if wish & uapi.IORING_SETUP_SQPOLL and gates.applies("sqpoll-burns"):
+        wish = _drop_one(flags, wish, 0, dropped, uapi.IORING_SETUP_SQPOLL)
     pauses = [0.002, 0.008, 0.02, 0.02]
     while True:
         params = bytearray(uapi.io_uring_params.pack(flags=flags | wish, **fields))
@@ -702,9 +704,9 @@ def _newest(mask: int) -> int:
     return 1 << (mask.bit_length() - 1)  # the header numbers the flags in the order of their arrival
 
 
-def _drop_one(flags: int, wish: int, code: int, dropped: list[Dropped]) -> int:
-    """Take the newest wish away, and those that cannot stand without it."""
-    victim = _newest(wish)
+def _drop_one(flags: int, wish: int, code: int, dropped: list[Dropped], victim: int = 0) -> int:
+    """Take the newest wish away, or the one that is named, and those that cannot stand without it."""
+    victim = victim or _newest(wish)
     while victim:
         wish &= ~victim
         dropped.append(Dropped(_flag_names(victim), code))
@@ -1162,7 +1164,8 @@ class Ring:
         """
         if get_ident() != self._owner:
             self._refuse()
-        submitted, sq, cq = 0, self.sq, self.cq
+        submitted: int = 0
+        sq, cq = self.sq, self.cq
         if timeout_ns is None and sigmask is None and not min_wait_usec and self._plain and not cq.copied:
             # Shaped by speed (bench/run.py --only NOP): the usual turn, written out. Each access pairs as in
             # SubmissionQueue.flush, SubmissionQueue.pending and CompletionQueue.ready.
@@ -1173,14 +1176,17 @@ class Ring:
             before = (tail - load_acquire(sq._words, sq._khead)) & U32
             if before and wait_nr <= cq.ring_entries:
                 self._enters += 1
-                try:
-                    submitted = syscalls.enter(self._enter_fd, before, wait_nr, self._turn_flags)
-                except OSError:
-                    submitted = 0  # nothing was consumed: the loop tries again, and knows what to do
+                # What syscalls.enter does, without its frame. No exception is caught: a signal handler may
+                # raise an OSError of its own.
+                submitted = syscalls._syscall_enter(
+                    syscalls._nr_enter, self._enter_fd, before, wait_nr, self._turn_flags, None,
+                    syscalls._NO_SIZE,
+                )  # fmt: skip
                 if submitted == before and (load_acquire(cq._words, cq._ktail) - cq.head) & U32 >= wait_nr:
                     self._submitted += submitted
                     return submitted
-        return self._wait_in_loop(wait_nr, timeout_ns, min_wait_usec, sigmask, submitted)
+            # When enter fails, nothing was consumed: the loop tries again, and knows what to do.
+        return self._wait_in_loop(wait_nr, timeout_ns, min_wait_usec, sigmask, max(0, submitted))
 
     def submit_and_reap(self, wait_nr: int = 1, timeout_ns: int | None = None) -> list[Cqe]:
         """Do submit_and_wait() and reap() in one call: the cheapest turn for a few requests.
@@ -1358,10 +1364,14 @@ class Ring:
                 self._enter_fd, to_submit, min_complete, flags | self._enter_flags, timeout
             )
         except OSError as error:
+            if self._rewind and error.errno is None:
+                self.sq.consumed(to_submit)  # not the kernel's, but a signal handler's: see below
             advice = _ENTER_ADVICE.get(error.errno or 0)
             if advice is None:
                 raise
-            raise OSError(error.errno, f"{error.strerror}. {advice}") from None
+            # The traceback still tells where it came from: selector.py asks.
+            explained = OSError(error.errno, f"{error.strerror}. {advice}")
+            raise explained.with_traceback(error.__traceback__) from None
         except BaseException:
             if self._rewind:
                 self.sq.consumed(to_submit)
@@ -1481,6 +1491,19 @@ class Ring:
         if get_ident() != self._owner:
             self._refuse()
         return len(self.cq.copied) + self.cq.ready()
+
+    def answers(self) -> bool:
+        """Tell whether the kernel still takes calls for this ring: ask it for nothing.
+
+        Returns: False when a filter refuses io_uring by now, or somebody else has closed the descriptor.
+        Lifetime: none.
+        Threads: any.
+        """
+        try:
+            syscalls.enter(self._enter_fd, 0, 0, self._enter_flags)
+        except OSError as error:
+            return error.errno == errno.EEXIST  # another thread's ring: it is there
+        return True
 
     def need_enter(self) -> bool:
         """Tell whether the kernel holds back completions that only an enter brings out.

@@ -106,6 +106,7 @@ class IoUringSelector(selectors.BaseSelector):
         #: Take descriptors that are plain numbers at their word.
         self.trusting = trusting
         self._strategy = _choose(strategy, fallback, entries)
+        self._strategy.keys = self._map
 
     @property
     def backend(self) -> str:
@@ -346,6 +347,8 @@ class Strategy:
     name = ""
     reason = ""
     ring: rings.Ring | None = None
+    #: What is registered: the selector's own dictionary.
+    keys: Keys = {}  # noqa: RUF012 - a placeholder, which nobody changes
 
     def add(self, key: SelectorKey, known: bool) -> None:
         """Start to watch.
@@ -542,8 +545,11 @@ class EpollWait(Strategy):
 
     def _control(self, fd: int, change: int) -> None:
         """Call epoll_ctl; what is there already is modified, and what is gone is added."""
-        calls = (self._epoll.register, self._epoll.modify)
-        for call in calls if change & _NEW else calls[::-1]:
+        for new in (True, False) if change & _NEW else (False, True):
+            key = self.keys.get(fd)
+            if new and key is not None and _was_closed(key):
+                return  # the number may be another file's by now
+            call = self._epoll.register if new else self._epoll.modify
             try:
                 call(fd, change & ~_NEW)
                 return
@@ -584,6 +590,9 @@ class EpollWait(Strategy):
                     return ready
             return self._wait_in_ring(timeout_ns, keys)
         except OSError as error:
+            known = error.errno in fdmon.REFUSED + fdmon.GONE
+            if not fdmon.ring_lost(self.ring, error) and (known or not _raised_here(error)):
+                raise
             self._give_up_ring(error)
             return self._ask_epoll(timeout_ns, keys)
         finally:
@@ -758,7 +767,7 @@ class EpollWait(Strategy):
         closed = []
         for fd in new:
             key = keys.get(fd)
-            if key is not None and isinstance(key.fileobj, socket) and key.fileobj.fileno() != fd:
+            if key is not None and _was_closed(key):
                 closed.append(fd)
         for fd in closed:
             self._pending.pop(fd, None)
@@ -977,6 +986,22 @@ class EpollPoll(EpollWait):
         return self._ask_epoll(0, keys)
 
 
+def _was_closed(key: SelectorKey) -> bool:
+    """Tell whether a socket was closed (or detached: it does not say which) while it was registered."""
+    return isinstance(key.fileobj, socket) and key.fileobj.fileno() != key.fd
+
+
+def _raised_here(error: OSError) -> bool:
+    """Tell whether an error comes from this package, and not from a signal handler that ran on the way.
+
+    Handlers run between any two of our instructions, and many raise TimeoutError, which is an OSError.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is None or trace.tb_frame.f_globals.get("__package__") == __package__
+
+
 def _snapshot(changes: dict[int, int]) -> list[Change]:
     """Copy a dictionary that other threads may be changing."""
     while True:
@@ -1074,6 +1099,9 @@ class PollAdd(Strategy):
 
     def close(self) -> None:
         """Destroy the monitor."""
+        ring = self.ring
+        if not ring.closed and ring.owner != get_ident() and not self._monitor._waiting:
+            ring.bind_thread()
         self._monitor.destroy()
         self._nodes.clear()
 

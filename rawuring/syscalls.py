@@ -520,11 +520,14 @@ def _diagnose(
             return "absent", "This kernel has no io_uring: older than 5.1, built without it, or emulated."
     if code in refused:
         if disabled == "2":
-            return "sysctl", "The administrator disabled io_uring: kernel.io_uring_disabled must be 0 or 1."
+            return "sysctl", (
+                "The administrator disabled io_uring for everybody: root enables it with sysctl -w "
+                "kernel.io_uring_disabled=0."
+            )
         if disabled == "1":
             return "group", (
                 "Only members of the group in kernel.io_uring_group may use io_uring here: "
-                "join it, or set kernel.io_uring_disabled to 0."
+                "join it, or let root run sysctl -w kernel.io_uring_disabled=0."
             )
         if flags & uapi.IORING_SETUP_SQPOLL:
             return "flags", "IORING_SETUP_SQPOLL needs privileges before Linux 5.13: wish for it instead."

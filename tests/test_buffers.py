@@ -95,6 +95,13 @@ def test_timespec_then_seconds_and_nanoseconds(ns):
     assert struct.unpack("=qq", peek(pin)) == divmod(ns, 1_000_000_000)
 
 
+def test_timespec_beyond_64_bits_then_value_error():
+    longest = buffers.timespec(2**63 * 1_000_000_000 - 1)
+    assert ctypes.string_at(longest.address, 16) == struct.pack("=qq", 2**63 - 1, 999_999_999)
+    with pytest.raises(ValueError, match="more than"):
+        buffers.timespec(2**63 * 1_000_000_000)
+
+
 def test_negative_timespec_then_value_error():
     with pytest.raises(ValueError, match="negative"):
         buffers.timespec(-1)
@@ -247,6 +254,8 @@ def test_sockaddr_of_another_family_then_its_bytes():
     [
         (2, ("localhost", 80)), (2, ("1.2.3.4", 70000)), (2, 5), (10, ("::1",)), (10, ("nonsense", 1)),
         (1, "x" * 108), (17, ("no such interface", 0)), (16, (1,)), (31, "text"),
+        (17, ("lo", 0, 0, 0, b"nine bytes")), (29, ("sixteen letters!",)), (38, ("x" * 14, "name")),
+        (38, ("hash", "x" * 64)),
     ],
 )  # fmt: skip
 def test_sockaddr_of_nonsense_then_value_error_that_shows_it(family, address):
@@ -428,7 +437,10 @@ def test_provided_buffers_when_the_cqe_is_impossible_or_given_back_twice_then_an
     (piece,) = group.take(4, buffer | 2 << 16)
     with pytest.raises(RuntimeError, match="buffer 2"):
         group.take(4, buffer | 2 << 16)
-    group.recycle(piece.bid)
+    with pytest.raises(ValueError, match="not ours"):
+        group.recycle(piece.bid, piece.bid)
+    # The first of the two is the kernel's: it is in the ring, and the tail says so.
+    assert struct.unpack_from("=H", ring._bytes, 14)[0] == ring.tail == 5
     with pytest.raises(ValueError, match="not ours"):
         group.recycle(2)
     with pytest.raises(RuntimeError, match="cannot have"):

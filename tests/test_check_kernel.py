@@ -63,7 +63,8 @@ def test_names_missing_then_listed_by_release_oldest_first(tool, monkeypatch, ca
 
 
 def test_no_io_uring_then_the_reason_and_1(tool, monkeypatch, capsys):
-    answers = found(usable=False, cause="sysctl", error="io_uring_setup: EPERM. Cause: sysctl.")
+    error = "io_uring_setup: EPERM. Cause: sysctl."
+    answers = found(usable=False, status="denied", cause="sysctl", error=error)
     monkeypatch.setattr(probe, "capabilities", lambda refresh: answers)
     monkeypatch.setattr(probe, "prove", lambda: pytest.fail("there is no ring to prove anything with"))
     assert tool.main([]) == 1
@@ -150,3 +151,31 @@ def test_release_key_then_numbers_are_compared_as_numbers(tool):
     ]  # fmt: skip
     for release in set(uapi.SINCE.values()):
         tool._release_key(release)
+
+
+def test_recorded_kernels_then_no_wrong_claim():
+    done = run("--kernels")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "0 wrong claims about 36 recorded kernels" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "since", "claim"),
+    [
+        ("IORING_OP_SEND_ZC", "6.9", "IORING_OP_SEND_ZC is there, and uapi.py says since 6.9"),
+        ("IORING_OP_FUTEX_WAIT", "5.19", "IORING_OP_FUTEX_WAIT is missing, and uapi.py says since 5.19"),
+        ("IORING_FEAT_EXT_ARG", "6.5", "IORING_FEAT_EXT_ARG is there, and uapi.py says since 6.5"),
+        ("IORING_SETUP_DEFER_TASKRUN", None, "IORING_SETUP_DEFER_TASKRUN has no since-kernel"),
+    ],
+)
+def test_wrong_since_kernel_then_found(tool, monkeypatch, capsys, name, since, claim):
+    from rawuring import uapi
+
+    monkeypatch.setitem(uapi.SINCE, name, since) if since else monkeypatch.delitem(uapi.SINCE, name)
+    assert tool.main(["--kernels"]) == 1
+    assert claim in capsys.readouterr().out
+
+
+def test_recorded_answers_unreadable_then_2(tool, tmp_path, capsys):
+    assert tool.main(["--kernels", str(tmp_path / "none.json")]) == 2
+    assert "not readable" in capsys.readouterr().err

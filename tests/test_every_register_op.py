@@ -141,6 +141,21 @@ def test_sparse_buffers_then_filled_and_emptied(do, fd):
     assert read_fixed(do, fd, pin, 2) == -errno.EFAULT
 
 
+@register_op("REGISTER_BUFFERS_UPDATE")
+def test_buffers_update_that_fails_half_way_then_the_old_buffer_is_still_held(do, fd):
+    first, second, third = (buffers.allocate(4096) for _ in range(3))
+    try:
+        _, old = register.register_buffers(do.ring, [first, second])
+        # An empty slot may have no tag: the kernel stops there.
+        pins = register.register_buffers_update_tag(do.ring, 0, [third, None], [0, 7])
+    except OSError:
+        lacks("IORING_REGISTER_BUFFERS_UPDATE", "5.13")
+    assert len(pins) == 1
+    assert read_fixed(do, fd, old, 1) == 64  # the kernel still has it, so we must
+    assert do.ring.resources["buffer", 1] is old
+    assert do.ring.resources["buffer", 0] is pins[0]
+
+
 @register_op("REGISTER_CLONE_BUFFERS")
 def test_clone_buffers_then_both_rings_have_them(do, fd, file):
     memories = [buffers.allocate(4096) for _ in range(3)]
@@ -640,6 +655,48 @@ def test_resize_then_nothing_is_lost(entries, cq_entries):
         assert [cqe[0] for cqe in do.ring.reap()] == [1, 1, 2, 3]
         for _ in range(3 * entries):
             assert do.run(ops.prep_nop) == 0
+
+
+@register_op("REGISTER_RESIZE_RINGS")
+@pytest.mark.parametrize("wide", [0, uapi.IORING_SETUP_CQE32, uapi.IORING_SETUP_SQE128], ids=hex)
+@pytest.mark.parametrize("array", [True, False], ids=["array", "no array"])
+def test_resize_at_random_moments_then_every_completion_comes_once(array, wide):
+    """6.18 leaves sq_off.array zero: the identity was then written over the ring's own heads and masks."""
+    import random
+
+    flags = uapi.IORING_SETUP_DEFER_TASKRUN | uapi.IORING_SETUP_SINGLE_ISSUER | wide
+    chance, sent, got = random.Random(7), [], []
+    ring = need_ring(entries=8, flags=flags | (0 if array else uapi.IORING_SETUP_NO_SQARRAY))
+    resized = 0
+    with ring:
+        for _ in range(300):
+            for _ in range(chance.randrange(5)):
+                if ring.sq.space_left():
+                    sent.append(len(sent) + 1)
+                    ops.prep_nop(ring.get_sqe(), sent[-1])
+            action = chance.randrange(4)
+            if action == 0:
+                ring.submit()
+            elif action == 1:
+                got += [cqe[0] for cqe in ring.reap()]
+            else:
+                sizes = chance.choice([4, 8, 16, 64]), chance.choice([None, 64, 128])
+                try:
+                    register.resize_rings(ring, *sizes)
+                    resized += 1
+                    assert ring.sq.ring_entries == sizes[0]
+                except OSError as error:
+                    if error.errno == errno.EOPNOTSUPP and array:
+                        lacks("resizing a ring with an index array", "7.2")
+                    if error.errno != errno.EOVERFLOW:
+                        raise
+        while len(got) < len(sent):
+            ring.submit_and_wait(1, 5_000_000_000)
+            cqes = ring.reap()
+            assert cqes
+            got += [cqe[0] for cqe in cqes]
+    assert got == sent
+    assert resized > 20
 
 
 @register_op("REGISTER_RESIZE_RINGS")

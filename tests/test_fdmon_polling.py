@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -407,6 +408,29 @@ def test_every_refusal_in_the_middle_of_a_wait_then_the_timeout_still_holds(monk
         monkeypatch.setattr(syscalls, "enter", refuse)
         assert mon.wait(3 * MILLISECOND) == []
         assert errno.errorcode[code] in mon.reason or os.strerror(code) in mon.reason
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EBADF, errno.EIO])
+def test_signal_handler_that_raises_oserror_then_it_comes_out_and_the_ring_stays(pair, code):
+    """It looks like the kernel's refusal, and is none."""
+
+    def handler(*_: object) -> None:
+        raise OSError(code, "mine")
+
+    old = signal.signal(signal.SIGALRM, handler)
+    try:
+        with monitor_with() as mon:
+            node = mon.add(pair[0].fileno(), POLLIN)
+            signal.setitimer(signal.ITIMER_REAL, 0.005, 0.5)
+            with pytest.raises(OSError, match="mine"):
+                mon.wait(5_000 * MILLISECOND)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            assert mon.backend == "io_uring"
+            pair[1].send(b"x")
+            assert mon.wait(5_000 * MILLISECOND) == [(node, POLLIN)]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
 
 
 def test_error_that_is_not_a_refusal_then_raised(monkeypatch, pair):

@@ -25,6 +25,7 @@ PACKAGE = Path(rawuring.__file__).parent
 # A file imports only from files before it. This is also the order to read them in.
 ORDER = (
     "uapi",
+    "gates",
     "syscalls",
     "barriers",
     "rings",
@@ -32,6 +33,9 @@ ORDER = (
     "buffers",
     "register",
     "inflight",
+    "evidence",
+    "survey",
+    "report",
     "probe",
     "fdmon",
     "selector",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import gc
 import os
 import socket
@@ -372,3 +373,14 @@ def test_requests_then_what_since_when_and_what_they_hold(ring, pair):
     line = str(one)
     assert line.startswith(f"request {first}: poll_add, for 5.")
     assert repr(pin) in line
+
+
+def test_prep_without_a_name_then_told_as_unnamed(ring):
+    table = InFlight(ring)
+    table.start(functools.partial(ops.prep_nop))
+    (one,) = table.requests()
+    assert one.operation == ""
+    assert "unnamed" in str(one)
+    ring.submit_and_wait(1)
+    assert table.dispatch(ring.reap()) == 0
+    assert len(table) == 0

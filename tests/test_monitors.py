@@ -586,6 +586,34 @@ def test_add_sqe_then_its_handler_gets_the_result(uring, tmp_path):
     assert not uring.inflight.entries.keys() - {uring._notifier.token}
 
 
+def test_add_sqe_whose_prep_raises_then_nothing_is_in_flight(uring, pair):
+    def broken(sqe, token) -> None:
+        raise LookupError("broken")
+
+    got = []
+    uring.wait(0)
+    before = len(uring.inflight)
+    uring.add_sqe(broken, got.append, pair)
+    uring.add_sqe(ops.prep_nop, lambda res, flags: got.append(res))
+    with pytest.raises(LookupError):
+        uring.wait(0)
+    assert len(uring.inflight) == before
+    while not got:
+        uring.dispatch(uring.wait(None))
+    assert got == [0]
+    assert len(uring.inflight) == before
+
+
+def test_add_sqe_more_than_the_ring_has_room_for_then_all_answer(uring):
+    got = []
+    count = 3 * uring.ring.sq.ring_entries
+    for i in range(count):
+        uring.add_sqe(ops.prep_nop, lambda res, flags, i=i: got.append(i))
+    while len(got) < count:
+        uring.dispatch(uring.wait(None))
+    assert sorted(got) == list(range(count))
+
+
 def test_one_system_call_for_any_number_of_changes(uring):
     pairs = [socket.socketpair() for _ in range(100)]
     try:

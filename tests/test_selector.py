@@ -10,6 +10,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -273,6 +274,26 @@ def test_modify_of_a_number_that_is_another_file_by_now_then_the_new_file_is_wat
     os.close(w1)
 
 
+@pytest.mark.parametrize("watched_directly", [False, True])
+def test_modified_then_closed_and_its_number_used_again_then_the_new_file_is_not_watched(
+    in_set, pair, watched_directly
+):
+    """The queued change finds the number, not the file; EpollSelector would have made it at once."""
+    a, b = socket.socketpair()
+    number = a.fileno()
+    in_set.register(a, READ)
+    assert ready(in_set, 0.001) == []
+    in_set.modify(a, WRITE)
+    a.close()
+    stranger = socket.socket(fileno=os.dup(pair[0].fileno()))
+    assert stranger.fileno() == number
+    if watched_directly:
+        in_set.fileno()
+    assert ready(in_set, 0.001) == []
+    stranger.close()
+    b.close()
+
+
 # -- what other parts rely on
 
 
@@ -314,6 +335,27 @@ def test_memory_of_many_events_then_it_grows(uring):
         for pair in pairs:
             for sock in pair:
                 sock.close()
+
+
+def test_closed_by_another_thread_than_the_one_that_selected_then_closed(uring, pair, recwarn):
+    uring.register(pair[0], READ)
+    selected, leave = threading.Event(), threading.Event()
+
+    def select_and_stay() -> None:
+        uring.select(0.001)  # what it submitted is still in flight
+        selected.set()
+        leave.wait()
+
+    thread = threading.Thread(target=select_and_stay)
+    thread.start()
+    try:
+        assert selected.wait(10)
+        uring.close()
+        assert uring.ring.closed
+        assert not recwarn.list
+    finally:
+        leave.set()
+        thread.join()
 
 
 # -- answers that are kept for many events

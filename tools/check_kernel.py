@@ -4,6 +4,7 @@
 
     python3 tools/check_kernel.py                 what this kernel lacks; exit 1 if it cannot run the library
     python3 tools/check_kernel.py --header PATH   compare uapi.py with linux/io_uring.h; exit 1 on drift
+    python3 tools/check_kernel.py --kernels       compare the since-kernels with what real kernels answered
 
 For people who build or vendor: it runs from a bare checkout, without installing anything. Several --header
 are read as one, so the headers beside io_uring.h (io_uring/query.h, io_uring/zcrx.h ...) can be given too.
@@ -12,16 +13,19 @@ are read as one, so the headers beside io_uring.h (io_uring/query.h, io_uring/zc
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(1, str(Path(__file__).resolve().parent))
 
+RECORDED = Path(__file__).resolve().parent.parent / "tests" / "data" / "kernels.json"
+
 
 def check_kernel() -> int:
     """Print what this kernel lacks; return the exit code."""
-    from rawuring import probe, uapi
+    from rawuring import probe, report, uapi
 
     found = probe.capabilities(refresh=True)
     live = probe.prove() if found.usable else {}
@@ -40,8 +44,68 @@ def check_kernel() -> int:
     failed = {name: result for name, result in live.items() if result != "ok"}
     for name, result in failed.items():
         print(f"  FAILED {name}: {result}")
-    print("This kernel cannot run the library." if failed else "This kernel runs the library.")
-    return 1 if failed else 0
+    runs = report.exit_code(report.conclude(found, live)[0]) == 0
+    for feature, state in probe.library(found).items():
+        if not state["answer"]:
+            word = "cannot" if state["answer"] is False else "may not"
+            print(f"  a deployment {word} have: {feature} ({', '.join(state['missing'])})")
+    if found.denied:
+        print(f"  refused to this process: {' '.join(found.denied)}")
+    print("This kernel runs the library." if runs else f"This kernel cannot run the library. {found.advice}")
+    return 0 if runs else 1
+
+
+def check_kernels(path: Path) -> int:
+    """Compare the since-kernels of uapi.py with recorded answers; return the exit code."""
+    try:
+        recorded = json.loads(path.read_text(encoding="utf-8"))["kernels"]
+    except (OSError, ValueError, KeyError) as error:
+        print(f"{path}: not readable as recorded answers: {error!r}", file=sys.stderr)
+        return 2
+    wrong = 0
+    for kernel, answers in recorded.items():
+        claims = wrong_claims(answers)
+        for claim in claims:
+            print(f"  {kernel}: {claim}")
+        wrong += len(claims)
+    print(f"the since-kernels of uapi.py: {wrong} wrong claims about {len(recorded)} recorded kernels")
+    return 1 if wrong else 0
+
+
+def wrong_claims(answers: dict) -> list[str]:
+    """List where the since-kernels say something else than one kernel did.
+
+    A name must be there from its release on, and not before. "OP" and "REG" count operations from 0 up, the
+    other kinds are masks. "code_of" is the release whose io_uring the kernel carries: 5.10.162 and later
+    have that of 5.15, but for what other parts of the kernel would have to offer.
+    """
+    from rawuring import evidence, survey, uapi
+
+    wrong = []
+    lowest, highest = evidence.release_of(answers["release"]), evidence.release_of(answers["code_of"])
+    for kind in survey.KINDS:
+        answer = answers[kind]
+        for name, value in survey.family(kind):
+            there = value < answer if isinstance(answer, int) else bool(value & int(answer, 16))
+            since = uapi.SINCE.get(name)
+            if since is None:
+                wrong.append(f"{name} has no since-kernel")
+            elif _release_key(since) > highest if there else _release_key(since) <= lowest:
+                wrong.append(f"{name} is {'there' if there else 'missing'}, and uapi.py says since {since}")
+        unknown = _unknown(kind, answer)
+        if unknown:
+            wrong.append(f"{kind} {unknown} is there, and uapi.py does not know it")
+    return wrong
+
+
+def _unknown(kind: str, answer: object) -> str:
+    from rawuring import survey
+
+    values = [value for _, value in survey.family(kind)]
+    if isinstance(answer, int):
+        return str(answer - 1) if answer > len(set(values)) else ""
+    rest = int(str(answer), 16) & ~sum(values)
+    return hex(rest) if rest else ""
 
 
 def check_header(paths: list[str]) -> int:
@@ -77,8 +141,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit code: 0 good, 1 not, 2 wrong usage."""
     parser = argparse.ArgumentParser(description="Check this kernel, or a header, against the library.")
     parser.add_argument("--header", action="append", metavar="PATH", help="a kernel header to compare with")
+    parser.add_argument(
+        "--kernels", nargs="?", type=Path, const=RECORDED, metavar="PATH",
+        help="compare the since-kernels with recorded answers of real kernels",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
-    return check_header(options.header) if options.header else check_kernel()
+    if options.header:
+        return check_header(options.header)
+    return check_kernels(options.kernels) if options.kernels else check_kernel()
 
 
 if __name__ == "__main__":

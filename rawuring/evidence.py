@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: MIT
+"""What the system says about itself, and which layer refused io_uring.
+
+What it is: sysctls, seccomp state, limits, kernel configuration, hints of containers, emulators and security
+modules; and the rules that turn an errno and these facts into one word and one piece of advice.
+Mirrors: Docker's check-config.sh, kvm-ok.
+Must not know: a ring. Nothing here makes an io_uring call.
+Invariant: what cannot be read is left out, and never an error.
+Read next: survey.py.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+from . import syscalls
+
+
+def gather() -> tuple[str, ...]:
+    """Read what the system says about itself, without any io_uring call.
+
+    Returns: "name=value" each, in the order in which they explain a refusal; what cannot be read is left out.
+    Lifetime: none.
+    """
+    found = [("platform", sys.platform)]
+    if hasattr(os, "uname"):
+        found.append(("uname", f"{kernel_name()} {os.uname().version}"))
+    if sys.platform.startswith(("linux", "android")):
+        for key in ("io_uring_disabled", "io_uring_group"):
+            found.append((f"kernel.{key}", syscalls._read_text(f"/proc/sys/kernel/{key}") or ""))
+        status = syscalls._read_text("/proc/self/status") or ""
+        fields = dict(line.partition(":")[::2] for line in status.splitlines())
+        for key in ("Seccomp", "NoNewPrivs", "CapEff"):
+            found.append((key, fields.get(key, "").strip()))
+        found += _limits()
+        found.append(("CONFIG_IO_URING", _kernel_config()))
+        found.append(("container", _container()))
+        found.append(("emulator", _emulator()))
+        found.append(("LSM", syscalls._read_text("/sys/kernel/security/lsm") or ""))
+        found.append(("LSM context", (syscalls._read_text("/proc/self/attr/current") or "").rstrip("\0")))
+    return tuple(f"{key}={value}" for key, value in found if value)
+
+
+def _limits() -> list[tuple[str, str]]:
+    try:
+        import resource
+    except ImportError:
+        return []
+    words = {resource.RLIM_INFINITY: "unlimited"}
+    found = []
+    for name in ("RLIMIT_MEMLOCK", "RLIMIT_NOFILE"):
+        soft, hard = resource.getrlimit(getattr(resource, name))
+        found.append((name, f"{words.get(soft, soft)} (hard {words.get(hard, hard)})"))
+    return found
+
+
+def _kernel_config() -> str:
+    """Find CONFIG_IO_URING where distributions keep the configuration: y, n, or empty."""
+    release = os.uname().release
+    for path in ("/proc/config.gz", f"/boot/config-{release}", f"/lib/modules/{release}/config"):
+        try:
+            with open(path, "rb") as file:
+                data = file.read()
+            if path.endswith(".gz"):
+                import zlib
+
+                data = zlib.decompress(data, 31)
+        except (OSError, ImportError, ValueError):
+            continue
+        except Exception:  # zlib.error, which cannot be named where there is no zlib
+            continue
+        if b"\nCONFIG_IO_URING=y" in data:
+            return "y"
+        return "n" if b"CONFIG_" in data else ""
+    return ""
+
+
+def _container() -> str:
+    for path, name in (("/.dockerenv", "docker"), ("/run/.containerenv", "podman")):
+        if os.path.exists(path):
+            return f"{name} ({path})"
+    named = os.environ.get("container")  # noqa: SIM112  systemd's convention: lxc, systemd-nspawn, podman
+    if named:
+        return f"{named} ($container)"
+    groups = syscalls._read_text("/proc/self/cgroup") or ""
+    for name in ("docker", "kubepods", "containerd", "libpod", "lxc"):
+        if name in groups:
+            return f"{name} (/proc/self/cgroup)"
+    return ""
+
+
+def _emulator() -> str:
+    name = os.uname()
+    text = name.version + (syscalls._read_text("/proc/version") or "")
+    if "gVisor" in text or "Sun Jan 10 15:06:54 PST 2016" in text:  # the date that gVisor always gives
+        return "gVisor"
+    if name.release.endswith("-Microsoft"):
+        return "WSL 1"
+    processor = syscalls._read_text("/proc/cpuinfo") or ""
+    if "VirtualApple" in processor:
+        return "Rosetta"
+    if name.machine == "x86_64" and "CPU implementer" in processor:
+        return "an x86_64 program on an ARM machine"
+    if name.machine == "aarch64" and "vendor_id" in processor:
+        return "an ARM program on an x86 machine"
+    return ""
+
+
+# ------------------------------------------------------------------------------------------------------
+# Who said no
+
+
+def classify(failure: syscalls.Unavailable, evidence: tuple[str, ...]) -> tuple[str, str, str]:
+    """Name the layer that refused a ring.
+
+    Args: failure as raised at setup; evidence as gather() returned it.
+    Returns: status, cause and advice.
+    Lifetime: none.
+    """
+    cause, advice = failure.cause, failure.advice
+    facts = dict(fact.partition("=")[::2] for fact in (*evidence, *failure.evidence))
+    if cause == "seccomp" or (cause in ("policy", "absent") and _is_filtered(facts)):
+        killed = "kills" in advice
+        return "denied", "seccomp", f"{advice if killed else _FILTERED} {_where_to_allow(facts)}"
+    if cause in ("sysctl", "group"):
+        return "denied", cause, advice
+    if cause == "policy":
+        return ("denied", *_which_policy(failure.errno, facts))
+    if cause == "absent" and failure.errno == errno.ENOSYS:
+        return ("absent", *_why_absent(facts, advice))
+    if cause == "memlock":
+        return ("limited", *_which_memory(facts, advice))
+    if cause == "nofile":
+        return "limited", cause, advice
+    if cause == "not-linux":
+        return "not-linux", cause, advice
+    return "unknown", cause, advice
+
+
+def _is_filtered(facts: dict[str, str]) -> bool:
+    """Tell whether a filter is in force and accounts for a refusal that the sysctl does not explain."""
+    if facts.get("io_uring_enter(-1)") in ("EPERM", "EACCES", "EOPNOTSUPP"):
+        return True  # the kernel itself says EBADF, whatever its policy
+    return "2" in (facts.get("Seccomp"), facts.get("PR_GET_SECCOMP"))
+
+
+_FILTERED = (
+    "A seccomp filter refuses io_uring, as container runtimes do by default: allow io_uring_setup, "
+    "io_uring_enter and io_uring_register in its profile."
+)
+
+
+def _where_to_allow(facts: dict[str, str]) -> str:
+    """Tell where a profile is given, for the container that shows itself, or for the usual ones."""
+    container = facts.get("container", "")
+    for words, where in _PROFILES:
+        if any(word in container for word in words):
+            return f"{where}."
+    return f"{'; '.join(where for _, where in _PROFILES)}."
+
+
+_PROFILES = (
+    (("kubepods",), "Kubernetes takes a profile in securityContext.seccompProfile"),
+    (
+        ("docker", "podman", "libpod", "containerd"),
+        "Docker and Podman take a profile with --security-opt seccomp=PROFILE.json",
+    ),
+    (("systemd",), "systemd allows them with SystemCallFilter=@aio"),
+)
+
+
+def _which_policy(code: int | None, facts: dict[str, str]) -> tuple[str, str]:
+    if code == errno.EACCES:
+        return "lsm", (
+            f"A security module refuses io_uring (active here: {facts.get('LSM', 'unknown')}; this process: "
+            f"{facts.get('LSM context', 'unknown')}): find the denial in the audit log, and allow it."
+        )
+    return "unknown-policy", (
+        "Neither the sysctl nor a seccomp filter refuses io_uring, and yet it is refused: by a security "
+        "module, or by a sandbox around this machine, as some container desktops have. Ask whoever runs it."
+    )
+
+
+def _why_absent(facts: dict[str, str], advice: str) -> tuple[str, str]:
+    if "emulator" in facts:
+        return "emulator", (
+            f"The system calls are answered by an emulator ({facts['emulator']}) that has no io_uring: run "
+            "on the real kernel, or update the emulator."
+        )
+    if facts.get("CONFIG_IO_URING") == "n":
+        return "config", "This kernel was built without CONFIG_IO_URING: use another kernel."
+    release = release_of(facts.get("uname", ""))
+    if release and release < (5, 1):
+        return "old-kernel", "io_uring came with Linux 5.1: use a newer kernel."
+    if "ctypes" in advice or "SYSCALL_NUMBERS" in advice:
+        return "python", advice
+    return "config", (
+        "This kernel is new enough and has no io_uring: most likely it was built without CONFIG_IO_URING. "
+        "Otherwise the system calls are emulated, or a filter that does not show answers for the kernel."
+    )
+
+
+def _which_memory(facts: dict[str, str], advice: str) -> tuple[str, str]:
+    limit = facts.get("RLIMIT_MEMLOCK", "")
+    unlimited = limit.startswith("unlimited")
+    may_lock = int(facts.get("CapEff") or "0", 16) >> _CAP_IPC_LOCK & 1
+    if unlimited or may_lock:
+        return "memory", (
+            "The kernel has no memory for a ring, and no limit of this process explains it: free memory, "
+            "raise the limit of the control group, or ask for fewer entries."
+        )
+    return "memlock", f"{advice} The limit is {limit or 'not known'}."
+
+
+_CAP_IPC_LOCK = 14  # linux/capability.h
+
+
+def release_of(text: str) -> tuple[int, int] | None:
+    """Find the two numbers of a kernel release.
+
+    Args: text such as "6.18.44-x" or "Linux 6.1.0 x86_64".
+    Returns: such as (6, 18), or None.
+    Lifetime: none.
+    """
+    for word in text.split():
+        major, dot, rest = word.partition(".")
+        minor = rest[: len(rest) - len(rest.lstrip("0123456789"))]
+        if dot and major.isdigit() and minor:
+            return int(major), int(minor)
+    return None
+
+
+def kernel_name() -> str:
+    """Name the kernel: system, release and machine, or the platform where there is no uname."""
+    if not hasattr(os, "uname"):
+        return sys.platform
+    name = os.uname()
+    return f"{name.sysname} {name.release} {name.machine}"

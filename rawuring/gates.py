@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: MIT
+"""What kernels of a certain age do wrong or otherwise, and what the library does about it.
+
+What it is: a table. Features are found by trying; this is for what no trying shows.
+Mirrors: the checks of versions in libuv ``src/unix/linux.c``.
+Must not know: anything else of the package.
+Invariant: no row only says that something came with a release: that is uapi.SINCE.
+Read next: syscalls.py.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NamedTuple
+
+
+class Gate(NamedTuple):
+    """Describe one behaviour of the kernels from ``since`` on and below ``below``; empty is open."""
+
+    name: str
+    since: str
+    below: str
+    what: str
+    library: str
+    source: str
+
+
+_SEEN = "seen here (DESIGN.md)"
+
+GATES = (
+    Gate(
+        "sqpoll-burns", "", "5.10.186", "an idle SQPOLL thread takes a whole CPU",
+        "Ring drops a wish for SQPOLL; a required flag is taken at its word", "libuv 4089, 4093",
+    ),
+    Gate(
+        "close-etxtbsy", "5.6", "5.15.90", "a program that CLOSE has closed may answer ETXTBSY to execve",
+        "never closes a descriptor of yours through the ring", "libuv 4059, 4141",
+    ),
+    Gate(
+        "close-etxtbsy-2", "5.16", "6.1", "a program that CLOSE has closed may answer ETXTBSY to execve",
+        "never closes a descriptor of yours through the ring", "libuv 4059, 4141",
+    ),
+    Gate(
+        "tty-poll", "", "5.8", "POLL_ADD on a terminal answers EINVAL, for it waits in two queues",
+        "the monitor watches through an epoll set what POLL_ADD does not take", "liburing 117",
+    ),
+    Gate(
+        "enable-nothing", "5.10", "5.10.162", "ENABLE_RINGS answers 0 and leaves the ring disabled",
+        "Ring.enable() looks, and raises", _SEEN,
+    ),
+    Gate(
+        "shared-buffers", "", "5.12", "memory that is shared cannot be registered: EOPNOTSUPP",
+        "buffers.allocate() asks for private memory", _SEEN,
+    ),
+    Gate(
+        "sendmsg-control", "", "5.12", "SENDMSG refuses ancillary data, which RECVMSG takes",
+        "nothing: yours to mind", _SEEN,
+    ),
+    Gate(
+        "memlock", "", "5.12", "the memory of rings counts against RLIMIT_MEMLOCK",
+        "the refusal names the limit", "io_uring_setup(2)",
+    ),
+    Gate(
+        "memlock-again", "6.14", "", "the memory of rings counts against RLIMIT_MEMLOCK again",
+        "the refusal names the limit", _SEEN,
+    ),
+    Gate(
+        "provide-buffers-res", "", "5.12", "PROVIDE_BUFFERS answers with the group's number, and not with 0",
+        "nothing: yours to mind: a result that is not negative is success", _SEEN,
+    ),
+    Gate(
+        "cancel-op-ignored", "5.19", "6.6", "IORING_ASYNC_CANCEL_OP is ignored instead of refused",
+        "nothing: yours to mind", _SEEN,
+    ),
+    Gate(
+        "drain-starts", "", "6.12", "DRAIN orders starts: the request behind the drained one may end first",
+        "nothing: yours to mind: link what must end in order", "seen on 6.1, not on 6.12 (DESIGN.md)",
+    ),
+    Gate(
+        "multishot-takes-first", "5.19", "6.18",
+        "a multishot receive takes a buffer before it looks for data, so an empty group ends it at once",
+        "nothing: yours to mind: give buffers back, then arm again", "seen on 6.12, not on 6.18 (DESIGN.md)",
+    ),
+    Gate(
+        "buffer-tags-silent", "5.13", "6.13", "tags of buffers are not posted when all are unregistered",
+        "nothing: yours to mind: update them one by one", _SEEN,
+    ),
+    Gate(
+        "iowait", "", "6.15", "an idle wait counts as iowait in the statistics",
+        "waits ask for IORING_ENTER_NO_IOWAIT where the kernel has it", "io-uring list, 2025",
+    ),
+)  # fmt: skip
+
+
+def version(release: str) -> tuple[int, ...]:
+    """Return the numbers at the beginning of a kernel release.
+
+    Args: release such as "5.10.46", "6.12.5-cloud-amd64" or "7.2".
+    Returns: such as (5, 10, 46); empty for what does not begin with a number.
+    Lifetime: none.
+    """
+    numbers = []
+    for part in release.split("."):
+        digits = part[: len(part) - len(part.lstrip("0123456789"))]
+        if not digits:
+            break
+        numbers.append(int(digits))
+        if digits != part:
+            break
+    return tuple(numbers)
+
+
+def applying(release: str | None = None) -> tuple[Gate, ...]:
+    """List what applies to a kernel.
+
+    Args: release as uname says it; None is the running kernel.
+    Returns: rows of GATES; none for what is not Linux.
+    Lifetime: none.
+    """
+    if release is None:
+        release = os.uname().release if sys.platform.startswith(("linux", "android")) else ""
+    numbers = version(release)
+    if not numbers:
+        return ()
+    return tuple(
+        gate
+        for gate in GATES
+        if version(gate.since) <= numbers and (not gate.below or numbers < version(gate.below))
+    )
+
+
+def applies(name: str, release: str | None = None) -> bool:
+    """Tell whether one row applies to a kernel.
+
+    Args: name of a row; release as for applying().
+    Lifetime: none.
+    """
+    return any(gate.name == name for gate in applying(release))

@@ -1,0 +1,483 @@
+# SPDX-License-Identifier: MIT
+"""Saying what was found out: a verdict, text for people, data for programs.
+
+What it is: the forms that probe.py prints, and the questions that can be asked of a finished survey.
+Mirrors: bpftool feature probe's text and JSON, virt-host-validate's lines, kvm-ok's verdict and hint.
+Must not know: how an answer is found. It makes no system call but writing to stdout.
+Invariant: the verdict comes first and the advice last, and all forms say the same.
+Read next: probe.py.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+from . import barriers, evidence, gates, survey, uapi
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .survey import Answer, Capabilities
+
+SCHEMA = 1
+
+#: What the library does for its users -> what it needs for that.
+LIBRARY: dict[str, tuple[str, ...]] = {
+    "monitor (fdmon)": ("OP:POLL_ADD", "OP:POLL_REMOVE"),
+    "monitor of more descriptors than the ring has entries": ("FEAT:NODROP",),
+    "userspace polling": (),
+    "selector and asyncio, one-shot polls": ("OP:POLL_ADD", "OP:POLL_REMOVE"),
+    "selector and asyncio, an epoll set": ("OP:POLL_ADD", "OP:EPOLL_CTL"),
+    "selector and asyncio, an epoll set in one system call": ("OP:EPOLL_CTL", "OP:EPOLL_WAIT"),
+    "timeouts without a request of their own": ("FEAT:EXT_ARG", "ENTER:EXT_ARG"),
+    "idle waits that do not count as iowait": ("FEAT:NO_IOWAIT", "ENTER:NO_IOWAIT"),
+    "completions on demand": ("SETUP:SINGLE_ISSUER", "SETUP:DEFER_TASKRUN", "SETUP:TASKRUN_FLAG"),
+    "submission by a kernel thread": ("SETUP:SQPOLL", "FEAT:SQPOLL_NONFIXED"),
+    "files": ("OP:OPENAT", "OP:CLOSE", "OP:READ", "OP:WRITE", "OP:FSYNC", "OP:STATX"),
+    "sockets": ("OP:CONNECT", "OP:ACCEPT", "OP:SEND", "OP:RECV"),
+    "registered buffers": ("REG:BUFFERS", "OP:READ_FIXED", "OP:WRITE_FIXED"),
+    "registered files": ("REG:FILES", "SQE:FIXED_FILE"),
+    "rings of provided buffers": ("REG:PBUF_RING", "SQE:BUFFER_SELECT"),
+    "zero-copy send": ("OP:SEND_ZC",),
+    "zero-copy receive": ("OP:RECV_ZC", "REG:ZCRX_IFQ"),
+    "waiting for futexes": ("OP:FUTEX_WAIT", "OP:FUTEX_WAKE"),
+    "messages between rings": ("OP:MSG_RING",),
+}
+# These read memory that the kernel writes, so a fence must be had too.
+_FENCED = ("userspace polling", "submission by a kernel thread")
+
+USABLE, NOT_USABLE, USAGE, MISSING, UNKNOWN = 0, 1, 2, 3, 4
+_WORDS: dict[Answer, str] = {True: "yes", False: "no", None: "unknown"}
+_TITLES = {
+    "OP": "operations",
+    "SETUP": "setup flags",
+    "FEAT": "features",
+    "REG": "register operations",
+    "ENTER": "enter flags",
+    "SQE": "SQE flags",
+}
+
+
+# ------------------------------------------------------------------------------------------------------
+# Questions
+
+
+def name_of(item: str) -> str:
+    """Find the kernel's name of an item such as "OP:RECV", "REG:PBUF_RING" or "REG:UNREGISTER_BUFFERS".
+
+    Args: item is a kind of survey.KINDS, a colon, and the rest of the name; a full name is taken too.
+    Returns: the full name, such as "IORING_OP_RECV".
+    Raises: ValueError for what the tables do not know.
+    Lifetime: none.
+    """
+    kind, _, rest = item.partition(":")
+    if not rest:
+        return _full_name(item)
+    if kind not in survey.KINDS:
+        kinds = ", ".join(f"{name}:" for name in survey.KINDS)
+        raise ValueError(f"{item!r}: the kinds are {kinds} and KERNEL:")
+    for name, _ in survey.family(kind):
+        if name in (survey.KINDS[kind] + rest, f"IORING_{rest}"):
+            return name
+    raise ValueError(f"{item!r}: the tables (Linux 7.2) know no {survey.KINDS[kind]}{rest}")
+
+
+def _full_name(item: str) -> str:
+    if any(item == name for kind in survey.KINDS for name, _ in survey.family(kind)):
+        return item
+    raise ValueError(f"{item!r} is neither a name of the tables nor of the form OP:RECV")
+
+
+def ask(found: Capabilities, item: str) -> tuple[Answer, str]:
+    """Answer whether one item is there and admitted.
+
+    Args: found as probe.capabilities() returned it; item as for name_of(), or "KERNEL:6.1".
+    Returns: yes, no or unknown, and how that was learned.
+    Raises: ValueError for what the tables do not know.
+    Lifetime: none.
+    """
+    if item.startswith("KERNEL:"):
+        wanted, here = evidence.release_of(item[7:]), evidence.release_of(found.kernel)
+        if wanted is None:
+            raise ValueError(f"{item!r}: write it as KERNEL:6.1")
+        return (None if here is None else here >= wanted), "inferred"
+    finding = found.findings.get(name_of(item), survey.NOTHING)
+    if finding.supported is False:
+        return False, finding.how
+    if finding.supported and finding.admitted is not None:
+        return finding.admitted, finding.admitted_how
+    return None, finding.admitted_how or finding.how
+
+
+def library(found: Capabilities) -> dict[str, dict[str, Any]]:
+    """Tell for each feature of this library whether it works here.
+
+    Args: found as probe.capabilities() returned it.
+    Returns: by feature, "answer" and the items that are "missing".
+    Lifetime: none.
+    """
+    profile = {}
+    for feature, items in LIBRARY.items():
+        answers = {item: ask(found, item)[0] for item in items}
+        if feature in _FENCED:
+            answers["a memory fence"] = barriers.ordered() if found.usable else None
+        if not found.usable:
+            answers["a ring"] = found.usable
+        answer = False if False in answers.values() else None if None in answers.values() else True
+        missing = [item for item, value in answers.items() if value is answer] if not answer else []
+        profile[feature] = {"answer": answer, "missing": missing}
+    return profile
+
+
+def conclude(found: Capabilities, live: dict[str, str] | None = None) -> tuple[str, str, str]:
+    """Weigh the survey and the live requests together.
+
+    Args: found as probe.capabilities() returned it; live as probe.prove() returned it.
+    Returns: status, cause and advice.
+    Lifetime: none.
+    """
+    failed = [result for result in (live or {}).values() if result != "ok"]
+    if not found.usable or not failed or found.denied:
+        return found.status, found.cause, found.advice
+    if any(word in result for result in failed for word in ("EMFILE", "ENFILE", "Too many open files")):
+        return "limited", "nofile", (
+            "A ring can be made, but there are too few descriptors for more: raise RLIMIT_NOFILE (ulimit -n)."
+        )
+    return "limited", "failed-requests", (
+        "A ring can be made, but not everything works: see what the failed requests say."
+    )
+
+
+def exit_code(status: str) -> int:
+    """Turn a status into the exit code of the command: usable and degraded are 0."""
+    return {"usable": USABLE, "degraded": USABLE, "unknown": UNKNOWN}.get(status, NOT_USABLE)
+
+
+def verdict(found: Capabilities, live: dict[str, str] | None = None) -> str:
+    """Sum up in one line.
+
+    Args: found as capabilities() returned it; live as prove() returned it, if it was called.
+    Returns: a line that begins with "io_uring: " and one word in capitals.
+    Lifetime: none.
+    """
+    status, cause, _ = conclude(found, live)
+    details = [found.kernel]
+    if status in ("usable", "degraded"):
+        answers = list(found.opcodes.values())
+        known = f"{answers.count(True)} of {len(answers)} known operations"
+        details.append(f"at least {known}" if None in answers else known)
+    failed = [name for name, result in (live or {}).items() if result != "ok"]
+    if failed:
+        details.append(f"a ring is there but failed: {', '.join(failed)}")
+    if found.denied:
+        details.append(f"{len(found.denied)} things refused")
+    word = status.upper().replace("-", " ")
+    by = f" by {cause.replace('-', ' ')}" if cause and status in ("denied", "limited", "degraded") else ""
+    by = f" ({cause.replace('-', ' ')})" if status == "absent" else by
+    return f"io_uring: {word}{by} ({', '.join(details)})"
+
+
+# ------------------------------------------------------------------------------------------------------
+# Data
+
+
+def as_dict(found: Capabilities, live: dict[str, str], required: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Put everything into a dict that JSON can hold; docs/probe.schema.json describes it.
+
+    Args: found as capabilities() returned it; live as prove() returned it; required are items for ask().
+    Returns: a dict with the key "schema" and stable keys.
+    Lifetime: none.
+    """
+    status, cause, advice = conclude(found, live)
+    data = found._asdict()
+    findings = data.pop("findings")
+    return {
+        "schema": SCHEMA,
+        "verdict": verdict(found, live),
+        **data,
+        "status": status,
+        "cause": cause,
+        "advice": advice,
+        "evidence": list(found.evidence),
+        "denied": list(found.denied),
+        "findings": {
+            name: {**finding._asdict(), "since": uapi.SINCE.get(name)} for name, finding in findings.items()
+        },
+        "library": library(found),
+        "gates": {gate.name: {"what": gate.what, "library": gate.library} for gate in _gates(found)},
+        "required": {item: dict(zip(("answer", "how"), ask(found, item))) for item in required},
+        "python": sys.version.split()[0],
+        "implementation": sys.implementation.name,
+        "fence": barriers.fence_kind() if found.usable else None,
+        "live": live,
+    }
+
+
+def _gates(found: Capabilities) -> tuple[gates.Gate, ...]:
+    """List what this kernel does otherwise for its age, where there is a ring to mind it on."""
+    words = found.kernel.split()
+    return gates.applying(words[1]) if found.usable and len(words) > 1 else ()
+
+
+def tables() -> dict[str, dict[str, str | None]]:
+    """List all that the tables know, by kind, with the kernel that brought it."""
+    return {
+        _TITLES[kind]: {name: uapi.SINCE.get(name) for name, _ in survey.family(kind)}
+        for kind in survey.KINDS
+    }
+
+
+def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+    """Compare two reports.
+
+    Args: a and b as as_dict() made them.
+    Returns: a line for each difference.
+    Raises: ValueError for what is not such a report.
+    Lifetime: none.
+    """
+    left, right = _flat(a), _flat(b)
+    lines = []
+    for key in [*left, *(key for key in right if key not in left)]:
+        if left.get(key) != right.get(key):
+            lines.append(f"{key}: {left.get(key, 'not there')} -> {right.get(key, 'not there')}")
+    return lines
+
+
+def _flat(report: dict[str, Any]) -> dict[str, str]:
+    if not isinstance(report, dict) or report.get("schema") != SCHEMA:
+        raise ValueError(f"not a report of this probe (schema {SCHEMA})")
+    flat = {key: str(report.get(key)) for key in ("status", "cause", "kernel", "fence")}
+    for fact in report["evidence"]:
+        key, _, value = fact.partition("=")
+        flat[key] = value
+    for name, finding in report["findings"].items():
+        flat[name] = _columns(finding["supported"], finding["admitted"])
+    for name, feature in report["library"].items():
+        flat[f"library: {name}"] = _WORDS[feature["answer"]]
+    flat.update({f"live: {name}": result for name, result in report["live"].items()})
+    return flat
+
+
+def _columns(supported: Answer, admitted: Answer) -> str:
+    if supported is admitted:
+        return _WORDS[supported]
+    return f"supported {_WORDS[supported]}, admitted {_WORDS[admitted]}"
+
+
+# ------------------------------------------------------------------------------------------------------
+# Text
+
+_RED, _GREEN, _YELLOW = 31, 32, 33
+_COLOURS = {USABLE: _GREEN, NOT_USABLE: _RED, UNKNOWN: _YELLOW}
+
+
+def print_verdict(found: Capabilities, live: dict[str, str]) -> None:
+    """Print the first line."""
+    status = conclude(found, live)[0]
+    colour = _YELLOW if status == "degraded" else _COLOURS[exit_code(status)]
+    print(_colour(verdict(found, live), colour))
+
+
+def print_required(found: Capabilities, required: tuple[str, ...], quiet: bool) -> None:
+    """Print a line for each required item; quiet leaves out those that are there."""
+    for item in required:
+        answer, how = ask(found, item)
+        if not (quiet and answer):
+            since = "" if item.startswith("KERNEL:") else f", Linux {uapi.SINCE.get(name_of(item), '?')}"
+            learned = f" ({how}{since})" if how else f" (nothing could be learned{since})"
+            print(f"required: {item}: {_answer(answer)}{learned}")
+
+
+def print_text(found: Capabilities, live: dict[str, str], required: tuple[str, ...], verbose: bool) -> None:
+    """Print the whole report for a person."""
+    print_verdict(found, live)
+    if found.error:
+        print(f"  error: {found.error.partition(' Cause: ')[0]}")  # cause and advice have lines of their own
+    for fact in found.evidence:
+        print(f"  evidence: {fact}{_MEANINGS.get(fact, '')}")
+    if found.usable:
+        print(f"  fence: {barriers.fence_kind()}")
+        print("this library:")
+        for feature, state in library(found).items():
+            missing = f" ({', '.join(_with_since(item) for item in state['missing'])})"
+            print(f"  {feature}: {_answer(state['answer'])}{missing if state['missing'] else ''}")
+        for kind in survey.KINDS:
+            _print_kind(found, kind, verbose)
+        for gate in _gates(found):
+            print(f"known of this release: {gate.what} (here: {gate.library})")
+    for name, result in live.items():
+        print(f"live: {name}: {_colour(result, _GREEN if result == 'ok' else _RED)}")
+    print_required(found, required, quiet=False)
+    print(f"hint: {_advice(found, live, required)}")
+
+
+def _advice(found: Capabilities, live: dict[str, str], required: tuple[str, ...]) -> str:
+    """Advise about what is missing first, where the rest is well."""
+    status, _, advice = conclude(found, live)
+    missing = [item for item in required if ask(found, item)[0] is False] if status == "usable" else []
+    refused = [item for item in missing if item[:7] != "KERNEL:" and found.findings[name_of(item)].supported]
+    if refused:
+        return f"The kernel has {', '.join(refused)} and refuses it to this process: see what restricts it."
+    if missing:
+        needed = ", ".join(item if item[:7] == "KERNEL:" else _with_since(item) for item in missing)
+        return f"This kernel lacks what is required ({needed}): use a newer one, or do without."
+    return advice
+
+
+# What a fact means, where its name does not say it.
+_MEANINGS = {
+    "kernel.io_uring_disabled=0": " (everybody may use io_uring)",
+    "kernel.io_uring_disabled=1": " (only the members of kernel.io_uring_group, and CAP_SYS_ADMIN)",
+    "kernel.io_uring_disabled=2": " (nobody may use io_uring)",
+    "Seccomp=0": " (no filter)",
+    "Seccomp=2": " (a filter is in force)",
+}
+
+
+def _with_since(item: str) -> str:
+    try:
+        return f"{item}, Linux {uapi.SINCE.get(name_of(item), '?')}"
+    except ValueError:  # words, not an item
+        return item
+
+
+def _answer(answer: Answer) -> str:
+    return _colour(_WORDS[answer], {True: _GREEN, False: _RED, None: _YELLOW}[answer])
+
+
+def _print_kind(found: Capabilities, kind: str, verbose: bool) -> None:
+    prefix = survey.KINDS[kind]
+    groups: dict[str, list[str]] = {}
+    for name, _ in survey.family(kind):
+        finding = found.findings.get(name, survey.NOTHING)
+        short = name[len(prefix) :] if name.startswith(prefix) else name[len("IORING_") :]
+        text = short if finding.supported else f"{short} ({uapi.SINCE.get(name, '?')})"
+        groups.setdefault(_columns(finding.supported, finding.admitted), []).append(text)
+    counts = ", ".join(f"{len(names)} {answer}" for answer, names in groups.items())
+    print(f"{_TITLES[kind]}: {counts}")
+    if verbose:
+        _print_table(found, kind)
+        return
+    for answer, names in groups.items():
+        if answer != "yes":
+            _print_wrapped(f"{answer}:", names)
+
+
+def _print_table(found: Capabilities, kind: str) -> None:
+    print(f"  {'name':36} {'since':>6}  {'supported':20} {'admitted':20}")
+    for name, _ in survey.family(kind):
+        supported, how, admitted, admitted_how = found.findings.get(name, survey.NOTHING)
+        left = f"{_WORDS[supported]} {f'({how})' if how else ''}"
+        right = f"{_WORDS[admitted]} {f'({admitted_how})' if admitted_how else ''}"
+        print(f"  {name:36} {uapi.SINCE.get(name, '?'):>6}  {left:20} {right}".rstrip())
+
+
+def print_tables() -> None:
+    """Print all that the tables know."""
+    for title, names in tables().items():
+        print(f"{title}:")
+        for name, since in names.items():
+            mark = " or near it" if name in uapi.SINCE_UNCERTAIN else ""
+            print(f"  {name:36} {since or '?':>6}{mark}")
+
+
+def _print_wrapped(first: str, words: list[str]) -> None:
+    line = f"  {first}"
+    for item in words:
+        if len(line) + len(item) > 98:
+            print(line)
+            line = "   "
+        line += " " + item
+    print(line)
+
+
+def _colour(text: str, code: int) -> str:
+    """Colour the text for somebody who reads it on a terminal and did not object (https://no-color.org)."""
+    wanted = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return f"\x1b[{code}m{text}\x1b[0m" if wanted else text
+
+
+# ------------------------------------------------------------------------------------------------------
+# What an error means
+
+# errno -> where it comes from, and what it means there; the likeliest first.
+_EXPLANATIONS: dict[str, tuple[tuple[str, str], ...]] = {
+    "ENOSYS": (
+        ("setup", "the kernel was built without CONFIG_IO_URING, or is older than 5.1"),
+        ("setup", "a seccomp filter that answers ENOSYS; or an emulator: gVisor, WSL 1, qemu-user"),
+    ),
+    "EPERM": (
+        ("setup", "a seccomp filter, as container runtimes have by default: allow the three io_uring calls"),
+        ("setup", "kernel.io_uring_disabled is 2; or 1, and the process is not in kernel.io_uring_group"),
+        ("setup", "IORING_SETUP_SQPOLL without privilege, before 5.11"),
+        ("setup", "a security module, or a sandbox around the machine"),
+    ),
+    "EACCES": (
+        ("setup", "a security module (SELinux, AppArmor): see the audit log; or a seccomp filter"),
+        ("register, CQE", "a restriction of the ring (5.10) or of the task (7.0) or a BPF filter refuses it"),
+    ),
+    "EOPNOTSUPP": (
+        ("setup", "the filter of a managed container service"),
+        ("CQE", "this file or socket cannot do that; or the kernel was built without the operation"),
+        ("enter, register", "the descriptor is not a ring"),
+    ),
+    "EINVAL": (
+        ("setup", "a flag that this kernel does not know, or flags that exclude each other"),
+        ("setup", "0 entries, more than 32768 without IORING_SETUP_CLAMP, or a CQ smaller than the SQ"),
+        ("register", "an operation that this kernel does not know; for PROBE also memory that is not zero"),
+        ("CQE", "an operation that this kernel does not know, or a field that must be zero"),
+    ),
+    "ENOMEM": (
+        ("setup", "RLIMIT_MEMLOCK (before 5.12 and from 6.14 on), counted over all processes of the user"),
+        ("setup", "no memory in the control group, or none in one piece"),
+        ("register", "RLIMIT_MEMLOCK: registered buffers always count"),
+    ),
+    "EMFILE": (("setup", "RLIMIT_NOFILE: a ring takes one descriptor, three before Python 3.13"),),
+    "ENFILE": (("setup", "the system has no descriptors left: fs.file-max"), ("CQE", "no free file slot")),
+    "EFAULT": (("setup, register, CQE", "an address that is not mapped, or that may not be written"),),
+    "EBADF": (
+        ("enter", "not an open descriptor; on descriptor -1 it proves that the kernel has io_uring"),
+        ("register", "descriptor -1 before 6.13"),
+        ("CQE", "the request's descriptor is not open, or is O_PATH"),
+    ),
+    "EBADFD": (("enter", "the ring is disabled (IORING_SETUP_R_DISABLED): enable it"),),
+    "EEXIST": (("enter", "IORING_SETUP_SINGLE_ISSUER, and this is another thread"),),
+    "EBUSY": (
+        ("enter", "the CQ overflowed: reap first"),
+        ("register", "something is registered already: unregister it first"),
+    ),
+    "ENXIO": (("register", "nothing is registered"),),
+    "EAGAIN": (("enter", "no memory for a request: reap, then try again"), ("CQE", "it would have to wait")),
+    "EINTR": (("enter", "a signal arrived; this library retries, so you never see it"),),
+    "ETIME": (("enter", "the timeout passed; this library returns instead"), ("CQE", "the TIMEOUT fired")),
+    "EBADR": (("enter", "completions were lost for want of memory (5.19)"),),
+    "ECANCELED": (("CQE", "cancelled: by request, by a broken link, or with the thread that submitted it"),),
+    "ENOBUFS": (("CQE", "no provided buffer was left; a multishot request ends with it"),),
+    "EALREADY": (("CQE", "too late to cancel: its own completion comes"),),
+    "ENOENT": (("CQE", "there is no such request to cancel or remove; or no such file"),),
+}
+
+
+def explain(word: str) -> list[str]:
+    """Say what an errno means when it comes from io_uring.
+
+    Args: word is a name such as "EPERM", or its number, with or without a minus.
+    Returns: lines of text.
+    Raises: ValueError for what is no errno.
+    Lifetime: none.
+    """
+    name = word.upper()
+    if word.lstrip("-").isdigit():
+        name = errno.errorcode.get(int(word.lstrip("-")), word)
+    name = {"ENOTSUP": "EOPNOTSUPP", "EWOULDBLOCK": "EAGAIN"}.get(name, name)
+    if name not in _EXPLANATIONS and not hasattr(errno, name):
+        raise ValueError(f"{word!r} is no errno of this system")
+    number = getattr(errno, name, None)
+    lines = [f"{name} ({number}, {os.strerror(number)})" if number else name]
+    lines += [f"  from {place}: {meaning}" for place, meaning in _EXPLANATIONS.get(name, ())]
+    if len(lines) == 1:
+        lines.append("  not special to io_uring: it is the error of the operation itself, see its man page")
+    return [*lines, "  Run the probe without arguments to see which of these holds here."]

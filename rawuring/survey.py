@@ -1,0 +1,824 @@
+# SPDX-License-Identifier: MIT
+"""Asking this machine about io_uring: evidence, the kernel's own lists, and what it lets us do.
+
+What it is: the questions behind probe.py, in the order in which they are asked, each answered three-valued.
+Mirrors: bpftool feature probe, virt-host-validate, Docker's check-config.sh.
+Must not know: how an answer is shown, or the monitor.
+Invariant: every answer is yes, no or unknown, and says how it was learned; versions decide nothing; nothing
+is left behind, neither a descriptor nor a child.
+Read next: report.py.
+
+The first call of each kind is made in a child process: a seccomp filter may answer with a signal that kills.
+
+Supported and admitted are two questions. The kernel lists what it was built with, and restrictions (of a
+task, from 7.0 on) and filters may still refuse it. An SQE with a personality that does not exist tells them
+apart and does nothing: the kernel looks at restrictions first (EACCES), then at the personality (EINVAL), and
+only then at the operation. BPF filters (7.0) are asked later than that, so there each operation is submitted
+once more with nothing but zeros and descriptor -1.
+Source: Linux 6.12 io_uring/io_uring.c io_init_req; Linux 7.2 answers of a restricted task.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+import warnings
+from types import MappingProxyType
+from typing import NamedTuple
+
+from . import buffers, evidence, ops, rings, syscalls, uapi
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Callable, Optional
+
+    Answer = Optional[bool]
+
+#: The kinds of things that there are answers about -> how their names begin.
+KINDS = {
+    "OP": "IORING_OP_",
+    "SETUP": "IORING_SETUP_",
+    "FEAT": "IORING_FEAT_",
+    "REG": "IORING_REGISTER_",
+    "ENTER": "IORING_ENTER_",
+    "SQE": "IOSQE_",
+}
+
+
+class Finding(NamedTuple):
+    """Tell whether the kernel has one thing, whether it lets this process use it, and how that was learned.
+
+    The two ``how`` are "query" (REGISTER_QUERY), "probe" (REGISTER_PROBE), "tried", "inferred", or empty
+    where nothing could be learned.
+    """
+
+    supported: Answer
+    how: str
+    admitted: Answer
+    admitted_how: str
+
+
+class Capabilities(NamedTuple):
+    """Hold what was found out about this kernel and this process.
+
+    ``status`` is usable, degraded, denied, absent, limited, not-linux or unknown; ``cause`` names the layer.
+    """
+
+    usable: Answer
+    cause: str
+    advice: str
+    error: str
+    evidence: tuple[str, ...]
+    kernel: str
+    features: dict[str, bool]
+    setup_flags: dict[str, Answer]
+    opcodes: dict[str, Answer]
+    register_opcodes: int | None
+    status: str = "usable"
+    findings: Mapping[str, Finding] = MappingProxyType({})
+    denied: tuple[str, ...] = ()
+
+
+#: Without these there is no monitor, whatever else works.
+CORE = ("IORING_OP_POLL_ADD", "IORING_OP_POLL_REMOVE")
+
+#: The finding where nothing was found.
+NOTHING = Finding(None, "", None, "")
+_NO_SUCH_PERSONALITY = 0xFFFF
+_REFUSALS = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+def family(kind: str) -> list[tuple[str, int]]:
+    """List what the tables know of one kind, in the header's order.
+
+    Args: kind is a key of KINDS.
+    Returns: names with their values.
+    Lifetime: none.
+    """
+    found = list(uapi._family(KINDS[kind]))
+    if kind == "REG":  # flags of the registrations have names of the same beginning
+        order = list(vars(uapi))
+        last = order.index("IORING_REGISTER_LAST")
+        found = [(name, value) for name, value in found if order.index(name) < last]
+    return found
+
+
+def examine() -> Capabilities:
+    """Ask everything.
+
+    Returns: the answers; usable is None when they could not be found.
+    Lifetime: none.
+    Threads: any.
+    Since: 5.1
+    """
+    facts = evidence.gather()
+    try:
+        register_code = _first_calls()
+        with rings.Ring(2) as ring:
+            mask = ring.features
+    except syscalls.Unavailable as failure:
+        return _refused(facts, failure)
+    except OSError as error:  # the child could, and this process cannot: a limit was met in between
+        return _refused(facts, syscalls.explain_setup_failure(error.errno or errno.EIO, _FIRST))
+    answer = _query() or {}
+    findings, denied = _all_findings(answer, mask, register_code)
+    usable = not set(CORE) & set(denied)
+    cause = "task-restriction" if denied else "seccomp" if register_code else ""
+    return Capabilities(
+        usable=usable,
+        cause=cause,
+        advice=_usable_advice(findings, register_code, denied),
+        error="",
+        evidence=(*facts, *_asked(answer), f"{_FIRST}=ok"),
+        kernel=evidence.kernel_name(),
+        features={name: bool(findings[name].supported) for name, _ in family("FEAT")},
+        setup_flags={name: findings[name].admitted for name, _ in family("SETUP")},
+        opcodes={name: findings[name].supported for name, _ in family("OP")},
+        register_opcodes=answer.get("nr_register_opcodes"),
+        status=("degraded" if cause else "usable") if usable else "denied",
+        findings=findings,
+        denied=denied,
+    )
+
+
+def _usable_advice(findings: dict[str, Finding], code: int, denied: tuple[str, ...]) -> str:
+    if denied:
+        return (
+            f"A restriction or filter that this process inherited refuses {len(denied)} things that the "
+            f"kernel has ({', '.join(denied[:4])}{', ...' if len(denied) > 4 else ''}): start it outside "
+            "that sandbox, or have the sandbox admit them."
+        )
+    if code:
+        return (
+            f"io_uring_register answers {errno.errorcode.get(code, code)}, so not all can be known: try the "
+            "operations themselves, or allow the call in the seccomp profile."
+        )
+    known = [findings[name].supported for name, _ in family("OP")]
+    if True not in known:
+        return "This kernel is older than 5.6 and cannot tell which operations it knows: try them."
+    missing = known.count(False)
+    return f"Newer kernels know {missing} more operations." if missing else "Nothing is missing."
+
+
+def _asked(answer: dict[str, int]) -> tuple[str, ...]:
+    if not answer:
+        return ("REGISTER_QUERY=not answered (Linux 6.18)",)
+    operations, registrations = answer["nr_request_opcodes"], answer["nr_register_opcodes"]
+    return (f"REGISTER_QUERY={operations} operations and {registrations} register operations",)
+
+
+# ------------------------------------------------------------------------------------------------------
+# Why not
+
+
+def _refused(facts: tuple[str, ...], failure: syscalls.Unavailable) -> Capabilities:
+    status, cause, advice = evidence.classify(failure, facts)
+    # A filter that kills for one of the calls may kill for the others.
+    answer = {} if failure.cause in ("seccomp", "unknown", "not-linux") else _query() or {}
+    findings = dict.fromkeys((name for kind in KINDS for name, _ in family(kind)), NOTHING)
+    if status == "absent":
+        findings = dict.fromkeys(findings, Finding(False, "inferred", False, "inferred"))
+    elif answer:
+        findings.update(_by_masks(answer))
+        findings.update(_by_counts(answer))
+    own = (*facts, *_asked(answer)) if status != "not-linux" else facts
+    return Capabilities(
+        usable=None if status == "unknown" else False,
+        cause=cause,
+        advice=advice,
+        error=str(failure),
+        evidence=own + tuple(fact for fact in failure.evidence if fact not in facts),
+        kernel=evidence.kernel_name(),
+        features={},
+        setup_flags={},
+        opcodes={},
+        register_opcodes=answer.get("nr_register_opcodes"),
+        status=status,
+        findings=findings,
+    )
+
+
+# ------------------------------------------------------------------------------------------------------
+# The first calls, in a child
+
+_FIRST = "io_uring_setup(2 entries)"
+_CALLS = (_FIRST, "io_uring_enter", "io_uring_register")
+_PR_GET_SECCOMP = 21  # linux/prctl.h
+
+
+def _first_calls() -> int:
+    """Make the first call of each kind in a child.
+
+    Returns: what io_uring_register was refused with, or 0; a ring works without it.
+    Raises: Unavailable when one of the calls kills, or the other two are refused.
+    """
+    try:
+        syscalls._load()
+    except (AttributeError, ImportError) as error:
+        advice = f"This Python cannot call into libc: {error}. Use one that has ctypes."
+        raise syscalls.Unavailable(errno.ENOSYS, "ctypes", "absent", advice) from None
+    codes, killer = _in_child(_make_three_calls)
+    if len(codes) < len(_CALLS):
+        raise _ended_early(_CALLS[len(codes)], killer)
+    if codes[0]:
+        failure = syscalls.explain_setup_failure(codes[0], _FIRST)
+        failure.evidence += tuple(f"PR_GET_SECCOMP={mode}" for mode in codes[3:])
+        raise failure
+    if codes[1] in _REFUSALS:
+        advice = "A filter lets io_uring_setup pass but not io_uring_enter: allow both."
+        raise syscalls.Unavailable(codes[1], _CALLS[1], "seccomp", advice)
+    return codes[2] if codes[2] in _REFUSALS else 0
+
+
+def _make_three_calls(say: Callable[[int], object]) -> None:
+    """Say the errno of each; where there is no ring, the other two are asked about descriptor -1.
+
+    They are tried even then: the parent makes them too when it looks for the cause.
+    """
+
+    def attempt(call: Callable[[], int]) -> int:
+        try:
+            result = call()
+        except OSError as error:
+            say(error.errno or errno.EIO)
+            return -1
+        say(0)
+        return result
+
+    fd = attempt(lambda: syscalls.io_uring_setup(2, bytearray(uapi.io_uring_params.size)))
+    attempt(lambda: syscalls.io_uring_enter(fd, 0, 0, 0))
+    # Nothing is registered, so the kernel itself answers ENXIO, or EBADF to -1; a restricted task is answered
+    # EACCES, which is no refusal of the call.
+    try:
+        syscalls.io_uring_register(fd, uapi.IORING_UNREGISTER_BUFFERS, None, 0)
+    except OSError as error:
+        restricted = error.errno == errno.EACCES and fd >= 0
+        say(0 if restricted else error.errno or errno.EIO)
+    else:
+        say(0)
+    say(int(syscalls._libc.prctl(_PR_GET_SECCOMP, None, None, None, None)))  # for where there is no /proc
+
+
+def _ended_early(call: str, killer: int | None) -> syscalls.Unavailable:
+    if killer == signal.SIGSYS or (killer is None and syscalls._status_field("Seccomp") == "2"):
+        return syscalls.Unavailable(
+            errno.EPERM,
+            f"{call}: killed by signal {int(signal.SIGSYS)}",
+            "seccomp",
+            f"A seccomp filter kills whoever makes this call ({call}): do not make it, or change the filter.",
+        )
+    ended = f"ended by signal {killer}" if killer else "ended without an answer"
+    return syscalls.Unavailable(
+        errno.EIO, f"{call}: the child that tried it {ended}", "unknown", "Run the probe again."
+    )
+
+
+def _in_child(work: Callable[[Callable[[int], object]], object]) -> tuple[list[int], int | None]:
+    """Let a child process say numbers.
+
+    Args: work is called in the child with the function that says one.
+    Returns: what it said before it ended, and the signal that ended it: 0 for none, None when that cannot be
+        known because somebody else reaps this process's children.
+    Raises: Unavailable where there can be no child.
+    """
+    parent = os.getpid()
+    try:
+        read_end, write_end = os.pipe()
+    except OSError as error:
+        raise syscalls.explain_setup_failure(error.errno or errno.EIO, "pipe()") from None
+    ends = [read_end, write_end]
+    pid = 0
+    status: int | None = None
+    said = b""
+    try:
+        pid = _fork()
+        if pid:
+            # Without our own end closed, a child that was killed would never be the end of the file.
+            os.close(ends.pop())
+            while True:
+                data = os.read(read_end, 64)
+                if not data:
+                    break
+                said += data
+        else:
+            work(lambda number: os.write(write_end, struct.pack("=i", number)))
+    except OSError as error:
+        code = error.errno or errno.EIO
+        advice = "No child could be made to try the calls in: raise RLIMIT_NPROC, or free memory."
+        raise syscalls.Unavailable(code, "fork()", "unknown", advice) from None
+    finally:
+        if os.getpid() != parent:
+            os._exit(0)  # also when a signal handler raised: nothing of the caller's may run twice
+        for fd in ends:
+            os.close(fd)
+        if pid:
+            status = _reap(pid)
+    numbers = [number for (number,) in struct.iter_unpack("=i", said)]
+    if status is None:
+        return numbers, None
+    return numbers, os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+
+
+def _fork() -> int:
+    with warnings.catch_warnings():
+        # 3.12 warns of threads; this child makes three system calls and never returns to the caller.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+def _reap(pid: int) -> int | None:
+    try:
+        return os.waitpid(pid, 0)[1]
+    except ChildProcessError:  # SIGCHLD is ignored, or another thread waits for any child
+        return None
+
+
+# ------------------------------------------------------------------------------------------------------
+# What the kernel has, and what it lets us do
+
+
+def _all_findings(
+    answer: dict[str, int], features: int, register_code: int
+) -> tuple[dict[str, Finding], tuple[str, ...]]:
+    """Answer for every name of the tables; return also what the kernel has but refuses with EACCES."""
+    findings = _by_masks(answer)
+    for name, bit in family("FEAT"):
+        there = bool(features & bit)
+        findings[name] = Finding(there, "tried", there, "tried")
+    for name, bit in family("SETUP"):
+        findings[name] = _setup_finding(findings[name], _try_flag(bit))
+    for name, bit in family("ENTER"):
+        findings[name] = _admit(findings[name], _try_enter_flag(bit))
+    registrations, denied_registrations = _registrations(answer, register_code)
+    findings.update(registrations)
+    filters = bool(registrations["IORING_REGISTER_BPF_FILTER"].supported)
+    operations, denied = _operations(answer, filters)
+    findings.update(operations)
+    findings.update(_sqe_flags(findings))
+    return findings, denied + denied_registrations
+
+
+def _by_masks(answer: dict[str, int]) -> dict[str, Finding]:
+    """Answer for flags by the masks of REGISTER_QUERY; all unknown without one."""
+    masks = {
+        "FEAT": "feature_flags", "SETUP": "ring_setup_flags", "ENTER": "enter_flags", "SQE": "sqe_flags",
+    }  # fmt: skip
+    return {
+        name: Finding(bool(answer[masks[kind]] & bit), "query", None, "") if answer else NOTHING
+        for kind in masks
+        for name, bit in family(kind)
+    }
+
+
+def _by_counts(answer: dict[str, int]) -> dict[str, Finding]:
+    """Answer for operations by the counts of REGISTER_QUERY."""
+    counts = {"OP": "nr_request_opcodes", "REG": "nr_register_opcodes"}
+    return {
+        name: Finding(value < answer[counts[kind]], "query", None, "") if answer else NOTHING
+        for kind in counts
+        for name, value in family(kind)
+    }
+
+
+def _admit(finding: Finding, code: int | None) -> Finding:
+    """Complete a finding by the errno of an attempt: 0 it worked, None it could not be made."""
+    if code is None:
+        return finding
+    if code == errno.EINVAL:
+        if finding.supported:
+            return finding._replace(admitted=None, admitted_how="")
+        return Finding(False, finding.how or "tried", False, "tried")
+    how = finding.how or "tried"
+    refused = code in _REFUSALS
+    supported = finding.supported if finding.supported is not None or refused else True
+    return Finding(supported, how if supported is not None else "", not refused, "tried")
+
+
+_COMPANIONS = {
+    uapi.IORING_SETUP_SQ_AFF: uapi.IORING_SETUP_SQPOLL,
+    uapi.IORING_SETUP_TASKRUN_FLAG: uapi.IORING_SETUP_COOP_TASKRUN,
+    uapi.IORING_SETUP_DEFER_TASKRUN: uapi.IORING_SETUP_SINGLE_ISSUER,
+    uapi.IORING_SETUP_REGISTERED_FD_ONLY: uapi.IORING_SETUP_NO_MMAP,
+    uapi.IORING_SETUP_HYBRID_IOPOLL: uapi.IORING_SETUP_IOPOLL,
+    uapi.IORING_SETUP_SQ_REWIND: uapi.IORING_SETUP_NO_SQARRAY,
+}
+
+
+def _setup_finding(finding: Finding, code: int | None) -> Finding:
+    if code in (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN):
+        return finding  # a limit was met, which says nothing about the flag
+    return _admit(finding, code)
+
+
+def _try_flag(bit: int) -> int | None:
+    """Try one setup flag, together with the one that it needs; return the errno, 0, or None."""
+    flags = bit | _COMPANIONS.get(bit, 0)
+    try:
+        if bit == uapi.IORING_SETUP_ATTACH_WQ:
+            with rings.Ring(2) as other:
+                rings.Ring(2, wq_fd=other.fileno()).close()
+        else:
+            cq_entries = 4 if bit == uapi.IORING_SETUP_CQSIZE else None
+            # CPU 0 may be offline or another container's, and would be refused with EINVAL.
+            cpu = min(os.sched_getaffinity(0)) if bit == uapi.IORING_SETUP_SQ_AFF else None
+            rings.Ring(2, flags=flags, cq_entries=cq_entries, sq_thread_cpu=cpu).close()
+    except OSError as error:
+        return error.errno or errno.EIO
+    except (AttributeError, ValueError):
+        return None  # no sched_getaffinity in this Python; no fence on this machine
+    return 0
+
+
+def _try_enter_flag(bit: int) -> int | None:
+    """Enter with one flag and nothing to do."""
+    try:
+        with rings.Ring(2) as ring:
+            syscalls.io_uring_enter(ring.fileno(), 0, 0, bit)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            return None
+        # The ring's descriptor is no registered index, and that is what a kernel with the flag says.
+        return 0 if error.errno == errno.EBADF else error.errno
+    return 0
+
+
+def _query() -> dict[str, int] | None:
+    """Ask REGISTER_QUERY (6.18) for all counts and masks; it needs no ring, no permission."""
+    try:
+        answer = buffers.allocate(uapi.io_uring_query_opcode.size)
+        header = buffers.allocate(uapi.io_uring_query_hdr.size)
+        # Both pins live until the call is over.
+        data, pointer = buffers.pin(answer, writable=True), buffers.pin(header, writable=True)
+        query = uapi.io_uring_query_hdr.pack(
+            query_data=data.address,
+            query_op=uapi.IO_URING_QUERY_OPCODES,
+            size=uapi.io_uring_query_opcode.size,
+        )
+        header[: len(query)] = query
+        syscalls.io_uring_register(-1, uapi.IORING_REGISTER_QUERY, pointer.address, 0)
+    except (OSError, AttributeError, ImportError):
+        return None
+    if uapi.io_uring_query_hdr.unpack(header)["result"] < 0:
+        return None
+    return uapi.io_uring_query_opcode.unpack(answer)
+
+
+# ------------------------------------------------------------------------------------------------------
+# Operations
+
+
+def _operations(answer: dict[str, int], filters: bool) -> tuple[dict[str, Finding], tuple[str, ...]]:
+    counted = _by_counts(answer)
+    findings = {name: counted[name] for name, _ in family("OP")}
+    try:
+        listed = _probe_operations()
+        first = admitted_operations(personality=_NO_SUCH_PERSONALITY)
+        # Where nothing lists the operations, an attempt shows those that look at their descriptor.
+        second = admitted_operations() if filters or not (listed or answer) else {}
+    except OSError:
+        return findings, ()
+    denied = []
+    filtered = -errno.EACCES in second.values()
+    for name, value in family("OP"):
+        finding, tried = findings[name], second.get(value)
+        if listed:
+            finding = Finding(listed.get(value, False), "probe", None, "")
+        elif not answer and tried == -errno.EBADF:
+            finding = Finding(True, "tried", True, "tried")
+        if finding.supported is False:
+            finding = finding._replace(admitted=False, admitted_how="inferred")
+        elif finding.supported:
+            finding = _admit_operation(finding, first.get(value), tried, filters, filtered)
+            if finding.admitted is False:
+                denied.append(name)
+        findings[name] = finding
+    return findings, tuple(denied)
+
+
+def _admit_operation(
+    finding: Finding, first: int | None, second: int | None, filters: bool, filtered: bool
+) -> Finding:
+    if -errno.EACCES in (first, second):
+        return finding._replace(admitted=False, admitted_how="tried")
+    if first is None:
+        return finding
+    issued = second is not None and (second >= 0 or -second in (errno.EBADF, errno.ENOENT))
+    if issued or not filters:
+        return finding._replace(admitted=True, admitted_how="tried")
+    # Its preparation failed, and only then would a filter be asked.
+    return finding if filtered else finding._replace(admitted=True, admitted_how="inferred")
+
+
+def _probe_operations() -> dict[int, bool]:
+    """Ask REGISTER_PROBE (5.6) for the operations; nothing where it is not answered."""
+    header, each = uapi.io_uring_probe, uapi.io_uring_probe_op
+    memory = buffers.allocate(header.size + 256 * each.size)
+    address = buffers.pin(memory, writable=True)
+    try:
+        with rings.Ring(2) as ring:
+            ring.register(uapi.IORING_REGISTER_PROBE, address.address, 256)
+    except OSError:
+        return {}
+    count = header.unpack(memory)["ops_len"]
+    flags = [each.unpack(memory, header.size + number * each.size)["flags"] for number in range(count)]
+    return {number: bool(flag & uapi.IO_URING_OP_SUPPORTED) for number, flag in enumerate(flags)}
+
+
+def admitted_operations(
+    personality: int = 0, ring: rings.Ring | None = None, flags: int = 0
+) -> dict[int, int]:
+    """Submit every operation once, in a way that does nothing, and see what the kernel says.
+
+    Everything is zero but the descriptor, which is -1, and the personality. None of the operations does
+    anything then: paths and timespecs are NULL, lengths 0.
+
+    Args: personality that does not exist stops the kernel before it looks at the operation; ring is an idle
+        ring to be asked instead of a new one; flags is a mask of IOSQE_*.
+    Returns: by operation, the result: -EACCES for what a restriction or filter refuses.
+    Lifetime: none.
+    Source: Linux 6.12 io_uring/io_uring.c io_init_req
+    """
+    if ring is None:
+        # Operations of 128 bytes are refused on a ring of 64 before any restriction is looked at.
+        with rings.Ring(128, wish=uapi.IORING_SETUP_SQE128) as own:
+            return admitted_operations(personality, own, flags)
+    numbers = [value for _, value in family("OP")]
+    results: dict[int, int] = {}
+    while numbers:
+        batch, numbers = numbers[: ring.sq.ring_entries], numbers[ring.sq.ring_entries :]
+        for value in batch:
+            sqe = ring.get_sqe()
+            image = uapi.io_uring_sqe.pack(
+                opcode=value, flags=flags, fd=-1, personality=personality, user_data=value + 1
+            )
+            sqe[:] = image.ljust(len(sqe), b"\0")
+        # Zero-copy sends complete twice: the first res is the answer, and counting would end too early.
+        waited, deadline = set(batch), time.monotonic_ns() + 500_000_000
+        while waited:
+            ring.submit_and_wait(1, max(0, deadline - time.monotonic_ns()))
+            cqes = ring.reap()
+            if not cqes:
+                break
+            for cqe in cqes:
+                results.setdefault(cqe[0] - 1, cqe[1])
+                waited.discard(cqe[0] - 1)
+    return results
+
+
+def _sqe_flags(findings: dict[str, Finding]) -> dict[str, Finding]:
+    """Submit a NOP with each flag of an SQE."""
+    found = {}
+    for name, bit in family("SQE"):
+        try:
+            with rings.Ring(2) as ring:
+                sqe = ring.get_sqe()
+                image = uapi.io_uring_sqe.pack(opcode=uapi.IORING_OP_NOP, fd=-1, flags=bit, user_data=1)
+                sqe[:] = image
+                ring.submit()
+                results = [cqe[1] for cqe in ring.reap()]
+        except OSError:
+            found[name] = findings[name]
+            continue
+        # Not taken by a NOP, not waited for, or no completion, as asked: all but EINVAL means known.
+        code = -results[0] if results and results[0] in (-errno.EINVAL, -errno.EACCES) else 0
+        found[name] = _admit(findings[name], code)
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------
+# Register operations
+
+_BAD_ADDRESS = 16  # in the first page, which no process maps
+# Each operation objects to the bad address, or to there being nothing to unregister, in one of these forms.
+# The last one takes back the personality that the one before it made.
+_ATTEMPTS = (*((_BAD_ADDRESS, count) for count in (1, 32, 2, 0)), (None, 0), (None, 1))
+_BLIND = (uapi.IORING_REGISTER_SEND_MSG_RING,)  # must be asked about descriptor -1
+
+
+def _registrations(
+    answer: dict[str, int], register_code: int
+) -> tuple[dict[str, Finding], tuple[str, ...]]:
+    """Try each register operation with arguments that cannot work; unknown ones are EINVAL in every form."""
+    counted = _by_counts(answer)
+    findings = {name: counted[name] for name, _ in family("REG")}
+    if register_code:
+        return {
+            name: finding._replace(admitted=False, admitted_how="tried") for name, finding in findings.items()
+        }, ()
+    # The operations for zero-copy receive and for resizing exist on such rings only.
+    wish = uapi.IORING_SETUP_SINGLE_ISSUER | uapi.IORING_SETUP_DEFER_TASKRUN | uapi.IORING_SETUP_CQE32
+    denied = []
+    try:
+        with rings.Ring(2, wish=wish) as ring:
+            for name, value in family("REG"):
+                if findings[name].supported is False:
+                    findings[name] = findings[name]._replace(admitted=False, admitted_how="inferred")
+                    continue
+                code = _try_registration(ring, value)
+                findings[name] = _registration_finding(findings[name], code)
+                if code == errno.EACCES:
+                    denied.append(name)
+    except OSError:
+        return findings, ()
+    return findings, tuple(denied)
+
+
+def _registration_finding(finding: Finding, code: int | None) -> Finding:
+    if code == errno.EINVAL and finding.supported:
+        # A restriction would have refused it before it looked at its arguments.
+        return finding._replace(admitted=True, admitted_how="inferred")
+    if code != errno.EINVAL and finding.supported is None:
+        finding = finding._replace(supported=True, how="tried")  # an unknown one is EINVAL, whatever else
+    return _admit(finding, code)
+
+
+def _try_registration(ring: rings.Ring, opcode: int) -> int | None:
+    fd = -1 if opcode in _BLIND else ring.fileno()
+    for address, count in _ATTEMPTS:
+        try:
+            syscalls.io_uring_register(fd, opcode, address, count)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                continue
+            if fd == -1 and error.errno == errno.EBADF:
+                return errno.EINVAL  # this kernel does nothing without a ring, so it has not this one
+            return error.errno
+        return 0
+    return errno.EINVAL
+
+
+# ------------------------------------------------------------------------------------------------------
+# One ring
+
+_RESTRICTED = (
+    "This ring was restricted (IORING_REGISTER_RESTRICTIONS) before it was enabled, for good: do what it "
+    "refuses on another ring, or admit it when the ring is made."
+)
+
+
+def examine_ring(ring: rings.Ring, process: Capabilities) -> Capabilities:
+    """Find out what one ring admits, of what the kernel has.
+
+    Args: ring is enabled and idle; process is what examine() returned.
+    Returns: the answers for this ring; status is "degraded" where it refuses something.
+    Raises: ValueError for a ring with completions or requests on their way.
+    Lifetime: none.
+    Threads: the ring's owner only.
+    Since: 5.10, the first kernel with restrictions
+    """
+    if ring.cq_ready() or ring.sq.pending():
+        raise ValueError("the ring is not idle: reap first, so that answers cannot be mistaken")
+    answers = admitted_operations(_NO_SUCH_PERSONALITY, ring)
+    there = [name for name, _ in family("OP") if process.findings[name].supported is not False]
+    asked = [getattr(uapi, name) for name in there if name not in _WIDE]
+    if all(answers.get(value) == -errno.EACCES for value in asked):  # maybe for want of a flag that is a duty
+        answers = admitted_operations(_NO_SUCH_PERSONALITY, ring, uapi.IOSQE_FIXED_FILE)
+    findings, denied = dict(process.findings), list(process.denied)
+    for name, value in family("OP"):
+        _narrow(findings, denied, name, answers.get(value) != -errno.EACCES)
+    for name, value in family("REG"):
+        if value not in _BLIND:
+            _narrow(findings, denied, name, _register_in_vain(ring, value) != errno.EACCES)
+    refused = [name for name in denied if name not in process.denied]
+    if not refused:
+        return process._replace(findings=findings)
+    if not ring.flags & (uapi.IORING_SETUP_SQE128 | uapi.IORING_SETUP_SQE_MIXED):
+        for name in _WIDE:  # refused for their size, before any restriction is looked at
+            findings[name] = findings[name]._replace(admitted=None, admitted_how="")
+    return process._replace(
+        usable=any(findings[name].admitted for name, _ in family("OP")),
+        status="degraded",
+        cause="ring-restriction",
+        advice=_RESTRICTED,
+        findings=findings,
+        denied=tuple(denied),
+    )
+
+
+_WIDE = ("IORING_OP_NOP128", "IORING_OP_URING_CMD128")
+
+
+def _narrow(findings: dict[str, Finding], denied: list[str], name: str, admitted: bool) -> None:
+    """Let a ring say no to what is there and admitted elsewhere; it cannot say more than that."""
+    finding = findings.get(name, NOTHING)
+    if not admitted and finding.supported is not False and finding.admitted is not False:
+        findings[name] = finding._replace(admitted=False, admitted_how="tried")
+        denied.append(name)
+
+
+def _register_in_vain(ring: rings.Ring, opcode: int) -> int:
+    """Register at an address that no process maps: whatever was registered before stays as it is."""
+    try:
+        syscalls.io_uring_register(ring.fileno(), opcode, _BAD_ADDRESS, 1)
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------------
+# Proof
+
+
+def prove() -> dict[str, str]:
+    """Let the kernel do a NOP, a timeout, and a poll on a pipe, a socket and an eventfd.
+
+    Returns: for each, "ok" or what went wrong; the polls must say what select.poll says.
+    Lifetime: none.
+    Threads: any.
+    Since: 5.4 for the timeout
+    """
+    proofs: dict[str, Callable[[rings.Ring], str]] = {
+        "NOP": _prove_nop,
+        "timeout of 1 ms": _prove_timeout,
+        "poll on a pipe": lambda ring: _prove_poll(ring, _Pipe()),
+        "poll on a socket": lambda ring: _prove_poll(ring, _Socket()),
+        "poll on an eventfd": lambda ring: _prove_poll(ring, _Eventfd()),
+    }
+    results = {}
+    for name, proof in proofs.items():
+        try:
+            with rings.Ring(4) as ring:
+                results[name] = proof(ring)
+        except (OSError, AttributeError) as error:
+            results[name] = f"failed: {error}"
+    return results
+
+
+def _one_result(ring: rings.Ring) -> int:
+    ring.submit_and_wait(1, 2_000_000_000)
+    cqes = ring.reap()
+    if len(cqes) != 1 or cqes[0][0] != 1:
+        raise OSError(errno.EIO, f"one completion was expected, and came: {cqes}")
+    return cqes[0][1]
+
+
+def _prove_nop(ring: rings.Ring) -> str:
+    ops.prep_nop(ring.get_sqe(), 1)
+    res = _one_result(ring)
+    return "ok" if res == 0 else f"failed: res {res}"
+
+
+def _prove_timeout(ring: rings.Ring) -> str:
+    timespec = buffers.timespec(1_000_000)
+    ops.prep_timeout(ring.get_sqe(), timespec.address, 0, 0, 1)
+    res = _one_result(ring)
+    return "ok" if res == -errno.ETIME else f"failed: res {res}"
+
+
+class _Pipe:
+    def __init__(self) -> None:
+        self.fds = list(os.pipe())
+
+    def make_ready(self) -> None:
+        os.write(self.fds[-1], b"12345678")
+
+    def close(self) -> None:
+        for fd in self.fds:
+            os.close(fd)
+
+
+class _Eventfd(_Pipe):
+    def __init__(self) -> None:
+        make = getattr(os, "eventfd", None)  # Python 3.10
+        self.fds = [make(0) if make else _libc_eventfd()]
+
+    def make_ready(self) -> None:
+        os.write(self.fds[0], (1).to_bytes(8, sys.byteorder))
+
+
+def _libc_eventfd() -> int:
+    fd = int(syscalls._libc.eventfd(0, os.O_CLOEXEC))
+    if fd < 0:
+        raise OSError(errno.ENOSYS, "eventfd")
+    return fd
+
+
+class _Socket(_Pipe):
+    def __init__(self) -> None:
+        self.fds = [sock.detach() for sock in socket.socketpair()]
+
+
+def _prove_poll(ring: rings.Ring, thing: _Pipe) -> str:
+    """Arm a poll, see that it waits, make it ready, and compare with select.poll."""
+    try:
+        fd = thing.fds[0]
+        ops.prep_poll_add(ring.get_sqe(), fd, select.POLLIN, 1)
+        ring.submit_and_wait(0)
+        early = ring.reap()
+        if early:
+            return f"failed: completed before anything was there: {early}"
+        thing.make_ready()
+        # On 5.10 a poll that was woken also says RDNORM and more, which nobody asked for.
+        res = _one_result(ring) & (select.POLLIN | select.POLLERR | select.POLLHUP | select.POLLNVAL)
+        oracle = select.poll()
+        oracle.register(fd, select.POLLIN)
+        return "ok" if oracle.poll(0) == [(fd, res)] else f"failed: res {res}, poll says {oracle.poll(0)}"
+    finally:
+        thing.close()

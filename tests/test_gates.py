@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: MIT
+"""gates.py: the rows that apply to a kernel, and what the library makes of them."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import os
+import re
+import select
+from pathlib import Path
+
+import pytest
+
+from rawuring import fdmon, gates, rings, syscalls, uapi
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize(
+    ("release", "numbers"),
+    [("5.10.46", (5, 10, 46)), ("6.12.113-cloud-amd64", (6, 12, 113)), ("7.2", (7, 2)),
+     ("6.18.44-fc", (6, 18, 44)), ("5.15.0-91-generic", (5, 15, 0)), ("6.8rc3", (6, 8)), ("", ()), ("x", ())],
+)  # fmt: skip
+def test_release_then_its_numbers(release, numbers):
+    assert gates.version(release) == numbers
+
+
+@pytest.mark.parametrize(
+    ("release", "there", "not_there"),
+    [
+        ("5.10.46", {"sqpoll-burns", "enable-nothing", "memlock"}, {"memlock-again", "close-etxtbsy-2"}),
+        ("5.10.185-x", {"sqpoll-burns"}, {"enable-nothing"}),
+        ("5.10.186", set(), {"sqpoll-burns"}),
+        ("5.7.19", {"tty-poll"}, set()),
+        ("5.8.0", set(), {"tty-poll"}),
+        ("5.15.90", set(), {"close-etxtbsy", "close-etxtbsy-2"}),
+        ("5.16", {"close-etxtbsy-2"}, {"close-etxtbsy"}),
+        ("6.1.0-50", {"drain-starts"}, {"close-etxtbsy-2"}),
+        ("6.14", {"memlock-again"}, {"memlock"}),
+        ("7.2", {"memlock-again"}, {"iowait"}),
+        ("", set(), {gate.name for gate in gates.GATES}),
+    ],
+)
+def test_release_then_the_rows_that_apply(release, there, not_there):
+    names = {gate.name for gate in gates.applying(release)}
+    assert there <= names
+    assert not names & not_there
+    assert all(gates.applies(name, release) for name in names)
+
+
+def test_rows_then_ranges_and_sources():
+    assert len({gate.name for gate in gates.GATES}) == len(gates.GATES)
+    for gate in gates.GATES:
+        assert gate.since or gate.below, gate
+        assert gate.name and gate.what and gate.library and gate.source, gate
+        assert not (gate.since and gate.below) or gates.version(gate.since) < gates.version(gate.below)
+
+
+def test_wish_for_sqpoll_on_a_kernel_that_burns_then_dropped(monkeypatch):
+    given = []
+
+    def setup(entries, params):
+        given.append(uapi.io_uring_params.unpack(params)["flags"])
+        return 3
+
+    monkeypatch.setattr(syscalls, "io_uring_setup", setup)
+    monkeypatch.setattr(os, "uname", lambda: type("U", (), {"release": "5.10.46", "machine": "x86_64"}))
+    wish = uapi.IORING_SETUP_SQPOLL | uapi.IORING_SETUP_SQ_AFF | uapi.IORING_SETUP_CLAMP
+    _, _, dropped = rings.setup(4, 0, wish, {}, 4)
+    assert given == [uapi.IORING_SETUP_CLAMP]
+    assert dropped == [("IORING_SETUP_SQPOLL", 0), ("IORING_SETUP_SQ_AFF", 0)]
+    rings.setup(4, uapi.IORING_SETUP_SQPOLL, 0, {}, 4)
+    assert given[-1] == uapi.IORING_SETUP_SQPOLL
+    monkeypatch.setattr(os, "uname", lambda: type("U", (), {"release": "5.10.186", "machine": "x86_64"}))
+    rings.setup(4, 0, wish, {}, 4)
+    assert given[-1] == wish
+
+
+@pytest.mark.requires_io_uring
+def test_poll_that_answers_einval_then_watched_through_epoll():
+    """A terminal before 5.8: here the answer is made up, and the descriptor is a pipe."""
+    monitor = fdmon.IoUringFDMon()
+    r, w = os.pipe()
+    try:
+        assert monitor.wait(0) == []  # arms the monitor's own descriptor
+        node = monitor.add(r, select.POLLIN, lambda *_: None)
+        monitor.fill_sq_ring()
+        assert monitor.ring.discard() == [node.token]
+        events = []
+        monitor.process_cqe(events, (node.token, -errno.EINVAL, 0))
+        assert events == []
+        assert monitor.wait(0) == []
+        os.write(w, b"x")
+        for _ in range(2):  # level-triggered
+            assert monitor.wait(2_000_000_000) == [(node, select.POLLIN)]
+        os.read(r, 1)
+        assert monitor.wait(0) == []
+    finally:
+        monitor.destroy()
+        os.close(r)
+        os.close(w)
+
+
+def test_page_of_kernels_then_every_row():
+    spec = importlib.util.spec_from_file_location("gates_table", ROOT / "tools" / "gates_table.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    text = (ROOT / "docs" / "kernels.md").read_text(encoding="utf-8")
+    found = re.search(r"<!-- gates -->\n(.*)<!-- end -->", text, re.DOTALL)
+    assert found[1] == tool.table(), "python3 tools/gates_table.py writes it anew"

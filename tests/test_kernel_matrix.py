@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: MIT
+"""tools/kernel_matrix without a kernel: its cells, its archive, and what it reads out of a guest."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import stat
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tools.kernel_matrix import (  # noqa: E402
+    __main__ as tool,
+    debian,
+    guest,
+    inside,
+)
+from tools.kernel_matrix.cells import CELLS, SETS  # noqa: E402
+
+
+def test_sets_then_cells_that_exist():
+    for name, cells in SETS.items():
+        assert set(cells) <= set(CELLS), name
+        assert len(set(cells)) == len(cells)
+    assert set(SETS["full"]) == set(CELLS)
+    for cell in CELLS.values():
+        re.compile(cell.package)
+        assert cell.machine == "uml" or cell.machine in guest._QEMU
+    assert "s390x" in SETS["quick"][-1] and "16k" in SETS["quick"][-2]
+
+
+def test_emulated_tests_then_files_that_exist():
+    for name in inside.EMULATED:
+        assert (ROOT / "tests" / f"{name}.py").is_file()
+
+
+def unpack_newc(data: bytes) -> dict[str, tuple[int, bytes]]:
+    """Read the format as the kernel does, from its description: an oracle beside guest._entry."""
+    found, at = {}, 0
+    while True:
+        assert data[at : at + 6] == b"070701"
+        fields = [int(data[at + 6 + 8 * i : at + 14 + 8 * i], 16) for i in range(13)]
+        name = data[at + 110 : at + 110 + fields[11] - 1].decode()
+        at = (at + 110 + fields[11] + 3) & ~3
+        if name == "TRAILER!!!":
+            assert at == len(data)
+            return found
+        found[name] = (fields[1], data[at : at + fields[6]])
+        at = (at + fields[6] + 3) & ~3
+
+
+def test_archive_then_as_the_kernel_reads_it(tmp_path):
+    root, folder = tmp_path / "root", tmp_path / "folder"
+    (root / "usr/bin").mkdir(parents=True)
+    (root / "bin").symlink_to("usr/bin")
+    (root / "usr/bin/python3").write_bytes(b"\x7fELF")
+    (root / "usr/bin/python3").chmod(0o755)
+    (folder / "tests/data").mkdir(parents=True)
+    (folder / "tests/data/x.json").write_bytes(b"{}\n")
+    (folder / "setup").write_bytes(b"12345")
+    found = unpack_newc(b"".join(guest._archive(root, folder, "echo hello")))
+    assert found["bin"] == (stat.S_IFLNK | 0o777, b"usr/bin")
+    assert found["usr/bin/python3"] == (stat.S_IFREG | 0o755, b"\x7fELF")
+    assert stat.S_ISDIR(found["project/tests/data"][0])
+    assert found["project/tests/data/x.json"][1] == b"{}\n"
+    assert found["project/setup"][1] == b"12345"
+    assert found["command"][1] == b"echo hello\n"
+    assert found["init"][1].startswith(b"#!/bin/busybox sh")
+    names = list(found)
+    order = [names.index(f"project/tests{rest}") for rest in ("", "/data", "/data/x.json")]
+    assert order == sorted(order)
+
+
+def test_checkout_then_what_git_knows_and_what_is_new(tmp_path):
+    git = ["git", "-c", "init.defaultBranch=main", "-C", str(tmp_path)]
+    try:
+        subprocess.run([*git, "init", "-q"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("git")
+    for name in ("kept", "new", "ignored", "gone"):
+        (tmp_path / name).write_text("x", encoding="ascii")
+    (tmp_path / ".gitignore").write_text("ignored\n", encoding="ascii")
+    subprocess.run([*git, "add", "kept", "gone", ".gitignore"], check=True)
+    (tmp_path / "gone").unlink()
+    assert guest._files_of(tmp_path) == [".gitignore", "kept", "new"]
+
+
+FACTS = '{"kernel": "6.12.1", "machine": "s390x", "endian": "big", "page": 4096, "io_uring": "usable"}'
+
+
+@pytest.mark.parametrize(
+    ("summary", "counts"),
+    [
+        ("386 passed, 20 skipped in 300.12s (0:05:00)", {"passed": 386, "skipped": 20}),
+        ("1 failed, 3 passed, 2 skipped in 3.1s", {"failed": 1, "passed": 3, "skipped": 2}),
+        ("2 passed, 1 error in 0.5s", {"passed": 2, "error": 1}),
+        ("== 5 passed in 0.1s ==", {"passed": 5}),
+        ("Killed", {}),
+    ],
+)
+def test_output_of_a_guest_then_a_row(summary, counts):
+    outcome = guest.Outcome(0, f"MATRIX-FACTS {FACTS}\n..s.\n{summary}\n", 12.4)
+    row = tool.row_of(CELLS["6.12-s390x"], outcome)
+    assert {key: row[key] for key in ("cell", "kernel", "endian", "seconds")} == {
+        "cell": "6.12-s390x", "kernel": "6.12.1", "endian": "big", "seconds": 12,
+    }  # fmt: skip
+    assert {key: row[key] for key in counts} == counts
+    assert tool.table([row]).count("\n") == 2
+    assert "| passed |" in tool.table([row])
+
+
+def test_set_with_a_failure_then_1_and_without_any_cell_then_126(tmp_path, monkeypatch, capsys):
+    outcomes = {
+        "6.1um": guest.Outcome(0, "1 passed in 1s\n", 1.0),
+        "6.12um": guest.Outcome(1, "1 failed in 1s\n", 1.0),
+    }
+    monkeypatch.setattr(tool, "build", lambda cells, options: {})
+    monkeypatch.setattr(tool, "run_in", lambda cell, command, options: outcomes[cell.name])
+    logs = ["--logs", str(tmp_path)]
+    assert tool.main(["set", "6.1um", *logs]) == 0
+    assert tool.main(["set", "6.1um,6.12um", *logs]) == 1
+    text = capsys.readouterr().out
+    assert text.endswith("kernels: 1 passed, 1 failed, 0 not to be had\n")
+    assert "1 failed" in (tmp_path / "6.12um.log").read_text(encoding="utf-8")
+    monkeypatch.setattr(tool, "build", lambda cells, options: {cell.name: "no qemu" for cell in cells})
+    assert tool.main(["set", "quick", *logs]) == tool.NOT_TO_BE_HAD
+    with pytest.raises(SystemExit) as raised:
+        tool.main(["set", "6.1um,9.9um", *logs])
+    assert raised.value.code == 2
+
+
+def test_guest_that_never_ends_then_killed_with_its_children(tmp_path, monkeypatch):
+    """The kernel is a shell script here: it says that it began, and sleeps."""
+    kernel = tmp_path / "vmlinuz"
+    begin = "#!/bin/sh\necho MATRIX-BEGIN\n"
+    kernel.write_text(f"{begin}echo one line\nsleep 1000 & sleep 1000\n", encoding="ascii")
+    kernel.chmod(0o755)
+    (tmp_path / "root").mkdir()
+    outcome = guest.run(CELLS["6.1um"], kernel, tmp_path / "root", tmp_path / "root", "true", 0.5)
+    assert (outcome.status, outcome.output) == (guest.TOO_LATE, "one line\n")
+    kernel.write_text(f"{begin}echo hello\necho MATRIX-END 3\nsleep 1000\n", encoding="ascii")
+    outcome = guest.run(CELLS["6.1um"], kernel, tmp_path / "root", tmp_path / "root", "true", 60)
+    assert (outcome.status, outcome.output) == (3, "hello\n")
+    kernel.write_text("#!/bin/sh\necho Kernel panic\n", encoding="ascii")
+    outcome = guest.run(CELLS["6.1um"], kernel, tmp_path / "root", tmp_path / "root", "true", 60)
+    assert (outcome.status, outcome.output) == (guest.NO_REPORT, "Kernel panic")
+
+
+def test_packages_of_an_old_layout_then_merged(tmp_path, monkeypatch):
+    archive = tmp_path / "x.tar"
+    with tarfile.open(archive, "w") as tar:
+        for name, data in (("./lib/libc.so.6", b"C"), ("./usr/bin/tool", b"T"), ("./usr/share/doc/x", b"D")):
+            info = tarfile.TarInfo(name)
+            info.size, info.mode = len(data), 0o755
+            tar.addfile(info, io.BytesIO(data))
+
+    def members(package):
+        with tarfile.open(package) as tar:
+            for member in tar:
+                yield tar, member
+
+    monkeypatch.setattr(debian, "members", members)
+    tree = tmp_path / "tree"
+    (tree / "usr/lib").mkdir(parents=True)
+    (tree / "lib").symlink_to("usr/lib")
+    debian._unpack(archive, tree)
+    assert (tree / "usr/lib/libc.so.6").read_bytes() == b"C"
+    assert os.access(tree / "usr/bin/tool", os.X_OK)
+    assert not (tree / "usr/share").exists()
+
+
+def test_newest_package_then_by_numbers_and_not_by_letters():
+    names = ["linux-image-5.10.0-9-686", "linux-image-5.10.0-32-686", "linux-image-5.10.0-10-686"]
+    assert max(names, key=debian._by_version) == "linux-image-5.10.0-32-686"

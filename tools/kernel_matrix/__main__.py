@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: MIT
+"""Run a command, or the tests, on other kernels and machines than this one.
+
+    python3 tools/kernel_matrix list                       the cells and the sets
+    python3 tools/kernel_matrix run 6.12-s390x -- COMMAND   its output, and its exit status
+    python3 tools/kernel_matrix set quick                   the tests in every cell of a set, and a table
+
+What it is: Debian's kernels, as user-mode Linux (a kernel that is a program, nearly as fast as this one) or
+under qemu-system, with Debian's Python of the same time. Everything is fetched once, into a cache folder.
+Needs: apt-get and dpkg-deb (Debian, Ubuntu), pip; patchelf for user-mode kernels that are newer than this
+system; qemu-system-* for other machines. No privileges.
+Invariant: run exits with the command's status, 124 when it took too long, 125 when the guest never reported,
+126 when the cell cannot be had here; set exits with 0 only if no cell failed.
+Read next: cells.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+if not __package__:  # run as a folder: python3 tools/kernel_matrix
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    __package__ = "tools.kernel_matrix"
+
+from tools.kernel_matrix import debian, guest
+from tools.kernel_matrix.cells import CELLS, SETS, Cell
+
+ROOT = Path(__file__).resolve().parents[2]
+NOT_TO_BE_HAD = 126
+
+
+def default_cache() -> Path:
+    """Return the cache folder: XDG_CACHE_HOME/rawuring-kernel-matrix."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rawuring-kernel-matrix"
+
+
+def run_in(cell: Cell, command: str, options: argparse.Namespace) -> guest.Outcome:
+    """Build what a cell needs and run a command in it."""
+    try:
+        kernel = debian.kernel(options.cache, cell, options.mirror)
+        root = debian.root(options.cache, cell.root, cell.user, options.mirror)
+        return guest.run(cell, kernel, root, options.folder, command, options.timeout)
+    except (debian.NotToBeHad, FileNotFoundError) as error:
+        return guest.Outcome(NOT_TO_BE_HAD, f"{cell.name} cannot be had here: {error}\n", 0.0)
+
+
+def tests_of(cell: Cell) -> str:
+    """Return the command that runs the tests in a cell."""
+    return f"python3 tools/kernel_matrix/inside.py {'emulated' if cell.emulated else 'all'}"
+
+
+def row_of(cell: Cell, outcome: guest.Outcome) -> dict[str, object]:
+    """Read the facts and the counts out of a guest's output."""
+    row: dict[str, object] = {"cell": cell.name, "status": outcome.status, "seconds": round(outcome.seconds)}
+    found = re.search(r"^MATRIX-FACTS (\{.*\})$", outcome.output, re.MULTILINE)
+    row.update(json.loads(found[1]) if found else {})
+    summary = re.findall(_SUMMARY, outcome.output, re.MULTILINE)
+    for count, word in re.findall(r"(\d+) (\w+)", summary[-1] if summary else ""):
+        row[word.rstrip("s") if word.startswith("error") else word] = int(count)
+    return row
+
+
+_SUMMARY = r"^(?:=+ )?((?:\d+ (?:passed|failed|skipped|errors?|warnings?)[, ]*)+) in "
+COLUMNS = (
+    "cell", "kernel", "machine", "bits", "endian", "page", "libc", "python", "io_uring", "passed", "skipped",
+    "failed", "seconds",
+)  # fmt: skip
+_WORDS = {
+    0: "passed", guest.TOO_LATE: "too late", guest.NO_REPORT: "no report", NOT_TO_BE_HAD: "not to be had",
+}  # fmt: skip
+
+
+def table(rows: list[dict[str, object]]) -> str:
+    """Return a Markdown table."""
+    lines = ["| " + " | ".join(COLUMNS) + " | result |", "|" + "---|" * (len(COLUMNS) + 1)]
+    for row in rows:
+        cells = [str(row.get(column, "")) for column in COLUMNS]
+        lines.append("| " + " | ".join([*cells, _WORDS.get(int(str(row["status"])), "FAILED")]) + " |")
+    return "\n".join(lines)
+
+
+def run_set(options: argparse.Namespace) -> int:
+    """Run a set, print each outcome and the table; return the exit code."""
+    cells = [CELLS[name] for name in SETS.get(options.name) or options.name.split(",")]
+    options.logs.mkdir(parents=True, exist_ok=True)
+    missing = build(cells, options)
+    rows = []
+
+    def one(cell: Cell) -> dict[str, object]:
+        if cell.name in missing:
+            outcome = guest.Outcome(NOT_TO_BE_HAD, missing[cell.name], 0.0)
+        else:
+            outcome = run_in(cell, options.command or tests_of(cell), options)
+        (options.logs / f"{cell.name}.log").write_text(outcome.output, encoding="utf-8")
+        row = row_of(cell, outcome)
+        last = (outcome.output.strip().splitlines() or [""])[-1]
+        print(f"{cell.name}: status {outcome.status}, {row['seconds']} s: {last[:150]}", flush=True)
+        if outcome.status not in (0, NOT_TO_BE_HAD):
+            print("\n".join(f"  {line}" for line in outcome.output.splitlines()[-40:]), flush=True)
+        return row
+
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        rows = list(pool.map(one, cells))
+    print(table(rows))
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    counted = {status: [row["status"] for row in rows].count(status) for status in (0, NOT_TO_BE_HAD)}
+    failed = len(rows) - sum(counted.values())
+    print(f"kernels: {counted[0]} passed, {failed} failed, {counted[NOT_TO_BE_HAD]} not to be had")
+    return 1 if failed else 0 if counted[0] else NOT_TO_BE_HAD
+
+
+def build(cells: list[Cell], options: argparse.Namespace) -> dict[str, str]:
+    """Fetch what cells need, one after the other, for they share packages; return the reasons of failures."""
+    began, missing = time.monotonic(), {}
+    for cell in cells:
+        try:
+            debian.kernel(options.cache, cell, options.mirror)
+            debian.root(options.cache, cell.root, cell.user, options.mirror)
+        except (debian.NotToBeHad, OSError) as error:
+            missing[cell.name] = f"{cell.name} cannot be had here: {error}"
+            print(missing[cell.name], flush=True)
+    print(f"built in {time.monotonic() - began:.0f} s", flush=True)
+    return missing
+
+
+def print_cells() -> None:
+    """Print the cells and the sets."""
+    for cell in CELLS.values():
+        how = "user-mode Linux" if cell.machine == "uml" else f"qemu-system, {cell.machine}"
+        print(f"{cell.name:18} {how:24} Python of {cell.root} {cell.user:9} {cell.note}".rstrip())
+    for name, cells in SETS.items():
+        print(f"set {name}: {' '.join(cells)}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--cache", type=Path, default=default_cache(), help="for kernels and trees")
+    shared.add_argument("--mirror", help="a Debian mirror, instead of the one that apt is configured for")
+    shared.add_argument("--folder", type=Path, default=ROOT, help="what the guest finds in /project")
+    shared.add_argument("--timeout", type=float, default=900, metavar="SECONDS", help="for each guest")
+    parser = argparse.ArgumentParser(
+        prog="python3 tools/kernel_matrix",
+        description=__doc__.split("\n")[0],
+        epilog="Behind -- stands the command that runs in the guest; by default that is the tests.",
+    )
+    commands = parser.add_subparsers(dest="action", required=True)
+    commands.add_parser("list", help="print the cells and the sets")
+    one = commands.add_parser("run", parents=[shared], help="run a command in one cell")
+    one.add_argument("cell", choices=CELLS, metavar="CELL")
+    many = commands.add_parser("set", parents=[shared], help="run the tests, or a command, in a set of cells")
+    many.add_argument("name", metavar="SET", help=f"one of {', '.join(SETS)}, or cells with commas")
+    many.add_argument("-j", "--jobs", type=int, default=2, help="guests at a time")
+    many.add_argument("--json", type=Path, metavar="FILE", help="write the table's rows there, too")
+    logs = default_cache() / "logs"
+    many.add_argument("--logs", type=Path, default=logs, help="the folder for the output of each guest")
+    given = sys.argv[1:] if arguments is None else arguments
+    at = given.index("--") if "--" in given else len(given)
+    options = parser.parse_args(given[:at])
+    options.command = " ".join(given[at + 1 :])
+    if options.action == "list":
+        print_cells()
+        return 0
+    if options.action == "set":
+        unknown = [name for name in options.name.split(",") if name not in CELLS]
+        if options.name not in SETS and unknown:
+            parser.error(f"neither a set nor cells: {', '.join(unknown)}")
+        return run_set(options)
+    cell = CELLS[options.cell]
+    outcome = run_in(cell, options.command or tests_of(cell), options)
+    print(outcome.output, end="")
+    return outcome.status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: MIT
+"""What runs in a guest: says what it runs on, then the tests, as fast or slow as the machine is.
+
+    python3 tools/kernel_matrix/inside.py all|emulated [PYTEST ARGUMENTS]
+
+Must not know: how the guest was made.
+Invariant: the line that begins with MATRIX-FACTS is one JSON object; the exit status is pytest's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Where Python is 20 times slower: everything that meets the kernel, the memory layout or the byte order.
+EMULATED = (
+    "test_uapi", "test_syscalls", "test_barriers", "test_rings", "test_rings_kernel", "test_nop_tutorial",
+    "test_buffers", "test_inflight", "test_request_rules", "test_every_opcode", "test_every_register_op",
+    "test_monitors", "test_probe_recorded",
+)  # fmt: skip
+
+
+def facts() -> dict[str, object]:
+    """Say what this runs on."""
+    sys.path.insert(0, str(ROOT))
+    from rawuring import probe
+
+    found = probe.capabilities()
+    return {
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "bits": 64 if sys.maxsize > 2**32 else 32,
+        "endian": sys.byteorder,
+        "page": os.sysconf("SC_PAGESIZE"),
+        "libc": " ".join(platform.libc_ver()).strip() or "?",
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "io_uring": found.status,
+    }
+
+
+def main() -> int:
+    """Print the facts and run the tests."""
+    which, *arguments = sys.argv[1:]
+    print("MATRIX-FACTS", json.dumps(facts()), flush=True)
+    tests = [f"tests/{name}.py" for name in EMULATED] if which == "emulated" else ["tests"]
+    command = [
+        sys.executable, "-m", "pytest", "-q", "--assert=plain", "-p", "no:cacheprovider",
+        "-o", "faulthandler_timeout=600", *tests, *arguments,
+    ]  # fmt: skip
+    env = {**os.environ, "HYPOTHESIS_PROFILE": "small"}
+    return subprocess.run(command, cwd=ROOT, env=env, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
