@@ -274,3 +274,27 @@ def test_columns_of_any_completions_then_their_numbers(cqes):
     columns = Columns(b"".join(rings._CQE16.pack(*cqe) for cqe in cqes))
     assert list(columns) == cqes
     assert list(zip(columns.user_data, columns.res, columns.flags)) == cqes
+
+
+@pytest.mark.requires_io_uring
+@pytest.mark.parametrize("call", ["submit_and_wait", "submit_and_reap"])
+def test_turn_when_a_handler_raises_an_oserror_then_it_leaves(call):
+    def late(*_: object) -> None:
+        raise TimeoutError("mine")
+
+    old = signal.signal(signal.SIGALRM, late)
+    r, w = os.pipe()
+    try:
+        with Ring(4) as ring:
+            ops.prep_poll_add(ring.get_sqe(), r, 1, 7)
+            signal.setitimer(signal.ITIMER_REAL, 0.01, 0.5)
+            with pytest.raises(TimeoutError, match="mine"):
+                getattr(ring, call)(1)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            os.write(w, b"x")
+            assert [cqe[0] for cqe in ring.submit_and_reap(1)] == [7]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+        os.close(r)
+        os.close(w)
