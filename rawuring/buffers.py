@@ -965,6 +965,8 @@ class ProvidedBuffers:
         self.size = size
         self.count = count
         self._pin = pin(memory, writable=True)
+        #: Of buffer 0; buffer i lies i * size bytes behind it.
+        self.address = self._pin.address
         self._memory = memoryview(memory)
         self._used = [0] * count  # how far an incremental buffer is filled
         self._ours = [True] * count
@@ -992,6 +994,24 @@ class ProvidedBuffers:
             self._order[self.ring.tail & self.ring.mask] = bid
             self.ring.add(self._pin.address + bid * self.size, self.size, bid)
         self.ring.advance()
+
+    def claim(self, flags: int) -> int:
+        """Take the one buffer of a CQE as a whole, without a look at its data.
+
+        For requests that go on with the memory where it lies, at ``address + bid * size``: cheaper than
+        take(). Neither for bundles nor for incremental groups.
+
+        Args: flags of the CQE.
+        Returns: the bid, which is ours until recycle().
+        Raises: RuntimeError for a CQE without a buffer, or with one that the kernel cannot have filled.
+        Lifetime: none.
+        Threads: one at a time.
+        """
+        bid = flags >> uapi.IORING_CQE_BUFFER_SHIFT
+        if not flags & uapi.IORING_CQE_F_BUFFER or bid >= self.count or self._ours[bid]:
+            raise RuntimeError(f"flags={flags:#x}: no buffer of group {self.bgid} that the kernel has")
+        self._ours[bid] = True
+        return bid
 
     def take(self, res: int, flags: int) -> list[Piece]:
         """Find the data of a CQE.

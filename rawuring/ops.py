@@ -26,13 +26,15 @@ from __future__ import annotations
 import os
 import struct
 import sys
+from array import array
 
 from . import uapi
 from .uapi import AT_FDCWD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Union
+    from collections.abc import Iterable
+    from typing import Any, Union
 
     Sqe = Union[memoryview, bytearray]
 
@@ -42,6 +44,8 @@ _pack = _SQE.pack_into
 # The same 64 bytes for an operation without arguments: padding is written as zeros. With 5 values instead of
 # 14, a batch of 256 NOPs takes 0.86 of the time (PyPy: prep_nop takes 2.5 times as long).
 _pack_short = struct.Struct("=BBHi24xQ24x").pack_into
+_pack_poll = struct.Struct("=BBHi20xIQ24x").pack_into
+_POLL_ADD = uapi.IORING_OP_POLL_ADD
 _pack_short128 = struct.Struct("=BBHi24xQ88x").pack_into
 # The command of a URING_CMD runs from byte 48 to the end of the slot.
 _pack_cmd = struct.Struct("=BBHiQQIIQHHI16s").pack_into
@@ -76,6 +80,91 @@ def _pair(first: int, second: int) -> int:
 def _slot(file_index: int) -> int:
     """Number a direct descriptor as the SQE does: from 1, because 0 means an ordinary descriptor."""
     return _ALLOC if file_index in (_ALLOC, -1) else file_index + 1
+
+
+# ------------------------------------------------------------------------------------------------------
+# Many SQEs at once
+
+
+class Block:
+    """SQEs of 64 bytes that are prepared once, changed by field, and queued again and again.
+
+        block = Block(32, prep_read, fd, address, 4096, 0)
+        block.set("addr", [address + i * 4096 for i in range(32)])
+        block.set("off", offsets)
+        ring.push(block.memory)
+
+    Setting a field of 256 SQEs costs a tenth of preparing them one by one, and pushing them two copies. The
+    user_data are 0, 1, 2 ... until they are set.
+    """
+
+    __slots__ = ("_fields", "count", "memory")
+
+    def __init__(self, count: int, prep: Any = None, *arguments: int, **options: int) -> None:
+        """Prepare all SQEs alike.
+
+        Args: count SQEs; prep is a function of this file, arguments and options are its own, without
+            user_data; without prep all bytes are 0, for the caller to fill: see sqe().
+        """
+        self.count = count
+        one = bytearray(64)
+        if prep is not None:
+            prep(one, *arguments, **options)
+        #: What ring.push() takes.
+        self.memory = one * count
+        self._fields: dict[str, tuple[str, memoryview]] = {}
+        self.set("user_data", range(count))
+
+    def set(self, name: str, values: Iterable[int]) -> None:
+        """Assign to one member of the SQEs, from the first on.
+
+        Args: name is a member of struct io_uring_sqe, such as fd, off, addr, len, user_data; values has a
+            number for each SQE, or for the first of them.
+        Raises: TypeError for a name that is not there; OverflowError for a value that the member cannot hold;
+            ValueError for more values than SQEs. Nothing is changed then.
+        Lifetime: none.
+        """
+        format, column = self._fields.get(name) or self._column(name)
+        cells = array(format, values)
+        if len(cells) == self.count:
+            column[:] = memoryview(cells)
+        else:
+            column[: len(cells)] = memoryview(cells)  # more than there are: ValueError
+
+    def first(self, count: int) -> memoryview:
+        """Return the first SQEs, for ring.push().
+
+        Args: count from 0 to the number of SQEs.
+        Lifetime: none; push copies.
+        """
+        if not 0 <= count <= self.count:
+            raise ValueError(f"{count} SQEs of a block of {self.count}")
+        return memoryview(self.memory)[: count * 64]
+
+    def _column(self, name: str) -> tuple[str, memoryview]:
+        """View one member of all SQEs, 64 bytes apart."""
+        field = uapi.io_uring_sqe.fields.get(name)
+        if field is None or not isinstance(field.format, str) or len(field.format) != 1:
+            raise TypeError(f"struct io_uring_sqe has no member {name!r} that holds one number")
+        first, step = field.offset // field.size, 64 // field.size
+        cells: Any = memoryview(self.memory).cast(field.format)  # type: ignore[call-overload]
+        self._fields[name] = found = field.format, cells[first::step]
+        return found
+
+    def sqe(self, index: int) -> memoryview:
+        """Return one SQE, for a prep function or set_fields().
+
+        Args: index from 0 to count - 1.
+        Returns: a writable view of 64 bytes.
+        Lifetime: none.
+        """
+        if not 0 <= index < self.count:
+            raise IndexError(f"SQE {index} of a block of {self.count}")
+        return memoryview(self.memory)[index * 64 : index * 64 + 64]
+
+    def __len__(self) -> int:
+        """Count the SQEs."""
+        return self.count
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -504,7 +593,9 @@ def prep_poll_add(sqe: Sqe, fd: int, mask: int, user_data: int = 0, flags: int =
     Since: 5.1; masks above 16 bits 5.9
     Mirrors: liburing io_uring_prep_poll_add
     """
-    _pack(sqe, 0, uapi.IORING_OP_POLL_ADD, flags, 0, fd, 0, 0, 0, poll_mask(mask), user_data, 0, 0, 0, 0, 0)
+    if _BIG_ENDIAN:
+        mask = poll_mask(mask)
+    _pack_poll(sqe, 0, _POLL_ADD, flags, 0, fd, mask, user_data)
 
 
 def prep_poll_multishot(sqe: Sqe, fd: int, mask: int, user_data: int = 0, flags: int = 0) -> None:

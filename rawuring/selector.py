@@ -33,11 +33,16 @@ import os
 import select
 import selectors
 import stat
+import struct
+import sys
 import time
 import warnings
 from _thread import get_ident
+from array import array
 from collections import deque
 from collections.abc import Mapping
+from functools import partial
+from operator import itemgetter
 from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
 from socket import socket
 
@@ -46,12 +51,12 @@ from .inflight import InFlight, next_token
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
+    from collections.abc import Iterator, Sequence
+    from typing import Any, Callable
 
     Ready = list[tuple[SelectorKey, int]]
     Keys = dict[int, SelectorKey]
-    Change = tuple[int, tuple[int, SelectorKey]]  # fd, and EPOLL_CTL_ADD or MOD with the new key
+    Change = tuple[int, int]  # fd, and a mask of poll bits, with _NEW for EPOLL_CTL_ADD
 
 # poll(2)'s and epoll's bits; these five have the same values on every architecture.
 _IN, _OUT = 0x01, 0x04
@@ -62,6 +67,10 @@ _EVENTS = tuple(
     (EVENT_WRITE if mask & ~_IN else 0) | (EVENT_READ if mask & ~_OUT else 0) for mask in range(32)
 )
 _ADD, _MOD = 1, 3  # EPOLL_CTL_ADD, EPOLL_CTL_MOD in linux/eventpoll.h
+_MODS = [_MOD] * 128
+_MANY = 16  # so many events at once are worth a look into the cache of answers
+_FEW = 12  # so many changes are prepared one by one
+_NEW = 1 << 16  # beside the mask of a pending change: the set does not know the descriptor yet
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -97,6 +106,7 @@ class IoUringSelector(selectors.BaseSelector):
         #: Take descriptors that are plain numbers at their word.
         self.trusting = trusting
         self._strategy = _choose(strategy, fallback, entries)
+        self._strategy.keys = self._map
 
     @property
     def backend(self) -> str:
@@ -135,8 +145,8 @@ class IoUringSelector(selectors.BaseSelector):
         """
         if not events or events & ~(EVENT_READ | EVENT_WRITE):
             raise ValueError(f"Invalid events: {events!r}")
-        key = SelectorKey(fileobj, self._view.fd_of(fileobj), events, data)
-        fd = key.fd
+        fd = self._view.fd_of(fileobj)
+        key = _new_key((fileobj, fd, events, data))
         if fd in self._map:
             raise KeyError(f"{fileobj!r} (FD {fd}) is already registered")
         known = isinstance(fileobj, socket) or self.trusting
@@ -177,20 +187,26 @@ class IoUringSelector(selectors.BaseSelector):
         Threads: any.
         Mirrors: CPython selectors.EpollSelector.modify
         """
-        key = self._view[fileobj]
+        try:
+            # Shaped by speed (bench/run.py --only changes): the usual object, asked once for its number.
+            key = self._map[fileobj if type(fileobj) is int else fileobj.fileno()]
+            known = key.fileobj is fileobj
+        except (KeyError, AttributeError, TypeError, ValueError):
+            key, known = self._view[fileobj], False
         if events == key.events:
             if data != key.data:
                 key = key._replace(data=data)
                 self._map[key.fd] = key
+                self._strategy.forget_answers(key.fd)
             return key
         if not events or events & ~(EVENT_READ | EVENT_WRITE):
             # EpollSelector, too, has forgotten the old registration when it raises.
             self.unregister(fileobj)
             raise ValueError(f"Invalid events: {events!r}")
-        key = key._replace(events=events, data=data)
+        key = _new_key((key.fileobj, key.fd, events, data))
         self._map[key.fd] = key
         try:
-            self._strategy.change(key, _is_open(key.fileobj))
+            self._strategy.change(key, known or _is_open(key.fileobj))
         except BaseException:
             self._map.pop(key.fd, None)
             raise
@@ -263,6 +279,10 @@ class IoUringSelector(selectors.BaseSelector):
         return f"<IoUringSelector {self.backend} registered={len(self._map)}>"
 
 
+# SelectorKey(...) without its Python frame: half the time.
+_new_key: Callable[[tuple[Any, ...]], SelectorKey] = partial(tuple.__new__, SelectorKey)
+
+
 def _fileno(fileobj: Any) -> int:
     fd = fileobj
     if not isinstance(fileobj, int):
@@ -327,6 +347,8 @@ class Strategy:
     name = ""
     reason = ""
     ring: rings.Ring | None = None
+    #: What is registered: the selector's own dictionary.
+    keys: Keys = {}  # noqa: RUF012 - a placeholder, which nobody changes
 
     def add(self, key: SelectorKey, known: bool) -> None:
         """Start to watch.
@@ -359,6 +381,12 @@ class Strategy:
         """
         raise NotImplementedError
 
+    def forget_answers(self, fd: int) -> None:
+        """Take note that the key of a descriptor is another one now.
+
+        Args: fd is the descriptor.
+        """
+
     def fileno(self) -> int:
         """Return the descriptor for nesting."""
         raise NotImplementedError
@@ -388,13 +416,19 @@ class EpollWait(Strategy):
         Raises: Unavailable when there is no ring; OSError when the kernel does not know an operation.
         """
         self._event = buffers.epoll_event_struct("i4x")
-        #: fd -> (EPOLL_CTL_ADD or MOD, key): what the kernel has not heard of yet.
-        self._pending: dict[int, tuple[int, SelectorKey]] = {}
+        #: fd -> mask, with _NEW for an addition: what the kernel has not heard of yet.
+        self._pending: dict[int, int] = {}
         #: The descriptors that the set may know.
         self._given: set[int] = set()
         #: Those that it would not take, although somebody vouched for them.
         self._refused: set[int] = set()
         self._cqes: deque[rings.Cqe] = deque()
+        #: What an event of epoll stands for: see _EventReader. And the events of each descriptor in there.
+        self._answers: dict[Any, tuple[SelectorKey, int]] = {}
+        self._packed: dict[int, list[Any]] = {}
+        self._reader: _EventReader | None = None
+        #: How many events the last wait brought.
+        self._found = 0
         self._waiting = False
         #: Changes are made at once: somebody watches the set's own descriptor, or the ring was lost.
         self._direct = False
@@ -411,14 +445,12 @@ class EpollWait(Strategy):
         except BaseException:
             self.ring.close()
             raise
+        if sys.implementation.name == "cpython":
+            self._reader = _EventReader(self._event)
         try:
             # Success is silent (5.17), so that a wait for one completion is a wait for an event.
             self._silent = bool(self.ring.features & uapi.IORING_FEAT_CQE_SKIP)
-            #: Where EPOLL_CTL requests find their struct epoll_event, one for each slot of the ring.
-            self._ctl_memory = buffers.allocate(self._event.size * self.ring.sq.ring_entries)
-            self._ctl_pin = buffers.pin(self._ctl_memory)
-            self._ctl_address = self._ctl_pin.address
-            self._ctl_flags = uapi.IOSQE_CQE_SKIP_SUCCESS if self._silent else 0
+            self._prepare_ctl()
             self._prepare_wait(64)
             self._try_out()
         except BaseException:
@@ -430,7 +462,7 @@ class EpollWait(Strategy):
         r, w = os.pipe()
         try:
             key = SelectorKey(w, w, EVENT_WRITE, None)
-            self._pending[w] = (_ADD, key)
+            self._pending[w] = _OUT | _NEW
             if self._wait_in_ring(1_000_000_000, {w: key}) != [(key, EVENT_WRITE)]:
                 raise OSError(errno.EIO, f"{self.name} does not report what is ready")
             self._forget(w)
@@ -442,10 +474,11 @@ class EpollWait(Strategy):
 
     def add(self, key: SelectorKey, known: bool) -> None:
         """Queue the addition of what is known to be right; let the kernel judge the rest."""
-        self._check_ring()
+        if self.ring.closed:
+            self._check_ring()
         fd = key.fd
         if known and not self._direct:
-            self._pending[fd] = (_ADD, key)
+            self._pending[fd] = _MASK[key.events] | _NEW
             if self._waiting:
                 self._apply_now(fd)
             return
@@ -454,10 +487,15 @@ class EpollWait(Strategy):
 
     def change(self, key: SelectorKey, known: bool) -> None:
         """Queue a modification; if the file object says that it was closed, let the kernel raise."""
-        self._check_ring()
+        if self.ring.closed:
+            self._check_ring()
         fd = key.fd
-        self._refused.discard(fd)
-        if fd in self._given and (self._direct or not known):
+        if self._refused:
+            self._refused.discard(fd)
+        if fd in self._packed:
+            self.forget_answers(fd)
+        given = fd in self._given
+        if given and (self._direct or not known):
             self._pending.pop(fd, None)
             try:
                 self._epoll.modify(fd, _MASK[key.events])
@@ -465,7 +503,7 @@ class EpollWait(Strategy):
                 self.remove(key)
                 raise
             return
-        self._pending[fd] = (_MOD if fd in self._given else _ADD, key)
+        self._pending[fd] = _MASK[key.events] if given else _MASK[key.events] | _NEW
         if self._waiting:
             self._apply_now(fd)
 
@@ -483,6 +521,15 @@ class EpollWait(Strategy):
         self._pending.pop(fd, None)
         self._given.discard(fd)
         self._refused.discard(fd)
+        self.forget_answers(fd)
+
+    def forget_answers(self, fd: int) -> None:
+        """Forget what a descriptor's events were answered with.
+
+        Args: fd is the descriptor.
+        """
+        for event in self._packed.pop(fd, ()):
+            self._answers.pop(event, None)
 
     def _check_ring(self) -> None:
         # In a forked child the set is still the parent's, and would be changed there.
@@ -494,20 +541,21 @@ class EpollWait(Strategy):
         change = self._pending.pop(fd, None)
         if change is not None:  # else another thread was faster
             self._given.add(fd)
-            self._control(*change)
+            self._control(fd, change)
 
-    def _control(self, change: int, key: SelectorKey) -> None:
+    def _control(self, fd: int, change: int) -> None:
         """Call epoll_ctl; what is there already is modified, and what is gone is added."""
-        for op in (change, _ADD if change == _MOD else _MOD):
-            if op == _ADD and _was_closed(key):
+        for new in (True, False) if change & _NEW else (False, True):
+            key = self.keys.get(fd)
+            if new and key is not None and _was_closed(key):
                 return  # the number may be another file's by now
-            call = self._epoll.register if op == _ADD else self._epoll.modify
+            call = self._epoll.register if new else self._epoll.modify
             try:
-                call(key.fd, _MASK[key.events])
+                call(fd, change & ~_NEW)
                 return
             except OSError as error:
                 if error.errno not in (errno.EEXIST, errno.ENOENT):
-                    self._refuse_late(key.fd, error.errno)
+                    self._refuse_late(fd, error.errno)
                     return
 
     def _refuse_late(self, fd: int, code: int | None) -> None:
@@ -534,6 +582,12 @@ class EpollWait(Strategy):
                 # One system call as well, and the cheaper one: see the head of this file.
                 self._check_ring()
                 return self._ask_epoll(timeout_ns, keys)
+            if self._found and not self._pending:
+                # What was busy in the last turn is asked without waiting first: a fifth of the ring's turn.
+                self._check_ring()
+                ready = self._ask_epoll(0, keys)
+                if ready:
+                    return ready
             return self._wait_in_ring(timeout_ns, keys)
         except OSError as error:
             known = error.errno in fdmon.REFUSED + fdmon.GONE
@@ -546,10 +600,14 @@ class EpollWait(Strategy):
 
     def _ask_epoll(self, timeout_ns: int | None, keys: Keys) -> Ready:
         """Wait without the ring, for whole milliseconds."""
+        if self._found >= _MANY and self._reader is not None and not (timeout_ns or self._refused):
+            return self._ask_for_many(timeout_ns, keys)
         # -1 and not None, for PyPy.
         timeout = -1 if timeout_ns is None else -(-timeout_ns // 1_000_000) / 1000
         ready: Ready = []
-        for fd, mask in self._epoll.poll(timeout, len(keys) or 1):
+        found = self._epoll.poll(timeout, len(keys) or 1)
+        self._found = len(found)
+        for fd, mask in found:
             key = keys.get(fd)
             if key is not None:
                 events = _EVENTS[mask & 31] & key.events
@@ -558,6 +616,33 @@ class EpollWait(Strategy):
             else:
                 self._stray(fd)
         return self._with_refused(ready, keys) if self._refused else ready
+
+    def _ask_for_many(self, timeout_ns: int | None, keys: Keys) -> Ready:
+        """Wait without the ring, and answer known events from the cache."""
+        assert self._reader is not None
+        events = self._reader.wait(self._epoll.fileno(), len(keys) or 1, -1 if timeout_ns is None else 0)
+        self._found = len(events)
+        answers = self._answers
+        try:
+            # No Python in this loop: half of what EpollSelector needs (bench/run.py --only ready).
+            return list(itemgetter(*events)(answers)) if len(events) > 1 else [answers[e] for e in events]
+        except KeyError:
+            pass  # an event that is new here
+        ready: Ready = []
+        for event in events:
+            mask, fd = self._reader.split(event)
+            key = keys.get(fd)
+            if key is None:
+                self._stray(fd)
+                continue
+            found = _EVENTS[mask & 31] & key.events
+            if found:
+                ready.append((key, found))
+                answers[event] = key, found
+                self._packed.setdefault(fd, []).append(event)
+                if keys.get(fd) is not key:  # changed by another thread: modify() may have looked too early
+                    self.forget_answers(fd)
+        return ready
 
     def _with_refused(self, ready: Ready, keys: Keys) -> Ready:
         return ready + [(keys[fd], keys[fd].events) for fd in list(self._refused) if fd in keys]
@@ -587,7 +672,7 @@ class EpollWait(Strategy):
                 self._take_completions(None)
             while True:
                 if self._pending:
-                    sent = self._queue_changes()
+                    sent = self._queue_changes(keys)
                 if self._token not in self._inflight.entries:
                     self._arm(len(keys))
                 if sent and not self._silent:
@@ -595,7 +680,10 @@ class EpollWait(Strategy):
                     self._take_completions(None)
                     if self._token not in self._inflight.entries:
                         self._arm(len(keys))
-                ring.submit_and_wait(0 if timeout_ns == 0 else 1, timeout_ns)
+                if timeout_ns == 0:
+                    ring.submit_and_wait(0)
+                else:
+                    ring.submit_and_wait(1, timeout_ns)
                 if sent:
                     sent = self._forget_sent(sent)
                 ready = self._take_completions(keys)
@@ -626,7 +714,7 @@ class EpollWait(Strategy):
             self._inflight.cancel(self._token)
             self._prepare_wait(self._capacity)
 
-    def _queue_changes(self) -> list[Change]:
+    def _queue_changes(self, keys: Keys) -> list[Change]:
         """Turn pending changes into requests, sending what does not fit beforehand.
 
         Each stays pending until it was sent, so that an exception of a signal handler loses none; to make one
@@ -634,37 +722,80 @@ class EpollWait(Strategy):
 
         Returns: what was queued and not sent yet.
         """
-        ring, epfd, size = self.ring, self._epoll.fileno(), self._event.size
+        # Shaped by speed (bench/run.py --only changes): by column, as far as possible.
+        ring = self.ring
         if ring.sq.pending():
             self._drop_queued()  # left by an exception inside our own cleaning up
-        room = ring.sq.ring_entries - 1
-        sent: list[Change] = []
-        for each in _snapshot(self._pending):
-            fd, (op, key) = each
-            if op == _ADD and _was_closed(key):
-                self._pending.pop(fd, None)  # before the kernel heard of it
-                continue
-            if len(sent) == room:
+        changes = _snapshot(self._pending)
+        new = [fd for fd, change in changes if change & _NEW]
+        if new and not self._still_open(new, keys):
+            changes = _snapshot(self._pending)
+        self._given.update(new)
+        if len(changes) < min(_FEW, self._ctl.count + 1):
+            for i, (fd, change) in enumerate(changes):
+                self._ctl_masks[i], self._ctl_fds[i] = change & ~_NEW, fd
+                address = self._ctl_pin.address + i * self._event.size
+                ops.prep_rw(
+                    ring.get_sqe(), uapi.IORING_OP_EPOLL_CTL, self._epfd, address,
+                    _ADD if change & _NEW else _MOD, fd, _CTL | fd, self._ctl_flags,
+                )  # fmt: skip
+            return changes
+        room, sent = self._ctl.count, changes[:0]
+        for first in range(0, len(changes), room):
+            if sent:
                 ring.submit()
                 if ring.sq.pending():
                     raise OSError(errno.EAGAIN, "the kernel takes no more requests for now")
-                sent = self._forget_sent(sent)
-            self._given.add(fd)
-            offset = len(sent) * size
-            self._event.pack_into(self._ctl_memory, offset, _MASK[key.events], fd)
-            ops.prep_rw(
-                ring.get_sqe(), uapi.IORING_OP_EPOLL_CTL, epfd, self._ctl_address + offset, op, fd, _CTL | fd,
-                self._ctl_flags,
-            )  # fmt: skip
-            sent.append(each)
+                self._forget_sent(sent)
+            sent = changes if len(changes) <= room else changes[first : first + room]
+            fds, masks = zip(*sent)
+            count = len(sent)
+            if new:
+                self._ctl.set("len", [_ADD if mask & _NEW else _MOD for mask in masks])
+                masks = tuple([mask & ~_NEW for mask in masks])
+            else:
+                self._ctl.set("len", _MODS[:count] if count <= len(_MODS) else [_MOD] * count)
+            self._ctl.set("off", fds)
+            self._ctl.set("user_data", [fd | _CTL for fd in fds])
+            self._ctl_masks[:count] = memoryview(array("I", masks))
+            self._ctl_fds[:count] = memoryview(array("I", fds))
+            ring.push(self._ctl.first(count))
         return sent
+
+    def _still_open(self, new: list[int], keys: Keys) -> bool:
+        """Drop additions that were closed before the kernel heard of them; say whether there were none."""
+        closed = []
+        for fd in new:
+            key = keys.get(fd)
+            if key is not None and _was_closed(key):
+                closed.append(fd)
+        for fd in closed:
+            self._pending.pop(fd, None)
+        return not closed
+
+    def _prepare_ctl(self) -> None:
+        """Make the requests that change the set, with the struct epoll_event of each."""
+        count = self.ring.sq.ring_entries - 1  # one slot is for the wait
+        size = self._event.size
+        self._ctl_memory = buffers.allocate(size * count)
+        self._ctl_pin = buffers.pin(self._ctl_memory)
+        address = self._ctl_pin.address
+        words = memoryview(self._ctl_memory).cast("B").cast("I")[: size * count // 4]
+        self._ctl_masks, self._ctl_fds = words[:: size // 4], words[2 if size == 16 else 1 :: size // 4]
+        self._epfd = self._epoll.fileno()
+        self._ctl_flags = flags = uapi.IOSQE_CQE_SKIP_SUCCESS if self._silent else 0
+        self._ctl = ops.Block(
+            count, ops.prep_rw, uapi.IORING_OP_EPOLL_CTL, self._epfd, 0, _MOD, 0, flags=flags
+        )
+        self._ctl.set("addr", range(address, address + size * count, size))
 
     def _forget_sent(self, sent: list[Change]) -> list[Change]:
         """Take what was sent off the list, unless it has changed again; return an empty list."""
         pending = self._pending
+        get, pop = pending.get, pending.pop
         for fd, change in sent:
-            if pending.get(fd) is change:
-                pending.pop(fd, None)
+            if get(fd) == change:
+                pop(fd, None)
         return []
 
     def _prepare_wait(self, capacity: int) -> None:
@@ -706,11 +837,11 @@ class EpollWait(Strategy):
     def _control_failed(self, fd: int, code: int, keys: Keys | None) -> None:
         if code in (errno.EINVAL, errno.EOPNOTSUPP) and not self._given - {fd}:
             raise OSError(code, "this kernel has no IORING_OP_EPOLL_CTL (Linux 5.6)")
-        change = self._pending.get(fd)
-        key = keys.get(fd) if keys else change[1] if change else None
-        if key is not None and code in (errno.EEXIST, errno.ENOENT):
+        key = keys.get(fd) if keys else None
+        mask = _MASK[key.events] if key else None if keys else self._pending.get(fd)
+        if mask is not None and code in (errno.EEXIST, errno.ENOENT):
             # Closed and opened again, or made twice.
-            self._control(_MOD if code == errno.EEXIST else _ADD, key)
+            self._control(fd, mask & ~_NEW | (_NEW if code == errno.ENOENT else 0))
         else:
             self._refuse_late(fd, code)
 
@@ -720,6 +851,7 @@ class EpollWait(Strategy):
             if -res in (errno.ECANCELED, errno.EINTR, errno.EAGAIN):
                 return []
             raise OSError(-res, f"IORING_OP_EPOLL_WAIT (Linux 6.15): {os.strerror(-res)}")
+        self._found = res
         ready: Ready = []
         get = keys.get
         for mask, fd in self._event.iter_unpack(self._memory_view[: res * self._event.size]):
@@ -765,7 +897,75 @@ class EpollWait(Strategy):
                 if not self._lost:
                     raise
         self._pending.clear()
+        self._answers.clear()
+        self._packed.clear()
         self._epoll.close()
+
+
+class _EventReader:
+    """epoll_wait(2) through libc, into memory of ours: events as one int each, where their layout allows it.
+
+    select.epoll makes a tuple of each event, which costs half as much as the kernel's work for it.
+    """
+
+    def __init__(self, layout: struct.Struct) -> None:
+        """Find the function and make room.
+
+        Args: layout is that of a struct epoll_event with a descriptor.
+        """
+        import ctypes
+
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._call = self._libc["epoll_wait"]
+        self._errno = ctypes.set_errno
+        self._allocate = ctypes.c_char.__mul__
+        self._size = layout.size
+        # Mask and descriptor side by side are one number.
+        self._one_int = layout.size == 12 and sys.byteorder == "little"
+        self._tuples = layout.iter_unpack
+        self._formats: dict[int, Callable[..., Any]] = {}
+        self._capacity = 0
+
+    def wait(self, epfd: int, maxevents: int, timeout_ms: int) -> Sequence[Any]:
+        """Wait; signal handlers run, and the wait goes on.
+
+        Args: epfd is the set; timeout_ms in milliseconds: 0, or -1 for ever.
+        Returns: events for split().
+        Raises: OSError.
+        Lifetime: none.
+        """
+        if maxevents > self._capacity:
+            self._capacity = 1 << (maxevents - 1).bit_length()
+            self._memory = self._allocate(self._size * (self._capacity + self._capacity // 8 + 1))()
+            self._view = memoryview(self._memory).cast("B")
+        while True:
+            count = self._call(epfd, self._memory, maxevents, timeout_ms)
+            if count >= 0:
+                return self._events(count)
+            code = self._errno(0)
+            if code not in (0, errno.EINTR):
+                raise OSError(code, os.strerror(code))
+
+    def _events(self, count: int) -> Sequence[Any]:
+        if not self._one_int:
+            return list(self._tuples(self._view[: count * self._size]))
+        # Bytes to spare are unpacked as well: few formats serve all counts, in steps of an eighth.
+        step = 1 << max(0, count.bit_length() - 4)
+        rounded = -(-count // step) * step
+        unpack = self._formats.get(rounded)
+        if unpack is None:
+            unpack = self._formats[rounded] = struct.Struct("=" + "Q4x" * rounded).unpack_from
+        events = unpack(self._view)
+        return events if rounded == count else events[:count]
+
+    def split(self, event: Any) -> tuple[int, int]:
+        """Take an event apart.
+
+        Args: event as wait() returned it.
+        Returns: mask and descriptor.
+        """
+        mask, fd = (event & 0xFFFFFFFF, event >> 32) if self._one_int else event
+        return mask, fd
 
 
 class EpollPoll(EpollWait):
@@ -773,21 +973,6 @@ class EpollPoll(EpollWait):
 
     name = "io_uring:epoll_poll"
     reason = "EPOLL_CTL works here (Linux 5.6): one system call for changes, one for events"
-
-    def __init__(self, entries: int) -> None:
-        """Create the ring and the set: see EpollWait."""
-        self._busy = False
-        super().__init__(entries)
-
-    def wait(self, timeout_ns: int | None, keys: Keys) -> Ready:
-        """Ask the set first if it had something the last time: a busy loop makes one call, not two."""
-        if self._busy and timeout_ns and not self._pending and not self._waiting:
-            ready = super().wait(0, keys)
-            if ready:
-                return ready
-        ready = super().wait(timeout_ns, keys)
-        self._busy = bool(ready)
-        return ready
 
     def _prepare_wait(self, capacity: int) -> None:
         self._token = token = next_token()
@@ -817,7 +1002,7 @@ def _raised_here(error: OSError) -> bool:
     return trace is None or trace.tb_frame.f_globals.get("__package__") == __package__
 
 
-def _snapshot(changes: dict[int, tuple[int, SelectorKey]]) -> list[Change]:
+def _snapshot(changes: dict[int, int]) -> list[Change]:
     """Copy a dictionary that other threads may be changing."""
     while True:
         try:

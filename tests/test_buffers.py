@@ -445,3 +445,18 @@ def test_provided_buffers_when_the_cqe_is_impossible_or_given_back_twice_then_an
         group.recycle(2)
     with pytest.raises(RuntimeError, match="cannot have"):
         group.take(100, buffer)
+
+
+def test_provided_buffer_claimed_as_a_whole_then_ours_until_given_back():
+    slab = buffers.allocate(16)
+    ring = buffers.BufferRing(buffers.allocate(64), 4)
+    group = buffers.ProvidedBuffers(ring, slab, 4, 1, 4)
+    buffer = uapi.IORING_CQE_F_BUFFER
+    assert group.address == buffers.pin(slab).address
+    assert group.claim(buffer | 2 << 16) == 2
+    assert len(group) == 3
+    for flags in (buffer | 2 << 16, buffer | 4 << 16, 1 << 16):
+        with pytest.raises(RuntimeError, match="no buffer of group 1"):
+            group.claim(flags)
+    group.recycle(2)
+    assert group.claim(buffer | 2 << 16) == 2

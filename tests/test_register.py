@@ -165,6 +165,7 @@ def test_arrays_then_what_the_pointers_lead_to():
     register.register_files_tags(ring, [7, -1], [11, 12])
     assert ring.peeked["*data"][:8] == struct.pack("=2i", 7, -1)
     assert ring.peeked["*tags"][:16] == struct.pack("=2Q", 11, 12)
+    ring.result = 1  # so many were put there
     (pin,) = register.register_buffers_update_tag(ring, 5, [MEMORY], [13])
     assert ring.peeked["*data"][: struct.calcsize("@PN")] == struct.pack("@PN", pin.address, 4096)
     assert ring.resources["buffer", 5] is pin

@@ -7,6 +7,7 @@ import errno
 import os
 import selectors
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -355,3 +356,122 @@ def test_closed_by_another_thread_than_the_one_that_selected_then_closed(uring, 
     finally:
         leave.set()
         thread.join()
+
+
+# -- answers that are kept for many events
+
+
+MANY = 3 * module._MANY
+
+
+@pytest.fixture
+def crowd(in_set):
+    """Sockets that are all ready, often enough asked for that their answers are kept."""
+    pairs = [socket.socketpair() for _ in range(MANY)]
+    for a, b in pairs:
+        in_set.register(a, READ, "old")
+        b.send(b"x")
+    for _ in range(3):
+        assert len(in_set.select(1)) == MANY
+    assert sys.implementation.name != "cpython" or len(in_set._strategy._answers) == MANY
+    yield [a for a, _ in pairs]
+    for pair in pairs:
+        for sock in pair:
+            sock.close()
+
+
+@pytest.mark.parametrize("timeout", [0, 1, None])
+def test_kept_answers_when_the_data_changes_then_the_new_key(in_set, crowd, timeout):
+    in_set.modify(crowd[5], READ, "new")
+    found = in_set.select(timeout)
+    assert sorted(key.data for key, _ in found) == ["new"] + ["old"] * (MANY - 1)
+    assert all(key is in_set.get_key(key.fileobj) for key, _ in found)
+
+
+@pytest.mark.parametrize("timeout", [0, 1, None])
+def test_kept_answers_when_the_interest_changes_then_the_new_one(in_set, crowd, timeout):
+    in_set.modify(crowd[5], READ | WRITE, "both")
+    in_set.modify(crowd[6], WRITE, "write")
+    for _ in range(3):
+        found = {key.data: events for key, events in in_set.select(timeout)}
+        assert found == {"old": READ, "both": READ | WRITE, "write": WRITE}
+    in_set.modify(crowd[5], READ, "old")
+    for _ in range(3):
+        assert {key.data: events for key, events in in_set.select(timeout)} == {"old": READ, "write": WRITE}
+
+
+@pytest.mark.parametrize("timeout", [0, 1, None])
+def test_kept_answers_when_a_number_is_used_again_then_the_new_file(in_set, crowd, timeout):
+    old = crowd[5]
+    number = old.fileno()
+    in_set.unregister(old)
+    assert len(in_set.select(timeout)) == MANY - 1
+    a, b = socket.socketpair()  # before the number is free, so that it is not theirs
+    old.close()
+    with a, b:
+        os.dup2(a.fileno(), number)
+        new = socket.socket(fileno=number)
+        in_set.register(new, READ, "new")
+        assert len(in_set.select(timeout)) == MANY - 1
+        b.send(b"x")
+        for _ in range(3):
+            assert [key.fileobj for key, _ in in_set.select(timeout) if key.data == "new"] == [new]
+        in_set.unregister(new)
+        new.close()
+
+
+def test_kept_answers_when_fewer_are_ready_then_only_those(in_set, crowd):
+    for count in range(MANY - 1, -1, -1):
+        crowd[count].recv(1)
+        assert len(in_set.select(0)) == count
+    assert in_set.select(0.001) == []
+
+
+def test_kept_answers_after_close_then_nothing_is_held(in_set, crowd):
+    strategy = in_set._strategy
+    in_set.close()
+    assert not strategy._answers
+    assert not strategy._packed
+
+
+@pytest.mark.parametrize("size", [12, 16])
+@pytest.mark.parametrize("count", [1, 2, 15, 16, 17, 100, 1000])
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="PyPy asks select.epoll")
+def test_events_of_either_layout_then_mask_and_descriptor(size, count):
+    layout = struct.Struct("=Ii4x" if size == 12 else "=I4xi4x")
+    reader = module._EventReader(layout)
+    expected = [(i % 32, 3 * i) for i in range(count)]
+    memory = b"".join(layout.pack(*event) for event in expected)
+    reader._view = memoryview(memory + bytes(count * size))
+    assert [reader.split(event) for event in reader._events(count)] == expected
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="PyPy asks select.epoll")
+def test_events_of_no_set_then_its_errno():
+    reader = module._EventReader(struct.Struct("=Ii4x"))
+    with pytest.raises(OSError) as caught:
+        reader.wait(-1, 10, 0)
+    assert caught.value.errno == errno.EBADF
+
+
+@pytest.mark.parametrize("entries", [2, 4, 64])
+@pytest.mark.parametrize("count", [1, 3, 11, 12, 40, 200])
+def test_changes_of_every_number_in_a_ring_of_every_size_then_all_are_made(entries, count, requires_io_uring):
+    try:
+        sel = IoUringSelector("io_uring:epoll_poll", fallback=False, entries=entries)
+    except OSError as error:
+        pytest.skip(f"EPOLL_CTL (Linux 5.6): {error}")
+    pairs = [socket.socketpair() for _ in range(count)]
+    with sel:
+        for a, _ in pairs:
+            sel.register(a, READ)
+        assert sel.select(0) == []
+        for a, _ in pairs:
+            sel.modify(a, WRITE)
+        assert len(sel.select(0)) == count
+        for a, _ in pairs:
+            sel.modify(a, READ)
+        assert sel.select(0) == []
+    for pair in pairs:
+        for sock in pair:
+            sock.close()

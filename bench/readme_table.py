@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: MIT
+"""The table of the README's section Speed, made from a stored run of run.py.
+
+    python3 bench/readme_table.py [--write README.md]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+BEGIN, END = "<!-- speed: begin -->", "<!-- speed: end -->"
+C = "C with liburing"
+
+#: What the table shows: a name for the row, the table of run.py, ours, and what stands beside it.
+ROWS: list[tuple[str, str, str, list[str]]] = [
+    ("NOP, 256 at a time, prepared block", "NOP, batch of 256, per operation", "rawuring, block",
+     [C, "liburing (Python)"]),
+    ("the same, one by one", "NOP, batch of 256, per operation", "rawuring, one by one",
+     [C, "liburing (Python)"]),
+    ("poll, 256 at a time, prepared block", "poll, ready, batch of 256, per operation", "rawuring, block",
+     [C, "uring-api", "liburing (Python)"]),
+    ("the same, one by one", "poll, ready, batch of 256, per operation", "rawuring, one by one",
+     [C, "uring-api", "liburing (Python)"]),
+    ("poll, 32 at a time, prepared block", "poll, ready, batch of 32, per operation", "rawuring, block",
+     [C, "uring-api", "liburing (Python)"]),
+    ("poll, one at a time", "poll, ready, batch of 1, per operation", "rawuring, one by one",
+     [C, "uring-api", "liburing (Python)"]),
+    ("select(), 1,000 of 1,000 ready", "select(), 1000 of 1000 ready, per event", "rawuring",
+     ["EpollSelector", f"{C}, ready"]),
+    ("select(), 100 of 100 ready", "select(), 100 of 100 ready, per event", "rawuring",
+     ["EpollSelector", f"{C}, ready"]),
+    ("select(), 10 of 100 ready", "select(), 10 of 100 ready, per event", "rawuring",
+     ["EpollSelector", f"{C}, ready"]),
+    ("select(), 1 of 1,000 ready", "select(), 1 of 1000 ready, per event", "rawuring",
+     ["EpollSelector", f"{C}, ready"]),
+    ("interest changes, 100 at a time", "interest changes, 100 at a time, per change", "rawuring",
+     ["EpollSelector", "select.epoll alone", f"{C}, change"]),
+    ("interest changes, 1 at a time", "interest changes, 1 at a time, per change", "rawuring",
+     ["EpollSelector", "select.epoll alone", f"{C}, change"]),
+    ("wait of 200 us, too long by", "wait of 200 us, overshoot", "rawuring, selector",
+     ["EpollSelector", f"{C}, wait"]),
+    ("asyncio.sleep of 200 us, too long by", "asyncio.sleep of 200 us, overshoot", "asyncio on rawuring",
+     ["asyncio", "uvloop"]),
+    ("4 KiB O_DIRECT reads, 32 in flight", "random 4 KiB reads, O_DIRECT, depth 32, per read",
+     "rawuring, block", [C, "uring-api", "os.pread in a thread pool"]),
+    ("4 KiB reads, page cache, 32 in flight", "random 4 KiB reads, page cache, depth 32, per read",
+     "rawuring, block", [C, "uring-api", "os.pread", "os.pread in a thread pool", "aiofiles"]),
+    ("TCP echo, 100 connections, no asyncio",
+     "TCP echo, 100 connections, server and client on one CPU, per message", "rawuring, multishot",
+     [C, "EpollSelector by hand"]),
+    ("the same, asyncio protocol", "TCP echo, 100 connections, server and client on one CPU, per message",
+     "asyncio on rawuring, protocol", ["asyncio, protocol", "uvloop, protocol"]),
+]  # fmt: skip
+
+
+def stored() -> dict[str, Any]:
+    """Read the newest stored run."""
+    found = sorted((HERE / "results").glob("*-run.json"))
+    report: dict[str, Any] = json.loads(found[-1].read_text())
+    return report
+
+
+def number(ns: float) -> str:
+    """Round to three digits: the rest is noise."""
+    digits = len(str(abs(int(ns)))) - 3
+    return f"{round(ns, -digits if digits > 0 else 0):,.0f}"
+
+
+def table(report: dict[str, Any]) -> str:
+    """Write the table, every row in nanoseconds."""
+    here = report["machine"]
+    lines = [
+        f"{here['python']}, Linux {here['kernel']}, {here['cpu']}, {here['date']}; medians of "
+        f"{report['rounds']} interleaved rounds, nanoseconds per operation.",
+        "",
+        "| workload | rawuring | others (and our time as a part of theirs) |",
+        "|---|---:|---|",
+    ]
+    for name, title, ours, others in ROWS:
+        rows = report["results"].get(title, {})
+        if ours not in rows:
+            continue
+        mine = rows[ours]["median_ns"]
+        beside = []
+        for other in others:
+            if other in rows:
+                theirs = rows[other]["median_ns"]
+                ratio = f" ({mine / theirs:.2f})" if theirs > 0 else " (too early)"
+                short = other.partition(", ready")[0].partition(", change")[0]
+                beside.append(f"{short} {number(theirs)}{ratio}")
+        lines.append(f"| {name} | {number(mine)} | {', '.join(beside)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    assert __doc__
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", metavar="FILE", help="put it between the marks of a page")
+    options = parser.parse_args()
+    part = table(stored())
+    print(part)
+    if options.write:
+        path = Path(options.write)
+        before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
+        _, end, after = rest.partition(END)
+        if not begin or not end:
+            raise SystemExit(f"the page lacks the marks {BEGIN} and {END}")
+        path.write_text(f"{before}{BEGIN}\n{part}\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,917 @@
+# SPDX-License-Identifier: MIT
+"""The Python systems that run.py compares, one per process.
+
+    python3 bench/systems.py WORKLOAD SYSTEM ARGUMENT...
+
+Prints "ready" (echo servers: "port N"), then one number, nanoseconds per operation, for each line on standard
+input. What cannot be had here raises Missing: one line, and exit code 3. What C does is in oracle.c.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import random
+import select
+import selectors
+import socket
+import statistics
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, os.environ.get("RAWURING_ROOT") or str(Path(__file__).resolve().parent.parent))
+
+Round = Callable[[], float]
+clock = time.perf_counter_ns
+READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+BLOCK = 4096
+MESSAGE = b"x" * 100
+SYSTEMS: dict[tuple[str, str], Callable[..., Round]] = {}
+KEEP: list[object] = []
+
+
+class Missing(Exception):
+    """Say that a system cannot be had here, and why."""
+
+
+def system(workload: str, name: str) -> Callable[[Callable[..., Round]], Callable[..., Round]]:
+    def note(make: Callable[..., Round]) -> Callable[..., Round]:
+        SYSTEMS[workload, name] = make
+        return make
+
+    return note
+
+
+def fastest(operation: Callable[[], object], count: int, repeat: int) -> Round:
+    """Make a round: the fastest of some repetitions, divided by the number of operations in each."""
+
+    def one_round() -> float:
+        best = 1 << 62
+        for _ in range(repeat):
+            start = clock()
+            operation()
+            best = min(best, clock() - start)
+        return best / count
+
+    return one_round
+
+
+def median_of(operation: Callable[[], object], repeat: int) -> Round:
+    def one_round() -> float:
+        took = []
+        for _ in range(repeat):
+            start = clock()
+            operation()
+            took.append(clock() - start)
+        return statistics.median(took)
+
+    return one_round
+
+
+def raise_nofile() -> None:
+    """Prepare a server.
+
+    asyncio receives into 256 KiB, for which glibc maps and unmaps memory each time, until a larger block was
+    freed once: twice the time per message, or not, by accident. Here it was freed once, for everybody.
+    """
+    import resource
+
+    bytes(1 << 20)
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def compiled(name: str) -> Any:
+    """Import a peer."""
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise Missing(f"{name} cannot be imported: {error}") from None
+
+
+# ------------------------------------------------------------------------------------------------------
+# Batches: NOPs, and polls of an eventfd that is ready
+
+
+def our_ring(entries: int = 512) -> Any:
+    from rawuring import Ring, rings
+
+    ring = Ring(entries, wish=rings.RECOMMENDED)
+    KEEP.append(ring)
+    return ring
+
+
+def our_batch(what: str) -> tuple[Any, tuple[int, ...]]:
+    from rawuring import ops
+
+    if what == "nop":
+        return ops.prep_nop, ()
+    return ops.prep_poll_add, (ready_eventfd(), select.POLLIN)
+
+
+def ready_eventfd() -> int:
+    if not hasattr(os, "eventfd"):
+        raise Missing("os.eventfd needs Python 3.10")
+    return os.eventfd(1)
+
+
+def one_turn(ring: Any) -> Callable[[int], list[Any]]:
+    """Return what submits, waits and reaps; as an older package does it, too, for --against."""
+
+    def two_calls(wait_nr: int) -> list[Any]:
+        ring.submit_and_wait(wait_nr)
+        return ring.reap()
+
+    return getattr(ring, "submit_and_reap", two_calls)
+
+
+def ours_one_by_one(what: str, size: int, repeat: int) -> Round:
+    from rawuring import ops
+
+    ring = our_ring()
+    turn = one_turn(ring)
+    fd, mask = ready_eventfd(), int(select.POLLIN)
+
+    def nops() -> None:
+        get_sqe, prep = ring.get_sqe, ops.prep_nop
+        for i in range(size):
+            prep(get_sqe(), i)
+        assert len(turn(size)) == size
+
+    def polls() -> None:
+        get_sqe, prep = ring.get_sqe, ops.prep_poll_add
+        for i in range(size):
+            prep(get_sqe(), fd, mask, i)
+        assert len(turn(size)) == size
+
+    return fastest(nops if what == "nop" else polls, size, repeat)
+
+
+def ours_block(what: str, size: int, repeat: int) -> Round:
+    """Queue what was prepared once; for larger batches, reap by column."""
+    ring = our_ring()
+    turn = one_turn(ring)
+    prep, arguments = our_batch(what)
+    block = bytearray(64 * size)
+    for i in range(size):
+        prep(memoryview(block)[64 * i : 64 * i + 64], *arguments, i)
+    sqes = bytes(block)
+    total = size * (size - 1) // 2
+
+    def short() -> None:
+        ring.push(sqes)
+        assert len(turn(size)) == size
+
+    def long() -> None:
+        ring.push(sqes)
+        ring.submit_and_wait(size)
+        assert sum(ring.reap_columns().user_data) == total
+
+    return fastest(long if size >= 64 and hasattr(ring, "reap_columns") else short, size, repeat)
+
+
+def ours_in_flight(what: str, size: int, repeat: int) -> Round:
+    from rawuring import InFlight
+
+    prep, arguments = our_batch(what)
+    ring = our_ring()
+    table = InFlight(ring)
+    KEEP.append(table)
+
+    def handler(res: int, flags: int) -> None:
+        return None
+
+    def batch() -> None:
+        get_sqe, hold = ring.get_sqe, table.hold
+        for _ in range(size):
+            prep(get_sqe(), *arguments, hold(handler))
+        ring.submit_and_wait(size)
+        assert table.dispatch(ring.reap()) == size
+
+    return fastest(batch, size, repeat)
+
+
+def liburing_python(what: str, size: int, repeat: int) -> Round:
+    lib = compiled("liburing")
+    fd = ready_eventfd()
+    ring, cqe = lib.Ring(), lib.Cqe()
+    flags = lib.IORING_SETUP_SINGLE_ISSUER | lib.IORING_SETUP_DEFER_TASKRUN
+    lib.io_uring_queue_init(512, ring, int(flags))
+    get_sqe, prep_nop, prep_poll = lib.io_uring_get_sqe, lib.io_uring_prep_nop, lib.io_uring_prep_poll_add
+    follow = lib.io_uring_cqe_iter_next
+    mask = int(select.POLLIN)
+
+    def batch() -> None:
+        if what == "nop":
+            for i in range(size):
+                sqe = get_sqe(ring)
+                prep_nop(sqe)
+                sqe.user_data = i + 1
+        else:
+            for i in range(size):
+                sqe = get_sqe(ring)
+                prep_poll(sqe, fd, mask)
+                sqe.user_data = i + 1
+        lib.io_uring_submit_and_wait(ring, size)
+        done = []
+        cqes = lib.io_uring_cqe_iter_init(ring)
+        while follow(cqes, cqe):
+            entry = cqe[0]
+            done.append((entry.user_data, entry.res))
+        lib.io_uring_cq_advance(ring, len(done))
+        assert len(done) == size
+
+    return fastest(batch, size, repeat)
+
+
+def uring_api_ring(flags: bool = True) -> Any:
+    lib = compiled("uring_api")
+    wanted = lib.IORING_SETUP_SINGLE_ISSUER | lib.IORING_SETUP_DEFER_TASKRUN
+    ring = lib.Ring(512, wanted if flags else 0, auto_submit=False)
+    KEEP.append(ring)
+    return ring
+
+
+def uring_api_poll(size: int, repeat: int) -> Round:
+    ring, fd = uring_api_ring(), ready_eventfd()
+    mask = int(select.POLLIN)
+
+    def batch() -> None:
+        prepare = ring.prepare_poll
+        for i in range(size):
+            prepare(fd, mask, i)
+        ring.submit()
+        done = 0
+        while done < size:
+            for completion in ring.wait(1.0):
+                assert completion.res > 0
+                done += 1
+
+    return fastest(batch, size, repeat)
+
+
+for _what in ("nop", "poll"):
+    for _name, _make in (
+        ("rawuring, block", ours_block),
+        ("rawuring, one by one", ours_one_by_one),
+        ("rawuring, in flight", ours_in_flight),
+        ("liburing (Python)", liburing_python),
+    ):
+        SYSTEMS[_what, _name] = lambda size, repeat, what=_what, make=_make: make(
+            what, int(size), int(repeat)
+        )
+SYSTEMS["poll", "uring-api"] = lambda size, repeat: uring_api_poll(int(size), int(repeat))
+
+
+# ------------------------------------------------------------------------------------------------------
+# Selectors: events, changes
+
+
+def our_selector(strategy: str | None = None) -> Any:
+    from rawuring.selector import IoUringSelector
+
+    try:
+        return IoUringSelector(strategy, fallback=False)
+    except OSError as error:
+        raise Missing(str(error)) from None
+
+
+def sockets(ready: int, of: int) -> list[socket.socket]:
+    """Make sockets, the first of which are ready to be read; each takes one descriptor."""
+    raise_nofile()
+    watched = [socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(of)]
+    for sock in watched[:ready]:
+        sock.bind("")  # a name of the kernel's choice
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"x", sock.getsockname())
+    KEEP.append(watched)
+    return watched
+
+
+def full_sockets(count: int) -> list[socket.socket]:
+    """Make socket objects that are neither readable nor writable; one open file with many descriptors."""
+    raise_nofile()
+    a, b = socket.socketpair()
+    a.setblocking(False)
+    try:
+        while True:
+            a.send(bytes(4096))
+    except BlockingIOError:
+        watched = [a.dup() for _ in range(count)]
+    KEEP.extend([a, b, watched])
+    return watched
+
+
+def events(sel: Any, ready: int, of: int, repeat: int, timeout: float | None) -> Round:
+    for sock in sockets(ready, of):
+        sel.register(sock, READ)
+    KEEP.append(sel)
+    assert len(sel.select(timeout)) == ready
+
+    def turns() -> None:
+        for _ in range(10):
+            sel.select(timeout)
+
+    return fastest(turns, 10 * ready, repeat)
+
+
+def changes(sel: Any, count: int, repeat: int) -> Round:
+    """Change every interest, forth in one turn and back in the next, and let the kernel know each time."""
+    socks = full_sockets(count)
+    for sock in socks:
+        sel.register(sock, READ)
+    KEEP.append(sel)
+    assert not sel.select(0)
+
+    def turns() -> None:
+        for sock in socks:
+            sel.modify(sock, READ | WRITE)
+        assert not sel.select(0)
+        for sock in socks:
+            sel.modify(sock, READ)
+        assert not sel.select(0)
+
+    return fastest(turns, 2 * count, repeat)
+
+
+def raw_changes(count: int, repeat: int) -> Round:
+    """epoll.modify itself, without a selector."""
+    socks = [sock.fileno() for sock in full_sockets(count)]
+    epoll = select.epoll()
+    for fd in socks:
+        epoll.register(fd, select.EPOLLIN)
+    KEEP.append(epoll)
+    both = select.EPOLLIN | select.EPOLLPRI
+
+    def turns() -> None:
+        for fd in socks:
+            epoll.modify(fd, both)
+        for fd in socks:
+            epoll.modify(fd, select.EPOLLIN)
+
+    return fastest(turns, 2 * count, repeat)
+
+
+SELECTORS: dict[str, Callable[[], Any]] = {
+    "EpollSelector": selectors.EpollSelector,
+    "rawuring": our_selector,
+    "rawuring, epoll_poll": lambda: our_selector("io_uring:epoll_poll"),
+    "rawuring, poll_add": lambda: our_selector("io_uring:poll_add"),
+}
+for _name, _sel in SELECTORS.items():
+    SYSTEMS["ready", _name] = lambda ready, of, repeat, make=_sel: events(
+        make(), int(ready), int(of), int(repeat), None
+    )
+    SYSTEMS["ready with timeout", _name] = lambda ready, of, repeat, make=_sel: events(
+        make(), int(ready), int(of), int(repeat), 1.0
+    )
+    SYSTEMS["change", _name] = lambda count, repeat, make=_sel: changes(make(), int(count), int(repeat))
+SYSTEMS["change", "select.epoll alone"] = lambda count, repeat: raw_changes(int(count), int(repeat))
+
+
+@system("ready", "select.epoll alone")
+def raw_ready(ready: str, of: str, repeat: str) -> Round:
+    epoll = select.epoll()
+    for sock in sockets(int(ready), int(of)):
+        epoll.register(sock, select.EPOLLIN)
+    KEEP.append(epoll)
+
+    def turns() -> None:
+        for _ in range(10):
+            epoll.poll(-1, int(of))
+
+    return fastest(turns, 10 * int(ready), int(repeat))
+
+
+# ------------------------------------------------------------------------------------------------------
+# asyncio
+
+
+def stock_loop() -> asyncio.AbstractEventLoop:
+    return asyncio.SelectorEventLoop(selectors.EpollSelector())
+
+
+def our_loop() -> asyncio.AbstractEventLoop:
+    from rawuring import aio
+
+    our_selector().close()  # says why not, if not
+    return aio.new_event_loop()
+
+
+def uvloop_loop() -> Any:
+    return compiled("uvloop").new_event_loop()
+
+
+LOOPS: dict[str, Callable[[], Any]] = {
+    "asyncio": stock_loop,
+    "asyncio on rawuring": our_loop,
+    "uvloop": uvloop_loop,
+}
+
+
+def callbacks(loop: Any, ready: int, of: int, repeat: int) -> Round:
+    """The cost of one add_reader() callback, all of them ready all the time."""
+    count = 0
+    turns = 10
+
+    def readable() -> None:
+        nonlocal count
+        count += 1
+        if count >= turns * ready:
+            loop.stop()
+
+    for sock in sockets(ready, of):
+        loop.add_reader(sock.fileno(), readable)
+    KEEP.append(loop)
+
+    def run() -> None:
+        nonlocal count
+        count = 0
+        loop.run_forever()
+
+    return fastest(run, turns * ready, repeat)
+
+
+def sleeps(loop: Any, usec: int, repeat: int) -> Round:
+    KEEP.append(loop)
+
+    async def sleep() -> float:
+        took = []
+        for _ in range(repeat):
+            start = clock()
+            await asyncio.sleep(usec / 1e6)
+            took.append(clock() - start)
+        return statistics.median(took)
+
+    return lambda: loop.run_until_complete(sleep())
+
+
+for _name, _loop in LOOPS.items():
+    SYSTEMS["callback", _name] = lambda ready, of, repeat, make=_loop: callbacks(
+        make(), int(ready), int(of), int(repeat)
+    )
+    SYSTEMS["sleep", _name] = lambda usec, repeat, make=_loop: sleeps(make(), int(usec), int(repeat))
+
+
+# ------------------------------------------------------------------------------------------------------
+# Timers
+
+
+def waits(sel: Any, usec: int, repeat: int) -> Round:
+    sel.register(sockets(0, 1)[0], READ)
+    KEEP.append(sel)
+    return median_of(lambda: sel.select(usec / 1e6), repeat)
+
+
+for _name, _sel in (("EpollSelector", selectors.EpollSelector), ("rawuring, selector", our_selector)):
+    SYSTEMS["wait", _name] = lambda usec, repeat, make=_sel: waits(make(), int(usec), int(repeat))
+
+
+@system("wait", "rawuring, ring")
+def ring_waits(usec: str, repeat: str) -> Round:
+    ring = our_ring(8)
+    return median_of(lambda: ring.submit_and_wait(1, int(usec) * 1000), int(repeat))
+
+
+# ------------------------------------------------------------------------------------------------------
+# Random reads of 4 KiB, so many in flight all the time
+
+
+class File:
+    """A file that is read at random places."""
+
+    def __init__(self, path: str, direct: str) -> None:
+        try:
+            self.fd = os.open(path, os.O_RDONLY | (os.O_DIRECT if int(direct) else 0))
+        except OSError as error:
+            raise Missing(f"O_DIRECT: {error}") from None
+        self.blocks = os.fstat(self.fd).st_size // BLOCK
+        self.random = random.Random(1)
+
+    def offsets(self, count: int) -> list[int]:
+        """Choose places, before the clock starts."""
+        return [int(x * self.blocks) * BLOCK for x in self.random_floats(count)]
+
+    def random_floats(self, count: int) -> list[float]:
+        draw = self.random.random
+        return [draw() for _ in range(count)]
+
+
+def timed_reads(file: File, count: int, run: Callable[[list[int]], int]) -> Round:
+    def one_round() -> float:
+        offsets = file.offsets(count)
+        start = clock()
+        done = run(offsets)
+        took = clock() - start
+        assert done == count * BLOCK, done
+        return took / count
+
+    return one_round
+
+
+@system("read", "os.pread")
+def read_pread(path: str, direct: str, depth: str, count: str) -> Round:
+    file = File(path, direct)
+    import mmap
+
+    memory = mmap.mmap(-1, BLOCK)
+    KEEP.append(memory)
+    fd, preadv = file.fd, os.preadv
+
+    def run(offsets: list[int]) -> int:
+        return sum([preadv(fd, [memory], offset) for offset in offsets])
+
+    return timed_reads(file, int(count), run)
+
+
+@system("read", "os.pread in a thread pool")
+def read_threads(path: str, direct: str, depth: str, count: str) -> Round:
+    import mmap
+    from concurrent.futures import ThreadPoolExecutor
+    from threading import local
+
+    file = File(path, direct)
+    pool = ThreadPoolExecutor(int(depth))
+    own = local()
+    fd, preadv = file.fd, os.preadv
+
+    def read(offset: int) -> int:
+        try:
+            memory = own.memory
+        except AttributeError:
+            memory = own.memory = mmap.mmap(-1, BLOCK)
+        return preadv(fd, [memory], offset)
+
+    def run(offsets: list[int]) -> int:
+        return sum(pool.map(read, offsets))
+
+    return timed_reads(file, int(count), run)
+
+
+@system("read", "aiofiles")
+def read_aiofiles(path: str, direct: str, depth: str, count: str) -> Round:
+    aiofiles = compiled("aiofiles")
+    if int(direct):
+        raise Missing("aiofiles has no O_DIRECT")
+    file = File(path, direct)
+    loop = asyncio.new_event_loop()
+    KEEP.append(loop)
+
+    async def worker(offsets: Any) -> int:
+        done = 0
+        async with aiofiles.open(path, "rb", buffering=0) as opened:
+            for offset in offsets:
+                await opened.seek(offset)
+                done += len(await opened.read(BLOCK))
+        return done
+
+    async def run(offsets: list[int]) -> int:
+        todo = iter(offsets)
+        return sum(await asyncio.gather(*(worker(todo) for _ in range(int(depth)))))
+
+    return timed_reads(file, int(count), lambda offsets: loop.run_until_complete(run(offsets)))
+
+
+@system("read", "rawuring, one by one")
+def read_one_by_one(path: str, direct: str, depth: str, count: str) -> Round:
+    from rawuring import buffers, ops, pin
+
+    file = File(path, direct)
+    ring, n = our_ring(256), int(depth)
+    memory = buffers.allocate(n * BLOCK)
+    address = pin(memory, writable=True).address
+    KEEP.append(memory)
+    fd, prep = file.fd, ops.prep_read
+
+    def run(offsets: list[int]) -> int:
+        get_sqe, todo, done, left = ring.get_sqe, iter(offsets), 0, len(offsets)
+        for slot in range(n):
+            prep(get_sqe(), fd, address + slot * BLOCK, BLOCK, next(todo), slot)
+        while left:
+            ring.submit_and_wait(1)
+            cqes = ring.reap()
+            left -= len(cqes)
+            for slot, res, _ in cqes:
+                done += res
+                for offset in todo:
+                    prep(get_sqe(), fd, address + slot * BLOCK, BLOCK, offset, slot)
+                    break
+        return done
+
+    return timed_reads(file, int(count), run)
+
+
+@system("talk", "client")
+def talk(port: str, connections: str, messages: str) -> Round:
+    """Do what oracle.c does where there is no compiler; slower, so that the servers look more alike."""
+    raise_nofile()
+    socks = [socket.create_connection(("127.0.0.1", int(port))) for _ in range(int(connections))]
+    epoll, by_fd = select.epoll(), {sock.fileno(): sock for sock in socks}
+    for sock in socks:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        epoll.register(sock, select.EPOLLIN)
+
+    def one_round() -> float:
+        start, sent, done = clock(), len(socks), 0
+        for sock in socks:
+            sock.send(MESSAGE)
+        while done < int(messages):
+            for fd, _ in epoll.poll(10):
+                done += len(by_fd[fd].recv(len(MESSAGE), socket.MSG_WAITALL)) // len(MESSAGE)
+                if sent < int(messages):
+                    by_fd[fd].send(MESSAGE)
+                    sent += 1
+        return (clock() - start) / int(messages)
+
+    return one_round
+
+
+@system("read", "rawuring, block")
+def read_block(path: str, direct: str, depth: str, count: str) -> Round:
+    """One block of prepared reads, whose offsets and buffers are set by column for as many as have ended."""
+    from rawuring import buffers, ops, pin
+
+    file = File(path, direct)
+    ring, n = our_ring(256), int(depth)
+    memory = buffers.allocate(n * BLOCK)
+    address = pin(memory, writable=True).address
+    KEEP.append(memory)
+    blocks = {size: ops.Block(size, ops.prep_read, file.fd, 0, BLOCK, 0) for size in range(1, n + 1)}
+    addresses = [address + slot * BLOCK for slot in range(n)]
+
+    def run(offsets: list[int]) -> int:
+        slots, at, done, left = list(range(n)), 0, 0, len(offsets)
+        while left:
+            wanted = min(len(slots), len(offsets) - at)
+            if wanted:
+                block, slots = blocks[wanted], slots[:wanted]
+                block.set("off", offsets[at : at + wanted])
+                block.set("addr", [addresses[slot] for slot in slots])
+                block.set("user_data", slots)
+                ring.push(block.memory)
+                at += wanted
+            ring.submit_and_wait(1)
+            ended = ring.reap_columns()
+            slots = ended.user_data
+            done += sum(ended.res)
+            left -= len(slots)
+        return done
+
+    return timed_reads(file, int(count), run)
+
+
+@system("read", "rawuring, in flight")
+def read_in_flight(path: str, direct: str, depth: str, count: str) -> Round:
+    from rawuring import InFlight, buffers, ops, pin
+
+    file = File(path, direct)
+    ring, n = our_ring(256), int(depth)
+    table = InFlight(ring)
+    KEEP.append(table)
+    pins = [pin(buffers.allocate(BLOCK), writable=True) for _ in range(n)]
+    fd = file.fd
+
+    def run(offsets: list[int]) -> int:
+        todo, done, left = iter(offsets), 0, len(offsets)
+
+        def start(target: Any) -> None:
+            for offset in todo:
+                token = table.hold(lambda res, flags: finish(target, res), target)
+                ops.prep_read(ring.get_sqe(), fd, target.address, BLOCK, offset, token)
+                return
+
+        def finish(target: Any, res: int) -> None:
+            nonlocal done
+            done += res
+            start(target)
+
+        for target in pins:
+            start(target)
+        while left:
+            ring.submit_and_wait(1)
+            left -= table.dispatch(ring.reap())
+        return done
+
+    return timed_reads(file, int(count), run)
+
+
+@system("read", "uring-api")
+def read_uring_api(path: str, direct: str, depth: str, count: str) -> Round:
+    import mmap
+
+    file = File(path, direct)
+    ring, n = uring_api_ring(), int(depth)
+    memories = [mmap.mmap(-1, BLOCK) for _ in range(n)]
+    fd = file.fd
+
+    def run(offsets: list[int]) -> int:
+        todo, done, left, prepare = iter(offsets), 0, len(offsets), ring.prepare_read
+        for memory in memories:
+            prepare(fd, memory, next(todo), memory)
+        while left:
+            ring.submit()
+            for completion in ring.wait(5.0):
+                done += completion.res
+                left -= 1
+                for offset in todo:
+                    memory = completion.user_data
+                    prepare(fd, memory, offset, memory)
+                    break
+        return done
+
+    return timed_reads(file, int(count), run)
+
+
+@system("read", "liburing (Python)")
+def read_liburing(path: str, direct: str, depth: str, count: str) -> Round:
+    lib = compiled("liburing")
+    if int(direct):
+        raise Missing("liburing (Python) reads into bytearrays, which are not aligned")
+    file = File(path, direct)
+    ring, cqe, n = lib.Ring(), lib.Cqe(), int(depth)
+    lib.io_uring_queue_init(256, ring, int(lib.IORING_SETUP_SINGLE_ISSUER | lib.IORING_SETUP_DEFER_TASKRUN))
+    memories = [bytearray(BLOCK) for _ in range(n)]
+    fd = file.fd
+    get_sqe, prep, follow = lib.io_uring_get_sqe, lib.io_uring_prep_read, lib.io_uring_cqe_iter_next
+
+    def run(offsets: list[int]) -> int:
+        todo, done, left = iter(offsets), 0, len(offsets)
+        slots = list(range(n))
+        while left:
+            for slot, offset in zip(slots, todo):
+                sqe = get_sqe(ring)
+                prep(sqe, fd, memories[slot], offset)
+                sqe.user_data = slot + 1
+            lib.io_uring_submit_and_wait(ring, 1)
+            slots = []
+            cqes = lib.io_uring_cqe_iter_init(ring)
+            while follow(cqes, cqe):
+                entry = cqe[0]
+                slots.append(entry.user_data - 1)
+                done += entry.res
+            lib.io_uring_cq_advance(ring, len(slots))
+            left -= len(slots)
+        return done
+
+    return timed_reads(file, int(count), run)
+
+
+# ------------------------------------------------------------------------------------------------------
+# Echo servers; the client is another process, the same for all
+
+
+class Echo(asyncio.Protocol):
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(data)
+
+
+def serve_asyncio(loop: Any) -> Round:
+    raise_nofile()
+    server = loop.run_until_complete(loop.create_server(Echo, "127.0.0.1", 0, backlog=4096))
+    print("port", server.sockets[0].getsockname()[1], flush=True)
+    loop.run_forever()
+    raise AssertionError
+
+
+def serve_streams(loop: Any) -> Round:
+    raise_nofile()
+
+    async def serve(reader: Any, writer: Any) -> None:
+        while data := await reader.read(4096):
+            writer.write(data)
+        writer.close()
+
+    start: Coroutine[Any, Any, Any] = asyncio.start_server(serve, "127.0.0.1", 0, backlog=4096)
+    server = loop.run_until_complete(start)
+    print("port", server.sockets[0].getsockname()[1], flush=True)
+    loop.run_forever()
+    raise AssertionError
+
+
+for _name, _loop in LOOPS.items():
+    SYSTEMS["echo", f"{_name}, protocol"] = lambda make=_loop: serve_asyncio(make())
+    SYSTEMS["echo", f"{_name}, streams"] = lambda make=_loop: serve_streams(make())
+
+
+@system("echo", "EpollSelector by hand")
+def serve_selector() -> Round:
+    return serve_by_hand(selectors.EpollSelector())
+
+
+@system("echo", "rawuring, selector by hand")
+def serve_our_selector() -> Round:
+    return serve_by_hand(our_selector())
+
+
+def serve_by_hand(sel: Any) -> Round:
+    raise_nofile()
+    listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
+    print("port", listener.getsockname()[1], flush=True)
+    sel.register(listener, READ)
+    while True:
+        for key, _ in sel.select():
+            sock = key.fileobj
+            if sock is listener:
+                client, _ = listener.accept()
+                client.setblocking(False)
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sel.register(client, READ)
+                continue
+            data = sock.recv(4096)
+            if data:
+                sock.send(data)
+            else:
+                sel.unregister(sock)
+                sock.close()
+
+
+@system("echo", "rawuring, multishot")
+def serve_multishot() -> Round:
+    """Multishot accept and receive on provided buffers, sent from where they lie."""
+    from rawuring import ops, register, uapi
+
+    raise_nofile()
+    ring = our_ring(4096)
+    listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
+    print("port", listener.getsockname()[1], flush=True)
+    group = register.setup_buf_ring(ring, 0, 4096, 256)
+    accepted, sent = 1 << 32, 2 << 32
+    more = uapi.IORING_CQE_F_MORE
+    get_sqe, reap, prep_send, close = ring.get_sqe, ring.reap, ops.prep_send, os.close
+    address, size = group.address, group.size
+
+    def receive(fd: int) -> None:
+        select_buffer = uapi.IOSQE_BUFFER_SELECT
+        ops.prep_recv_multishot(get_sqe(), fd, 0, 0, 0, fd, flags=select_buffer, buf_group=group.bgid)
+
+    ops.prep_multishot_accept(get_sqe(), listener.fileno(), 0, 0, 0, accepted)
+    while True:
+        ring.submit_and_wait(1)
+        free = []
+        for data, res, flags in reap():
+            if data >= sent:
+                free.append(data - sent)
+            elif data >= accepted:
+                sock = socket.socket(fileno=res)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                receive(sock.detach())
+            elif res > 0:
+                bid = group.claim(flags)
+                prep_send(get_sqe(), data, address + bid * size, res, 0, sent + bid)
+                if not flags & more:
+                    receive(data)
+            elif res == -errno.ENOBUFS:
+                receive(data)
+            else:
+                close(data)
+        if free:
+            group.recycle(*free)
+
+
+# ------------------------------------------------------------------------------------------------------
+
+
+def serve_rounds(workload: str, name: str, arguments: list[str]) -> int:
+    try:
+        one_round = SYSTEMS[workload, name](*arguments)
+    except KeyError:
+        print(f"no system {name!r} in workload {workload!r}")
+        return 2
+    except (Missing, ImportError, AttributeError) as error:
+        print(f"missing: {error}")
+        return 3
+    print("ready", flush=True)
+    for line in sys.stdin:
+        # A system call that nothing else makes: what stands between two of them in a trace is one round.
+        if line.startswith("count"):
+            os.getpriority(os.PRIO_PROCESS, 0)
+        result = one_round()
+        if line.startswith("count"):
+            os.getpriority(os.PRIO_PROCESS, 0)
+        print(f"{result:.1f}", flush=True)
+    return 0
+
+
+def end_with_parent() -> None:
+    """Let the kernel end this process when run.py is gone: a server would wait for ever."""
+    import ctypes
+    import signal
+
+    ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))  # PR_SET_PDEATHSIG
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    code = serve_rounds(sys.argv[1], sys.argv[2], sys.argv[3:])
+    sys.stdout.flush()
+    os._exit(code)  # rings, loops and pools may end as they like: nothing of them is measured
