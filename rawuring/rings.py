@@ -863,6 +863,8 @@ class Ring:
         self.resources: dict[tuple[str, int], Any] = {}
         self._own()
         _remember(self)
+        if os.environ.get("RAWURING_DEBUG", "0") not in ("", "0"):
+            watcher().watch(self)
 
     def _attach_queues(self) -> None:
         sq_memory, cq_memory, sqes_memory = self._mappings
@@ -1598,6 +1600,17 @@ def thread_lives(ident: int) -> bool:
     import threading
 
     return any(thread.ident == ident for thread in threading.enumerate())
+
+
+def watcher() -> Any:
+    """Fetch debug.py, the one module that is imported against the order, and only when RAWURING_DEBUG is set.
+
+    Returns: the module.
+    Lifetime: none.
+    """
+    from importlib import import_module
+
+    return import_module(f"{__package__}.debug")
 
 
 # ------------------------------------------------------------------------------------------------------

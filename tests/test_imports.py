@@ -32,6 +32,7 @@ ORDER = (
     "buffers",
     "register",
     "inflight",
+    "debug",
     "probe",
     "fdmon",
     "selector",

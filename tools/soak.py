@@ -2,15 +2,16 @@
 # SPDX-License-Identifier: MIT
 """Do everything at once, for long: ``python3 tools/soak.py --seconds 600 [--seed N]``.
 
-What it is: threads that read files with checksums, echo over sockets, change selectors and monitors next to an
-oracle, cancel, overflow and close rings, while the main thread sends signals, forks, kills and stops children.
+What it is: threads that read files with checksums, echo over sockets, change selectors and monitors next to
+an oracle, cancel, overflow and close rings, while the main thread sends signals, forks, kills and stops
+children.
 Must not know: how the library does anything; everything is compared with data of our own, epoll or poll(2).
-Invariant: the exit code is 0 only when no event was lost, no byte was wrong, and the descriptors, threads, children
-and mappings at the end are those of the beginning. 77 means that io_uring cannot be had here.
+Invariant: the exit code is 0 only when no event was lost, no byte was wrong, and the descriptors, threads,
+children and mappings at the end are those of the beginning. 77 means that io_uring cannot be had here.
 Read next: tests/faults.
 
-All choices come from the seed; what the kernel and the scheduler do does not, so a run can be repeated only in
-spirit. The first seconds are a rehearsal, after which the process is measured; the run follows; then it
+All choices come from the seed; what the kernel and the scheduler do does not, so a run can be repeated only
+in spirit. The first seconds are a rehearsal, after which the process is measured; the run follows; then it
 is measured again.
 """
 
@@ -161,8 +162,8 @@ class Reads(Worker):
                 results.setdefault(i, []).append(res)
 
             table.start(
-                ops.prep_read, self.fd, self.pin.address + start, nbytes, offset, handler=note, holds=(self.pin,),
-                flags=self.random.choice([0, 0, 0, uapi.IOSQE_ASYNC]),
+                ops.prep_read, self.fd, self.pin.address + start, nbytes, offset, handler=note,
+                holds=(self.pin,), flags=self.random.choice([0, 0, 0, uapi.IOSQE_ASYNC]),
             )  # fmt: skip
             wanted.append((start, nbytes, offset))
         self.soak.count(operations=self.COUNT)
@@ -224,7 +225,9 @@ class Talk:
 
     SIZE = 16384
 
-    def __init__(self, worker: Echo, table: inflight.InFlight, here: socket.socket, there: socket.socket) -> None:
+    def __init__(
+        self, worker: Echo, table: inflight.InFlight, here: socket.socket, there: socket.socket
+    ) -> None:  # fmt: skip
         self.worker, self.table, self.here, self.there = worker, table, here, there
         nbytes = worker.random.randrange(1, 3 * self.SIZE)
         self.message = worker.random.getrandbits(8 * nbytes).to_bytes(nbytes, "little")
@@ -346,7 +349,8 @@ class Cancels(Worker):
         if memory[:] != after:
             raise Corrupt("a request wrote after its ring was gone")
         for i in range(32):
-            if after[i * 256 : i * 256 + 64] != b"\x3c" * 64 or after[i * 256 + 192 : i * 256 + 256] != b"\x3c" * 64:
+            slot = after[i * 256 : (i + 1) * 256]
+            if slot[:64] != b"\x3c" * 64 or slot[192:] != b"\x3c" * 64:
                 raise Corrupt(f"bytes beside buffer {i} were written")
         self.soak.count(bytes_verified=len(after))
         os.close(r)
@@ -540,7 +544,7 @@ class Threads(Worker):
 
         def life(tidy: bool) -> None:
             try:
-                ring, table = self.ring(8)
+                ring, _ = self.ring(8)
                 for i in range(50):
                     ops.prep_nop(ring.get_sqe(), i + 1)
                     ring.submit_and_wait(1)
@@ -583,7 +587,8 @@ class Disturber:
         self.signals = 0
 
     def run(self, seconds: float) -> None:
-        saved = [(number, signal.signal(number, self.on_signal)) for number in (signal.SIGALRM, signal.SIGUSR1)]
+        numbers = (signal.SIGALRM, signal.SIGUSR1)
+        saved = [(number, signal.signal(number, self.on_signal)) for number in numbers]
         signal.setitimer(signal.ITIMER_REAL, 0.005, 0.005)
         try:
             deadline = time.monotonic() + seconds
@@ -658,7 +663,7 @@ def child(kind: str, w: int) -> None:
             r, _w = os.pipe()
             pin = buffers.pin(memory, writable=True)
             table.start(ops.prep_read, r, pin.address, 4096, -1, holds=(pin,))
-            for i in range(20):
+            for _ in range(20):
                 ops.prep_nop(ring.get_sqe(), 0)
                 ring.submit_and_wait(1)
                 table.dispatch(ring.reap())
@@ -684,7 +689,8 @@ class Footprint:
         maps = Path("/proc/self/maps").read_text().splitlines()
         self.mappings = len(maps)
         self.ring_mappings = sum("io_uring" in line for line in maps)
-        self.anonymous_kib = sum(kib(line) for line in maps if line.split()[1][:2] == "rw" and len(line.split()) == 5)
+        anonymous = [line for line in maps if line.split()[1][:2] == "rw" and len(line.split()) == 5]
+        self.anonymous_kib = sum(map(kib, anonymous))
         self.kept = len(inflight._kept)
 
     def complaints(self, before: Footprint) -> list[str]:
