@@ -270,8 +270,9 @@ def damage_beside(held: Any) -> str:
 
     if isinstance(held, Guarded):
         return held.damage()
-    owner = getattr(getattr(held, "_export", None), "_objects", None)
-    memory = getattr(owner, "obj", owner)
+    owners = getattr(getattr(held, "_export", None), "_objects", None)
+    owner = next(iter(owners.values()), None) if isinstance(owners, dict) else None
+    memory = getattr(owner, "obj", owner)  # a memoryview of it on CPython
     if not isinstance(memory, mmap.mmap) or memory.closed or len(memory) != held.nbytes:
         return ""
     # Anonymous memory is mapped by pages, and nobody has any business behind its end.
@@ -463,6 +464,7 @@ class WatchedInFlight(InFlight):
     def _begin_to_watch(self, ring: Ring) -> None:
         #: token -> the place that started the request.
         self.places: dict[int, str] = {}
+        ring.before_close[-1] = self._close  # the constructor put InFlight's own there
         if isinstance(ring, WatchedRing):
             ring._tables.append(self)
 

@@ -299,7 +299,9 @@ def test_rings_of_other_kinds_then_watched_too(watched, flags):
 @needs_ring
 def test_the_other_tests_pass_in_debug_mode_too():
     """The invariants hold wherever the library is used as its own tests use it."""
-    files = ["test_inflight.py", "test_request_rules.py", "test_monitors.py", "test_rings_kernel.py"]
+    files = ["test_inflight.py", "test_request_rules.py"]
+    if os.environ.get("RAWURING_FAULTS") == "all":
+        files += ["test_monitors.py", "test_rings_kernel.py", "test_selector_conformance.py"]
     chosen = "not thousand and not raise and not 100 and not requests_then and not one_system_call and not interpreter_ends"
     command = [
         sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", chosen,
