@@ -39,6 +39,8 @@ def footprint() -> dict[str, int]:
 def _limits() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if not PYPY:  # which reserves more than it uses
+        resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
 
 
 def run_child(
