@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: MIT
 """Take each protection away and see its test fail: ``python3 tools/mutants.py [--quick] [NAME ...]``.
 
-What it is: a list of (name, file, old text, new text, tests that must fail). Each is applied to a copy of the
-checkout, and the tests run there; a mutant that they let live is the failure of this program.
+What it is: a list of (name, file, old text, new text, tests that must fail). Each is applied to a copy of
+the checkout, and the tests run there; a mutant that they let live is the failure of this program.
 Must not know: how pytest is installed; it runs with the Python that runs it.
-Invariant: the checkout itself is never changed; every run has a time limit, and a hang counts as a failed test.
+Invariant: the checkout itself is never changed; every run has a time limit, and a hang counts as a failed
+test.
 Read next: tests/faults.
 
 The tests of a mutant also run on the unchanged copy, and must pass there, or the failure would say nothing.

@@ -44,7 +44,11 @@ def _limits() -> None:
 
 
 def run_child(
-    script: str, *arguments: str, env: dict[str, str] | None = None, timeout: int = 60, flags: tuple[str, ...] = ()
+    script: str,
+    *arguments: str,
+    env: dict[str, str] | None = None,
+    timeout: int = 60,
+    flags: tuple[str, ...] = (),
 ) -> subprocess.CompletedProcess[str]:
     """Run a script in a new interpreter with limits; a hang is a failure."""
     env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", **(env or {})}
@@ -59,7 +63,9 @@ def check_child(done: subprocess.CompletedProcess[str], code: int = 0) -> str:
     """Require that a child ended as it should, without a word on stderr; return what it printed."""
     if done.stdout.startswith("SKIP "):
         pytest.skip(done.stdout[5:].strip())
-    assert done.returncode == code, f"{name_of_status(done.returncode)}\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
+    assert done.returncode == code, (
+        f"{name_of_status(done.returncode)}\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
+    )
     assert not done.stderr, done.stderr[-4000:]
     return done.stdout
 

@@ -29,7 +29,16 @@ needs_ring = pytest.mark.requires_io_uring
 
 #: What may be asked with any arguments: it writes to no memory by address, opens no file, ends no process, and
 #: waits for nothing for ever. The restriction shuts out the rest.
-HARMLESS = ("NOP", "POLL_ADD", "POLL_REMOVE", "TIMEOUT_REMOVE", "ASYNC_CANCEL", "FADVISE", "FSYNC", "SHUTDOWN")
+HARMLESS = (
+    "NOP",
+    "POLL_ADD",
+    "POLL_REMOVE",
+    "TIMEOUT_REMOVE",
+    "ASYNC_CANCEL",
+    "FADVISE",
+    "FSYNC",
+    "SHUTDOWN",
+)
 
 RANDOM = """
 import errno, os, random, sys
@@ -193,7 +202,19 @@ print(calls, refused)
 """
 
 
-MODULES = ("uapi", "syscalls", "barriers", "rings", "ops", "buffers", "register", "inflight", "debug", "fdmon", "selector")
+MODULES = (
+    "uapi",
+    "syscalls",
+    "barriers",
+    "rings",
+    "ops",
+    "buffers",
+    "register",
+    "inflight",
+    "debug",
+    "fdmon",
+    "selector",
+)
 
 
 @needs_ring

@@ -140,10 +140,13 @@ def test_random_faults_short_submits_and_late_answers_then_each_request_answered
             sent = 0
             while sent < 200 or len(table):
                 if chance.random() < 0.3:
-                    kernel.failures.append(chance.choice([0, errno.EAGAIN, errno.EBUSY, errno.ENOMEM, errno.EPERM]))
+                    kernel.failures.append(
+                        chance.choice([0, errno.EAGAIN, errno.EBUSY, errno.ENOMEM, errno.EPERM])
+                    )
                 if chance.random() < 0.3:
                     kernel.at_most.append(chance.randrange(1, 4))
                 while sent < 200 and ring.sq.space_left() and chance.random() < 0.8:
+
                     def note(res, flags, number=sent):
                         answers[number] = answers.get(number, 0) + 1
 
@@ -168,7 +171,9 @@ def test_random_faults_short_submits_and_late_answers_then_each_request_answered
 @needs_ring
 @pytest.mark.skipif(sys.byteorder != "little", reason="the filter's word order (little-endian)")
 def test_seccomp_answers_setup_with_any_errno_then_unavailable():
-    script = SECCOMP + """
+    script = (
+        SECCOMP
+        + """
 from rawuring import rings, syscalls, selector, fdmon
 rings.Ring(1).close()
 rings.time.sleep = lambda seconds: None
@@ -191,6 +196,7 @@ with __import__("warnings").catch_warnings():
     chosen.close()
 print("fine")
 """
+    )
     assert check_child(run_child(script)) == "fine\n"
     figures["faults injected"] += 133
 
@@ -198,7 +204,9 @@ print("fine")
 @needs_ring
 @pytest.mark.skipif(sys.byteorder != "little", reason="the filter's word order (little-endian)")
 def test_seccomp_answers_enter_with_any_errno_then_nothing_is_lost():
-    script = SECCOMP + """
+    script = (
+        SECCOMP
+        + """
 from rawuring import inflight, ops, rings
 ring = rings.Ring(256)
 table = inflight.InFlight(ring)
@@ -219,6 +227,7 @@ ring.close()  # drops what was queued
 assert len(table) == 0
 print("fine")
 """
+    )
     assert check_child(run_child(script)) == "fine\n"
     figures["faults injected"] += 130
 
@@ -226,7 +235,9 @@ print("fine")
 @needs_ring
 @pytest.mark.skipif(sys.byteorder != "little", reason="the filter's word order (little-endian)")
 def test_seccomp_answers_register_with_any_errno_then_an_oserror():
-    script = SECCOMP + """
+    script = (
+        SECCOMP
+        + """
 from rawuring import register, rings
 with rings.Ring(4) as ring:
     filter(REGISTER, 3)  # answers with nr_args
@@ -242,15 +253,20 @@ with rings.Ring(4) as ring:
         assert not ring.resources
 print("fine")
 """
+    )
     assert check_child(run_child(script)) == "fine\n"
     figures["faults injected"] += 132
 
 
 @needs_ring
-@pytest.mark.skipif(os.uname().machine not in ("x86_64", "aarch64"), reason="the number of mmap (x86-64, arm64)")
+@pytest.mark.skipif(
+    os.uname().machine not in ("x86_64", "aarch64"), reason="the number of mmap (x86-64, arm64)"
+)
 @pytest.mark.parametrize("code", [errno.ENOMEM, errno.EPERM, errno.EAGAIN, errno.EINVAL, errno.EACCES])
 def test_seccomp_answers_mmap_then_an_error_and_no_descriptor_is_left(code):
-    script = SECCOMP + f"""
+    script = (
+        SECCOMP
+        + f"""
 from rawuring import rings
 rings.Ring(2).close()
 before = os.listdir("/proc/self/fd")
@@ -265,6 +281,7 @@ assert os.listdir("/proc/self/fd") == before
 assert "io_uring" not in open("/proc/self/maps").read()
 print("fine")
 """
+    )
     assert check_child(run_child(script)) == "fine\n"
     figures["faults injected"] += 1
 
@@ -487,8 +504,14 @@ def test_wall_clock_then_nobody_looks_at_it():
     """CLOCK_REALTIME may be set at any time, so no deadline may depend on it."""
     for path in (ROOT / "rawuring").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "time":
-                assert node.attr not in ("time", "time_ns", "gmtime", "localtime"), f"{path.name}:{node.lineno}"
+            if (
+                isinstance(node, ast.Attribute)
+                and isinstance(node.value, ast.Name)
+                and node.value.id == "time"
+            ):
+                assert node.attr not in ("time", "time_ns", "gmtime", "localtime"), (
+                    f"{path.name}:{node.lineno}"
+                )
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -557,7 +580,14 @@ def test_forked_with_requests_in_flight_then_the_child_is_refused_and_the_parent
             code = 1
             try:
                 refusals = 0
-                for call in (ring.get_sqe, ring.submit, ring.reap, ring.fileno, ring.bind_thread, ring.statistics):
+                for call in (
+                    ring.get_sqe,
+                    ring.submit,
+                    ring.reap,
+                    ring.fileno,
+                    ring.bind_thread,
+                    ring.statistics,
+                ):
                     try:
                         call()
                     except rings.ForkedRing:
@@ -581,7 +611,9 @@ def test_exec_then_no_ring_goes_along():
     """Close-on-exec: a program that is started must not get a ring, with all that it may do (CVE-2024-22017)."""
     import subprocess
 
-    script = "import os; print([l for l in (os.readlink(f'/proc/self/fd/{n}') for n in os.listdir('/proc/self/fd')"
+    script = (
+        "import os; print([l for l in (os.readlink(f'/proc/self/fd/{n}') for n in os.listdir('/proc/self/fd')"
+    )
     script += " if os.path.exists(f'/proc/self/fd/{n}') or True and os.path.islink(f'/proc/self/fd/{n}')) if 'io_uring' in l])"
     with rings.Ring(2), fdmon.IoUringFDMon() as monitor, selector.IoUringSelector() as chosen:
         assert monitor and chosen
