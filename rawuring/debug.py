@@ -515,7 +515,8 @@ class WatchedInFlight(InFlight):
 
     def _damage(self, token: int, entry: tuple[Any, ...]) -> str:
         found = [damage for damage in map(damage_beside, entry[1]) if damage]
-        return f"{'; '.join(found)}: request {token}, started at {self.places.get(token, '?')}" if found else ""
+        where = self.places.get(token, "?")
+        return f"{'; '.join(found)}: request {token}, started at {where}" if found else ""
 
     def _faults(self) -> list[str]:
         found = [self._damage(token, entry) for token, entry in self.entries.items()]

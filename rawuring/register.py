@@ -557,20 +557,24 @@ def register_restrictions(
 
 
 def allow_only(
-    ring: Ring, *operations: str | int | Callable[..., Any], register_ops: Iterable[int] = (), sqe_flags: int = 0
-) -> None:
+    ring: Ring, *operations: str | int | Callable[..., Any], register_ops: Iterable[int] = (),
+    sqe_flags: int = 0,
+) -> None:  # fmt: skip
     """Take from a ring every right but these, for good: least privilege in one call, before enable().
 
-    Args: ring was made with IORING_SETUP_R_DISABLED; operations are names ("READ"), numbers (IORING_OP_READ) or
-        prep functions (ops.prep_read); register_ops are the IORING_REGISTER_* that stay allowed besides
-        ENABLE_RINGS; sqe_flags are the IOSQE_* that stay allowed.
-    Raises: ValueError for an operation that is not known; OSError, EBADFD when the ring runs already.
+    Args: ring was made with IORING_SETUP_R_DISABLED; operations are names ("READ"), numbers
+        (IORING_OP_READ) or prep functions (ops.prep_read); register_ops are the IORING_REGISTER_* that stay
+        allowed besides ENABLE_RINGS; sqe_flags are the IOSQE_* that stay allowed.
+    Raises: ValueError for an operation that is not known, and for none; OSError, EBADFD when the ring runs
+        already.
     Lifetime: none.
     Threads: the owner only.
     Since: 5.10
     """
+    if not operations:
+        raise ValueError("name the operations that stay allowed: a ring without any is of no use")
     allowed = [_opcode_of(operation) for operation in operations]
-    # Without an entry of each kind a kernel may take the kind as not restricted at all (7.0 does).
+    # One of each kind at least, so that no kernel takes a kind for one that nobody restricts.
     registrations = [uapi.IORING_REGISTER_ENABLE_RINGS, *register_ops]
     register_restrictions(ring, register_ops=registrations, sqe_ops=allowed, sqe_flags_allowed=sqe_flags)
 

@@ -129,7 +129,7 @@ MUTANTS = (
         "EINTR is an error", "rawuring/syscalls.py",
         "        code = _set_errno(0)\n        if code not in (0, errno.EINTR):\n            raise OSError(code, f\"io_uring_enter",
         "        code = _set_errno(0)\n        if code not in (0,):\n            raise OSError(code, f\"io_uring_enter",
-        "tests/test_rings_kernel.py -k thousand",
+        FAULTS + "test_environment.py -k without_a_deadline",
     ),
     Mutant(
         "a wait with a deadline starts anew after each signal", "rawuring/syscalls.py",

@@ -74,8 +74,8 @@ def name_of_status(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"exit {code}"
 
 
-#: For children: filter(CALL, FIELD) answers a system call with the errno that stands in one of its arguments, or
-#: always with the same. x86-64 and the 64-bit table of arm64 and riscv64.
+#: For children: filter(CALL, FIELD) answers a system call with the errno that stands in one of its arguments,
+#: or always with the same. x86-64 and the 64-bit table of arm64 and riscv64.
 SECCOMP = r"""
 import ctypes, errno, os, struct, sys
 def _statement(code, k, jt=0, jf=0):
@@ -92,7 +92,8 @@ def filter(number, argument=None, code=None, only=None):
     else:
         body += [_statement(load, 16 + 8 * argument + little), _statement(equal, 0, 0, 1),
                  _statement(ret, 0x7FFF0000), _statement(alu_or, 0x00050000), _statement(ret_a, 0)]
-    program = b"".join([_statement(load, 0), _statement(equal, number, 1, 0), _statement(ret, 0x7FFF0000), *body])
+    head = [_statement(load, 0), _statement(equal, number, 1, 0), _statement(ret, 0x7FFF0000)]
+    program = b"".join(head + body)
     memory = ctypes.create_string_buffer(program, len(program))
     head = ctypes.create_string_buffer(struct.pack("@HP", len(program) // 8, ctypes.addressof(memory)))
     libc = ctypes.CDLL(None, use_errno=True)

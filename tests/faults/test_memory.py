@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Memory: whatever ends a request, in whatever state, nobody writes where the kernel's permission has ended."""
+"""Memory: whatever ends a request, in whatever state, nobody writes where nobody may."""
 
 from __future__ import annotations
 
@@ -145,8 +145,8 @@ def many_at_once(scene: Scene) -> None:
 
 
 STATES = (
-    held, queued, waiting, in_a_worker, cancel_queued, cancelled, linked, completed, noted, multishot_between_two,
-    many_at_once,
+    held, queued, waiting, in_a_worker, cancel_queued, cancelled, linked, completed, noted,
+    multishot_between_two, many_at_once,
 )  # fmt: skip
 
 
@@ -214,8 +214,8 @@ def in_another_thread(scene: Scene) -> None:
 
 
 ENDS = (
-    by_close, by_forgetting, by_a_cycle, by_an_exception, by_a_handler_that_raises, by_closing_its_descriptors,
-    in_another_thread,
+    by_close, by_forgetting, by_a_cycle, by_an_exception, by_a_handler_that_raises,
+    by_closing_its_descriptors, in_another_thread,
 )  # fmt: skip
 
 
