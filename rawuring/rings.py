@@ -43,6 +43,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import sys
 import time
 import weakref
 from _thread import get_ident
@@ -701,6 +702,8 @@ def map_rings(fd: int, params: dict[str, Any], single_mmap: bool = True) -> tupl
         )
 
     done: list[mmap.mmap] = []
+    pypy = sys.implementation.name == "pypy"
+    known = _ring_fds() if pypy else set()
     try:
         done.append(map_at(sq_size, uapi.IORING_OFF_SQ_RING))
         done.append(done[0] if single_mmap else map_at(cq_size, uapi.IORING_OFF_CQ_RING))
@@ -709,7 +712,26 @@ def map_rings(fd: int, params: dict[str, Any], single_mmap: bool = True) -> tupl
         for memory in done:
             memory.close()
         raise
+    finally:
+        if pypy:
+            # Its mmap keeps a copy of the descriptor that is not close-on-exec.
+            for copy in _ring_fds() - known:
+                os.set_inheritable(copy, False)
     return done[0], done[1], done[2]
+
+
+def _ring_fds() -> set[int]:
+    found = set()
+    try:
+        for name in os.listdir("/proc/self/fd"):
+            try:
+                if "io_uring" in os.readlink(f"/proc/self/fd/{name}"):
+                    found.add(int(name))
+            except OSError:
+                continue  # closed meanwhile, as the listing's own descriptor is
+    except OSError:
+        pass  # no /proc
+    return found
 
 
 def memory_sizes(params: dict[str, Any]) -> tuple[int, int, int]:
