@@ -147,6 +147,8 @@ class Block(Pin):
         """
         import ctypes
 
+        if not isinstance(image, bytes):  # memmove() would take an int for an address
+            raise TypeError(f"the image of a struct is bytes, not {type(image).__name__}")
         # Of 64-bit words, so that it is aligned for every struct.
         memory = (ctypes.c_uint64 * ((len(image) + 7) // 8))()
         ctypes.memmove(memory, image, len(image))
@@ -666,8 +668,13 @@ _CODECS: dict[int, tuple[Any, Any]] = {
 }
 
 
+def _raw_bytes(address: Any) -> bytes:
+    # Of an int bytes() would make that many zeros: 2 GiB of them were seen.
+    return bytes(memoryview(address))
+
+
 def _codec(family: int, raw: bool = False) -> tuple[Any, Any]:
-    return (bytes, bytes) if raw else _CODECS.get(family, (bytes, bytes))
+    return (_raw_bytes, bytes) if raw else _CODECS.get(family, (_raw_bytes, bytes))
 
 
 # ------------------------------------------------------------------------------------------------------

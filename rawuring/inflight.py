@@ -25,6 +25,7 @@ Facts about completions, and what follows from them:
 from __future__ import annotations
 
 import itertools
+import os
 import weakref
 from _thread import get_ident
 from collections import deque
@@ -33,7 +34,7 @@ from typing import NamedTuple
 
 from . import uapi
 from .ops import prep_cancel64
-from .rings import RingClosed
+from .rings import RingClosed, watcher
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,13 +66,15 @@ class Request(NamedTuple):
     age_ns: int
     #: What it keeps alive.
     holds: tuple[Any, ...]
+    #: The line that started it; known with RAWURING_DEBUG=1 only.
+    place: str = ""
 
     def __str__(self) -> str:
         """Say it in one line."""
         held = ", ".join(map(repr, self.holds)) or "nothing"
         return (
             f"request {self.token}: {self.operation or 'unnamed'}, for {self.age_ns / 1e9:.3f} s, "
-            f"holds {held}, answers {self.handler!r}"
+            f"holds {held}, answers {self.handler!r}" + (f", started at {self.place}" if self.place else "")
         )
 
 
@@ -99,6 +102,10 @@ class InFlight:
         self._ready: deque[tuple[Any, int, int]] = deque()
         self._todo: deque[Cqe] = deque()
         ring.before_close.append(self._close)
+        if os.environ.get("RAWURING_DEBUG", "0") not in ("", "0"):
+            debug = watcher()
+            if debug is not None:
+                debug.watch_table(self, ring)
 
     def hold(self, handler: Any, *keepalive: Any) -> int:
         """Enter a request and keep objects alive until it has ended.

@@ -43,6 +43,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import sys
 import time
 import weakref
 from _thread import get_ident
@@ -758,6 +759,8 @@ def map_rings(fd: int, params: dict[str, Any], single_mmap: bool = True) -> tupl
         )
 
     done: list[mmap.mmap] = []
+    pypy = sys.implementation.name == "pypy"
+    known = _ring_fds() if pypy else set()
     try:
         done.append(map_at(sq_size, uapi.IORING_OFF_SQ_RING))
         done.append(done[0] if single_mmap else map_at(cq_size, uapi.IORING_OFF_CQ_RING))
@@ -766,7 +769,26 @@ def map_rings(fd: int, params: dict[str, Any], single_mmap: bool = True) -> tupl
         for memory in done:
             memory.close()
         raise
+    finally:
+        if pypy:
+            # Its mmap keeps a copy of the descriptor that is not close-on-exec.
+            for copy in _ring_fds() - known:
+                os.set_inheritable(copy, False)
     return done[0], done[1], done[2]
+
+
+def _ring_fds() -> set[int]:
+    found = set()
+    try:
+        for name in os.listdir("/proc/self/fd"):
+            try:
+                if "io_uring" in os.readlink(f"/proc/self/fd/{name}"):
+                    found.add(int(name))
+            except OSError:
+                continue  # closed meanwhile, as the listing's own descriptor is
+    except OSError:
+        pass  # no /proc
+    return found
 
 
 def memory_sizes(params: dict[str, Any]) -> tuple[int, int, int]:
@@ -913,6 +935,8 @@ class Ring:
             or not barriers.ordered()
         )
         self._ordered = barriers.ordered()
+        #: What is in the CQ may be taken as it is.
+        self._direct = self._ordered
         #: Nothing but memory and one enter stands between a request and its CQE of 16 bytes.
         wide = uapi.IORING_SETUP_CQE32 | uapi.IORING_SETUP_CQE_MIXED
         self._quick = (
@@ -931,6 +955,10 @@ class Ring:
         self.resources: dict[tuple[str, int], Any] = {}
         self._own()
         _remember(self)
+        if os.environ.get("RAWURING_DEBUG", "0") not in ("", "0"):
+            debug = watcher()
+            if debug is not None:
+                debug.watch(self)
 
     def _attach_queues(self) -> None:
         sq_memory, cq_memory, sqes_memory = self._mappings
@@ -1399,7 +1427,7 @@ class Ring:
         if get_ident() != self._owner:
             self._refuse()
         cq = self.cq
-        if self._timeouts or not self._ordered:
+        if self._timeouts or not self._direct:
             self._fetch()
         else:
             cq.fetch()
@@ -1447,7 +1475,7 @@ class Ring:
         if get_ident() != self._owner:
             self._refuse()
         cq = self.cq
-        if self._timeouts or not self._ordered:
+        if self._timeouts or not self._direct:
             self._fetch()
         else:
             cq.fetch()
@@ -1793,6 +1821,23 @@ def thread_lives(ident: int) -> bool:
     import threading
 
     return any(thread.ident == ident for thread in threading.enumerate())
+
+
+def watcher() -> Any:
+    """Fetch debug.py, the one module that is imported against the order, and only when RAWURING_DEBUG is set.
+
+    Returns: the module; None in a copy of a part of the package that lacks it.
+    Lifetime: none.
+    """
+    import warnings
+    from importlib import import_module
+
+    try:
+        return import_module(f"{__package__}.debug")
+    except ModuleNotFoundError as error:
+        message = f"RAWURING_DEBUG is set, and this copy of a part has no debug mode: {error}"
+        warnings.warn(message, RuntimeWarning, stacklevel=4)
+        return None
 
 
 # ------------------------------------------------------------------------------------------------------

@@ -177,6 +177,7 @@ def io_uring_enter(
     Since: 5.1; timeout 5.11
     Mirrors: liburing io_uring_enter2, plus the retry that PEP 475 asks for
     """
+    _check_fd(fd)
     if (to_submit | min_complete | flags) >> 32:  # true for a negative number too
         raise ValueError(f"to_submit={to_submit}, min_complete={min_complete}, flags={flags}: not all u32")
     return enter(fd, to_submit, min_complete, flags, timeout)
@@ -217,6 +218,7 @@ def io_uring_register(fd: int, opcode: int, arg: Any, nr_args: int) -> int:
     Since: 5.1
     Mirrors: liburing io_uring_register
     """
+    _check_fd(fd)
     _check_u32("opcode", opcode)
     _check_u32("nr_args", nr_args)
     _load()
@@ -363,7 +365,17 @@ def enter_reg(fd: int, to_submit: int, min_complete: int, flags: int, offset: in
     raise OSError(code, f"io_uring_enter(fd {fd}, region at {offset}): {os.strerror(code)}")
 
 
+def _check_fd(fd: int) -> None:
+    # ctypes would cut it to 32 bits, and so reach another file.
+    if not isinstance(fd, int):
+        raise TypeError(f"a descriptor is an int, not {type(fd).__name__}")
+    if not -0x80000000 <= fd <= 0x7FFFFFFF:
+        raise ValueError(f"fd={fd} is not a C int")
+
+
 def _check_u32(name: str, value: int) -> None:
+    if not isinstance(value, int):
+        raise TypeError(f"{name} is an int, not {type(value).__name__}")
     if not 0 <= value <= _U32_MAX:
         raise ValueError(f"{name}={value} is not a u32")
 
@@ -557,7 +569,8 @@ def _enter_errno() -> int:
 
 def _read_text(path: str) -> str | None:
     try:
-        with open(path, encoding="ascii", errors="replace") as file:
+        # Not ASCII: its codec is a file, which may be out of reach by now, as UTF-8's is not.
+        with open(path, encoding="utf-8", errors="replace") as file:
             return file.read().strip()
     except OSError:
         return None

@@ -9,7 +9,6 @@ Read next: test_imports.py.
 
 from __future__ import annotations
 
-import functools
 import gc
 import json
 import os
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from refusal import io_uring_refusal
 
 hypothesis.settings.register_profile("default", deadline=None, derandomize=True, max_examples=100)
 hypothesis.settings.register_profile("small", deadline=None, derandomize=True, max_examples=20)
@@ -32,23 +32,6 @@ def pytest_report_header() -> str:
         f"kernel: {platform.system()} {platform.release()} {platform.machine()}; "
         f"{platform.python_implementation()} {platform.python_version()}"
     )
-
-
-@functools.cache
-def io_uring_refusal() -> str | None:
-    """Return why there is no io_uring here, None where there is. Found by trying."""
-    try:
-        from rawuring.rings import Ring
-        from rawuring.syscalls import Unavailable
-    except ModuleNotFoundError as error:
-        if error.name not in ("rawuring.rings", "rawuring.syscalls"):
-            raise  # a file that was taken away is a reason to skip, a broken one is not
-        return f"{error}"
-    try:
-        Ring(2).close()
-    except Unavailable as error:
-        return f"{error}"
-    return None
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

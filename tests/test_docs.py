@@ -20,9 +20,9 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import conftest
 import driver
 import pytest
+from refusal import io_uring_refusal
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -63,8 +63,8 @@ def name(snippet):
 def skip_where_it_cannot_run(needs: str) -> None:
     if not needs:
         return
-    if conftest.io_uring_refusal():
-        pytest.skip(f"{needs}: {conftest.io_uring_refusal()}")
+    if io_uring_refusal():
+        pytest.skip(f"{needs}: {io_uring_refusal()}")
     since = re.search(r"\((\d+\.\d+)\)", needs)
     if since and driver.kernel_release() < driver.release(since[1]):
         pytest.skip(f"{needs}: this is {os.uname().release}")

@@ -33,6 +33,7 @@ ORDER = (
     "buffers",
     "register",
     "inflight",
+    "debug",
     "evidence",
     "survey",
     "report",

@@ -8,8 +8,8 @@ import platform
 import sys
 from xml.etree import ElementTree
 
-import conftest
 import pytest
+from refusal import io_uring_refusal
 
 from rawuring import fakekernel, layout, ops, rings, uapi
 
@@ -37,8 +37,8 @@ def test_known_params_when_compared_with_this_kernel_then_the_same(flags):
 @pytest.mark.parametrize("flags", SHAPES)
 @pytest.mark.parametrize("entries", [1, 8, 100])
 def test_regions_when_listed_then_they_cover_the_mappings_without_overlap(source, flags, entries):
-    if source == "kernel" and conftest.io_uring_refusal():
-        pytest.skip(f"io_uring (5.1): {conftest.io_uring_refusal()}")
+    if source == "kernel" and io_uring_refusal():
+        pytest.skip(f"io_uring (5.1): {io_uring_refusal()}")
     try:
         params, _ = layout.ask(entries, layout.parse_flags(flags), 0, source)
     except OSError as error:

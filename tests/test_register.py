@@ -15,7 +15,7 @@ import struct
 
 import pytest
 
-from rawuring import buffers, register, syscalls, uapi
+from rawuring import buffers, ops, register, syscalls, uapi
 
 
 class Notes:
@@ -325,3 +325,15 @@ def test_refusal_then_nothing_is_kept():
     with pytest.raises(OSError, match="MEMLOCK"):
         register.setup_buf_ring(ring, 1, 4, 16)
     assert not ring.resources
+
+
+def test_allow_only_then_names_numbers_and_prep_functions_mean_the_same(monkeypatch):
+    seen = []
+    monkeypatch.setattr(register, "register_restrictions", lambda ring, **named: seen.append(named))
+    register.allow_only(None, "read", uapi.IORING_OP_WRITE, ops.prep_poll_multishot, ops.prep_uring_cmd128)
+    names = ("READ", "WRITE", "POLL_ADD", "URING_CMD128")
+    assert seen[0]["sqe_ops"] == [vars(uapi)[f"IORING_OP_{name}"] for name in names]
+    assert seen[0]["register_ops"] == [uapi.IORING_REGISTER_ENABLE_RINGS]
+    for wrong in (("READD",), (256,), ()):
+        with pytest.raises(ValueError):
+            register.allow_only(None, *wrong)

@@ -99,10 +99,28 @@ def test_each_module_alone_then_it_imports_with_nothing_else_there(tmp_path, nam
 
 
 def test_dynamic_imports_then_only_in_init():
-    """What the import statements do not say, the closure does not know."""
+    """What the import statements do not say, the closure does not know; debug.py is not wanted in every part."""
     for name in MODULES:
-        assert "import_module(" not in vendor.source(name), name
+        assert ("import_module(" in vendor.source(name)) is (name == "rings"), name
         assert "__import__(" not in vendor.source(name), name
+
+
+@pytest.mark.requires_io_uring
+@pytest.mark.parametrize(("only", "warned"), [("inflight", True), ("debug", False)])
+def test_debug_mode_in_a_part_then_it_works_or_a_warning_says_that_it_is_not_there(tmp_path, only, warned):
+    vendor.copy(str(tmp_path / "_vendor"), only=[only], name="part")
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from _vendor.part import inflight, rings\n"
+        "with rings.Ring(2) as ring: print(type(inflight.InFlight(ring)).__name__, type(ring).__name__)"
+    )
+    env = {**os.environ, "RAWURING_DEBUG": "1", "RAWURING_DEBUG_LOG": "-"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert ("has no debug mode" in done.stderr) is warned
+    assert done.stdout == ("InFlight Ring\n" if warned else "WatchedInFlight WatchedRing\n")
 
 
 # ------------------------------------------------------------------------------------------------------

@@ -1,0 +1,573 @@
+# SPDX-License-Identifier: MIT
+"""Watch rings and tables at work: RAWURING_DEBUG=1.
+
+What it is: subclasses of Ring and InFlight that check every invariant at every step, know where each
+request and each ring was made, warn of leaks with that place, and write down every SQE and CQE in words.
+Mirrors: liburing ``src/sanitize.c`` in purpose, strace(1) in the form of its lines.
+Must not know: what an operation does; the names of its arguments are read off the functions of ops.py.
+Invariant: without the variable nothing of this is imported. It is read when a Ring or an InFlight is made,
+never on the way of a request, so switched off it costs nothing there.
+Read next: probe.py.
+
+===================  ===================================================================================
+RAWURING_DEBUG       unset, empty or 0: off; else rings and tables made from now on are watched
+RAWURING_DEBUG_LOG   unset: the trace goes to stderr; a path: it is appended there; ``-``: no trace
+===================  ===================================================================================
+
+What is checked before and after every io_uring_enter, and after every reap: that masks, sizes and index
+array are what they were; that no queue holds more than its size or less than nothing; that the tail in
+memory is the one that was published; that the kernel dropped neither SQE nor CQE; that no request ended
+twice; and that the canaries stand: the bytes beside guarded() memory, and what lies between the end of a
+mapping and the end of its last page. A check that fails raises Damaged, with the place that started each
+request that could have done it.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import time
+from collections import Counter
+
+from . import ops, uapi
+from .inflight import InFlight
+from .rings import U32, UDATA_TIMEOUT, Ring
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any, Callable
+
+    from .inflight import Request
+
+CANARY = b"\xca\x4a\x52\x59\xc0\xff\xee\x99" * 8
+_PAGE = 4096
+
+
+class Damaged(RuntimeError):
+    """Say that something is not as it must be: memory was overwritten, or a rule broken."""
+
+
+def place() -> str:
+    """Name the line of the program outside this package that is being run.
+
+    Returns: "FILE:LINE in FUNCTION".
+    Lifetime: none.
+    """
+    package = os.path.dirname(__file__)
+    frame = sys._getframe(1)
+    while frame.f_back is not None and os.path.dirname(frame.f_code.co_filename) == package:
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+
+
+# ------------------------------------------------------------------------------------------------------
+# SQEs and CQEs in words
+
+
+def _changed(prep: Callable[..., None], name: str, value: int, base: bytes) -> list[int]:
+    """Find the bytes of an SQE that an argument changes; none when it does not take that value."""
+    try:
+        sqe = _prepare(prep, {name: value})
+    except Exception:
+        return []
+    return [i for i in range(64) if sqe[i] != base[i]]
+
+
+def _prepare(prep: Callable[..., None], arguments: dict[str, int]) -> bytes:
+    sqe = bytearray(128)
+    defaults = {"cmd": b""}
+    values = {name: arguments.get(name, defaults.get(name, 0)) for name in _parameters(prep)}
+    prep(sqe if prep.__name__.endswith("128") else memoryview(sqe)[:64], **values)
+    return bytes(sqe)
+
+
+def _parameters(prep: Callable[..., None]) -> tuple[str, ...]:
+    code = prep.__code__
+    return code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
+
+
+def _shape(prep: Callable[..., None]) -> tuple[bytes, list[tuple[str, int, int]]] | None:
+    """Find out what a prep function writes where: constants, and (name, offset, size) for each argument."""
+    try:
+        base = _prepare(prep, {})
+    except Exception:
+        return None
+    places = []
+    for name in _parameters(prep):
+        if name in ("user_data", "flags"):
+            continue
+        for bits in (64, 63, 32, 31, 16, 8):
+            changed = _changed(prep, name, (1 << bits) - 1, base)
+            if changed:
+                first = changed[0]
+                if changed == list(range(first, first + len(changed))):
+                    places.append((name, first, len(changed)))
+                break
+    return base, places
+
+
+@functools.lru_cache(None)
+def _shapes() -> dict[int, list[tuple[str, bytes, list[tuple[str, int, int]]]]]:
+    """Ask every prep function once what it writes."""
+    found: dict[int, list[tuple[str, bytes, list[tuple[str, int, int]]]]] = {}
+    for name, prep in vars(ops).items():
+        if name.startswith("prep_") and name not in ("prep_rw", "prep_send_set_addr"):
+            shape = _shape(prep)
+            if shape is not None:
+                found.setdefault(shape[0][0], []).append((name[5:], *shape))
+    return found
+
+
+def _fits(sqe: bytes, base: bytes) -> int:
+    """Count the constants of a prep function that an SQE has; -1 when it lacks one."""
+    constant = [i for i in range(1, 32) if base[i]] + [i for i in range(40, 64) if base[i]]
+    return len(constant) if all(sqe[i] & base[i] == base[i] for i in constant) else -1
+
+
+def decode_sqe(sqe: bytes | bytearray | memoryview) -> str:
+    """Say what an SQE asks for, with the names of the prep function that makes such SQEs.
+
+    Args: sqe has 64 bytes or more.
+    Returns: a line such as "read fd=5 buf=0x7f00 nbytes=64 offset=0 user_data=7 flags=ASYNC". Members that no
+        argument explains follow as "+OFFSET=VALUE".
+    Lifetime: none.
+    """
+    raw = bytes(sqe[:64])
+    best = max(
+        (
+            (_fits(raw, base), -len(places), name, base, places)
+            for name, base, places in _shapes().get(raw[0], ())
+        ),
+        default=(-1, 0, "", b"", []),
+    )
+    if best[0] < 0:
+        return f"{uapi.name_of('IORING_OP_', raw[0])} {raw[1:].hex(' ', -8)}"
+    _, _, name, base, places = best
+    words, explained = [name], set(range(2)) | set(range(32, 40))
+    for argument, offset, size in places:
+        explained.update(range(offset, offset + size))
+        value = int.from_bytes(raw[offset : offset + size], sys.byteorder, signed=offset == 4)
+        words.append(f"{argument}={_readable(value, offset, size)}")
+    words.append(f"user_data={int.from_bytes(raw[32:40], sys.byteorder)}")
+    if raw[1]:
+        words.append("flags=" + _short_names("IOSQE_", raw[1]))
+    words += [f"+{i}={raw[i]:#x}" for i in range(64) if i not in explained and raw[i] != base[i]]
+    return " ".join(words)
+
+
+def _short_names(prefix: str, mask: int) -> str:
+    return "|".join(name.replace(prefix, "") for name in uapi.names_of_flags(prefix, mask))
+
+
+def _readable(value: int, offset: int, size: int) -> str:
+    if size == 8 and value == (1 << 64) - 1:
+        return "-1"
+    return hex(value) if size >= 7 and offset in (16, 48) else str(value)
+
+
+def decode_cqe(cqe: tuple[int, ...]) -> str:
+    """Say what a CQE tells.
+
+    Args: cqe as Ring.reap() returns it.
+    Returns: a line such as "user_data=7 res=-11 (EAGAIN) flags=MORE".
+    Lifetime: none.
+    """
+    import errno
+
+    user_data, res, flags = cqe[:3]
+    words = [f"user_data={user_data} res={res}"]
+    if res < 0:
+        words.append(f"({errno.errorcode.get(-res, '?')})")
+    if flags & 0xFFFF:
+        words.append("flags=" + _short_names("IORING_CQE_F_", flags & 0xFFFF))
+    if flags & uapi.IORING_CQE_F_BUFFER:
+        words.append(f"bid={flags >> uapi.IORING_CQE_BUFFER_SHIFT}")
+    if len(cqe) > 3:
+        words.append(f"big_cqe={cqe[3]:#x},{cqe[4]:#x}")
+    return " ".join(words)
+
+
+_log: Any = None
+
+
+def trace(line: str) -> None:
+    """Write one line to the trace.
+
+    Args: line without its end.
+    Lifetime: none.
+    """
+    global _log
+    target = os.environ.get("RAWURING_DEBUG_LOG")
+    if target == "-":
+        return
+    text = f"rawuring {time.monotonic():.6f} {line}\n"
+    if not target:
+        sys.stderr.write(text)
+        return
+    if _log is None or _log.name != target or _log.closed:
+        if _log is not None:
+            _log.close()
+        _log = open(target, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
+    _log.write(text)
+
+
+# ------------------------------------------------------------------------------------------------------
+# Canaries
+
+
+class Guarded:
+    """Memory between two canaries; hold it like a Pin, and a watched table looks after it."""
+
+    def __init__(self, nbytes: int) -> None:
+        """Make it: see guarded()."""
+        import ctypes
+        import mmap
+
+        self._whole = mmap.mmap(-1, nbytes + 2 * len(CANARY))
+        self._export = (ctypes.c_char * len(self._whole)).from_buffer(self._whole)
+        start, end = len(CANARY), len(CANARY) + nbytes
+        self._whole[:start] = self._whole[end:] = CANARY
+        #: As a Pin's.
+        self.address = ctypes.addressof(self._export) + start
+        self.nbytes = nbytes
+        #: The memory between the canaries.
+        self.memory = memoryview(self._whole)[start:end]
+
+    def damage(self) -> str:
+        """Say which canary is gone, "" when both stand."""
+        start, end = len(CANARY), len(CANARY) + self.nbytes
+        if self._whole[:start] != CANARY:
+            return f"the bytes before {self!r} were overwritten"
+        if self._whole[end:] != CANARY:
+            return f"the bytes behind {self!r} were overwritten"
+        return ""
+
+    def __repr__(self) -> str:
+        """Show size and address."""
+        return f"<Guarded {self.nbytes} bytes at {self.address:#x}>"
+
+
+def guarded(nbytes: int) -> Guarded:
+    """Make memory with a canary at each side.
+
+    Args: nbytes is 1 or more.
+    Returns: a Guarded with ``address``, ``nbytes`` and ``memory``; give it to InFlight among what is held.
+    Lifetime: until the final CQE, as a Pin.
+    """
+    return Guarded(nbytes)
+
+
+def damage_beside(held: Any) -> str:
+    """Look at the canaries of one held object.
+
+    Args: held is anything that an in-flight table holds.
+    Returns: what is wrong, "" for nothing, or when there is nothing to look at.
+    Lifetime: none.
+    """
+    import mmap
+
+    if isinstance(held, Guarded):
+        return held.damage()
+    owners = getattr(getattr(held, "_export", None), "_objects", None)
+    owner = next(iter(owners.values()), None) if isinstance(owners, dict) else None
+    memory = getattr(owner, "obj", owner)  # a memoryview of it on CPython
+    if not isinstance(memory, mmap.mmap) or memory.closed or len(memory) != held.nbytes:
+        return ""
+    # Anonymous memory is mapped by pages, and nobody has any business behind its end.
+    slack = -held.nbytes % _PAGE
+    if any(_bytes_at(held.address + held.nbytes, slack)):
+        return f"the bytes behind {held!r} were overwritten"
+    return ""
+
+
+def _bytes_at(address: int, nbytes: int) -> bytes:
+    import ctypes
+
+    return ctypes.string_at(address, nbytes)
+
+
+# ------------------------------------------------------------------------------------------------------
+# A ring that is watched
+
+
+class WatchedRing(Ring):
+    """A Ring that checks itself at every step; watch() makes one of a Ring."""
+
+    _made_at = ""
+
+    def _begin_to_watch(self) -> None:
+        self._made_at = place()
+        self._plain = self._quick = self._direct = False  # every turn goes through _enter and _fetch
+        self._traced = self.sq.published
+        self._told = False
+        #: user_data -> how many requests with it the kernel has and has not ended.
+        self._outstanding: Counter[int] = Counter()
+        #: The tables of this ring.
+        self._tables: list[WatchedInFlight] = []
+        words = self.sq._words
+        self._constants = {
+            index: words[index]
+            for off in (self.params["sq_off"], self.params["cq_off"])
+            for index in (off["ring_mask"] // 4, off["ring_entries"] // 4)
+        }
+        trace(f"ring {self._fd}: made, {self!r}")
+
+    # -- every step
+
+    def _enter(self, to_submit: int, min_complete: int, flags: int, timeout: Any = None) -> None:
+        if to_submit or not self._rewind:
+            self._trace_sqes()
+        self.check("before io_uring_enter")
+        super()._enter(to_submit, min_complete, flags, timeout)
+        names = _short_names("IORING_ENTER_", flags) or "no flags"
+        trace(f"ring {self._fd}: enter to_submit={to_submit} min_complete={min_complete} {names}")
+        self.check("after io_uring_enter")
+
+    def _submit_sqpoll(self, flags: int) -> int:
+        self._trace_sqes(self.sq.sqe_tail)  # once published, they are the kernel's
+        return super()._submit_sqpoll(flags)
+
+    def _fetch(self) -> None:
+        cq = self.cq
+        before = len(cq.copied)
+        self.check("before reaping")
+        super()._fetch()
+        for cqe in cq.copied[before:]:
+            self._note_end(cqe)
+        self.check("after reaping")
+
+    def _trace_sqes(self, tail: int | None = None) -> None:
+        sq = self.sq
+        tail = sq.published if tail is None else tail
+        if self._rewind:
+            first, tail = 0, sq.sqe_tail
+        else:
+            first = min(self._traced, tail)
+        step = 1
+        for index in range(first, tail):
+            if step == 2:  # the second half of a slot of 128 bytes
+                step = 1
+                continue
+            slot = sq.slots[index & sq.ring_mask]
+            user_data = int.from_bytes(slot[32:40], sys.byteorder)
+            if user_data != UDATA_TIMEOUT and not slot[1] & uapi.IOSQE_CQE_SKIP_SUCCESS:
+                self._outstanding[user_data] += 1
+            step = 2 if sq._mixed and slot[0] in (uapi.IORING_OP_NOP128, uapi.IORING_OP_URING_CMD128) else 1
+            trace(f"ring {self._fd}: sqe {decode_sqe(slot)}{self._whose(user_data)}")
+        self._traced = tail
+
+    def _whose(self, user_data: int) -> str:
+        for table in self._tables:
+            if user_data in table.places:
+                return f" [{table.places[user_data]}]"
+        return ""
+
+    def _note_end(self, cqe: tuple[int, ...]) -> None:
+        user_data = cqe[0]
+        trace(f"ring {self._fd}: cqe {decode_cqe(cqe)}{self._whose(user_data)}")
+        if cqe[2] & uapi.IORING_CQE_F_MORE or user_data == UDATA_TIMEOUT:
+            return
+        if self._outstanding[user_data] > 1:
+            self._outstanding[user_data] -= 1
+            return
+        ended = self._outstanding.pop(user_data, 0)
+        # Numbers that no table knows may come from elsewhere: another ring's MSG_RING, the tag of a resource.
+        if not ended and any(user_data in table.places for table in self._tables):
+            raise Damaged(f"request {user_data} ended without having been submitted{self._whose(user_data)}")
+
+    # -- the checks
+
+    def check(self, when: str = "now") -> None:
+        """Check every invariant of the ring and of its tables.
+
+        Args: when is for the message.
+        Raises: Damaged.
+        Lifetime: none.
+        Threads: the owner only.
+        """
+        found = self._faults()
+        for table in self._tables:
+            found += table._faults()
+        if found:
+            suspects = [f"  {request}" for table in self._tables for request in table.requests()]
+            what = f"{self!r}, {when}: {'; '.join(found)}. In flight:"
+            raise Damaged("\n".join([what, *(suspects or ["  nothing"])]))
+
+    def _faults(self) -> list[str]:
+        if self._state != "open" or not self._made_at:
+            return []
+        sq, cq, words = self.sq, self.cq, self.sq._words
+        found = []
+        for index, value in self._constants.items():
+            if words[index] != value:
+                found.append(f"a constant of the ring changed from {value} to {words[index]}")
+        if not 0 <= sq.sqe_tail - sq.published <= sq.ring_entries and not self._rewind:
+            found.append(f"{sq.sqe_tail - sq.published} entries are queued on {sq.ring_entries}")
+        if not 0 <= sq.pending() <= sq.ring_entries:
+            found.append(f"the SQ claims to hold {sq.pending()} of {sq.ring_entries} entries")
+        if not self._rewind and words[sq._ktail] != sq.published & U32:
+            found.append(f"sq.tail is {words[sq._ktail]} and should be {sq.published & U32}")
+        if sq.array_offset is not None:
+            start = sq.array_offset
+            if any(words[start + i] != i for i in range(sq.ring_entries)):
+                found.append("the index array was overwritten")
+        if cq.ready() > cq.ring_entries:
+            found.append(f"the CQ claims to hold {cq.ready()} of {cq.ring_entries} entries")
+        if sq.dropped():
+            found.append(f"the kernel dropped {sq.dropped()} SQEs")
+        if cq.overflow():
+            found.append(f"the kernel lost {cq.overflow()} CQEs")
+        return found
+
+    def remap(self, params: dict[str, Any]) -> None:
+        """Map the rings again; see Ring.remap."""
+        super().remap(params)
+        self._made_at, made_at = "", self._made_at
+        tables, outstanding = self._tables, self._outstanding
+        self._begin_to_watch()
+        self._made_at, self._tables, self._outstanding = made_at, tables, outstanding
+
+    # -- leaks
+
+    def _close(self, explicit: bool) -> None:
+        trace(f"ring {self._fd}: closing")
+        try:
+            if not explicit and not self._told:
+                self._told = True
+                self._warn_of_leak("when the interpreter ended")
+        finally:  # even where warnings are errors
+            super()._close(explicit)
+
+    def _warn_of_leak(self, when: str) -> None:
+        import warnings
+
+        warnings.warn(f"unclosed {when}: {self!r}", ResourceWarning, source=self, stacklevel=3)
+
+    def __del__(self) -> None:
+        """Close a ring that was forgotten, with a warning that names the place where it was made."""
+        self._told = True
+        super().__del__()
+
+    def __repr__(self) -> str:
+        """Show what a Ring shows, and the place where it was made."""
+        return f"{super().__repr__()[:-1]} made at {self._made_at}>"
+
+
+# ------------------------------------------------------------------------------------------------------
+# A table that is watched
+
+
+class WatchedInFlight(InFlight):
+    """An InFlight that knows who started what; watch_table() makes one of an InFlight."""
+
+    def _begin_to_watch(self, ring: Ring) -> None:
+        #: token -> the place that started the request.
+        self.places: dict[int, str] = {}
+        ring.before_close[-1] = self._close  # the constructor put InFlight's own there
+        if isinstance(ring, WatchedRing):
+            ring._tables.append(self)
+
+    def hold(self, handler: Any, *keepalive: Any) -> int:
+        """Enter a request and note the place; see InFlight.hold."""
+        token = super().hold(handler, *keepalive)
+        self.places[token] = place()
+        return token
+
+    def start(
+        self, prep: Callable[..., None], *arguments: Any, handler: Any = None, holds: Iterable[Any] = (),
+        **options: Any,
+    ) -> int:  # fmt: skip
+        """Queue a request and note the place; see InFlight.start."""
+        token = super().start(prep, *arguments, handler=handler, holds=holds, **options)
+        self.places[token] = place()
+        return token
+
+    def complete(self, user_data: int, res: int, flags: int) -> bool:
+        """Take note of one CQE, and look at the canaries of its request; see InFlight.complete."""
+        entry = self.entries.get(user_data)
+        damage = self._damage(user_data, entry) if entry is not None else ""
+        known = super().complete(user_data, res, flags)
+        if damage:
+            raise Damaged(damage)
+        if user_data not in self.entries:
+            self.places.pop(user_data, None)
+        return known
+
+    def requests(self) -> list[Request]:
+        """Tell what is in flight and who started it; see InFlight.requests."""
+        return [request._replace(place=self.places.get(request.token, "")) for request in super().requests()]
+
+    def owner_of(self, address: int) -> Request | None:
+        """Name the request that memory belongs to.
+
+        Args: address is an address in memory.
+        Returns: the request that holds a Pin with it, or None.
+        Lifetime: none.
+        Threads: the ring's owner only.
+        """
+        for request in self.requests():
+            for held in request.holds:
+                start = getattr(held, "address", None)
+                if start is not None and start <= address < start + held.nbytes:
+                    return request
+        return None
+
+    def _damage(self, token: int, entry: tuple[Any, ...]) -> str:
+        found = [damage for damage in map(damage_beside, entry[1]) if damage]
+        where = self.places.get(token, "?")
+        return f"{'; '.join(found)}: request {token}, started at {where}" if found else ""
+
+    def _faults(self) -> list[str]:
+        found = [self._damage(token, entry) for token, entry in self.entries.items()]
+        return [damage for damage in found if damage]
+
+    def _close(self, ring: Ring, explicit: bool, timeout_ns: int = 5_000_000_000) -> None:
+        try:
+            if isinstance(ring, WatchedRing) and not ring.closed:
+                self._warn_of_idle(ring)
+        finally:
+            super()._close(ring, explicit, timeout_ns)
+
+    def _warn_of_idle(self, ring: WatchedRing) -> None:
+        import warnings
+
+        tail, count = ring.sq.sqe_tail, ring.sq.sqe_tail - ring._traced
+        queued = {int.from_bytes(ring.sq.slots[i & ring.sq.ring_mask][32:40], sys.byteorder)
+                  for i in range(tail - max(count, 0), tail)}  # fmt: skip
+        for request in self.requests():
+            token = request.token
+            if token in self.places and token not in queued and not ring._outstanding[token]:
+                warnings.warn(f"held, and never submitted: {request}", ResourceWarning, stacklevel=4)
+
+
+# ------------------------------------------------------------------------------------------------------
+
+
+def _watched(kind: type[Any], base: type[Any]) -> type[Any]:
+    return type(kind.__name__, (base, kind) if kind not in base.__mro__ else (base,), {})
+
+
+def watch(ring: Ring) -> None:
+    """Make a ring a watched one; its constructor calls this when RAWURING_DEBUG is set.
+
+    Args: ring is open and new.
+    Lifetime: none.
+    """
+    if not isinstance(ring, WatchedRing):
+        ring.__class__ = _watched(type(ring), WatchedRing)
+    assert isinstance(ring, WatchedRing)
+    ring._begin_to_watch()
+
+
+def watch_table(table: InFlight, ring: Ring) -> None:
+    """Make a table a watched one; its constructor calls this when RAWURING_DEBUG is set.
+
+    Args: table is new; ring is its ring.
+    Lifetime: none.
+    """
+    if not isinstance(table, WatchedInFlight):
+        table.__class__ = _watched(type(table), WatchedInFlight)
+    assert isinstance(table, WatchedInFlight)
+    table._begin_to_watch(ring)

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: MIT
+"""What the fault tests share: the figures, children with limits, seccomp filters made by hand."""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PYPY = sys.implementation.name == "pypy"
+
+#: Printed at the end of the run: see conftest.py.
+figures: Counter[str] = Counter()
+
+
+def footprint() -> dict[str, int]:
+    """Measure what the process holds."""
+    gc.collect()
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    return {
+        "descriptors": len(os.listdir("/proc/self/fd")),
+        "threads": len(os.listdir("/proc/self/task")),
+        "children": len(children.read_text().split()) if children.exists() else -1,
+        "mappings": len(maps),
+        "ring mappings": sum("io_uring" in line for line in maps),
+    }
+
+
+def _limits() -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if not PYPY:  # which reserves more than it uses
+        resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+
+
+def run_child(
+    script: str,
+    *arguments: str,
+    env: dict[str, str] | None = None,
+    timeout: int = 60,
+    flags: tuple[str, ...] = (),
+) -> subprocess.CompletedProcess[str]:
+    """Run a script in a new interpreter with limits; a hang is a failure."""
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", **(env or {})}
+    command = [sys.executable, *flags, "-c", textwrap.dedent(script), *arguments]
+    figures["child processes"] += 1
+    return subprocess.run(
+        command, env=env, capture_output=True, text=True, timeout=timeout, preexec_fn=_limits, check=False
+    )
+
+
+def check_child(done: subprocess.CompletedProcess[str], code: int = 0) -> str:
+    """Require that a child ended as it should, without a word on stderr; return what it printed."""
+    if done.stdout.startswith("SKIP "):
+        pytest.skip(done.stdout[5:].strip())
+    assert done.returncode == code, (
+        f"{name_of_status(done.returncode)}\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
+    )
+    assert not done.stderr, done.stderr[-4000:]
+    return done.stdout
+
+
+def name_of_status(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit {code}"
+
+
+#: For children: filter(CALL, FIELD) answers a system call with the errno that stands in one of its arguments,
+#: or always with the same. x86-64 and the 64-bit table of arm64 and riscv64.
+SECCOMP = r"""
+import ctypes, errno, os, struct, sys
+def _statement(code, k, jt=0, jf=0):
+    return struct.pack("=HBBI", code, jt, jf, k)
+def filter(number, argument=None, code=None, only=None):
+    load, equal, ret, ret_a, alu_or = 0x20, 0x15, 0x06, 0x16, 0x44
+    little = 0 if sys.byteorder == "little" else 4
+    body = []
+    if only is not None:  # (argument, value of its lower half)
+        body += [_statement(load, 16 + 8 * only[0] + little), _statement(equal, only[1], 1, 0),
+                 _statement(ret, 0x7FFF0000)]
+    if code is not None:
+        body.append(_statement(ret, 0x00050000 | code))
+    else:
+        body += [_statement(load, 16 + 8 * argument + little), _statement(equal, 0, 0, 1),
+                 _statement(ret, 0x7FFF0000), _statement(alu_or, 0x00050000), _statement(ret_a, 0)]
+    head = [_statement(load, 0), _statement(equal, number, 1, 0), _statement(ret, 0x7FFF0000)]
+    program = b"".join(head + body)
+    memory = ctypes.create_string_buffer(program, len(program))
+    head = ctypes.create_string_buffer(struct.pack("@HP", len(program) // 8, ctypes.addressof(memory)))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, ctypes.c_void_p(ctypes.addressof(head)), 0, 0):
+        print("SKIP seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
+        sys.exit(0)
+SETUP, ENTER, REGISTER = 425, 426, 427
+MMAP = {"x86_64": 9}.get(os.uname().machine, 222)
+"""

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: MIT
+"""Descriptors: closed, used again, copied, passed, half shut, very many, and changed at random."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import random
+import selectors
+import socket
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import pytest
+from harness import ROOT, check_child, figures, run_child
+
+from rawuring import fdmon, selector
+
+pytestmark = pytest.mark.requires_io_uring
+
+#: How many random changes each strategy goes through; RAWURING_CHURN=1000000 for the full size.
+CHURN = int(os.environ.get("RAWURING_CHURN", "1500"))
+
+
+def strategies():
+    return [name for name in selector.STRATEGIES if name.startswith("io_uring:")]
+
+
+@pytest.fixture(params=strategies())
+def chosen(request):
+    try:
+        made = selector.IoUringSelector(request.param, fallback=False)
+    except OSError as error:
+        pytest.skip(f"{request.param} (Linux 5.6 or 6.15): {error}")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def pair():
+    one, two = socket.socketpair()
+    yield one, two
+    one.close()
+    two.close()
+
+
+def ready(chosen, timeout=0):
+    return {(key.fd, events) for key, events in chosen.select(timeout)}
+
+
+def both(chosen, change):
+    """Do the same to an EpollSelector, and compare."""
+    oracle = selectors.EpollSelector()
+    try:
+        yield from ((each, change(each)) for each in (chosen, oracle))
+    finally:
+        oracle.close()
+
+
+def test_closed_while_watched_then_silent_as_epoll_is(chosen, pair):
+    one, two = pair
+    chosen.register(one, selectors.EVENT_READ)
+    assert ready(chosen) == set()
+    two.send(b"x")
+    assert ready(chosen) == {(one.fileno(), 1)}
+    fd = one.fileno()
+    one.close()
+    if chosen.backend != "io_uring:poll_add":  # which keeps a closed file open, and says so
+        assert ready(chosen) == set()
+    chosen.unregister(fd)
+    assert ready(chosen) == set()
+
+
+def test_number_used_again_at_once_then_events_of_the_new_file_only(chosen):
+    for _ in range(50):
+        one, two = socket.socketpair()
+        chosen.register(one, selectors.EVENT_READ)
+        two.send(b"x")
+        assert ready(chosen) == {(one.fileno(), 1)}
+        fd = one.fileno()
+        chosen.unregister(one)
+        one.close()
+        again, peer = socket.socketpair()
+        assert fd == again.fileno()  # the very same number
+        chosen.register(fd, selectors.EVENT_READ)
+        assert ready(chosen) == set()
+        peer.send(b"y")
+        assert ready(chosen) == {(fd, 1)}
+        chosen.unregister(fd)
+        for each in (two, again, peer):
+            each.close()
+        figures["numbers used again"] += 1
+
+
+def test_copied_then_each_number_its_own(chosen, pair):
+    one, two = pair
+    copy = os.dup(one.fileno())
+    try:
+        chosen.register(one, selectors.EVENT_READ)
+        chosen.register(copy, selectors.EVENT_WRITE)
+        two.send(b"x")
+        assert ready(chosen) == {(one.fileno(), 1), (copy, 2)}
+        chosen.unregister(copy)
+        os.close(copy)
+        assert ready(chosen) == {(one.fileno(), 1)}
+    finally:
+        if copy in chosen.get_map():
+            chosen.unregister(copy)
+            os.close(copy)
+
+
+def test_passed_to_ourselves_over_a_socket_then_it_works_after_the_original_is_gone(chosen, pair):
+    one, two = pair
+    r, w = os.pipe()
+    socket_message = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, r.to_bytes(4, sys.byteorder))]
+    one.sendmsg([b"."], socket_message)
+    os.close(r)
+    _, ancillary, _, _ = two.recvmsg(1, 64)
+    passed = int.from_bytes(ancillary[0][2][:4], sys.byteorder)
+    chosen.register(passed, selectors.EVENT_READ)
+    assert ready(chosen) == set()
+    os.write(w, b"x")
+    assert ready(chosen) == {(passed, 1)}
+    chosen.unregister(passed)
+    os.close(passed)
+    os.close(w)
+
+
+@pytest.mark.parametrize("how", [socket.SHUT_RD, socket.SHUT_WR, socket.SHUT_RDWR])
+@pytest.mark.parametrize("events", [1, 2, 3])
+@pytest.mark.parametrize("side", [0, 1])
+def test_half_shut_then_the_answer_is_epolls(chosen, pair, how, events, side):
+    pair[side].shutdown(how)
+    oracle = selectors.EpollSelector()
+    for each in (chosen, oracle):
+        each.register(pair[0], events)
+    assert ready(chosen) == ready(oracle)
+    pair[1].close()
+    assert ready(chosen) == ready(oracle)
+    oracle.close()
+    figures["events compared"] += 2
+
+
+def test_twenty_thousand_descriptors_then_each_is_watched():
+    script = """
+        import os, resource, sys, warnings
+        from rawuring import fdmon, selector
+        warnings.simplefilter("error")
+        COUNT = 20_000
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = 2 * COUNT + 100
+        if hard != resource.RLIM_INFINITY and hard < wanted:
+            try:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
+            except (ValueError, OSError):
+                print(f"SKIP {wanted} descriptors (RLIMIT_NOFILE is {hard})")
+                sys.exit()
+        else:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        pipes = [os.pipe() for _ in range(COUNT)]
+        monitor = fdmon.IoUringFDMon()
+        nodes = [monitor.add(r, 1) for r, _ in pipes]
+        assert monitor.wait(0) == []
+        chosen = [pipes[i] for i in range(0, COUNT, 97)]
+        for _, w in chosen:
+            os.write(w, b"x")
+        expected = {r for r, _ in chosen}
+        found = {node.fd for node, _ in monitor.wait(0)}
+        assert found == expected, len(found ^ expected)
+        for node in nodes:
+            monitor.remove(node)
+        assert monitor.wait(0) == []
+        monitor.destroy()
+        with selector.IoUringSelector(trusting=True) as watching:
+            for r, _ in pipes:
+                watching.register(r, 1)
+            assert {key.fd for key, _ in watching.select(0)} == expected
+            for r, _ in pipes:
+                watching.unregister(r)
+            assert watching.select(0) == []
+        os.closerange(pipes[0][0], pipes[-1][1] + 1)
+        print("fine")
+        """
+    assert check_child(run_child(script, timeout=120)) == "fine\n"
+    figures["descriptors at once"] = max(figures["descriptors at once"], 20_000)
+
+
+# ------------------------------------------------------------------------------------------------------
+# Random churn against an oracle
+
+
+def soak_module():
+    spec = importlib.util.spec_from_file_location("soak", ROOT / "tools" / "soak.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["soak"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def soak():
+    module = soak_module()
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        yield module, module.Soak(9, Path(folder))
+
+
+@pytest.mark.parametrize("name", strategies())
+def test_random_changes_of_a_selector_then_every_answer_is_epolls(soak, name):
+    module, shared = soak
+    if not module.usable(name):
+        pytest.skip(f"{name} (Linux 5.6 or 6.15)")
+    worker = module.SelectorChurn(shared, 1)
+    worker.begin()
+    worker.names = [name]
+    before = shared.figures["changes"]
+    while shared.figures["changes"] - before < CHURN:
+        worker.step()
+    figures["random changes"] += shared.figures["changes"] - before
+
+
+def test_random_changes_of_a_monitor_then_every_answer_is_polls(soak):
+    module, shared = soak
+    worker = module.MonitorChurn(shared, 2)
+    worker.begin()
+    before = shared.figures["changes"]
+    while shared.figures["changes"] - before < CHURN:
+        worker.step()
+    figures["random changes"] += shared.figures["changes"] - before
+    figures["events compared"] += shared.figures["events_compared"]
+
+
+def test_registered_and_closed_without_a_word_then_no_other_handler_suffers():
+    """Numbers are closed under the monitor at random; those that live must go on being reported."""
+    chance = random.Random(4)
+    with fdmon.IoUringFDMon() as monitor:
+        living = {}
+        for _ in range(400):
+            one, two = socket.socketpair()
+            fd = one.fileno()
+            old = living.pop(fd, None)
+            if old is not None:
+                monitor.remove(old[0])
+            living[fd] = monitor.add(fd, 1), one, two
+            if len(living) > 20:
+                fd = chance.choice(list(living))
+                node, one, two = living.pop(fd)
+                if chance.random() < 0.5:
+                    one.close()  # before it is removed
+                    monitor.wait(0)
+                monitor.remove(node)
+                one.close()
+                two.close()
+            fd = chance.choice(list(living))
+            living[fd][2].send(b"x")
+            assert fd in {node.fd for node, _ in monitor.wait(0)}
+            living[fd][1].recv(100)
+            assert fd not in {node.fd for node, _ in monitor.wait(0)}
+            figures["random changes"] += 1
+        for _, one, two in living.values():
+            one.close()
+            two.close()

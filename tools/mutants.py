@@ -1,0 +1,308 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Take each protection away and see its test fail: ``python3 tools/mutants.py [--quick] [NAME ...]``.
+
+What it is: a list of (name, file, old text, new text, tests that must fail). Each is applied to a copy of
+the checkout, and the tests run there; a mutant that they let live is the failure of this program.
+Must not know: how pytest is installed; it runs with the Python that runs it.
+Invariant: the checkout itself is never changed; every run has a time limit, and a hang counts as a failed
+test.
+Read next: tests/faults.
+
+The tests of a mutant also run on the unchanged copy, and must pass there, or the failure would say nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+LIMIT_S = 60
+
+
+class Mutant(NamedTuple):
+    """One protection, and who has to miss it."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+    quick: bool = False
+
+
+FAULTS = "tests/faults/"
+MUTANTS = (
+    # 1. Memory
+    Mutant(
+        "close() does not drain", "rawuring/inflight.py",
+        "                self._drain(ring, timeout_ns)\n", "                self.entries.clear()\n",
+        FAULTS + "test_memory.py -k by_close", quick=True,
+    ),
+    Mutant(
+        "a request is not held", "rawuring/inflight.py",
+        "        self.entries[token] = (handler, tuple(holds), monotonic_ns(), prep)",
+        "        self.entries[token] = (handler, (), monotonic_ns(), prep)",
+        FAULTS + "test_memory.py -k forgotten_by_its_owner", quick=True,
+    ),
+    Mutant(
+        "an entry leaves with the first CQE", "rawuring/inflight.py",
+        "        if not flags & uapi.IORING_CQE_F_MORE:\n            del", "        if True:\n            del",
+        "tests/test_request_rules.py tests/test_inflight.py -k multishot or final",
+    ),
+    Mutant(
+        "nothing is done when a ring is forgotten", "rawuring/rings.py",
+        "                self._close(explicit=False)\n\n    def __repr__", "                self._release()\n\n    def __repr__",
+        FAULTS + "test_memory.py -k by_forgetting",
+    ),
+    Mutant(
+        "nothing is done when the interpreter ends", "rawuring/rings.py",
+        "        if not ring.closed:\n            ring._close(explicit=False)", "        if not ring.closed:\n            pass",
+        "tests/test_inflight.py " + FAULTS + "test_debug.py -k interpreter",
+    ),
+    Mutant(
+        "allocate() leaks", "rawuring/buffers.py",
+        "        return mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)",
+        "        _L.append(mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))\n"
+        "        _L.append(mmap.mmap(-1, 4096, prot=1))\n        return _L[-2]\n    _L.append(0)\n_L = []\ndef _x(nbytes):",
+        FAULTS + "test_memory.py -k allocate_many",
+    ),
+    Mutant(
+        "reads go beside the buffer", "rawuring/inflight.py",
+        "        prep(sqe, *arguments, token, **options)",
+        "        prep(sqe, *arguments, token, **options)\n"
+        "        sqe[16:24] = (int.from_bytes(sqe[16:24], 'little') + 8).to_bytes(8, 'little')",
+        FAULTS + "test_memory.py -k checksum", quick=True,
+    ),
+    # 2. The environment
+    Mutant(
+        "only some errnos of setup are understood", "rawuring/rings.py",
+        "                raise syscalls.explain_setup_failure(code, what, flags) from None",
+        "                if code == errno.EIO: raise\n"
+        "                raise syscalls.explain_setup_failure(code, what, flags) from None",
+        FAULTS + "test_environment.py -k setup_fails_with_any", quick=True,
+    ),
+    Mutant(
+        "a ring that cannot be mapped keeps its descriptor", "rawuring/rings.py",
+        "            self._attach(single_mmap)\n        except BaseException:\n            self._release()\n",
+        "            self._attach(single_mmap)\n        except BaseException:\n",
+        FAULTS + "test_environment.py -k mmap", quick=True,
+    ),
+    Mutant(
+        "what enter refused counts as submitted", "rawuring/rings.py",
+        "                if self.sq.pending() == first:\n                    raise\n",
+        "                if self.sq.pending() == first:\n                    self.sq.discard()\n                    raise\n",
+        FAULTS + "test_environment.py -k enter",
+    ),
+    Mutant(
+        "a registration that failed is remembered", "rawuring/register.py",
+        "def _register(ring: Ring, opcode: int, arg: Any, nr_args: int) -> int:\n",
+        "def _register(ring: Ring, opcode: int, arg: Any, nr_args: int) -> int:\n    ring.resources['x', 0] = arg\n",
+        FAULTS + "test_environment.py -k register_fails", quick=True,
+    ),
+    Mutant(
+        "a short submit is taken for a whole one", "rawuring/rings.py",
+        "        submitted = first - self.sq.pending()\n", "        submitted = first - self.sq.pending()\n        self.sq.discard()\n",
+        FAULTS + "test_environment.py -k random_faults",
+    ),
+    Mutant(
+        "overflow is not fetched", "rawuring/rings.py",
+        "        if kflags or (self._enter_to_reap and not self.cq.copied):",
+        "        if kflags & ~2 or (self._enter_to_reap and not self.cq.copied):",
+        "tests/test_rings.py -k overflow",
+    ),
+    Mutant(
+        "a full queue is not noticed", "rawuring/rings.py",
+        "        if self.sqe_tail + count > self._limit:\n            raise SubmissionQueueFull(",
+        "        if False:\n            raise SubmissionQueueFull(",
+        FAULTS + "test_environment.py -k full_queue", quick=True,
+    ),
+    Mutant(
+        "EINTR is an error", "rawuring/syscalls.py",
+        "        code = _set_errno(0)\n        if code not in (0, errno.EINTR):\n            raise OSError(code, f\"io_uring_enter",
+        "        code = _set_errno(0)\n        if code not in (0,):\n            raise OSError(code, f\"io_uring_enter",
+        FAULTS + "test_environment.py -k without_a_deadline",
+    ),
+    Mutant(
+        "a wait with a deadline starts anew after each signal", "rawuring/syscalls.py",
+        "        return _FOR_EVER if self.deadline_ns is None else max(0, self.deadline_ns - time.monotonic_ns())",
+        "        return 250_000_000",
+        FAULTS + "test_environment.py -k neither_short",
+    ),
+    Mutant(
+        "a forked child may use the ring", "rawuring/rings.py",
+        "        ring._release(\"forked\")\n", "        pass\n",
+        FAULTS + "test_environment.py -k forked_with", quick=True,
+    ),
+    Mutant(
+        "deadlines on the wall clock", "rawuring/fdmon.py",
+        "deadline = None if not timeout_ns else time.monotonic_ns() + timeout_ns",
+        "deadline = None if not timeout_ns else time.time_ns() + timeout_ns",
+        FAULTS + "test_environment.py -k wall_clock", quick=True,
+    ),
+    Mutant(
+        "any thread may use a ring", "rawuring/rings.py",
+        "        if get_ident() != self._owner:\n            self._refuse()\n        self._fetch_all()\n        cqes,",
+        "        self._fetch_all()\n        cqes,",
+        FAULTS + "test_environment.py -k every_other_thread",
+    ),
+    Mutant(
+        "no fallback when setup fails", "rawuring/fdmon.py",
+        "        except (OSError, ImportError, AttributeError) as error:", "        except PermissionError as error:",
+        FAULTS + "test_environment.py -k setup_fails_with_any",
+    ),
+    # 3. Descriptors
+    Mutant(
+        "unregister() waits for the next select()", "rawuring/selector.py",
+        "        if given and not self._epoll.closed and self.ring.state != \"forked\":",
+        "        if False and given and not self._epoll.closed and self.ring.state != \"forked\":",
+        FAULTS + "test_descriptors.py -k random_changes_of_a_selector",
+    ),
+    Mutant(
+        "a handler is not armed again", "rawuring/fdmon.py",
+        "            # One-shot: armed again with the next submit, which is what makes it level-triggered.\n"
+        "            self.enqueue(node, FDMON_IO_URING_ADD)",
+        "            pass",
+        FAULTS + "test_descriptors.py -k random_changes_of_a_monitor", quick=True,
+    ),
+    Mutant(
+        "hints are reported", "rawuring/fdmon.py",
+        "        if events is None or node.deleted or res == -errno.ECANCELED:\n            return\n",
+        "        if events is None or res == -errno.ECANCELED:\n            return\n",
+        "tests/test_monitors.py " + FAULTS + "test_abuse.py -k TestMonitor or crosses",
+    ),
+    Mutant(
+        "half-shut sockets are not parked", "rawuring/fdmon.py",
+        "        elif res > 0 and not res & (node.events | _ALWAYS):\n            self._park(node)\n", "",
+        "tests/test_monitors.py -k half_closed",
+    ),
+    # 4. Abuse
+    Mutant(
+        "wide descriptors are cut", "rawuring/syscalls.py",
+        "    if not -0x80000000 <= fd <= 0x7FFFFFFF:", "    if False:",
+        FAULTS + "test_abuse.py -k ctypes_would_cut", quick=True,
+    ),
+    Mutant(
+        "ints are taken for images", "rawuring/buffers.py",
+        "        if not isinstance(image, bytes):  #", "        if False:  #",
+        FAULTS + "test_abuse.py -k ctypes_would_cut",
+    ),
+    Mutant(
+        "restrictions leave an operation open", "rawuring/register.py",
+        "    allowed = [_opcode_of(operation) for operation in operations]",
+        "    allowed = [_opcode_of(operation) for operation in operations] + [uapi.IORING_OP_OPENAT]",
+        FAULTS + "test_abuse.py -k harmful", quick=True,
+    ),
+    Mutant(
+        "a token is found twice", "rawuring/inflight.py",
+        "            self.complete(cqe[0], cqe[1], cqe[2])\n            todo.popleft()\n        ready",
+        "            self.complete(cqe[0], cqe[1], 2 * (cqe[0] % 3 == 0))\n            todo.popleft()\n        ready",
+        FAULTS + "test_abuse.py -k TestInFlight",
+    ),
+    Mutant(
+        "discard() forgets to say what it dropped", "rawuring/rings.py",
+        "            forgotten.append(_USER_DATA.unpack_from(slot, 32)[0])", "            pass",
+        FAULTS + "test_abuse.py -k TestRealRing",
+    ),
+    # 5. Debug mode
+    Mutant(
+        "canaries are not looked at", "rawuring/debug.py",
+        "        found = [damage for damage in map(damage_beside, entry[1]) if damage]", "        found = []",
+        FAULTS + "test_debug.py -k canary or behind", quick=True,
+    ),
+    Mutant(
+        "invariants are not looked at", "rawuring/debug.py",
+        "        if self._state != \"open\" or not self._made_at:\n            return []", "        return []",
+        FAULTS + "test_debug.py -k damaged", quick=True,
+    ),
+    Mutant(
+        "debug mode cannot be switched off", "rawuring/rings.py",
+        "        if os.environ.get(\"RAWURING_DEBUG\", \"0\") not in (\"\", \"0\"):", "        if True:",
+        FAULTS + "test_debug.py -k not_even_imported", quick=True,
+    ),
+    Mutant(
+        "leaks have no place", "rawuring/debug.py",
+        "        return f\"{super().__repr__()[:-1]} made at {self._made_at}>\"", "        return super().__repr__()",
+        FAULTS + "test_debug.py -k place",
+    ),
+    # The soak
+    Mutant(
+        "the soak: one event in a hundred is lost", "rawuring/selector.py",
+        "        ready: Ready = []\n        get = keys.get", "        ready: Ready = []\n        get = keys.get if time.monotonic_ns() % 97 else {}.get",
+        FAULTS + "test_abuse.py -k everything_at_once",
+    ),
+    Mutant(
+        "the soak: a ring is never unmapped", "rawuring/rings.py",
+        "        if not self._borrowed:\n            _unmap(self._mappings)", "        _L.append(self._mappings)",
+        FAULTS + "test_abuse.py -k everything_at_once",
+    ),
+)  # fmt: skip
+
+
+def run(tree: Path, tests: str) -> bool:
+    """Run some tests in a copy; tell whether they passed."""
+    words, _, chosen = tests.partition(" -k ")
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--tb=no", *words.split()]
+    if chosen:
+        command += ["-k", chosen]
+    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        done = subprocess.run(
+            command, cwd=tree, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT_S,
+            start_new_session=True, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return False
+    if done.returncode in (2, 3, 4, 5):
+        raise SystemExit(f"pytest cannot run {tests!r}:\n{done.stdout.decode()[-2000:]}{done.stderr.decode()[-500:]}")
+    return done.returncode == 0
+
+
+def judge(mutant: Mutant, tree: Path, sound: dict[str, bool]) -> str:
+    """Apply a mutant, run its tests, take it back; return what is wrong, or nothing."""
+    path = tree / mutant.file
+    text = path.read_text(encoding="utf-8")
+    if text.count(mutant.old) < 1:
+        return "STALE: the text to replace is not there any more"
+    if mutant.tests not in sound:
+        sound[mutant.tests] = run(tree, mutant.tests)
+    if not sound[mutant.tests]:
+        return "its tests fail without it, too"
+    path.write_text(text.replace(mutant.old, mutant.new, 1), encoding="utf-8")
+    try:
+        return "LIVES: no test misses the protection" if run(tree, mutant.tests) else ""
+    finally:
+        path.write_text(text, encoding="utf-8")
+
+
+def main() -> int:
+    """Judge the mutants; the exit code is 1 when one lives."""
+    parser = argparse.ArgumentParser(description="Take each protection away and see its test fail.")
+    parser.add_argument("names", nargs="*", help="parts of names; all when none is given")
+    parser.add_argument("--quick", action="store_true", help="one or two for each class of fault, under a minute")
+    options = parser.parse_args()
+    chosen = [m for m in MUTANTS if not options.names or any(part in m.name for part in options.names)]
+    if options.quick:
+        chosen = [m for m in chosen if m.quick]
+    problems, sound, started = 0, {}, time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="rawuring-mutants-") as folder:
+        tree = Path(folder) / "tree"
+        shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".git", ".venv*", "__pycache__", ".*_cache"))
+        for mutant in chosen:
+            problem = judge(mutant, tree, sound)
+            problems += bool(problem)
+            print(f"{'ok  ' if not problem else 'BAD '} {mutant.name}{': ' + problem if problem else ''}", flush=True)
+    print(f"{len(chosen) - problems} of {len(chosen)} mutants were killed, {time.monotonic() - started:.0f} s")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
