@@ -197,7 +197,7 @@ _LIBC = ("ld-linux-x86-64.so.2", "libc.so.6")
 
 def _packages_of(python: str) -> tuple[str, ...]:
     if python == "pypy3":
-        return ("pypy3", "pypy3-lib", *PACKAGES)
+        return ("pypy3", "pypy3-lib", "libc-bin", *PACKAGES)  # for the locale C.UTF-8
     return (f"{python}-minimal", f"lib{python}-stdlib", *PACKAGES)
 
 
