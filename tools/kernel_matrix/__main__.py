@@ -45,7 +45,7 @@ def run_in(cell: Cell, command: str, options: argparse.Namespace) -> guest.Outco
     """Build what a cell needs and run a command in it."""
     try:
         kernel = debian.kernel(options.cache, cell, options.mirror)
-        root = debian.root(options.cache, cell.root, cell.user, options.mirror)
+        root = debian.root(options.cache, cell.root, cell.user, options.mirror, cell.python)
         return guest.run(cell, kernel, root, options.folder, command, options.timeout)
     except (debian.NotToBeHad, FileNotFoundError) as error:
         return guest.Outcome(NOT_TO_BE_HAD, f"{cell.name} cannot be had here: {error}\n", 0.0)
@@ -123,7 +123,7 @@ def build(cells: list[Cell], options: argparse.Namespace) -> dict[str, str]:
     for cell in cells:
         try:
             debian.kernel(options.cache, cell, options.mirror)
-            debian.root(options.cache, cell.root, cell.user, options.mirror)
+            debian.root(options.cache, cell.root, cell.user, options.mirror, cell.python)
         except (debian.NotToBeHad, OSError) as error:
             missing[cell.name] = f"{cell.name} cannot be had here: {error}"
             print(missing[cell.name], flush=True)
@@ -135,7 +135,7 @@ def print_cells() -> None:
     """Print the cells and the sets."""
     for cell in CELLS.values():
         how = "user-mode Linux" if cell.machine == "uml" else f"qemu-system, {cell.machine}"
-        print(f"{cell.name:18} {how:24} Python of {cell.root} {cell.user:9} {cell.note}".rstrip())
+        print(f"{cell.name:18} {how:24} {cell.python} of {cell.root} {cell.user:9} {cell.note}".rstrip())
     for name, cells in SETS.items():
         print(f"set {name}: {' '.join(cells)}")
 

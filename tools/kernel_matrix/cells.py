@@ -24,6 +24,7 @@ class Cell(NamedTuple):
     boot: str = ""
     cpu: str = ""
     note: str = ""
+    python: str = "python3"
 
     @property
     def emulated(self) -> bool:
@@ -31,8 +32,8 @@ class Cell(NamedTuple):
         return self.machine != "uml"
 
 
-def _uml(name: str, suite: str, boot: str = "", note: str = "") -> Cell:
-    return Cell(name, suite, "uml", "user-mode-linux", suite, "amd64", boot, note=note)
+def _uml(name: str, suite: str, boot: str = "", note: str = "", python: str = "python3") -> Cell:
+    return Cell(name, suite, "uml", "user-mode-linux", suite, "amd64", boot, note=note, python=python)
 
 
 def _debian(
@@ -58,6 +59,8 @@ CELLS = {
         _uml("7.2um", "sid"),
         _uml("6.12um-off", "trixie", _OFF, "kernel.io_uring_disabled=2: only the fallbacks work"),
         _uml("7.2um-off", "sid", _OFF, "kernel.io_uring_disabled=2: only the fallbacks work"),
+        _uml("7.2um-python3.15", "sid", python="python3.15", note="the newest CPython"),
+        _uml("7.2um-pypy3", "sid", python="pypy3"),
         _debian("5.10-amd64", "bullseye", "amd64", r"linux-image-5\.10\.0-[0-9]+-cloud-amd64"),
         _debian("6.1-amd64", "bookworm", "amd64", r"linux-image-6\.1\.0-[0-9]+-cloud-amd64"),
         _debian("6.12-amd64", "trixie", "amd64", _cloud(r"6\.12")),
@@ -104,7 +107,9 @@ CELLS = {
 }  # fmt: skip
 
 SETS = {
-    "uml": ("5.10um", "6.1um", "6.12um", "7.2um", "6.12um-off", "7.2um-off"),
+    "uml": (
+        "5.10um", "6.1um", "6.12um", "7.2um", "6.12um-off", "7.2um-off", "7.2um-python3.15", "7.2um-pypy3",
+    ),
     "quick": ("5.10um", "6.1um", "6.12um", "7.2um", "6.12um-off", "6.12-arm64-16k", "6.12-s390x"),
     "arch": (
         "6.1-i386", "6.12-arm64", "6.12-arm64-16k", "6.12-armhf", "6.12-riscv64", "6.12-s390x",

@@ -26,7 +26,7 @@ from .cells import Cell
 DEFAULT_MIRROR = "http://deb.debian.org/debian"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 WHEELS = ("pytest", "hypothesis", "fastjsonschema")
-PACKAGES = ("python3-minimal", "libpython3-stdlib", "busybox-static", "libatomic1")
+PACKAGES = ("busybox-static", "libatomic1")
 
 # Packages that the others depend on for their installation only.
 _SKIP = re.compile(
@@ -35,7 +35,7 @@ _SKIP = re.compile(
 )
 _UNWANTED = re.compile(
     r"usr/share/(doc|man|locale|lintian|i18n|perl|bash-completion|info|zoneinfo)|usr/lib/[^/]*/(gconv|perl)"
-    r"|usr/lib/locale|usr/lib/python3[^/]*/(lib2to3|idlelib|ensurepip|pydoc_data|tkinter|turtledemo|test)/"
+    r"|usr/lib/locale/(?!C[.])|usr/lib/python3[^/]*/(lib2to3|idlelib|ensurepip|pydoc_data|tkinter|turtledemo|test)/"
 )
 _MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "libo32")
 
@@ -195,9 +195,15 @@ def _with_its_own_libc(place: Path, apt: Apt) -> None:
 _LIBC = ("ld-linux-x86-64.so.2", "libc.so.6")
 
 
-def root(cache: Path, suite: str, machine: str, mirror: str | None) -> Path:
-    """Return a tree with CPython, a shell, pytest and hypothesis."""
-    place = cache / "roots" / f"{suite}-{machine}"
+def _packages_of(python: str) -> tuple[str, ...]:
+    if python == "pypy3":
+        return ("pypy3", "pypy3-lib", "libc-bin", *PACKAGES)  # for the locale C.UTF-8
+    return (f"{python}-minimal", f"lib{python}-stdlib", *PACKAGES)
+
+
+def root(cache: Path, suite: str, machine: str, mirror: str | None, python: str = "python3") -> Path:
+    """Return a tree with a Python, a shell, pytest and hypothesis."""
+    place = cache / "roots" / f"{suite}-{machine}{'' if python == 'python3' else f'-{python}'}"
     if place.exists():
         return place
     building = Path(f"{place}.new")
@@ -207,17 +213,19 @@ def root(cache: Path, suite: str, machine: str, mirror: str | None) -> Path:
     for name in _MERGED:
         (building / "usr" / name).mkdir()
         (building / name).symlink_to(f"usr/{name}")
-    for package in Apt(cache, suite, machine, mirror).closure(PACKAGES):
+    for package in Apt(cache, suite, machine, mirror).closure(_packages_of(python)):
         _unpack(package, building)
-    python = max(
-        (path for path in (building / "usr/bin").iterdir() if re.fullmatch(r"python3\.\d+", path.name)),
-        key=lambda path: int(path.name[8:]),
-    ).name
-    if not (building / "usr/bin/python3").is_symlink():
-        (building / "usr/bin/python3").symlink_to(python)
-    packages = building / "usr/local/lib" / python / "dist-packages"
+    named = r"pypy3\.\d+" if python == "pypy3" else r"python3\.\d+"
+    lib = building / "usr/lib"
+    version = max(
+        (path.name for path in lib.iterdir() if re.fullmatch(named, path.name)),
+        key=lambda name: (name == python, int(name.rpartition(".")[2])),
+    )
+    (building / "usr/bin/python3").unlink(missing_ok=True)
+    (building / "usr/bin/python3").symlink_to("pypy3" if python == "pypy3" else version)
+    packages = building / "usr/local/lib" / version / "dist-packages"
     packages.mkdir(parents=True)
-    for wheel in _wheels(cache, python[6:]):
+    for wheel in _wheels(cache, f"3.{version.rpartition('.')[2]}"):
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(packages)
     (building / "etc/passwd").write_text(
@@ -228,9 +236,9 @@ def root(cache: Path, suite: str, machine: str, mirror: str | None) -> Path:
     services = "hosts: files\npasswd: files\ngroup: files\n"
     (building / "etc/nsswitch.conf").write_text(services, encoding="ascii")
     if machine == "amd64":
-        _compile(building, python)
+        _compile(building, version)
     else:
-        _borrow_byte_code(building, root(cache, suite, "amd64", mirror))
+        _borrow_byte_code(building, root(cache, suite, "amd64", mirror, python))
     building.rename(place)
     return place
 
@@ -273,19 +281,19 @@ def _wheels(cache: Path, version: str) -> list[Path]:
     return sorted(folder.glob("*.whl"))
 
 
-def _compile(tree: Path, python: str) -> None:
+def _compile(tree: Path, version: str) -> None:
     """Make byte code, which saves an emulated guest minutes. Only a tree of this machine's kind can do it."""
     code = f"""
 import compileall, os, py_compile
 os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = "/usr/share/hypothesis"
-for folder in "/usr/lib/{python}", "/usr/local/lib/{python}/dist-packages":
+for folder in "/usr/lib/{version}", "/usr/local/lib/{version}/dist-packages":
     compileall.compile_dir(folder, quiet=2, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
 from hypothesis.internal.charmap import charmap
 charmap()  # a table that takes hypothesis long to make
 """
     chroot = ["chroot"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "chroot"]
     # Where that fails everything works too, and takes longer.
-    command = [*chroot, str(tree), f"/usr/bin/{python}", "-B", "-c", code]
+    command = [*chroot, str(tree), "/usr/bin/python3", "-B", "-c", code]
     subprocess.run(command, capture_output=True, check=False)
 
 

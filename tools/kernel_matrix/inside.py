@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 EMULATED = (
     "test_uapi", "test_syscalls", "test_barriers", "test_rings", "test_rings_kernel", "test_nop_tutorial",
     "test_buffers", "test_inflight", "test_request_rules", "test_every_opcode", "test_every_register_op",
-    "test_monitors", "test_probe_recorded",
+    "test_monitors", "test_selector", "test_gates", "test_probe_recorded",
 )  # fmt: skip
 
 
