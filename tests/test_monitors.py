@@ -630,7 +630,6 @@ def test_one_system_call_for_any_number_of_changes(uring):
 
 
 def test_more_handlers_than_the_rings_have_entries_then_all_reported():
-    pairs = [socket.socketpair() for _ in range(300)]
     try:
         mon = fdmon.IoUringFDMon(8)
     except Unavailable as error:
@@ -638,6 +637,7 @@ def test_more_handlers_than_the_rings_have_entries_then_all_reported():
     if not mon.ring.features & 1 << 1:
         mon.destroy()
         pytest.skip("IORING_FEAT_NODROP (Linux 5.5)")
+    pairs = [socket.socketpair() for _ in range(300)]
     try:
         for a, b in pairs:
             mon.add(a.fileno(), POLLIN)

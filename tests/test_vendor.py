@@ -99,7 +99,7 @@ def test_each_module_alone_then_it_imports_with_nothing_else_there(tmp_path, nam
 
 
 def test_dynamic_imports_then_only_in_init():
-    """What the import statements do not say, the closure does not know; debug.py is not wanted in every part."""
+    """What the import statements do not say, the closure does not know: not every part wants debug.py."""
     for name in MODULES:
         assert ("import_module(" in vendor.source(name)) is (name == "rings"), name
         assert "__import__(" not in vendor.source(name), name
@@ -112,7 +112,8 @@ def test_debug_mode_in_a_part_then_it_works_or_a_warning_says_that_it_is_not_the
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from _vendor.part import inflight, rings\n"
-        "with rings.Ring(2) as ring: print(type(inflight.InFlight(ring)).__name__, type(ring).__name__)"
+        "with rings.Ring(2) as ring:\n"
+        "    print(hasattr(inflight.InFlight(ring), 'owner_of'), hasattr(ring, 'check'))"
     )
     env = {**os.environ, "RAWURING_DEBUG": "1", "RAWURING_DEBUG_LOG": "-"}
     done = subprocess.run(
@@ -120,7 +121,7 @@ def test_debug_mode_in_a_part_then_it_works_or_a_warning_says_that_it_is_not_the
     )
     assert done.returncode == 0, done.stderr
     assert ("has no debug mode" in done.stderr) is warned
-    assert done.stdout == ("InFlight Ring\n" if warned else "WatchedInFlight WatchedRing\n")
+    assert done.stdout == ("False False\n" if warned else "True True\n")
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -279,6 +280,8 @@ def test_section_when_a_string_spans_lines_then_it_is_not_indented():
     exec(compile(text, "original", "exec"), expected)
     found: dict[str, object] = {"_SECTION": "m"}
     exec(compile("from __future__ import annotations\n" + vendor._section("m", text), "copy", "exec"), found)
+    for each in (expected, found):  # from 3.13 on the compiler itself takes the indentation away
+        each["__doc__"] = inspect.cleandoc(str(each["__doc__"]))
     for name in ("A", "B", "C", "__doc__"):
         assert found[name] == expected[name]
     assert found["f"]() == expected["f"]()

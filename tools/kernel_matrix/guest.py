@@ -144,12 +144,13 @@ def _archive(root: Path, folder: Path, command: str) -> Iterator[bytes]:
 
 def _files_of(folder: Path) -> list[str]:
     """List the files of a checkout as git sees them, those not yet added as well."""
-    done = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=folder, capture_output=True, check=False,
-    )  # fmt: skip
-    if done.returncode == 0:
-        names = {name for name in done.stdout.decode().split("\0") if name}
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        listed = subprocess.run(command, cwd=folder, capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):  # no git, or no checkout
+        listed = b""
+    names = {name for name in listed.decode().split("\0") if name}
+    if names:
         return sorted(name for name in names if (folder / name).is_file())
     return sorted(
         str(path.relative_to(folder))
