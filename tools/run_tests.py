@@ -18,6 +18,7 @@ if sys.version_info < (3, 9):  # noqa: UP036
 
 import argparse
 import ast
+import concurrent.futures
 import json
 import os
 import re
@@ -62,12 +63,14 @@ class Result(NamedTuple):
 def main() -> int:
     """Run the tests for each wanted interpreter, say how it went, return the exit code."""
     options, pytest_arguments = parse_arguments()
-    results = []
     # Deleted at the end; used only where the checkout cannot be written to.
     with tempfile.TemporaryDirectory(prefix="rawuring-tests-") as scratch:
-        for python in wanted_pythons(options):
-            print(f"==== {python.tag}: {python.path}", flush=True)
-            results.append(run(python, options, pytest_arguments, Path(scratch)))
+        with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+            runs = [
+                pool.submit(run, python, options, pytest_arguments, Path(scratch))
+                for python in wanted_pythons(options)
+            ]
+        results = [each.result() for each in runs]
     if len(results) > 1:
         print_table(results)
     passed, failed, skipped = (
@@ -93,6 +96,9 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
         "--no-venv", action="store_true", help="use the interpreter's own pytest and hypothesis (offline)"
     )
     parser.add_argument("--dev", action="store_true", help="run the interpreter with -X dev -W error")
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="runs at a time; each is shown when it has ended"
+    )
     return parser.parse_known_args()
 
 
@@ -115,6 +121,9 @@ def run(python: Python, options: argparse.Namespace, arguments: list[str], scrat
     """Run pytest under one interpreter and count what its report says."""
     started = time.monotonic()
     environment = dict(os.environ)
+    title = f"==== {python.tag}: {python.path}"
+    if options.jobs == 1:
+        print(title, flush=True)
     try:
         executable = prepare(python, scratch, environment, options.no_venv)
     except SetupError as error:
@@ -127,7 +136,13 @@ def run(python: Python, options: argparse.Namespace, arguments: list[str], scrat
     command += ["-m", "pytest", f"--junitxml={report}", *arguments]
     if not os.access(CHECKOUT, os.W_OK):
         command += ["-p", "no:cacheprovider"]
-    code = subprocess.run(command, cwd=CHECKOUT, env=environment).returncode
+    if options.jobs == 1:
+        code = subprocess.run(command, cwd=CHECKOUT, env=environment).returncode
+    else:
+        with (scratch / f"{python.tag}.log").open("w+", encoding="utf-8", errors="replace") as log:
+            code = subprocess.run(command, cwd=CHECKOUT, env=environment, stdout=log, stderr=log).returncode
+            log.seek(0)
+            print(f"{title}\n{log.read()}", end="", flush=True)
     passed, failed, skipped = count(report)
     if code and not failed:
         failed = 1  # it ended before it could count: a crash, a usage error, nothing collected

@@ -80,6 +80,7 @@ class Apt:
             "Dir::State::status": "/dev/null", "Dir::Cache": self.home / "cache",
             "APT::Architecture": machine, "APT::Architectures": machine, "Acquire::Languages": "none",
             "APT::Install-Recommends": 0, "APT::Sandbox::User": "root", "Debug::NoLocking": 1,
+            "Acquire::By-Hash": "force", "Acquire::Retries": 3,  # a mirror may be in the middle of an update
         }  # fmt: skip
         self.options = [word for key, value in places.items() for word in ("-o", f"{key}={value}")]
         if not list((self.home / "lists").glob("*_Packages*")):
