@@ -38,7 +38,7 @@ def test_sets_then_cells_that_exist():
 
 
 def test_emulated_tests_then_files_that_exist():
-    for name in inside.EMULATED:
+    for name in (*inside.EMULATED, *inside.ELSEWHERE):
         assert (ROOT / "tests" / f"{name}.py").is_file()
 
 

@@ -51,9 +51,10 @@ def run_in(cell: Cell, command: str, options: argparse.Namespace) -> guest.Outco
         return guest.Outcome(NOT_TO_BE_HAD, f"{cell.name} cannot be had here: {error}\n", 0.0)
 
 
-def tests_of(cell: Cell) -> str:
+def command_for(cell: Cell, quick: bool) -> str:
     """Return the command that runs the tests in a cell."""
-    return f"python3 tools/kernel_matrix/inside.py {'emulated' if cell.emulated else 'all'}"
+    which = "emulated" if cell.emulated else "quick" if quick else "all"
+    return f"python3 tools/kernel_matrix/inside.py {which}"
 
 
 def row_of(cell: Cell, outcome: guest.Outcome) -> dict[str, object]:
@@ -97,7 +98,8 @@ def run_set(options: argparse.Namespace) -> int:
         if cell.name in missing:
             outcome = guest.Outcome(NOT_TO_BE_HAD, missing[cell.name], 0.0)
         else:
-            outcome = run_in(cell, options.command or tests_of(cell), options)
+            command = options.command or command_for(cell, options.name == "quick")
+            outcome = run_in(cell, command, options)
         (options.logs / f"{cell.name}.log").write_text(outcome.output, encoding="utf-8")
         row = row_of(cell, outcome)
         last = (outcome.output.strip().splitlines() or [""])[-1]
@@ -175,7 +177,7 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error(f"neither a set nor cells: {', '.join(unknown)}")
         return run_set(options)
     cell = CELLS[options.cell]
-    outcome = run_in(cell, options.command or tests_of(cell), options)
+    outcome = run_in(cell, options.command or command_for(cell, False), options)
     print(outcome.output, end="")
     return outcome.status
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What runs in a guest: says what it runs on, then the tests, as fast or slow as the machine is.
 
-    python3 tools/kernel_matrix/inside.py all|emulated [PYTEST ARGUMENTS]
+    python3 tools/kernel_matrix/inside.py all|quick|emulated [PYTEST ARGUMENTS]
 
 Must not know: how the guest was made.
 Invariant: the line that begins with MATRIX-FACTS is one JSON object; the exit status is pytest's.
@@ -18,6 +18,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
+# What has nothing to do with the kernel, and what takes long beside it.
+ELSEWHERE = (
+    "test_vendor", "test_vendored", "test_packages", "test_docs", "test_readme", "test_bench",
+    "test_kernel_matrix", "test_docstrings", "test_uapi_header",
+)  # fmt: skip
+LONG = ("faults",)
 # Where Python is 20 times slower: everything that meets the kernel, the memory layout or the byte order.
 EMULATED = (
     "test_uapi", "test_syscalls", "test_barriers", "test_rings", "test_rings_kernel", "test_nop_tutorial",
@@ -48,7 +54,12 @@ def main() -> int:
     """Print the facts and run the tests."""
     which, *arguments = sys.argv[1:]
     print("MATRIX-FACTS", json.dumps(facts()), flush=True)
-    tests = [f"tests/{name}.py" for name in EMULATED] if which == "emulated" else ["tests"]
+    if which == "emulated":
+        tests = [f"tests/{name}.py" for name in EMULATED]
+    else:
+        tests = ["tests", *(f"--ignore=tests/{name}.py" for name in ELSEWHERE)]
+    if which == "quick":
+        tests += [f"--ignore=tests/{name}" for name in LONG]
     command = [
         sys.executable, "-m", "pytest", "-q", "--assert=plain", "-p", "no:cacheprovider",
         "-o", "faulthandler_timeout=600", *tests, *arguments,
