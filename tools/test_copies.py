@@ -43,7 +43,7 @@ ABOUT_THE_CHECKOUT = {
     "test_vendor.py",
     "test_vendored.py",
 }
-# One test packs the checkout itself. The others are long, and about the kernel: once, on a checkout, is enough.
+# One test packs the checkout itself. The others are long, and about the kernel: on a checkout is enough.
 SELECTED = "not from_a_zip and not random_changes and not at_any_moment"
 
 
