@@ -263,8 +263,10 @@ def test_section_when_a_string_spans_lines_then_it_is_not_indented():
     exec(compile(text, "original", "exec"), expected)
     found: dict[str, object] = {"_SECTION": "m"}
     exec(compile("from __future__ import annotations\n" + vendor._section("m", text), "copy", "exec"), found)
-    for name in ("A", "B", "C", "__doc__"):
+    for name in ("A", "B", "C"):
         assert found[name] == expected[name]
+    # Python 3.13 and newer strip docstrings, but not what is assigned.
+    assert inspect.cleandoc(found["__doc__"]) == inspect.cleandoc(expected["__doc__"])
     assert found["f"]() == expected["f"]()
     assert inspect.getdoc(found["f"]) == inspect.getdoc(expected["f"])
 
