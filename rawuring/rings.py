@@ -1167,7 +1167,8 @@ class Ring:
         if self.sq.flags() & uapi.IORING_SQ_NEED_WAKEUP:
             flags |= uapi.IORING_ENTER_SQ_WAKEUP
         if flags:
-            self._enter(published, 0, flags)
+            # The number means nothing here, but 5.10.46 answers 0 with EOWNERDEAD, having done its work.
+            self._enter(published or 1, 0, flags)
         return published
 
     def submit_and_wait(

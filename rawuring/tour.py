@@ -584,8 +584,7 @@ def run(
         try:
             chapter(guide)
         except OSError as error:
-            # SQPOLL needs a privilege before 5.13, and 5.10.46 answers its first wake-up with EOWNERDEAD. The
-            # pure-Python kernel can always show it.
+            # SQPOLL needs a privilege before 5.13. The pure-Python kernel can always show it.
             if chapter is not sqpoll:
                 raise
             parts[:] = [f"\n(on the pure-Python kernel, because: {str(error).splitlines()[0]})\n"]

@@ -163,6 +163,19 @@ def test_sqpoll_that_sleeps_then_is_woken():
                 assert time.monotonic() < deadline, "the kernel's thread never went to sleep"
 
 
+def test_sqpoll_that_sleeps_then_is_woken_for_what_was_published_before():
+    with make("SQPOLL", sq_thread_idle_ms=1) as ring:
+        assert nops(ring, 1) == [1]
+        deadline = time.monotonic() + 20
+        while not ring.sq.flags() & uapi.IORING_SQ_NEED_WAKEUP:
+            assert time.monotonic() < deadline, "the kernel's thread never went to sleep"
+        ops.prep_nop(ring.get_sqe(), 2)
+        ring.sq.flush()
+        assert ring.submit() == 0  # nothing new is published, and yet the thread has to be woken
+        assert ring.submit_and_wait(1) == 0
+        assert ring.reap() == [(2, 0, 0)]
+
+
 def test_sqpoll_when_full_then_waits_for_room():
     with make("SQPOLL") as ring:
         sent = 0
