@@ -103,9 +103,13 @@ class Block:
     def __init__(self, count: int, prep: Any = None, *arguments: int, **options: int) -> None:
         """Prepare all SQEs alike.
 
-        Args: count SQEs; prep is a function of this file, arguments and options are its own, without
-            user_data; without prep all bytes are 0, for the caller to fill: see sqe().
+        Args: count SQEs, as many as a ring can have at the most; prep is a function of this file, arguments
+            and options are its own, without user_data; without prep all bytes are 0, for the caller to fill:
+            see sqe().
+        Raises: ValueError for another count.
         """
+        if not 0 <= count <= 32768:
+            raise ValueError(f"a block of {count} SQEs: a ring has 32768 at the most")
         self.count = count
         one = bytearray(64)
         if prep is not None:

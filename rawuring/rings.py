@@ -773,8 +773,15 @@ def map_rings(fd: int, params: dict[str, Any], single_mmap: bool = True) -> tupl
         if pypy:
             # Its mmap keeps a copy of the descriptor that is not close-on-exec.
             for copy in _ring_fds() - known:
-                os.set_inheritable(copy, False)
+                _keep_from_programs(copy)
     return done[0], done[1], done[2]
+
+
+def _keep_from_programs(fd: int) -> None:
+    try:
+        os.set_inheritable(fd, False)
+    except OSError:
+        return  # another thread's ring, closed by now
 
 
 def _ring_fds() -> set[int]:

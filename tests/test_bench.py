@@ -49,6 +49,7 @@ def steps_of(page: str) -> list[str]:
 
 
 @pytest.mark.requires_io_uring
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="the peers are for CPython")
 def test_run_when_quick_then_ours_are_measured_and_what_is_missing_is_said(tmp_path):
     """Only the tables that need no second process group: the rest is a matter of minutes."""
     report, tables = tmp_path / "report.json", tmp_path / "tables.md"

@@ -536,7 +536,10 @@ class Leave(Exception):
 )  # fmt: skip
 @pytest.mark.parametrize("timeout", [None, 5])
 def test_signal_handler_that_raises_then_nothing_is_lost(sel, pair, timeout, error):
+    calls = []
+
     def leave(*_: object) -> None:
+        calls.append(1)
         raise error
 
     a, b = pair
@@ -545,10 +548,9 @@ def test_signal_handler_that_raises_then_nothing_is_lost(sel, pair, timeout, err
         sel.register(a, READ)
         # Again and again, so that who swallows one does not wait for ever.
         signal.setitimer(signal.ITIMER_REAL, 0.005, 0.5)
-        start = time.monotonic()
         with pytest.raises(type(error)):
             sel.select(timeout)
-        assert time.monotonic() - start < 0.4
+        assert len(calls) == 1
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, old)

@@ -35,6 +35,7 @@ from rawuring import vendor  # noqa: E402
 # These read the source files of the checkout, or make copies of it themselves.
 ABOUT_THE_CHECKOUT = {
     "test_bench.py",
+    "test_docs.py",
     "test_docstrings.py",
     "test_imports.py",
     "test_packages.py",
@@ -63,8 +64,8 @@ KINDS = {
     "one-file": Kind((), True, False, r".*"),
     "zip": Kind((), False, True, _CORE),
     "one-file-in-zip": Kind((), True, True, r"test_(rings\w*|aio|probe)"),
-    "part": Kind(("fdmon", "buffers"), False, False, _PART),
-    "part-in-one-file": Kind(("fdmon", "buffers"), True, False, _PART),
+    "part": Kind(("fdmon", "buffers", "fakekernel"), False, False, _PART),
+    "part-in-one-file": Kind(("fdmon", "buffers", "fakekernel"), True, False, _PART),
 }
 
 ALIAS = '''\

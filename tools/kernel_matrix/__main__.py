@@ -168,6 +168,8 @@ def main(arguments: list[str] | None = None) -> int:
     at = given.index("--") if "--" in given else len(given)
     options = parser.parse_args(given[:at])
     options.command = " ".join(given[at + 1 :])
+    if options.action != "list":
+        options.cache = options.cache.absolute()  # apt takes what is relative for its own
     if options.action == "list":
         print_cells()
         return 0
