@@ -373,7 +373,7 @@ def test_handlers_that_raise_while_reaping_too_then_every_request_completes_once
 
     with make(entries=64) as ring:
         old = signal.signal(signal.SIGALRM, handler)
-        sent = left = 0
+        sent = left = before = 0
         found: list[int] = []
         sqe = bytearray(64)
         cqes: list = []
