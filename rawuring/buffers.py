@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import struct
 import sys
-from typing import NamedTuple
+from collections import namedtuple
 
 from . import barriers, syscalls, uapi
 
@@ -300,8 +300,17 @@ class EpollEvents(Block):
         return list(layout.iter_unpack(self.read()[: count * layout.size]))
 
 
-class Statx(NamedTuple):
+class Statx(
+    namedtuple(
+        "Statx",
+        "st_mode st_ino st_dev st_nlink st_uid st_gid st_size st_atime_ns st_mtime_ns st_ctime_ns "
+        "st_birthtime_ns st_blocks st_blksize st_rdev stx_mask stx_attributes stx_attributes_mask "
+        "stx_mnt_id stx_dio_mem_align stx_dio_offset_align",
+    )
+):
     """What STATX found out; names as in os.stat_result where it has one."""
+
+    __slots__ = ()
 
     st_mode: int
     st_ino: int
@@ -807,8 +816,10 @@ def msghdr(
     )
 
 
-class RecvmsgOut(NamedTuple):
+class RecvmsgOut(namedtuple("RecvmsgOut", "name control payload payloadlen flags")):
     """One message of a multishot RECVMSG."""
+
+    __slots__ = ()
 
     #: (family, address) as unpack_sockaddr() gives them.
     name: tuple[int, Any]
@@ -942,8 +953,10 @@ class BufferRing:
         self._bytes.release()
 
 
-class Piece(NamedTuple):
+class Piece(namedtuple("Piece", "bid data done")):
     """Data that arrived in a provided buffer."""
+
+    __slots__ = ()
 
     #: The buffer, to be given back with recycle().
     bid: int

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import NamedTuple
+from collections import namedtuple
 
 
-class Gate(NamedTuple):
+class Gate(namedtuple("Gate", "name since below what library source")):
     """Describe one behaviour of the kernels from ``since`` on and below ``below``; empty is open."""
+
+    __slots__ = ()
 
     name: str
     since: str

@@ -28,9 +28,8 @@ import itertools
 import os
 import weakref
 from _thread import get_ident
-from collections import deque
+from collections import deque, namedtuple
 from time import monotonic_ns
-from typing import NamedTuple
 
 from . import uapi
 from .ops import prep_cancel64
@@ -53,8 +52,10 @@ next_token = itertools.count(1).__next__
 _kept: list[Any] = []
 
 
-class Request(NamedTuple):
+class Request(namedtuple("Request", "token operation handler age_ns holds place", defaults=("",))):
     """One request that has not ended."""
+
+    __slots__ = ()
 
     #: Its user_data.
     token: int
@@ -67,7 +68,7 @@ class Request(NamedTuple):
     #: What it keeps alive.
     holds: tuple[Any, ...]
     #: The line that started it; known with RAWURING_DEBUG=1 only.
-    place: str = ""
+    place: str
 
     def __str__(self) -> str:
         """Say it in one line."""

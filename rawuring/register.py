@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import errno
 import sys
-from typing import NamedTuple
+from collections import namedtuple
 
 from . import barriers, buffers, rings, syscalls, uapi
 from .buffers import Block, ProvidedBuffers
@@ -815,8 +815,10 @@ def unregister_ring_fd(ring: Ring) -> None:
     _register(ring, uapi.IORING_UNREGISTER_RING_FDS, argument.address, 1)
 
 
-class Napi(NamedTuple):
+class Napi(namedtuple("Napi", "busy_poll_usec prefer_busy_poll")):
     """How a ring polls network cards."""
+
+    __slots__ = ()
 
     busy_poll_usec: int
     prefer_busy_poll: bool
