@@ -115,7 +115,7 @@ def test_register_fails_with_any_errno_then_an_oserror_with_advice(monkeypatch):
         lambda ring: register.register_iowq_max_workers(ring),
     ]
     with rings.Ring(4, wish=rings.RECOMMENDED) as ring:
-        if ring.flags & uapi.IORING_SETUP_NO_SQARRAY:  # else it refuses by itself, on any kernel but the newest
+        if ring.flags & uapi.IORING_SETUP_NO_SQARRAY:  # else it refuses by itself, but for the newest kernels
             calls.append(lambda ring: register.resize_rings(ring, 8))
         for code in ERRNOS:
             monkeypatch.setattr(syscalls, "io_uring_register", refuse_with(code))
