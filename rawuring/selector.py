@@ -645,7 +645,8 @@ class EpollWait(Strategy):
         return ready
 
     def _with_refused(self, ready: Ready, keys: Keys) -> Ready:
-        return ready + [(keys[fd], keys[fd].events) for fd in list(self._refused) if fd in keys]
+        current = (keys.get(fd) for fd in list(self._refused))
+        return ready + [(key, key.events) for key in current if key is not None]
 
     def _give_up_ring(self, error: OSError) -> None:
         """Make what is pending without the ring, for now or, if it was taken away, for good."""
@@ -1140,7 +1141,8 @@ class Stdlib(Strategy):
         """Wait for as long as that selector can count."""
         timeout = None if timeout_ns is None else timeout_ns / 1e9
         found = self._selector.select(timeout)
-        return [(keys[key.fd], events) for key, events in found if key.fd in keys]
+        current = ((keys.get(key.fd), events) for key, events in found)
+        return [(key, events) for key, events in current if key is not None]
 
     def fileno(self) -> int:
         """Return the selector's descriptor; AttributeError where it has none."""

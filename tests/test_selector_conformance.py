@@ -876,6 +876,28 @@ def test_changes_from_four_threads_while_one_selects_then_none_is_lost(sel, back
         sock.close()
 
 
+class Vanishing(dict):
+    """The keys, out of which another thread takes whatever was just found there."""
+
+    def __contains__(self, fd: object) -> bool:
+        found = super().__contains__(fd)
+        self.pop(fd, None)
+        return found
+
+
+def test_unregistered_by_another_thread_between_two_steps_of_a_wait_then_no_key_error(sel, pair):
+    if not isinstance(sel, IoUringSelector):
+        pytest.skip("the standard library's own")
+    sel.register(pair[0], READ)
+    pair[1].send(b"x")
+    keys = Vanishing({pair[0].fileno(): sel.get_key(pair[0])})
+    found = sel._strategy.wait(0, keys)
+    assert [key.fd for key, _ in found] == [pair[0].fileno()]
+    if hasattr(sel._strategy, "_refused"):  # what epoll does not take is always ready
+        sel._strategy._refused.add(pair[0].fileno())
+        assert sel._strategy.wait(0, keys)
+
+
 # -- the end, and fork
 
 
