@@ -79,6 +79,10 @@ RECOMMENDED = (
 )
 
 
+# Signal handlers run where a function begins, where a loop jumps back and where a call returns, nowhere else.
+_HANDLERS_RUN_AFTER_CALLS = sys.implementation.name == "cpython" and sys.version_info >= (3, 11)
+
+
 class SubmissionQueueFull(Exception):
     """Say that every SQE slot holds an entry that the kernel has not consumed yet: submit first."""
 
@@ -488,6 +492,9 @@ class CompletionQueue:
         # of cq.tail in io_commit_cqring.
         count = (load_acquire(words, self._ktail) - head) & U32
         if not count:
+            # Again, in case a signal handler raised just before the store below: a CQ that is full for the
+            # kernel and empty for us would stay so for ever.
+            store_release(words, self._khead, head)
             return
         entries = self.ring_entries
         if count > entries:
@@ -642,7 +649,7 @@ def _flag_names(flags: int) -> str:
 
 # Not typing.NamedTuple: to import typing takes 9 ms and 2 MiB, more than all that a ring needs.
 class Dropped(namedtuple("Dropped", "flag errno")):
-    """One wish that the kernel did not grant; errno is 0 for one that gates.py advises against."""
+    """One wish that was not granted; errno is the kernel's, and 0 when a rule or gates.py speaks against it."""
 
     __slots__ = ()
 
@@ -655,7 +662,8 @@ def setup(
 ) -> tuple[int, dict[str, Any], list[Dropped]]:
     """Create a ring with the flags that are required and as many of the wishes as this kernel grants.
 
-    Wishes are dropped one by one, the newest flag first, together with those that need them. When
+    Wishes that no kernel takes together with the rest are dropped at once. What the kernel refuses is dropped
+    one by one, the newest flag first, together with those that need it. When
     memory is short the call is repeated for 50 ms (a closed ring's memory is given back late), then with
     half the entries, down to min_entries.
 
@@ -670,9 +678,9 @@ def setup(
     if rule:
         raise ValueError(f"setup flags {_flag_names(flags)}: {rule}")
     wish &= ~flags
-    while wish and broken_rule(flags | wish):
-        wish &= ~_newest(wish)
     dropped: list[Dropped] = []
+    while broken_rule(flags | wish):
+        wish = _drop_one(flags, wish, 0, dropped, _against_a_rule(flags, wish))
     if wish & uapi.IORING_SETUP_SQPOLL and gates.applies("sqpoll-burns"):
         wish = _drop_one(flags, wish, 0, dropped, uapi.IORING_SETUP_SQPOLL)
     pauses = [0.002, 0.008, 0.02, 0.02]
@@ -700,8 +708,17 @@ def setup(
                 raise syscalls.explain_setup_failure(code, what, flags) from None
 
 
-# EINVAL: unknown here. EPERM: SQPOLL before 5.13. ENOMEM is a wish's fault only with NO_MMAP.
+# EINVAL: unknown here. EPERM: SQPOLL before 5.13. ENOMEM: 32-byte CQEs may be what was too much.
 _WISH_ERRNOS = (errno.EINVAL, errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.EFAULT, errno.ENOMEM)
+
+
+def _against_a_rule(flags: int, wish: int) -> int:
+    """Return the one wish because of which a rule is broken; of two that exclude each other, the newer."""
+    for flag, needs in _NEEDS:
+        if wish & flag and not (flags | wish) & needs:
+            return flag
+    both = next(flag | other for flag, other in _EXCLUDES if not (flag | other) & ~(flags | wish))
+    return _newest(both & wish)
 
 
 def _newest(mask: int) -> int:
@@ -1436,7 +1453,8 @@ class Ring:
         Returns: tuples (user_data, res, flags) in the order of completion; with two more u64 where the CQE
             has 32 bytes. They are copies: the slots are free again, and handlers may do anything.
         CQE: res is 0 or more, or a negative errno; flags are IORING_CQE_F_*.
-        Raises: OSError with EBADR when the kernel had to drop CQEs.
+        Raises: OSError with EBADR when the kernel had to drop CQEs. What a signal handler raises may come in the
+            place of the list: use reap_into() where one does.
         Lifetime: none.
         Threads: the owner only.
         Since: 5.1
@@ -1482,8 +1500,9 @@ class Ring:
     def reap_into(self, target: deque[Cqe]) -> None:
         """Do what reap() does, but put the completions into a deque.
 
-        A signal handler that raises cannot make a completion disappear on its way: it is in the deque or will
-        be there after the next call. Before CPython 3.11 it may come twice.
+        A signal handler that raises cannot make a completion disappear on its way, as it can with what reap()
+        returns: it is in the deque, or will be there after the next call. Before CPython 3.11, where handlers
+        run between any two bytecodes, it may come twice.
 
         Args: target is extended.
         Raises: as reap().
@@ -1501,8 +1520,13 @@ class Ring:
         if kflags or (self._enter_to_reap and not cq.copied):
             self._fetch_with_help(kflags)
         self._reaped += len(cq.copied)
-        target.extend(cq.copied)
-        cq.copied = []
+        if _HANDLERS_RUN_AFTER_CALLS:
+            # After extend(), not before it, and by then nothing is left that could be taken again.
+            cqes, cq.copied = cq.copied, []
+            target.extend(cqes)
+        else:
+            target.extend(cq.copied)
+            cq.copied = []
 
     def _fetch(self) -> None:
         cq = self.cq

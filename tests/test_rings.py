@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import json
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -357,6 +358,41 @@ def test_damaged_indices_then_an_error_not_garbage():
         kernel.store(kernel.cq_off["tail"], 0)
 
 
+def test_handler_raises_before_the_head_is_stored_then_the_next_reap_stores_it(monkeypatch):
+    """The CQ would be full for the kernel and empty for us: an overflow would never come out."""
+    with fake_ring(entries=2) as (kernel, ring):
+        for i in range(6):  # the CQ holds 4
+            put_nop(ring, i)
+            ring.submit()
+
+        def interrupted(words, index, value):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(rings, "store_release", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ring.reap()
+        monkeypatch.undo()
+        assert user_data_of(ring.reap()) == list(range(6))
+
+
+@pytest.mark.skipif(not rings._HANDLERS_RUN_AFTER_CALLS, reason="exact from CPython 3.11 on")
+def test_handler_raises_after_completions_were_handed_over_then_they_do_not_come_twice():
+    class Interrupted(deque):
+        def extend(self, cqes):
+            super().extend(cqes)
+            raise KeyboardInterrupt  # a handler runs when a call returns
+
+    target = Interrupted()
+    with fake_ring(entries=4) as (_, ring):
+        put_nop(ring, 1)
+        ring.submit()
+        with pytest.raises(KeyboardInterrupt):
+            ring.reap_into(target)
+        with pytest.raises(KeyboardInterrupt):
+            ring.reap_into(target)
+    assert user_data_of(target) == [1]
+
+
 def test_timeouts_without_ext_arg_then_a_timeout_sqe_that_nobody_sees():
     with fake_ring(entries=4, features=uapi.IORING_FEAT_SINGLE_MMAP) as (kernel, ring):
         kernel.slow_ops.add(uapi.IORING_OP_TIMEOUT)
@@ -498,6 +534,36 @@ def test_wishes_not_granted_then_dropped_newest_first_with_those_that_need_them(
         ["SUBMIT_ALL"],
         [],
     ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "wish", "granted", "dropped"),
+    [
+        ("SQPOLL", "RECOMMENDED", "SINGLE_ISSUER SUBMIT_ALL NO_SQARRAY SQPOLL", "DEFER_TASKRUN TASKRUN_FLAG"),
+        ("", "SQPOLL COOP_TASKRUN TASKRUN_FLAG CLAMP", "SQPOLL CLAMP", "COOP_TASKRUN TASKRUN_FLAG"),
+        ("", "SQE128 SQE_MIXED CLAMP", "SQE128 CLAMP", "SQE_MIXED"),
+        ("CQE32", "CQE_MIXED SQ_REWIND", "CQE32", "CQE_MIXED SQ_REWIND"),
+    ],
+)
+def test_wishes_that_no_kernel_takes_with_the_rest_then_only_they_are_dropped(
+    monkeypatch, flags, wish, granted, dropped
+):
+    def mask(names):
+        return sum(
+            rings.RECOMMENDED if name == "RECOMMENDED" else getattr(uapi, f"IORING_SETUP_{name}")
+            for name in names.split()
+        )
+
+    given = []
+
+    def setup(entries, params):
+        given.append(uapi.io_uring_params.unpack(params)["flags"])
+        return 3
+
+    monkeypatch.setattr(syscalls, "io_uring_setup", setup)
+    told = rings.setup(4, mask(flags), mask(wish), {}, 4)[2]
+    assert given == [mask(granted)]
+    assert sorted(told) == sorted((f"IORING_SETUP_{name}", 0) for name in dropped.split())
 
 
 def test_memory_short_then_tried_again_then_halved_down_to_the_least(monkeypatch):
