@@ -20,6 +20,7 @@ import sys
 from typing import NamedTuple
 
 from . import fakekernel, ops, rings, uapi
+from .params import MAX_ENTRIES, broken_rule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def ask(entries: int, flags: int, cq_entries: int, source: str) -> tuple[dict[st
         params = bytearray(uapi.io_uring_params.size)
         os.close(kernel.setup(entries, params))
         return uapi.io_uring_params.unpack(params), "the pure-Python kernel (fakekernel.py)"
-    rule = rings.broken_rule(flags)
+    rule = broken_rule(flags)
     if rule:
         raise ValueError(rule)
     if source in ("auto", "kernel"):
@@ -684,8 +685,8 @@ def _answer(options: Any) -> str:
         if options.json:
             return _json(struct_as_data(layout))
         return struct_as_svg(layout) if options.svg else draw_struct(layout)
-    if not 1 <= options.entries <= rings.MAX_ENTRIES:
-        raise ValueError(f"--entries is between 1 and {rings.MAX_ENTRIES}")
+    if not 1 <= options.entries <= MAX_ENTRIES:
+        raise ValueError(f"--entries is between 1 and {MAX_ENTRIES}")
     params, source = ask(options.entries, parse_flags(options.flags), options.cq_entries, options.on)
     if options.json:
         return _json(rings_as_data(params, source))

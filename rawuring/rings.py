@@ -1,26 +1,33 @@
 # SPDX-License-Identifier: MIT
-"""The two rings: set up, mapped, filled, submitted and reaped.
+"""The two rings: mapped, filled, submitted and reaped.
 
 What it is: SubmissionQueue and CompletionQueue, which know only memory and indices, and Ring, which adds
 the descriptor. Mirrors: liburing ``src/setup.c`` and ``src/queue.c``.
-Must not know: what an operation means (one exception: the TIMEOUT with which kernels before 5.11 wait),
-or who handles a completion.
-Invariant: indices run free. They only grow, wrap at 2**32 in shared memory, and are masked only to find
-a slot. The tail is published once per batch, after everything that could fail.
-Read next: ops.py.
+Must not know: what an operation means (exceptions: the TIMEOUT with which kernels before 5.11 wait, the NOP
+that fills a gap, and which SQEs have 128 bytes), or who handles a completion.
+Invariant: indices run free. They only grow (discard() alone takes some back), wrap at 2**32 in shared memory,
+and are masked only to find a slot. The tail is published once per batch, after everything that could fail.
+Read next: ops.py. On a first reading: this page, SubmissionQueue down to pending(), CompletionQueue.fetch,
+Ring.submit, Ring.reap. The rest is other shapes of the same, and what can go wrong.
 
 The memory that is shared with the kernel (offsets vary: they are read from io_uring_params)::
 
     mmap at IORING_OFF_SQ_RING                          mmap at IORING_OFF_SQES
     +-----------------------------------------+         +----------------------+
-    | SQ: khead  ktail  mask  entries  kflags |         | sqe 0    (64 bytes)  |
-    | CQ: khead  ktail  mask  entries  kflags |         | sqe 1                |
+    | SQ: khead ktail mask entries kflags ... |         | sqe 0    (64 bytes)  |
+    | CQ: khead ktail mask entries ...        |         | sqe 1                |
     | cqes[cq_entries]        (16 bytes each) |         | ...                  |
     | array[sq_entries]: index of an sqe      |-------->| sqe sq_entries - 1   |
     +-----------------------------------------+         +----------------------+
 
-Before 5.4 the CQ half was a mapping of its own; from 6.6 the index array can be left out (NO_SQARRAY).
-We fill the array once with 0, 1, 2 ... and never look at it again.
+Before 5.4 the CQ half was a mapping of its own, the third. The index array says which SQE stands at which
+place of the queue, so that a program may keep SQEs inside structures of its own and send them in any order.
+We fill it once with 0, 1, 2 ... and never look at it again; from 6.6 it can be left out (NO_SQARRAY).
+
+A word is a u32 of the mapping, reached through a memoryview (barriers.map_words), which CPython reads and
+writes in one piece. load_acquire is a read that nothing after it can overtake, store_release a write that
+overtakes nothing before it. On x86 all are; elsewhere barriers.py adds a fence. Where it finds none,
+ordered() is False and we go through io_uring_enter, which orders everything.
 
 Who moves what:
 
@@ -29,13 +36,22 @@ Who moves what:
     ============  =========================  ==================================================
     sq.ktail      us, after the SQEs         the kernel, before it reads the SQEs
     sq.khead      the kernel, after reading  us, before an SQE slot is used again
-    sq.kflags     the kernel                 us: NEED_WAKEUP, CQ_OVERFLOW (yes, here), TASKRUN
+    sq.kflags     the kernel                 us: NEED_WAKEUP, TASKRUN, and CQ_OVERFLOW (here, for the
+                                             words of the CQ are older than this need)
+    sq.kdropped   the kernel                 us, for statistics: SQEs with an impossible index
     cq.ktail      the kernel, after the CQE  us, before we read the CQEs
     cq.khead      us, after copying CQEs     the kernel, before it overwrites a CQE
+    cq.koverflow  the kernel                 us, for statistics: CQEs that were lost
+    array[]       us, once                   the kernel, to find the SQE
     ============  =========================  ==================================================
 
-A ``k`` marks every word the kernel can change. Our own counters (sqe_tail, published, head) do not wrap:
-they are cut to 32 bits when they are stored or compared, so "how many" is always ``(tail - head) & U32``.
+A ``k`` marks a word that both sides see, whoever writes it. Our private counters are plain ints: sqe_tail and
+published run on beyond 32 bits and are cut when they are stored, head is kept cut, and "how many" is always
+``(tail - head) & U32``.
+
+Task work is the last step of a completion, which the kernel leaves to the thread that submitted. Usually it
+interrupts that thread for it. With DEFER_TASKRUN only io_uring_enter with GETEVENTS does it, and with
+TASKRUN_FLAG the flag IORING_SQ_TASKRUN says that some is waiting.
 """
 
 from __future__ import annotations
@@ -44,14 +60,13 @@ import errno
 import os
 import struct
 import sys
-import time
 import weakref
 from _thread import get_ident
 from collections import namedtuple
 
-from . import barriers, gates, syscalls, uapi
+from . import barriers, syscalls, uapi
 from .barriers import load_acquire, store_release
-from .syscalls import Unavailable
+from .params import MAX_ENTRIES, check_sizes, flag_names, setup
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,13 +78,12 @@ if TYPE_CHECKING:
     Cqe = tuple[int, ...]  # (user_data, res, flags), and two more words on a 32-byte CQE
 
 U32 = 0xFFFFFFFF
-MAX_ENTRIES = 32768  # IORING_MAX_ENTRIES in the kernel's io_uring.c; the CQ may have twice as many
 
 #: user_data of the TIMEOUT that Ring itself submits before 5.11. Mirrors liburing's LIBURING_UDATA_TIMEOUT.
 UDATA_TIMEOUT = 0xFFFFFFFFFFFFFFFF
 
-#: What a program with one submitting thread should wish for: completions run when it asks for them, a bad
-#: SQE does not stop its batch, and there is no index array.
+#: What a program with one submitting thread should wish for: task work is done when it asks for completions,
+#: a bad SQE does not stop its batch, and there is no index array.
 RECOMMENDED = (
     uapi.IORING_SETUP_SINGLE_ISSUER
     | uapi.IORING_SETUP_DEFER_TASKRUN
@@ -84,19 +98,19 @@ _HANDLERS_RUN_AFTER_CALLS = sys.implementation.name == "cpython" and sys.version
 
 
 class SubmissionQueueFull(Exception):
-    """Say that every SQE slot holds an entry that the kernel has not consumed yet: submit first."""
+    """Raised when every SQE slot holds an entry that the kernel has not consumed yet: submit first."""
 
 
 class RingClosed(ValueError):
-    """Say that the ring was closed, as I/O on a closed file does."""
+    """Raised by a ring that was closed, as ValueError by a closed file."""
 
 
 class WrongThread(RuntimeError):
-    """Say that a ring was used outside the thread that it belongs to."""
+    """Raised when a ring is used outside the thread that it belongs to."""
 
 
 class ForkedRing(RuntimeError):
-    """Say that a ring was inherited through fork(); it belongs to the parent."""
+    """Raised by a ring that came through fork(): it belongs to the parent."""
 
 
 class _Released:
@@ -168,8 +182,8 @@ class SubmissionQueue:
         """Take the next free slot.
 
         The slot keeps what its last occupant left: write all of it, as every function in ops.py does, before
-        anything else can go wrong; after an exception, discard() or fill it. It belongs to the next submit()
-        and must not be written afterwards.
+        anything else can go wrong; after an exception, fill it (with a NOP), or discard() all that is queued.
+        It belongs to the next submit() and must not be written afterwards.
 
         Returns: a writable view of 64 bytes (128 on an SQE128 ring).
         Raises: SubmissionQueueFull; WrongThread, RingClosed and ForkedRing from a ring's queue.
@@ -202,7 +216,7 @@ class SubmissionQueue:
             return self.get_sqe()
         if not self._mixed:
             raise ValueError("128-byte SQEs need a ring with IORING_SETUP_SQE128 or IORING_SETUP_SQE_MIXED")
-        alone = self.sqe_tail & self.ring_mask == self.ring_mask
+        alone = (self.sqe_tail & self.ring_mask) == self.ring_mask
         self._need_room(3 if alone else 2)
         if alone:
             _SQE_HEAD.pack_into(
@@ -304,8 +318,8 @@ class SubmissionQueue:
         Returns: a mask of IORING_SQ_NEED_WAKEUP, IORING_SQ_CQ_OVERFLOW and IORING_SQ_TASKRUN, as of now.
         Lifetime: none.
         """
-        # What a flag speaks of (an overflowed CQE, say) must be seen with it. Pairs with the kernel's
-        # atomic_or of sq_flags.
+        # No partner is needed: the kernel raises a flag with atomic_or, each makes us enter, and that orders
+        # everything. What has to stand before a look at NEED_WAKEUP is said in Ring._submit_sqpoll.
         return load_acquire(self._words, self._kflags)
 
     def dropped(self) -> int:
@@ -463,7 +477,7 @@ class CompletionQueue:
         Lifetime: none.
         Mirrors: liburing io_uring_cq_ready
         """
-        # Nothing is read behind this tail, but the count must not be older than what we already know.
+        # No CQE is read here, so nothing has to be ordered; the load is the same as in fetch().
         return (load_acquire(self._words, self._ktail) - self.head) & U32
 
     def reap(self) -> list[Cqe]:
@@ -517,8 +531,9 @@ class CompletionQueue:
         # raises, what was copied is found here exactly once (before 3.11, at least once).
         self.copied = cqes
         self.head = head
-        # The copies must be complete before the kernel may overwrite the slots. Pairs with the control
-        # dependency on cq.head in the kernel's io_get_cqe.
+        # The copies must be complete before the kernel may overwrite the slots. Pairs with a control
+        # dependency: the kernel's io_get_cqe branches on cq.head before it writes, and no store overtakes the
+        # branch that it depends on.
         store_release(words, self._khead, head)
 
     def _take_bytes(self) -> bytes:
@@ -606,150 +621,7 @@ def _join_mixed(slots: list[Cqe]) -> list[Cqe]:
 
 
 # ------------------------------------------------------------------------------------------------------
-# Setup
-
-# flag -> (one of these it needs, and the rule in words). Source: Linux 7.2 io_uring/io_uring.c
-# io_uring_sanitise_params; checked against the running kernel in tests/test_rings_kernel.py.
-_NEEDS = (
-    (uapi.IORING_SETUP_SQ_AFF, uapi.IORING_SETUP_SQPOLL),
-    (uapi.IORING_SETUP_TASKRUN_FLAG, uapi.IORING_SETUP_COOP_TASKRUN | uapi.IORING_SETUP_DEFER_TASKRUN),
-    (uapi.IORING_SETUP_DEFER_TASKRUN, uapi.IORING_SETUP_SINGLE_ISSUER),
-    (uapi.IORING_SETUP_REGISTERED_FD_ONLY, uapi.IORING_SETUP_NO_MMAP),
-    (uapi.IORING_SETUP_HYBRID_IOPOLL, uapi.IORING_SETUP_IOPOLL),
-    (uapi.IORING_SETUP_SQ_REWIND, uapi.IORING_SETUP_NO_SQARRAY),
-)
-_EXCLUDES = (
-    (uapi.IORING_SETUP_SQPOLL, uapi.IORING_SETUP_COOP_TASKRUN),
-    (uapi.IORING_SETUP_SQPOLL, uapi.IORING_SETUP_DEFER_TASKRUN),
-    (uapi.IORING_SETUP_SQPOLL, uapi.IORING_SETUP_SQ_REWIND),
-    (uapi.IORING_SETUP_CQE32, uapi.IORING_SETUP_CQE_MIXED),
-    (uapi.IORING_SETUP_SQE128, uapi.IORING_SETUP_SQE_MIXED),
-)
-
-
-def broken_rule(flags: int) -> str | None:
-    """Name the rule that a combination of setup flags breaks on every kernel.
-
-    Args: flags is a mask of IORING_SETUP_*.
-    Returns: the rule in words, or None.
-    Source: Linux 7.2 io_uring/io_uring.c io_uring_sanitise_params
-    """
-    for flag, needs in _NEEDS:
-        if flags & flag and not flags & needs:
-            return f"{_flag_names(flag)} needs {' or '.join(uapi.names_of_flags('IORING_SETUP_', needs))}"
-    for flag, other in _EXCLUDES:
-        if flags & flag and flags & other:
-            return f"{_flag_names(flag)} excludes {_flag_names(other)}"
-    return None
-
-
-def _flag_names(flags: int) -> str:
-    return "|".join(uapi.names_of_flags("IORING_SETUP_", flags))
-
-
-# Not typing.NamedTuple: to import typing takes 9 ms and 2 MiB, more than all that a ring needs.
-class Dropped(namedtuple("Dropped", "flag errno")):
-    """One wish that was not granted; errno is the kernel's, and 0 when a rule or gates.py speaks against it."""
-
-    __slots__ = ()
-
-    flag: str
-    errno: int
-
-
-def setup(
-    entries: int, flags: int, wish: int, fields: dict[str, Any], min_entries: int
-) -> tuple[int, dict[str, Any], list[Dropped]]:
-    """Create a ring with the flags that are required and as many of the wishes as this kernel grants.
-
-    Wishes that no kernel takes together with the rest are dropped at once. What the kernel refuses is dropped
-    one by one, the newest flag first, together with those that need it. When
-    memory is short the call is repeated for 50 ms (a closed ring's memory is given back late), then with
-    half the entries, down to min_entries.
-
-    Args: entries and min_entries are SQ sizes; flags and wish are masks of IORING_SETUP_*; fields are
-        further members of io_uring_params.
-    Returns: the descriptor, the filled params, and what was dropped.
-    Raises: ValueError for flags that no kernel takes together; Unavailable with the cause otherwise.
-    Lifetime: none.
-    Mirrors: liburing io_uring_queue_init_try_setup_flags
-    """
-    rule = broken_rule(flags)
-    if rule:
-        raise ValueError(f"setup flags {_flag_names(flags)}: {rule}")
-    wish &= ~flags
-    dropped: list[Dropped] = []
-    while broken_rule(flags | wish):
-        wish = _drop_one(flags, wish, 0, dropped, _against_a_rule(flags, wish))
-    if wish & uapi.IORING_SETUP_SQPOLL and gates.applies("sqpoll-burns"):
-        wish = _drop_one(flags, wish, 0, dropped, uapi.IORING_SETUP_SQPOLL)
-    pauses = [0.002, 0.008, 0.02, 0.02]
-    while True:
-        params = bytearray(uapi.io_uring_params.pack(flags=flags | wish, **fields))
-        try:
-            fd = syscalls.io_uring_setup(entries, params)
-            return fd, uapi.io_uring_params.unpack(params), dropped
-        except Unavailable:
-            raise
-        except OSError as error:
-            code = error.errno or 0
-            if code == errno.ENOMEM and pauses:
-                time.sleep(pauses.pop(0))
-            elif code == errno.ENOMEM and entries // 2 >= min_entries:
-                entries //= 2
-                fields = {**fields, "cq_entries": fields.get("cq_entries", 0) // 2}
-            elif wish and code in _WISH_ERRNOS:
-                wish = _drop_one(flags, wish, code, dropped)
-            else:
-                what = f"io_uring_setup({entries} entries, {_flag_names(flags | wish) or 'no flags'})"
-                refused = _refused_flags(flags) if code == errno.EINVAL else []
-                if refused:
-                    what += f": this kernel does not know {' '.join(refused)}"
-                raise syscalls.explain_setup_failure(code, what, flags) from None
-
-
-# EINVAL: unknown here. EPERM: SQPOLL before 5.13. ENOMEM: 32-byte CQEs may be what was too much.
-_WISH_ERRNOS = (errno.EINVAL, errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.EFAULT, errno.ENOMEM)
-
-
-def _against_a_rule(flags: int, wish: int) -> int:
-    """Return the one wish because of which a rule is broken; of two that exclude each other, the newer."""
-    for flag, needs in _NEEDS:
-        if wish & flag and not (flags | wish) & needs:
-            return flag
-    both = next(flag | other for flag, other in _EXCLUDES if not (flag | other) & ~(flags | wish))
-    return _newest(both & wish)
-
-
-def _newest(mask: int) -> int:
-    return 1 << (mask.bit_length() - 1)  # the header numbers the flags in the order of their arrival
-
-
-def _drop_one(flags: int, wish: int, code: int, dropped: list[Dropped], victim: int = 0) -> int:
-    """Take the newest wish away, or the one that is named, and those that cannot stand without it."""
-    victim = victim or _newest(wish)
-    while victim:
-        wish &= ~victim
-        dropped.append(Dropped(_flag_names(victim), code))
-        victim = next((flag for flag, needs in _NEEDS if wish & flag and not (flags | wish) & needs), 0)
-    return wish
-
-
-def _refused_flags(flags: int) -> list[str]:
-    """Find out which single flags this kernel does not know, by trying each on a tiny ring."""
-    refused = []
-    for bit in (1 << i for i in range(flags.bit_length())):
-        if not flags & bit or bit in (uapi.IORING_SETUP_CQSIZE, uapi.IORING_SETUP_ATTACH_WQ):
-            continue
-        alone = bit | next((needs & -needs for flag, needs in _NEEDS if flag == bit), 0)
-        alone |= next((needs & -needs for flag, needs in _NEEDS if alone & ~bit == flag), 0)
-        try:
-            params = bytearray(uapi.io_uring_params.pack(flags=alone))
-            os.close(syscalls.io_uring_setup(2, params))
-        except OSError as error:
-            if error.errno == errno.EINVAL:
-                refused.append(_flag_names(bit))
-    return refused
+# The memory
 
 
 def map_rings(fd: int, params: dict[str, Any], single_mmap: bool = True) -> tuple[Any, Any, Any]:
@@ -768,6 +640,7 @@ def map_rings(fd: int, params: dict[str, Any], single_mmap: bool = True) -> tupl
     flags = params["flags"]
     sq_size, cq_size, sqes_size = memory_sizes(params)
     single_mmap = single_mmap and bool(params["features"] & uapi.IORING_FEAT_SINGLE_MMAP)
+    # Without an index array sq_off.array is 0, and sq_size says nothing.
     if single_mmap or flags & uapi.IORING_SETUP_NO_SQARRAY:
         sq_size = cq_size = max(sq_size, cq_size)
 
@@ -909,7 +782,7 @@ class Ring:
             fields["wq_fd"] = wq_fd
         if memory is not None:
             flags |= uapi.IORING_SETUP_NO_MMAP
-        _check_sizes(entries, cq_entries, flags, wish)
+        check_sizes(entries, cq_entries, flags, wish)
         if (flags | wish) & uapi.IORING_SETUP_SQPOLL and not barriers.ordered():
             raise ValueError("IORING_SETUP_SQPOLL needs a full memory fence, and this machine offers none")
         if flags & uapi.IORING_SETUP_NO_MMAP:
@@ -940,7 +813,7 @@ class Ring:
         self._mappings = [rings, rings, sqes]
 
     def _attach(self, single_mmap: bool) -> None:
-        """Map what setup made and start to use it."""
+        """Map the ring, and note what its flags mean for each call."""
         params = self.params
         #: The setup flags in force: those required and the wishes that were granted.
         self.flags: int = params["flags"]
@@ -961,17 +834,17 @@ class Ring:
         self._turn_flags = self._wait_flags | self._enter_flags
         #: The kernel's sq.head and the return value of enter say the same thing.
         self._plain = not (self._sqpoll or self._rewind)
-        # Completions that nobody posts unless we enter: polled I/O, and deferred work without its flag.
+        # Completions that nobody posts unless we enter: polled I/O, and task work that no flag tells of.
         silent = uapi.IORING_SETUP_DEFER_TASKRUN | uapi.IORING_SETUP_TASKRUN_FLAG
         self._enter_to_reap = (
             bool(self.flags & uapi.IORING_SETUP_IOPOLL)
-            or self.flags & silent == uapi.IORING_SETUP_DEFER_TASKRUN
+            or (self.flags & silent) == uapi.IORING_SETUP_DEFER_TASKRUN
             or not barriers.ordered()
         )
         self._ordered = barriers.ordered()
-        #: What is in the CQ may be taken as it is.
+        #: reap() may look into the CQ without _fetch(); debug.py says no.
         self._direct = self._ordered
-        #: Nothing but memory and one enter stands between a request and its CQE of 16 bytes.
+        #: submit_and_reap() may take its short way.
         wide = uapi.IORING_SETUP_CQE32 | uapi.IORING_SETUP_CQE_MIXED
         self._quick = (
             self._plain and self._ordered and not self._enter_to_reap and not self.flags & wide
@@ -1201,7 +1074,8 @@ class Ring:
         if self.sq.flags() & uapi.IORING_SQ_NEED_WAKEUP:
             flags |= uapi.IORING_ENTER_SQ_WAKEUP
         if flags:
-            # The number means nothing here, but 5.10.46 answers 0 with EOWNERDEAD, having done its work.
+            # The kernel's thread submits, so the number means nothing; but 5.10.46 answers a 0 with
+            # EOWNERDEAD, after it has woken the thread.
             self._enter(published or 1, 0, flags)
         return published
 
@@ -1239,13 +1113,13 @@ class Ring:
             before = (tail - load_acquire(sq._words, sq._khead)) & U32
             if before and wait_nr <= cq.ring_entries:
                 self._enters += 1
-                # What syscalls.enter does, without its frame. No exception is caught: a signal handler may
-                # raise an OSError of its own.
+                # What syscalls.enter does, without its frame. An error is -1 and no exception: an OSError
+                # would be a signal handler's.
                 submitted = syscalls._syscall_enter(
                     syscalls._nr_enter, self._enter_fd, before, wait_nr, self._turn_flags, None,
                     syscalls._NO_SIZE,
                 )  # fmt: skip
-                if submitted == before and (load_acquire(cq._words, cq._ktail) - cq.head) & U32 >= wait_nr:
+                if submitted == before and ((load_acquire(cq._words, cq._ktail) - cq.head) & U32) >= wait_nr:
                     self._submitted += submitted
                     return submitted
             # When enter fails, nothing was consumed: the loop tries again, and knows what to do.
@@ -1255,7 +1129,7 @@ class Ring:
         """Do submit_and_wait() and reap() in one call: the cheapest turn for a few requests.
 
         Args: wait_nr counts CQEs, 0 waits for none; timeout_ns in nanoseconds, None is for ever.
-        Returns: as reap(); fewer than wait_nr after the timeout, or when some had been reaped before.
+        Returns: as reap(); fewer than wait_nr after the timeout.
         CQE: as reap().
         Raises: as submit_and_wait() and reap().
         Lifetime: none.
@@ -1308,7 +1182,7 @@ class Ring:
         submitted: int,
     ) -> int:  # fmt: skip
         """Enter until everything is submitted and enough has completed, or the time is over."""
-        wait_nr = min(wait_nr, self.cq.ring_entries)
+        wait_nr = min(wait_nr, self.cq.ring_entries)  # more can never be there at once
         if min_wait_usec and not self.features & uapi.IORING_FEAT_MIN_TIMEOUT:
             raise ValueError("min_wait_usec needs IORING_FEAT_MIN_TIMEOUT (Linux 6.12)")
         if sigmask is not None and not self._ext_arg:
@@ -1400,7 +1274,7 @@ class Ring:
                 if not self.sq.space_left():
                     submitted += self.submit()
                 self._add_timeout_sqe(wait_nr - len(self.cq.copied), remaining)
-                submitted -= 1
+                submitted -= 1  # it is ours, not the caller's
             before = self._to_submit()
             self._enter(before, 1, self._wait_flags)
             submitted += before - (0 if self._sqpoll else self.sq.pending())
@@ -1420,7 +1294,11 @@ class Ring:
     def _enter(
         self, to_submit: int, min_complete: int, flags: int, timeout: syscalls.GeteventsArg | None = None
     ) -> None:
-        """Enter the kernel; the only place that does."""
+        """Enter the kernel, and explain what it says.
+
+        The only way in but for submit_and_wait() and submit_and_reap(), which come here when something is
+        unusual, submit_and_wait_reg() and answers().
+        """
         self._enters += 1
         try:
             consumed = syscalls.enter(
@@ -1428,11 +1306,11 @@ class Ring:
             )
         except OSError as error:
             if self._rewind and error.errno is None:
-                self.sq.consumed(to_submit)  # not the kernel's, but a signal handler's: see below
+                self.sq.consumed(to_submit)  # a signal handler's: see RewindSubmissionQueue
             advice = _ENTER_ADVICE.get(error.errno or 0)
             if advice is None:
                 raise
-            # The traceback still tells where it came from: selector.py asks.
+            # With the old traceback: selector.py sees by it that this is the kernel's, not a handler's.
             explained = OSError(error.errno, f"{error.strerror}. {advice}")
             raise explained.with_traceback(error.__traceback__) from None
         except BaseException:
@@ -1447,13 +1325,13 @@ class Ring:
     def reap(self) -> list[Cqe]:
         """Copy out every completion that is there, without waiting.
 
-        Fetches CQEs that had overflowed the ring, and runs deferred work when the kernel says that some is
-        waiting (or, on a ring without IORING_SETUP_TASKRUN_FLAG that cannot say so, always).
+        Fetches CQEs that had overflowed the ring, and has task work done when some is waiting. A ring with
+        IORING_SETUP_DEFER_TASKRUN and without IORING_SETUP_TASKRUN_FLAG cannot say so, and is always asked.
 
         Returns: tuples (user_data, res, flags) in the order of completion; with two more u64 where the CQE
             has 32 bytes. They are copies: the slots are free again, and handlers may do anything.
         CQE: res is 0 or more, or a negative errno; flags are IORING_CQE_F_*.
-        Raises: OSError with EBADR when the kernel had to drop CQEs. What a signal handler raises may come in the
+        Raises: OSError with EBADR when the kernel had to drop CQEs. What a signal handler raises comes in the
             place of the list: use reap_into() where one does.
         Lifetime: none.
         Threads: the owner only.
@@ -1531,7 +1409,7 @@ class Ring:
     def _fetch(self) -> None:
         cq = self.cq
         if not self._ordered:
-            # Without a fence of ours, the kernel's own ordering on the way out has to do.
+            # Without a fence of ours: a system call orders what is before it and after it.
             self._enter(0, 0, uapi.IORING_ENTER_GETEVENTS)
         cq.fetch()
         if self._timeouts:
@@ -1541,6 +1419,7 @@ class Ring:
 
     def _fetch_with_help(self, kflags: int) -> None:
         """Enter the kernel as long as it holds back completions that only an enter brings out."""
+        # Task work is asked for once, when there is nothing else to return; more of it is the next call's.
         pull = uapi.IORING_SQ_CQ_OVERFLOW | (0 if self.cq.copied else uapi.IORING_SQ_TASKRUN)
         if not self.cq.copied and self._enter_to_reap:
             kflags |= pull
@@ -1578,7 +1457,7 @@ class Ring:
     def need_enter(self) -> bool:
         """Tell whether the kernel holds back completions that only an enter brings out.
 
-        Returns: True for CQ overflow, for deferred work and for queued SQEs.
+        Returns: True for CQ overflow, for waiting task work and for queued SQEs.
         Lifetime: none.
         Threads: the owner only.
         Mirrors: liburing cq_ring_needs_enter
@@ -1705,7 +1584,7 @@ class Ring:
         """Cancel and drain what is in flight, then unmap the rings and close the descriptor.
 
         An InFlight table drains itself here (before_close). Requests made without one are cancelled by the
-        kernel, but only some time after this call: keep their memory until then, or drain first.
+        kernel some time after this call, and nobody tells when: drain first, or keep their memory for ever.
         SQEs that were not submitted are dropped. May be called twice.
 
         Raises: WrongThread while the owner still lives.
@@ -1717,7 +1596,7 @@ class Ring:
         if get_ident() != self._owner:
             if thread_lives(self._owner):
                 self._refuse()
-            if not self.flags & uapi.IORING_SETUP_SINGLE_ISSUER:
+            if not self.flags & uapi.IORING_SETUP_SINGLE_ISSUER:  # the kernel lets no other thread enter it
                 self._own()  # so that what is in flight can still be cancelled and drained
         self._close(explicit=True)
 
@@ -1792,7 +1671,7 @@ class Ring:
         """Show the descriptor, the sizes and the flags."""
         if self._state != "open":
             return f"<Ring {self._state}>"
-        names = _flag_names(self.flags) or "no flags"
+        names = flag_names(self.flags) or "no flags"
         return f"<Ring fd={self._fd} sq={self.sq.ring_entries} cq={self.cq.ring_entries} {names}>"
 
 
@@ -1805,18 +1684,6 @@ _ENTER_ADVICE = {
     errno.EOPNOTSUPP: "The descriptor is not an io_uring: was it closed behind the ring's back?",
     errno.EBADF: "The descriptor is gone: was it closed behind the ring's back?",
 }
-
-
-def _check_sizes(entries: int, cq_entries: int | None, flags: int, wish: int) -> None:
-    """Refuse sizes that the kernel would only answer with EINVAL."""
-    clamp = (flags | wish) & uapi.IORING_SETUP_CLAMP
-    if not 1 <= entries <= (U32 if clamp else MAX_ENTRIES):
-        raise ValueError(f"entries={entries} is not between 1 and {MAX_ENTRIES}")
-    if cq_entries is not None:
-        if not 1 <= cq_entries <= (U32 if clamp else 2 * MAX_ENTRIES):
-            raise ValueError(f"cq_entries={cq_entries} is not between 1 and {2 * MAX_ENTRIES}")
-        if cq_entries < min(entries, MAX_ENTRIES):
-            raise ValueError(f"cq_entries={cq_entries} is less than entries={entries}")
 
 
 def _allocate(entries: int, cq_entries: int, flags: int) -> tuple[Any, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rawuring import fdmon, gates, rings, syscalls, uapi
+from rawuring import fdmon, gates, params, syscalls, uapi
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -86,13 +86,13 @@ def test_wish_for_sqpoll_on_a_kernel_that_burns_then_dropped(monkeypatch):
     monkeypatch.setattr(syscalls, "io_uring_setup", setup)
     monkeypatch.setattr(os, "uname", lambda: kernel("5.10.46"))
     wish = uapi.IORING_SETUP_SQPOLL | uapi.IORING_SETUP_SQ_AFF | uapi.IORING_SETUP_CLAMP
-    _, _, dropped = rings.setup(4, 0, wish, {}, 4)
+    _, _, dropped = params.setup(4, 0, wish, {}, 4)
     assert given == [uapi.IORING_SETUP_CLAMP]
     assert dropped == [("IORING_SETUP_SQPOLL", 0), ("IORING_SETUP_SQ_AFF", 0)]
-    rings.setup(4, uapi.IORING_SETUP_SQPOLL, 0, {}, 4)
+    params.setup(4, uapi.IORING_SETUP_SQPOLL, 0, {}, 4)
     assert given[-1] == uapi.IORING_SETUP_SQPOLL
     monkeypatch.setattr(os, "uname", lambda: kernel("5.10.186"))
-    rings.setup(4, 0, wish, {}, 4)
+    params.setup(4, 0, wish, {}, 4)
     assert given[-1] == wish
 
 

@@ -29,6 +29,7 @@ ORDER = (
     "gates",
     "syscalls",
     "barriers",
+    "params",
     "rings",
     "ops",
     "buffers",
@@ -238,7 +239,7 @@ def test_import_when_a_ring_is_wanted_then_nothing_heavy_comes_along() -> None:
     assert run(script, options=("-S",)) == "\n"
 
 
-@pytest.mark.parametrize("name", ["rings", "inflight", "buffers", "register", "gates"])
+@pytest.mark.parametrize("name", ["params", "rings", "inflight", "buffers", "register", "gates"])
 def test_named_tuple_when_its_fields_are_annotated_then_they_are_its_fields(name: str) -> None:
     """Without typing.NamedTuple, a field's name and its type stand in two places."""
     module = importlib.import_module(f"rawuring.{name}")

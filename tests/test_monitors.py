@@ -719,7 +719,7 @@ def test_setup_when_io_uring_fails_with_any_error_then_poll_and_the_reason(monke
             raise OSError(code, os.strerror(code))
 
         monkeypatch.setattr(syscalls, "io_uring_setup", refuse)
-        monkeypatch.setattr("rawuring.rings.time.sleep", lambda _: None)
+        monkeypatch.setattr("rawuring.params.time.sleep", lambda _: None)
         mon = fdmon.setup()
         assert mon.backend == "poll"
         assert errno.errorcode[code] in mon.reason

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rawuring import ops, rings, syscalls, uapi
+from rawuring import ops, params, rings, syscalls, uapi
 from rawuring.fakekernel import POISON, FakeKernel, fake_ring
 from rawuring.rings import Ring, RingClosed, SubmissionQueueFull, WrongThread
 from rawuring.syscalls import Unavailable
@@ -360,7 +360,7 @@ def test_damaged_indices_then_an_error_not_garbage():
 
 def test_handler_raises_before_the_head_is_stored_then_the_next_reap_stores_it(monkeypatch):
     """The CQ would be full for the kernel and empty for us: an overflow would never come out."""
-    with fake_ring(entries=2) as (kernel, ring):
+    with fake_ring(entries=2) as (_, ring):
         for i in range(6):  # the CQ holds 4
             put_nop(ring, i)
             ring.submit()
@@ -561,7 +561,7 @@ def test_wishes_that_no_kernel_takes_with_the_rest_then_only_they_are_dropped(
         return 3
 
     monkeypatch.setattr(syscalls, "io_uring_setup", setup)
-    told = rings.setup(4, mask(flags), mask(wish), {}, 4)[2]
+    told = params.setup(4, mask(flags), mask(wish), {}, 4)[2]
     assert given == [mask(granted)]
     assert sorted(told) == sorted((f"IORING_SETUP_{name}", 0) for name in dropped.split())
 
@@ -570,7 +570,7 @@ def test_memory_short_then_tried_again_then_halved_down_to_the_least(monkeypatch
     setup, calls = fail_with([errno.ENOMEM] * 50)
     monkeypatch.setattr(syscalls, "io_uring_setup", setup)
     slept = []
-    monkeypatch.setattr(rings.time, "sleep", slept.append)
+    monkeypatch.setattr(params.time, "sleep", slept.append)
     with pytest.raises(Unavailable) as caught:
         Ring(256, min_entries=32)
     assert [entries for entries, _ in calls] == [256] * 5 + [128, 64, 32]

@@ -16,7 +16,7 @@ import time
 
 import pytest
 
-from rawuring import buffers, ops, register, rings, syscalls, uapi
+from rawuring import buffers, ops, params, register, rings, syscalls, uapi
 from rawuring.rings import ForkedRing, Ring, WrongThread
 
 pytestmark = [pytest.mark.requires_io_uring, pytest.mark.leakcheck]
@@ -244,7 +244,7 @@ def test_combinations_of_flags_then_our_rules_are_the_kernels():
                 break
             time.sleep(0.01)
             said = answer(names)
-        rule = rings.broken_rule(flags)
+        rule = params.broken_rule(flags)
         assert (said == errno.EINVAL) == (rule is not None), (names, said, rule)
         checked += 1
     assert checked > len(known)

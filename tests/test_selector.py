@@ -116,7 +116,7 @@ def refuse_setup(monkeypatch, code: int) -> None:
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(syscalls, "io_uring_setup", refuse)
-    monkeypatch.setattr("rawuring.rings.time.sleep", lambda _: None)
+    monkeypatch.setattr("rawuring.params.time.sleep", lambda _: None)
 
 
 def test_unknown_strategy_then_value_error_that_names_the_known_ones():

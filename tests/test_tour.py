@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rawuring import fakekernel, ops, rings, tour
+from rawuring import fakekernel, ops, rings, syscalls, tour
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "tour.md"
 
@@ -74,7 +74,7 @@ def test_sqpoll_chapter_when_refused_then_shown_on_the_python_kernel(monkeypatch
     class Refusing(tour.PythonKernel):
         def ring(self, entries, cq_entries=0, flags=0):
             if flags:
-                raise rings.Unavailable(1, "setup", "policy", "")
+                raise syscalls.Unavailable(1, "setup", "policy", "")
             return super().ring(entries, cq_entries, flags)
 
     text = text_on(Refusing(), [1, 9])

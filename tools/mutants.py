@@ -84,7 +84,7 @@ MUTANTS = (
     ),
     # 2. The environment
     Mutant(
-        "only some errnos of setup are understood", "rawuring/rings.py",
+        "only some errnos of setup are understood", "rawuring/params.py",
         "                raise syscalls.explain_setup_failure(code, what, flags) from None",
         "                if code == errno.EIO: raise\n"
         "                raise syscalls.explain_setup_failure(code, what, flags) from None",

@@ -19,7 +19,7 @@ import pytest
 from driver import need_opcode
 from harness import PYPY, ROOT, SECCOMP, check_child, figures, run_child
 
-from rawuring import fdmon, inflight, ops, register, rings, selector, syscalls, uapi
+from rawuring import fdmon, inflight, ops, params, register, rings, selector, syscalls, uapi
 from rawuring.fakekernel import fake_ring
 
 needs_ring = pytest.mark.requires_io_uring
@@ -40,7 +40,7 @@ def refuse_with(code):
 
 
 def test_setup_fails_with_any_errno_then_unavailable_with_a_cause(monkeypatch):
-    monkeypatch.setattr(rings.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(params.time, "sleep", lambda seconds: None)
     for code in ERRNOS:
         monkeypatch.setattr(syscalls, "io_uring_setup", refuse_with(code))
         before = len(os.listdir("/proc/self/fd"))
@@ -176,9 +176,9 @@ def test_seccomp_answers_setup_with_any_errno_then_unavailable():
     script = (
         SECCOMP
         + """
-from rawuring import rings, syscalls, selector, fdmon
+from rawuring import params, rings, syscalls, selector, fdmon
 rings.Ring(1).close()
-rings.time.sleep = lambda seconds: None
+params.time.sleep = lambda seconds: None
 filter(SETUP, 0)  # answers with the number of entries
 before = os.listdir("/proc/self/fd")
 for code in range(1, 134):

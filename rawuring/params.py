@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: MIT
+"""Which ring this kernel is asked for: rules of the setup flags, wishes and refusals.
+
+What it is: setup(), which calls io_uring_setup until a ring is there or it is known why not. Mirrors:
+liburing ``src/setup.c`` as far as it fills io_uring_params.
+Must not know: what a ring looks like in memory.
+Invariant: the caller learns of every flag that was wished for and not granted.
+Read next: rings.py.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections import namedtuple
+
+from . import gates, syscalls, uapi
+from .syscalls import Unavailable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+MAX_ENTRIES = 32768  # IORING_MAX_ENTRIES in the kernel's io_uring.c; the CQ may have twice as many
+
+# (a flag, those of which it needs one) and (a flag, one that it excludes). Source: Linux 7.2
+# io_uring/io_uring.c io_uring_sanitise_params; checked against the running kernel in
+# tests/test_rings_kernel.py.
+_NEEDS = (
+    (uapi.IORING_SETUP_SQ_AFF, uapi.IORING_SETUP_SQPOLL),
+    (uapi.IORING_SETUP_TASKRUN_FLAG, uapi.IORING_SETUP_COOP_TASKRUN | uapi.IORING_SETUP_DEFER_TASKRUN),
+    (uapi.IORING_SETUP_DEFER_TASKRUN, uapi.IORING_SETUP_SINGLE_ISSUER),
+    (uapi.IORING_SETUP_REGISTERED_FD_ONLY, uapi.IORING_SETUP_NO_MMAP),
+    (uapi.IORING_SETUP_HYBRID_IOPOLL, uapi.IORING_SETUP_IOPOLL),
+    (uapi.IORING_SETUP_SQ_REWIND, uapi.IORING_SETUP_NO_SQARRAY),
+)
+_EXCLUDES = (
+    (uapi.IORING_SETUP_SQPOLL, uapi.IORING_SETUP_COOP_TASKRUN),
+    (uapi.IORING_SETUP_SQPOLL, uapi.IORING_SETUP_DEFER_TASKRUN),
+    (uapi.IORING_SETUP_SQPOLL, uapi.IORING_SETUP_SQ_REWIND),
+    (uapi.IORING_SETUP_CQE32, uapi.IORING_SETUP_CQE_MIXED),
+    (uapi.IORING_SETUP_SQE128, uapi.IORING_SETUP_SQE_MIXED),
+)
+
+
+def broken_rule(flags: int) -> str | None:
+    """Name the rule that a combination of setup flags breaks on every kernel.
+
+    Args: flags is a mask of IORING_SETUP_*.
+    Returns: the rule in words, or None.
+    Source: Linux 7.2 io_uring/io_uring.c io_uring_sanitise_params
+    """
+    for flag, needs in _NEEDS:
+        if flags & flag and not flags & needs:
+            return f"{flag_names(flag)} needs {' or '.join(uapi.names_of_flags('IORING_SETUP_', needs))}"
+    for flag, other in _EXCLUDES:
+        if flags & flag and flags & other:
+            return f"{flag_names(flag)} excludes {flag_names(other)}"
+    return None
+
+
+def flag_names(flags: int) -> str:
+    """Return the names of setup flags, with | between them.
+
+    Args: flags is a mask of IORING_SETUP_*.
+    """
+    return "|".join(uapi.names_of_flags("IORING_SETUP_", flags))
+
+
+# Not typing.NamedTuple: to import typing takes 9 ms and 2 MiB, more than all that a ring needs.
+class Dropped(namedtuple("Dropped", "flag errno")):
+    """One wish that was not granted; errno is the kernel's, or 0 when a rule or gates.py forbids it."""
+
+    __slots__ = ()
+
+    flag: str
+    errno: int
+
+
+def setup(
+    entries: int, flags: int, wish: int, fields: dict[str, Any], min_entries: int
+) -> tuple[int, dict[str, Any], list[Dropped]]:
+    """Create a ring with the flags that are required and as many of the wishes as this kernel grants.
+
+    Wishes that no kernel takes together with the rest are dropped at once. What the kernel refuses is dropped
+    one by one, the newest flag first, together with those that need it. When
+    memory is short the call is repeated for 50 ms (a closed ring's memory is given back late), then with
+    half the entries, down to min_entries.
+
+    Args: entries and min_entries are SQ sizes; flags and wish are masks of IORING_SETUP_*; fields are
+        further members of io_uring_params.
+    Returns: the descriptor, the filled params, and what was dropped.
+    Raises: ValueError for flags that no kernel takes together; Unavailable with the cause otherwise.
+    Lifetime: none.
+    Mirrors: liburing io_uring_queue_init_try_setup_flags
+    """
+    rule = broken_rule(flags)
+    if rule:
+        raise ValueError(f"setup flags {flag_names(flags)}: {rule}")
+    wish &= ~flags
+    dropped: list[Dropped] = []
+    while broken_rule(flags | wish):
+        wish = _drop_one(flags, wish, 0, dropped, _against_a_rule(flags, wish))
+    if wish & uapi.IORING_SETUP_SQPOLL and gates.applies("sqpoll-burns"):
+        wish = _drop_one(flags, wish, 0, dropped, uapi.IORING_SETUP_SQPOLL)
+    pauses = [0.002, 0.008, 0.02, 0.02]
+    while True:
+        params = bytearray(uapi.io_uring_params.pack(flags=flags | wish, **fields))
+        try:
+            fd = syscalls.io_uring_setup(entries, params)
+            return fd, uapi.io_uring_params.unpack(params), dropped
+        except Unavailable:
+            raise
+        except OSError as error:
+            code = error.errno or 0
+            if code == errno.ENOMEM and pauses:
+                time.sleep(pauses.pop(0))
+            elif code == errno.ENOMEM and entries // 2 >= min_entries:
+                entries //= 2
+                fields = {**fields, "cq_entries": fields.get("cq_entries", 0) // 2}
+            elif wish and code in _WISH_ERRNOS:
+                wish = _drop_one(flags, wish, code, dropped)
+            else:
+                what = f"io_uring_setup({entries} entries, {flag_names(flags | wish) or 'no flags'})"
+                refused = _refused_flags(flags) if code == errno.EINVAL else []
+                if refused:
+                    what += f": this kernel does not know {' '.join(refused)}"
+                raise syscalls.explain_setup_failure(code, what, flags) from None
+
+
+# EINVAL: unknown here. EPERM: SQPOLL before 5.13. ENOMEM: 32-byte CQEs may be what was too much.
+_WISH_ERRNOS = (errno.EINVAL, errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.EFAULT, errno.ENOMEM)
+
+
+def _against_a_rule(flags: int, wish: int) -> int:
+    """Return the one wish because of which a rule is broken; of two that exclude each other, the newer."""
+    for flag, needs in _NEEDS:
+        if wish & flag and not (flags | wish) & needs:
+            return flag
+    both = next(flag | other for flag, other in _EXCLUDES if not (flag | other) & ~(flags | wish))
+    return _newest(both & wish)
+
+
+def _newest(mask: int) -> int:
+    return 1 << (mask.bit_length() - 1)  # the header numbers the flags in the order of their arrival
+
+
+def _drop_one(flags: int, wish: int, code: int, dropped: list[Dropped], victim: int = 0) -> int:
+    """Take the newest wish away, or the one that is named, and those that cannot stand without it."""
+    victim = victim or _newest(wish)
+    while victim:
+        wish &= ~victim
+        dropped.append(Dropped(flag_names(victim), code))
+        victim = next((flag for flag, needs in _NEEDS if wish & flag and not (flags | wish) & needs), 0)
+    return wish
+
+
+def _refused_flags(flags: int) -> list[str]:
+    """Find out which single flags this kernel does not know, by trying each on a tiny ring."""
+    refused = []
+    for bit in (1 << i for i in range(flags.bit_length())):
+        if not flags & bit or bit in (uapi.IORING_SETUP_CQSIZE, uapi.IORING_SETUP_ATTACH_WQ):
+            continue
+        alone = bit | next((needs & -needs for flag, needs in _NEEDS if flag == bit), 0)
+        alone |= next((needs & -needs for flag, needs in _NEEDS if alone & ~bit == flag), 0)
+        try:
+            params = bytearray(uapi.io_uring_params.pack(flags=alone))
+            os.close(syscalls.io_uring_setup(2, params))
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                refused.append(flag_names(bit))
+    return refused
+
+
+def check_sizes(entries: int, cq_entries: int | None, flags: int, wish: int) -> None:
+    """Refuse sizes that the kernel would only answer with EINVAL.
+
+    Args: entries and cq_entries as for rings.Ring; flags and wish are masks of IORING_SETUP_*.
+    Raises: ValueError.
+    """
+    clamp = (flags | wish) & uapi.IORING_SETUP_CLAMP
+    if not 1 <= entries <= (0xFFFFFFFF if clamp else MAX_ENTRIES):
+        raise ValueError(f"entries={entries} is not between 1 and {MAX_ENTRIES}")
+    if cq_entries is not None:
+        if not 1 <= cq_entries <= (0xFFFFFFFF if clamp else 2 * MAX_ENTRIES):
+            raise ValueError(f"cq_entries={cq_entries} is not between 1 and {2 * MAX_ENTRIES}")
+        if cq_entries < min(entries, MAX_ENTRIES):
+            raise ValueError(f"cq_entries={cq_entries} is less than entries={entries}")
