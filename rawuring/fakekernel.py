@@ -24,7 +24,7 @@ Who moves what, seen from here:
     ============  =====================================================  ============================
 
 There is one thread here, so nothing needs a barrier; comments say which one stands in the real kernel.
-What it does: NOP, POLL_ADD and POLL_REMOVE on descriptors that only it knows, links (IOSQE_IO_LINK),
+What it does: NOP, and READ, POLL_ADD and POLL_REMOVE on pipes that only it knows, links (IOSQE_IO_LINK),
 overflow, SQPOLL with a thread that runs when it is told to. Every other known opcode completes with 0.
 """
 
@@ -44,12 +44,13 @@ if TYPE_CHECKING:
     from typing import Any
 
 U32 = 0xFFFFFFFF
+POLLIN = 1
 POISON = 0xEE  # what a consumed slot is filled with: an SQE that still shows it was not written whole
 FEATURES = uapi.IORING_FEAT_SINGLE_MMAP | uapi.IORING_FEAT_NODROP | uapi.IORING_FEAT_EXT_ARG
 
 
 class BrokenRing(AssertionError):
-    """Say that the other side did what would corrupt a real ring."""
+    """Raised when the other side did what would corrupt a real ring."""
 
 
 def _require(condition: bool, what: str) -> None:
@@ -113,6 +114,10 @@ class FakeKernel:
         self.polls: dict[int, tuple[int, int]] = {}
         #: Descriptors that are ready: fd -> mask. wake() fills it.
         self.ready_fds: dict[int, int] = {}
+        #: Pipes: fd -> what was written and not yet read. feed() fills them.
+        self.pipes: dict[int, bytearray] = {}
+        #: READs that wait for data, the oldest first.
+        self.reads: deque[dict[str, Any]] = deque()
         #: How many SQEs the coming enters consume at most; empty means no limit.
         self.at_most: deque[int] = deque()
         #: Errnos that the coming enters fail with, 0 for none.
@@ -234,10 +239,32 @@ class FakeKernel:
             self._answer_polls(fields["fd"])
         elif opcode == uapi.IORING_OP_POLL_REMOVE and not fields["len"]:
             self._remove_poll(user_data, fields["addr"])
+        elif opcode == uapi.IORING_OP_READ and fields["fd"] in self.pipes:
+            self.reads.append(fields)
+            self._answer_reads(fields["fd"])
         else:
             self.post(user_data, 0, 0)
 
-    # -- polls
+    # -- pipes and polls
+
+    def feed(self, fd: int, data: bytes) -> None:
+        """Write into a pipe: what waits to read it is answered, then what waits for it to be ready."""
+        self.pipes[fd] += data
+        self._answer_reads(fd)
+        self.wake(fd, POLLIN if self.pipes[fd] else 0)
+
+    def _answer_reads(self, fd: int) -> None:
+        import ctypes
+
+        for fields in [each for each in self.reads if each["fd"] == fd]:
+            data = bytes(self.pipes[fd][: fields["len"]])
+            if not data:
+                return
+            del self.pipes[fd][: len(data)]
+            self.reads.remove(fields)
+            # Only now is the caller's memory written: it must have lived until here.
+            ctypes.memmove(fields["addr"], data, len(data))
+            self.post(fields["user_data"], len(data), 0)
 
     def wake(self, fd: int, mask: int) -> None:
         """Let a descriptor become ready (or not, with mask 0), and answer the polls that wait for that."""

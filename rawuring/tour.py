@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Walk once through io_uring, word by word: ``python -m rawuring.tour``.
 
-What it is: nine chapters that do what programs do with a ring, and print after each step which words of the
+What it is: ten chapters that do what programs do with a ring, and print after each step which words of the
 shared memory changed, who changed them, and what orders the change. It runs on this machine's kernel, or on
 fakekernel.py where there is none (macOS, Windows, containers that forbid io_uring), and prints the same on
 both. Mirrors: nothing; tests/test_nop_tutorial.py is its smallest part as a test.
@@ -20,7 +20,7 @@ import sys
 import textwrap
 import time
 
-from . import fakekernel, ops, rings, uapi
+from . import buffers, fakekernel, ops, rings, uapi
 from .syscalls import Unavailable
 
 TYPE_CHECKING = False
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Words = dict[str, Value]
 
 POLLIN = 1
-IDLE_MS = 50  # how long the kernel's thread of chapter 9 waits for work before it sleeps
+IDLE_MS = 50  # how long the kernel's thread of chapter 10 waits for work before it sleeps
 WIDTH = 100
 
 # word -> (who changes it, what orders the change). The order is the order of printing.
@@ -41,7 +41,7 @@ WORDS = {
     "sqe": ("us", "plain, before the release of sq.ktail"),
     "sq.ktail": ("us", "store_release in flush()"),
     "sq.khead": ("kernel", "release in io_commit_sqring"),
-    "sq.kflags": ("kernel", "atomic or, atomic and"),
+    "sq.kflags": ("kernel", "atomic or (up), atomic and (down)"),
     "cqe": ("kernel", "plain, before the release of cq.ktail"),
     "cq.ktail": ("kernel", "release in io_commit_cqring"),
     "cq.khead": ("us", "store_release in fetch()"),
@@ -77,12 +77,12 @@ class RealKernel:
             os.close(reader)
             os.close(self._writer)
 
-    def write(self, fd: int) -> None:
-        """Make the reading end ready."""
-        os.write(self._writer, b"x")
+    def write(self, fd: int, data: bytes = b"x") -> None:
+        """Write something for the reading end."""
+        os.write(self._writer, data)
 
     def read(self, fd: int) -> None:
-        """Make the reading end unready again."""
+        """Read one byte, the last."""
         os.read(fd, 1)
 
     def fall_asleep(self, ring: rings.Ring) -> None:
@@ -117,15 +117,17 @@ class PythonKernel:
 
     @contextlib.contextmanager
     def pipe(self) -> Iterator[int]:
-        """Invent a descriptor."""
+        """Invent a pipe."""
+        self._kernel.pipes[3] = bytearray()
         yield 3
 
-    def write(self, fd: int) -> None:
-        """Make the descriptor ready."""
-        self._kernel.wake(fd, POLLIN)
+    def write(self, fd: int, data: bytes = b"x") -> None:
+        """Write something for the reading end."""
+        self._kernel.feed(fd, data)
 
     def read(self, fd: int) -> None:
-        """Make it unready again."""
+        """Read one byte, the last."""
+        self._kernel.pipes[fd].clear()
         self._kernel.wake(fd, 0)
 
     def fall_asleep(self, ring: rings.Ring) -> None:
@@ -201,6 +203,8 @@ def describe_sqe(image: bytes) -> str | None:
     parts += [name.replace("IOSQE_", "") for name in uapi.names_of_flags("IOSQE_", sqe["flags"])]
     if sqe["opcode"] == uapi.IORING_OP_POLL_REMOVE:
         parts.append(f"target={sqe['addr']}")
+    if sqe["opcode"] == uapi.IORING_OP_READ:
+        parts.append(f"len={sqe['len']}")
     return " ".join([*parts, f"user_data={sqe['user_data']}"])
 
 
@@ -221,7 +225,7 @@ def _res(res: int) -> str:
 
     if res < 0:
         return f"-{errno.errorcode.get(-res, -res)}"
-    # Chapter 8 asks for POLLIN alone; Linux 5.10 answers with the bits beside it as well.
+    # Chapter 9 asks for POLLIN alone; Linux 5.10 answers with the bits beside it as well.
     return "POLLIN" if res & POLLIN else str(res)
 
 
@@ -311,22 +315,23 @@ def setup_and_mmap(guide: Guide) -> None:
         params, sq_memory = ring.params, ring._mappings[0]
         mask = _u32(sq_memory, params["sq_off"]["ring_mask"])
         guide.say(f"""params.sq_entries is {params['sq_entries']} and params.cq_entries
-            {params['cq_entries']}: one submission can have several completions, so the CQ is twice as
-            large. The mask, read FROM the mapping at params.sq_off.ring_mask, is {mask}. Every index starts
-            at zero.""")
+            {params['cq_entries']}: an SQE slot is free again long before its answer comes, so more
+            requests can be in flight than the SQ has slots, and the CQ is twice as large. The mask, read FROM the mapping at
+            params.sq_off.ring_mask, is {mask}. Every index starts at zero.""")
         guide.look_at(ring)
         array = [_u32(sq_memory, params["sq_off"]["array"] + 4 * i) for i in range(params["sq_entries"])]
-        guide.say(f"""The index array says for each place in the queue which SQE slot is meant. It was filled
-            once with {array} by us, and is never touched again. From Linux 6.6 it can be left out
-            (IORING_SETUP_NO_SQARRAY); python -m rawuring.layout draws both.""")
+        guide.say(f"""The index array says for each place in the queue which SQE slot is meant, for programs
+            that fill slots in one order and send them in another. It was filled once with {array} by us, and
+            is never touched again. From Linux 6.6 it can be left out (IORING_SETUP_NO_SQARRAY); python
+            -m rawuring.layout draws both.""")
         guide.step("The ring is mapped, and nothing has happened.")
 
 
 def one_nop(guide: Guide) -> None:
     """Chapter 2."""
     guide.chapter(2, "One NOP", """
-        A submission has four moments: take a slot, fill it, publish, enter. Only the third is seen by the
-        kernel, and only the fourth makes it look.""")  # fmt: skip
+        A submission has four moments: take a slot, fill it, publish, enter. The third makes it visible to the
+        kernel, which looks at it in the fourth.""")  # fmt: skip
     with guide.kernel.ring(2) as ring:
         guide.look_at(ring)
         sqe = ring.get_sqe()
@@ -341,9 +346,9 @@ def one_nop(guide: Guide) -> None:
         ring.submit()
         guide.step("Enter: ring.submit(), which calls io_uring_enter(fd, 1, 0, 0)", """
             The kernel loaded the tail (acquire), copied the SQE, moved its head over it (release), did
-            nothing, as asked, wrote a CQE and moved the tail of the CQ over it (release). user_data came back
-            as it was: the kernel never looks at it. res is what the system call would have returned:
-            a negative errno, never -1.""")
+            nothing, as asked, wrote a CQE and moved the tail of the CQ over it (release). user_data
+            came back as it was: only removals and cancellations compare it. res is 0, as of any call
+            that succeeds and has nothing to count.""")
         ring.reap()
         guide.step("Reap: ring.reap()", """
             We loaded cq.ktail (acquire), copied the CQE out, and only then moved cq.khead (release): from
@@ -351,9 +356,36 @@ def one_nop(guide: Guide) -> None:
             of each queue are equal again: it is empty.""")
 
 
-def a_batch(guide: Guide) -> None:
+def one_read(guide: Guide) -> None:
     """Chapter 3."""
-    guide.chapter(3, "A batch", """
+    guide.chapter(3, "One read", """
+        A request with memory. The SQE holds a descriptor, an ADDRESS, a length and an offset; the
+        kernel writes to that address whenever it comes to it. The pipe is empty, so that will be
+        later.""")  # fmt: skip
+    with guide.kernel.ring(2) as ring, guide.kernel.pipe() as fd:
+        memory = buffers.allocate(16)
+        target = buffers.pin(memory, writable=True)
+        guide.look_at(ring)
+        ops.prep_read(ring.get_sqe(), fd, target.address, target.nbytes, -1, user_data=12)
+        ring.submit()
+        guide.step("Submit: ops.prep_read(sqe, fd, target.address, 16, -1, user_data=12)", """
+            The kernel has copied the SQE, and its slot is free. But there is no CQE: the request lives in the
+            kernel now, and the address in it. If Python freed the buffer here, the kernel would write into
+            whatever stands there by then. So the rule is not "until submit returns" but "until the final
+            CQE", and inflight.py is the table that keeps it.""")
+        guide.kernel.write(fd, b"io_uring")
+        ring.submit_and_wait(1)
+        guide.step("Somebody writes 8 bytes into the pipe", f"""
+            res is what read(2) would have returned: 8, less than the 16 that were asked for. The buffer now
+            begins with {bytes(memory[:8])!r}. An error would be a negative errno, -EBADF for example, and
+            not -1 with errno elsewhere.""")
+        ring.reap()
+        guide.step("ring.reap(): only now is the buffer ours again.")
+
+
+def a_batch(guide: Guide) -> None:
+    """Chapter 4."""
+    guide.chapter(4, "A batch", """
         Three requests cost one store of the tail, one system call, one load of the CQ's tail and one store of
         its head. This is why io_uring is fast; a single request per call is not.""")  # fmt: skip
     with guide.kernel.ring(4) as ring:
@@ -370,8 +402,8 @@ def a_batch(guide: Guide) -> None:
 
 
 def wrap_around(guide: Guide) -> None:
-    """Chapter 4."""
-    guide.chapter(4, "Wrap-around", """
+    """Chapter 5."""
+    guide.chapter(5, "Wrap-around", """
         Indices are never reset. They run free, through 2**32 back to 0, and are masked only to find a slot:
         index & ring_mask. So "how many are there" is always (tail - head) mod 2**32, and a full ring differs
         from an empty one.""")  # fmt: skip
@@ -381,7 +413,8 @@ def wrap_around(guide: Guide) -> None:
             ring.submit()
         ring.reap()
         guide.look_at(ring)
-        guide.say("Three NOPs have gone round already; all four indices are 3. The SQ has 2 slots, the CQ 4.")
+        guide.say("""A new ring, the SQ with 2 slots, the CQ with 4, through which three NOPs have gone
+            already: all four indices are 3.""")
         ops.prep_nop(ring.get_sqe(), user_data=34)
         ops.prep_nop(ring.get_sqe(), user_data=35)
         guide.step("Fill two more.", "Index 3 is slot 3 & 1 = 1, index 4 is slot 4 & 1 = 0: we are round.")
@@ -402,11 +435,12 @@ def wrap_around(guide: Guide) -> None:
 
 
 def overflow(guide: Guide) -> None:
-    """Chapter 5."""
-    guide.chapter(5, "Overflow", """
-        A CQ of two slots, and four completions. From 5.5 (IORING_FEAT_NODROP) nothing is lost: the kernel
-        keeps what has no room on a list of its own and raises a flag. The flag stands in the SQ's flags word,
-        because the kernel writes that one anyway; it is no typo in the header.""")  # fmt: skip
+    """Chapter 6."""
+    guide.chapter(6, "Overflow", """
+        A new ring with two slots in each queue, and four completions. From 5.5 (IORING_FEAT_NODROP)
+        nothing is lost: the kernel keeps what has no room on a list of its own and raises a flag. The
+        flag stands in the SQ's flags word, because the kernel writes that one anyway; it is no typo in
+        the header.""")  # fmt: skip
     with guide.kernel.ring(2, cq_entries=2) as ring:
         guide.look_at(ring)
         for user_data in (41, 42):
@@ -421,18 +455,18 @@ def overflow(guide: Guide) -> None:
             is all there is. CQ_OVERFLOW tells. cq.koverflow stays 0: it counts what was lost for good.""")
         ring.cq.fetch()
         guide.step("Copy two CQEs out: ring.cq.fetch()", """
-            Room again, but the kernel does not notice a store. A program that looked at cq.ktail alone would
-            now wait for ever.""")
+            Room again, but the kernel does not notice a store. A program that only watched cq.ktail, without
+            entering the kernel, would now watch for ever.""")
         ring.reap()
         guide.step("ring.reap() sees the flag and enters with IORING_ENTER_GETEVENTS", """
             In that call the kernel moved the waiting CQEs into the ring and lowered the flag.""")
 
 
 def linked_pair(guide: Guide) -> None:
-    """Chapter 6."""
-    guide.chapter(6, "A linked pair", """
-        IOSQE_IO_LINK makes the next SQE wait for this one, and fall with it. Requests that are not linked
-        run in any order.""")  # fmt: skip
+    """Chapter 7."""
+    guide.chapter(7, "A linked pair", """
+        IOSQE_IO_LINK makes the next SQE wait for this one, and be cancelled if this one fails. Requests
+        that are not linked run in any order.""")  # fmt: skip
     with guide.kernel.ring(4) as ring:
         guide.look_at(ring)
         ops.prep_nop(ring.get_sqe(), user_data=51, flags=uapi.IOSQE_IO_LINK)
@@ -452,18 +486,17 @@ def linked_pair(guide: Guide) -> None:
 
 
 def poll_and_removal(guide: Guide) -> None:
-    """Chapter 7."""
-    guide.chapter(7, "A poll", """
+    """Chapter 8."""
+    guide.chapter(8, "A poll", """
         POLL_ADD completes when a descriptor is ready. It is what fdmon.py and QEMU's
-        util/fdmon-io_uring.c are made of. It is one shot: who wants
-        to hear more arms it again.""")  # fmt: skip
+        util/fdmon-io_uring.c are made of. It completes once: to hear of the next event, arm
+        it again.""")  # fmt: skip
     with guide.kernel.ring(4) as ring, guide.kernel.pipe() as fd:
         guide.look_at(ring)
         ops.prep_poll_add(ring.get_sqe(), fd, POLLIN, user_data=61)
         ring.submit()
         guide.step("A poll for POLLIN on an empty pipe", """
-            The SQE is consumed and its slot is free, but there is no CQE. The request lives in the kernel
-            now: what it points to must stay until its CQE.""")
+            As with the read: the SQE is consumed, its slot is free, and there is no CQE yet.""")
         guide.kernel.write(fd)
         ring.submit_and_wait(1)
         guide.step("Somebody writes a byte", "res is a mask of what is ready, as poll(2) gives it.")
@@ -473,8 +506,8 @@ def poll_and_removal(guide: Guide) -> None:
 
 
 def removal_race(guide: Guide) -> None:
-    """Chapter 8."""
-    guide.chapter(8, "The removal race", """
+    """Chapter 9."""
+    guide.chapter(9, "The removal race", """
         POLL_REMOVE names its target by user_data, not by descriptor. Between our decision to remove and the
         kernel's reading of it, the poll may complete. So both answers must be
         expected, every time.""")  # fmt: skip
@@ -486,28 +519,30 @@ def removal_race(guide: Guide) -> None:
         ops.prep_poll_remove(ring.get_sqe(), 71, user_data=72)
         ring.submit_and_wait(2)
         guide.step("Remove it in time: target 71, user_data 72", """
-            Two CQEs (sorted here: their order differs between kernels). The removal's res 0 says that it was
-            found; the poll itself ends with -ECANCELED. Only with that CQE is it over.""", either_order=True)
+            Two CQEs. Which of them comes first differs between kernels: they are shown sorted, the
+            slots may be the other way round. The removal's res 0 says that it was found; the poll
+            itself ends with -ECANCELED. Only with that CQE is it over.""", either_order=True)
         ring.reap()
         ops.prep_poll_add(ring.get_sqe(), fd, POLLIN, user_data=73)
         ring.submit()
+        guide.step("Reap; arm another poll, user_data 73.")
         guide.kernel.write(fd)
         ring.submit_and_wait(1)
-        guide.step("Reap, arm again as 73, and this time a byte comes first.")
+        guide.step("This time a byte comes first", "The CQE is there, and nobody has reaped it yet.")
         ops.prep_poll_remove(ring.get_sqe(), 73, user_data=74)
         ring.submit_and_wait(2)
         guide.step("Remove it too late", """
-            -ENOENT: no such poll any more. The completion of 73 stands in the ring, and will be reaped AFTER
-            the program believed to have removed it. If 73 were the address of a handler that is freed
-            now, reaping would use freed memory; if it were the number of the descriptor, and another file had
-            that number by now, the wrong handler would run. So fdmon.py uses tokens that are never used
-            twice (inflight.py), and forgets a handler only with its CQE.""")
+            -ENOENT: no such poll any more. The completion of 73 stands in the ring, and will be reaped
+            after the program has decided that 73 is gone. If 73 were the address of a handler that is
+            freed now, reaping would use freed memory; if it were the number of the descriptor, and
+            another file had that number by now, the wrong handler would run. So fdmon.py uses tokens
+            that are never used twice (inflight.py), and forgets a handler only with its CQE.""")
         ring.reap()
 
 
 def sqpoll(guide: Guide) -> None:
-    """Chapter 9."""
-    guide.chapter(9, "SQPOLL's wake-up", """
+    """Chapter 10."""
+    guide.chapter(10, "SQPOLL's wake-up", """
         With IORING_SETUP_SQPOLL a kernel thread looks at sq.ktail by itself, and no call is needed: until it
         has had nothing to do for a while. Then it raises NEED_WAKEUP and sleeps.""")  # fmt: skip
     with guide.kernel.ring(4, flags=uapi.IORING_SETUP_SQPOLL) as ring:
@@ -526,7 +561,7 @@ def sqpoll(guide: Guide) -> None:
             store before a later load, not on x86 either: the CPU may keep the store in its buffer and load
             the old flag, while the thread raises the flag and loads the old tail. Both would miss each other.
             So there is a full fence between the two on each side (barriers.full_fence, smp_mb in
-            io_sq_thread). This is the only place in the ring that needs one.""")
+            io_sq_thread). Everywhere else acquire and release are enough.""")
         ring.submit()
         guide.kernel.answer(ring)
         guide.kernel.fall_asleep(ring)
@@ -539,6 +574,7 @@ def sqpoll(guide: Guide) -> None:
 CHAPTERS = (
     setup_and_mmap,
     one_nop,
+    one_read,
     a_batch,
     wrap_around,
     overflow,
@@ -549,19 +585,23 @@ CHAPTERS = (
 )
 
 LEGEND = """
-Each line below a step is one word (or slot) of the ring that changed: its name, old -> new, who changed it,
-and what orders the change for the other side. A k marks words that the kernel can change. sqe[i] and cqe[i]
-are slots: i is an index & mask. Each release is read by an acquire on the other side:
+Below a step stands one line for each word (or slot) of the ring that it changed:
 
-    released             by                        acquired by
-    sq.ktail             us, flush()               the kernel, io_sqring_entries
-    sq.khead             the kernel                us, pending()
-    cq.ktail             the kernel                us, fetch()
-    cq.khead             us, fetch()               the kernel, io_get_cqe (a control dependency)
-    sq.kflags            the kernel                us, flags(); for NEED_WAKEUP after a full fence
+    name         old -> new, or what the slot holds now      by     what orders the change for the other side
 
-A release means: whoever sees this store sees everything that was stored before it. An acquire means: what is
-loaded after this load is not older than it. The names are functions of rings.py and of Linux's io_uring.c.
+They are in the order of this legend, not of time: what we wrote to the SQ, what the kernel did, what we took.
+sqe[i] and cqe[i] are slots: i is an index & mask. A k marks words that both sides see. Each release has a
+partner on the other side, which makes sure that what was written before it is seen:
+
+    word                 released by               partner
+    sq.ktail             us, flush()               the kernel's acquire, io_sqring_entries
+    sq.khead             the kernel                our acquire, pending()
+    cq.ktail             the kernel                our acquire, fetch()
+    cq.khead             us, fetch()               a branch on it in the kernel's io_get_cqe, before it writes
+    sq.kflags            (an atomic or)            none needed: we enter; NEED_WAKEUP: see chapter 10
+
+A release means: whoever sees this store sees everything that was stored before it. An acquire means: no later
+load can see memory as it was before this load. The names are functions of rings.py and of Linux's io_uring.c.
 """
 
 

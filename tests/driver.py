@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from rawuring import register, rings, uapi
+from rawuring import register, rings, syscalls, uapi
 from rawuring.inflight import InFlight
 
 TIMEOUT_NS = 20_000_000_000
@@ -88,7 +88,7 @@ def need_ring(**options: Any) -> rings.Ring:
     flags = options.get("flags", 0)
     try:
         return rings.Ring(options.pop("entries", 8), **options)
-    except rings.Unavailable as error:
+    except syscalls.Unavailable as error:
         names = uapi.names_of_flags("IORING_SETUP_", flags)
         since = max((uapi.SINCE[name] for name in names), key=release, default="5.1")
         if error.errno == errno.EINVAL and release(since) > kernel_release():
