@@ -316,8 +316,8 @@ def setup_and_mmap(guide: Guide) -> None:
         mask = _u32(sq_memory, params["sq_off"]["ring_mask"])
         guide.say(f"""params.sq_entries is {params['sq_entries']} and params.cq_entries
             {params['cq_entries']}: an SQE slot is free again long before its answer comes, so more
-            requests can be in flight than the SQ has slots, and the CQ is twice as large. The mask, read FROM the mapping at
-            params.sq_off.ring_mask, is {mask}. Every index starts at zero.""")
+            requests can be in flight than the SQ has slots, and the CQ is twice as large. The mask, read
+            FROM the mapping at params.sq_off.ring_mask, is {mask}. Every index starts at zero.""")
         guide.look_at(ring)
         array = [_u32(sq_memory, params["sq_off"]["array"] + 4 * i) for i in range(params["sq_entries"])]
         guide.say(f"""The index array says for each place in the queue which SQE slot is meant, for programs
