@@ -89,6 +89,12 @@ GATES = (
         "nothing: yours to mind: update them one by one", _SEEN,
     ),
     Gate(
+        "pbuf-highmem", "5.19", "6.6",
+        "a 32-bit kernel with high memory crashes when it takes from a ring of buffers in user memory",
+        "setup_buf_ring() refuses that where there is high memory; kernel_memory=True works from 6.4",
+        "seen on 6.1.176 i386; fixed in io_uring/kbuf.c io_pin_pbuf_ring",
+    ),
+    Gate(
         "iowait", "", "6.15", "an idle wait counts as iowait in the statistics",
         "waits ask for IORING_ENTER_NO_IOWAIT where the kernel has it", "io-uring list, 2025",
     ),

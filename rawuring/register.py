@@ -19,7 +19,7 @@ import errno
 import sys
 from collections import namedtuple
 
-from . import barriers, buffers, rings, syscalls, uapi
+from . import barriers, buffers, gates, rings, syscalls, uapi
 from .buffers import Block, ProvidedBuffers
 
 TYPE_CHECKING = False
@@ -355,7 +355,8 @@ def setup_buf_ring(
         ring (IOU_PBUF_RING_MMAP, 6.4); incremental uses a buffer up bit by bit (IOU_PBUF_RING_INC, 6.12);
         min_left, in bytes, ends an incremental buffer with less room than that (7.1).
     Returns: the group, full.
-    Raises: OSError, EEXIST when there is such a group; ValueError for sizes that no kernel takes.
+    Raises: OSError, EEXIST when there is such a group, EOPNOTSUPP where the kernel would crash (gates.py,
+        pbuf-highmem); ValueError for sizes that no kernel takes.
     Lifetime: none; the ring holds it until free_buf_ring() or close().
     Threads: the owner only.
     Since: 5.19
@@ -363,6 +364,13 @@ def setup_buf_ring(
     """
     if not 1 <= count <= 32768 or size < 1:
         raise ValueError(f"count={count}, size={size}: between 1 and 32768 buffers of at least a byte")
+    if not kernel_memory and gates.applies("pbuf-highmem") and _has_high_memory():
+        raise OSError(
+            errno.EOPNOTSUPP,
+            "IORING_REGISTER_PBUF_RING: this 32-bit kernel has high memory, and before Linux 6.6 it crashes "
+            "when a ring of buffers lies there. From 6.4 ask for kernel_memory=True; before, use "
+            "prep_provide_buffers",
+        )
     entries = 1 << (count - 1).bit_length()
     ring_memory = None if kernel_memory else buffers.allocate(entries * uapi.io_uring_buf.size)
     slab = buffers.allocate(count * size)
@@ -384,6 +392,15 @@ def setup_buf_ring(
         raise
     ring.resources["pbuf", bgid] = (group, pin, ring_memory, slab)
     return group
+
+
+def _has_high_memory() -> bool:
+    """Tell whether this kernel has memory that it does not see all the time, as 32-bit ones do."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            return any(line.startswith("HighTotal:") and line.split()[1] != "0" for line in file)
+    except OSError:
+        return sys.maxsize < 1 << 32  # no /proc: better safe
 
 
 def _map_pbuf_ring(ring: Ring, bgid: int, entries: int) -> Any:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rawuring import fdmon, gates, params, syscalls, uapi
+from rawuring import fdmon, gates, params, register, syscalls, uapi
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -94,6 +94,41 @@ def test_wish_for_sqpoll_on_a_kernel_that_burns_then_dropped(monkeypatch):
     monkeypatch.setattr(os, "uname", lambda: kernel("5.10.186"))
     params.setup(4, 0, wish, {}, 4)
     assert given[-1] == wish
+
+
+@pytest.mark.parametrize(
+    ("release", "high", "refused"),
+    [("6.1.176", True, True), ("6.1.176", False, False), ("6.6", True, False), ("5.18.2", True, False)],
+)
+def test_buffer_ring_where_the_kernel_would_crash_then_refused_before_the_call(
+    monkeypatch, release, high, refused
+):
+    """Linux 6.1 on i386 died in io_buffer_select, and took the test with it."""
+    monkeypatch.setattr(gates, "running", lambda: release)
+    monkeypatch.setattr(register, "_has_high_memory", lambda: high)
+
+    class Called(Exception):
+        pass
+
+    def call(*arguments):
+        raise Called("the kernel")
+
+    monkeypatch.setattr(register, "_register", call)
+    expected = (OSError, "kernel_memory=True") if refused else (Called, "the kernel")
+    with pytest.raises(expected[0], match=expected[1]):
+        register.setup_buf_ring(None, 1, 4, 64)
+    with pytest.raises(Called):
+        register.setup_buf_ring(None, 1, 4, 64, kernel_memory=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "high"), [("HighTotal: 0 kB\n", False), ("MemTotal: 1\nHighTotal: 9 kB\n", True), ("", False)]
+)
+def test_high_memory_then_as_meminfo_says(monkeypatch, tmp_path, text, high):
+    path = tmp_path / "meminfo"
+    path.write_text(text, encoding="ascii")
+    monkeypatch.setattr("builtins.open", lambda *_, **__: path.open(encoding="ascii"))
+    assert register._has_high_memory() is high
 
 
 @pytest.mark.requires_io_uring

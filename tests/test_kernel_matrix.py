@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import stat
@@ -137,6 +138,17 @@ def test_set_with_a_failure_then_1_and_without_any_cell_then_126(tmp_path, monke
     assert raised.value.code == 2
 
 
+def test_cell_that_cannot_be_had_then_another_stands_in_for_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        tool, "build", lambda cells, options: {c.name: "half a mirror" for c in cells if c.name == "6.12-s390x"}
+    )
+    monkeypatch.setattr(tool, "run_in", lambda cell, command, options: guest.Outcome(0, "1 passed in 1s\n", 1.0))
+    assert tool.main(["set", "6.1um,6.12-s390x", "--logs", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "instead: 6.1-s390x\n" in text
+    assert text.endswith("kernels: 2 passed, 0 failed, 1 not to be had\n")
+
+
 def test_guest_that_never_ends_then_killed_with_its_children(tmp_path, monkeypatch):
     """The kernel is a shell script here: it says that it began, and sleeps."""
     kernel = tmp_path / "vmlinuz"
@@ -180,3 +192,51 @@ def test_packages_of_an_old_layout_then_merged(tmp_path, monkeypatch):
 def test_newest_package_then_by_numbers_and_not_by_letters():
     names = ["linux-image-5.10.0-9-686", "linux-image-5.10.0-32-686", "linux-image-5.10.0-10-686"]
     assert max(names, key=debian._by_version) == "linux-image-5.10.0-32-686"
+
+
+def test_kvm_when_the_cpu_can_then_used_and_without_it_when_the_guest_says_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(guest.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(guest.os, "access", lambda path, mode: path == "/dev/kvm")
+    monkeypatch.setattr(guest.Path, "read_text", lambda path, encoding: "flags : fpu svm sse")
+    assert guest._has_kvm(CELLS["6.12-amd64"])
+    assert not guest._has_kvm(CELLS["6.12-s390x"])
+    assert not guest._has_kvm(CELLS["6.12um"])
+    ways = []
+
+    def boot(cell, kernel, root, folder, command, limit, accel):
+        words = guest._command_line(cell, kernel, tmp_path, tmp_path, accel)
+        ways.append((words[words.index("-accel") + 1], words[words.index("-cpu") + 1]))
+        return guest.Outcome(guest.NO_REPORT if accel == guest.KVM else 0, "", 1.0)
+
+    monkeypatch.setattr(guest, "_run", boot)
+    outcome = guest.run(CELLS["6.12-amd64"], tmp_path, tmp_path, tmp_path, "true", 1)
+    assert outcome.status == 0
+    assert ways == [("kvm", "host"), ("tcg,tb-size=256", "max")]
+    monkeypatch.setattr(guest.Path, "read_text", lambda path, encoding: "flags : fpu sse")
+    assert not guest._has_kvm(CELLS["6.12-amd64"]), "a device without a CPU behind it"
+
+
+def test_record_then_the_rows_that_were_run_take_the_place_of_older_ones(tmp_path):
+    path = tmp_path / "recorded.json"
+    tool.record([{"cell": "6.12um", "status": 0, "passed": 1}, {"cell": "5.10um", "status": 0}], path)
+    tool.record([{"cell": "6.12um", "status": 1, "passed": 2}, {"cell": "7.2um", "status": 126}], path)
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    assert [(row["cell"], row.get("passed")) for row in rows] == [("5.10um", None), ("6.12um", 2)]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d", row["date"]) for row in rows)
+
+
+def test_page_then_what_was_recorded():
+    if not tool.PAGE.exists():
+        pytest.skip("docs/kernels.md is not here")
+    assert tool.page() == tool.PAGE.read_text(encoding="utf-8")
+
+
+@pytest.mark.requires_io_uring
+def test_absent_then_the_command_finds_no_io_uring():
+    probe = [sys.executable, "-m", "rawuring.probe", "--quiet"]
+    command = inside.without_io_uring(probe)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode == 77:
+        pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
+    assert done.returncode == 1
+    assert done.stdout.startswith(("io_uring: DENIED by seccomp", "io_uring: ABSENT"))

@@ -4,6 +4,7 @@
     python3 tools/kernel_matrix list                       the cells and the sets
     python3 tools/kernel_matrix run 6.12-s390x -- COMMAND   its output, and its exit status
     python3 tools/kernel_matrix set quick                   the tests in every cell of a set, and a table
+    python3 tools/kernel_matrix page                        docs/kernels.md out of what set --record wrote
 
 What it is: Debian's kernels, as user-mode Linux (a kernel that is a program, nearly as fast as this one) or
 under qemu-system, with Debian's Python of the same time. Everything is fetched once, into a cache folder.
@@ -30,9 +31,11 @@ if not __package__:  # run as a folder: python3 tools/kernel_matrix
     __package__ = "tools.kernel_matrix"
 
 from tools.kernel_matrix import debian, guest
-from tools.kernel_matrix.cells import CELLS, SETS, Cell
+from tools.kernel_matrix.cells import CELLS, SETS, STAND_INS, Cell
 
 ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "kernels.md"
+RECORDED = Path(__file__).resolve().parent / "recorded.json"
 NOT_TO_BE_HAD = 126
 
 
@@ -54,7 +57,7 @@ def run_in(cell: Cell, command: str, options: argparse.Namespace) -> guest.Outco
 def command_for(cell: Cell, quick: bool) -> str:
     """Return the command that runs the tests in a cell."""
     which = "emulated" if cell.emulated else "quick" if quick else "all"
-    return f"python3 tools/kernel_matrix/inside.py {which}"
+    return f"python3 tools/kernel_matrix/inside.py {which}" + (" --absent" if cell.absent else "")
 
 
 def row_of(cell: Cell, outcome: guest.Outcome) -> dict[str, object]:
@@ -87,12 +90,50 @@ def table(rows: list[dict[str, object]]) -> str:
     return "\n".join(lines)
 
 
+def record(rows: list[dict[str, object]], path: Path) -> None:
+    """Put the rows of cells that were run into a file, in the place of older ones."""
+    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    known = {row["cell"]: row for row in old}
+    today = time.strftime("%Y-%m-%d")
+    known.update({row["cell"]: {**row, "date": today} for row in rows if row["status"] != NOT_TO_BE_HAD})
+    ordered = [known[name] for name in CELLS if name in known]
+    lines = ",\n".join(json.dumps(row) for row in ordered)
+    path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+
+
+def page() -> str:
+    """Return docs/kernels.md with the table of what was recorded between its marks."""
+    heads = "cell | kernel | machine | page | libc | Python | io_uring | passed | skipped | failed | date"
+    lines = [f"| {heads} |", "|---" * 11 + "|"]
+    for row in json.loads(RECORDED.read_text(encoding="utf-8")):
+        how = "emulated" if CELLS[str(row["cell"])].emulated else "user mode"
+        order = ", big endian" if row.get("endian") == "big" else ""
+        machine = f"{row['machine']}, {row['bits']} bits{order}, {how}"
+        kernel = str(row["kernel"]).partition("+")[0]
+        counts = [f"{row.get(key, 0):,}" for key in ("passed", "skipped", "failed")]
+        if row["status"] not in (0, 1):
+            counts[2] = _WORDS.get(row["status"], "no result")
+        cells = [
+            row["cell"], kernel, machine, f"{int(row['page']) // 1024} KiB", row["libc"], row["python"],
+            row["io_uring"], *counts, row["date"],
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    text = PAGE.read_text(encoding="utf-8")
+    marked = re.compile(r"(?<=<!-- matrix -->\n).*(?=<!-- end matrix -->)", re.DOTALL)
+    return marked.sub(lambda _: "\n".join(lines) + "\n", text)
+
+
 def run_set(options: argparse.Namespace) -> int:
     """Run a set, print each outcome and the table; return the exit code."""
     cells = [CELLS[name] for name in SETS.get(options.name) or options.name.split(",")]
     options.logs.mkdir(parents=True, exist_ok=True)
     missing = build(cells, options)
-    rows = []
+    others = [CELLS[STAND_INS[name]] for name in missing if name in STAND_INS]
+    others = [cell for cell in others if cell not in cells]
+    if others:
+        print(f"instead: {' '.join(cell.name for cell in others)}", flush=True)
+        missing.update(build(others, options))
+        cells += others
 
     def one(cell: Cell) -> dict[str, object]:
         if cell.name in missing:
@@ -113,6 +154,8 @@ def run_set(options: argparse.Namespace) -> int:
     print(table(rows))
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    if options.record:
+        record(rows, RECORDED)
     counted = {status: [row["status"] for row in rows].count(status) for status in (0, NOT_TO_BE_HAD)}
     failed = len(rows) - sum(counted.values())
     print(f"kernels: {counted[0]} passed, {failed} failed, {counted[NOT_TO_BE_HAD]} not to be had")
@@ -162,12 +205,17 @@ def main(arguments: list[str] | None = None) -> int:
     many.add_argument("name", metavar="SET", help=f"one of {', '.join(SETS)}, or cells with commas")
     many.add_argument("-j", "--jobs", type=int, default=2, help="guests at a time")
     many.add_argument("--json", type=Path, metavar="FILE", help="write the table's rows there, too")
+    many.add_argument("--record", action="store_true", help="note them for the page: see page")
+    commands.add_parser("page", help="write the table of docs/kernels.md out of what was recorded")
     logs = default_cache() / "logs"
     many.add_argument("--logs", type=Path, default=logs, help="the folder for the output of each guest")
     given = sys.argv[1:] if arguments is None else arguments
     at = given.index("--") if "--" in given else len(given)
     options = parser.parse_args(given[:at])
     options.command = " ".join(given[at + 1 :])
+    if options.action == "page":
+        PAGE.write_text(page(), encoding="utf-8")
+        return 0
     if options.action != "list":
         options.cache = options.cache.absolute()  # apt takes what is relative for its own
     if options.action == "list":

@@ -11,6 +11,7 @@ Read next: __main__.py.
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import stat
 import subprocess
@@ -25,6 +26,9 @@ from .cells import Cell
 HERE = Path(__file__).resolve().parent
 MEMORY_MB = 1024
 NO_REPORT, TOO_LATE = 125, 124
+KVM, TCG = "kvm", "tcg,tb-size=256"
+# Debian's architecture -> the machine whose CPU runs it without emulation.
+_HOST_OF = {"amd64": "x86_64", "arm64": "aarch64", "s390x": "s390x", "ppc64el": "ppc64le"}
 
 # Debian's architecture -> the program's suffix, the console, and what its machine needs.
 _QEMU = {
@@ -53,13 +57,36 @@ class Outcome(NamedTuple):
 
 def run(cell: Cell, kernel: Path, root: Path, folder: Path, command: str, limit: float) -> Outcome:
     """Run a command in a guest, in a copy of a folder."""
+    if _has_kvm(cell):
+        outcome = _run(cell, kernel, root, folder, command, limit, KVM)
+        if outcome.status != NO_REPORT:
+            return outcome
+        # A /dev/kvm that cannot run this kernel, as in some virtual machines.
+    return _run(cell, kernel, root, folder, command, limit, TCG)
+
+
+def _has_kvm(cell: Cell) -> bool:
+    """Tell whether this machine's own CPU can run a cell's kernel."""
+    if _HOST_OF.get(cell.machine) != platform.machine() or not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return False
+    if platform.machine() != "x86_64":
+        return True
+    try:
+        return bool({"vmx", "svm"} & set(Path("/proc/cpuinfo").read_text(encoding="ascii").split()))
+    except OSError:
+        return False
+
+
+def _run(
+    cell: Cell, kernel: Path, root: Path, folder: Path, command: str, limit: float, accel: str
+) -> Outcome:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="kernel-matrix-") as scratch:
         initrd, console = Path(scratch, "initrd"), Path(scratch, "console")
         with initrd.open("wb") as file:
             for data in _archive(root, folder, command):
                 file.write(data)
-        words = _command_line(cell, kernel, initrd, Path(scratch))
+        words = _command_line(cell, kernel, initrd, Path(scratch), accel)
         with console.open("wb") as output:
             process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
@@ -96,7 +123,7 @@ def _wait(process: subprocess.Popen[bytes], console: Path, deadline: float) -> b
     return False
 
 
-def _command_line(cell: Cell, kernel: Path, initrd: Path, scratch: Path) -> list[str]:
+def _command_line(cell: Cell, kernel: Path, initrd: Path, scratch: Path, accel: str = TCG) -> list[str]:
     common = f"rdinit=/init quiet loglevel=3 panic=-1 random.trust_cpu=on {cell.boot}".split()
     if cell.machine == "uml":
         return [
@@ -105,14 +132,14 @@ def _command_line(cell: Cell, kernel: Path, initrd: Path, scratch: Path) -> list
         ]  # fmt: skip
     suffix, console, machine = _QEMU[cell.machine]
     words = [f"qemu-system-{suffix}", *machine.split(), "-nodefaults", "-display", "none", "-no-reboot"]
-    if cell.cpu:
-        words[words.index("-cpu") + 1] = cell.cpu
+    if cell.cpu or accel == KVM:
+        words[words.index("-cpu") + 1] = "host" if accel == KVM else cell.cpu
     if cell.machine == "s390x":
         words += ["-chardev", "stdio,id=c", "-device", "sclpconsole,chardev=c"]
     else:
         words += ["-serial", "stdio"] + (["-vga", "none"] if cell.machine == "ppc64el" else [])
     # One CPU: qemu before 8 damages the flags of emulated x86-64 machines with several.
-    words += ["-accel", "tcg,tb-size=256", "-m", str(MEMORY_MB), "-smp", "1"]
+    words += ["-accel", accel, "-m", str(MEMORY_MB), "-smp", "1"]
     line = f"console={console} mitigations=off {' '.join(common)}"
     return [*words, "-kernel", str(kernel), "-initrd", str(initrd), "-append", line]
 

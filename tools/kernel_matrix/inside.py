@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
 """What runs in a guest: says what it runs on, then the tests, as fast or slow as the machine is.
 
-    python3 tools/kernel_matrix/inside.py all|quick|emulated [PYTEST ARGUMENTS]
+    python3 tools/kernel_matrix/inside.py all|quick|emulated [--absent] [PYTEST ARGUMENTS]
+
+With --absent io_uring's system calls answer ENOSYS, as on a kernel that does not have them.
 
 Must not know: how the guest was made.
 Invariant: the line that begins with MATRIX-FACTS is one JSON object; the exit status is pytest's.
@@ -9,6 +11,7 @@ Invariant: the line that begins with MATRIX-FACTS is one JSON object; the exit s
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -50,9 +53,23 @@ def facts() -> dict[str, object]:
     }
 
 
+def without_io_uring(command: list[str]) -> list[str]:
+    """Return a command that runs another one, which gets ENOSYS for io_uring."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from test_probe import FILTER
+
+    script = f"sys.path.insert(0, {str(ROOT)!r})\n{FILTER}\nimport os; os.execvp(sys.argv[2], sys.argv[2:])"
+    enosys = 0x50000 | errno.ENOSYS  # SECCOMP_RET_ERRNO
+    return [sys.executable, "-c", f"import sys; {script}", hex(enosys), *command]
+
+
 def main() -> int:
     """Print the facts and run the tests."""
     which, *arguments = sys.argv[1:]
+    if "--absent" in arguments:
+        arguments.remove("--absent")
+        command = [sys.executable, __file__, which, *arguments]
+        return subprocess.run(without_io_uring(command), check=False).returncode
     print("MATRIX-FACTS", json.dumps(facts()), flush=True)
     if which == "emulated":
         tests = [f"tests/{name}.py" for name in EMULATED]
