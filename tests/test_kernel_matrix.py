@@ -139,10 +139,12 @@ def test_set_with_a_failure_then_1_and_without_any_cell_then_126(tmp_path, monke
 
 
 def test_cell_that_cannot_be_had_then_another_stands_in_for_it(tmp_path, monkeypatch, capsys):
+    missing = {"6.12-s390x": "half a mirror"}
     monkeypatch.setattr(
-        tool, "build", lambda cells, options: {c.name: "half a mirror" for c in cells if c.name == "6.12-s390x"}
+        tool, "build", lambda cells, options: {c.name: missing[c.name] for c in cells if c.name in missing}
     )
-    monkeypatch.setattr(tool, "run_in", lambda cell, command, options: guest.Outcome(0, "1 passed in 1s\n", 1.0))
+    outcome = guest.Outcome(0, "1 passed in 1s\n", 1.0)
+    monkeypatch.setattr(tool, "run_in", lambda cell, command, options: outcome)
     assert tool.main(["set", "6.1um,6.12-s390x", "--logs", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     assert "instead: 6.1-s390x\n" in text
