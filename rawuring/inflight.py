@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import struct
 import weakref
 from _thread import get_ident
 from collections import deque, namedtuple
@@ -79,6 +80,20 @@ class Request(namedtuple("Request", "token operation handler age_ns holds place"
         )
 
 
+def _explain(
+    error: struct.error, prep: Callable[..., None], arguments: tuple[Any, ...], options: dict[str, Any]
+) -> Exception:
+    """Say which argument struct did not like."""
+    name = getattr(prep, "__name__", "prep")
+    for argument in (*arguments, *options.values()):
+        if not hasattr(argument, "__index__"):
+            wanted = f"{name}(): {argument!r:.100} is no integer"
+            return TypeError(f"{wanted}; memory is given by its address, pin(object).address, and a length")
+    given = ", ".join(f"{argument!r:.40}" for argument in (*arguments, *options.values()))
+    return OverflowError(f"{name}({given}): an argument does not fit its field: {error}")
+
+
+
 class InFlight:
     """The requests of one ring that have not completed yet.
 
@@ -130,7 +145,8 @@ class InFlight:
         Args: prep is a function of ops.py; arguments are its own, from the second on and without user_data;
             handler and holds as for hold(); options are its keywords.
         Returns: the token, which is the request's user_data.
-        Raises: SubmissionQueueFull; what prep raises.
+        Raises: SubmissionQueueFull; TypeError for what is no integer, OverflowError for what its field cannot
+            hold; what else prep raises.
         Lifetime: until the final CQE.
         Threads: the ring's owner only.
         Since: 5.1
@@ -138,7 +154,10 @@ class InFlight:
         ring = self.ring
         token = next_token()
         sqe = bytearray(ring.sq.sqe_size)
-        prep(sqe, *arguments, token, **options)
+        try:
+            prep(sqe, *arguments, token, **options)
+        except struct.error as error:
+            raise _explain(error, prep, arguments, options) from None
         # Held before it is queued: between the two a signal handler may raise.
         tail = ring.sq.sqe_tail
         self.entries[token] = (handler, tuple(holds), monotonic_ns(), prep)

@@ -18,7 +18,9 @@ Two rules of life for all of them. Memory that says "until submit returns" is co
 consumes the SQE; on an SQPOLL ring and before 5.5 (IORING_FEAT_SUBMIT_STABLE) that may be later, so keep it
 until the final CQE there. And every open file is held until the final CQE, whatever happens to its number.
 
-A number that its field cannot hold is refused with struct.error; C would cut it silently.
+A number that its field cannot hold is refused with struct.error; C would cut it silently. struct names no
+argument: "required argument is not an integer" usually means an object where its address is wanted, which is
+pin(obj).address. InFlight.start() says more.
 """
 
 from __future__ import annotations

@@ -60,7 +60,14 @@ if TYPE_CHECKING:
 
 # poll(2)'s and epoll's bits; these five have the same values on every architecture.
 _IN, _OUT = 0x01, 0x04
-_MASK = (0, _IN, _OUT, _IN | _OUT)  # indexed by EVENT_READ | EVENT_WRITE
+class _Masks(dict):  # type: ignore[type-arg]
+    """EVENT_READ | EVENT_WRITE -> mask; other bits mean nothing, as in EpollSelector."""
+
+    def __missing__(self, events: int) -> int:
+        return (_IN if events & EVENT_READ else 0) | (_OUT if events & EVENT_WRITE else 0)
+
+
+_MASK = _Masks({0: 0, EVENT_READ: _IN, EVENT_WRITE: _OUT, EVENT_READ | EVENT_WRITE: _IN | _OUT})
 # As in EpollSelector: whatever is not IN makes writable, whatever is not OUT makes readable, so that an error
 # or a hang-up wakes whoever waits.
 _EVENTS = tuple(
@@ -182,7 +189,8 @@ class IoUringSelector(selectors.BaseSelector):
 
         Args: as register().
         Returns: the new key.
-        Raises: KeyError when it is not registered; ValueError.
+        Raises: KeyError when it is not registered. Events without EVENT_READ and EVENT_WRITE are no error: the
+            file object stays registered, and nothing is reported.
         Lifetime: none.
         Threads: any.
         Mirrors: CPython selectors.EpollSelector.modify
@@ -199,10 +207,7 @@ class IoUringSelector(selectors.BaseSelector):
                 self._map[key.fd] = key
                 self._strategy.forget_answers(key.fd)
             return key
-        if not events or events & ~(EVENT_READ | EVENT_WRITE):
-            # EpollSelector, too, has forgotten the old registration when it raises.
-            self.unregister(fileobj)
-            raise ValueError(f"Invalid events: {events!r}")
+        _MASK[events]  # a TypeError, before anything has changed
         key = _new_key((key.fileobj, key.fd, events, data))
         self._map[key.fd] = key
         try:
@@ -1050,6 +1055,8 @@ class PollAdd(Strategy):
 
     def change(self, key: SelectorKey, known: bool) -> None:
         """Replace the handler; the kernel hears of it with the next wait."""
+        if self._monitor.backend == "io_uring":
+            self.ring.fileno()  # refuses after close() and in a forked child
         if not known:
             os.fstat(key.fd)
         old = self._nodes[key.fd]
@@ -1139,7 +1146,8 @@ class Stdlib(Strategy):
 
     def wait(self, timeout_ns: int | None, keys: Keys) -> Ready:
         """Wait for as long as that selector can count."""
-        timeout = None if timeout_ns is None else timeout_ns / 1e9
+        # No longer than the C of select, poll and epoll can count, in milliseconds: after 24 days, nothing.
+        timeout = None if timeout_ns is None else min(timeout_ns / 1e9, 2_147_483)
         found = self._selector.select(timeout)
         current = ((keys.get(key.fd), events) for key, events in found)
         return [(key, events) for key, events in current if key is not None]

@@ -15,6 +15,7 @@ import weakref
 import pytest
 
 from rawuring import buffers, inflight, ops, rings, uapi
+from rawuring.fakekernel import fake_ring
 from rawuring.inflight import InFlight
 from rawuring.rings import Ring
 from rawuring.syscalls import Unavailable
@@ -384,3 +385,21 @@ def test_prep_without_a_name_then_told_as_unnamed(ring):
     ring.submit_and_wait(1)
     assert table.dispatch(ring.reap()) == 0
     assert len(table) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ((0, b"abc", 3, 0), TypeError, r"prep_read\(\): b'abc' is no integer; .*pin\(object\)\.address"),
+        ((0, 0, None, 0), TypeError, "None is no integer"),
+        ((0, 0, -1, 0), OverflowError, r"prep_read\(0, 0, -1, 0\): an argument does not fit"),
+        ((2**31, 0, 1, 0), OverflowError, "does not fit its field"),
+    ],
+)
+def test_start_with_what_no_field_takes_then_said_which_and_nothing_is_queued(arguments, error, words):
+    with fake_ring(entries=2) as (_, ring):
+        inflight = InFlight(ring)
+        with pytest.raises(error, match=words):
+            inflight.start(ops.prep_read, *arguments)
+        assert not inflight.entries
+        assert ring.sq.pending() == 0

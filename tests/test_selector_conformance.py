@@ -320,6 +320,21 @@ def test_bad_events_then_value_error_and_not_registered(sel, pair, events):
         sel.get_key(pair[0])
 
 
+def test_modified_to_no_events_then_registered_and_silent(sel, pair):
+    """EpollSelector.modify does not judge events, and programs mute a socket so."""
+    pair[1].send(b"x")
+    sel.register(pair[0], READ)
+    for muted in (0, 8):
+        assert sel.modify(pair[0], muted).events == muted
+        assert sel.get_key(pair[0]).events == muted
+        assert ready(sel, 0) == []
+        with pytest.raises(TypeError):
+            sel.modify(pair[0], "x")
+        assert sel.get_key(pair[0]).events == muted
+    sel.modify(pair[0], READ)
+    assert ready(sel, 1) == [(pair[0].fileno(), READ)]
+
+
 @pytest.mark.parametrize("fileobj", [-1, -10, None, "x", object()])
 def test_no_file_object_then_value_error(sel, fileobj):
     with pytest.raises(ValueError):
@@ -948,6 +963,19 @@ def test_in_a_forked_child_then_the_parent_is_not_disturbed(backend, pair):
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         b.send(b"x")
         assert ready(sel, 1) == [(a.fileno(), READ)]
+
+
+def test_forked_child_that_modifies_then_forked_ring(uring, pair):
+    uring.register(pair[0], READ)
+    assert ready(uring, 0.001) == []
+    pid = os.fork()
+    if not pid:
+        try:
+            uring.modify(pair[0], READ | WRITE)
+        except rings.ForkedRing:
+            os._exit(0)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 def test_forked_child_that_unregisters_then_the_parent_still_hears(uring, pair):
