@@ -189,7 +189,7 @@ class IoUringSelector(selectors.BaseSelector):
 
         Args: as register().
         Returns: the new key.
-        Raises: KeyError when it is not registered. Events without EVENT_READ and EVENT_WRITE are no error: the
+        Raises: KeyError when it is not registered. Events without EVENT_READ and EVENT_WRITE are fine: the
             file object stays registered, and nothing is reported.
         Lifetime: none.
         Threads: any.
