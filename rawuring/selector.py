@@ -543,10 +543,12 @@ class EpollWait(Strategy):
 
     def _apply_now(self, fd: int) -> None:
         """Make one change without the ring."""
-        change = self._pending.pop(fd, None)
+        change = self._pending.get(fd)
         if change is not None:  # else another thread was faster
             self._given.add(fd)
             self._control(fd, change)
+            # Off the list only when it is done: a signal handler may raise at any moment.
+            self._forget_sent([(fd, change)])
 
     def _control(self, fd: int, change: int) -> None:
         """Call epoll_ctl; what is there already is modified, and what is gone is added."""
@@ -577,7 +579,10 @@ class EpollWait(Strategy):
     def wait(self, timeout_ns: int | None, keys: Keys) -> Ready:
         """Send all changes and wait, in one system call."""
         if self._waiting:
-            # A signal handler, or another thread: epoll itself does not mind.
+            # A signal handler, or another thread: epoll itself does not mind. Or, before CPython 3.11, what a
+            # handler raised has struck before the end of a wait was noted.
+            for fd, _ in _snapshot(self._pending):
+                self._apply_now(fd)
             return self._ask_epoll(timeout_ns, keys)
         if self._refused:
             timeout_ns = 0
@@ -802,7 +807,15 @@ class EpollWait(Strategy):
         for fd, change in sent:
             if get(fd) == change:
                 pop(fd, None)
+            else:
+                self._send_again(fd)
         return []
+
+    def _send_again(self, fd: int) -> None:
+        """Repeat the newest change: another thread made one meanwhile, and which came last is not known."""
+        key = self.keys.get(fd)
+        if key is not None:
+            self._pending.setdefault(fd, _MASK[key.events])
 
     def _prepare_wait(self, capacity: int) -> None:
         """Make the request that waits, with memory of its own."""

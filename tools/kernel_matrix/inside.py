@@ -55,7 +55,7 @@ def facts() -> dict[str, object]:
 
 def without_io_uring(command: list[str]) -> list[str]:
     """Return a command that runs another one, which gets ENOSYS for io_uring."""
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     from test_probe import FILTER
 
     script = f"sys.path.insert(0, {str(ROOT)!r})\n{FILTER}\nimport os; os.execvp(sys.argv[2], sys.argv[2:])"
