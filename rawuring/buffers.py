@@ -920,14 +920,18 @@ class BufferRing:
         More than ring_entries buffers that the kernel has not taken overwrite each other; nobody notices.
 
         Args: addr is an address, length in bytes, bid the number that the CQE will carry.
-        Raises: struct.error for a value that does not fit.
+        Raises: ValueError for a value that does not fit.
         Lifetime: until the final CQE of the request that takes the buffer.
         Threads: one at a time.
         Since: 5.19
         Mirrors: liburing io_uring_buf_ring_add
         """
         index = self.tail & self.mask
-        _BUF.pack_into(self._bytes, index * 16, addr, length, bid)
+        try:
+            _BUF.pack_into(self._bytes, index * 16, addr, length, bid)
+        except struct.error as error:
+            what = f"addr={addr!r}, length={length!r}, bid={bid!r}"
+            raise ValueError(f"{what} do not make a buffer: {error}") from None
         if index == 0:
             self._bid0 = bid
         self.tail += 1

@@ -34,6 +34,7 @@ import contextlib
 import errno
 import os
 import struct
+import sys
 from collections import deque
 
 from . import rings, syscalls, uapi
@@ -129,12 +130,16 @@ class FakeKernel:
 
     def load(self, offset: int) -> int:
         """Load the u32 at a byte offset of the ring memory."""
-        value: int = struct.unpack_from("=I", self.ring, offset)[0]
-        return value
+        return int.from_bytes(self.ring[self._place(offset)], sys.byteorder)
 
     def store(self, offset: int, value: int) -> None:
         """Store a u32 at a byte offset of the ring memory."""
-        struct.pack_into("=I", self.ring, offset, value & U32)
+        self.ring[self._place(offset)] = (value & U32).to_bytes(4, sys.byteorder)
+
+    def _place(self, offset: int) -> slice:
+        if not 0 <= offset <= len(self.ring) - 4:
+            raise ValueError(f"offset={offset} is outside the ring memory")
+        return slice(offset, offset + 4)
 
     def set_flag(self, bit: int, on: bool) -> None:
         """Raise or lower a bit of sq.kflags; the real kernel does so with an atomic or, and and."""
@@ -249,6 +254,8 @@ class FakeKernel:
 
     def feed(self, fd: int, data: bytes) -> None:
         """Write into a pipe: what waits to read it is answered, then what waits for it to be ready."""
+        if fd not in self.pipes:
+            raise ValueError(f"fd={fd!r} is no pipe of this kernel")
         self.pipes[fd] += data
         self._answer_reads(fd)
         self.wake(fd, POLLIN if self.pipes[fd] else 0)
@@ -332,7 +339,10 @@ class FakeKernel:
             self.set_flag(uapi.IORING_SQ_CQ_OVERFLOW, True)
             return
         offset = self.cq_off["cqes"] + (self.cq_tail & (self.cq_entries - 1)) * self.cqe_size
-        struct.pack_into("=QiI", self.ring, offset, user_data, res, flags)
+        try:
+            struct.pack_into("=QiI", self.ring, offset, user_data, res, flags)
+        except struct.error as error:
+            raise ValueError(f"({user_data!r}, {res!r}, {flags!r}) is no CQE: {error}") from None
         if self.cqe_size == 32:
             struct.pack_into("=QQ", self.ring, offset + 16, user_data ^ U32, 32)
         self.cq_tail = (self.cq_tail + 1) & U32

@@ -210,7 +210,7 @@ class InFlight:
 
         Args: cqes as Ring.reap() returned them.
         Returns: how many handlers ran.
-        Raises: whatever a handler raises.
+        Raises: whatever a handler raises; TypeError for what is not a CQE.
         Lifetime: none.
         Threads: the ring's owner only.
         """
@@ -219,7 +219,14 @@ class InFlight:
         todo.extend(cqes)
         while todo:
             cqe = todo[0]
-            self.complete(cqe[0], cqe[1], cqe[2])
+            try:
+                self.complete(cqe[0], cqe[1], cqe[2])
+            except (TypeError, LookupError):
+                if _is_cqe(cqe):
+                    raise
+                # Or they would stand in the way for ever.
+                todo.extend([each for each in [todo.popleft() for _ in range(len(todo))] if _is_cqe(each)])
+                raise TypeError(f"{cqe!r} is not a CQE") from None
             todo.popleft()
         ready, ran = self._ready, 0
         while ready:
@@ -232,11 +239,13 @@ class InFlight:
         """Queue the cancellation of one request; its CQE still comes, with -ECANCELED or its result.
 
         Args: token as hold() returned it.
-        Raises: SubmissionQueueFull.
+        Raises: SubmissionQueueFull; ValueError for what cannot be a token.
         Lifetime: none.
         Threads: the ring's owner only.
         Since: 5.5
         """
+        if not isinstance(token, int) or not 0 <= token < 1 << 64:
+            raise ValueError(f"{token!r} is not a token")  # before a slot is taken
         prep_cancel64(self.ring.get_sqe(), token, 0)
 
     @property
@@ -332,6 +341,10 @@ class InFlight:
     def __contains__(self, token: object) -> bool:
         """Tell whether a token is in flight."""
         return token in self.entries
+
+
+def _is_cqe(cqe: Any) -> bool:
+    return isinstance(cqe, (tuple, list)) and len(cqe) >= 3
 
 
 def _immortalize(memory: Any) -> None:

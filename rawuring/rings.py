@@ -933,13 +933,15 @@ class Ring:
 
         Args: index, or None for the descriptor.
         Returns: what stood there before.
-        Raises: ValueError for None when there is no index.
+        Raises: ValueError for None when there is no index, and for what is no index.
         Lifetime: none.
         Threads: the owner only.
         Since: 5.18
         """
         if get_ident() != self._owner:
             self._refuse()
+        if index is not None:
+            syscalls._check_u32("index", index)
         before = self._enter_fd
         by_index = bool(self._enter_flags & uapi.IORING_ENTER_REGISTERED_RING)
         if self._registered_only or (index is None and not by_index):
@@ -1093,7 +1095,8 @@ class Ring:
             afterwards one CQE is enough; sigmask are the signals that are blocked during the wait, and only
             those, as with ppoll(2).
         Returns: how many SQEs were consumed.
-        Raises: OSError as submit(); ValueError where min_wait_usec or sigmask is not supported.
+        Raises: OSError as submit(); ValueError where min_wait_usec or sigmask is not supported, and for a
+            negative wait_nr.
         Lifetime: none.
         Threads: the owner only.
         Since: 5.1; min_wait_usec 6.12, sigmask 5.11
@@ -1111,14 +1114,17 @@ class Ring:
                 store_release(sq._words, sq._ktail, tail & U32)
                 sq.published = tail
             before = (tail - load_acquire(sq._words, sq._khead)) & U32
-            if before and wait_nr <= cq.ring_entries:
+            if before and 0 <= wait_nr <= cq.ring_entries:
                 self._enters += 1
                 # What syscalls.enter does, without its frame. An error is -1 and no exception: an OSError
                 # would be a signal handler's.
-                submitted = syscalls._syscall_enter(
-                    syscalls._nr_enter, self._enter_fd, before, wait_nr, self._turn_flags, None,
-                    syscalls._NO_SIZE,
-                )  # fmt: skip
+                try:
+                    submitted = syscalls._syscall_enter(
+                        syscalls._nr_enter, self._enter_fd, before, wait_nr, self._turn_flags, None,
+                        syscalls._NO_SIZE,
+                    )  # fmt: skip
+                except syscalls._ctypes.ArgumentError:
+                    raise _not_a_count(wait_nr) from None
                 if submitted == before and ((load_acquire(cq._words, cq._ktail) - cq.head) & U32) >= wait_nr:
                     self._submitted += submitted
                     return submitted
@@ -1147,14 +1153,17 @@ class Ring:
                 sq.published = tail
             before = (tail - load_acquire(sq._words, sq._khead)) & U32
             head = cq.head
-            if before and not cq.copied:
+            if before and wait_nr >= 0 and not cq.copied:
                 self._enters += 1
                 # What syscalls.enter does, without its frame. When it fails, nothing was consumed, and
                 # submit_and_wait tries again and says why.
-                submitted = syscalls._syscall_enter(
-                    syscalls._nr_enter, self._enter_fd, before, wait_nr, self._turn_flags, None,
-                    syscalls._NO_SIZE,
-                )  # fmt: skip
+                try:
+                    submitted = syscalls._syscall_enter(
+                        syscalls._nr_enter, self._enter_fd, before, wait_nr, self._turn_flags, None,
+                        syscalls._NO_SIZE,
+                    )  # fmt: skip
+                except syscalls._ctypes.ArgumentError:
+                    raise _not_a_count(wait_nr) from None
                 if submitted > 0:
                     self._submitted += submitted
                 count = (load_acquire(words, cq._ktail) - head) & U32
@@ -1182,6 +1191,8 @@ class Ring:
         submitted: int,
     ) -> int:  # fmt: skip
         """Enter until everything is submitted and enough has completed, or the time is over."""
+        if not isinstance(wait_nr, int) or wait_nr < 0:
+            raise _not_a_count(wait_nr)
         wait_nr = min(wait_nr, self.cq.ring_entries)  # more can never be there at once
         if min_wait_usec and not self.features & uapi.IORING_FEAT_MIN_TIMEOUT:
             raise ValueError("min_wait_usec needs IORING_FEAT_MIN_TIMEOUT (Linux 6.12)")
@@ -1684,6 +1695,12 @@ _ENTER_ADVICE = {
     errno.EOPNOTSUPP: "The descriptor is not an io_uring: was it closed behind the ring's back?",
     errno.EBADF: "The descriptor is gone: was it closed behind the ring's back?",
 }
+
+
+def _not_a_count(wait_nr: Any) -> Exception:
+    if isinstance(wait_nr, int):
+        return ValueError(f"wait_nr={wait_nr} is not a number of completions")
+    return TypeError(f"wait_nr is an int, not {type(wait_nr).__name__}")
 
 
 def _allocate(entries: int, cq_entries: int, flags: int) -> tuple[Any, Any]:

@@ -34,6 +34,7 @@ import os
 import struct
 import sys
 import time
+from operator import index
 
 from . import uapi
 
@@ -228,8 +229,13 @@ def io_uring_register(fd: int, opcode: int, arg: Any, nr_args: int) -> int:
             raise ValueError(f"arg={arg:#x} is not an address on this machine")
         # A bare int would travel as 32 bits and become another address.
         pointer = _ctypes.c_void_p(arg)
+    elif isinstance(arg, (str, bytes)):
+        raise _not_an_argument(arg)  # ctypes would pass memory that must not be written
     while True:
-        result: int = _syscall(_nr_register, fd, opcode, pointer, nr_args, None, None)
+        try:
+            result: int = _syscall(_nr_register, fd, opcode, pointer, nr_args, None, None)
+        except _ctypes.ArgumentError:
+            raise _not_an_argument(arg) from None
         if result >= 0:
             return result
         code = _set_errno(0)
@@ -286,10 +292,21 @@ class GeteventsArg:
         Args: timeout_ns in nanoseconds, negative counts as 0, None is for ever; min_wait_usec in
             microseconds, 6.12; sigmask are the signals that are blocked during the wait, None leaves the
             thread's own mask.
+        Raises: TypeError and ValueError for what is not a time, and for numbers that are not signals.
         """
-        self.deadline_ns = None if timeout_ns is None else time.monotonic_ns() + timeout_ns
+        self.deadline_ns = None if timeout_ns is None else time.monotonic_ns() + index(timeout_ns)
+        if min_wait_usec:
+            _check_u32("min_wait_usec", min_wait_usec)
         self.min_wait_usec = min_wait_usec
-        self.sigmask = None if sigmask is None else sum(1 << (number - 1) for number in set(sigmask))
+        self.sigmask = None if sigmask is None else self._mask_of(sigmask)
+
+    def _mask_of(self, signals: Iterable[int]) -> int:
+        mask = 0
+        for number in signals:
+            if not 1 <= number <= 8 * self._sigmask_size:
+                raise ValueError(f"sigmask: {number} is not a signal of this machine")
+            mask |= 1 << (number - 1)
+        return mask
 
     def remaining_ns(self) -> int:
         """Return the nanoseconds to the deadline, 0 when it has passed."""
@@ -352,6 +369,7 @@ def enter_reg(fd: int, to_submit: int, min_complete: int, flags: int, offset: in
     Since: 6.13
     Mirrors: liburing io_uring_submit_and_wait_reg
     """
+    _check_u32("min_complete", min_complete)
     flags |= uapi.IORING_ENTER_EXT_ARG | uapi.IORING_ENTER_EXT_ARG_REG
     size = _ctypes.c_size_t(uapi.io_uring_reg_wait.size)
     result: int = _syscall_enter(
@@ -371,6 +389,10 @@ def _check_fd(fd: int) -> None:
         raise TypeError(f"a descriptor is an int, not {type(fd).__name__}")
     if not -0x80000000 <= fd <= 0x7FFFFFFF:
         raise ValueError(f"fd={fd} is not a C int")
+
+
+def _not_an_argument(arg: Any) -> TypeError:
+    return TypeError(f"arg is None, an address or a ctypes object, not {type(arg).__name__}")
 
 
 def _check_u32(name: str, value: int) -> None:
