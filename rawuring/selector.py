@@ -743,8 +743,10 @@ class EpollWait(Strategy):
             changes = _snapshot(self._pending)
         self._given.update(new)
         if len(changes) < min(_FEW, self._ctl.count + 1):
+            words, step, at = self._ctl_words
             for i, (fd, change) in enumerate(changes):
-                self._ctl_masks[i], self._ctl_fds[i] = change & ~_NEW, fd
+                # Not through _ctl_masks and _ctl_fds: PyPy 8.0 puts every item of a view with a step first.
+                words[i * step], words[i * step + at] = change & ~_NEW, fd
                 address = self._ctl_pin.address + i * self._event.size
                 ops.prep_rw(
                     ring.get_sqe(), uapi.IORING_OP_EPOLL_CTL, self._epfd, address,
@@ -792,7 +794,9 @@ class EpollWait(Strategy):
         self._ctl_pin = buffers.pin(self._ctl_memory)
         address = self._ctl_pin.address
         words = memoryview(self._ctl_memory).cast("B").cast("I")[: size * count // 4]
-        self._ctl_masks, self._ctl_fds = words[:: size // 4], words[2 if size == 16 else 1 :: size // 4]
+        step, at = size // 4, 2 if size == 16 else 1
+        self._ctl_words = words, step, at
+        self._ctl_masks, self._ctl_fds = words[::step], words[at::step]
         self._epfd = self._epoll.fileno()
         self._ctl_flags = flags = uapi.IOSQE_CQE_SKIP_SUCCESS if self._silent else 0
         self._ctl = ops.Block(
