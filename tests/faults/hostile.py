@@ -353,7 +353,7 @@ class Sweep:
         except FINE as error:
             self.refused += 1
             words = str(error)
-            if not isinstance(error, NotImplementedError) and not words.strip() or words == "None":
+            if (not isinstance(error, NotImplementedError) and not words.strip()) or words == "None":
                 self.complain(what, value, f"{type(error).__name__} without words")
         except struct.error as error:
             self.refused += 1
@@ -455,7 +455,8 @@ def main(module_name):
             after = footprint()
             if after != before:
                 found.append(f"{label} leaks: {before} before, {after} after")
-    print(json.dumps({"calls": sweep.calls, "refused": sweep.refused, "found": found, "left out": sweep.left_out}))
+    answer = {"calls": sweep.calls, "refused": sweep.refused, "found": found, "left out": sweep.left_out}
+    print(json.dumps(answer))
 
 
 if __name__ == "__main__":

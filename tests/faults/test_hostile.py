@@ -45,7 +45,7 @@ def test_wait_for_what_is_no_number_then_refused_and_not_for_ever(queued, name, 
     with rings.Ring(1, cq_entries=2) as ring:
         if queued:
             ops.prep_nop(ring.get_sqe(), 7)
-        with pytest.raises(error, match="wait_nr|not supported between"):
+        with pytest.raises(error, match=r"wait_nr|not supported between"):
             getattr(ring, name)(wait_nr)
         assert ring.sq.pending() == queued
 
@@ -107,5 +107,5 @@ def test_buffer_that_does_not_fit_then_valueerror_and_none_is_added():
 def test_prep_functions_then_struct_error_is_documented():
     """They are one pack each, so they raise what struct raises: see the head of ops.py."""
     assert "struct.error" in ops.__doc__
-    with pytest.raises(struct.error):
+    with pytest.raises((struct.error, ValueError)):  # the latter on PyPy
         ops.prep_nop(bytearray(64), -1)
