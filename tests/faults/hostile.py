@@ -310,9 +310,10 @@ def on_alarm(number, frame):
 def public_classes(module_name):
     module = importlib.import_module(f"rawuring.{module_name}")
     for name, kind in sorted(vars(module).items()):
-        if not name.startswith("_") and inspect.isclass(kind) and kind.__module__ == module.__name__:
-            if not issubclass(kind, (BaseException, tuple)):
-                yield f"{module_name}.{name}", kind
+        if name.startswith("_") or not inspect.isclass(kind) or kind.__module__ != module.__name__:
+            continue
+        if not issubclass(kind, (BaseException, tuple)):
+            yield f"{module_name}.{name}", kind
 
 
 def methods_of(kind):
