@@ -1194,8 +1194,8 @@ class Ring:
             afterwards one CQE is enough; sigmask are the signals that are blocked during the wait, and only
             those, as with ppoll(2).
         Returns: how many SQEs were consumed.
-        Raises: OSError as submit(); ValueError where min_wait_usec or sigmask is not supported, and for a negative
-            wait_nr.
+        Raises: OSError as submit(); ValueError where min_wait_usec or sigmask is not supported, and for
+            a negative wait_nr.
         Lifetime: none.
         Threads: the owner only.
         Since: 5.1; min_wait_usec 6.12, sigmask 5.11

@@ -202,8 +202,8 @@ class IoUringSelector(selectors.BaseSelector):
                 self._strategy.forget_answers(key.fd)
             return key
         if not events or events & ~(EVENT_READ | EVENT_WRITE):
-            # As unregister() and register(), which is what the documentation says that modify() is. EpollSelector
-            # takes no events at all, and then reports nothing: see DESIGN.md.
+            # As unregister() and register(), which modify() is documented to be. EpollSelector takes no
+            # events at all, and then reports nothing: see DESIGN.md.
             self.unregister(fileobj)
             raise ValueError(f"Invalid events: {events!r}")
         key = _new_key((key.fileobj, key.fd, events, data))

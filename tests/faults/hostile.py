@@ -71,8 +71,8 @@ class RaisingIter:
 
 def hostile_values():
     """Make them anew: some can be used up."""
-    closed = open(os.devnull)
-    closed.close()
+    with open(os.devnull) as closed:
+        pass
     gone = socket.socket()
     gone.close()
     view = memoryview(bytearray(64))
