@@ -929,7 +929,7 @@ class BufferRing:
         index = self.tail & self.mask
         try:
             _BUF.pack_into(self._bytes, index * 16, addr, length, bid)
-        except struct.error as error:
+        except (struct.error, ValueError, TypeError) as error:
             what = f"addr={addr!r}, length={length!r}, bid={bid!r}"
             raise ValueError(f"{what} do not make a buffer: {error}") from None
         if index == 0:

@@ -354,6 +354,9 @@ class WatchedRing(Ring):
             user_data = int.from_bytes(slot[32:40], sys.byteorder)
             if user_data != UDATA_TIMEOUT and not slot[1] & uapi.IOSQE_CQE_SKIP_SUCCESS:
                 self._outstanding[user_data] += 1
+            if slot[0] == uapi.IORING_OP_POLL_REMOVE and slot[24] & uapi.IORING_POLL_UPDATE_USER_DATA:
+                new = int.from_bytes(slot[8:16], sys.byteorder)  # the name it has from now on
+                self._outstanding[new] += 1
             step = 2 if sq._mixed and slot[0] in (uapi.IORING_OP_NOP128, uapi.IORING_OP_URING_CMD128) else 1
             trace(f"ring {self._fd}: sqe {decode_sqe(slot)}{self._whose(user_data)}")
         self._traced = tail

@@ -1057,7 +1057,9 @@ class PollFDMon(FDMon):
         while True:
             self._apply()
             # Rounded up: to return early would let the caller spin.
-            timeout_ms = None if timeout_ns is None else -(-max(timeout_ns, 0) // 1_000_000)
+            timeout_ms = None
+            if timeout_ns is not None:
+                timeout_ms = min(-(-max(timeout_ns, 0) // 1_000_000), 0x7FFFFFFF)  # an int to poll(2)
             events: list[Event] = []
             woken = False
             for fd, revents in self._poll.poll(timeout_ms):

@@ -77,6 +77,8 @@ _ADD, _MOD = 1, 3  # EPOLL_CTL_ADD, EPOLL_CTL_MOD in linux/eventpoll.h
 _MODS = [_MOD] * 128
 _MANY = 16  # so many events at once are worth a look into the cache of answers
 _FEW = 12  # so many changes are prepared one by one
+_LONGEST, _LONGEST_NS = 9.2e9, 9_200_000_000 * 10**9  # 292 years: 63 bits of nanoseconds
+_LONGEST_STDLIB = 2_000_000  # 23 days: poll(2) and epoll_wait(2) count milliseconds in an int
 _NEW = 1 << 16  # beside the mask of a pending change: the set does not know the descriptor yet
 
 
@@ -224,7 +226,8 @@ class IoUringSelector(selectors.BaseSelector):
 
         Signal handlers run, and the wait goes on (PEP 475).
 
-        Args: timeout in seconds, counted to the nanosecond; None is for ever, 0 and less do not wait.
+        Args: timeout in seconds, counted to the nanosecond; None is for ever, 0 and less do not wait; more
+            than 292 years, infinity too, are 292 years.
         Returns: pairs (key, events) that are ready.
         Raises: ValueError after close(); ForkedRing in a forked child.
         Lifetime: none.
@@ -232,7 +235,7 @@ class IoUringSelector(selectors.BaseSelector):
         Mirrors: CPython selectors.EpollSelector.select, whose timeouts are rounded up to milliseconds
         """
         if timeout is not None:
-            timeout = 0 if timeout <= 0 else math.ceil(timeout * 1e9)
+            timeout = 0 if timeout <= 0 else _LONGEST_NS if timeout > _LONGEST else math.ceil(timeout * 1e9)
         return self._strategy.wait(timeout, self._map)
 
     # -- the rest
@@ -613,7 +616,7 @@ class EpollWait(Strategy):
         if self._found >= _MANY and self._reader is not None and not (timeout_ns or self._refused):
             return self._ask_for_many(timeout_ns, keys)
         # -1 and not None, for PyPy.
-        timeout = -1 if timeout_ns is None else -(-timeout_ns // 1_000_000) / 1000
+        timeout = -1 if timeout_ns is None else min(-(-timeout_ns // 1_000_000) / 1000, _LONGEST_STDLIB)
         ready: Ready = []
         found = self._epoll.poll(timeout, len(keys) or 1)
         self._found = len(found)
@@ -1073,7 +1076,7 @@ class PollAdd(Strategy):
     def change(self, key: SelectorKey, known: bool) -> None:
         """Replace the handler; the kernel hears of it with the next wait."""
         if self._monitor.backend == "io_uring":
-            self.ring.fileno()  # refuses after close() and in a forked child
+            self.ring.fileno()  # as in add()
         if not known:
             os.fstat(key.fd)
         old = self._nodes[key.fd]
@@ -1163,8 +1166,7 @@ class Stdlib(Strategy):
 
     def wait(self, timeout_ns: int | None, keys: Keys) -> Ready:
         """Wait for as long as that selector can count."""
-        # No longer than the C of select, poll and epoll can count, in milliseconds: after 24 days, nothing.
-        timeout = None if timeout_ns is None else min(timeout_ns / 1e9, 2_147_483)
+        timeout = None if timeout_ns is None else min(timeout_ns / 1e9, _LONGEST_STDLIB)
         found = self._selector.select(timeout)
         current = ((keys.get(key.fd), events) for key, events in found)
         return [(key, events) for key, events in current if key is not None]

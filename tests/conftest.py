@@ -36,6 +36,8 @@ def pytest_report_header() -> str:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Honour the marker requires_io_uring."""
+    if item.get_closest_marker("unwatched") and os.environ.get("RAWURING_DEBUG", "0") not in ("", "0"):
+        pytest.skip(f"not for RAWURING_DEBUG=1: {item.get_closest_marker('unwatched').args[0]}")
     if item.get_closest_marker("requires_io_uring") and io_uring_refusal():
         pytest.skip(f"io_uring (5.1): {io_uring_refusal()}")
 

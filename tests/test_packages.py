@@ -44,6 +44,7 @@ def test_zipapp_then_what_the_probe_needs_and_nothing_of_this_machine(zipapp):
     assert zipapp.read_bytes() == build_zipapp.build()
 
 
+@pytest.mark.unwatched("the zipapp has no debug mode")
 def test_zipapp_when_run_bare_then_it_answers_as_the_package_does(zipapp):
     command = [sys.executable, "-I", "-S", "-X", "dev", "-W", "error", str(zipapp), "--quiet"]
     done = subprocess.run(command, cwd=zipapp.parent, capture_output=True, text=True, timeout=60)

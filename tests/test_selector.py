@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from test_probe import FILTER
 
-from rawuring import selector as module, syscalls
+from rawuring import rings, selector as module, syscalls
 from rawuring.selector import STRATEGIES, IoUringSelector
 from rawuring.syscalls import Unavailable
 
@@ -475,3 +475,89 @@ def test_changes_of_every_number_in_a_ring_of_every_size_then_all_are_made(entri
     for pair in pairs:
         for sock in pair:
             sock.close()
+
+
+# ------------------------------------------------------------------------------------------------------
+# What a reviewer asked
+
+
+def every_strategy():
+    return [*STRATEGIES, "epoll", "poll"]
+
+
+@pytest.fixture(params=every_strategy())
+def any_selector(request):
+    try:
+        made = IoUringSelector(request.param, fallback=False)
+    except OSError as error:
+        pytest.skip(f"{request.param} (Linux 5.6 or 6.15): {error}")
+    with made:
+        yield made
+
+
+@pytest.mark.parametrize("timeout", [1e10, 1e300, float("inf"), 10**400])
+def test_select_longer_than_the_kernel_can_count_then_it_waits(any_selector, timeout):
+    """1e10 seconds were an OverflowError of the standard library's selectors, infinity everywhere."""
+    one, two = socket.socketpair()
+    with one, two:
+        any_selector.register(one, 1)
+        two.send(b"x")
+        assert [key.fd for key, _ in any_selector.select(timeout)] == [one.fileno()]
+
+
+def test_select_for_no_number_then_valueerror(any_selector):
+    with pytest.raises(ValueError, match="NaN"):
+        any_selector.select(float("nan"))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="os.fork (POSIX)")
+def test_every_method_in_a_forked_child_then_refused(any_selector):
+    """PollAdd.change() took its order there, and nobody ever carried it out."""
+    if not any_selector.backend.startswith("io_uring"):
+        pytest.skip("a ring, which is what a child cannot use")
+    one, two = socket.socketpair()
+    with one, two:
+        any_selector.register(one, 1)
+        any_selector.select(0)
+        pid = os.fork()
+        if not pid:
+            refused = 0
+            try:
+                for call in (
+                    lambda: any_selector.modify(one, 2),
+                    lambda: any_selector.register(two, 1),
+                    lambda: any_selector.register(two.fileno(), 1),
+                    lambda: any_selector.select(0),
+                ):
+                    try:
+                        call()
+                    except rings.ForkedRing:
+                        refused += 1
+            finally:
+                os._exit(refused)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 4
+
+
+def test_detached_then_an_event_unless_the_kernel_never_heard_of_it(any_selector):
+    """detach() keeps the file open under its number. Before the first select() it looks like a close()."""
+    one, two = socket.socketpair()
+    with two:
+        any_selector.register(one, 1)
+        any_selector.select(0)
+        fd = one.detach()
+        two.send(b"x")
+        assert [key.fd for key, _ in any_selector.select(0)] == [fd]
+        any_selector.unregister(fd)
+        os.close(fd)
+    three, four = socket.socketpair()
+    with four:
+        any_selector.register(three, 1)
+        fd = three.detach()
+        four.send(b"x")
+        silent = any_selector.backend in ("io_uring:epoll_wait", "io_uring:epoll_poll")
+        assert [key.fd for key, _ in any_selector.select(0)] == ([] if silent else [fd])
+        any_selector.unregister(fd)
+        any_selector.register(fd, 1)  # by number it is what it says
+        assert [key.fd for key, _ in any_selector.select(0)] == [fd]
+        any_selector.unregister(fd)
+        os.close(fd)

@@ -233,6 +233,57 @@ MUTANTS = (
         "        return f\"{super().__repr__()[:-1]} made at {self._made_at}>\"", "        return super().__repr__()",
         FAULTS + "test_debug.py -k place",
     ),
+    # 6. Hostile values
+    Mutant(
+        "a negative wait_nr goes to the kernel", "rawuring/rings.py",
+        "            if before and 0 <= wait_nr <= cq.ring_entries:", "            if before and wait_nr <= cq.ring_entries:",
+        FAULTS + "test_hostile.py -k no_number", quick=True,
+    ),
+    Mutant(
+        "cancel() takes a slot before it looks", "rawuring/inflight.py",
+        "        if not isinstance(token, int) or not 0 <= token < 1 << 64:", "        if False:",
+        FAULTS + "test_hostile.py -k no_token", quick=True,
+    ),
+    Mutant(
+        "what is no CQE stays in the way", "rawuring/inflight.py",
+        "                todo.extend([each for each in [todo.popleft() for _ in range(len(todo))] if _is_cqe(each)])\n", "",
+        FAULTS + "test_hostile.py -k no_completion",
+    ),
+    Mutant(
+        "any index is taken", "rawuring/rings.py",
+        "            syscalls._check_u32(\"index\", index)\n", "            pass\n",
+        FAULTS + "test_hostile.py -k no_index",
+    ),
+    Mutant(
+        "bytes are taken for an address", "rawuring/syscalls.py",
+        "    elif isinstance(arg, (str, bytes)):", "    elif False:",
+        FAULTS + "test_hostile.py -k no_address",
+    ),
+    Mutant(
+        "any number is a signal", "rawuring/syscalls.py",
+        "            if not 1 <= number <= 8 * self._sigmask_size:", "            if False:",
+        FAULTS + "test_hostile.py -k no_signal",
+    ),
+    Mutant(
+        "select() waits only as long as poll(2) can count", "rawuring/selector.py",
+        "_LONGEST_NS if timeout > _LONGEST else math", "math",
+        "tests/test_selector.py -k longer_than",
+    ),
+    Mutant(
+        "a forked child may modify()", "rawuring/selector.py",
+        "        if self._monitor.backend == \"io_uring\":\n            self.ring.fileno()  # as in add()\n", "",
+        "tests/test_selector.py -k forked_child_then_refused",
+    ),
+    Mutant(
+        "ETIME is an error", "rawuring/syscalls.py",
+        "        if code == errno.ETIME:\n            return 0\n", "",
+        FAULTS + "test_errnos.py -k the_ring_says_so", quick=True,
+    ),
+    Mutant(
+        "the monitor does not go on when the ring is gone", "rawuring/fdmon.py",
+        "GONE = (errno.EBADF, errno.EOPNOTSUPP, errno.ENXIO)", "GONE = (errno.EBADF,)",
+        FAULTS + "test_errnos.py -k the_monitor_says_so",
+    ),
     # The soak
     Mutant(
         "the soak: one event in a hundred is lost", "rawuring/selector.py",

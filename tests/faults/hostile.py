@@ -456,8 +456,8 @@ def main(module_name):
             after = footprint()
             if after != before:
                 found.append(f"{label} leaks: {before} before, {after} after")
-    counts = {"calls": sweep.calls, "refused": sweep.refused}
-    print(json.dumps({**counts, "found": found, "left out": sweep.left_out}))
+    answer = {"calls": sweep.calls, "refused": sweep.refused, "found": found, "left out": sweep.left_out}
+    print(json.dumps(answer))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import importlib.util
 import os
 import random
@@ -199,6 +200,13 @@ def soak_module():
     return module
 
 
+@pytest.fixture
+def patience():
+    """Switch pytest's watchdog off for long runs: its look at a running thread crashed CPython 3.13.0."""
+    if CHURN > 100_000:
+        faulthandler.cancel_dump_traceback_later()
+
+
 @pytest.fixture(scope="module")
 def soak():
     module = soak_module()
@@ -207,7 +215,7 @@ def soak():
 
 
 @pytest.mark.parametrize("name", strategies())
-def test_random_changes_of_a_selector_then_every_answer_is_epolls(soak, name):
+def test_random_changes_of_a_selector_then_every_answer_is_epolls(soak, patience, name):
     module, shared = soak
     if not module.usable(name):
         pytest.skip(f"{name} (Linux 5.6 or 6.15)")
@@ -220,7 +228,7 @@ def test_random_changes_of_a_selector_then_every_answer_is_epolls(soak, name):
     figures["random changes"] += shared.figures["changes"] - before
 
 
-def test_random_changes_of_a_monitor_then_every_answer_is_polls(soak):
+def test_random_changes_of_a_monitor_then_every_answer_is_polls(soak, patience):
     module, shared = soak
     worker = module.MonitorChurn(shared, 2)
     worker.begin()

@@ -107,5 +107,5 @@ def test_buffer_that_does_not_fit_then_valueerror_and_none_is_added():
 def test_prep_functions_then_struct_error_is_documented():
     """They are one pack each, so they raise what struct raises: see the head of ops.py."""
     assert "struct.error" in ops.__doc__
-    with pytest.raises(struct.error):
+    with pytest.raises((struct.error, ValueError)):  # the latter on PyPy
         ops.prep_nop(bytearray(64), -1)

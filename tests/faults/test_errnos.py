@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: MIT
+"""Every errno at every call, for all that make the call: what the caller sees, and that nothing is left.
+
+The table is CALLS times OBJECTS times every errno that this C library knows. Errors are put in below the
+library's own handling, where libc's syscall() returns -1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import errno
+import mmap
+import os
+import socket
+import warnings
+from functools import partial
+
+import pytest
+from harness import figures, footprint
+
+from rawuring import aio, fdmon, ops, params, rings, selector, syscalls
+
+pytestmark = pytest.mark.requires_io_uring
+
+EVERY = sorted(errno.errorcode)
+#: With these the kernel takes the ring away for good, and monitors and selectors go on without it.
+GONE = {errno.EBADF, errno.EOPNOTSUPP, errno.ENXIO}
+LOST = {errno.EPERM, errno.EACCES, errno.ENOSYS, *GONE}
+
+
+class Injection:
+    """Let one call of libc fail for a while."""
+
+    def __init__(self, monkeypatch):
+        self.left = self.done = self.code = 0
+        syscalls._load()
+        self.monkeypatch = monkeypatch
+
+    def fail(self):
+        self.left -= 1
+        self.done += 1
+        ctypes.set_errno(self.code)
+        return -1
+
+    def enter(self):
+        with contextlib.suppress(OSError):
+            syscalls.enter(-1, 0, 0, 0)  # the first call puts the function in place
+        real = syscalls._syscall_enter
+        replaced = lambda *arguments: self.fail() if self.left > 0 else real(*arguments)  # noqa: E731
+        self.monkeypatch.setattr(syscalls, "_syscall_enter", replaced)
+
+    def setup(self):
+        real = syscalls._syscall
+
+        def replaced(number, *arguments):
+            return self.fail() if self.left > 0 and number == syscalls._nr_setup else real(number, *arguments)
+
+        self.monkeypatch.setattr(syscalls, "_syscall", replaced)
+        self.monkeypatch.setattr(params.time, "sleep", lambda seconds: None)
+
+    def mmap(self):
+        real = mmap.mmap
+
+        def replaced(fd, *arguments, **keywords):
+            if self.left > 0 and fd >= 0:
+                self.left -= 1
+                self.done += 1
+                raise OSError(self.code, os.strerror(self.code))
+            return real(fd, *arguments, **keywords)
+
+        self.monkeypatch.setattr(mmap, "mmap", replaced)
+
+    def start(self, code, times):
+        self.code, self.left = code, times
+
+
+@pytest.fixture
+def inject(monkeypatch):
+    return Injection(monkeypatch)
+
+
+@pytest.fixture
+def pair():
+    one, two = socket.socketpair()
+    with one, two:
+        two.send(b"x")
+        yield one, two
+
+
+@pytest.fixture
+def nothing_left():
+    """What differs afterwards was leaked."""
+    rings.Ring(2).close()
+    before = footprint()
+    yield
+    after = footprint()
+    del before["mappings"], after["mappings"]  # of the heap, too
+    assert after == before
+
+
+def seen(call):
+    """Return the errno that a caller gets, 0 for none; whatever is raised has words."""
+    try:
+        call()
+    except OSError as error:
+        code, words = error.errno, str(error)
+    else:
+        return 0
+    assert os.strerror(code) in words or errno.errorcode[code] in words, words
+    return code
+
+
+# ------------------------------------------------------------------------------------------------------
+# io_uring_enter
+
+
+@pytest.mark.parametrize("timeout_ns", [None, 10**9])
+@pytest.mark.parametrize("queued", [0, 1, 3])
+def test_enter_fails_then_the_ring_says_so_or_goes_on_and_nothing_is_lost(
+    inject, nothing_left, timeout_ns, queued
+):
+    inject.enter()
+    for code in EVERY:
+        with rings.Ring(8) as ring:
+            for i in range(queued):
+                ops.prep_nop(ring.get_sqe(), i)
+            inject.start(code, 5)
+            found = seen(lambda: ring.submit_and_wait(queued, timeout_ns if queued else None))
+            again = code == errno.EINTR or (code == errno.ETIME and timeout_ns and queued)
+            assert found == (0 if again else code), errno.errorcode[code]
+            if found:
+                assert ring.sq.pending() == queued
+            inject.start(code, 0)
+            ring.submit_and_wait(queued)
+            assert [cqe[0] for cqe in ring.reap()] == list(range(queued))
+        figures["faults injected"] += 5
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_enter_fails_then_the_monitor_says_so_or_goes_on_and_reports(inject, nothing_left, pair, times):
+    inject.enter()
+    for code in EVERY:
+        with fdmon.IoUringFDMon(4) as monitor:
+            node = monitor.add(pair[0].fileno(), 1)
+            inject.start(code, times)
+            found = seen(lambda: monitor.wait(10**9))
+            assert found in (0, code), errno.errorcode[code]
+            lost = code in LOST and times > 1  # once is not for good: the call is made again
+            assert (monitor.backend == "poll") == lost, (errno.errorcode[code], monitor.reason)
+            if lost:
+                assert found == 0
+                assert errno.errorcode[code] in monitor.reason or os.strerror(code) in monitor.reason
+            inject.start(code, 0)
+            assert monitor.wait(10**9) == [(node, 1)]
+            if lost and code in GONE:  # left to whoever closed it: here nobody did
+                close_forgotten_ring()
+        figures["faults injected"] += times
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("name", list(selector.STRATEGIES))
+def test_enter_fails_then_the_selector_says_so_or_goes_on_and_reports(
+    inject, nothing_left, pair, name, times
+):
+    try:
+        selector.IoUringSelector(name, fallback=False).close()
+    except OSError as error:
+        pytest.skip(f"{name} (Linux 5.6 or 6.15): {error}")
+    inject.enter()
+    for code in EVERY:
+        chosen = selector.IoUringSelector(name, entries=4)
+        with chosen, warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            chosen.register(pair[0], 1)
+            inject.start(code, times)
+            found = seen(partial(chosen.select, 1))
+            assert found in (0, code), errno.errorcode[code]
+            lost = code in LOST and times > 1
+            assert chosen.backend.startswith("io_uring") != lost, errno.errorcode[code]
+            if lost:
+                assert found == 0 and "going on with" in str(said[0].message)
+            inject.start(code, 0)
+            assert [key.fd for key, _ in chosen.select(1)] == [pair[0].fileno()]
+            if lost and code in GONE:
+                close_forgotten_ring()
+        figures["faults injected"] += times
+
+
+def close_forgotten_ring():
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if "io_uring" in os.readlink(f"/proc/self/fd/{name}"):
+                os.close(int(name))
+
+
+async def a_little_work(one, two):
+    """Read what is there, wait for what comes, and sleep."""
+    loop = asyncio.get_running_loop()
+    assert await loop.sock_recv(one, 1) == b"x"
+    loop.call_later(0.001, two.send, b"x")
+    assert await loop.sock_recv(one, 1) == b"x"
+    await asyncio.sleep(0.0005)
+    two.send(b"x")
+
+
+def test_enter_fails_then_the_loop_goes_on(inject, nothing_left, pair):
+    """A loop has nobody to tell: what takes the ring away makes it go on with epoll."""
+    for each in pair:
+        each.setblocking(False)
+    inject.enter()
+    for code in sorted({*LOST, errno.EINTR, errno.ETIME}):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loop = aio.IoUringEventLoop(selector.IoUringSelector(entries=4))
+            inject.start(code, 2)
+            loop.run_until_complete(a_little_work(*pair))
+            inject.start(code, 0)
+            loop.close()
+            if code in GONE:
+                close_forgotten_ring()
+        figures["faults injected"] += 2
+
+
+# ------------------------------------------------------------------------------------------------------
+# io_uring_setup and mmap
+
+
+def make_ring():
+    rings.Ring(8).close()
+
+
+def make_monitor():
+    monitor = fdmon.setup()
+    assert (monitor.backend, "io_uring failed" in monitor.reason) == ("poll", True)
+    monitor.destroy()
+
+
+def make_selector():
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        selector.IoUringSelector(entries=4).close()
+    assert "takes its place" in str(said[0].message)
+
+
+def make_strict_selector():
+    selector.IoUringSelector(entries=4, fallback=False).close()
+
+
+def make_loop():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loop = aio.IoUringEventLoop()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+
+
+@pytest.mark.parametrize("call", ["setup", "mmap"])
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [(make_ring, True), (make_strict_selector, True), (make_monitor, False), (make_selector, False),
+     (make_loop, False)],
+)  # fmt: skip
+def test_ring_cannot_be_made_then_an_error_with_the_errno_or_the_fallback(
+    inject, nothing_left, call, make, told
+):
+    getattr(inject, call)()
+    for code in EVERY:
+        if code == errno.EINTR and call == "setup":
+            continue  # the call is made again
+        inject.start(code, 1000)
+        found = seen(make)
+        inject.start(code, 0)
+        assert found == (code if told else 0), errno.errorcode[code]
+        figures["faults injected"] += 1
+    assert inject.done >= len(EVERY) - 1
