@@ -203,8 +203,8 @@ MUTANTS = (
     ),
     Mutant(
         "a token is found twice", "rawuring/inflight.py",
-        "            self.complete(cqe[0], cqe[1], cqe[2])\n            todo.popleft()\n        ready",
-        "            self.complete(cqe[0], cqe[1], 2 * (cqe[0] % 3 == 0))\n            todo.popleft()\n        ready",
+        "                self.complete(cqe[0], cqe[1], cqe[2])\n            except",
+        "                self.complete(cqe[0], cqe[1], 2 * (cqe[0] % 3 == 0))\n            except",
         FAULTS + "test_abuse.py -k TestInFlight",
     ),
     Mutant(
