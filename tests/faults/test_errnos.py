@@ -143,7 +143,7 @@ def test_enter_fails_then_the_monitor_says_so_or_goes_on_and_reports(inject, not
     inject.enter()
     for code in EVERY:
         with fdmon.IoUringFDMon(4) as monitor:
-            node = monitor.add(pair[0].fileno(), 1)
+            node, fd = monitor.add(pair[0].fileno(), 1), monitor.ring.fileno()
             inject.start(code, times)
             found = seen(lambda: monitor.wait(10**9))
             assert found in (0, code), errno.errorcode[code]
@@ -155,7 +155,7 @@ def test_enter_fails_then_the_monitor_says_so_or_goes_on_and_reports(inject, not
             inject.start(code, 0)
             assert monitor.wait(10**9) == [(node, 1)]
             if lost and code in GONE:  # left to whoever closed it: here nobody did
-                close_forgotten_ring()
+                os.close(fd)
         figures["faults injected"] += times
 
 
@@ -173,6 +173,7 @@ def test_enter_fails_then_the_selector_says_so_or_goes_on_and_reports(
         chosen = selector.IoUringSelector(name, entries=4)
         with chosen, warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
+            fd = chosen.ring.fileno()
             chosen.register(pair[0], 1)
             inject.start(code, times)
             found = seen(partial(chosen.select, 1))
@@ -184,15 +185,8 @@ def test_enter_fails_then_the_selector_says_so_or_goes_on_and_reports(
             inject.start(code, 0)
             assert [key.fd for key, _ in chosen.select(1)] == [pair[0].fileno()]
             if lost and code in GONE:
-                close_forgotten_ring()
+                os.close(fd)
         figures["faults injected"] += times
-
-
-def close_forgotten_ring():
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            if "io_uring" in os.readlink(f"/proc/self/fd/{name}"):
-                os.close(int(name))
 
 
 async def a_little_work(one, two):
@@ -213,13 +207,15 @@ def test_enter_fails_then_the_loop_goes_on(inject, nothing_left, pair):
     for code in sorted({*LOST, errno.EINTR, errno.ETIME}):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            loop = aio.IoUringEventLoop(selector.IoUringSelector(entries=4))
+            chosen = selector.IoUringSelector(entries=4)
+            fd = chosen.ring.fileno()
+            loop = aio.IoUringEventLoop(chosen)
             inject.start(code, 2)
             loop.run_until_complete(a_little_work(*pair))
             inject.start(code, 0)
             loop.close()
             if code in GONE:
-                close_forgotten_ring()
+                os.close(fd)
         figures["faults injected"] += 2
 
 
