@@ -287,7 +287,8 @@ MUTANTS = (
     # The soak
     Mutant(
         "the soak: one event in a hundred is lost", "rawuring/selector.py",
-        "        ready: Ready = []\n        get = keys.get", "        ready: Ready = []\n        get = keys.get if time.monotonic_ns() % 97 else {}.get",
+        "        for fd, mask in found:\n            key = keys.get(fd)\n",
+        "        for fd, mask in found:\n            key = keys.get(fd) if time.monotonic_ns() % 97 else None\n",
         FAULTS + "test_abuse.py -k everything_at_once",
     ),
     Mutant(
