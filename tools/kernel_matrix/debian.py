@@ -158,7 +158,8 @@ def kernel(cache: Path, cell: Cell, mirror: str | None) -> Path:
     building = Path(f"{place}.new")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
-    wanted = re.compile(r"linux\.uml$" if cell.machine == "uml" else r"(boot/vmlinu[xz][^/]*|lib/modules/[^/]+/vmlinuz)$")
+    images = r"linux\.uml$" if cell.machine == "uml" else r"(boot/vmlinu[xz][^/]*|lib/modules/[^/]+/vmlinuz)$"
+    wanted = re.compile(images)
     for tar, member in members(package):
         source = tar.extractfile(member) if member.isfile() and wanted.search(member.name) else None
         if source:
