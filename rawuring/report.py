@@ -18,6 +18,7 @@ from . import barriers, evidence, gates, survey, uapi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
     from .survey import Answer, Capabilities
@@ -82,7 +83,16 @@ def name_of(item: str) -> str:
     for name, _ in survey.family(kind):
         if name in (survey.KINDS[kind] + rest, f"IORING_{rest}"):
             return name
-    raise ValueError(f"{item!r}: the tables (Linux 7.2) know no {survey.KINDS[kind]}{rest}")
+    known = [name[len(survey.KINDS[kind]) :] for name, _ in survey.family(kind)]
+    what = f"{item!r}: the tables (Linux 7.2) know no {survey.KINDS[kind]}{rest}"
+    raise ValueError(what + _did_you_mean(rest.upper(), known))
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(word, known, 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _full_name(item: str) -> str:
@@ -473,7 +483,7 @@ def explain(word: str) -> list[str]:
         name = errno.errorcode.get(int(word.lstrip("-")), word)
     name = {"ENOTSUP": "EOPNOTSUPP", "EWOULDBLOCK": "EAGAIN"}.get(name, name)
     if name not in _EXPLANATIONS and not hasattr(errno, name):
-        raise ValueError(f"{word!r} is no errno of this system")
+        raise ValueError(f"{word!r} is no errno of this system{_did_you_mean(name, errno.errorcode.values())}")
     number = getattr(errno, name, None)
     lines = [f"{name} ({number}, {os.strerror(number)})" if number else name]
     lines += [f"  from {place}: {meaning}" for place, meaning in _EXPLANATIONS.get(name, ())]

@@ -7,6 +7,7 @@ import ast
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -430,6 +431,20 @@ def test_required_then_exit_code_and_a_line_for_each():
         "required: KERNEL:99.0: no (inferred)"
     ]
     assert "KERNEL:99.0" in tell("--require", "KERNEL:99.0").stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("call", "hint"),
+    [
+        (lambda: report.name_of("OP:RCV"), "did you mean RECV?"),
+        (lambda: report.name_of("SETUP:single_isuer"), "did you mean SINGLE_ISSUER?"),
+        (lambda: report.name_of("OP:XYZZY"), "know no IORING_OP_XYZZY"),
+        (lambda: report.explain("EPRM"), "did you mean EPERM?"),
+    ],
+)
+def test_name_misspelt_then_the_nearest_is_named(call, hint):
+    with pytest.raises(ValueError, match=re.escape(hint) + "$"):
+        call()
 
 
 def test_required_in_full_or_short_then_the_same_item():
