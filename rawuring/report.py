@@ -483,7 +483,8 @@ def explain(word: str) -> list[str]:
         name = errno.errorcode.get(int(word.lstrip("-")), word)
     name = {"ENOTSUP": "EOPNOTSUPP", "EWOULDBLOCK": "EAGAIN"}.get(name, name)
     if name not in _EXPLANATIONS and not hasattr(errno, name):
-        raise ValueError(f"{word!r} is no errno of this system{_did_you_mean(name, errno.errorcode.values())}")
+        near = _did_you_mean(name, errno.errorcode.values())
+        raise ValueError(f"{word!r} is no errno of this system{near}")
     number = getattr(errno, name, None)
     lines = [f"{name} ({number}, {os.strerror(number)})" if number else name]
     lines += [f"  from {place}: {meaning}" for place, meaning in _EXPLANATIONS.get(name, ())]
