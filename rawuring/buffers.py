@@ -785,6 +785,21 @@ class Msghdr(Pin):
         length = self._LAYOUT.unpack(self._header.read())[5]
         return unpack_control(self._control.read()[:length])
 
+    def reset(self) -> None:
+        """Give the whole room back, before the header serves for another RECVMSG.
+
+        The kernel leaves the lengths of what it wrote in the header, and takes them for the room next time: a
+        longer address would be cut, and more ancillary data lost. Only while no request uses the header.
+
+        Lifetime: none.
+        """
+        import ctypes
+
+        fields = list(self._LAYOUT.unpack(self._header.read()))
+        fields[1], fields[5], fields[6] = self.name_size, self.control_size, 0
+        image = self._LAYOUT.pack(*fields)
+        ctypes.memmove(self._header.address, image, len(image))
+
     @property
     def msg_flags(self) -> int:
         """Return the flags of the message: socket.MSG_TRUNC, socket.MSG_CTRUNC, ..."""
@@ -801,7 +816,8 @@ def msghdr(
         pack_sockaddr() built it; control is ancillary data to send, as for pack_control(); name_size and
         control_size make room for what is received, in bytes (128 and cmsg_space() of the payload);
         writable for RECVMSG.
-    Returns: a Msghdr; after RECVMSG it can be asked for name, ancillary data and flags.
+    Returns: a Msghdr; after RECVMSG it can be asked for name, ancillary data and flags; before another one
+        call its reset().
     Raises: as pin().
     Lifetime: until the final CQE; with zero copy until the notification CQE.
     """

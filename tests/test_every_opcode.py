@@ -794,6 +794,21 @@ def test_sendmsg_and_recvmsg_with_addresses_then_from_where(do):
 
 
 @opcode("RECVMSG")
+def test_header_used_for_a_second_recvmsg_then_the_room_is_whole_again(do):
+    names = [f"\0rawuring-{os.getpid()}", f"\0rawuring-{os.getpid()}-with-a-longer-name"]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as there:
+        there.bind(f"\0rawuring-{os.getpid()}-there")
+        answer = buffers.msghdr([room(8)], name_size=128, control_size=64, writable=True)
+        for name in names:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as here:
+                here.bind(name)
+                here.sendto(b"data", there.getsockname())
+            assert do.run(ops.prep_recvmsg, there.fileno(), answer.address, 0, keep=answer) == 4
+            assert answer.name() == (socket.AF_UNIX, os.fsencode(name))
+            answer.reset()
+
+
+@opcode("RECVMSG")
 def test_recvmsg_multishot_then_taken_apart(do):
     try:
         group = register.setup_buf_ring(do.ring, 2, 4, 256)
