@@ -582,3 +582,14 @@ def test_ring_without_its_descriptor_then_works_by_index():
         ring.submit_and_wait(1)
         assert ring.reap() == [(5, 0, 0)]
         assert register.register_probe(ring)[uapi.IORING_OP_NOP]
+
+
+def test_least_wait_without_a_timeout_then_one_completion_is_enough_and_none_is_not_waited_for():
+    """Without a timeout min_wait_usec never came to the kernel; for no completions it waited for ever."""
+    with make() as ring:
+        if not ring.features & uapi.IORING_FEAT_MIN_TIMEOUT:
+            pytest.skip("IORING_FEAT_MIN_TIMEOUT (Linux 6.12)")
+        ops.prep_nop(ring.get_sqe(), 7)
+        assert ring.submit_and_wait(2, min_wait_usec=1000) == 1
+        assert [cqe[0] for cqe in ring.reap()] == [7]
+        assert ring.submit_and_wait(0, min_wait_usec=1000) == 0
