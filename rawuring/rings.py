@@ -1095,7 +1095,7 @@ class Ring:
         Args: wait_nr counts CQEs, those of 32 bytes among smaller ones as two, no more than fit into the CQ;
             0 waits for none but lets the kernel finish what is ready; timeout_ns in nanoseconds, None is for
             ever; min_wait_usec in microseconds: wait at least that long for wait_nr, afterwards one CQE is
-            enough; sigmask are the signals that are blocked during the wait, no others: see with ppoll(2).
+            enough; sigmask are the signals blocked during the wait, and no others, as with ppoll(2).
         Returns: how many SQEs were consumed.
         Raises: OSError as submit(); ValueError where min_wait_usec or sigmask is not supported, and for a
             negative wait_nr.
