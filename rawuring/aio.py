@@ -19,10 +19,12 @@ import asyncio
 import selectors
 import sys
 
+from . import command
 from .selector import IoUringSelector
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Coroutine
     from typing import Any, Callable, TypeVar
 
@@ -161,6 +163,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.program is None:
         return 0
     install()
+    _find(parser, options)
     sys.argv = [options.program, *options.arguments]
     if options.module:
         # As python -m does it: the module's own folder is not put on the path.
@@ -173,5 +176,25 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _find(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse a program that is not there: runpy would do so with a traceback that seems to be ours."""
+    import importlib.util
+    import os
+
+    if not options.module:
+        if not os.path.exists(options.program):
+            parser.error(f"there is no file {options.program!r}; -m runs a module")
+        return
+    try:
+        found = importlib.util.find_spec(options.program)
+    except ModuleNotFoundError as error:
+        if not f"{options.program}.".startswith(f"{error.name}."):
+            raise  # something that a package above it wants
+        found = None
+    if found is None:
+        parser.error(f"there is no module {options.program!r}")
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    # Of a program the output and the exceptions are its own.
+    command.run(main) if len(sys.argv) == 1 else sys.exit(main())

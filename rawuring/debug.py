@@ -7,7 +7,7 @@ Mirrors: liburing ``src/sanitize.c`` in purpose, strace(1) in the form of its li
 Must not know: what an operation does; the names of its arguments are read off the functions of ops.py.
 Invariant: without the variable nothing of this is imported. It is read when a Ring or an InFlight is made,
 never on the way of a request, so switched off it costs nothing there.
-Read next: probe.py.
+Read next: command.py.
 
 ===================  ===================================================================================
 RAWURING_DEBUG       unset, empty or 0: off; else rings and tables made from now on are watched

@@ -227,7 +227,7 @@ def release_of(text: str) -> tuple[int, int] | None:
     for word in text.split():
         major, dot, rest = word.partition(".")
         minor = rest[: len(rest) - len(rest.lstrip("0123456789"))]
-        if dot and major.isdigit() and minor:
+        if dot and major.isdecimal() and minor:
             return int(major), int(minor)
     return None
 

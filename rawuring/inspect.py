@@ -28,7 +28,7 @@ import os
 import re
 import sys
 
-from . import uapi
+from . import command, uapi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ def all_processes(proc: str = PROC) -> Iterator[int]:
 
     Raises: OSError where there is no /proc.
     """
-    yield from sorted(int(name) for name in os.listdir(proc) if name.isdigit())
+    yield from sorted(int(name) for name in os.listdir(proc) if name.isdecimal())
 
 
 def descendants(pid: int, proc: str = PROC) -> list[int]:
@@ -303,7 +303,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if bool(options.pid) == options.all:
         parser.error("name processes, or say --all")
     for pid in options.pid:
-        if pid != "self" and not pid.isdigit():
+        if pid != "self" and not pid.isdecimal():
             parser.error(f"{pid!r} is neither a number nor self")
     try:
         reports = _collect(options)
@@ -342,4 +342,4 @@ def _print(reports: list[dict[str, Any]], options: Any) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

@@ -19,7 +19,7 @@ import struct
 import sys
 from typing import NamedTuple
 
-from . import fakekernel, ops, rings, uapi
+from . import command, fakekernel, ops, rings, uapi
 from .params import MAX_ENTRIES, broken_rule
 
 TYPE_CHECKING = False
@@ -641,13 +641,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        sys.stdout.write(_answer(options))
+        answer = _answer(options)
     except ValueError as error:
         print(f"rawuring.layout: {error}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"rawuring.layout: {error}", file=sys.stderr)
         return 1
+    sys.stdout.write(answer)
     return 0
 
 
@@ -678,15 +679,18 @@ def _answer(options: Any) -> str:
         return _list_operations()
     if options.structs:
         return "".join(f"{layout.size:>5}  {name}\n" for name, layout in structs().items())
-    if options.op:
+    if options.op is not None:
         return _answer_operation(options)
-    if options.struct or options.what != "rings":
-        layout = find_struct(options.struct or options.what)
+    name = options.what if options.struct is None else options.struct
+    if name != "rings":
+        layout = find_struct(name)
         if options.json:
             return _json(struct_as_data(layout))
         return struct_as_svg(layout) if options.svg else draw_struct(layout)
     if not 1 <= options.entries <= MAX_ENTRIES:
         raise ValueError(f"--entries is between 1 and {MAX_ENTRIES}")
+    if options.cq_entries and not options.entries <= options.cq_entries <= 2 * MAX_ENTRIES:
+        raise ValueError(f"--cq-entries is between --entries and {2 * MAX_ENTRIES}")
     params, source = ask(options.entries, parse_flags(options.flags), options.cq_entries, options.on)
     if options.json:
         return _json(rings_as_data(params, source))
@@ -719,4 +723,4 @@ def _json(data: Any) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

@@ -12,10 +12,8 @@ Read next: fdmon.py.
 from __future__ import annotations
 
 import json
-import signal
-import sys
 
-from . import report, survey
+from . import command, report, survey
 from .report import MISSING, NOT_USABLE, SCHEMA, UNKNOWN, USABLE, USAGE, as_dict, library, verdict
 from .survey import Capabilities, Finding, prove
 
@@ -115,7 +113,8 @@ items of --require, separated by commas:
   OP:RECV  SETUP:DEFER_TASKRUN  FEAT:EXT_ARG  REG:PBUF_RING  ENTER:NO_IOWAIT  SQE:CQE_SKIP_SUCCESS  KERNEL:6.1
 
 exit code: 0 usable, and all that is required is there; 1 not usable; 2 wrong usage; 3 something required is
-missing; 4 cannot tell. With --compare: 0 no difference, 1 differences, 2 not readable.
+missing; 4 cannot tell. With --compare: 0 no difference, 1 differences, 2 not readable. In any form: 74 the
+output could not be written.
 """
 
 
@@ -150,7 +149,7 @@ def main(arguments: list[str] | None = None, ring: Ring | None = None) -> int:
     try:
         for item in required:
             report.ask(_NOTHING_FOUND, item)  # the tables know it, or it is wrong usage
-        if options.explain:
+        if options.explain is not None:
             print(*report.explain(options.explain), sep="\n")
             return USABLE
         if options.compare:
@@ -208,6 +207,4 @@ def _compare(a: str, b: str) -> int:
 
 
 if __name__ == "__main__":
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    sys.exit(main())
+    command.run(main)

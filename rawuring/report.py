@@ -247,7 +247,7 @@ def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     Raises: ValueError for what is not such a report.
     Lifetime: none.
     """
-    left, right = _flat(a), _flat(b)
+    left, right = (_flat_checked(report) for report in (a, b))
     lines = []
     for key in [*left, *(key for key in right if key not in left)]:
         if left.get(key) != right.get(key):
@@ -255,9 +255,16 @@ def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _flat(report: dict[str, Any]) -> dict[str, str]:
+def _flat_checked(report: dict[str, Any]) -> dict[str, str]:
     if not isinstance(report, dict) or report.get("schema") != SCHEMA:
         raise ValueError(f"not a report of this probe (schema {SCHEMA})")
+    try:
+        return _flat(report)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"a report of this probe that was damaged: {error!r}") from None
+
+
+def _flat(report: dict[str, Any]) -> dict[str, str]:
     flat = {key: str(report.get(key)) for key in ("status", "cause", "kernel", "fence")}
     for fact in report["evidence"]:
         key, _, value = fact.partition("=")
@@ -479,7 +486,7 @@ def explain(word: str) -> list[str]:
     Lifetime: none.
     """
     name = word.upper()
-    if word.lstrip("-").isdigit():
+    if word.lstrip("-").isdecimal():
         name = errno.errorcode.get(int(word.lstrip("-")), word)
     name = {"ENOTSUP": "EOPNOTSUPP", "EWOULDBLOCK": "EAGAIN"}.get(name, name)
     if name not in _EXPLANATIONS and not hasattr(errno, name):

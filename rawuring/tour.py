@@ -20,7 +20,7 @@ import sys
 import textwrap
 import time
 
-from . import buffers, fakekernel, ops, rings, uapi
+from . import buffers, command, fakekernel, ops, rings, uapi
 from .syscalls import Unavailable
 
 TYPE_CHECKING = False
@@ -663,4 +663,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

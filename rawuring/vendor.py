@@ -30,6 +30,8 @@ import sys
 import tokenize
 from typing import NamedTuple
 
+from . import command
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -46,7 +48,7 @@ DEST/NAME is made, or DEST/NAME.py with --single-file. A copy that was made earl
 modified. --check takes a copy, or a folder that holds copies.
 
 exit code: 0 done, or: not modified and up to date; 1 modified (and nothing was written); 2 wrong usage, or no
-copy there; 3 not modified, but not what this package would write now.
+copy there; 3 not modified, but not what this package would write now; 74 the system refused to read or write.
 """
 
 LICENCE = """\
@@ -244,7 +246,7 @@ def _manifest(parts: list[str], form: str) -> dict[str, Any]:
 
 
 def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -489,6 +491,10 @@ def _read(path: str) -> str | None:
         return None
 
 
+_KINDS: dict[str, dict[str, type]] = {"package": {"version": str, "only": list, "files": dict}}
+_KINDS["file"] = {**_KINDS["package"], "sections": dict}
+
+
 def _parse_manifest(path: str, text: str | None) -> dict[str, Any]:
     if text is None:
         raise VendorError(f"{path}: no copy of {PROJECT} (it has no manifest)")
@@ -496,6 +502,9 @@ def _parse_manifest(path: str, text: str | None) -> dict[str, Any]:
         manifest = json.loads(text)
         if (manifest["name"], manifest["schema"]) != (PROJECT, SCHEMA):
             raise ValueError("made by something else, or by a newer version of this command")
+        for key, kind in _KINDS[manifest["form"]].items():
+            if not isinstance(manifest[key], kind):
+                raise ValueError(f"{key!r} is no {kind.__name__}")
         return dict(manifest)
     except (ValueError, KeyError, TypeError) as error:
         raise VendorError(f"{path}: cannot read its manifest: {error}") from None
@@ -573,7 +582,8 @@ def _old_files(path: str, force: bool) -> set[str]:
     manifest, modified = (_read_folder if os.path.isdir(path) else _read_file)(path)
     if modified and not force:
         raise VendorError(f"{path} was modified ({', '.join(modified)}): --force overwrites it", MODIFIED)
-    return set(manifest["files"]) if os.path.isdir(path) else set()
+    # Of names that lead out of the folder there are none among its files.
+    return set(manifest["files"]) & set(_files_in(path)) if os.path.isdir(path) else set()
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -634,4 +644,4 @@ def _print_check(path: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

@@ -36,6 +36,7 @@ ORDER = (
     "register",
     "inflight",
     "debug",
+    "command",
     "evidence",
     "survey",
     "report",
