@@ -124,10 +124,13 @@ def allocate(nbytes: int) -> Any:
 
     Args: nbytes is more than 0.
     Returns: an mmap.mmap: a buffer that fits O_DIRECT, registered buffers and PyPy.
+    Raises: ValueError for 0 or less; OSError without memory.
     Lifetime: none; free it with close() or by forgetting it.
     """
     import mmap
 
+    if nbytes < 1:
+        raise ValueError(f"nbytes={nbytes}: memory has a byte at least")
     if hasattr(mmap, "MAP_PRIVATE"):
         # Not shared, as it would be by default: shared memory is a file, and kernels before 5.12 answer
         # EOPNOTSUPP when such a buffer is to be registered.

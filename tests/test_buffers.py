@@ -460,3 +460,9 @@ def test_provided_buffer_claimed_as_a_whole_then_ours_until_given_back():
             group.claim(flags)
     group.recycle(2)
     assert group.claim(buffer | 2 << 16) == 2
+
+
+@pytest.mark.parametrize("nbytes", [0, -1])
+def test_allocate_when_nothing_is_wanted_then_refused_in_words(nbytes):
+    with pytest.raises(ValueError, match=f"nbytes={nbytes}"):
+        buffers.allocate(nbytes)
