@@ -207,9 +207,17 @@ def ints(values: Iterable[int]) -> Ints:
 
     Args: values of 32 bits, signed.
     Returns: an Ints, which can be read again.
+    Raises: ValueError for anything else.
     Lifetime: until the final CQE.
     """
     return Ints(values)
+
+
+def _int_image(value: int) -> bytes:
+    try:
+        return struct.pack("=i", value)
+    except struct.error as error:
+        raise ValueError(f"{value!r:.100} is no int of 32 bits, such as a descriptor: {error}") from None
 
 
 class Ints(Block):
@@ -219,8 +227,7 @@ class Ints(Block):
 
     def __init__(self, values: Iterable[int]) -> None:
         """Build it: see ints()."""
-        image = b"".join(struct.pack("=i", value) for value in values)
-        super().__init__(image)
+        super().__init__(b"".join(map(_int_image, values)))
 
     def values(self) -> list[int]:
         """Return the ints as they are now."""

@@ -132,10 +132,9 @@ class Block:
         """
         format, column = self._fields.get(name) or self._column(name)
         cells = array(format, values)
-        if len(cells) == self.count:
-            column[:] = memoryview(cells)
-        else:
-            column[: len(cells)] = memoryview(cells)  # more than there are: ValueError
+        if len(cells) > self.count:
+            raise ValueError(f"{len(cells)} values of {name} for a block of {self.count} SQEs")
+        column[: len(cells)] = memoryview(cells)
 
     def first(self, count: int) -> memoryview:
         """Return the first SQEs, for ring.push().

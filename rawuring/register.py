@@ -757,13 +757,16 @@ def register_iowq_aff(ring: Ring, cpus: Iterable[int]) -> None:
     """Let the ring's worker threads run on certain CPUs only.
 
     Args: cpus as os.sched_setaffinity takes them.
-    Raises: OSError.
+    Raises: OSError; ValueError for what is no CPU's number.
     Lifetime: none.
     Threads: the owner only.
     Since: 5.14
     Mirrors: liburing io_uring_register_iowq_aff
     """
-    mask = sum(1 << cpu for cpu in set(cpus))
+    numbers = set(cpus)
+    if not all(0 <= cpu < 1 << 16 for cpu in numbers):
+        raise ValueError(f"{numbers}: CPUs are numbered from 0")
+    mask = sum(1 << cpu for cpu in numbers)
     # The kernel reads an array of longs, whose order in memory is this machine's.
     words = max(1, (mask.bit_length() + 63) // 64)
     longs = [mask >> 64 * i & 0xFFFFFFFFFFFFFFFF for i in range(words)]

@@ -356,3 +356,11 @@ def test_allow_only_then_names_numbers_and_prep_functions_mean_the_same(monkeypa
     for wrong in (("READD",), (256,), ()):
         with pytest.raises(ValueError):
             register.allow_only(None, *wrong)
+
+
+@pytest.mark.parametrize("cpus", [[-1], [0, 1 << 40]])
+def test_iowq_aff_when_a_cpu_cannot_be_then_refused_in_words(cpus):
+    ring = Notes()
+    with pytest.raises(ValueError, match="CPUs are numbered from 0"):
+        register.register_iowq_aff(ring, cpus)
+    assert not ring.calls
