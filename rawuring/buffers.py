@@ -124,10 +124,13 @@ def allocate(nbytes: int) -> Any:
 
     Args: nbytes is more than 0.
     Returns: an mmap.mmap: a buffer that fits O_DIRECT, registered buffers and PyPy.
+    Raises: ValueError for 0 or less; OSError without memory.
     Lifetime: none; free it with close() or by forgetting it.
     """
     import mmap
 
+    if nbytes < 1:
+        raise ValueError(f"nbytes={nbytes}: memory has a byte at least")
     if hasattr(mmap, "MAP_PRIVATE"):
         # Not shared, as it would be by default: shared memory is a file, and kernels before 5.12 answer
         # EOPNOTSUPP when such a buffer is to be registered.
@@ -204,9 +207,17 @@ def ints(values: Iterable[int]) -> Ints:
 
     Args: values of 32 bits, signed.
     Returns: an Ints, which can be read again.
+    Raises: ValueError for anything else.
     Lifetime: until the final CQE.
     """
     return Ints(values)
+
+
+def _int_image(value: int) -> bytes:
+    try:
+        return struct.pack("=i", value)
+    except struct.error as error:
+        raise ValueError(f"{value!r:.100} is no int of 32 bits, such as a descriptor: {error}") from None
 
 
 class Ints(Block):
@@ -216,8 +227,7 @@ class Ints(Block):
 
     def __init__(self, values: Iterable[int]) -> None:
         """Build it: see ints()."""
-        image = b"".join(struct.pack("=i", value) for value in values)
-        super().__init__(image)
+        super().__init__(b"".join(map(_int_image, values)))
 
     def values(self) -> list[int]:
         """Return the ints as they are now."""

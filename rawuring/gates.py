@@ -73,8 +73,10 @@ GATES = (
         "the refusal names the limit", _SEEN,
     ),
     Gate(
-        "provide-buffers-res", "", "5.12", "PROVIDE_BUFFERS answers with the group's number, and not with 0",
-        "nothing: yours to mind: a result that is not negative is success", _SEEN,
+        "provide-buffers-res", "", "5.19",
+        "PROVIDE_BUFFERS may answer with the number of the group or of the buffers, and not with 0",
+        "nothing: yours to mind: a result that is not negative is success",
+        "seen on 5.10.46, not on 6.1 (DESIGN.md); io_add_buffers of 5.19",
     ),
     Gate(
         "cancel-op-ignored", "5.19", "6.6", "IORING_ASYNC_CANCEL_OP is ignored instead of refused",

@@ -27,6 +27,7 @@ from __future__ import annotations
 import itertools
 import os
 import struct
+import sys
 import weakref
 from _thread import get_ident
 from collections import deque, namedtuple
@@ -93,6 +94,15 @@ def _explain(
     return OverflowError(f"{name}({given}): an argument does not fit its field: {error}")
 
 
+def _unanswered(prep: Callable[..., None], token: int, sqe: bytearray) -> Exception:
+    """Say why no CQE would ever come with the token of a request: it would be held for ever."""
+    name = getattr(prep, "__name__", "prep")
+    if sqe[32:40] != token.to_bytes(8, sys.byteorder):
+        return TypeError(
+            f"{name}() did not take {token} as user_data: an argument is missing, or user_data was given"
+        )
+    return ValueError(f"{name}(): with IOSQE_CQE_SKIP_SUCCESS no CQE says when the memory is free")
+
 
 class InFlight:
     """The requests of one ring that have not completed yet.
@@ -145,8 +155,9 @@ class InFlight:
         Args: prep is a function of ops.py; arguments are its own, from the second on and without user_data;
             handler and holds as for hold(); options are its keywords.
         Returns: the token, which is the request's user_data.
-        Raises: SubmissionQueueFull; TypeError for what is no integer, OverflowError for what its field cannot
-            hold; what else prep raises.
+        Raises: SubmissionQueueFull; TypeError for what is no integer, and for a missing argument;
+            OverflowError for what its field cannot hold; ValueError for IOSQE_CQE_SKIP_SUCCESS; what else
+            prep raises.
         Lifetime: until the final CQE.
         Threads: the ring's owner only.
         Since: 5.1
@@ -158,6 +169,8 @@ class InFlight:
             prep(sqe, *arguments, token, **options)
         except struct.error as error:
             raise _explain(error, prep, arguments, options) from None
+        if sqe[32:40] != token.to_bytes(8, sys.byteorder) or sqe[1] & uapi.IOSQE_CQE_SKIP_SUCCESS:
+            raise _unanswered(prep, token, sqe)
         # Held before it is queued: between the two a signal handler may raise.
         tail = ring.sq.sqe_tail
         self.entries[token] = (handler, tuple(holds), monotonic_ns(), prep)
@@ -349,8 +362,6 @@ def _is_cqe(cqe: Any) -> bool:
 
 def _immortalize(memory: Any) -> None:
     """Let an object survive the interpreter's own cleaning up, in which module globals are freed."""
-    import sys
-
     if sys.implementation.name == "cpython":
         import ctypes
 

@@ -132,10 +132,9 @@ class Block:
         """
         format, column = self._fields.get(name) or self._column(name)
         cells = array(format, values)
-        if len(cells) == self.count:
-            column[:] = memoryview(cells)
-        else:
-            column[: len(cells)] = memoryview(cells)  # more than there are: ValueError
+        if len(cells) > self.count:
+            raise ValueError(f"{len(cells)} values of {name} for a block of {self.count} SQEs")
+        column[: len(cells)] = memoryview(cells)
 
     def first(self, count: int) -> memoryview:
         """Return the first SQEs, for ring.push().
@@ -690,9 +689,11 @@ def prep_timeout(
 ) -> None:
     """Complete after a time, or after a number of other completions.
 
-    Args: ts is the address of a __kernel_timespec (buffers.timespec); count of completions, 0 for none;
-        timeout_flags is a mask of IORING_TIMEOUT_*.
-    CQE: res is -ETIME when the time has passed, 0 when the count was reached, -ECANCELED.
+    Args: ts is the address of a __kernel_timespec (buffers.timespec); count of completions, 0 for none, with
+        IORING_TIMEOUT_MULTISHOT (6.4) of expirations, 0 for ever; timeout_flags is a mask of
+        IORING_TIMEOUT_*.
+    CQE: res is -ETIME when the time has passed, 0 when the count was reached, -ECANCELED. With
+        IORING_TIMEOUT_MULTISHOT one for each expiration, the last without IORING_CQE_F_MORE.
     Lifetime: until submit returns; until the final CQE on an SQPOLL ring or before 5.5.
     Since: 5.4
     Mirrors: liburing io_uring_prep_timeout
@@ -708,10 +709,11 @@ def prep_timeout_remove(
     """End a timeout.
 
     Args: target is the timeout's user_data.
-    CQE: res is 0 (the timeout answers -ECANCELED), -ENOENT or -EBUSY.
+    CQE: res is 0 (the timeout answers -ECANCELED), -ENOENT or -EALREADY (the timeout answers -ETIME).
     Lifetime: none.
     Since: 5.5
     Mirrors: liburing io_uring_prep_timeout_remove
+    Source: Linux 6.12 io_uring/timeout.c io_timeout_extract
     """
     _pack(
         sqe, 0, uapi.IORING_OP_TIMEOUT_REMOVE, flags, 0, -1, 0, target, 0, timeout_flags, user_data,
@@ -725,7 +727,7 @@ def prep_timeout_update(
     """Give a timeout another time.
 
     Args: ts is the address of a __kernel_timespec; target is the timeout's user_data.
-    CQE: res is 0, -ENOENT or -EBUSY.
+    CQE: res is 0, -ENOENT or -EALREADY.
     Lifetime: until submit returns; until the final CQE on an SQPOLL ring.
     Since: 5.11
     Mirrors: liburing io_uring_prep_timeout_update
@@ -1284,7 +1286,8 @@ def prep_provide_buffers(
 
     Args: addr is the address of nr buffers of length bytes each; bgid is their group, bid the id of the
         first.
-    CQE: res is 0 (on 5.10 the number of the group), or a negative errno.
+    CQE: res is not negative: 0, on older kernels the number of the group or of the buffers; or a negative
+        errno.
     Lifetime: until the final CQE of the request that takes the buffer, or of prep_remove_buffers.
     Since: 5.7
     Mirrors: liburing io_uring_prep_provide_buffers
@@ -1299,7 +1302,8 @@ def prep_remove_buffers(sqe: Sqe, nr: int, bgid: int, user_data: int = 0, flags:
     """Take buffers back that prep_provide_buffers gave.
 
     Args: nr is how many at most; bgid is their group.
-    CQE: res is how many were taken back, or -ENOENT when there is no such group.
+    CQE: res is how many were taken back, or -ENOENT when there is no such group, on 5.10 also for an empty
+        one.
     Lifetime: none.
     Since: 5.7
     Mirrors: liburing io_uring_prep_remove_buffers
@@ -1855,8 +1859,8 @@ def prep_msg_ring(
 ) -> None:
     """Post a completion in another ring.
 
-    Args: fd is the other ring's; length becomes res over there, data becomes user_data; msg_ring_flags is 0
-        or IORING_MSG_RING_CQE_SKIP.
+    Args: fd is the other ring's; length becomes res over there, data becomes user_data; msg_ring_flags is 0:
+        IORING_MSG_RING_CQE_SKIP is for descriptors, and -EINVAL here.
     CQE: res is 0, or a negative errno, -EOVERFLOW when there was no room.
     Lifetime: none.
     Since: 5.18
@@ -1893,7 +1897,8 @@ def prep_msg_ring_fd(
     """Pass a direct descriptor to another ring.
 
     Args: fd is the other ring's; source_fd is the slot here, target_fd the slot over there or
-        IORING_FILE_INDEX_ALLOC; data becomes user_data of the completion over there.
+        IORING_FILE_INDEX_ALLOC; data becomes user_data of the completion over there; msg_ring_flags is 0 or
+        IORING_MSG_RING_CQE_SKIP, for no completion over there.
     CQE: res is 0, with IORING_FILE_INDEX_ALLOC the slot; or a negative errno. Over there res is the same.
     Lifetime: none.
     Since: 6.0

@@ -206,5 +206,14 @@ def _compare(a: str, b: str) -> int:
     return 1 if lines else 0
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """Run the command as the installed script does.
+
+    Raises: SystemExit, always.
+    Lifetime: none.
+    """
     command.run(main)
+
+
+if __name__ == "__main__":
+    console()

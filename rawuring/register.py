@@ -38,18 +38,26 @@ _ADVICE = {
     errno.EEXIST: "taken already, or the ring belongs to another thread",
     errno.EMFILE: "more than RLIMIT_NOFILE allows",
     errno.ENOMEM: "more than RLIMIT_MEMLOCK allows, or no memory",
-    errno.EBADF: "a descriptor is not open, or the operation needs a ring on this kernel",
+    errno.EBADF: "a descriptor is not open",
+    errno.EFAULT: "an address is not mapped, or may not be written",
+    errno.ENOENT: "there is no such request, or no such group",
+    errno.EALREADY: "it runs and cannot be stopped; its own CQE comes",
+    errno.ETIME: "the timeout has passed; what was cancelled still ends with its own CQE",
+    errno.EOVERFLOW: "what is in the ring does not fit",
     getattr(errno, "EBADFD", -1): "the ring is not disabled (IORING_SETUP_R_DISABLED), or is no longer",
 }
 
 
-def _explained(error: OSError, opcode: int) -> OSError:
+def _explained(error: OSError, opcode: int, blind: bool = False) -> OSError:
     """Add to an error of a registration what it means."""
     code = error.errno or 0
     advice = _ADVICE.get(code, "")
+    since = uapi.SINCE.get(uapi.name_of("IORING_REGISTER_", opcode), "?")
+    kernel = f"this kernel{f' ({gates.running()})' if gates.running() else ''}"
     if code == errno.EINVAL:
-        name = uapi.name_of("IORING_REGISTER_", opcode)
-        advice = f"this kernel is older than {uapi.SINCE.get(name, '?')}, or an argument is wrong"
+        advice = f"an argument is wrong, or {kernel} is older than {since}"
+    elif code == errno.EBADF and blind:
+        advice = f"{kernel} is older than {since}, or a descriptor is not open"
     return OSError(code, f"{error.strerror}: {advice}") if advice else error
 
 
@@ -65,7 +73,7 @@ def _register_blind(opcode: int, arg: Any, nr_args: int) -> int:
     try:
         return syscalls.io_uring_register(-1, opcode, arg, nr_args)
     except OSError as error:
-        raise _explained(error, opcode) from None
+        raise _explained(error, opcode, blind=True) from None
 
 
 def _forget(ring: Ring, kind: str) -> None:
@@ -422,7 +430,7 @@ def free_buf_ring(ring: Ring, group: ProvidedBuffers) -> None:
     Args: group as setup_buf_ring() returned it. End the requests that take from it first: one that has
         taken a buffer goes on with it.
     Raises: OSError, ENOENT when there is no such group.
-    Lifetime: none.
+    Lifetime: until the final CQE of the requests that have taken a buffer: hold the group that long.
     Threads: the owner only.
     Since: 5.19
     Mirrors: liburing io_uring_free_buf_ring
@@ -749,13 +757,16 @@ def register_iowq_aff(ring: Ring, cpus: Iterable[int]) -> None:
     """Let the ring's worker threads run on certain CPUs only.
 
     Args: cpus as os.sched_setaffinity takes them.
-    Raises: OSError.
+    Raises: OSError; ValueError for what is no CPU's number.
     Lifetime: none.
     Threads: the owner only.
     Since: 5.14
     Mirrors: liburing io_uring_register_iowq_aff
     """
-    mask = sum(1 << cpu for cpu in set(cpus))
+    numbers = set(cpus)
+    if not all(0 <= cpu < 1 << 16 for cpu in numbers):
+        raise ValueError(f"{numbers}: CPUs are numbered from 0")
+    mask = sum(1 << cpu for cpu in numbers)
     # The kernel reads an array of longs, whose order in memory is this machine's.
     words = max(1, (mask.bit_length() + 63) // 64)
     longs = [mask >> 64 * i & 0xFFFFFFFFFFFFFFFF for i in range(words)]
@@ -1049,7 +1060,7 @@ def register_wait_reg(ring: Ring, entries: int) -> WaitRegion:
 
     Args: entries is how many there are to be; it is rounded up to fill pages.
     Returns: the region, every entry a wait without a timeout.
-    Raises: OSError, EINVAL on a ring without IORING_SETUP_R_DISABLED.
+    Raises: OSError, EINVAL on a ring without IORING_SETUP_R_DISABLED; ValueError for no entries.
     Lifetime: none; the ring holds it until close().
     Threads: the owner only.
     Since: 6.13
@@ -1057,6 +1068,8 @@ def register_wait_reg(ring: Ring, entries: int) -> WaitRegion:
     """
     import mmap
 
+    if entries < 1:
+        raise ValueError(f"entries={entries} describe no wait")
     pages = -(-entries * uapi.io_uring_reg_wait.size // mmap.PAGESIZE)
     memory = buffers.allocate(pages * mmap.PAGESIZE)
     register_region(ring, memory, uapi.IORING_MEM_REGION_REG_WAIT_ARG)

@@ -460,3 +460,15 @@ def test_provided_buffer_claimed_as_a_whole_then_ours_until_given_back():
             group.claim(flags)
     group.recycle(2)
     assert group.claim(buffer | 2 << 16) == 2
+
+
+@pytest.mark.parametrize("nbytes", [0, -1])
+def test_allocate_when_nothing_is_wanted_then_refused_in_words(nbytes):
+    with pytest.raises(ValueError, match=f"nbytes={nbytes}"):
+        buffers.allocate(nbytes)
+
+
+@pytest.mark.parametrize("value", ["a", None, 1.5, 1 << 31])
+def test_ints_when_a_value_is_no_descriptor_then_the_message_names_it(value):
+    with pytest.raises(ValueError, match=rf"^{value!r} is no int of 32 bits"):
+        buffers.ints([3, value])

@@ -1385,6 +1385,8 @@ def test_link_then_the_same_file_twice(do, names, tmp_path):
 def test_msg_ring_then_a_completion_over_there(do):
     with rings.Ring(4) as other:
         assert do.run(ops.prep_msg_ring, other.fileno(), 123, 0xDEADBEEF12345678, 0) == 0
+        skip = uapi.IORING_MSG_RING_CQE_SKIP  # only descriptors can come without a completion
+        assert do.run(ops.prep_msg_ring, other.fileno(), 123, 1, skip) == -errno.EINVAL
         other.submit_and_wait(1, 10_000_000_000)
         assert other.reap() == [(0xDEADBEEF12345678, 123, 0)]
         res = do.run(ops.prep_msg_ring_cqe_flags, other.fileno(), 5, 6, 0, 0x40)

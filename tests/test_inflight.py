@@ -404,3 +404,21 @@ def test_start_with_what_no_field_takes_then_said_which_and_nothing_is_queued(ar
             inflight.start(ops.prep_read, *arguments)
         assert not inflight.entries
         assert ring.sq.pending() == 0
+
+
+def test_start_when_an_argument_is_missing_then_refused_instead_of_held_for_ever(ring, pair):
+    """The token would stand where the offset belongs, and the CQE would bring user_data 0."""
+    table = InFlight(ring)
+    pin = buffers.pin(buffers.allocate(16), writable=True)
+    with pytest.raises(TypeError, match="an argument is missing"):
+        table.start(ops.prep_read, pair[0].fileno(), pin.address, 16)
+    with pytest.raises(TypeError, match="user_data was given"):
+        table.start(lambda sqe, token: ops.prep_nop(sqe, 7))
+    assert (len(table), ring.sq.pending()) == (0, 0)
+
+
+def test_start_when_no_cqe_would_come_on_success_then_refused(ring):
+    table = InFlight(ring)
+    with pytest.raises(ValueError, match="CQE_SKIP_SUCCESS"):
+        table.start(ops.prep_nop, flags=uapi.IOSQE_CQE_SKIP_SUCCESS)
+    assert (len(table), ring.sq.pending()) == (0, 0)

@@ -70,7 +70,7 @@ def test_zipapp_main_when_python_is_too_old_then_a_clear_message(zipapp, tmp_pat
 
 def test_pyproject_then_the_command_exists_and_the_version_is_the_literal():
     entry = re.search(r'^rawuring-probe = "rawuring\.(\w+):(\w+)"$', PYPROJECT, re.MULTILINE)
-    assert entry[1] == "probe" and getattr(probe, entry[2]) is probe.main
+    assert entry[1] == "probe" and getattr(probe, entry[2]) is probe.console
     assert 'dynamic = ["version"]' in PYPROJECT and "dependencies = []" in PYPROJECT
 
 

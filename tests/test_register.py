@@ -308,7 +308,10 @@ def test_buffer_group_when_it_cannot_be_set_up_then_unregistered_again():
     [
         (errno.EINVAL, "older than 5.1"), (errno.EBUSY, "unregister it first"), (errno.EACCES, "restriction"),
         (errno.ENXIO, "nothing is registered"), (errno.ENOMEM, "RLIMIT_MEMLOCK"),
-        (errno.EMFILE, "RLIMIT_NOFILE"),
+        (errno.EMFILE, "RLIMIT_NOFILE"), (errno.ENOENT, "no such"), (errno.EFAULT, "not mapped"),
+        (errno.ETIME, "timeout"), (errno.EALREADY, "its own CQE"), (errno.EOVERFLOW, "does not fit"),
+        (errno.EBADF, "is not open$"), (errno.EPERM, "seccomp"), (errno.EEXIST, "thread"),
+        (errno.EOPNOTSUPP, "built without"),
     ],
 )  # fmt: skip
 def test_refusal_then_the_message_says_what_it_means_here(code, advice):
@@ -316,6 +319,22 @@ def test_refusal_then_the_message_says_what_it_means_here(code, advice):
     with pytest.raises(OSError, match=advice) as caught:
         register.register_files(ring, [1])
     assert caught.value.errno == code
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EBADF])
+def test_blind_refusal_then_the_age_of_the_kernel_is_the_first_suspect(code, monkeypatch):
+    def refuse(fd, opcode, arg, nr_args):
+        raise OSError(code, "no")
+
+    monkeypatch.setattr(syscalls, "io_uring_register", refuse)
+    monkeypatch.setattr(register.gates, "running", lambda: "5.10.46")
+    with pytest.raises(OSError, match=r"this kernel \(5.10.46\) is older than 6.18"):
+        register.query(uapi.IO_URING_QUERY_OPCODES)
+
+
+def test_wait_region_when_it_describes_nothing_then_refused_in_words():
+    with pytest.raises(ValueError, match="entries=0"):
+        register.register_wait_reg(Notes(), 0)
 
 
 def test_refusal_then_nothing_is_kept():
@@ -337,3 +356,11 @@ def test_allow_only_then_names_numbers_and_prep_functions_mean_the_same(monkeypa
     for wrong in (("READD",), (256,), ()):
         with pytest.raises(ValueError):
             register.allow_only(None, *wrong)
+
+
+@pytest.mark.parametrize("cpus", [[-1], [0, 1 << 40]])
+def test_iowq_aff_when_a_cpu_cannot_be_then_refused_in_words(cpus):
+    ring = Notes()
+    with pytest.raises(ValueError, match="CPUs are numbered from 0"):
+        register.register_iowq_aff(ring, cpus)
+    assert not ring.calls
