@@ -41,7 +41,6 @@ from _thread import get_ident
 from array import array
 from collections import deque
 from collections.abc import Mapping
-from functools import partial
 from operator import itemgetter
 from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
 from socket import socket
@@ -155,7 +154,7 @@ class IoUringSelector(selectors.BaseSelector):
         if not events or events & ~(EVENT_READ | EVENT_WRITE):
             raise ValueError(f"Invalid events: {events!r}")
         fd = self._view.fd_of(fileobj)
-        key = _new_key((fileobj, fd, events, data))
+        key = _new_tuple(SelectorKey, (fileobj, fd, events, data))
         if fd in self._map:
             raise KeyError(f"{fileobj!r} (FD {fd}) is already registered")
         known = isinstance(fileobj, socket) or self.trusting
@@ -209,13 +208,13 @@ class IoUringSelector(selectors.BaseSelector):
                 self._map[key.fd] = key
                 self._strategy.forget_answers(key.fd)
             return key
-        _MASK[events]  # a TypeError, before anything has changed
-        key = _new_key((key.fileobj, key.fd, events, data))
-        self._map[key.fd] = key
+        mask = _MASK[events]  # a TypeError, before anything has changed
+        fd, known = key.fd, known or _is_open(key.fileobj)
+        self._map[fd] = key = _new_tuple(SelectorKey, (key.fileobj, fd, events, data))
         try:
-            self._strategy.change(key, known or _is_open(key.fileobj))
+            self._strategy.change(key, mask, known)
         except BaseException:
-            self._map.pop(key.fd, None)
+            self._map.pop(fd, None)
             raise
         return key
 
@@ -287,8 +286,8 @@ class IoUringSelector(selectors.BaseSelector):
         return f"<IoUringSelector {self.backend} registered={len(self._map)}>"
 
 
-# SelectorKey(...) without its Python frame: half the time.
-_new_key: Callable[[tuple[Any, ...]], SelectorKey] = partial(tuple.__new__, SelectorKey)
+# _new_tuple(SelectorKey, ...) is SelectorKey(...) without its Python frame: half the time.
+_new_tuple: Any = tuple.__new__
 
 
 def _fileno(fileobj: Any) -> int:
@@ -366,10 +365,10 @@ class Strategy:
         """
         raise NotImplementedError
 
-    def change(self, key: SelectorKey, known: bool) -> None:
+    def change(self, key: SelectorKey, mask: int, known: bool) -> None:
         """Watch for other events.
 
-        Args: key is the new one; known as for add().
+        Args: key is the new one; mask are its events as poll bits; known as for add().
         Raises: OSError.
         """
         raise NotImplementedError
@@ -493,7 +492,7 @@ class EpollWait(Strategy):
         self._epoll.register(fd, _MASK[key.events])
         self._given.add(fd)
 
-    def change(self, key: SelectorKey, known: bool) -> None:
+    def change(self, key: SelectorKey, mask: int, known: bool) -> None:
         """Queue a modification; if the file object says that it was closed, let the kernel raise."""
         if self.ring.closed:
             self._check_ring()
@@ -506,12 +505,12 @@ class EpollWait(Strategy):
         if given and (self._direct or not known):
             self._pending.pop(fd, None)
             try:
-                self._epoll.modify(fd, _MASK[key.events])
+                self._epoll.modify(fd, mask)
             except BaseException:
                 self.remove(key)
                 raise
             return
-        self._pending[fd] = _MASK[key.events] if given else _MASK[key.events] | _NEW
+        self._pending[fd] = mask if given else mask | _NEW
         if self._waiting:
             self._apply_now(fd)
 
@@ -1073,14 +1072,14 @@ class PollAdd(Strategy):
         self._nodes[key.fd] = self._monitor.add(key.fd, _MASK[key.events])
         self._monitor.wake_waiter()
 
-    def change(self, key: SelectorKey, known: bool) -> None:
+    def change(self, key: SelectorKey, mask: int, known: bool) -> None:
         """Replace the handler; the kernel hears of it with the next wait."""
         if self._monitor.backend == "io_uring":
             self.ring.fileno()  # as in add()
         if not known:
             os.fstat(key.fd)
         old = self._nodes[key.fd]
-        new = fdmon.AioHandler(key.fd, _MASK[key.events])
+        new = fdmon.AioHandler(key.fd, mask)
         self._monitor.update(None if old.deleted else old, new)
         self._nodes[key.fd] = new
         self._monitor.wake_waiter()
@@ -1153,7 +1152,7 @@ class Stdlib(Strategy):
         """Register the number."""
         self._selector.register(key.fd, key.events)
 
-    def change(self, key: SelectorKey, known: bool) -> None:
+    def change(self, key: SelectorKey, mask: int, known: bool) -> None:
         """Modify the number's registration."""
         self._selector.modify(key.fd, key.events)
 
