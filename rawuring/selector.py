@@ -41,6 +41,7 @@ from _thread import get_ident
 from array import array
 from collections import deque
 from collections.abc import Mapping
+from itertools import repeat
 from operator import itemgetter
 from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
 from socket import socket
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
 
     Ready = list[tuple[SelectorKey, int]]
     Keys = dict[int, SelectorKey]
-    Change = tuple[int, int]  # fd, and a mask of poll bits, with _NEW for EPOLL_CTL_ADD
+    Changes = dict[int, int]  # fd -> a mask of poll bits, with _NEW for EPOLL_CTL_ADD
 
 # poll(2)'s and epoll's bits; these five have the same values on every architecture.
 _IN, _OUT = 0x01, 0x04
@@ -73,7 +74,6 @@ _EVENTS = tuple(
     (EVENT_WRITE if mask & ~_IN else 0) | (EVENT_READ if mask & ~_OUT else 0) for mask in range(32)
 )
 _ADD, _MOD = 1, 3  # EPOLL_CTL_ADD, EPOLL_CTL_MOD in linux/eventpoll.h
-_MODS = [_MOD] * 128
 _MANY = 16  # so many events at once are worth a look into the cache of answers
 _FEW = 12  # so many changes are prepared one by one
 _LONGEST, _LONGEST_NS = 9.2e9, 9_200_000_000 * 10**9  # 292 years: 63 bits of nanoseconds
@@ -287,7 +287,7 @@ class IoUringSelector(selectors.BaseSelector):
 
 
 # _new_tuple(SelectorKey, ...) is SelectorKey(...) without its Python frame: half the time.
-_new_tuple: Any = tuple.__new__
+_new_tuple: Callable[[type[SelectorKey], tuple[Any, ...]], SelectorKey] = tuple.__new__
 
 
 def _fileno(fileobj: Any) -> int:
@@ -550,7 +550,7 @@ class EpollWait(Strategy):
             self._given.add(fd)
             self._control(fd, change)
             # Off the list only when it is done: a signal handler may raise at any moment.
-            self._forget_sent([(fd, change)])
+            self._forget_sent({fd: change})
 
     def _control(self, fd: int, change: int) -> None:
         """Call epoll_ctl; what is there already is modified, and what is gone is added."""
@@ -583,7 +583,7 @@ class EpollWait(Strategy):
         if self._waiting:
             # A signal handler, or another thread: epoll itself does not mind. Or, before CPython 3.11, what a
             # handler raised has struck before the end of a wait was noted.
-            for fd, _ in _snapshot(self._pending):
+            for fd in _snapshot(self._pending):
                 self._apply_now(fd)
             return self._ask_epoll(timeout_ns, keys)
         if self._refused:
@@ -662,7 +662,7 @@ class EpollWait(Strategy):
 
     def _give_up_ring(self, error: OSError) -> None:
         """Make what is pending without the ring, for now or, if it was taken away, for good."""
-        for fd, _ in _snapshot(self._pending):
+        for fd in _snapshot(self._pending):
             self._apply_now(fd)
         if error.errno in fdmon.REFUSED + fdmon.GONE and not self._lost:
             if error.errno in fdmon.GONE:
@@ -678,7 +678,7 @@ class EpollWait(Strategy):
         if ring.owner != get_ident():
             self._bind()
         deadline = time.monotonic_ns() + timeout_ns if timeout_ns else 0
-        sent: list[Change] = []
+        sent: Changes = {}
         try:
             # What completed between two waits is a hint, and may be out of date: dropped, and armed again.
             if self._cqes or ring.cq.ready():
@@ -727,7 +727,7 @@ class EpollWait(Strategy):
             self._inflight.cancel(self._token)
             self._prepare_wait(self._capacity)
 
-    def _queue_changes(self, keys: Keys) -> list[Change]:
+    def _queue_changes(self, keys: Keys) -> Changes:
         """Turn pending changes into requests, sending what does not fit beforehand.
 
         Each stays pending until it was sent, so that an exception of a signal handler loses none; to make one
@@ -740,14 +740,15 @@ class EpollWait(Strategy):
         if ring.sq.pending():
             self._drop_queued()  # left by an exception inside our own cleaning up
         changes = _snapshot(self._pending)
-        new = [fd for fd, change in changes if change & _NEW]
-        if new and not self._still_open(new, keys):
-            changes = _snapshot(self._pending)
-        self._given.update(new)
+        if changes and max(changes.values()) >= _NEW:
+            new = [fd for fd, change in changes.items() if change & _NEW]
+            if not self._still_open(new, keys):
+                changes = _snapshot(self._pending)
+            self._given.update(new)
         if len(changes) < min(_FEW, self._ctl.count + 1):
             words, step, at = self._ctl_words
-            for i, (fd, change) in enumerate(changes):
-                # Not through _ctl_masks and _ctl_fds: PyPy 8.0 puts every item of a view with a step first.
+            for i, (fd, change) in enumerate(changes.items()):
+                # Not through columns: PyPy 8.0 puts every item of a view with a step first.
                 words[i * step], words[i * step + at] = change & ~_NEW, fd
                 address = self._ctl_pin.address + i * self._event.size
                 ops.prep_rw(
@@ -755,27 +756,34 @@ class EpollWait(Strategy):
                     _ADD if change & _NEW else _MOD, fd, _CTL | fd, self._ctl_flags,
                 )  # fmt: skip
             return changes
-        room, sent = self._ctl.count, changes[:0]
-        for first in range(0, len(changes), room):
-            if sent:
-                ring.submit()
-                if ring.sq.pending():
-                    raise OSError(errno.EAGAIN, "the kernel takes no more requests for now")
-                self._forget_sent(sent)
-            sent = changes if len(changes) <= room else changes[first : first + room]
-            fds, masks = zip(*sent)
-            count = len(sent)
-            if new:
-                self._ctl.set("len", [_ADD if mask & _NEW else _MOD for mask in masks])
-                masks = tuple([mask & ~_NEW for mask in masks])
-            else:
-                self._ctl.set("len", _MODS[:count] if count <= len(_MODS) else [_MOD] * count)
-            self._ctl.set("off", fds)
-            self._ctl.set("user_data", [fd | _CTL for fd in fds])
-            self._ctl_masks[:count] = memoryview(array("I", masks))
-            self._ctl_fds[:count] = memoryview(array("I", fds))
-            ring.push(self._ctl.first(count))
-        return sent
+        room, items = self._ctl.count, list(changes.items()) if len(changes) > self._ctl.count else []
+        for first in range(0, len(changes) - room, room):
+            sent = dict(items[first : first + room])
+            self._queue_block(sent)
+            ring.submit()
+            if ring.sq.pending():
+                raise OSError(errno.EAGAIN, "the kernel takes no more requests for now")
+            self._forget_sent(sent)
+            changes = dict(items[first + room :])
+        self._queue_block(changes)
+        return changes
+
+    def _queue_block(self, changes: Changes) -> None:
+        """Queue up to a ring of changes by column; what does not differ was written by _prepare_ctl."""
+        count = len(changes)
+        masks = list(changes.values())
+        if max(masks) >= _NEW:
+            self._ctl_adds = True
+            self._ctl.set("len", [_ADD if mask & _NEW else _MOD for mask in masks])
+            masks = [mask & ~_NEW for mask in masks]
+        elif self._ctl_adds:
+            self._ctl.set("len", [_MOD] * self._ctl.count)
+            self._ctl_adds = False
+        self._ctl_masks[:count] = memoryview(array("I", masks))
+        fds = memoryview(array("I", list(changes)))
+        for column in self._ctl_fds:
+            column[:count] = fds
+        self.ring.push(self._ctl.first(count))
 
     def _still_open(self, new: list[int], keys: Keys) -> bool:
         """Drop additions that were closed before the kernel heard of them; say whether there were none."""
@@ -798,24 +806,39 @@ class EpollWait(Strategy):
         words = memoryview(self._ctl_memory).cast("B").cast("I")[: size * count // 4]
         step, at = size // 4, 2 if size == 16 else 1
         self._ctl_words = words, step, at
-        self._ctl_masks, self._ctl_fds = words[::step], words[at::step]
         self._epfd = self._epoll.fileno()
         self._ctl_flags = flags = uapi.IOSQE_CQE_SKIP_SUCCESS if self._silent else 0
         self._ctl = ops.Block(
             count, ops.prep_rw, uapi.IORING_OP_EPOLL_CTL, self._epfd, 0, _MOD, 0, flags=flags
         )
         self._ctl.set("addr", range(address, address + size * count, size))
+        self._ctl.set("user_data", [_CTL] * count)
+        #: Some of the block's requests are additions.
+        self._ctl_adds = False
+        sqes, low = memoryview(self._ctl.memory).cast("I"), sys.byteorder == "big"
+        self._ctl_masks = words[::step]
+        #: Where a descriptor goes: into the event, and into the lower half of off and of user_data.
+        self._ctl_fds = words[at::step], sqes[2 + low :: 16], sqes[8 + low :: 16]
 
-    def _forget_sent(self, sent: list[Change]) -> list[Change]:
-        """Take what was sent off the list, unless it has changed again; return an empty list."""
+    def _forget_sent(self, sent: Changes) -> Changes:
+        """Take what was sent off the list, unless it has changed again; return an empty dictionary."""
         pending = self._pending
-        get, pop = pending.get, pending.pop
-        for fd, change in sent:
-            if get(fd) == change:
-                pop(fd, None)
-            else:
-                self._send_again(fd)
-        return []
+        if len(sent) < _FEW:
+            for fd, change in sent.items():
+                if pending.get(fd) == change:
+                    pending.pop(fd, None)
+                else:
+                    self._send_again(fd)
+            return {}
+        unchanged = False
+        try:
+            # No Python in this loop. What changed meanwhile is seen when it has been taken off.
+            unchanged = list(map(pending.pop, sent, repeat(None))) == list(sent.values())
+        finally:  # also when a signal handler raises just after the loop
+            if not unchanged:
+                for fd in sent:
+                    self._send_again(fd)
+        return {}
 
     def _send_again(self, fd: int) -> None:
         """Repeat the newest change: another thread made one meanwhile, and which came last is not known."""
@@ -905,7 +928,7 @@ class EpollWait(Strategy):
     def fileno(self) -> int:
         """Return the descriptor of the set, which from now on knows of every change at once."""
         self._direct = True
-        for fd, _ in _snapshot(self._pending):
+        for fd in _snapshot(self._pending):
             self._apply_now(fd)
         return self._epoll.fileno()
 
@@ -1027,11 +1050,11 @@ def _raised_here(error: OSError) -> bool:
     return trace is None or trace.tb_frame.f_globals.get("__package__") == __package__
 
 
-def _snapshot(changes: dict[int, int]) -> list[Change]:
+def _snapshot(changes: Changes) -> Changes:
     """Copy a dictionary that other threads may be changing."""
     while True:
         try:
-            return list(changes.items())
+            return dict(changes)
         except RuntimeError:  # PyPy: it changed on the way
             continue
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import itertools
 import os
 import random
 import select
@@ -602,6 +603,48 @@ def test_change_made_by_another_thread_while_an_older_one_is_on_its_way_then_the
     strategy.ring.submit()  # the older one
     strategy._forget_sent(sent)
     assert ready(uring, 1) == [(a.fileno(), READ)]
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_many_changes_are_taken_off_the_list_while_one_is_made_anew_then_the_newest_counts(uring, raises):
+    """A handler changes one of them, and may raise, while one loop in C takes off those that were sent."""
+    strategy = uring._strategy
+    if not hasattr(strategy, "_pending"):
+        pytest.skip("these keep their changes in an epoll set")
+    pairs = [socket.socketpair() for _ in range(20)]
+    try:
+        for a, b in pairs:
+            uring.register(a, READ)
+            b.send(b"x")
+        assert len(ready(uring, 1)) == 20
+        for a, _ in pairs:
+            uring.modify(a, WRITE)
+
+        class Struck(dict):
+            def pop(self, fd, default=None):
+                if fd == pairs[10][0].fileno():
+                    strategy._pending = dict(self)
+                    uring.modify(pairs[0][0], READ)
+                    uring.modify(pairs[15][0], READ)
+                    self.update(strategy._pending)
+                    strategy._pending = self
+                    if raises:
+                        raise KeyboardInterrupt
+                return dict.pop(self, fd, default)
+
+        sent = strategy._queue_changes(uring._map)
+        strategy.ring.submit()
+        strategy._pending = Struck(strategy._pending)
+        try:
+            strategy._forget_sent(sent)
+        except KeyboardInterrupt:
+            assert raises
+        strategy._pending = dict(strategy._pending)
+        expected = sorted((a.fileno(), READ if i in (0, 15) else WRITE) for i, (a, _) in enumerate(pairs))
+        assert sorted(ready(uring, 1)) == expected
+    finally:
+        for sock in itertools.chain(*pairs):
+            sock.close()
 
 
 def test_handler_raises_while_a_change_is_made_at_once_then_it_is_made_later(uring, pair, monkeypatch):
