@@ -292,6 +292,8 @@ def install_peers() -> None:
 # The workloads
 
 OURS = ["rawuring, block", "rawuring, one by one", "rawuring, in flight"]
+#: The limits of the language: less than this no library in pure Python can take.
+LEAST = ["ctypes alone, completions unread", "one frame of Python, nothing checked"]
 
 
 def tables(quick: bool, file: Path) -> Iterator[Table]:
@@ -299,7 +301,7 @@ def tables(quick: bool, file: Path) -> Iterator[Table]:
     repeat = 5 if quick else 200
     for size in (1, 32, 256):
         n = [str(size), str(repeat)]
-        peers = [C, *OURS, "liburing (Python)"]
+        peers = [C, *OURS, *(LEAST if size == 1 else LEAST[:1]), "liburing (Python)"]
         yield Table(f"NOP, batch of {size}, per operation", "nop", n, peers, "nop", size * repeat)
         peers.append("uring-api")
         yield Table(f"poll, ready, batch of {size}, per operation", "poll", n, peers, "poll", size * repeat)

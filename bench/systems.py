@@ -165,8 +165,10 @@ def ours_block(what: str, size: int, repeat: int) -> Round:
     sqes = bytes(block)
     total = size * (size - 1) // 2
 
+    queue = ring.put if size == 1 else ring.push
+
     def short() -> None:
-        ring.push(sqes)
+        queue(sqes)
         assert len(turn(size)) == size
 
     def long() -> None:
@@ -196,6 +198,66 @@ def ours_in_flight(what: str, size: int, repeat: int) -> Round:
         assert table.dispatch(ring.reap()) == size
 
     return fastest(batch, size, repeat)
+
+
+def ctypes_alone(what: str, size: int, repeat: int) -> Round:
+    """The least that a turn can be here: store the tail, call the kernel, store the head.
+
+    All slots were filled once, and no completion is looked at. What a library does comes on top.
+    """
+    from rawuring import syscalls, uapi
+
+    ring = our_ring()
+    prep, arguments = our_batch(what)
+    sq, cq = ring.sq, ring.cq
+    for slot in sq.slots:
+        prep(slot, *arguments, 1)
+    words, tail, head = sq._words, sq._ktail, cq._khead
+    call, number, fd, none = syscalls._syscall_enter, syscalls._nr_enter, ring.fileno(), syscalls._NO_SIZE
+    flags = uapi.IORING_ENTER_GETEVENTS
+    done = 0
+
+    def turn() -> None:
+        nonlocal done
+        done += size
+        words[tail] = done
+        assert call(number, fd, size, size, flags, None, none) == size
+        words[head] = done
+
+    return fastest(turn, size, repeat)
+
+
+def one_frame(what: str, size: int, repeat: int) -> Round:
+    """A turn of one request in one frame, with local variables: what structure and safety cost is left out.
+
+    No thread is checked, nothing counted, no overflow seen, no error explained: not a library. No Python that
+    fills a slot and returns the completion can take less.
+    """
+    from rawuring import rings, syscalls, uapi
+
+    ring = our_ring()
+    prep, arguments = our_batch(what)
+    sqe = bytearray(64)
+    prep(sqe, *arguments, 1)
+    sq, cq = ring.sq, ring.cq
+    words, sq_tail, cq_tail, cq_head, slots = sq._words, sq._ktail, cq._ktail, cq._khead, sq.slots
+    sq_mask, cq_mask, cqes, unpack = sq.ring_mask, cq.ring_mask, cq._cqes, rings._CQE16.unpack_from
+    call, number, fd, none = syscalls._syscall_enter, syscalls._nr_enter, ring.fileno(), syscalls._NO_SIZE
+    flags = uapi.IORING_ENTER_GETEVENTS
+    done = 0
+
+    def turn() -> None:
+        nonlocal done
+        slots[done & sq_mask][:] = sqe
+        words[sq_tail] = done + 1
+        assert call(number, fd, 1, 1, flags, None, none) == 1
+        assert words[cq_tail] == done + 1
+        found = [unpack(cqes, (done & cq_mask) << 4)]
+        done += 1
+        words[cq_head] = done
+        assert len(found) == 1
+
+    return fastest(turn, size, repeat)
 
 
 def liburing_python(what: str, size: int, repeat: int) -> Round:
@@ -262,6 +324,8 @@ for _what in ("nop", "poll"):
         ("rawuring, block", ours_block),
         ("rawuring, one by one", ours_one_by_one),
         ("rawuring, in flight", ours_in_flight),
+        ("ctypes alone, completions unread", ctypes_alone),
+        ("one frame of Python, nothing checked", one_frame),
         ("liburing (Python)", liburing_python),
     ):
         SYSTEMS[_what, _name] = lambda size, repeat, what=_what, make=_make: make(
