@@ -73,6 +73,11 @@ def test_block_when_refused_then_unchanged(name, values, error):
     assert block.memory == before
 
 
+def test_block_with_too_many_values_then_the_message_counts_them():
+    with pytest.raises(ValueError, match="3 values of off for a block of 2 SQEs"):
+        Block(2).set("off", [1, 2, 3])
+
+
 @pytest.mark.parametrize("index", [-1, 2])
 def test_block_outside_then_index_error(index):
     with pytest.raises(IndexError):

@@ -472,3 +472,38 @@ def test_allocate_when_nothing_is_wanted_then_refused_in_words(nbytes):
 def test_ints_when_a_value_is_no_descriptor_then_the_message_names_it(value):
     with pytest.raises(ValueError, match=rf"^{value!r} is no int of 32 bits"):
         buffers.ints([3, value])
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="no /proc/self/maps")
+def test_allocate_then_the_memory_is_private():
+    """Kernels before 5.12 do not register memory that is shared."""
+    memory = buffers.allocate(1 << 20)
+    address = buffers.pin(memory, writable=True).address
+    with open("/proc/self/maps", encoding="ascii") as file:
+        for line in file:
+            first, last = (int(end, 16) for end in line.split()[0].split("-"))
+            if first <= address < last:
+                assert line.split()[1] == "rw-p"
+                return
+    raise AssertionError("not mapped at all")
+
+
+def test_recvmsg_out_when_name_and_control_were_cut_then_the_parts_do_not_overlap():
+    msg = buffers.msghdr(name_size=4, control_size=32)
+    head = uapi.io_uring_recvmsg_out.pack(namelen=100, controllen=1000, payloadlen=3, flags=0)
+    name = struct.pack("=HH", 12345, 7)
+    control = buffers.pack_control([(1, 2, b"\1\2\3\4")]).ljust(32, b"\0")
+    # What follows would be taken for one more item.
+    out = buffers.recvmsg_out(head + name + control + buffers.pack_control([(8, 9, b"")]), msg)
+    assert out.name == (12345, name[2:])
+    assert out.control == [(1, 2, b"\1\2\3\4")]
+
+
+def test_msghdr_reset_then_lengths_and_flags_as_before():
+    msg = buffers.msghdr(name_size=16, control_size=24)
+    fields = list(msg._LAYOUT.unpack(msg._header.read()))
+    image = msg._LAYOUT.pack(fields[0], 1, *fields[2:5], 2, 32)
+    ctypes.memmove(msg.address, image, len(image))
+    assert msg.msg_flags == 32
+    msg.reset()
+    assert list(msg._LAYOUT.unpack(msg._header.read())) == fields

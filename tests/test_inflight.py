@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 import threading
+import warnings
 import weakref
 
 import pytest
@@ -422,3 +423,56 @@ def test_start_when_no_cqe_would_come_on_success_then_refused(ring):
     with pytest.raises(ValueError, match="CQE_SKIP_SUCCESS"):
         table.start(ops.prep_nop, flags=uapi.IOSQE_CQE_SKIP_SUCCESS)
     assert (len(table), ring.sq.pending()) == (0, 0)
+
+
+def test_close_when_the_kernel_cannot_cancel_all_at_once_then_one_by_one(ring, pair, monkeypatch):
+    """IORING_ASYNC_CANCEL_ALL came with 5.19; before, it is refused."""
+    cancel_all = InFlight._cancel_all
+
+    def as_before_5_19(table, ring, one_by_one):
+        if one_by_one:
+            cancel_all(table, ring, True)
+
+    table = InFlight(ring)
+    got = []
+    start_poll(ring, table, pair[0].fileno(), lambda *cqe: got.append(cqe[0]))
+    monkeypatch.setattr(InFlight, "_cancel_all", as_before_5_19)
+    table.close()
+    assert got == [-errno.ECANCELED]
+
+
+def test_memory_that_is_kept_then_with_what_is_registered_and_for_good(ring, pair, monkeypatch):
+    kept: list = []
+    immortal: list = []
+    monkeypatch.setattr(inflight, "_kept", kept)
+    monkeypatch.setattr(inflight, "_immortalize", immortal.append)
+    monkeypatch.setattr(InFlight, "_cancel_all", lambda *arguments, **named: None)
+    table = InFlight(ring)
+    start_poll(ring, table, pair[0].fileno())
+    entries = table.entries
+    with pytest.warns(ResourceWarning):
+        table.close(5 * MILLISECOND)
+    assert kept[0][0] is entries and kept[0][1] is ring.resources
+    assert immortal == kept
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="reference counts are CPython's")
+def test_immortalize_then_one_reference_more_than_anybody_has():
+    memory = [object()]
+    before = sys.getrefcount(memory)
+    inflight._immortalize(memory)
+    assert sys.getrefcount(memory) == before + 1
+
+
+def test_ring_forgotten_then_no_handler_runs(pair):
+    try:
+        box = [Ring(8)]
+    except Unavailable as error:
+        pytest.skip(f"io_uring (Linux 5.1): {error}")
+    got = []
+    start_poll(box[0], InFlight(box[0]), pair[0].fileno(), lambda *cqe: got.append(cqe))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        box.clear()
+        gc.collect()
+    assert got == []

@@ -242,3 +242,17 @@ def test_command_line_when_used_wrongly_then_a_usage_error(capsys):
         with pytest.raises(SystemExit):
             inspect.main(arguments)
     capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("reports", "code"),
+    [
+        ([{"rings": [1], "error": None}, {"rings": [], "error": "no"}], 0),
+        ([{"rings": [], "error": "no"}, {"rings": [], "error": None}], 4),
+        ([{"rings": [], "error": None}], 1),
+    ],
+)
+def test_exit_code_then_found_or_cannot_tell_or_none(monkeypatch, reports, code):
+    monkeypatch.setattr(inspect, "_collect", lambda options: reports)
+    monkeypatch.setattr(inspect, "_print", lambda reports, options: None)
+    assert inspect.main(["1"]) == code

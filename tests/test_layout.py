@@ -203,3 +203,11 @@ def test_command_when_asked_for_lists_then_all_are_there(capsys):
 def test_command_when_something_is_unknown_then_2_and_a_sentence(arguments, capsys):
     assert layout.main(arguments) == 2
     assert capsys.readouterr().err.startswith("rawuring.layout: ")
+
+
+def test_regions_when_the_kernel_has_no_cq_flags_then_none_are_drawn():
+    """Before 5.8 the offset is 0, where another word lies."""
+    params = layout.known_params(8)
+    assert "cq.flags" in {region.name for region in layout.regions(params)}
+    params["cq_off"]["flags"] = 0
+    assert "cq.flags" not in {region.name for region in layout.regions(params)}

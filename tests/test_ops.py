@@ -9,6 +9,7 @@ import itertools
 import json
 import struct
 import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -277,3 +278,31 @@ def test_block_commands_then_numbered_as_this_machine_numbers_ioctls(monkeypatch
         sqe = bytearray(64)
         ops.prep_cmd_discard(sqe, 1, 0, 512)
         assert uapi.io_uring_sqe.unpack(sqe)["cmd_op"] == number
+
+
+def test_prep_rw_then_every_field_where_the_header_has_it():
+    sqe = bytearray(64)
+    ops.prep_rw(
+        sqe, 1, 2, 3, 4, -1, 6, 7, op_flags=8, ioprio=9, buf_index=10, personality=11, file_index=12
+    )  # fmt: skip
+    expected = uapi.io_uring_sqe.pack(
+        opcode=1, fd=2, addr=3, len=4, off=2**64 - 1, user_data=6, flags=7, rw_flags=8, ioprio=9,
+        buf_index=10, personality=11, file_index=12,
+    )  # fmt: skip
+    assert sqe == expected
+
+
+@pytest.mark.parametrize(("level", "optname"), [(1 << 32, 0), (0, 1 << 32), (-1, 0), (0, -1)])
+def test_halves_when_one_does_not_fit_then_refused_instead_of_spilling_over(level, optname):
+    with pytest.raises(struct.error, match="32 bits"):
+        ops.prep_cmd_sock(bytearray(64), 2, 3, level, optname, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("machine", "number"),
+    [("x86_64", 0x1200), ("aarch64", 0x1200), ("ppc64le", 0x20001200), ("alpha", 0x20001200),
+     ("sparc64", 0x20001200), ("mips64", 0x20001200)],
+)  # fmt: skip
+def test_block_command_then_direction_bits_of_the_machine(monkeypatch, machine, number):
+    monkeypatch.setattr(ops.os, "uname", lambda: types.SimpleNamespace(machine=machine))
+    assert ops._block_command(0) == number

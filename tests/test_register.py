@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import io
 import struct
 
 import pytest
@@ -364,3 +365,78 @@ def test_iowq_aff_when_a_cpu_cannot_be_then_refused_in_words(cpus):
     with pytest.raises(ValueError, match="CPUs are numbered from 0"):
         register.register_iowq_aff(ring, cpus)
     assert not ring.calls
+
+
+def test_unregister_when_the_kernel_refuses_then_the_buffers_stay_held():
+    ring = Notes()
+    register.register_buffers(ring, [MEMORY])
+    ring.error = errno.ENXIO
+    with pytest.raises(OSError, match="nothing is registered"):
+        register.unregister_buffers(ring)
+    assert list(ring.resources) == [("buffer", 0)]
+
+
+def test_clone_buffers_of_a_range_then_only_those_are_held():
+    source, target = Notes(), Notes()
+    register.register_buffers(source, [MEMORY] * 4)
+    source.resources["pbuf", 1] = None
+    register.clone_buffers(target, source, 5, 1, 2)
+    assert set(target.resources) == {("buffer", 5), ("buffer", 6)}
+
+
+def test_region_then_held_until_the_ring_is_closed():
+    ring = Notes()
+    register.register_region(ring, MEMORY)
+    assert ring.resources["region", 0].nbytes == 4096
+
+
+def test_available_when_the_tail_has_wrapped_then_counted_in_16_bits(monkeypatch):
+    group = register.setup_buf_ring(Notes(), 1, 4, 16)
+    group.ring.tail = 0x10002
+    monkeypatch.setattr(register, "buf_ring_head", lambda ring, bgid: 0xFFFF)
+    assert register.buf_ring_available(None, group) == 3
+
+
+@pytest.mark.parametrize(
+    ("meminfo", "maxsize", "high"),
+    [
+        ("MemTotal: 5 kB\nHighTotal:       1234 kB\n", 1 << 62, True),
+        ("MemTotal: 5 kB\nHighTotal:          0 kB\n", 1 << 30, False),
+        ("MemTotal: 5 kB\n", 1 << 30, False),
+        (None, 1 << 30, True),
+        (None, 1 << 62, False),
+    ],
+)
+def test_high_memory_then_as_proc_says_and_suspected_without_proc(monkeypatch, meminfo, maxsize, high):
+    def open_meminfo(path, **options):
+        assert path == "/proc/meminfo"
+        if meminfo is None:
+            raise OSError
+        return io.StringIO(meminfo)
+
+    monkeypatch.setattr(register, "open", open_meminfo, raising=False)
+    monkeypatch.setattr(register.sys, "maxsize", maxsize)
+    assert register._has_high_memory() is high
+
+
+def test_buffer_group_when_the_kernel_would_crash_then_only_its_own_memory_is_allowed(monkeypatch):
+    monkeypatch.setattr(register.gates, "applies", lambda name: name == "pbuf-highmem")
+    monkeypatch.setattr(register, "_has_high_memory", lambda: True)
+    monkeypatch.setattr(register, "_map_pbuf_ring", lambda ring, bgid, entries: buffers.allocate(4096))
+    ring = Notes()
+    with pytest.raises(OSError, match="high memory"):
+        register.setup_buf_ring(ring, 1, 4, 16)
+    assert not ring.calls
+    register.setup_buf_ring(ring, 1, 4, 16, kernel_memory=True)
+    assert list(ring.resources) == [("pbuf", 1)]
+
+
+@pytest.mark.parametrize("program", [b"", b"1234567"])
+def test_bpf_filter_when_the_program_is_not_whole_then_refused_in_words(program):
+    with pytest.raises(ValueError, match="are no BPF program"):
+        register.register_bpf_filter(Notes(), 0, program)
+
+
+def test_cpu_mask_when_a_long_has_32_bits_then_the_lower_half_comes_first(monkeypatch):
+    monkeypatch.setattr(struct, "calcsize", lambda format: 4)
+    assert struct.unpack("@LL", register._long_words(5 << 32 | 3)) == (3, 5)

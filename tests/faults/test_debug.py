@@ -147,6 +147,7 @@ DAMAGE = {
     "sq head": lambda ring: (ring.sq._words, ring.sq._khead, 1000),
     "cq tail": lambda ring: (ring.cq._words, ring.cq._ktail, 1000),
     "index array": lambda ring: (ring.sq._words, ring.sq.array_offset + 1, 7),
+    "index array's end": lambda ring: (ring.sq._words, ring.sq.array_offset + 3, 7),
     "dropped": lambda ring: (ring.sq._words, ring.sq._kdropped, 1),
     "overflow": lambda ring: (ring.cq._words, ring.cq._koverflow, 1),
 }
@@ -167,6 +168,17 @@ def test_damaged_ring_then_said_before_the_kernel_is_entered(watched, what):
             words[index] = before
         ring.check()
     figures["damages found by debug mode"] += 1
+
+
+@needs_ring
+def test_place_of_a_request_then_forgotten_with_the_request(watched, pipe):
+    with rings.Ring(4) as ring:
+        table = inflight.InFlight(ring)
+        token = table.start(ops.prep_nop)
+        assert list(table.places) == [token]
+        ring.submit_and_wait(1)
+        table.dispatch(ring.reap())
+        assert not table.places
 
 
 @needs_ring

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: MIT
+"""The rules of the probe, one by one: which facts lead to which word, without a kernel that is like that.
+
+What it is: evidence.classify() and the small decisions of survey.py on facts that were made up.
+Must not know: any kernel.
+Invariant: nothing here makes an io_uring call but examine_ring() on a ring of its own.
+Read next: test_probe_denied.py, where real environments lead to the same words.
+"""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import io
+import types
+
+import pytest
+
+from rawuring import evidence, report, rings, survey, syscalls, uapi
+
+CAP_IPC_LOCK = f"CapEff={1 << 14:x}"
+
+
+def refusal(code, cause, *facts, advice="ADVICE"):
+    failure = syscalls.Unavailable(code, "io_uring_setup", cause, advice)
+    failure.evidence = tuple(facts)
+    return failure
+
+
+@pytest.mark.parametrize(
+    ("failure", "facts", "expected"),
+    [
+        (refusal(errno.ENOSYS, "absent", "io_uring_enter(-1)=EBADF"), ("Seccomp=2",), ("denied", "seccomp")),
+        (refusal(errno.ENOSYS, "absent", "PR_GET_SECCOMP=2"), (), ("denied", "seccomp")),
+        (refusal(errno.EPERM, "policy", "io_uring_enter(-1)=EPERM"), ("Seccomp=0",), ("denied", "seccomp")),
+        (refusal(errno.EPERM, "policy"), ("Seccomp=0",), ("denied", "unknown-policy")),
+        (refusal(errno.EACCES, "policy"), ("Seccomp=0",), ("denied", "lsm")),
+        (refusal(errno.EPERM, "sysctl"), ("Seccomp=2",), ("denied", "sysctl")),
+        (refusal(errno.EPERM, "group"), (), ("denied", "group")),
+        (refusal(errno.ENOSYS, "absent"), ("emulator=gVisor", "CONFIG_IO_URING=n"), ("absent", "emulator")),
+        (refusal(errno.ENOSYS, "absent"), ("CONFIG_IO_URING=n", "uname=Linux 4.9.0 x"), ("absent", "config")),
+        (refusal(errno.ENOSYS, "absent"), ("uname=Linux 5.0.21 x",), ("absent", "old-kernel")),
+        (refusal(errno.ENOSYS, "absent"), ("uname=Linux 5.1.0 x",), ("absent", "config")),
+        (refusal(errno.ENOSYS, "absent", advice="no ctypes"), (), ("absent", "python")),
+        (refusal(errno.ENOMEM, "memlock"), ("RLIMIT_MEMLOCK=64 (hard 64)",), ("limited", "memlock")),
+        (refusal(errno.ENOMEM, "memlock"), ("RLIMIT_MEMLOCK=unlimited (hard 64)",), ("limited", "memory")),
+        (refusal(errno.ENOMEM, "memlock"), ("RLIMIT_MEMLOCK=64", CAP_IPC_LOCK), ("limited", "memory")),
+        (refusal(errno.ENOMEM, "memlock"), ("RLIMIT_MEMLOCK=64", "CapEff=2000"), ("limited", "memlock")),
+        (refusal(errno.EMFILE, "nofile"), (), ("limited", "nofile")),
+        (refusal(errno.ENOSYS, "not-linux"), (), ("not-linux", "not-linux")),
+        (refusal(errno.EIO, "unknown"), (), ("unknown", "unknown")),
+    ],
+)
+def test_refusal_then_layer(failure, facts, expected):
+    assert evidence.classify(failure, facts)[:2] == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "answer"),
+    [
+        (b"# X\nCONFIG_IO_URING=y\n", "y"),
+        (b"# CONFIG_IO_URING is not set\nCONFIG_EPOLL=y\n", "n"),
+        (b"CONFIG_EPOLL=y\nCONFIG_IO_URING_X=y\n", "n"),
+        (b"", ""),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_kernel_configuration_then_yes_no_or_nothing(monkeypatch, data, answer, packed):
+    def open_config(path, mode):
+        if path.endswith(".gz") != packed:
+            raise FileNotFoundError
+        return io.BytesIO(gzip.compress(data) if packed else data)
+
+    monkeypatch.setattr(evidence, "open", open_config, raising=False)
+    uname = types.SimpleNamespace(release="6.1.0")
+    monkeypatch.setattr(evidence, "os", types.SimpleNamespace(uname=lambda: uname))
+    assert evidence._kernel_config() == answer
+
+
+def test_setup_flag_when_a_limit_was_met_then_nothing_was_learned():
+    known = survey.Finding(True, "query", None, "")
+    for code in (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN):
+        assert survey._setup_finding(known, code) == known
+        assert survey._setup_finding(survey.NOTHING, code) == survey.NOTHING
+    assert survey._setup_finding(survey.NOTHING, errno.EPERM).admitted is False
+    assert survey._setup_finding(known, 0) == survey.Finding(True, "query", True, "tried")
+
+
+def test_operation_that_the_kernel_lacks_then_not_admitted_either(monkeypatch):
+    monkeypatch.setattr(survey, "_probe_operations", lambda: {uapi.IORING_OP_NOP: True})
+    monkeypatch.setattr(survey, "admitted_operations", lambda **named: {})
+    findings, denied = survey._operations({}, False)
+    assert findings["IORING_OP_READ"] == survey.Finding(False, "probe", False, "inferred")
+    assert findings["IORING_OP_NOP"] == survey.Finding(True, "probe", None, "")
+    assert denied == ()
+
+
+class OneByOne:
+    """A ring that lets one completion through at a time."""
+
+    class sq:
+        ring_entries = 128
+
+    def __init__(self):
+        self.queue = []
+
+    def get_sqe(self):
+        self.queue.append(bytearray(64))
+        return self.queue[-1]
+
+    def submit_and_wait(self, count, timeout_ns):
+        assert count == 1
+
+    def reap(self):
+        return [(uapi.io_uring_sqe.unpack(self.queue.pop(0))["user_data"], -errno.EBADF, 0)]
+
+
+def test_admitted_operations_when_answers_come_late_then_all_are_waited_for():
+    answers = survey.admitted_operations(ring=OneByOne())
+    assert set(answers) == {value for _, value in survey.family("OP")}
+    assert set(answers.values()) == {-errno.EBADF}
+
+
+@pytest.mark.requires_io_uring
+def test_examine_ring_when_something_is_queued_then_refused():
+    with rings.Ring(4) as ring:
+        ring.get_sqe()
+        with pytest.raises(ValueError, match="not idle"):
+            survey.examine_ring(ring, _capabilities())
+
+
+def _capabilities(**changes):
+    return survey.Capabilities(True, "", "", "", (), "", {}, {}, {}, None, **changes)
+
+
+@pytest.mark.parametrize(
+    ("denied", "live", "expected"),
+    [
+        ((), {"NOP": "ok"}, ("usable", "")),
+        ((), {"NOP": "failed: [Errno 24] Too many open files"}, ("limited", "nofile")),
+        ((), {"NOP": "failed: res -5"}, ("limited", "failed-requests")),
+        (("IORING_OP_NOP",), {"NOP": "failed: res -13"}, ("usable", "")),
+    ],
+)
+def test_live_requests_that_failed_then_the_verdict(denied, live, expected):
+    """What a restriction forbids may fail: the survey has said so already."""
+    assert report.conclude(_capabilities(denied=denied), live)[:2] == expected
