@@ -52,6 +52,11 @@ GATES = (
         "Ring.enable() looks, and raises", _SEEN,
     ),
     Gate(
+        "lost-poll-update", "5.10.162", "5.11",
+        "POLL_UPDATE of a one-shot poll to events that are there already answers 0 and loses the poll",
+        "nothing: yours to mind: remove the poll and add another", _SEEN,
+    ),
+    Gate(
         "shared-buffers", "", "5.12", "memory that is shared cannot be registered: EOPNOTSUPP",
         "buffers.allocate() asks for private memory", _SEEN,
     ),

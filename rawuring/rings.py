@@ -6,7 +6,8 @@ the descriptor. Mirrors: liburing ``src/setup.c`` and ``src/queue.c``.
 Must not know: what an operation means (exceptions: the TIMEOUT with which kernels before 5.11 wait, the NOP
 that fills a gap, and which SQEs have 128 bytes), or who handles a completion.
 Invariant: indices run free. They only grow (discard() alone takes some back), wrap at 2**32 in shared memory,
-and are masked only to find a slot. The tail is published once per batch, after everything that could fail.
+and are masked only to find a slot. The tail is published once per batch, after everything that could fail
+on our side.
 Read next: ops.py. On a first reading: this page, SubmissionQueue down to pending(), CompletionQueue.fetch,
 Ring.submit, Ring.reap. The rest is other shapes of the same, and what can go wrong.
 
@@ -98,7 +99,7 @@ _HANDLERS_RUN_AFTER_CALLS = sys.implementation.name == "cpython" and sys.version
 
 
 class SubmissionQueueFull(Exception):
-    """Raised when every SQE slot holds an entry that the kernel has not consumed yet: submit first."""
+    """Raised when there are not as many free SQE slots as were wanted: submit first."""
 
 
 class RingClosed(ValueError):
@@ -110,7 +111,7 @@ class WrongThread(RuntimeError):
 
 
 class ForkedRing(RuntimeError):
-    """Raised by a ring that came through fork(): it belongs to the parent."""
+    """Raised by a ring that came through fork(), and belongs to the parent; its queues say RingClosed."""
 
 
 class _Released:
@@ -217,11 +218,12 @@ class SubmissionQueue:
         if not self._mixed:
             raise ValueError("128-byte SQEs need a ring with IORING_SETUP_SQE128 or IORING_SETUP_SQE_MIXED")
         alone = (self.sqe_tail & self.ring_mask) == self.ring_mask
-        self._need_room(3 if alone else 2)
+        self._need_room(min(3, self.ring_entries) if alone else 2)
         if alone:
             _SQE_HEAD.pack_into(
                 self.get_sqe(), 0, uapi.IORING_OP_NOP, uapi.IOSQE_CQE_SKIP_SUCCESS, 0, 0, bytes(56)
             )
+            self._need_room(2)  # a ring of two has no three: there the NOP stays, and submitting makes room
         index = self.sqe_tail & self.ring_mask
         self.sqe_tail += 2
         return self._sqes[index * 64 : index * 64 + 128]
@@ -758,7 +760,7 @@ class Ring:
             default twice the SQ's; min_entries allows fewer entries when memory is short; sq_thread_cpu
             and sq_thread_idle_ms are for SQPOLL; wq_fd is a ring whose workers are shared; memory is a
             pair of page-aligned writable buffers (rings, SQEs) for NO_MMAP, made when it is absent;
-            single_mmap False uses the two-mapping layout of kernels before 5.4.
+            single_mmap False maps the CQ on its own, as before 5.4.
         Raises: Unavailable with the cause; ValueError for arguments that no kernel would take.
         Threads: the creator becomes the owner.
         Since: 5.1
@@ -1090,10 +1092,10 @@ class Ring:
         Returns when wait_nr CQEs are there, or at the timeout, never just because of a signal: handlers run
         and the wait goes on (PEP 475). Reap afterwards.
 
-        Args: wait_nr counts CQEs, 0 waits for none but lets the kernel finish what is ready; timeout_ns in
-            nanoseconds, None is for ever; min_wait_usec in microseconds: wait at least that long for wait_nr,
-            afterwards one CQE is enough; sigmask are the signals that are blocked during the wait, and only
-            those, as with ppoll(2).
+        Args: wait_nr counts CQEs, those of 32 bytes among smaller ones as two, no more than fit into the CQ;
+            0 waits for none but lets the kernel finish what is ready; timeout_ns in nanoseconds, None is for
+            ever; min_wait_usec in microseconds: wait at least that long for wait_nr, afterwards one CQE is
+            enough; sigmask are the signals blocked during the wait, and no others, as with ppoll(2).
         Returns: how many SQEs were consumed.
         Raises: OSError as submit(); ValueError where min_wait_usec or sigmask is not supported, and for a
             negative wait_nr.
@@ -1199,34 +1201,36 @@ class Ring:
         if sigmask is not None and not self._ext_arg:
             raise ValueError("sigmask needs IORING_FEAT_EXT_ARG (Linux 5.11)")
         timeout = None
-        if wait_nr > 0 and (timeout_ns is not None or sigmask is not None):
+        if wait_nr > 0 and (timeout_ns is not None or sigmask is not None or min_wait_usec):
             if timeout_ns is not None and timeout_ns <= 0:
                 wait_nr = 0
             else:
                 timeout = self._deadline
                 timeout.start(timeout_ns, min_wait_usec, sigmask)
-        enough = 1 if min_wait_usec else wait_nr
+        enough = min(1, wait_nr) if min_wait_usec else wait_nr
         if timeout is not None and not self._ext_arg:
             return self._wait_with_timeout_sqe(wait_nr, timeout)
-        while True:
-            before = self._to_submit()
-            if not before and wait_nr and len(self.cq.copied) + self.cq.ready() >= wait_nr:
-                break
-            try:
-                self._enter(before, max(0, wait_nr - len(self.cq.copied)), self._wait_flags, timeout)
-            except OSError as error:
-                if error.errno != errno.EBUSY or not self._relieve():
-                    raise
-                continue
-            left = 0 if self._sqpoll else self.sq.pending()
-            submitted += before - left
-            # An interrupted or timed-out wait that submitted something reports only that, so the queue
-            # and the clock decide, not the return value.
-            done = len(self.cq.copied) + self.cq.ready() >= enough
-            expired = timeout is not None and timeout.remaining_ns() == 0
-            if (done or expired) and (not left or left == before):
-                break
-        self._submitted += submitted if not self._sqpoll else 0
+        try:
+            while True:
+                before = self._to_submit()
+                if not before and wait_nr and len(self.cq.copied) + self.cq.ready() >= wait_nr:
+                    break
+                try:
+                    self._enter(before, max(0, wait_nr - len(self.cq.copied)), self._wait_flags, timeout)
+                except OSError as error:
+                    if error.errno != errno.EBUSY or not self._relieve():
+                        raise
+                    continue
+                left = 0 if self._sqpoll else self.sq.pending()
+                submitted += before - left
+                # An interrupted or timed-out wait that submitted something reports only that, so the queue
+                # and the clock decide, not the return value.
+                done = len(self.cq.copied) + self.cq.ready() >= enough
+                expired = timeout is not None and timeout.remaining_ns() == 0
+                if (done or expired) and (not left or left == before):
+                    break
+        finally:  # what was consumed before an error is told by statistics()
+            self._submitted += submitted if not self._sqpoll else 0
         return submitted
 
     def submit_and_wait_reg(self, wait_nr: int, index: int) -> int:
@@ -1377,14 +1381,13 @@ class Ring:
         cq = self.cq
         if cq.cqe_size != 16 or cq._mixed:
             raise ValueError("reap_columns() is for rings whose CQEs all have 16 bytes: use reap()")
-        if self._quick and not cq.copied and get_ident() == self._owner:
+        # What the flags tell of is left to reap(), which loses nothing when the kernel answers with an error.
+        plain = self._quick and not cq.copied and get_ident() == self._owner
+        if plain and not load_acquire(self.sq._words, self.sq._kflags):
             memory = cq._take_bytes()
             self._reaped += len(memory) >> 4
-            if not load_acquire(self.sq._words, self.sq._kflags):
-                return Columns(memory)
-        else:
-            memory = b""
-        return Columns(memory + b"".join(_CQE16.pack(*cqe) for cqe in self.reap()))
+            return Columns(memory)
+        return Columns(b"".join(_CQE16.pack(*cqe) for cqe in self.reap()))
 
     def reap_into(self, target: deque[Cqe]) -> None:
         """Do what reap() does, but put the completions into a deque.
@@ -1443,7 +1446,7 @@ class Ring:
     def cq_ready(self) -> int:
         """Count the completions that reap() would return without entering the kernel.
 
-        Returns: a number as of now.
+        Returns: a number as of now; a CQE of 32 bytes among smaller ones counts as two.
         Lifetime: none.
         Threads: the owner only.
         Mirrors: liburing io_uring_cq_ready
@@ -1468,7 +1471,8 @@ class Ring:
     def need_enter(self) -> bool:
         """Tell whether the kernel holds back completions that only an enter brings out.
 
-        Returns: True for CQ overflow, for waiting task work and for queued SQEs.
+        Returns: True for CQ overflow, for waiting task work and for queued SQEs; always on a ring that cannot
+            say so (IORING_SETUP_IOPOLL; DEFER_TASKRUN without TASKRUN_FLAG).
         Lifetime: none.
         Threads: the owner only.
         Mirrors: liburing cq_ring_needs_enter
@@ -1476,10 +1480,10 @@ class Ring:
         if get_ident() != self._owner:
             self._refuse()
         pull = uapi.IORING_SQ_CQ_OVERFLOW | uapi.IORING_SQ_TASKRUN
-        return bool(self.sq.flags() & pull) or self.sq.pending() > 0
+        return self._enter_to_reap or bool(self.sq.flags() & pull) or self.sq.pending() > 0
 
     def discard(self) -> list[int]:
-        """Forget the SQEs that the kernel has not consumed, as close() does.
+        """Forget the SQEs that the kernel has not consumed, the good ones too.
 
         Returns: the user_data of every entry that will now never complete.
         Lifetime: none.
@@ -1592,11 +1596,11 @@ class Ring:
         self._fd = -1
 
     def close(self) -> None:
-        """Cancel and drain what is in flight, then unmap the rings and close the descriptor.
+        """Let the tables drain what is in flight, then unmap the rings and close the descriptor.
 
-        An InFlight table drains itself here (before_close). Requests made without one are cancelled by the
-        kernel some time after this call, and nobody tells when: drain first, or keep their memory for ever.
-        SQEs that were not submitted are dropped. May be called twice.
+        An InFlight table cancels and drains its own here (before_close). Requests made without one are
+        cancelled by the kernel some time after this call, and nobody tells when: drain first, or keep their
+        memory for ever. SQEs that were not submitted are dropped. May be called twice.
 
         Raises: WrongThread while the owner still lives.
         Threads: the owner, or any thread once the owner has ended.

@@ -600,8 +600,8 @@ partner on the other side, which makes sure that what was written before it is s
     cq.khead             us, fetch()               a branch on it in the kernel's io_get_cqe, before it writes
     sq.kflags            (an atomic or)            none needed: we enter; NEED_WAKEUP: see chapter 10
 
-A release means: whoever sees this store sees everything that was stored before it. An acquire means: no later
-load can see memory as it was before this load. The names are functions of rings.py and of Linux's io_uring.c.
+A release means: whoever sees this store sees everything that was stored before it. An acquire means: nothing
+that stands after this load happens before it. The names are functions of rings.py and of Linux's io_uring.c.
 """
 
 

@@ -32,6 +32,7 @@ def test_release_then_its_numbers(release, numbers):
         ("5.10.46", {"sqpoll-burns", "enable-nothing", "memlock"}, {"memlock-again", "close-etxtbsy-2"}),
         ("5.10.185-x", {"sqpoll-burns"}, {"enable-nothing"}),
         ("5.10.186", set(), {"sqpoll-burns"}),
+        ("5.10.223-1", {"lost-poll-update"}, {"enable-nothing"}),
         ("5.7.19", {"tty-poll"}, set()),
         ("5.8.0", set(), {"tty-poll"}),
         ("5.15.90", set(), {"close-etxtbsy", "close-etxtbsy-2"}),

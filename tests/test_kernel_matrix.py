@@ -8,6 +8,7 @@ import json
 import os
 import re
 import stat
+import struct
 import subprocess
 import sys
 import tarfile
@@ -166,6 +167,44 @@ def test_guest_that_never_ends_then_killed_with_its_children(tmp_path, monkeypat
     kernel.write_text("#!/bin/sh\necho Kernel panic\n", encoding="ascii")
     outcome = guest.run(CELLS["6.1um"], kernel, tmp_path / "root", tmp_path / "root", "true", 60)
     assert (outcome.status, outcome.output) == (guest.NO_REPORT, "Kernel panic")
+
+
+def test_kernel_that_qemu_does_not_take_then_not_to_be_had_instead_of_failed(tmp_path):
+    kernel = tmp_path / "vmlinuz"
+    kernel.write_text("#!/bin/sh\necho \"qemu: could not load kernel 'x'\"\nexit 1\n", encoding="ascii")
+    kernel.chmod(0o755)
+    (tmp_path / "root").mkdir()
+    with pytest.raises(FileNotFoundError, match="does not take this kernel"):
+        guest.run(CELLS["6.1um"], kernel, tmp_path / "root", tmp_path / "root", "true", 60)
+
+
+def test_kernel_inside_an_efi_program_then_taken_out():
+    try:
+        packed = subprocess.run(["zstd", "-c"], input=b"kernel" * 9, capture_output=True, check=True).stdout
+    except OSError:
+        pytest.skip("zstd")
+    head = b"MZ\0\0zimg" + struct.pack("<II8x", 64, len(packed)) + b"zstd".ljust(40, b"\0")
+    assert debian.unpacked(head + packed + b"\0" * 99) == b"kernel" * 9
+    gzip = head.replace(b"zstd", b"gzip") + packed
+    assert debian.unpacked(gzip) == gzip, "qemu does that one"
+    assert debian.unpacked(b"\x7fELF") == b"\x7fELF"
+    with pytest.raises(debian.NotToBeHad, match="zstd"):
+        debian.unpacked(head + b"junk")
+
+
+def test_emulated_cells_then_first_to_begin_and_where_they_were_in_the_table(tmp_path, monkeypatch, capsys):
+    began = []
+    monkeypatch.setattr(tool, "build", lambda cells, options: {})
+
+    def run_in(cell, command, options):
+        began.append(cell.name)
+        return guest.Outcome(0, "1 passed in 1s\n", 1.0)
+
+    monkeypatch.setattr(tool, "run_in", run_in)
+    assert tool.main(["set", "6.1um,6.12-s390x,6.12um", "--logs", str(tmp_path), "-j", "1"]) == 0
+    assert began == ["6.12-s390x", "6.1um", "6.12um"]
+    table = capsys.readouterr().out.partition("| cell")[2]
+    assert re.findall(r"^\| (6\S+)", table, re.MULTILINE) == ["6.1um", "6.12-s390x", "6.12um"]
 
 
 def test_packages_of_an_old_layout_then_merged(tmp_path, monkeypatch):

@@ -359,6 +359,41 @@ def test_damaged_indices_then_an_error_not_garbage():
         kernel.store(kernel.cq_off["tail"], 0)
 
 
+def test_columns_when_the_kernel_answers_the_overflow_with_an_error_then_nothing_is_lost():
+    with fake_ring(entries=2) as (kernel, ring):
+        for i in range(6):  # the CQ holds 4
+            put_nop(ring, i)
+            ring.submit()
+        kernel.failures.append(errno.EBADR)
+        with pytest.raises(OSError, match="no memory"):
+            ring.reap_columns()
+        assert ring.reap_columns().user_data == list(range(6))
+
+
+def test_wide_slot_in_a_mixed_ring_of_two_then_there_is_one_after_a_submit():
+    with fake_ring(entries=2, flags=uapi.IORING_SETUP_SQE_MIXED) as (_, ring):
+        put_nop(ring, 1)
+        ring.submit()
+        with pytest.raises(SubmissionQueueFull):
+            ring.sq.get_sqe128()  # one slot is left before the wrap: it becomes a NOP
+        ring.submit()
+        assert len(ring.sq.get_sqe128()) == 128
+
+
+def test_wait_fails_after_something_was_consumed_then_the_statistics_know():
+    with fake_ring(entries=4) as (kernel, ring):
+        kernel.at_most.append(1)
+        kernel.failures.extend([0, errno.EAGAIN])
+        put_nop(ring, 1)
+        put_nop(ring, 2)
+        with pytest.raises(OSError, match="no memory"):
+            ring.submit_and_wait(2)
+        assert ring.statistics().submitted == 1
+        assert ring.sq.pending() == 1
+        ring.submit()
+        assert ring.statistics().submitted == 2
+
+
 def test_handler_raises_before_the_head_is_stored_then_the_next_reap_stores_it(monkeypatch):
     """The CQ would be full for the kernel and empty for us: an overflow would never come out."""
     with fake_ring(entries=2) as (_, ring):

@@ -487,11 +487,14 @@ def test_descriptor_closed_behind_our_back_then_the_error_says_so():
 
 
 def test_failing_calls_in_a_signal_handler_then_our_errno_is_exact():
+    going = True
+
     def handler(*_: object) -> None:
         try:
             syscalls.io_uring_register(-1, 0, None, 0)
         except OSError:
-            signal.setitimer(signal.ITIMER_REAL, 0.0005)  # one at a time, however slow the machine
+            if going:
+                signal.setitimer(signal.ITIMER_REAL, 0.0005)  # one at a time, however slow the machine
 
     old = signal.signal(signal.SIGALRM, handler)
     signal.setitimer(signal.ITIMER_REAL, 0.0005)
@@ -506,6 +509,8 @@ def test_failing_calls_in_a_signal_handler_then_our_errno_is_exact():
                 if error.errno != errno.EOPNOTSUPP:
                     wrong.append(error.errno)
     finally:
+        # The handler of a signal that has come may run after the timer is off, and must not arm it again.
+        going = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, old)
         os.close(read_end)
@@ -582,3 +587,14 @@ def test_ring_without_its_descriptor_then_works_by_index():
         ring.submit_and_wait(1)
         assert ring.reap() == [(5, 0, 0)]
         assert register.register_probe(ring)[uapi.IORING_OP_NOP]
+
+
+def test_least_wait_without_a_timeout_then_one_completion_is_enough_and_none_is_not_waited_for():
+    """Without a timeout min_wait_usec never came to the kernel; for no completions it waited for ever."""
+    with make() as ring:
+        if not ring.features & uapi.IORING_FEAT_MIN_TIMEOUT:
+            pytest.skip("IORING_FEAT_MIN_TIMEOUT (Linux 6.12)")
+        ops.prep_nop(ring.get_sqe(), 7)
+        assert ring.submit_and_wait(2, min_wait_usec=1000) == 1
+        assert [cqe[0] for cqe in ring.reap()] == [7]
+        assert ring.submit_and_wait(0, min_wait_usec=1000) == 0

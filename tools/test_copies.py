@@ -35,6 +35,7 @@ from rawuring import vendor  # noqa: E402
 # These read the source files of the checkout, or make copies of it themselves.
 ABOUT_THE_CHECKOUT = {
     "test_bench.py",
+    "test_command_line.py",
     "test_docs.py",
     "test_docstrings.py",
     "test_imports.py",

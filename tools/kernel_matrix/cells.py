@@ -41,9 +41,10 @@ def _uml(
 
 
 def _debian(
-    name: str, suite: str, machine: str, package: str, root: str = "", cpu: str = "", note: str = ""
-) -> Cell:
-    return Cell(name, suite, machine, package, root or suite, machine, cpu=cpu, note=note)
+    name: str, suite: str, machine: str, package: str, root: str = "", cpu: str = "", note: str = "",
+    boot: str = "",
+) -> Cell:  # fmt: skip
+    return Cell(name, suite, machine, package, root or suite, machine, boot, cpu, note)
 
 
 _OFF = "sysctl.kernel.io_uring_disabled=2"
@@ -90,6 +91,7 @@ CELLS = {
             "6.12-arm64-16k", "trixie", "arm64", r"linux-image-6\.12\.[0-9]+\+deb13[.0-9]*-arm64-16k",
             cpu="cortex-a76", note="16 KiB pages",
         ),
+        _debian("7.3-arm64", _NEWER, "arm64", _cloud(r"7\.3", "binary").replace("amd64", "arm64"), "sid"),
         _debian("6.1-armhf", "bookworm", "armhf", r"linux-image-6\.1\.0-[0-9]+-armmp-lpae"),
         _debian("6.12-armhf", "trixie", "armhf", r"linux-image-6\.12\.[0-9]+\+deb13[.0-9]*-armmp-lpae"),
         _debian("6.1-s390x", "bookworm", "s390x", r"linux-image-6\.1\.0-[0-9]+-s390x", note="big endian"),
@@ -97,7 +99,17 @@ CELLS = {
             "6.12-s390x", "trixie", "s390x", r"linux-image-6\.12\.[0-9]+\+deb13[.0-9]*-s390x",
             note="big endian",
         ),
+        _debian(
+            "7.2-s390x", "sid", "s390x", r"linux-binary-7\.[0-9]+\.[0-9]+\+deb14[.0-9]*-s390x",
+            note="big endian",
+        ),
         _debian("6.12-riscv64", "trixie", "riscv64", r"linux-image-6\.12\.[0-9]+\+deb13[.0-9]*-riscv64"),
+        _debian("7.2-riscv64", "sid", "riscv64", r"linux-binary-7\.[0-9]+\.[0-9]+\+deb14[.0-9]*-riscv64"),
+        _debian(
+            "7.2-loong64", "sid", "loong64", r"linux-binary-7\.[0-9]+\.[0-9]+\+deb14[.0-9]*-loong64",
+            note="16 KiB pages; qemu 10 or newer",
+            boot="initcall_blacklist=i8042_init",  # it looks for a keyboard where this machine has no ports
+        ),
         _debian("6.1-ppc64el", "bookworm", "ppc64el", r"linux-image-6\.1\.0-[0-9]+-powerpc64le"),
         _debian(
             "6.12-ppc64el", "trixie", "ppc64el", r"linux-image-6\.12\.[0-9]+\+deb13[.0-9]*-powerpc64le",

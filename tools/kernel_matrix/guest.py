@@ -42,6 +42,7 @@ _QEMU = {
         "ppc64", "hvc0",
         "-M pseries,x-vof=on,cap-cfpc=broken,cap-sbbc=broken,cap-ibs=broken,cap-ccf-assist=off -cpu power9",
     ),
+    "loong64": ("loongarch64", "ttyS0", "-M virt -cpu la464"),
     "mips64el": ("mips64el", "ttyS0", "-M malta -cpu 5KEf"),
     "mipsel": ("mipsel", "ttyS0", "-M malta -cpu 24Kf"),
 }  # fmt: skip
@@ -108,6 +109,8 @@ def _run(
         code = int(status.split()[0])
     else:
         code = TOO_LATE if late else NO_REPORT
+        if code == NO_REPORT and "could not load kernel" in before:
+            raise FileNotFoundError(f"{words[0]} does not take this kernel; a newer one may")
         said = rest if began_mark else "\n".join(before.splitlines()[-30:])
     return Outcome(code, said, time.monotonic() - began)
 
