@@ -157,7 +157,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGUMENTS", help="for PROGRAM")
     options = parser.parse_args(arguments)
     if options.program is None or options.verbose:
-        with IoUringSelector() as selector:
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of the fallback: the line says the same
+            selector = IoUringSelector()
+        with selector:
             line = f"asyncio on {selector.backend}: {selector.reason}"
         print(line, file=sys.stderr if options.program else sys.stdout)
     if options.program is None:

@@ -61,7 +61,8 @@ GATES = (
         "buffers.allocate() asks for private memory", _SEEN,
     ),
     Gate(
-        "sendmsg-control", "", "5.12", "SENDMSG refuses ancillary data, which RECVMSG takes",
+        "msg-control", "", "5.12",
+        "SENDMSG refuses ancillary data with EINVAL, RECVMSG room for it, but on TCP",
         "nothing: yours to mind", _SEEN,
     ),
     Gate(

@@ -1177,7 +1177,7 @@ def prep_recvmsg(
         MSG_*.
     CQE: res is the number of bytes, or a negative errno.
     Lifetime: until the final CQE.
-    Since: 5.3
+    Since: 5.3; room for ancillary data on other sockets than TCP's 5.12, -EINVAL before
     Mirrors: liburing io_uring_prep_recvmsg
     """
     _pack(

@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from test_probe import FILTER
 
 from rawuring import aio
 from rawuring.selector import STRATEGIES, IoUringSelector
@@ -231,6 +232,16 @@ def test_command_without_a_program_then_says_what_would_be_used():
     done = python("-m", "rawuring.aio")
     assert done.stdout.startswith("asyncio on io_uring:"), done.stderr
     assert done.returncode == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
+def test_command_where_io_uring_is_denied_then_the_line_says_so_and_no_warning_besides():
+    main = "from rawuring import aio; sys.exit(aio.main([]))"
+    done = python("-W", "error", "-c", FILTER + main, "0x00050001")  # SECCOMP_RET_ERRNO, EPERM
+    if done.returncode == 77:
+        pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
+    assert done.stdout.startswith("asyncio on epoll: ") and "seccomp" in done.stdout, done.stderr
+    assert (done.stdout.count("\n"), done.stderr, done.returncode) == (1, "", 0)
 
 
 def test_installed_then_asyncio_run_uses_io_uring():

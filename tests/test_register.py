@@ -392,7 +392,7 @@ def test_region_then_held_until_the_ring_is_closed():
 
 def test_available_when_the_tail_has_wrapped_then_counted_in_16_bits(monkeypatch):
     group = register.setup_buf_ring(Notes(), 1, 4, 16)
-    group.ring.tail = 0x10002
+    group.ring.tail = 0x20002
     monkeypatch.setattr(register, "buf_ring_head", lambda ring, bgid: 0xFFFF)
     assert register.buf_ring_available(None, group) == 3
 
@@ -427,7 +427,10 @@ def test_buffer_group_when_the_kernel_would_crash_then_only_its_own_memory_is_al
     with pytest.raises(OSError, match="high memory"):
         register.setup_buf_ring(ring, 1, 4, 16)
     assert not ring.calls
-    register.setup_buf_ring(ring, 1, 4, 16, kernel_memory=True)
+    try:
+        register.setup_buf_ring(ring, 1, 4, 16, kernel_memory=True)
+    except OSError as error:  # conftest.py takes this one for the kernel's
+        pytest.fail(str(error))
     assert list(ring.resources) == [("pbuf", 1)]
 
 
