@@ -28,6 +28,7 @@ import pkgutil
 import re
 import sys
 import tokenize
+from functools import lru_cache
 from typing import NamedTuple
 
 from . import command
@@ -140,17 +141,24 @@ def _read_next(name: str) -> str:
 
 def imports(name: str, known: Iterable[str]) -> set[str]:
     """Return which of the known modules a module imports when it runs, at its top or inside a function."""
+    # `from . import __version__` names no module: it is in __init__.py, which every copy has.
+    return (_names_imported(source(name)) & set(known)) - {name}
+
+
+@lru_cache(maxsize=64)  # each is asked for again with every part that needs it
+def _names_imported(text: str) -> frozenset[str]:
     found: set[str] = set()
-    for node in _executed(ast.parse(source(name))):
+    for node in _executed(ast.parse(text)):
         if isinstance(node, ast.ImportFrom) and node.level:
             found.update([node.module] if node.module else [alias.name for alias in node.names])
-    # `from . import __version__` names no module: it is in __init__.py, which every copy has.
-    return found & set(known) - {name}
+    return frozenset(found)
 
 
 def _executed(node: ast.AST) -> Iterator[ast.AST]:
-    """Walk a tree without what stands under `if TYPE_CHECKING`."""
+    """Walk the statements of a tree without what stands under `if TYPE_CHECKING`."""
     for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.expr):
+            continue  # no statement stands in one
         if isinstance(child, ast.If) and ast.dump(child.test) == ast.dump(_TYPE_CHECKING):
             child = ast.Module(child.orelse, [])
         yield child
