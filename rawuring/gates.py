@@ -29,6 +29,7 @@ class Gate(namedtuple("Gate", "name since below what library source")):
 
 
 _SEEN = "seen here (DESIGN.md)"
+_RESIZE_FIX = "seen on 6.18.15, not on 6.18.44; Linux commit 45cd95763e19"
 
 GATES = (
     Gate(
@@ -95,6 +96,16 @@ GATES = (
     Gate(
         "buffer-tags-silent", "5.13", "6.13", "tags of buffers are not posted when all are unregistered",
         "nothing: yours to mind: update them one by one", _SEEN,
+    ),
+    Gate(
+        "resize-wide", "6.13", "6.18.27",
+        "resizing a ring mixes up waiting entries of a ring with SQE128 or CQE32",
+        "resize_rings() refuses until none waits", _RESIZE_FIX,
+    ),
+    Gate(
+        "resize-wide-2", "6.19", "7.0.4",
+        "resizing a ring mixes up waiting entries of a ring with SQE128 or CQE32",
+        "resize_rings() refuses until none waits", _RESIZE_FIX,
     ),
     Gate(
         "pbuf-highmem", "5.19", "6.6",

@@ -962,7 +962,9 @@ def resize_rings(ring: Ring, entries: int, cq_entries: int | None = None) -> Non
 
     Args: entries of the SQ and cq_entries of the CQ, by default twice as many, rounded up to powers of two.
     Raises: OSError: EINVAL without DEFER_TASKRUN, EOVERFLOW when what is there does not fit; EOPNOTSUPP for a
-        ring with an index array where the kernel does not say to which place it moves that.
+        ring with an index array where the kernel does not say to which place it moves that; EBUSY for SQEs
+        of 128 bytes that are queued and CQEs of 32 bytes that wait, where the kernel would mix them up
+        (gates.py, resize-wide).
     Lifetime: none; views of old slots are void.
     Threads: the owner only.
     Since: 6.13; rings with an index array 7.2 or near it
@@ -975,8 +977,21 @@ def resize_rings(ring: Ring, entries: int, cq_entries: int | None = None) -> Non
             "IORING_REGISTER_RESIZE_RINGS: this kernel moves the index array and does not say where: create "
             "the ring with IORING_SETUP_NO_SQARRAY (rings.RECOMMENDED wishes for it)",
         )
+    if _waiting_and_wide(ring) and (gates.applies("resize-wide") or gates.applies("resize-wide-2")):
+        raise OSError(
+            errno.EBUSY,
+            f"io_uring_register(IORING_REGISTER_RESIZE_RINGS) was not called: this kernel ({gates.running()})"
+            " mixes up SQEs of 128 bytes and CQEs of 32 bytes that wait: submit what is queued and reap what"
+            " has completed, then resize",
+        )
     params = _resize(ring, entries, cq_entries)
     ring.remap(params)
+
+
+def _waiting_and_wide(ring: Ring) -> bool:
+    # Nothing is added meanwhile: with DEFER_TASKRUN only the owner's io_uring_enter posts completions.
+    queued = ring.flags & uapi.IORING_SETUP_SQE128 and ring.sq.pending()
+    return bool(queued or (ring.flags & uapi.IORING_SETUP_CQE32 and ring.cq.ready()))
 
 
 def _resize(ring: Ring, entries: int, cq_entries: int | None) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from pathlib import Path
 import pytest
 from driver import Driver, kernel_release, lacks, need_opcode, need_ring, release
 
-from rawuring import buffers, ops, register, rings, uapi
+from rawuring import buffers, gates, ops, register, rings, uapi
 
 pytestmark = [pytest.mark.requires_io_uring, pytest.mark.leakcheck]
 
@@ -688,7 +688,10 @@ def test_resize_at_random_moments_then_every_completion_comes_once(array, wide):
                 except OSError as error:
                     if error.errno == errno.EOPNOTSUPP and array:
                         lacks("resizing a ring with an index array", "7.2")
-                    if error.errno != errno.EOVERFLOW:
+                    if error.errno == errno.EBUSY and wide:  # gates.py, resize-wide
+                        ring.submit()
+                        got += [cqe[0] for cqe in ring.reap()]
+                    elif error.errno != errno.EOVERFLOW:
                         raise
         while len(got) < len(sent):
             ring.submit_and_wait(1, 5_000_000_000)
@@ -697,6 +700,27 @@ def test_resize_at_random_moments_then_every_completion_comes_once(array, wide):
             got += [cqe[0] for cqe in cqes]
     assert got == sent
     assert resized > 20
+
+
+@register_op("REGISTER_RESIZE_RINGS")
+@pytest.mark.parametrize("release", ["6.18.26", "7.0.3"])
+def test_resize_of_wide_entries_where_the_kernel_mixes_them_up_then_refused_until_none_waits(
+    monkeypatch, release
+):
+    """Linux 6.18.15 gave other user_data than was sent."""
+    wide = uapi.IORING_SETUP_SQE128 | uapi.IORING_SETUP_CQE32
+    flags = uapi.IORING_SETUP_DEFER_TASKRUN | uapi.IORING_SETUP_SINGLE_ISSUER | uapi.IORING_SETUP_NO_SQARRAY
+    with Driver(need_ring(entries=8, flags=flags | wide)) as do:
+        register.resize_rings(do.ring, 16)
+        monkeypatch.setattr(gates, "running", lambda: release)
+        token = do.start(ops.prep_nop)
+        raises(errno.EBUSY, register.resize_rings, do.ring, 4)
+        do.ring.submit()
+        raises(errno.EBUSY, register.resize_rings, do.ring, 4)
+        assert do.finish(token) == [(0, 0)]
+        register.resize_rings(do.ring, 4)
+        assert do.ring.sq.ring_entries == 4
+        assert do.run(ops.prep_nop) == 0
 
 
 @register_op("REGISTER_RESIZE_RINGS")
