@@ -17,6 +17,7 @@ Read next: rawuring/vendor.py.
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import re
 import shutil
 import subprocess
@@ -145,7 +146,16 @@ def make_tree(root: Path, kind: Kind) -> None:
     (tree / "tests" / "test_this_copy.py").write_text(IDENTITY.format(modules=modules, **facts))
 
 
-def run(root: Path, kind: Kind, python: str, pytest_arguments: list[str]) -> tuple[int, int]:
+def run(name: str, python: str, pytest_arguments: list[str]) -> tuple[int, int]:
+    """Run the tests on one kind of copy; return how many passed and failed."""
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="rawuring-copy-") as folder:
+        passed, failed = run_tree(Path(folder).resolve(), KINDS[name], python, pytest_arguments)
+    print(f"{name:<20} {passed} passed, {failed} failed, {time.monotonic() - start:.0f} s", flush=True)
+    return passed, failed
+
+
+def run_tree(root: Path, kind: Kind, python: str, pytest_arguments: list[str]) -> tuple[int, int]:
     """Run the tests in a tree; return how many passed and failed."""
     make_tree(root, kind)
     chosen = [
@@ -172,16 +182,15 @@ def main() -> int:
     parser.add_argument("--kind", action="append", choices=sorted(KINDS), help="default: every kind")
     parser.add_argument("--python", default=sys.executable, help="the interpreter that has pytest")
     parser.add_argument("pytest", nargs="*", metavar="ARGUMENT", help="for pytest, after --")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="copies at a time")
     options = parser.parse_args()
-    total = [0, 0]
-    for name in options.kind or KINDS:
-        start = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="rawuring-copy-") as folder:
-            passed, failed = run(Path(folder).resolve(), KINDS[name], options.python, options.pytest)
-        print(f"{name:<20} {passed} passed, {failed} failed, {time.monotonic() - start:.0f} s", flush=True)
-        total = [total[0] + passed, total[1] + failed]
-    print(f"{total[0]} passed, {total[1]} failed")
-    return 1 if total[1] else 0
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        results = list(
+            pool.map(lambda name: run(name, options.python, options.pytest), options.kind or KINDS)
+        )
+    passed, failed = (sum(column) for column in zip(*results))
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
