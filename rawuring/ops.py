@@ -637,7 +637,8 @@ def prep_poll_update(
 
     Args: target is the poll's user_data; update is a mask of IORING_POLL_UPDATE_EVENTS,
         IORING_POLL_UPDATE_USER_DATA and IORING_POLL_ADD_MULTI.
-    CQE: res is 0, -ENOENT or -EALREADY.
+    CQE: res is 0, -ENOENT or -EALREADY. Many kernels before 2026 lose a poll that is given events which are
+        there already (gates.py, lost-poll-update).
     Lifetime: none.
     Since: 5.13
     Mirrors: liburing io_uring_prep_poll_update

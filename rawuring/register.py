@@ -977,7 +977,7 @@ def resize_rings(ring: Ring, entries: int, cq_entries: int | None = None) -> Non
             "IORING_REGISTER_RESIZE_RINGS: this kernel moves the index array and does not say where: create "
             "the ring with IORING_SETUP_NO_SQARRAY (rings.RECOMMENDED wishes for it)",
         )
-    if _waiting_and_wide(ring) and (gates.applies("resize-wide") or gates.applies("resize-wide-2")):
+    if _waiting_and_wide(ring) and gates.applies("resize-wide"):
         raise OSError(
             errno.EBUSY,
             f"io_uring_register(IORING_REGISTER_RESIZE_RINGS) was not called: this kernel ({gates.running()})"

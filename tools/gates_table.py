@@ -19,13 +19,19 @@ from rawuring import gates  # noqa: E402
 PAGE = ROOT / "docs" / "kernels.md"
 
 
+def span(since: str, below: str) -> str:
+    """Say which kernels are meant."""
+    if since and below:
+        return f"{since} to below {below}"
+    return f"below {below}" if below else f"from {since}"
+
+
 def table() -> str:
     """Return the table as Markdown."""
     lines = ["| kernels | what they do | what the library does | source |", "|---|---|---|---|"]
     for gate in gates.GATES:
-        span = f"{gate.since} to below {gate.below}" if gate.since and gate.below else ""
-        span = span or (f"below {gate.below}" if gate.below else f"from {gate.since}")
-        lines.append(f"| {span} | {gate.what} | {gate.library} | {gate.source} |")
+        spans = ", ".join(span(*kernels) for kernels in gate.kernels)
+        lines.append(f"| {spans} | {gate.what} | {gate.library} | {gate.source} |")
     return "\n".join(lines) + "\n"
 
 
