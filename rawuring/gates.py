@@ -108,6 +108,16 @@ GATES = (
         "seen on 6.18.15, not on 6.18.44; Linux commit 45cd95763e19",
     ),
     Gate(
+        "bundle-single", (("6.16", "6.17"),), "RECV with RECVSEND_BUNDLE takes one buffer at a time",
+        "nothing: it costs speed only", "seen on 6.16.12, not on 6.12 and 6.17.13",
+    ),
+    Gate(
+        "unix-scm-inq", (("6.17", "6.18.4"),),
+        "RECVMSG on a UNIX stream adds SCM_INQ unasked, and if it had to wait takes the room of one item more",
+        "nothing: yours to mind: make room for two items more",
+        "seen on 6.17.13, not on 6.18.15; Linux commit 4d1442979e4a",
+    ),
+    Gate(
         "pbuf-highmem", (("5.19", "6.6"),),
         "a 32-bit kernel with high memory crashes when it takes from a ring of buffers in user memory",
         "setup_buf_ring() refuses that where there is high memory; kernel_memory=True works from 6.4",

@@ -730,7 +730,7 @@ def test_send_and_recv_bundle_then_several_buffers_at_once(do):
         left.sendall(b"0123456789" * 3)
         received = [group.copy(*cqe) for cqe in receive_bundles(do, right, 30)]
         assert b"".join(received) == b"0123456789" * 3
-        assert max(map(len, received)) > 4
+        assert max(map(len, received)) > 4 or gates.applies("bundle-single")
         # What is sent this way is what stands in the buffers.
         for i in range(8):
             group._memory[i * 4 : i * 4 + 4] = bytes([65 + i]) * 4
@@ -771,6 +771,12 @@ def test_recv_multishot_then_each_arrival_in_a_buffer(do):
         assert len(group) == 4
 
 
+def asked_for(items: list[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:
+    """Take out what some kernels add: gates.py, unix-scm-inq."""
+    scm_inq = 84 if gates.applies("unix-scm-inq") else None
+    return [item for item in items if item[1] != scm_inq]
+
+
 @opcode("SENDMSG")
 @opcode("RECVMSG")
 def test_sendmsg_and_recvmsg_then_data_and_descriptors(do, file):
@@ -779,7 +785,8 @@ def test_sendmsg_and_recvmsg_then_data_and_descriptors(do, file):
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", open_.fds))]
         message = buffers.msghdr([b"here is ", b"a file"], control=rights)
         parts = [room(4), room(64)]
-        answer = buffers.msghdr(parts, control_size=buffers.cmsg_space(4), writable=True)
+        # Room for three: gates.py, unix-scm-inq.
+        answer = buffers.msghdr(parts, control_size=3 * buffers.cmsg_space(4), writable=True)
         recv = do.start(
             ops.prep_recvmsg, right.fileno(), answer.address, MSG_CMSG_CLOEXEC, keep=answer
         )
@@ -790,7 +797,7 @@ def test_sendmsg_and_recvmsg_then_data_and_descriptors(do, file):
         assert res == 14
         assert do.finish(recv)[0][0] == 14
         assert parts[0][:] + parts[1][:10] == b"here is a file"
-        ((level, kind, data),) = answer.control()
+        ((level, kind, data),) = asked_for(answer.control())
         assert (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
         with Closing(*array.array("i", data)) as received:
             assert os.path.samestat(os.fstat(received.fds[0]), file.stat())
@@ -836,7 +843,7 @@ def test_recvmsg_with_room_for_ancillary_data_then_taken_or_refused_by_kind_of_s
         if res == -errno.EINVAL and kind != "tcp":
             lacks("room for ancillary data in RECVMSG", "5.12")
         assert res == 4
-        assert answer.control() == []
+        assert asked_for(answer.control()) == []
 
 
 @opcode("RECVMSG")
