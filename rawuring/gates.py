@@ -113,7 +113,7 @@ GATES = (
     ),
     Gate(
         "unix-scm-inq", (("6.17", "6.18.4"),),
-        "RECVMSG on a UNIX stream adds SCM_INQ unasked, and one that waited has lost the room of an item more",
+        "RECVMSG on a UNIX stream adds SCM_INQ unasked; one that waited has lost the room of another item",
         "nothing: yours to mind: make room for two items more",
         "seen on 6.17.13, not on 6.18.15; Linux commit 4d1442979e4a",
     ),
