@@ -432,8 +432,8 @@ def test_signal_handler_that_raises_then_wait_leaves_and_nothing_is_lost(monitor
     node = monitor.add(pipe[0], POLLIN)
     old = signal.signal(signal.SIGALRM, handler)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.01)
         with pytest.raises(Leave):
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
             monitor.wait(None)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
