@@ -77,9 +77,9 @@ MUTANTS = (
     ),
     Mutant(
         "reads go beside the buffer", "rawuring/inflight.py",
-        "        prep(sqe, *arguments, token, **options)",
-        "        prep(sqe, *arguments, token, **options)\n"
-        "        sqe[16:24] = (int.from_bytes(sqe[16:24], 'little') + 8).to_bytes(8, 'little')",
+        "            prep(sqe, *arguments, token, **options)",
+        "            prep(sqe, *arguments, token, **options)\n"
+        "            sqe[16:24] = (int.from_bytes(sqe[16:24], 'little') + 8).to_bytes(8, 'little')",
         FAULTS + "test_memory.py -k checksum", quick=True,
     ),
     # 2. The environment
@@ -318,12 +318,26 @@ def run(tree: Path, tests: str) -> bool:
     return done.returncode == 0
 
 
+def stale(mutant: Mutant, text: str) -> str:
+    """Return why the mutant no longer fits the file's text, or nothing.
+
+    A mutant that is not Python would be "killed" by any test, and prove nothing.
+    """
+    if mutant.old not in text:
+        return "STALE: the text to replace is not there any more"
+    try:
+        compile(text.replace(mutant.old, mutant.new, 1), mutant.file, "exec")
+    except SyntaxError as e:
+        return f"STALE: what comes out is not Python: {e}"
+    return ""
+
+
 def judge(mutant: Mutant, tree: Path, sound: dict[str, bool]) -> str:
     """Apply a mutant, run its tests, take it back; return what is wrong, or nothing."""
     path = tree / mutant.file
     text = path.read_text(encoding="utf-8")
-    if text.count(mutant.old) < 1:
-        return "STALE: the text to replace is not there any more"
+    if problem := stale(mutant, text):
+        return problem
     if mutant.tests not in sound:
         sound[mutant.tests] = run(tree, mutant.tests)
     if not sound[mutant.tests]:
