@@ -39,7 +39,8 @@ def interrupted() -> bool:
     """Run a loop that waits for ever, and end it as Ctrl-C does."""
 
     async def wait() -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        # Again and again: one that comes just before the system call does not end its wait.
+        signal.setitimer(signal.ITIMER_REAL, 0.01, 0.5)
         await asyncio.Event().wait()
 
     old = signal.signal(signal.SIGALRM, signal.default_int_handler)
@@ -48,6 +49,7 @@ def interrupted() -> bool:
     except KeyboardInterrupt:
         return True
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, old)
     return False
 
