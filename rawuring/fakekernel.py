@@ -9,7 +9,7 @@ Must not know: how SubmissionQueue and CompletionQueue work; it sees only the by
 Invariant: an SQE is taken out and its slot poisoned in one step (unless told otherwise), so nobody can rely
 on a slot that is the kernel's. Verified by the scenarios of tests/test_rings.py, which run over it and
 over the real kernel.
-Read next: tour.py.
+Read next: layout.py, then tour.py.
 
 Who moves what, seen from here:
 
