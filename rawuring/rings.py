@@ -737,6 +737,9 @@ class Ring:
 
     A ring belongs to one thread, the one that created it, until bind_thread() or enable() gives it to
     another: two threads in one queue would overwrite each other's entries, so everybody else is refused.
+
+    ``sq`` and ``cq`` are the queues, ``params`` is the io_uring_params that the kernel filled, and
+    ``dropped`` lists the wishes that it did not grant, each with the errno.
     """
 
     def __init__(

@@ -24,6 +24,8 @@ import driver
 import pytest
 from refusal import io_uring_refusal
 
+import rawuring
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(
@@ -144,6 +146,26 @@ def test_generated_pages_and_pictures_then_up_to_date():
     assert {f"{name}.md" for name in (*build_docs.MODULES, "index")} == {
         path.name for path in (ROOT / "docs" / "api").iterdir()
     }
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "api").glob("*.md")), ids=lambda page: page.stem)
+def test_api_page_when_a_record_has_fields_then_they_are_there(page):
+    text = page.read_text(encoding="utf-8")
+    if page.stem == "index":
+        assert all(f"| `{name}` |" in text for name in rawuring.__all__ if name != "__version__")
+        return
+    module = importlib.import_module(f"rawuring.{page.stem}")
+    for name, record in vars(module).items():
+        public = isinstance(record, type) and record.__module__ == module.__name__ and name[0] != "_"
+        if public and issubclass(record, tuple):
+            shown = text.partition(f"## {name}\n")[2].partition("\n## ")[0]
+            assert all(f"    {field}: " in shown for field in record._fields), name
+
+
+def test_api_pages_then_constants_and_attributes_that_say_what_they_are_stand_there():
+    text = (ROOT / "docs" / "api" / "rings.md").read_text(encoding="utf-8")
+    assert "## RECOMMENDED\n" in text
+    assert "    features: int\n        IORING_FEAT_* mask of this kernel." in text
 
 
 def test_build_docs_when_checked_then_the_exit_code_tells(tmp_path):
