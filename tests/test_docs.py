@@ -48,7 +48,7 @@ class Snippet(NamedTuple):
 
 
 def snippets():
-    for page in PAGES:
+    for page in (*PAGES, ROOT / "SECURITY.md"):
         text = page.read_text(encoding="utf-8")
         for found in BLOCK.finditer(text):
             line = text[: found.start("code")].count("\n") + 1
@@ -85,7 +85,8 @@ def test_snippet_when_run_then_it_prints_what_the_page_says(snippet):
 
 
 def test_snippets_when_counted_then_each_python_fence_is_one():
-    fences = sum(page.read_text(encoding="utf-8").count("```python") for page in PAGES)
+    pages = (*PAGES, *(page for page in ROOT.glob("*.md") if page not in PAGES))
+    fences = sum(page.read_text(encoding="utf-8").count("```python") for page in pages)
     assert fences == len(SNIPPETS) > 20
 
 
@@ -125,6 +126,19 @@ def test_links_of_a_page_then_they_lead_somewhere(page):
 def test_pages_when_listed_then_each_is_in_the_site():
     listed = set(re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
     assert listed == {page.relative_to(ROOT / "docs").as_posix() for page in PAGES[1:]}
+
+
+def test_pages_and_pictures_then_links_lead_to_each_from_the_first():
+    """Without the menu of the site: on a code host there is none."""
+    docs = ROOT / "docs"
+    waiting, reached = [docs / "index.md"], set()
+    while waiting:
+        page = waiting.pop()
+        if page not in reached:
+            reached.add(page)
+            links = re.findall(r"\]\(([^)#:]+)", prose(page)) if page.suffix == ".md" else []
+            waiting += [(page.parent / link).resolve() for link in links]
+    assert {*docs.rglob("*.md"), *docs.rglob("*.svg")} <= reached
 
 
 def test_files_named_in_the_pages_then_they_exist():

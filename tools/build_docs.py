@@ -89,6 +89,9 @@ def operations_page() -> str:
         "rawuring.layout --op NAME` prints one of these, with `--svg` as a picture. Members that are not "
         "listed are zero. Every function also takes `user_data` and `flags` (a mask of IOSQE_*), which are "
         "left out here.\n",
+        "![The members of an SQE, those that share bytes below each other](pictures/sqe.svg)\n",
+        "The same for one operation, prep_recv:\n",
+        "![The SQE of a RECV](pictures/op-recv.svg)\n",
     ]
     found = sorted((layout.learn(name) for name in layout.fillers()), key=lambda o: o.opcode)
     for operation in found:
