@@ -67,7 +67,7 @@ class Region(NamedTuple):
 
 
 def known_params(entries: int, flags: int = 0, cq_entries: int = 0) -> dict[str, Any]:
-    """Compute what Linux 6.18 on x86-64 answers to io_uring_setup, for machines that cannot ask.
+    """Compute what Linux 6.18 and newer answer on x86-64 to io_uring_setup, for machines that cannot ask.
 
     Args: as for io_uring_setup.
     Returns: io_uring_params as Layout.unpack() gives it.
@@ -126,7 +126,7 @@ def ask(entries: int, flags: int, cq_entries: int, source: str) -> tuple[dict[st
             why = f" (this machine refused: {str(error).splitlines()[0]})"
     else:
         why = ""
-    return known_params(entries, flags, cq_entries), "Linux 6.18 on x86-64, from what is known" + why
+    return known_params(entries, flags, cq_entries), "Linux from 6.18 on, x86-64, as known here" + why
 
 
 def _ask_kernel(entries: int, flags: int, cq_entries: int | None) -> dict[str, Any]:
@@ -682,7 +682,7 @@ def _parser() -> Any:
     parser.add_argument("--flags", default="", help="setup flags, such as SQE128,CQE32")
     parser.add_argument(
         "--on", choices=("auto", "kernel", "known", "python"), default="auto",
-        help="whose layout: this kernel's, Linux 6.18 on x86-64 as known, the pure-Python kernel's",
+        help="whose layout: this kernel's, Linux from 6.18 on, x86-64, as known, the pure-Python kernel's",
     )  # fmt: skip
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true")
