@@ -148,6 +148,17 @@ def test_files_named_in_the_pages_then_they_exist():
             assert (ROOT / found).exists(), f"{page.name}: {found}"
 
 
+def test_functions_in_the_tables_of_the_reading_pages_then_the_files_have_them():
+    for page, column in (("reading-rings.md", 1), ("reading-fdmon.md", 2)):
+        file = ROOT / "rawuring" / page.replace("reading-", "").replace(".md", ".py")
+        defined = set(re.findall(r"(?:def|class) (\w+)", file.read_text(encoding="utf-8")))
+        rows = re.findall(r"^\| `.*", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.MULTILINE)
+        cells = [row.split("|")[column] for row in rows]
+        named = {name for cell in cells for name in re.findall(r"`(\w+)(?:\(\))?`", cell)}
+        assert len(named) > 5
+        assert named <= defined, page
+
+
 # ------------------------------------------------------------------------------------------------------
 # What is generated
 
