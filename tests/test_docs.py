@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import json
 import os
 import re
 import subprocess
@@ -82,6 +83,35 @@ def test_snippet_when_run_then_it_prints_what_the_page_says(snippet):
         exec(script, {"__name__": "__main__", "__file__": str(snippet.page)})
     if snippet.prints is not None:
         assert out.getvalue() == snippet.prints
+
+
+ELSEWHERE = """
+import contextlib, ctypes, io, json, os, sys
+
+def no_libc(*arguments, **options):
+    raise OSError("there is no such library")
+
+sys.platform, ctypes.CDLL = "win32", no_libc
+del os.uname, os.register_at_fork
+for name, code, prints in json.load(sys.stdin):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(compile(code, name, "exec"), {"__name__": "__main__"})
+    assert prints in (None, out.getvalue()), (name, out.getvalue())
+"""
+
+
+def test_snippets_that_need_no_kernel_when_on_another_system_then_they_print_the_same():
+    anywhere = [
+        (name(snippet), snippet.code, snippet.prints)
+        for snippet in SNIPPETS
+        if not snippet.needs and snippet.page.name != "README.md"
+    ]
+    assert len(anywhere) > 10
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE], input=json.dumps(anywhere), cwd=ROOT, capture_output=True,
+        text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def test_snippets_when_counted_then_each_python_fence_is_one():
