@@ -9,7 +9,7 @@ Must not know: how SubmissionQueue and CompletionQueue work; it sees only the by
 Invariant: an SQE is taken out and its slot poisoned in one step (unless told otherwise), so nobody can rely
 on a slot that is the kernel's. Verified by the scenarios of tests/test_rings.py, which run over it and
 over the real kernel.
-Read next: tour.py.
+Read next: layout.py, then tour.py.
 
 Who moves what, seen from here:
 
@@ -387,11 +387,23 @@ def fake_ring(**options: Any) -> Iterator[tuple[FakeKernel, rings.Ring]]:
     """
     kernel = FakeKernel(**options)
     saved = syscalls.io_uring_setup, syscalls.enter, rings.map_rings
+    bare = syscalls._syscall_enter
     patched: Any = (syscalls, rings)
     patched[0].io_uring_setup, patched[0].enter = kernel.setup, kernel.enter
+    patched[0]._syscall_enter = _refused
     patched[1].map_rings = lambda fd, params, single_mmap=True: (kernel.ring, kernel.ring, kernel.sqes)
     try:
         with rings.Ring(kernel.sq_entries) as ring:
             yield kernel, ring
     finally:
         patched[0].io_uring_setup, patched[0].enter, patched[1].map_rings = saved
+        if syscalls._syscall_enter is _refused:  # else libc was loaded meanwhile, and stands there now
+            patched[0]._syscall_enter = bare
+
+
+def _refused(*arguments: Any) -> int:
+    """Answer the bare system call of the ring's short ways, as the kernel does for the null device.
+
+    They then go the long way, through enter(). Where there is no io_uring, the true call would raise.
+    """
+    return -1

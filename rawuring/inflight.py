@@ -7,7 +7,7 @@ Mirrors: CPython's IocpProactor cache, TigerBeetle's Completion.
 Must not know: what an operation does, or which descriptor it is about.
 Invariant: an entry leaves the table with the last CQE of its request and not before, so its memory is
 referenced from here at every moment at which the kernel may touch it.
-Read next: fdmon.py.
+Read next: debug.py, or at once fdmon.py.
 
 Facts about completions, and what follows from them:
 

@@ -17,6 +17,7 @@ import inspect
 import os
 import struct
 import sys
+import textwrap
 from typing import NamedTuple
 
 from . import command, fakekernel, ops, rings, uapi
@@ -66,7 +67,7 @@ class Region(NamedTuple):
 
 
 def known_params(entries: int, flags: int = 0, cq_entries: int = 0) -> dict[str, Any]:
-    """Compute what Linux 6.18 on x86-64 answers to io_uring_setup, for machines that cannot ask.
+    """Compute what Linux 6.18 and newer answer on x86-64 to io_uring_setup, for machines that cannot ask.
 
     Args: as for io_uring_setup.
     Returns: io_uring_params as Layout.unpack() gives it.
@@ -112,18 +113,31 @@ def ask(entries: int, flags: int, cq_entries: int, source: str) -> tuple[dict[st
     rule = broken_rule(flags)
     if rule:
         raise ValueError(rule)
+    if flags & uapi.IORING_SETUP_CQSIZE and not cq_entries:
+        cq_entries = 2 << (entries - 1).bit_length()  # the flag wants a number: what it is without the flag
     if source in ("auto", "kernel"):
         try:
-            with rings.Ring(entries, flags=flags, cq_entries=cq_entries or None) as ring:
-                uname = os.uname()
-                return ring.params, f"this kernel, {uname.sysname} {uname.release} {uname.machine}"
+            answer = _ask_kernel(entries, flags, cq_entries or None)
+            uname = os.uname()
+            return answer, f"this kernel, {uname.sysname} {uname.release} {uname.machine}"
         except OSError as error:
             if source == "kernel":
                 raise
             why = f" (this machine refused: {str(error).splitlines()[0]})"
     else:
         why = ""
-    return known_params(entries, flags, cq_entries), "Linux 6.18 on x86-64, from what is known" + why
+    return known_params(entries, flags, cq_entries), "Linux from 6.18 on, x86-64, as known here" + why
+
+
+def _ask_kernel(entries: int, flags: int, cq_entries: int | None) -> dict[str, Any]:
+    """Make a ring, and for IORING_SETUP_ATTACH_WQ another one whose workers it shares."""
+    if not flags & uapi.IORING_SETUP_ATTACH_WQ:
+        with rings.Ring(entries, flags=flags, cq_entries=cq_entries) as ring:
+            return ring.params
+    with rings.Ring(1, flags=flags & uapi.IORING_SETUP_SQPOLL) as other, rings.Ring(
+        entries, flags=flags, cq_entries=cq_entries, wq_fd=other.fileno()
+    ) as ring:
+        return ring.params
 
 
 def regions(params: dict[str, Any]) -> list[Region]:
@@ -174,7 +188,7 @@ def draw_rings(params: dict[str, Any], source: str) -> str:
 
     Args: params and source as ask() returns them.
     """
-    lines = [_headline(params, source), ""]
+    lines = [*_headline(params, source), ""]
     for mapping, (constant, what) in MAPPINGS.items():
         mine = [region for region in regions(params) if region.mapping == mapping]
         size = max(region.offset + region.size for region in mine)
@@ -190,11 +204,12 @@ def draw_rings(params: dict[str, Any], source: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _headline(params: dict[str, Any], source: str) -> str:
+def _headline(params: dict[str, Any], source: str) -> list[str]:
+    """Say what is drawn; in several lines when a kernel has refused, and said why."""
     names = uapi.names_of_flags("IORING_SETUP_", params["flags"])
     flags = " ".join(name.replace("IORING_SETUP_", "") for name in names) or "no flags"
     sizes = f"{params['sq_entries']} SQEs and {params['cq_entries']} CQEs"
-    return f"A ring of {sizes} ({flags}), as laid out by {source}"
+    return textwrap.wrap(f"A ring of {sizes} ({flags}), as laid out by {source}", 104)
 
 
 def _picture(params: dict[str, Any]) -> list[str]:
@@ -554,7 +569,8 @@ def rings_as_svg(params: dict[str, Any], source: str) -> str:
     Args: params and source as ask() returns them.
     """
     title = _headline(params, source)
-    body, y = [_text(10, 20, title)], 46
+    body = [_text(10, 20 + 18 * i, line) for i, line in enumerate(title)]
+    y = 28 + 18 * len(title)
     for mapping, (constant, _what) in MAPPINGS.items():
         body.append(_text(10, y, f"mmap at {constant}"))
         y += 8
@@ -568,7 +584,7 @@ def rings_as_svg(params: dict[str, Any], source: str) -> str:
     for i, (writer, colour) in enumerate(_COLOURS.items()):
         body.append(_box(70 + i * 170, y - 12, 16, 16, colour))
         body.append(_text(92 + i * 170, y + 1, f"written by {writer}"))
-    return _svg(840, y + 20, title, body)
+    return _svg(840, y + 20, " ".join(title), body)
 
 
 def struct_as_svg(layout: uapi.Layout) -> str:
@@ -666,7 +682,7 @@ def _parser() -> Any:
     parser.add_argument("--flags", default="", help="setup flags, such as SQE128,CQE32")
     parser.add_argument(
         "--on", choices=("auto", "kernel", "known", "python"), default="auto",
-        help="whose layout: this kernel's, Linux 6.18 on x86-64 as known, the pure-Python kernel's",
+        help="whose layout: this kernel's, Linux from 6.18 on, x86-64, as known, the pure-Python kernel's",
     )  # fmt: skip
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true")
@@ -675,10 +691,10 @@ def _parser() -> Any:
 
 
 def _answer(options: Any) -> str:
-    if options.ops:
-        return _list_operations()
-    if options.structs:
-        return "".join(f"{layout.size:>5}  {name}\n" for name, layout in structs().items())
+    if options.ops or options.structs:
+        if options.svg:
+            raise ValueError("a list has no picture: name a struct or an operation")
+        return _list_operations(options.json) if options.ops else _list_structs(options.json)
     if options.op is not None:
         return _answer_operation(options)
     name = options.what if options.struct is None else options.struct
@@ -706,14 +722,23 @@ def _answer_operation(options: Any) -> str:
     return "\n".join(map(draw_operation, found))
 
 
-def _list_operations() -> str:
+def _list_operations(as_json: bool) -> str:
     lines: dict[int, list[str]] = {}
     for operation in map(learn, fillers()):
         lines.setdefault(operation.opcode, []).append(operation.function)
+    listed = [(uapi.name_of("IORING_OP_", opcode), opcode, lines[opcode]) for opcode in sorted(lines)]
+    if as_json:
+        return _json([{"name": name, "opcode": code, "functions": each} for name, code, each in listed])
     return "".join(
-        f"{opcode:>3}  {uapi.name_of('IORING_OP_', opcode).replace('IORING_OP_', ''):<18} {' '.join(names)}\n"
-        for opcode, names in sorted(lines.items())
+        f"{opcode:>3}  {name.replace('IORING_OP_', ''):<18} {' '.join(names)}\n"
+        for name, opcode, names in listed
     )
+
+
+def _list_structs(as_json: bool) -> str:
+    if as_json:
+        return _json([{"name": name, "size": layout.size} for name, layout in structs().items()])
+    return "".join(f"{layout.size:>5}  {name}\n" for name, layout in structs().items())
 
 
 def _json(data: Any) -> str:

@@ -2108,7 +2108,7 @@ def prep_cmd_zone_reset_all(sqe: Sqe, fd: int, user_data: int = 0, flags: int = 
 
 def _block_command(number: int) -> int:
     """Number a block device's command, _IO(0x12, number), as this machine's ioctls are numbered."""
-    machine = os.uname().machine
+    machine = os.uname().machine if hasattr(os, "uname") else ""  # Windows has none, and layout.py
     none = 1 << 29 if machine.startswith(("mips", "ppc", "sparc", "alpha")) else 0
     return none | 0x12 << 8 | number
 

@@ -11,6 +11,10 @@ on our side.
 Read next: ops.py. On a first reading: this page, SubmissionQueue down to pending(), CompletionQueue.fetch,
 Ring.submit, Ring.reap. The rest is other shapes of the same, and what can go wrong.
 
+We write requests into the SQ, the submission queue, as entries of 64 bytes (SQE). The kernel writes answers
+into the CQ, the completion queue, as entries of 16 bytes (CQE). Both are rings: the producer moves the tail,
+the consumer moves the head.
+
 The memory that is shared with the kernel (offsets vary: they are read from io_uring_params)::
 
     mmap at IORING_OFF_SQ_RING                          mmap at IORING_OFF_SQES
@@ -27,8 +31,8 @@ We fill it once with 0, 1, 2 ... and never look at it again; from 6.6 it can be 
 
 A word is a u32 of the mapping, reached through a memoryview (barriers.map_words), which CPython reads and
 writes in one piece. load_acquire is a read that nothing after it can overtake, store_release a write that
-overtakes nothing before it. On x86 all are; elsewhere barriers.py adds a fence. Where it finds none,
-ordered() is False and we go through io_uring_enter, which orders everything.
+overtakes nothing before it. On x86 every plain read and write is such a one; elsewhere barriers.py adds a
+fence. Where it finds none, ordered() is False and we go through io_uring_enter, which orders everything.
 
 Who moves what:
 
@@ -37,8 +41,8 @@ Who moves what:
     ============  =========================  ==================================================
     sq.ktail      us, after the SQEs         the kernel, before it reads the SQEs
     sq.khead      the kernel, after reading  us, before an SQE slot is used again
-    sq.kflags     the kernel                 us: NEED_WAKEUP, TASKRUN, and CQ_OVERFLOW (here, for the
-                                             words of the CQ are older than this need)
+    sq.kflags     the kernel                 us: NEED_WAKEUP, TASKRUN, and CQ_OVERFLOW (here, because
+                                             the CQ had no such word of the kernel's)
     sq.kdropped   the kernel                 us, for statistics: SQEs with an impossible index
     cq.ktail      the kernel, after the CQE  us, before we read the CQEs
     cq.khead      us, after copying CQEs     the kernel, before it overwrites a CQE
@@ -737,6 +741,9 @@ class Ring:
 
     A ring belongs to one thread, the one that created it, until bind_thread() or enable() gives it to
     another: two threads in one queue would overwrite each other's entries, so everybody else is refused.
+
+    ``sq`` and ``cq`` are the queues, ``params`` is the io_uring_params that the kernel filled, and
+    ``dropped`` lists the wishes that it did not grant, each with the errno.
     """
 
     def __init__(

@@ -274,12 +274,14 @@ class GeteventsArg:
 
     def __init__(self) -> None:
         """Allocate 56 bytes: the first 24 point to the 16 behind them and to the last 16."""
-        _load()
-        self._memory = (_ctypes.c_uint64 * 7)()
-        self._address = _ctypes.addressof(self._memory) + _GETEVENTS.size
+        # Without _load(), which refuses other systems than Linux: rings of fakekernel.py wait there as well.
+        import ctypes
+
+        self._memory = (ctypes.c_uint64 * 7)()
+        self._address = ctypes.addressof(self._memory) + _GETEVENTS.size
         self._view = memoryview(self._memory).cast("B")
-        self.size = _ctypes.c_size_t(_GETEVENTS.size)
-        self._sigmask_size = 16 if abi().startswith("mips") else 8  # the kernel's sigset_t, not libc's
+        self.size = ctypes.c_size_t(_GETEVENTS.size)
+        self._sigmask_size = 0  # known when a mask is given
         self.deadline_ns: int | None = 0
         self.min_wait_usec = 0
         self.sigmask: int | None = None
@@ -301,6 +303,7 @@ class GeteventsArg:
         self.sigmask = None if sigmask is None else self._mask_of(sigmask)
 
     def _mask_of(self, signals: Iterable[int]) -> int:
+        self._sigmask_size = 16 if abi().startswith("mips") else 8  # the kernel's sigset_t, not libc's
         mask = 0
         for number in signals:
             if not 1 <= number <= 8 * self._sigmask_size:

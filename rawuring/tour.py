@@ -307,10 +307,10 @@ class Guide:
 def setup_and_mmap(guide: Guide) -> None:
     """Chapter 1."""
     guide.chapter(1, "Setup and mmap", """
-        io_uring_setup(2, params) makes a ring and fills params: how many entries each queue got, and at which
-        BYTE OFFSET of the mapping each word stands. The offsets are not the values. Two calls of mmap on
-        the new descriptor give the memory: one for the words of both queues, the CQEs and the index array,
-        one for the SQEs.""")  # fmt: skip
+        io_uring_setup(2, params) makes a ring of two SQEs and fills params: how many entries each
+        queue got, and at which BYTE OFFSET of the mapping each word stands. The offsets are not the
+        values. Two calls of mmap on the new descriptor give the memory: one for the words of both
+        queues, the CQEs and the index array, one for the SQEs.""")  # fmt: skip
     with guide.kernel.ring(2) as ring:
         params, sq_memory = ring.params, ring._mappings[0]
         mask = _u32(sq_memory, params["sq_off"]["ring_mask"])
@@ -341,14 +341,15 @@ def one_nop(guide: Guide) -> None:
             All 64 bytes, in one write. Whatever the last user of the slot left there is gone.""")
         ring.sq.flush()
         guide.step("Publish: ring.sq.flush()", """
-            One store covers every slot that was filled. It is a release: who sees the new tail sees the
+            One store covers every slot that was filled. It is a release: whoever sees the new tail sees the
             SQEs. From here until sq.khead has passed it, the slot belongs to the kernel.""")
         ring.submit()
         guide.step("Enter: ring.submit(), which calls io_uring_enter(fd, 1, 0, 0)", """
-            The kernel loaded the tail (acquire), copied the SQE, moved its head over it (release), did
-            nothing, as asked, wrote a CQE and moved the tail of the CQ over it (release). user_data
-            came back as it was: only removals and cancellations compare it. res is 0, as of any call
-            that succeeds and has nothing to count.""")
+            One SQE to submit, no CQE to wait for, no flags. The kernel loaded the SQ's tail (acquire), copied
+            the SQE, did nothing, as asked, wrote a CQE and moved the CQ's tail over it (release). At the end
+            of the batch it moved the SQ's head over all that it took (release): our slot is free again.
+            user_data came back as it was: only removals and cancellations compare it. res is 0, as of
+            any call that succeeds and has nothing to count.""")
         ring.reap()
         guide.step("Reap: ring.reap()", """
             We loaded cq.ktail (acquire), copied the CQE out, and only then moved cq.khead (release): from
@@ -405,8 +406,8 @@ def wrap_around(guide: Guide) -> None:
     """Chapter 5."""
     guide.chapter(5, "Wrap-around", """
         Indices are never reset. They run free, through 2**32 back to 0, and are masked only to find a slot:
-        index & ring_mask. So "how many are there" is always (tail - head) mod 2**32, and a full ring differs
-        from an empty one.""")  # fmt: skip
+        index & ring_mask. So "how many are there" is always (tail - head) mod 2**32: 0 in an empty ring, the
+        number of its slots in a full one.""")  # fmt: skip
     with guide.kernel.ring(2) as ring:
         for user_data in (31, 32, 33):
             ops.prep_nop(ring.get_sqe(), user_data=user_data)
@@ -438,9 +439,9 @@ def overflow(guide: Guide) -> None:
     """Chapter 6."""
     guide.chapter(6, "Overflow", """
         A new ring with two slots in each queue, and four completions. From 5.5 (IORING_FEAT_NODROP)
-        nothing is lost: the kernel keeps what has no room on a list of its own and raises a flag. The
-        flag stands in the SQ's flags word, because the kernel writes that one anyway; it is no typo in
-        the header.""")  # fmt: skip
+        nothing is lost: the kernel keeps what has no room on a list of its own, and from 5.8 on raises a
+        flag. The flag stands in the SQ's flags word, because the CQ had none that the kernel writes; it
+        is no typo in the header.""")  # fmt: skip
     with guide.kernel.ring(2, cq_entries=2) as ring:
         guide.look_at(ring)
         for user_data in (41, 42):
@@ -502,7 +503,7 @@ def poll_and_removal(guide: Guide) -> None:
         guide.step("Somebody writes a byte", "res is a mask of what is ready, as poll(2) gives it.")
         ring.reap()
         guide.kernel.read(fd)
-        guide.step("ring.reap(); the byte is read. The poll is over: a second byte would tell nobody.")
+        guide.step("ring.reap(); the byte is read. The poll is over: of a second byte nobody would hear.")
 
 
 def removal_race(guide: Guide) -> None:
@@ -532,7 +533,8 @@ def removal_race(guide: Guide) -> None:
         ops.prep_poll_remove(ring.get_sqe(), 73, user_data=74)
         ring.submit_and_wait(2)
         guide.step("Remove it too late", """
-            -ENOENT: no such poll any more. The completion of 73 stands in the ring, and will be reaped
+            -ENOENT: no such poll any more (or -EALREADY, on a ring whose owner has to enter before
+            completions are made: DEFER_TASKRUN). The completion of 73 stands in the ring, and will be reaped
             after the program has decided that 73 is gone. If 73 were the address of a handler that is
             freed now, reaping would use freed memory; if it were the number of the descriptor, and
             another file had that number by now, the wrong handler would run. So fdmon.py uses tokens
@@ -560,8 +562,8 @@ def sqpoll(guide: Guide) -> None:
             must look at sq.kflags AFTER the store of sq.ktail. A release and an acquire do not order a
             store before a later load, not on x86 either: the CPU may keep the store in its buffer and load
             the old flag, while the thread raises the flag and loads the old tail. Both would miss each other.
-            So there is a full fence between the two on each side (barriers.full_fence, smp_mb in
-            io_sq_thread). Everywhere else acquire and release are enough.""")
+            So there is a full fence between the two on each side (barriers.full_fence here, a full
+            barrier in io_sq_thread there). Everywhere else acquire and release are enough.""")
         ring.submit()
         guide.kernel.answer(ring)
         guide.kernel.fall_asleep(ring)
@@ -585,20 +587,29 @@ CHAPTERS = (
 )
 
 LEGEND = """
+io_uring is two queues in memory that a program shares with the kernel. We write requests into the submission
+queue (SQ): each is a submission queue entry (SQE) of 64 bytes. The kernel writes answers into the completion
+queue (CQ): each is a completion queue entry (CQE) of 16 bytes, with the user_data of its request (a number of
+ours), the result res, and flags.
+
+Each queue is a ring: an array that is used round and round. Whoever puts entries in moves its tail, whoever
+takes them out moves its head. So each of the four indices has one writer, and no lock is needed.
+
 Below a step stands one line for each word (or slot) of the ring that it changed:
 
     name         old -> new, or what the slot holds now      by     what orders the change for the other side
 
-They are in the order of this legend, not of time: what we wrote to the SQ, what the kernel did, what we took.
-sqe[i] and cqe[i] are slots: i is an index & mask. A k marks words that both sides see. Each release has a
-partner on the other side, which makes sure that what was written before it is seen:
+The lines stand in a fixed order, not in that of time: what we wrote to the SQ, what the kernel did, what we
+took from the CQ. sqe[i] and cqe[i] are slots: i is an index & mask. A k marks words that both sides see,
+whoever writes them. Each release has a partner on the other side, which makes sure that what was written
+before it is seen:
 
     word                 released by               partner
     sq.ktail             us, flush()               the kernel's acquire, io_sqring_entries
     sq.khead             the kernel                our acquire, pending()
     cq.ktail             the kernel                our acquire, fetch()
     cq.khead             us, fetch()               a branch on it in the kernel's io_get_cqe, before it writes
-    sq.kflags            (an atomic or)            none needed: we enter; NEED_WAKEUP: see chapter 10
+    sq.kflags            (an atomic or)            none for CQ_OVERFLOW: we enter; NEED_WAKEUP: see chapter 10
 
 A release means: whoever sees this store sees everything that was stored before it. An acquire means: nothing
 that stands after this load happens before it. The names are functions of rings.py and of Linux's io_uring.c.
@@ -657,7 +668,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Unavailable as error:
         print(f"{error}", file=sys.stderr)
         return 1
-    print(f"{sentence}\n")
+    print(sentence)
     run(kernel, sys.stdout.write, options.chapter)
     return 0
 

@@ -8,7 +8,7 @@ Must not know: how any of it is used.
 Invariant: every number of the interface stands here and nowhere else. Sizes and offsets are the same on every
 architecture (a C compiler checked sixteen of them). What differs between architectures, such as O_DIRECT or
 SOCK_NONBLOCK, is not here: take it from os and socket.
-Read next: syscalls.py.
+Read next: gates.py, a table, or at once syscalls.py.
 
 Some names begin with two underscores. Inside a class body Python rewrites ``uapi.__kernel_timespec``, so give
 it a name of your own outside.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import json
 import os
 import re
 import subprocess
@@ -23,6 +24,8 @@ from typing import NamedTuple
 import driver
 import pytest
 from refusal import io_uring_refusal
+
+import rawuring
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -46,7 +49,7 @@ class Snippet(NamedTuple):
 
 
 def snippets():
-    for page in PAGES:
+    for page in (*PAGES, ROOT / "SECURITY.md"):
         text = page.read_text(encoding="utf-8")
         for found in BLOCK.finditer(text):
             line = text[: found.start("code")].count("\n") + 1
@@ -82,8 +85,38 @@ def test_snippet_when_run_then_it_prints_what_the_page_says(snippet):
         assert out.getvalue() == snippet.prints
 
 
+ELSEWHERE = """
+import contextlib, ctypes, io, json, os, sys
+
+def no_libc(*arguments, **options):
+    raise OSError("there is no such library")
+
+sys.platform, ctypes.CDLL = "win32", no_libc
+del os.uname, os.register_at_fork
+for name, code, prints in json.load(sys.stdin):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(compile(code, name, "exec"), {"__name__": "__main__"})
+    assert prints in (None, out.getvalue()), (name, out.getvalue())
+"""
+
+
+def test_snippets_that_need_no_kernel_when_on_another_system_then_they_print_the_same():
+    anywhere = [
+        (name(snippet), snippet.code, snippet.prints)
+        for snippet in SNIPPETS
+        if not snippet.needs and snippet.page.name != "README.md"
+    ]
+    assert len(anywhere) > 10
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE], input=json.dumps(anywhere), cwd=ROOT, capture_output=True,
+        text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 def test_snippets_when_counted_then_each_python_fence_is_one():
-    fences = sum(page.read_text(encoding="utf-8").count("```python") for page in PAGES)
+    pages = (*PAGES, *(page for page in ROOT.glob("*.md") if page not in PAGES))
+    fences = sum(page.read_text(encoding="utf-8").count("```python") for page in pages)
     assert fences == len(SNIPPETS) > 20
 
 
@@ -125,11 +158,35 @@ def test_pages_when_listed_then_each_is_in_the_site():
     assert listed == {page.relative_to(ROOT / "docs").as_posix() for page in PAGES[1:]}
 
 
+def test_pages_and_pictures_then_links_lead_to_each_from_the_first():
+    """Without the menu of the site: on a code host there is none."""
+    docs = ROOT / "docs"
+    waiting, reached = [docs / "index.md"], set()
+    while waiting:
+        page = waiting.pop()
+        if page not in reached:
+            reached.add(page)
+            links = re.findall(r"\]\(([^)#:]+)", prose(page)) if page.suffix == ".md" else []
+            waiting += [(page.parent / link).resolve() for link in links]
+    assert {*docs.rglob("*.md"), *docs.rglob("*.svg")} <= reached
+
+
 def test_files_named_in_the_pages_then_they_exist():
     named = re.compile(r"`((?:rawuring|tests|tools|examples)/[\w/]+\.\w+)`")
     for page in PAGES[1:]:
         for found in named.findall(page.read_text(encoding="utf-8")):
             assert (ROOT / found).exists(), f"{page.name}: {found}"
+
+
+def test_functions_in_the_tables_of_the_reading_pages_then_the_files_have_them():
+    for page, column in (("reading-rings.md", 1), ("reading-fdmon.md", 2)):
+        file = ROOT / "rawuring" / page.replace("reading-", "").replace(".md", ".py")
+        defined = set(re.findall(r"(?:def|class) (\w+)", file.read_text(encoding="utf-8")))
+        rows = re.findall(r"^\| `.*", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.MULTILINE)
+        cells = [row.split("|")[column] for row in rows]
+        named = {name for cell in cells for name in re.findall(r"`(\w+)(?:\(\))?`", cell)}
+        assert len(named) > 5
+        assert named <= defined, page
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -144,6 +201,26 @@ def test_generated_pages_and_pictures_then_up_to_date():
     assert {f"{name}.md" for name in (*build_docs.MODULES, "index")} == {
         path.name for path in (ROOT / "docs" / "api").iterdir()
     }
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "api").glob("*.md")), ids=lambda page: page.stem)
+def test_api_page_when_a_record_has_fields_then_they_are_there(page):
+    text = page.read_text(encoding="utf-8")
+    if page.stem == "index":
+        assert all(f"| `{name}` |" in text for name in rawuring.__all__ if name != "__version__")
+        return
+    module = importlib.import_module(f"rawuring.{page.stem}")
+    for name, record in vars(module).items():
+        public = isinstance(record, type) and record.__module__ == module.__name__ and name[0] != "_"
+        if public and issubclass(record, tuple):
+            shown = text.partition(f"## {name}\n")[2].partition("\n## ")[0]
+            assert all(f"    {field}: " in shown for field in record._fields), name
+
+
+def test_api_pages_then_constants_and_attributes_that_say_what_they_are_stand_there():
+    text = (ROOT / "docs" / "api" / "rings.md").read_text(encoding="utf-8")
+    assert "## RECOMMENDED\n" in text
+    assert "    features: int\n        IORING_FEAT_* mask of this kernel." in text
 
 
 def test_build_docs_when_checked_then_the_exit_code_tells(tmp_path):

@@ -3,17 +3,34 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import platform
 import sys
 from xml.etree import ElementTree
 
+import driver
 import pytest
 from refusal import io_uring_refusal
 
 from rawuring import fakekernel, layout, ops, rings, uapi
 
 SHAPES = ["", "SQE128", "CQE32", "NO_SQARRAY", "SQE128,CQE32,NO_SQARRAY"]
+
+
+@pytest.mark.requires_io_uring
+@pytest.mark.parametrize("flags", ["CQSIZE", "ATTACH_WQ", "ATTACH_WQ,SQPOLL"])
+def test_flags_that_want_more_than_a_bit_then_this_kernel_is_asked_with_it(flags):
+    """A CQ size, and a ring whose workers are shared (5.5 and 5.6)."""
+    try:
+        params, source = layout.ask(8, layout.parse_flags(flags), 0, "kernel")
+    except OSError as error:
+        if error.errno != errno.EPERM and driver.kernel_release() >= (5, 13):
+            raise
+        pytest.skip(f"IORING_SETUP_{flags} (5.13 for SQPOLL without privileges): {error}")
+    assert source.startswith("this kernel")
+    assert params["flags"] == layout.parse_flags(flags)
+    assert params["cq_entries"] == 16
 
 
 @pytest.mark.requires_io_uring
@@ -188,6 +205,21 @@ def test_command_when_asked_for_lists_then_all_are_there(capsys):
     assert all(name in out for name in layout.fillers())
     assert layout.main(["--structs"]) == 0
     assert "io_uring_sqe" in capsys.readouterr().out
+    assert layout.main(["--ops", "--json"]) == 0
+    operations = json.loads(capsys.readouterr().out)
+    assert {name for each in operations for name in each["functions"]} == set(layout.fillers())
+    assert layout.main(["--structs", "--json"]) == 0
+    assert {"name": "io_uring_sqe", "size": 64} in json.loads(capsys.readouterr().out)
+
+
+def test_headline_when_a_kernel_gave_its_reasons_then_no_line_leaves_the_picture():
+    """840 pixels have room for 104 letters."""
+    source = "what is known (this machine refused: " + "a filter of the container forbids it, " * 9 + ")"
+    picture = ElementTree.fromstring(layout.rings_as_svg(layout.known_params(8), source))
+    texts = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert max(map(len, texts)) <= 104
+    assert "forbids it" in "".join(texts)
+    assert max(map(len, layout.draw_rings(layout.known_params(8), source).splitlines())) <= 110
 
 
 @pytest.mark.parametrize(
@@ -198,6 +230,7 @@ def test_command_when_asked_for_lists_then_all_are_there(capsys):
         ["--flags", "NONSENSE"],
         ["--flags", "SQ_AFF"],
         ["--entries", "0"],
+        ["--ops", "--svg"],
     ],
 )
 def test_command_when_something_is_unknown_then_2_and_a_sentence(arguments, capsys):

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from rawuring import fakekernel, ops, rings, syscalls, tour
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "tour.md"
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "tour.md"
 
 
 def text_on(kernel, chapters=()):
@@ -36,6 +39,44 @@ def test_tour_on_this_kernel_then_the_same_text():
     if "(on the pure-Python kernel, because" in text:
         text = re.sub(r"\n\(on the pure-Python kernel, because[^\n]*\n", "", text)
     assert text.strip("\n") == golden().strip("\n")
+
+
+ELSEWHERE = """
+import ctypes, os, sys
+
+def no_libc(*arguments, **options):
+    raise OSError("there is no such library")
+
+sys.platform, ctypes.CDLL = sys.argv[1], no_libc
+if sys.platform == "win32":
+    del os.uname, os.register_at_fork
+from rawuring import layout, tour
+assert layout.main(["--ops"]) == layout.main(["--op", "RECV"]) == layout.main([]) == 0
+print("==== tour")
+assert tour.main([]) == 0
+"""
+
+
+@pytest.mark.parametrize("platform", ["darwin", "win32"])
+def test_tour_and_layout_on_another_system_then_the_same_text(platform):
+    command = [sys.executable, "-c", ELSEWHERE, platform]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    sentence, _, text = done.stdout.partition("==== tour\n")[2].partition("\n")
+    assert sentence.startswith("On the pure-Python kernel") and f"This is {platform}" in sentence
+    assert text.strip("\n") == golden().strip("\n")
+
+
+def test_fake_ring_when_it_waits_then_no_system_call_is_made(monkeypatch):
+    def forbidden(*arguments):
+        raise AssertionError("a fake ring called the true io_uring_enter")
+
+    monkeypatch.setattr(syscalls, "_syscall_enter", forbidden)
+    with fakekernel.fake_ring(entries=2) as (_, ring):
+        for turn in (ring.submit_and_wait, ring.submit_and_reap):
+            ops.prep_nop(ring.get_sqe(), user_data=1)
+            turn(1)
+    assert syscalls._syscall_enter is forbidden
 
 
 def test_tour_when_a_step_changes_a_word_then_the_line_says_who_and_how():

@@ -32,6 +32,13 @@ MODULES = vendor.modules()
 IN_ONE_FILE = [name for name in MODULES if name != "vendor"]
 
 
+def test_modules_then_in_the_order_of_reading():
+    """What the files say of each other ("Read next: ...") is the list that the README gives."""
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    listed = [line.split("`")[1][:-3] for line in lines if line.startswith("| `") and ".py` |" in line]
+    assert [name for name in listed if name in IN_ONE_FILE] == IN_ONE_FILE
+
+
 def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess:
     """Run a bare interpreter."""
     return subprocess.run(

@@ -23,6 +23,7 @@ import contextlib
 import io
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,6 +89,9 @@ def operations_page() -> str:
         "rawuring.layout --op NAME` prints one of these, with `--svg` as a picture. Members that are not "
         "listed are zero. Every function also takes `user_data` and `flags` (a mask of IOSQE_*), which are "
         "left out here.\n",
+        "![The members of an SQE, those that share bytes below each other](pictures/sqe.svg)\n",
+        "The same for one operation, prep_recv:\n",
+        "![The SQE of a RECV](pictures/op-recv.svg)\n",
     ]
     found = sorted((layout.learn(name) for name in layout.fillers()), key=lambda o: o.opcode)
     for operation in found:
@@ -113,12 +117,27 @@ def api_index() -> str:
     """Return the list of the modules."""
     rows = [f"| [{module}]({module}.md) | {first_line(module)} |" for module in MODULES]
     head = [f"{NOTE}# API reference\n", "In the order of reading.\n", "| module | |", "|---|---|"]
-    return "\n".join([*head, *rows, ""])
+    names = [f"| `{name}` | [{home}]({home}.md) |" for name, home in package_names().items()]
+    also = ["", "`rawuring` itself has these names of theirs:\n", "| name | defined in |", "|---|---|"]
+    return "\n".join([*head, *rows, *also, *names, ""])
+
+
+def package_names() -> dict[str, str]:
+    """Return what `from rawuring import ...` offers, by the module that has it."""
+    for node in parse("__init__").body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_HOME":
+            return dict(ast.literal_eval(node.value))
+    raise AssertionError("rawuring/__init__.py has no _HOME")
+
+
+def source(module: str) -> str:
+    """Read a file of the package."""
+    return (ROOT / "rawuring" / f"{module}.py").read_text(encoding="utf-8")
 
 
 def parse(module: str) -> ast.Module:
     """Parse a file of the package."""
-    return ast.parse((ROOT / "rawuring" / f"{module}.py").read_text(encoding="utf-8"))
+    return ast.parse(source(module))
 
 
 def first_line(module: str) -> str:
@@ -128,30 +147,73 @@ def first_line(module: str) -> str:
 
 def api_page(module: str) -> str:
     """Return the page of one module: everything public that has a docstring, as it stands in the file."""
-    tree = parse(module)
+    tree, text = parse(module), source(module).splitlines()
     lines = [f"{NOTE}# rawuring.{module}\n", fence(ast.get_docstring(tree) or "")]
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
-            lines += definition(node, "")
+            lines += definition(node, "", text)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            lines += constant(node, text)
     return "\n".join(lines)
 
 
-def definition(node: ast.FunctionDef | ast.ClassDef, owner: str) -> list[str]:
-    """Return the lines of a function, or of a class with its methods."""
-    docstring = ast.get_docstring(node)
+def remark(line: int, text: list[str]) -> str:
+    """Return the comment of the form "#: ..." that stands above a line, which is counted from 1."""
+    found: list[str] = []
+    while line > 1 and text[line - 2].lstrip().startswith("#:"):
+        line -= 1
+        found.insert(0, text[line - 1].lstrip()[2:].strip())
+    return " ".join(found)
+
+
+def constant(node: ast.Assign | ast.AnnAssign, text: list[str]) -> list[str]:
+    """Return the lines of a constant that says what it is; its value too, unless it is long."""
+    target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+    said = remark(node.lineno, text)
+    if not said or not isinstance(target, ast.Name) or target.id.startswith("_"):
+        return []
+    value = text[node.lineno - 1 : node.end_lineno]
+    head = "\n".join(value) if len(value) <= 8 else target.id
+    return [f"## {target.id}\n", fence(f"{head}\n\n" + textwrap.fill(said, 110))]
+
+
+def attributes(node: ast.ClassDef, text: list[str]) -> str:
+    """List the fields of a class, and what its methods say of attributes that they make."""
+    found: dict[str, str] = {}
+    for child in ast.walk(node):
+        if not isinstance(child, (ast.Assign, ast.AnnAssign)):
+            continue
+        target = child.targets[0] if isinstance(child, ast.Assign) else child.target
+        said = remark(child.lineno, text)
+        of_class = child in node.body and isinstance(child, ast.AnnAssign)
+        of_object = isinstance(target, ast.Attribute) and ast.unparse(target.value) == "self" and bool(said)
+        name = target.attr if isinstance(target, ast.Attribute) else ast.unparse(target)
+        if name.startswith("_") or not (of_class or of_object):
+            continue
+        kind = f": {ast.unparse(child.annotation)}" if isinstance(child, ast.AnnAssign) else ""
+        said = textwrap.fill(said, 110, initial_indent=" " * 8, subsequent_indent=" " * 8)
+        found.setdefault(name, f"    {name}{kind}" + (f"\n{said}" if said else ""))
+    return "\n\nAttributes:\n\n" + "\n".join(found.values()) if found else ""
+
+
+def definition(node: ast.FunctionDef | ast.ClassDef, owner: str, text: list[str]) -> list[str]:
+    """Return the lines of a function, or of a class with its attributes and methods."""
+    docstring = ast.get_docstring(node) or ""
     if isinstance(node, ast.FunctionDef):
         title = f"{owner}{node.name}"
         head = signature(node, title)
     else:
         title = f"{owner}{node.name}"
-        head = f"class {title}({', '.join(ast.unparse(base) for base in node.bases)})".replace("()", "")
+        bases = [ast.unparse(base).partition("(")[0] for base in node.bases]  # without a namedtuple's fields
+        head = f"class {title}({', '.join(bases)})".replace("()", "")
+        docstring += attributes(node, text)
     level = "##" if not owner else "###"
-    lines = [f"{level} {title}\n", fence(head + ("\n\n" + docstring if docstring else ""))]
+    lines = [f"{level} {title}\n", fence(head + ("\n\n" + docstring.lstrip("\n") if docstring else ""))]
     if isinstance(node, ast.ClassDef):
         for inner in node.body:
             shown = isinstance(inner, ast.FunctionDef) and (inner.name[0] != "_" or inner.name == "__init__")
             if shown:
-                lines += definition(inner, f"{node.name}.")
+                lines += definition(inner, f"{node.name}.", text)
     return lines
 
 
