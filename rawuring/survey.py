@@ -157,7 +157,7 @@ def _usable_advice(findings: dict[str, Finding], code: int, denied: tuple[str, .
         )
     if code:
         return (
-            f"io_uring_register answers {errno.errorcode.get(code, code)}, so not all can be known: try the "
+            f"io_uring_register answers {syscalls._errno_name(code)}, so not all can be known: try the "
             "operations themselves, or allow the call in the seccomp profile."
         )
     known = [findings[name].supported for name, _ in family("OP")]

@@ -120,7 +120,7 @@ class Unavailable(OSError):
 
     def __init__(self, code: int, what: str, cause: str, advice: str, evidence: tuple[str, ...] = ()) -> None:
         """Keep the parts; the message is put together from all of them."""
-        says = f"{errno.errorcode.get(code, code)} ({os.strerror(code)})"
+        says = f"{_errno_name(code)} ({os.strerror(code)})"
         facts = f" [{'; '.join(evidence)}]" if evidence else ""
         super().__init__(code, f"{what}: {says}. Cause: {cause}.{facts} {advice}")
         self.cause = cause
@@ -534,7 +534,7 @@ def explain_setup_failure(code: int, what: str, flags: int = 0) -> Unavailable:
     if seccomp is not None:
         evidence.append(f"Seccomp={seccomp}")
     bare = _enter_errno()
-    evidence.append(f"io_uring_enter(-1)={errno.errorcode.get(bare, str(bare))}")
+    evidence.append(f"io_uring_enter(-1)={_errno_name(bare)}")
     cause, advice = _diagnose(code, flags, disabled, seccomp, bare)
     return Unavailable(code, what, cause, advice, tuple(evidence))
 
@@ -579,6 +579,11 @@ _DIAGNOSES = {
     errno.EMFILE: ("nofile", "This process has no descriptors left: raise RLIMIT_NOFILE (ulimit -n)."),
     errno.ENFILE: ("nofile", "The system has no descriptors left (fs.file-max)."),
 }
+
+
+def _errno_name(code: int) -> str:
+    """Name an errno as the kernel does: Python has two names for one number, and prefers ENOTSUP."""
+    return "EOPNOTSUPP" if code == errno.EOPNOTSUPP else errno.errorcode.get(code, str(code))
 
 
 def _enter_errno() -> int:

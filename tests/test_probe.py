@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from rawuring import probe, report, survey, syscalls, uapi
+from rawuring import evidence, probe, report, survey, syscalls, uapi
 
 ROOT = Path(__file__).resolve().parent.parent
 LINUX = sys.platform.startswith("linux")
@@ -302,8 +302,17 @@ def test_setup_failure_then_the_layer_is_named(monkeypatch, code, disabled, secc
     monkeypatch.setattr(syscalls, "_enter_errno", lambda: bare)
     error = syscalls.explain_setup_failure(code, "setup")
     assert (error.errno, error.cause) == (code, cause)
-    assert errno.errorcode[code] in str(error)
+    name = "EOPNOTSUPP" if code == errno.EOPNOTSUPP else errno.errorcode[code]  # not Python's ENOTSUP
+    assert f": {name} (" in str(error)
     assert error.advice in str(error)
+
+
+def test_filter_that_does_not_show_answers_eopnotsupp_then_it_is_named(monkeypatch):
+    """A filter outside of the sandbox, as managed services have: no Seccomp field, and EOPNOTSUPP to all."""
+    monkeypatch.setattr(syscalls, "_read_text", lambda path: None)
+    monkeypatch.setattr(syscalls, "_enter_errno", lambda: errno.EOPNOTSUPP)
+    error = syscalls.explain_setup_failure(errno.EOPNOTSUPP, "setup")
+    assert evidence.classify(error, ())[:2] == ("denied", "seccomp")
 
 
 def test_sysctl_turned_off_then_named_and_restored():
