@@ -348,6 +348,7 @@ _MEANINGS = {
     "kernel.io_uring_disabled=0": " (everybody may use io_uring)",
     "kernel.io_uring_disabled=1": " (only the members of kernel.io_uring_group, and CAP_SYS_ADMIN)",
     "kernel.io_uring_disabled=2": " (nobody may use io_uring)",
+    "kernel.io_uring_group=-1": " (no group)",
     "Seccomp=0": " (no filter)",
     "Seccomp=2": " (a filter is in force)",
 }

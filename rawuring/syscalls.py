@@ -559,14 +559,24 @@ def _diagnose(
                 "kernel.io_uring_disabled=0."
             )
         if disabled == "1":
-            return "group", (
-                "Only members of the group in kernel.io_uring_group may use io_uring here: "
-                "join it, or let root run sysctl -w kernel.io_uring_disabled=0."
-            )
+            return "group", _group_advice(_read_text("/proc/sys/kernel/io_uring_group"))
         if flags & uapi.IORING_SETUP_SQPOLL:
             return "flags", "IORING_SETUP_SQPOLL needs privileges before Linux 5.13: wish for it instead."
         return "policy", "A security module or sandbox refuses io_uring: ask whoever runs this machine."
     return _DIAGNOSES.get(code, ("unknown", "Run the probe for details."))
+
+
+def _group_advice(group: str | None) -> str:
+    if group == "-1":  # as the kernel has it until somebody names one
+        return (
+            "Only processes with CAP_SYS_ADMIN may use io_uring here, and kernel.io_uring_group names no "
+            "group: let root name one of yours with sysctl -w kernel.io_uring_group=GID, or run sysctl -w "
+            "kernel.io_uring_disabled=0."
+        )
+    return (
+        "Only members of the group in kernel.io_uring_group may use io_uring here: "
+        f"join it{f' (GID {group})' if group else ''}, or let root run sysctl -w kernel.io_uring_disabled=0."
+    )
 
 
 _DIAGNOSES = {

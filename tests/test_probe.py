@@ -307,6 +307,24 @@ def test_setup_failure_then_the_layer_is_named(monkeypatch, code, disabled, secc
     assert error.advice in str(error)
 
 
+@pytest.mark.parametrize(
+    ("group", "told", "not_told"),
+    [
+        ("-1", "io_uring_group=GID", "join it"),
+        ("1234", "join it (GID 1234)", "=GID"),
+        (None, "join it,", "GID"),
+    ],
+)
+def test_only_a_group_is_admitted_then_it_can_be_joined_or_must_be_named(monkeypatch, group, told, not_told):
+    said = {"io_uring_disabled": "1", "io_uring_group": group}
+    monkeypatch.setattr(syscalls, "_read_text", lambda path: said.get(path.rpartition("/")[2]))
+    monkeypatch.setattr(syscalls, "_enter_errno", lambda: errno.EBADF)
+    status, cause, advice = evidence.classify(syscalls.explain_setup_failure(errno.EPERM, "setup"), ())
+    assert (status, cause) == ("denied", "group")
+    assert told in advice
+    assert not_told not in advice
+
+
 def test_filter_that_does_not_show_answers_eopnotsupp_then_it_is_named(monkeypatch):
     """A filter outside of the sandbox, as managed services have: no Seccomp field, and EOPNOTSUPP to all."""
     monkeypatch.setattr(syscalls, "_read_text", lambda path: None)
