@@ -123,6 +123,10 @@ def classify(failure: syscalls.Unavailable, evidence: tuple[str, ...]) -> tuple[
     facts = dict(fact.partition("=")[::2] for fact in (*evidence, *failure.evidence))
     if cause == "seccomp" or (cause in ("policy", "absent") and _is_filtered(facts)):
         killed = "kills" in advice
+        absent = None if killed else _surely_absent(failure.errno, facts)
+        if absent:  # a filter that admits the calls would not help
+            too = "A seccomp filter is in force, too, and may refuse it there."
+            return "absent", absent[0], f"{absent[1]} {too}"
         return "denied", "seccomp", f"{advice if killed else _FILTERED} {_where_to_allow(facts)}"
     if cause in ("sysctl", "group"):
         return "denied", cause, advice
@@ -184,7 +188,20 @@ def _which_policy(code: int | None, facts: dict[str, str]) -> tuple[str, str]:
 
 
 def _why_absent(facts: dict[str, str], advice: str) -> tuple[str, str]:
-    if "emulator" in facts:
+    surely = _surely_absent(errno.ENOSYS, facts)
+    if surely:
+        return surely
+    if "ctypes" in advice or "SYSCALL_NUMBERS" in advice:
+        return "python", advice
+    return "config", (
+        "This kernel is new enough and has no io_uring: most likely it was built without CONFIG_IO_URING. "
+        "Otherwise the system calls are emulated, or a filter that does not show answers for the kernel."
+    )
+
+
+def _surely_absent(code: int | None, facts: dict[str, str]) -> tuple[str, str] | None:
+    """Find a reason that holds whoever gave the answer, the kernel or a filter in front of it."""
+    if "emulator" in facts and code == errno.ENOSYS:
         return "emulator", (
             f"The system calls are answered by an emulator ({facts['emulator']}) that has no io_uring: run "
             "on the real kernel, or update the emulator."
@@ -194,12 +211,7 @@ def _why_absent(facts: dict[str, str], advice: str) -> tuple[str, str]:
     release = release_of(facts.get("uname", ""))
     if release and release < (5, 1):
         return "old-kernel", "io_uring came with Linux 5.1: use a newer kernel."
-    if "ctypes" in advice or "SYSCALL_NUMBERS" in advice:
-        return "python", advice
-    return "config", (
-        "This kernel is new enough and has no io_uring: most likely it was built without CONFIG_IO_URING. "
-        "Otherwise the system calls are emulated, or a filter that does not show answers for the kernel."
-    )
+    return None
 
 
 def _which_memory(facts: dict[str, str], advice: str) -> tuple[str, str]:

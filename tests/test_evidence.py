@@ -42,6 +42,15 @@ def refusal(code, cause, *facts, advice="ADVICE"):
         (refusal(errno.ENOSYS, "absent"), ("uname=Linux 5.0.21 x",), ("absent", "old-kernel")),
         (refusal(errno.ENOSYS, "absent"), ("uname=Linux 5.1.0 x",), ("absent", "config")),
         (refusal(errno.ENOSYS, "absent", advice="no ctypes"), (), ("absent", "python")),
+        # A container's filter, on a kernel that has nothing to admit, or in front of an emulator.
+        (refusal(errno.EPERM, "seccomp"), ("Seccomp=2", "CONFIG_IO_URING=n"), ("absent", "config")),
+        (refusal(errno.EPERM, "seccomp"), ("Seccomp=2", "uname=Linux 4.18.0 x"), ("absent", "old-kernel")),
+        (refusal(errno.ENOSYS, "seccomp"), ("Seccomp=2", "emulator=an ARM program"), ("absent", "emulator")),
+        (refusal(errno.EPERM, "seccomp"), ("Seccomp=2", "emulator=gVisor"), ("denied", "seccomp")),
+        (
+            refusal(errno.EPERM, "seccomp", advice="it kills"), ("Seccomp=2", "CONFIG_IO_URING=n"),
+            ("denied", "seccomp"),
+        ),
         (refusal(errno.ENOMEM, "memlock"), ("RLIMIT_MEMLOCK=64 (hard 64)",), ("limited", "memlock")),
         (refusal(errno.ENOMEM, "memlock"), ("RLIMIT_MEMLOCK=unlimited (hard 64)",), ("limited", "memory")),
         (refusal(errno.ENOMEM, "memlock"), ("RLIMIT_MEMLOCK=64", CAP_IPC_LOCK), ("limited", "memory")),
@@ -53,6 +62,14 @@ def refusal(code, cause, *facts, advice="ADVICE"):
 )
 def test_refusal_then_layer(failure, facts, expected):
     assert evidence.classify(failure, facts)[:2] == expected
+
+
+def test_absent_behind_a_filter_then_both_are_named():
+    failure = refusal(errno.EPERM, "seccomp")
+    status, _, advice = evidence.classify(failure, ("Seccomp=2", "uname=Linux 4.18.0 x"))
+    assert status == "absent"
+    assert "5.1" in advice
+    assert "seccomp" in advice
 
 
 @pytest.mark.parametrize(
