@@ -110,9 +110,9 @@ def ask(found: Capabilities, item: str) -> tuple[Answer, str]:
     Lifetime: none.
     """
     if item.startswith("KERNEL:"):
-        wanted, here = evidence.release_of(item[7:]), evidence.release_of(found.kernel)
-        if wanted is None:
-            raise ValueError(f"{item!r}: write it as KERNEL:6.1")
+        wanted, here = _wanted_release(item), evidence.release_of(found.kernel)
+        if found.status == "not-linux":  # another system counts its releases otherwise
+            return False, "inferred"
         return (None if here is None else here >= wanted), "inferred"
     finding = found.findings.get(name_of(item), survey.NOTHING)
     if finding.supported is False:
@@ -120,6 +120,18 @@ def ask(found: Capabilities, item: str) -> tuple[Answer, str]:
     if finding.supported and finding.admitted is not None:
         return finding.admitted, finding.admitted_how
     return None, finding.admitted_how or finding.how
+
+
+def _wanted_release(item: str) -> tuple[int, int]:
+    numbers = item[7:].split(".")
+    if not all(number.isdecimal() for number in numbers) or len(numbers) not in (2, 3):
+        raise ValueError(f"{item!r}: write it as KERNEL:6.1")
+    if len(numbers) == 3:  # a comparison without it would say yes to what is not there
+        raise ValueError(
+            f"{item!r}: write it as KERNEL:{numbers[0]}.{numbers[1]}; the third number says nothing, because "
+            "distributions patch a kernel and keep it"
+        )
+    return int(numbers[0]), int(numbers[1])
 
 
 def library(found: Capabilities) -> dict[str, dict[str, Any]]:

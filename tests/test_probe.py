@@ -432,6 +432,7 @@ def tell(*arguments: str) -> subprocess.CompletedProcess:
     "arguments",
     [
         ["--no-such-option"], ["--require", "OP:FOO"], ["--require", "FOO:RECV"], ["--require", "KERNEL:six"],
+        ["--require", "KERNEL:6.18.99"], ["--require", "KERNEL:6.1x"], ["--require", "KERNEL:6"],
         ["--require", "RECV"], ["--explain", "EFOO"], ["--json", "--python"], ["--quiet", "--verbose"],
         ["--compare", "no-such-file", "no-such-file"],
     ],
@@ -500,6 +501,14 @@ def test_supports_then_supported_and_admitted(monkeypatch, finding, answer):
     assert probe.supports("OP:RECV", "KERNEL:6.1") is answer
     assert probe.supports("OP:RECV", "KERNEL:6.2") is False
     assert probe.supports("OP:RECV", "OP:SEND") is False
+
+
+def test_kernel_required_where_there_is_none_then_no(monkeypatch):
+    found = probe.Capabilities(
+        False, "not-linux", "x", "", (), "Darwin 23.1.0 arm64", {}, {}, {}, None, "not-linux"
+    )
+    monkeypatch.setattr(probe, "capabilities", lambda: found)
+    assert probe.supports("KERNEL:6.1") is False
 
 
 def test_python_literal_then_the_same_as_json():
