@@ -441,7 +441,7 @@ _EXPLANATIONS: dict[str, tuple[tuple[str, str], ...]] = {
     "EPERM": (
         ("setup", "a seccomp filter, as container runtimes have by default: allow the three io_uring calls"),
         ("setup", "kernel.io_uring_disabled is 2; or 1, and the process is not in kernel.io_uring_group"),
-        ("setup", "IORING_SETUP_SQPOLL without privilege, before 5.11"),
+        ("setup", "IORING_SETUP_SQPOLL without privilege, before 5.13"),
         ("setup", "a security module, or a sandbox around the machine"),
     ),
     "EACCES": (

@@ -551,6 +551,16 @@ def test_explain_then_what_it_means_here(word, expected, capsys):
     assert expected in capsys.readouterr().out
 
 
+def test_explain_eperm_then_the_same_release_as_the_refusal_itself_names(monkeypatch, capsys):
+    monkeypatch.setattr(syscalls, "_read_text", lambda path: None)
+    monkeypatch.setattr(syscalls, "_enter_errno", lambda: errno.EBADF)
+    advice = syscalls.explain_setup_failure(errno.EPERM, "setup", uapi.IORING_SETUP_SQPOLL).advice
+    (release,) = re.findall(r"\d+\.\d+", advice)
+    assert probe.main(["--explain", "EPERM"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "SQPOLL" in line]
+    assert line.endswith(f"before {release}")
+
+
 def test_compare_then_each_difference(tmp_path):
     here = json.loads(tell("--json").stdout)
     a, b, junk = (tmp_path / name for name in ("a.json", "b.json", "junk.json"))
