@@ -580,6 +580,10 @@ def test_compare_then_each_difference(tmp_path):
     done = tell("--compare", str(a), str(junk))
     assert done.returncode == 2
     assert "not a report" in done.stderr
+    junk.write_text("[" * 200_000, encoding="utf-8")
+    done = tell("--compare", str(a), str(junk))
+    assert done.returncode == 2
+    assert "no JSON" in done.stderr
 
 
 def test_quiet_then_one_line():
