@@ -213,7 +213,7 @@ def as_dict(found: Capabilities, live: dict[str, str], required: tuple[str, ...]
     Returns: a dict with the key "schema" and stable keys.
     Lifetime: none.
     """
-    status, cause, advice = conclude(found, live)
+    status, cause, _ = conclude(found, live)
     data = found._asdict()
     findings = data.pop("findings")
     return {
@@ -222,7 +222,7 @@ def as_dict(found: Capabilities, live: dict[str, str], required: tuple[str, ...]
         **data,
         "status": status,
         "cause": cause,
-        "advice": advice,
+        "advice": _advice(found, live, required),
         "evidence": list(found.evidence),
         "denied": list(found.denied),
         "findings": {
@@ -343,15 +343,23 @@ def print_text(found: Capabilities, live: dict[str, str], required: tuple[str, .
 
 
 def _advice(found: Capabilities, live: dict[str, str], required: tuple[str, ...]) -> str:
-    """Advise about what is missing first, where the rest is well."""
+    """Advise about what is required first, where the rest is well."""
     status, _, advice = conclude(found, live)
-    missing = [item for item in required if ask(found, item)[0] is False] if status == "usable" else []
+    if exit_code(status) != USABLE:
+        return advice
+    answers = {item: ask(found, item)[0] for item in required}
+    missing = [item for item, answer in answers.items() if answer is False]
     refused = [item for item in missing if item[:7] != "KERNEL:" and found.findings[name_of(item)].supported]
+    also = f" {advice}" if status == "degraded" else ""
     if refused:
-        return f"The kernel has {', '.join(refused)} and refuses it to this process: see what restricts it."
+        see = "." if also else ": see what restricts it."
+        return f"The kernel has {', '.join(refused)} and refuses it to this process{see}{also}"
     if missing:
         needed = ", ".join(item if item[:7] == "KERNEL:" else _with_since(item) for item in missing)
-        return f"This kernel lacks what is required ({needed}): use a newer one, or do without."
+        return f"This kernel lacks what is required ({needed}): use a newer one, or do without.{also}"
+    unknown = [item for item, answer in answers.items() if answer is None]
+    if unknown:
+        return f"Nobody here can tell whether {', '.join(unknown)} may be used: try it in the program.{also}"
     return advice
 
 

@@ -503,6 +503,32 @@ def test_supports_then_supported_and_admitted(monkeypatch, finding, answer):
     assert probe.supports("OP:RECV", "OP:SEND") is False
 
 
+@pytest.mark.parametrize("status", ["usable", "degraded"])
+@pytest.mark.parametrize(
+    ("finding", "code", "told"),
+    [
+        ((True, "probe", False, "tried"), 3, "has OP:RECV and refuses it"),
+        ((False, "probe", False, "inferred"), 3, "lacks what is required (OP:RECV, Linux 5.6)"),
+        ((None, "", None, ""), 4, "whether OP:RECV may be used"),
+        ((True, "probe", True, "tried"), 0, "The advice."),
+    ],
+)
+def test_required_then_all_forms_advise_about_it_first(monkeypatch, capsys, status, finding, code, told):
+    findings = {"IORING_OP_RECV": survey.Finding(*finding)}
+    found = probe.Capabilities(
+        True, "", "The advice.", "", (), "Linux 6.1 x", {}, {}, {}, None, status, findings
+    )
+    monkeypatch.setattr(probe, "capabilities", lambda: found)
+    monkeypatch.setattr(probe, "prove", dict)
+    monkeypatch.setattr(report.barriers, "fence_kind", lambda: "lock")
+    assert probe.main(["--require", "OP:RECV"]) == code
+    hint = capsys.readouterr().out.splitlines()[-1]
+    assert told in hint
+    assert ("The advice." in hint) is (status == "degraded" or not code)
+    assert probe.main(["--require", "OP:RECV", "--json"]) == code
+    assert f"hint: {json.loads(capsys.readouterr().out)['advice']}" == hint
+
+
 def test_kernel_required_where_there_is_none_then_no(monkeypatch):
     found = probe.Capabilities(
         False, "not-linux", "x", "", (), "Darwin 23.1.0 arm64", {}, {}, {}, None, "not-linux"
