@@ -220,6 +220,7 @@ def as_dict(found: Capabilities, live: dict[str, str], required: tuple[str, ...]
         "schema": SCHEMA,
         "verdict": verdict(found, live),
         **data,
+        "usable": {USABLE: True, UNKNOWN: None}.get(exit_code(status), False),  # live requests count, too
         "status": status,
         "cause": cause,
         "advice": _advice(found, live, required),

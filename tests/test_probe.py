@@ -419,6 +419,7 @@ def test_ring_made_but_a_live_request_fails_then_limited(monkeypatch, capsys):
     for arguments in ([], ["--quiet"], ["--json"]):
         assert probe.main(arguments) == probe.NOT_USABLE
         text = capsys.readouterr().out
+        assert arguments != ["--json"] or json.loads(text)["usable"] is False
         assert "io_uring: LIMITED" in text
         assert "USABLE" not in text
         assert "poll on a pipe" in text
