@@ -667,7 +667,8 @@ def examine_ring(ring: rings.Ring, process: Capabilities) -> Capabilities:
     """Find out what one ring admits, of what the kernel has.
 
     Args: ring is enabled and idle; process is what examine() returned.
-    Returns: the answers for this ring; status is "degraded" where it refuses something.
+    Returns: the answers for this ring; status is "degraded" where it refuses something, "denied" where it
+        refuses every operation.
     Raises: ValueError for a ring with completions or requests on their way.
     Lifetime: none.
     Threads: the ring's owner only.
@@ -692,9 +693,10 @@ def examine_ring(ring: rings.Ring, process: Capabilities) -> Capabilities:
     if not ring.flags & (uapi.IORING_SETUP_SQE128 | uapi.IORING_SETUP_SQE_MIXED):
         for name in _WIDE:  # refused for their size, before any restriction is looked at
             findings[name] = findings[name]._replace(admitted=None, admitted_how="")
+    usable = any(findings[name].admitted for name, _ in family("OP"))
     return process._replace(
-        usable=any(findings[name].admitted for name, _ in family("OP")),
-        status="degraded",
+        usable=usable,
+        status="degraded" if usable else "denied",
         cause="ring-restriction",
         advice=_RESTRICTED,
         findings=findings,
