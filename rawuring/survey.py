@@ -169,7 +169,7 @@ def _usable_advice(findings: dict[str, Finding], code: int, denied: tuple[str, .
 
 def _asked(answer: dict[str, int]) -> tuple[str, ...]:
     if not answer:
-        return ("REGISTER_QUERY=not answered (Linux 6.18)",)
+        return ("REGISTER_QUERY=not answered (it came with Linux 6.18)",)
     operations, registrations = answer["nr_request_opcodes"], answer["nr_register_opcodes"]
     return (f"REGISTER_QUERY={operations} operations and {registrations} register operations",)
 
@@ -181,14 +181,16 @@ def _asked(answer: dict[str, int]) -> tuple[str, ...]:
 def _refused(facts: tuple[str, ...], failure: syscalls.Unavailable) -> Capabilities:
     status, cause, advice = evidence.classify(failure, facts)
     # A filter that kills for one of the calls may kill for the others.
-    answer = {} if failure.cause in ("seccomp", "unknown", "not-linux") else _query() or {}
+    dangerous = failure.cause in ("seccomp", "unknown", "not-linux")
+    answer = {} if dangerous else _query() or {}
     findings = dict.fromkeys((name for kind in KINDS for name, _ in family(kind)), NOTHING)
     if status == "absent":
         findings = dict.fromkeys(findings, Finding(False, "inferred", False, "inferred"))
     elif answer:
         findings.update(_by_masks(answer))
         findings.update(_by_counts(answer))
-    own = (*facts, *_asked(answer)) if status != "not-linux" else facts
+    asked = ("REGISTER_QUERY=not asked (a filter may kill for it)",) if dangerous else _asked(answer)
+    own = (*facts, *asked) if status != "not-linux" else facts
     return Capabilities(
         usable=None if status == "unknown" else False,
         cause=cause,

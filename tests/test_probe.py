@@ -186,6 +186,7 @@ def test_behind_a_seccomp_filter_then_it_is_named(action, word):
     assert "filter" in lines[-1]
     report = json.loads(run_filtered(action, "--json").stdout)
     assert (report["usable"], report["cause"], report["live"]) == (False, "seccomp", {})
+    assert "REGISTER_QUERY=not asked (a filter may kill for it)" in report["evidence"]
 
 
 # Loads all that the probe loads late, and forgets the answer: then a limit meets the probe and nothing else.
