@@ -482,7 +482,7 @@ def _operations(answer: dict[str, int], filters: bool) -> tuple[dict[str, Findin
     try:
         listed = _probe_operations()
         first = admitted_operations(personality=_NO_SUCH_PERSONALITY)
-        # Where nothing lists the operations, an attempt shows those that look at their descriptor.
+        # Where nothing lists the operations, an attempt shows those that do not answer EINVAL.
         second = admitted_operations() if filters or not (listed or answer) else {}
     except OSError:
         return findings, ()
@@ -492,7 +492,7 @@ def _operations(answer: dict[str, int], filters: bool) -> tuple[dict[str, Findin
         finding, tried = findings[name], second.get(value)
         if listed:
             finding = Finding(listed.get(value, False), "probe", None, "")
-        elif not answer and tried == -errno.EBADF:
+        elif not answer and _knows(tried):
             finding = Finding(True, "tried", True, "tried")
         if finding.supported is False:
             finding = finding._replace(admitted=False, admitted_how="inferred")
@@ -502,6 +502,11 @@ def _operations(answer: dict[str, int], filters: bool) -> tuple[dict[str, Findin
                 denied.append(name)
         findings[name] = finding
     return findings, tuple(denied)
+
+
+def _knows(tried: int | None) -> bool:
+    """Tell by the result of an attempt whether the kernel has the operation: an unknown one is EINVAL."""
+    return tried is not None and (tried >= 0 or -tried in (errno.EBADF, errno.ENOENT, errno.EFAULT))
 
 
 def _admit_operation(

@@ -146,7 +146,8 @@ def test_one_call_filtered_then_the_prober_survives_and_says_which(call, action,
     if word == "DENIED by seccomp":
         assert ("io_uring_setup", "io_uring_enter", "io_uring_register")[call] in lines[-1]
     if call == 2 and code == 0:
-        assert ", at least " in lines[0]  # those that look at their descriptor show themselves
+        assert ", at least " in lines[0]  # those that do not answer EINVAL show themselves
+        assert "  monitor (fdmon): yes" in lines
         assert f"io_uring_register answers {errno.errorcode[action & 0xFFFF]}" in lines[-1]
 
 
