@@ -484,6 +484,7 @@ def _operations(answer: dict[str, int], filters: bool) -> tuple[dict[str, Findin
         first = admitted_operations(personality=_NO_SUCH_PERSONALITY)
         # Where nothing lists the operations, an attempt shows those that do not answer EINVAL.
         second = admitted_operations() if filters or not (listed or answer) else {}
+        unknown = 0 if listed or answer else _answer_to_unknown()
     except OSError:
         return findings, ()
     denied = []
@@ -492,7 +493,7 @@ def _operations(answer: dict[str, int], filters: bool) -> tuple[dict[str, Findin
         finding, tried = findings[name], second.get(value)
         if listed:
             finding = Finding(listed.get(value, False), "probe", None, "")
-        elif not answer and _knows(tried):
+        elif not answer and _knows(tried, unknown):
             finding = Finding(True, "tried", True, "tried")
         if finding.supported is False:
             finding = finding._replace(admitted=False, admitted_how="inferred")
@@ -504,9 +505,27 @@ def _operations(answer: dict[str, int], filters: bool) -> tuple[dict[str, Findin
     return findings, tuple(denied)
 
 
-def _knows(tried: int | None) -> bool:
-    """Tell by the result of an attempt whether the kernel has the operation: an unknown one is EINVAL."""
-    return tried is not None and (tried >= 0 or -tried in (errno.EBADF, errno.ENOENT, errno.EFAULT))
+def _knows(tried: int | None, unknown: int | None) -> bool:
+    """Tell by the result of an attempt, and of an unknown operation, whether the kernel has an operation."""
+    if tried is None or unknown is None or tried == unknown:
+        return False
+    return tried >= 0 or -tried in (errno.EBADF, errno.ENOENT, errno.EFAULT)
+
+
+def _answer_to_unknown() -> int | None:
+    """Submit an operation that no kernel has.
+
+    Kernels before 5.5 look for the descriptor first, and answer EBADF to -1 whatever the operation is.
+    Source: Linux 5.4 fs/io_uring.c io_op_needs_file
+    """
+    with rings.Ring(2) as ring:
+        ring.get_sqe()[:] = uapi.io_uring_sqe.pack(opcode=_NO_SUCH_OPERATION, fd=-1, user_data=1)
+        ring.submit_and_wait(1, 500_000_000)
+        results = [cqe[1] for cqe in ring.reap()]
+    return results[0] if results else None
+
+
+_NO_SUCH_OPERATION = 0xFF
 
 
 def _admit_operation(

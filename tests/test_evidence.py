@@ -112,6 +112,29 @@ def test_operation_that_the_kernel_lacks_then_not_admitted_either(monkeypatch):
     assert denied == ()
 
 
+@pytest.mark.parametrize(
+    ("unknown", "expected"),
+    [
+        (-errno.EINVAL, {"NOP": True, "POLL_ADD": True, "POLL_REMOVE": True, "TIMEOUT": None}),
+        (-errno.EBADF, {"NOP": True, "POLL_ADD": None, "POLL_REMOVE": True, "TIMEOUT": None}),
+        (None, {"NOP": None, "POLL_ADD": None, "POLL_REMOVE": None, "TIMEOUT": None}),
+    ],
+    ids=["5.5", "5.4", "no answer"],
+)
+def test_operations_that_nothing_lists_then_known_by_what_an_unknown_one_does_not_answer(
+    monkeypatch, unknown, expected
+):
+    results = dict.fromkeys((value for _, value in survey.family("OP")), -errno.EBADF)
+    results[uapi.IORING_OP_NOP] = 0
+    results[uapi.IORING_OP_POLL_REMOVE] = -errno.ENOENT
+    results[uapi.IORING_OP_TIMEOUT] = -errno.EINVAL
+    monkeypatch.setattr(survey, "_probe_operations", dict)
+    monkeypatch.setattr(survey, "admitted_operations", lambda **named: results)
+    monkeypatch.setattr(survey, "_answer_to_unknown", lambda: unknown)
+    findings, _ = survey._operations({}, False)
+    assert {name: findings[f"IORING_OP_{name}"].supported for name in expected} == expected
+
+
 class OneByOne:
     """A ring that lets one completion through at a time."""
 

@@ -94,6 +94,13 @@ def test_answers_agree_with_a_ring(request):
 
 
 @pytest.mark.requires_io_uring
+def test_operation_that_no_kernel_has_then_einval_or_before_5_5_ebadf():
+    answer = survey._answer_to_unknown()
+    assert answer in (-errno.EINVAL, -errno.EBADF)
+    assert answer != survey.admitted_operations()[uapi.IORING_OP_NOP]
+
+
+@pytest.mark.requires_io_uring
 def test_setup_flags_agree_with_what_query_says():
     """An oracle of the kernel's own, from 6.18 on."""
     from rawuring import buffers
