@@ -151,8 +151,12 @@ def test_header_of_this_system_then_no_drift():
     assert done.returncode == 0, done.stdout
 
 
-def test_wrong_usage_then_2():
+def test_wrong_usage_then_2(tmp_path):
+    header = tmp_path / "io_uring.h"
+    header.write_text("#define IORING_SETUP_IOPOLL (1U << 0)\n", encoding="ascii")
+    assert run("--header", header).returncode == 0
     assert run("--no-such-option").returncode == 2
+    assert run("--kernels", "--header", header).returncode == 2  # one of them would be left out
 
 
 def test_release_key_then_numbers_are_compared_as_numbers(tool):

@@ -144,8 +144,9 @@ def _release_key(release: str) -> tuple[int, ...]:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit code: 0 good, 1 not, 2 wrong usage."""
     parser = argparse.ArgumentParser(description="Check this kernel, or a header, against the library.")
-    parser.add_argument("--header", action="append", metavar="PATH", help="a kernel header to compare with")
-    parser.add_argument(
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--header", action="append", metavar="PATH", help="a kernel header to compare with")
+    what.add_argument(
         "--kernels", nargs="?", type=Path, const=RECORDED, metavar="PATH",
         help="compare the since-kernels with recorded answers of real kernels",
     )  # fmt: skip
