@@ -163,8 +163,9 @@ def _usable_advice(findings: dict[str, Finding], code: int, denied: tuple[str, .
     known = [findings[name].supported for name, _ in family("OP")]
     if True not in known:
         return "This kernel is older than 5.6 and cannot tell which operations it knows: try them."
-    missing = known.count(False)
-    return f"Newer kernels know {missing} more operations." if missing else "Nothing is missing."
+    missing = [finding.supported for finding in findings.values()].count(False)
+    more = f"Newer kernels have {missing} {'things' if missing > 1 else 'thing'} more." if missing else ""
+    return f"Nothing needs to be done. {more or 'Nothing is missing.'}"
 
 
 def _asked(answer: dict[str, int]) -> tuple[str, ...]:

@@ -135,6 +135,20 @@ def test_operations_that_nothing_lists_then_known_by_what_an_unknown_one_does_no
     assert {name: findings[f"IORING_OP_{name}"].supported for name in expected} == expected
 
 
+@pytest.mark.parametrize(
+    ("missing", "told"),
+    [
+        ((), "Nothing is missing."),
+        (("IORING_SETUP_SQ_REWIND",), "Newer kernels have 1 thing more."),  # 6.19 knows every operation
+        (("IORING_OP_NOP128", "IORING_REGISTER_BPF_FILTER"), "Newer kernels have 2 things more."),
+    ],
+)
+def test_usable_then_the_hint_says_that_nothing_is_to_be_done(missing, told):
+    names = [name for kind in survey.KINDS for name, _ in survey.family(kind)]
+    findings = {name: survey.Finding(name not in missing, "query", True, "tried") for name in names}
+    assert survey._usable_advice(findings, 0, ()) == f"Nothing needs to be done. {told}"
+
+
 class OneByOne:
     """A ring that lets one completion through at a time."""
 
