@@ -315,7 +315,7 @@ def print_required(found: Capabilities, required: tuple[str, ...], quiet: bool) 
     for item in required:
         answer, how = ask(found, item)
         if not (quiet and answer):
-            since = "" if item.startswith("KERNEL:") else f", Linux {uapi.SINCE.get(name_of(item), '?')}"
+            since = "" if item.startswith("KERNEL:") else _why_missing(found, item)[len(item) :]
             learned = f" ({how}{since})" if how else f" (nothing could be learned{since})"
             print(f"required: {item}: {_answer(answer)}{learned}")
 
@@ -331,7 +331,7 @@ def print_text(found: Capabilities, live: dict[str, str], required: tuple[str, .
         print(f"  fence: {barriers.fence_kind()}")
         print("this library:")
         for feature, state in library(found).items():
-            missing = f" ({', '.join(_with_since(item) for item in state['missing'])})"
+            missing = f" ({', '.join(_why_missing(found, item) for item in state['missing'])})"
             print(f"  {feature}: {_answer(state['answer'])}{missing if state['missing'] else ''}")
         for kind in survey.KINDS:
             _print_kind(found, kind, verbose)
@@ -375,11 +375,18 @@ _MEANINGS = {
 }
 
 
-def _with_since(item: str) -> str:
+def _why_missing(found: Capabilities, item: str) -> str:
+    """Tell what a feature lacks: the release matters only where the kernel has it not."""
     try:
-        return f"{item}, Linux {uapi.SINCE.get(name_of(item), '?')}"
+        finding = found.findings.get(name_of(item), survey.NOTHING)
     except ValueError:  # words, not an item
         return item
+    refused = finding.supported and finding.admitted is False
+    return f"{item}, refused to this process" if refused else _with_since(item)
+
+
+def _with_since(item: str) -> str:
+    return f"{item}, Linux {uapi.SINCE.get(name_of(item), '?')}"
 
 
 def _answer(answer: Answer) -> str:

@@ -513,6 +513,20 @@ def test_supports_then_supported_and_admitted(monkeypatch, finding, answer):
     assert probe.supports("OP:RECV", "OP:SEND") is False
 
 
+def test_refused_then_no_release_is_told_as_if_that_were_the_reason(monkeypatch, capsys):
+    findings = {"IORING_OP_SEND_ZC": survey.Finding(True, "probe", False, "tried")}
+    found = probe.Capabilities(True, "", "x", "", (), "Linux 6.1 x", {}, {}, {}, None, "usable", findings)
+    monkeypatch.setattr(probe, "capabilities", lambda: found)
+    monkeypatch.setattr(probe, "prove", dict)
+    monkeypatch.setattr(report.barriers, "fence_kind", lambda: "lock")
+    assert probe.main(["--require", "OP:SEND_ZC,IORING_OP_SEND_ZC,OP:POLL_ADD"]) == 3
+    lines = capsys.readouterr().out.splitlines()
+    assert "  zero-copy send: no (OP:SEND_ZC, refused to this process)" in lines
+    assert "required: OP:SEND_ZC: no (tried, refused to this process)" in lines
+    assert "required: IORING_OP_SEND_ZC: no (tried, refused to this process)" in lines
+    assert "required: OP:POLL_ADD: unknown (nothing could be learned, Linux 5.1)" in lines
+
+
 @pytest.mark.parametrize("status", ["usable", "degraded"])
 @pytest.mark.parametrize(
     ("finding", "code", "told"),
