@@ -161,8 +161,8 @@ def _usable_advice(findings: dict[str, Finding], code: int, denied: tuple[str, .
             "operations themselves, or allow the call in the seccomp profile."
         )
     known = [findings[name].supported for name, _ in family("OP")]
-    if True not in known:
-        return "This kernel is older than 5.6 and cannot tell which operations it knows: try them."
+    if None in known:  # a NOP shows itself on every kernel
+        return "This kernel does not tell which operations it knows (before 5.6 it cannot): try them."
     missing = [finding.supported for finding in findings.values()].count(False)
     more = f"Newer kernels have {missing} {'things' if missing > 1 else 'thing'} more." if missing else ""
     return f"Nothing needs to be done. {more or 'Nothing is missing.'}"

@@ -149,6 +149,13 @@ def test_usable_then_the_hint_says_that_nothing_is_to_be_done(missing, told):
     assert survey._usable_advice(findings, 0, ()) == f"Nothing needs to be done. {told}"
 
 
+def test_operations_unknown_then_the_hint_does_not_say_that_nothing_is_missing():
+    names = [name for kind in survey.KINDS for name, _ in survey.family(kind)]
+    findings = dict.fromkeys(names, survey.NOTHING)
+    findings["IORING_OP_NOP"] = survey.Finding(True, "tried", True, "tried")
+    assert "before 5.6" in survey._usable_advice(findings, 0, ())
+
+
 class OneByOne:
     """A ring that lets one completion through at a time."""
 
