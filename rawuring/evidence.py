@@ -127,7 +127,8 @@ def classify(failure: syscalls.Unavailable, evidence: tuple[str, ...]) -> tuple[
         if absent:  # a filter that admits the calls would not help
             too = "A seccomp filter is in force, too, and may refuse it there."
             return "absent", absent[0], f"{absent[1]} {too}"
-        return "denied", "seccomp", f"{advice if killed else _FILTERED} {_where_to_allow(facts)}"
+        behind = _BEHIND_THE_FILTER.get(facts.get("kernel.io_uring_disabled", ""), "")
+        return "denied", "seccomp", f"{advice if killed else _FILTERED} {_where_to_allow(facts)}{behind}"
     if cause in ("sysctl", "group"):
         return "denied", cause, advice
     if cause == "policy":
@@ -154,6 +155,13 @@ _FILTERED = (
     "A seccomp filter refuses io_uring, as container runtimes do by default: allow io_uring_setup, "
     "io_uring_enter and io_uring_register in its profile."
 )
+
+
+# Who changes the profile and meets the next refusal would think that it was not changed.
+_BEHIND_THE_FILTER = {
+    "1": " Behind the filter kernel.io_uring_disabled=1 admits only CAP_SYS_ADMIN and kernel.io_uring_group.",
+    "2": " Behind the filter kernel.io_uring_disabled=2 refuses it, too: root has to set that to 0 as well.",
+}
 
 
 def _where_to_allow(facts: dict[str, str]) -> str:

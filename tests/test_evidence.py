@@ -64,6 +64,16 @@ def test_refusal_then_layer(failure, facts, expected):
     assert evidence.classify(failure, facts)[:2] == expected
 
 
+@pytest.mark.parametrize(("disabled", "told"), [("0", ""), ("1", "io_uring_group"), ("2", "set that to 0")])
+def test_sysctl_behind_a_filter_then_both_are_named(disabled, told):
+    facts = ("Seccomp=2", f"kernel.io_uring_disabled={disabled}")
+    status, cause, advice = evidence.classify(refusal(errno.EPERM, "seccomp"), facts)
+    assert (status, cause) == ("denied", "seccomp")
+    assert "profile" in advice
+    assert told in advice
+    assert ("Behind the filter" in advice) is bool(told)
+
+
 def test_absent_behind_a_filter_then_both_are_named():
     failure = refusal(errno.EPERM, "seccomp")
     status, _, advice = evidence.classify(failure, ("Seccomp=2", "uname=Linux 4.18.0 x"))
