@@ -231,7 +231,7 @@ def _which_memory(facts: dict[str, str], advice: str) -> tuple[str, str]:
             "The kernel has no memory for a ring, and no limit of this process explains it: free memory, "
             "raise the limit of the control group, or ask for fewer entries."
         )
-    return "memlock", f"{advice} The limit is {limit or 'not known'}."
+    return "memlock", f"{advice} The limit in bytes is {limit or 'not known'}."
 
 
 _CAP_IPC_LOCK = 14  # linux/capability.h

@@ -74,6 +74,12 @@ def test_sysctl_behind_a_filter_then_both_are_named(disabled, told):
     assert ("Behind the filter" in advice) is bool(told)
 
 
+def test_locked_memory_then_the_limit_with_its_unit():
+    """RLIMIT_MEMLOCK counts bytes, and ulimit -l, which the advice names, kilobytes."""
+    advice = evidence.classify(refusal(errno.ENOMEM, "memlock"), ("RLIMIT_MEMLOCK=65536 (hard 65536)",))[2]
+    assert advice.endswith("The limit in bytes is 65536 (hard 65536).")
+
+
 def test_absent_behind_a_filter_then_both_are_named():
     failure = refusal(errno.EPERM, "seccomp")
     status, _, advice = evidence.classify(failure, ("Seccomp=2", "uname=Linux 4.18.0 x"))
