@@ -121,7 +121,9 @@ def classify(failure: syscalls.Unavailable, evidence: tuple[str, ...]) -> tuple[
     """
     cause, advice = failure.cause, failure.advice
     facts = dict(fact.partition("=")[::2] for fact in (*evidence, *failure.evidence))
-    if cause == "seccomp" or (cause in ("policy", "absent") and _is_filtered(facts)):
+    refused = cause in ("policy", "absent") and _is_filtered(facts)
+    odd = cause in ("flags", "unknown") and _answers_for_the_kernel(facts)
+    if cause == "seccomp" or refused or odd:
         killed = "kills" in advice
         absent = None if killed else _surely_absent(failure.errno, facts)
         if absent:  # a filter that admits the calls would not help
@@ -141,13 +143,29 @@ def classify(failure: syscalls.Unavailable, evidence: tuple[str, ...]) -> tuple[
         return "limited", cause, advice
     if cause == "not-linux":
         return "not-linux", cause, advice
+    if "io_uring_enter(-1)" in facts:  # no flags were asked for, so they cannot be what is wrong
+        return "unknown", "unknown", _UNHEARD_OF
     return "unknown", cause, advice
+
+
+_UNHEARD_OF = (
+    "No rule of this probe explains this answer; a filter or a sandbox may have given it. Run the probe once "
+    "more, ask whoever runs this machine, and report it with the output of --json."
+)
+
+
+def _answers_for_the_kernel(facts: dict[str, str]) -> bool:
+    """Tell whether io_uring_enter on descriptor -1 was answered by a filter.
+
+    The kernel itself says EBADF, whatever its policy, and ENOSYS where it has no io_uring.
+    """
+    return facts.get("io_uring_enter(-1)", "EBADF") not in ("EBADF", "ENOSYS")
 
 
 def _is_filtered(facts: dict[str, str]) -> bool:
     """Tell whether a filter is in force and accounts for a refusal that the sysctl does not explain."""
-    if facts.get("io_uring_enter(-1)") in ("EPERM", "EACCES", "EOPNOTSUPP"):
-        return True  # the kernel itself says EBADF, whatever its policy
+    if _answers_for_the_kernel(facts):
+        return True
     return "2" in (facts.get("Seccomp"), facts.get("PR_GET_SECCOMP"))
 
 

@@ -58,6 +58,10 @@ def refusal(code, cause, *facts, advice="ADVICE"):
         (refusal(errno.EMFILE, "nofile"), (), ("limited", "nofile")),
         (refusal(errno.ENOSYS, "not-linux"), (), ("not-linux", "not-linux")),
         (refusal(errno.EIO, "unknown"), (), ("unknown", "unknown")),
+        (refusal(errno.EIO, "unknown"), ("Seccomp=2",), ("unknown", "unknown")),  # a child that was killed
+        (refusal(errno.EIO, "unknown", "io_uring_enter(-1)=EIO"), ("Seccomp=2",), ("denied", "seccomp")),
+        (refusal(errno.EINVAL, "flags", "io_uring_enter(-1)=EINVAL"), (), ("denied", "seccomp")),
+        (refusal(errno.EINVAL, "flags", "io_uring_enter(-1)=EBADF"), ("Seccomp=2",), ("unknown", "unknown")),
     ],
 )
 def test_refusal_then_layer(failure, facts, expected):
@@ -72,6 +76,15 @@ def test_sysctl_behind_a_filter_then_both_are_named(disabled, told):
     assert "profile" in advice
     assert told in advice
     assert ("Behind the filter" in advice) is bool(told)
+
+
+def test_answer_that_no_rule_explains_then_no_advice_to_do_what_was_just_done():
+    cause, advice = syscalls._diagnose(errno.EIO, 0, "0", "0", errno.EBADF)
+    failure = syscalls.Unavailable(errno.EIO, "io_uring_setup", cause, advice)
+    failure.evidence = ("io_uring_enter(-1)=EBADF",)
+    advice = evidence.classify(failure, ())[2]
+    assert "for details" not in advice
+    assert "--json" in advice
 
 
 def test_locked_memory_then_the_limit_with_its_unit():
