@@ -142,7 +142,7 @@ def classify(failure: syscalls.Unavailable, evidence: tuple[str, ...]) -> tuple[
     if cause == "nofile":
         return "limited", cause, advice
     if cause == "not-linux":
-        return "not-linux", cause, advice
+        return "not-linux", cause, f"{advice} Run this on Linux, if only in a virtual machine, or do without."
     if "io_uring_enter(-1)" in facts:  # no flags were asked for, so they cannot be what is wrong
         return "unknown", "unknown", _UNHEARD_OF
     return "unknown", cause, advice

@@ -365,6 +365,7 @@ def test_sysctl_turned_off_then_named_and_restored():
 def test_not_linux_then_said_so():
     done = run("import sys; sys.platform = 'darwin'\n" + MAIN, "-")
     assert done.stdout.startswith("io_uring: NOT LINUX"), done
+    assert "Run this on Linux" in done.stdout.splitlines()[-1]
     assert done.returncode == 1
 
 
