@@ -121,9 +121,16 @@ def classify(failure: syscalls.Unavailable, evidence: tuple[str, ...]) -> tuple[
     """
     cause, advice = failure.cause, failure.advice
     facts = dict(fact.partition("=")[::2] for fact in (*evidence, *failure.evidence))
-    if cause == "seccomp" or (cause in ("policy", "absent") and _is_filtered(facts)):
+    refused = cause in ("policy", "absent") and _is_filtered(facts)
+    odd = cause in ("flags", "unknown") and _answers_for_the_kernel(facts)
+    if cause == "seccomp" or refused or odd:
         killed = "kills" in advice
-        return "denied", "seccomp", f"{advice if killed else _FILTERED} {_where_to_allow(facts)}"
+        absent = None if killed else _surely_absent(failure.errno, facts)
+        if absent:  # a filter that admits the calls would not help
+            too = "A seccomp filter is in force, too, and may refuse it there."
+            return "absent", absent[0], f"{absent[1]} {too}"
+        behind = _BEHIND_THE_FILTER.get(facts.get("kernel.io_uring_disabled", ""), "")
+        return "denied", "seccomp", f"{advice if killed else _FILTERED} {_where_to_allow(facts)}{behind}"
     if cause in ("sysctl", "group"):
         return "denied", cause, advice
     if cause == "policy":
@@ -135,14 +142,30 @@ def classify(failure: syscalls.Unavailable, evidence: tuple[str, ...]) -> tuple[
     if cause == "nofile":
         return "limited", cause, advice
     if cause == "not-linux":
-        return "not-linux", cause, advice
+        return "not-linux", cause, f"{advice} Run this on Linux, if only in a virtual machine, or do without."
+    if "io_uring_enter(-1)" in facts:  # no flags were asked for, so they cannot be what is wrong
+        return "unknown", "unknown", _UNHEARD_OF
     return "unknown", cause, advice
+
+
+_UNHEARD_OF = (
+    "No rule of this probe explains this answer; a filter or a sandbox may have given it. Run the probe once "
+    "more, ask whoever runs this machine, and report it with the output of --json."
+)
+
+
+def _answers_for_the_kernel(facts: dict[str, str]) -> bool:
+    """Tell whether io_uring_enter on descriptor -1 was answered by a filter.
+
+    The kernel itself says EBADF, whatever its policy, and ENOSYS where it has no io_uring.
+    """
+    return facts.get("io_uring_enter(-1)", "EBADF") not in ("EBADF", "ENOSYS")
 
 
 def _is_filtered(facts: dict[str, str]) -> bool:
     """Tell whether a filter is in force and accounts for a refusal that the sysctl does not explain."""
-    if facts.get("io_uring_enter(-1)") in ("EPERM", "EACCES", "EOPNOTSUPP"):
-        return True  # the kernel itself says EBADF, whatever its policy
+    if _answers_for_the_kernel(facts):
+        return True
     return "2" in (facts.get("Seccomp"), facts.get("PR_GET_SECCOMP"))
 
 
@@ -150,6 +173,13 @@ _FILTERED = (
     "A seccomp filter refuses io_uring, as container runtimes do by default: allow io_uring_setup, "
     "io_uring_enter and io_uring_register in its profile."
 )
+
+
+# Who changes the profile and meets the next refusal would think that it was not changed.
+_BEHIND_THE_FILTER = {
+    "1": " Behind the filter kernel.io_uring_disabled=1 admits only CAP_SYS_ADMIN and kernel.io_uring_group.",
+    "2": " Behind the filter kernel.io_uring_disabled=2 refuses it, too: root has to set that to 0 as well.",
+}
 
 
 def _where_to_allow(facts: dict[str, str]) -> str:
@@ -184,7 +214,20 @@ def _which_policy(code: int | None, facts: dict[str, str]) -> tuple[str, str]:
 
 
 def _why_absent(facts: dict[str, str], advice: str) -> tuple[str, str]:
-    if "emulator" in facts:
+    surely = _surely_absent(errno.ENOSYS, facts)
+    if surely:
+        return surely
+    if "ctypes" in advice or "SYSCALL_NUMBERS" in advice:
+        return "python", advice
+    return "config", (
+        "This kernel is new enough and has no io_uring: most likely it was built without CONFIG_IO_URING. "
+        "Otherwise the system calls are emulated, or a filter that does not show answers for the kernel."
+    )
+
+
+def _surely_absent(code: int | None, facts: dict[str, str]) -> tuple[str, str] | None:
+    """Find a reason that holds whoever gave the answer, the kernel or a filter in front of it."""
+    if "emulator" in facts and code == errno.ENOSYS:
         return "emulator", (
             f"The system calls are answered by an emulator ({facts['emulator']}) that has no io_uring: run "
             "on the real kernel, or update the emulator."
@@ -194,12 +237,7 @@ def _why_absent(facts: dict[str, str], advice: str) -> tuple[str, str]:
     release = release_of(facts.get("uname", ""))
     if release and release < (5, 1):
         return "old-kernel", "io_uring came with Linux 5.1: use a newer kernel."
-    if "ctypes" in advice or "SYSCALL_NUMBERS" in advice:
-        return "python", advice
-    return "config", (
-        "This kernel is new enough and has no io_uring: most likely it was built without CONFIG_IO_URING. "
-        "Otherwise the system calls are emulated, or a filter that does not show answers for the kernel."
-    )
+    return None
 
 
 def _which_memory(facts: dict[str, str], advice: str) -> tuple[str, str]:
@@ -211,7 +249,7 @@ def _which_memory(facts: dict[str, str], advice: str) -> tuple[str, str]:
             "The kernel has no memory for a ring, and no limit of this process explains it: free memory, "
             "raise the limit of the control group, or ask for fewer entries."
         )
-    return "memlock", f"{advice} The limit is {limit or 'not known'}."
+    return "memlock", f"{advice} The limit in bytes is {limit or 'not known'}."
 
 
 _CAP_IPC_LOCK = 14  # linux/capability.h

@@ -199,7 +199,7 @@ def _compare(a: str, b: str) -> int:
                 reports.append(json.load(file))
         except OSError as error:
             raise ValueError(f"{path}: {error.strerror}") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: no JSON: {error}") from None
     lines = report.differences(*reports)
     print(*(lines or ["no difference"]), sep="\n")

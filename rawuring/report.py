@@ -110,9 +110,9 @@ def ask(found: Capabilities, item: str) -> tuple[Answer, str]:
     Lifetime: none.
     """
     if item.startswith("KERNEL:"):
-        wanted, here = evidence.release_of(item[7:]), evidence.release_of(found.kernel)
-        if wanted is None:
-            raise ValueError(f"{item!r}: write it as KERNEL:6.1")
+        wanted, here = _wanted_release(item), evidence.release_of(found.kernel)
+        if found.status == "not-linux":  # another system counts its releases otherwise
+            return False, "inferred"
         return (None if here is None else here >= wanted), "inferred"
     finding = found.findings.get(name_of(item), survey.NOTHING)
     if finding.supported is False:
@@ -120,6 +120,18 @@ def ask(found: Capabilities, item: str) -> tuple[Answer, str]:
     if finding.supported and finding.admitted is not None:
         return finding.admitted, finding.admitted_how
     return None, finding.admitted_how or finding.how
+
+
+def _wanted_release(item: str) -> tuple[int, int]:
+    numbers = item[7:].split(".")
+    if not all(number.isdecimal() for number in numbers) or len(numbers) not in (2, 3):
+        raise ValueError(f"{item!r}: write it as KERNEL:6.1")
+    if len(numbers) == 3:  # a comparison without it would say yes to what is not there
+        raise ValueError(
+            f"{item!r}: write it as KERNEL:{numbers[0]}.{numbers[1]}; the third number says nothing, because "
+            "distributions patch a kernel and keep it"
+        )
+    return int(numbers[0]), int(numbers[1])
 
 
 def library(found: Capabilities) -> dict[str, dict[str, Any]]:
@@ -201,16 +213,17 @@ def as_dict(found: Capabilities, live: dict[str, str], required: tuple[str, ...]
     Returns: a dict with the key "schema" and stable keys.
     Lifetime: none.
     """
-    status, cause, advice = conclude(found, live)
+    status, cause, _ = conclude(found, live)
     data = found._asdict()
     findings = data.pop("findings")
     return {
         "schema": SCHEMA,
         "verdict": verdict(found, live),
         **data,
+        "usable": {USABLE: True, UNKNOWN: None}.get(exit_code(status), False),  # live requests count, too
         "status": status,
         "cause": cause,
-        "advice": advice,
+        "advice": _advice(found, live, required),
         "evidence": list(found.evidence),
         "denied": list(found.denied),
         "findings": {
@@ -302,7 +315,7 @@ def print_required(found: Capabilities, required: tuple[str, ...], quiet: bool) 
     for item in required:
         answer, how = ask(found, item)
         if not (quiet and answer):
-            since = "" if item.startswith("KERNEL:") else f", Linux {uapi.SINCE.get(name_of(item), '?')}"
+            since = "" if item.startswith("KERNEL:") else _why_missing(found, item)[len(item) :]
             learned = f" ({how}{since})" if how else f" (nothing could be learned{since})"
             print(f"required: {item}: {_answer(answer)}{learned}")
 
@@ -318,7 +331,7 @@ def print_text(found: Capabilities, live: dict[str, str], required: tuple[str, .
         print(f"  fence: {barriers.fence_kind()}")
         print("this library:")
         for feature, state in library(found).items():
-            missing = f" ({', '.join(_with_since(item) for item in state['missing'])})"
+            missing = f" ({', '.join(_why_missing(found, item) for item in state['missing'])})"
             print(f"  {feature}: {_answer(state['answer'])}{missing if state['missing'] else ''}")
         for kind in survey.KINDS:
             _print_kind(found, kind, verbose)
@@ -331,15 +344,23 @@ def print_text(found: Capabilities, live: dict[str, str], required: tuple[str, .
 
 
 def _advice(found: Capabilities, live: dict[str, str], required: tuple[str, ...]) -> str:
-    """Advise about what is missing first, where the rest is well."""
+    """Advise about what is required first, where the rest is well."""
     status, _, advice = conclude(found, live)
-    missing = [item for item in required if ask(found, item)[0] is False] if status == "usable" else []
+    if exit_code(status) != USABLE:
+        return advice
+    answers = {item: ask(found, item)[0] for item in required}
+    missing = [item for item, answer in answers.items() if answer is False]
     refused = [item for item in missing if item[:7] != "KERNEL:" and found.findings[name_of(item)].supported]
+    also = f" {advice}" if status == "degraded" else ""
     if refused:
-        return f"The kernel has {', '.join(refused)} and refuses it to this process: see what restricts it."
+        see = "." if also else ": see what restricts it."
+        return f"The kernel has {', '.join(refused)} and refuses it to this process{see}{also}"
     if missing:
         needed = ", ".join(item if item[:7] == "KERNEL:" else _with_since(item) for item in missing)
-        return f"This kernel lacks what is required ({needed}): use a newer one, or do without."
+        return f"This kernel lacks what is required ({needed}): use a newer one, or do without.{also}"
+    unknown = [item for item, answer in answers.items() if answer is None]
+    if unknown:
+        return f"Nobody here can tell whether {', '.join(unknown)} may be used: try it in the program.{also}"
     return advice
 
 
@@ -348,16 +369,24 @@ _MEANINGS = {
     "kernel.io_uring_disabled=0": " (everybody may use io_uring)",
     "kernel.io_uring_disabled=1": " (only the members of kernel.io_uring_group, and CAP_SYS_ADMIN)",
     "kernel.io_uring_disabled=2": " (nobody may use io_uring)",
+    "kernel.io_uring_group=-1": " (no group)",
     "Seccomp=0": " (no filter)",
     "Seccomp=2": " (a filter is in force)",
 }
 
 
-def _with_since(item: str) -> str:
+def _why_missing(found: Capabilities, item: str) -> str:
+    """Tell what a feature lacks: the release matters only where the kernel has it not."""
     try:
-        return f"{item}, Linux {uapi.SINCE.get(name_of(item), '?')}"
+        finding = found.findings.get(name_of(item), survey.NOTHING)
     except ValueError:  # words, not an item
         return item
+    refused = finding.supported and finding.admitted is False
+    return f"{item}, refused to this process" if refused else _with_since(item)
+
+
+def _with_since(item: str) -> str:
+    return f"{item}, Linux {uapi.SINCE.get(name_of(item), '?')}"
 
 
 def _answer(answer: Answer) -> str:
@@ -428,7 +457,7 @@ _EXPLANATIONS: dict[str, tuple[tuple[str, str], ...]] = {
     "EPERM": (
         ("setup", "a seccomp filter, as container runtimes have by default: allow the three io_uring calls"),
         ("setup", "kernel.io_uring_disabled is 2; or 1, and the process is not in kernel.io_uring_group"),
-        ("setup", "IORING_SETUP_SQPOLL without privilege, before 5.11"),
+        ("setup", "IORING_SETUP_SQPOLL without privilege, before 5.13"),
         ("setup", "a security module, or a sandbox around the machine"),
     ),
     "EACCES": (

@@ -157,19 +157,20 @@ def _usable_advice(findings: dict[str, Finding], code: int, denied: tuple[str, .
         )
     if code:
         return (
-            f"io_uring_register answers {errno.errorcode.get(code, code)}, so not all can be known: try the "
+            f"io_uring_register answers {syscalls._errno_name(code)}, so not all can be known: try the "
             "operations themselves, or allow the call in the seccomp profile."
         )
     known = [findings[name].supported for name, _ in family("OP")]
-    if True not in known:
-        return "This kernel is older than 5.6 and cannot tell which operations it knows: try them."
-    missing = known.count(False)
-    return f"Newer kernels know {missing} more operations." if missing else "Nothing is missing."
+    if None in known:  # a NOP shows itself on every kernel
+        return "This kernel does not tell which operations it knows (before 5.6 it cannot): try them."
+    missing = [finding.supported for finding in findings.values()].count(False)
+    more = f"Newer kernels have {missing} {'things' if missing > 1 else 'thing'} more." if missing else ""
+    return f"Nothing needs to be done. {more or 'Nothing is missing.'}"
 
 
 def _asked(answer: dict[str, int]) -> tuple[str, ...]:
     if not answer:
-        return ("REGISTER_QUERY=not answered (Linux 6.18)",)
+        return ("REGISTER_QUERY=not answered (it came with Linux 6.18)",)
     operations, registrations = answer["nr_request_opcodes"], answer["nr_register_opcodes"]
     return (f"REGISTER_QUERY={operations} operations and {registrations} register operations",)
 
@@ -181,14 +182,16 @@ def _asked(answer: dict[str, int]) -> tuple[str, ...]:
 def _refused(facts: tuple[str, ...], failure: syscalls.Unavailable) -> Capabilities:
     status, cause, advice = evidence.classify(failure, facts)
     # A filter that kills for one of the calls may kill for the others.
-    answer = {} if failure.cause in ("seccomp", "unknown", "not-linux") else _query() or {}
+    dangerous = failure.cause in ("seccomp", "unknown", "not-linux")
+    answer = {} if dangerous else _query() or {}
     findings = dict.fromkeys((name for kind in KINDS for name, _ in family(kind)), NOTHING)
     if status == "absent":
         findings = dict.fromkeys(findings, Finding(False, "inferred", False, "inferred"))
     elif answer:
         findings.update(_by_masks(answer))
         findings.update(_by_counts(answer))
-    own = (*facts, *_asked(answer)) if status != "not-linux" else facts
+    asked = ("REGISTER_QUERY=not asked (a filter may kill for it)",) if dangerous else _asked(answer)
+    own = (*facts, *asked) if status != "not-linux" else facts
     return Capabilities(
         usable=None if status == "unknown" else False,
         cause=cause,
@@ -480,8 +483,9 @@ def _operations(answer: dict[str, int], filters: bool) -> tuple[dict[str, Findin
     try:
         listed = _probe_operations()
         first = admitted_operations(personality=_NO_SUCH_PERSONALITY)
-        # Where nothing lists the operations, an attempt shows those that look at their descriptor.
+        # Where nothing lists the operations, an attempt shows those that do not answer EINVAL.
         second = admitted_operations() if filters or not (listed or answer) else {}
+        unknown = 0 if listed or answer else _answer_to_unknown()
     except OSError:
         return findings, ()
     denied = []
@@ -490,7 +494,7 @@ def _operations(answer: dict[str, int], filters: bool) -> tuple[dict[str, Findin
         finding, tried = findings[name], second.get(value)
         if listed:
             finding = Finding(listed.get(value, False), "probe", None, "")
-        elif not answer and tried == -errno.EBADF:
+        elif not answer and _knows(tried, unknown):
             finding = Finding(True, "tried", True, "tried")
         if finding.supported is False:
             finding = finding._replace(admitted=False, admitted_how="inferred")
@@ -500,6 +504,29 @@ def _operations(answer: dict[str, int], filters: bool) -> tuple[dict[str, Findin
                 denied.append(name)
         findings[name] = finding
     return findings, tuple(denied)
+
+
+def _knows(tried: int | None, unknown: int | None) -> bool:
+    """Tell by the result of an attempt, and of an unknown operation, whether the kernel has an operation."""
+    if tried is None or unknown is None or tried == unknown:
+        return False
+    return tried >= 0 or -tried in (errno.EBADF, errno.ENOENT, errno.EFAULT)
+
+
+def _answer_to_unknown() -> int | None:
+    """Submit an operation that no kernel has.
+
+    Kernels before 5.5 look for the descriptor first, and answer EBADF to -1 whatever the operation is.
+    Source: Linux 5.4 fs/io_uring.c io_op_needs_file
+    """
+    with rings.Ring(2) as ring:
+        ring.get_sqe()[:] = uapi.io_uring_sqe.pack(opcode=_NO_SUCH_OPERATION, fd=-1, user_data=1)
+        ring.submit_and_wait(1, 500_000_000)
+        results = [cqe[1] for cqe in ring.reap()]
+    return results[0] if results else None
+
+
+_NO_SUCH_OPERATION = 0xFF
 
 
 def _admit_operation(
@@ -667,7 +694,8 @@ def examine_ring(ring: rings.Ring, process: Capabilities) -> Capabilities:
     """Find out what one ring admits, of what the kernel has.
 
     Args: ring is enabled and idle; process is what examine() returned.
-    Returns: the answers for this ring; status is "degraded" where it refuses something.
+    Returns: the answers for this ring; status is "degraded" where it refuses something, "denied" where it
+        refuses every operation.
     Raises: ValueError for a ring with completions or requests on their way.
     Lifetime: none.
     Threads: the ring's owner only.
@@ -692,9 +720,10 @@ def examine_ring(ring: rings.Ring, process: Capabilities) -> Capabilities:
     if not ring.flags & (uapi.IORING_SETUP_SQE128 | uapi.IORING_SETUP_SQE_MIXED):
         for name in _WIDE:  # refused for their size, before any restriction is looked at
             findings[name] = findings[name]._replace(admitted=None, admitted_how="")
+    usable = any(findings[name].admitted for name, _ in family("OP"))
     return process._replace(
-        usable=any(findings[name].admitted for name, _ in family("OP")),
-        status="degraded",
+        usable=usable,
+        status="degraded" if usable else "denied",
         cause="ring-restriction",
         advice=_RESTRICTED,
         findings=findings,

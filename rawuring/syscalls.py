@@ -120,7 +120,7 @@ class Unavailable(OSError):
 
     def __init__(self, code: int, what: str, cause: str, advice: str, evidence: tuple[str, ...] = ()) -> None:
         """Keep the parts; the message is put together from all of them."""
-        says = f"{errno.errorcode.get(code, code)} ({os.strerror(code)})"
+        says = f"{_errno_name(code)} ({os.strerror(code)})"
         facts = f" [{'; '.join(evidence)}]" if evidence else ""
         super().__init__(code, f"{what}: {says}. Cause: {cause}.{facts} {advice}")
         self.cause = cause
@@ -537,7 +537,7 @@ def explain_setup_failure(code: int, what: str, flags: int = 0) -> Unavailable:
     if seccomp is not None:
         evidence.append(f"Seccomp={seccomp}")
     bare = _enter_errno()
-    evidence.append(f"io_uring_enter(-1)={errno.errorcode.get(bare, str(bare))}")
+    evidence.append(f"io_uring_enter(-1)={_errno_name(bare)}")
     cause, advice = _diagnose(code, flags, disabled, seccomp, bare)
     return Unavailable(code, what, cause, advice, tuple(evidence))
 
@@ -562,14 +562,24 @@ def _diagnose(
                 "kernel.io_uring_disabled=0."
             )
         if disabled == "1":
-            return "group", (
-                "Only members of the group in kernel.io_uring_group may use io_uring here: "
-                "join it, or let root run sysctl -w kernel.io_uring_disabled=0."
-            )
+            return "group", _group_advice(_read_text("/proc/sys/kernel/io_uring_group"))
         if flags & uapi.IORING_SETUP_SQPOLL:
             return "flags", "IORING_SETUP_SQPOLL needs privileges before Linux 5.13: wish for it instead."
         return "policy", "A security module or sandbox refuses io_uring: ask whoever runs this machine."
     return _DIAGNOSES.get(code, ("unknown", "Run the probe for details."))
+
+
+def _group_advice(group: str | None) -> str:
+    if group == "-1":  # as the kernel has it until somebody names one
+        return (
+            "Only processes with CAP_SYS_ADMIN may use io_uring here, and kernel.io_uring_group names no "
+            "group: let root name one of yours with sysctl -w kernel.io_uring_group=GID, or run sysctl -w "
+            "kernel.io_uring_disabled=0."
+        )
+    return (
+        "Only members of the group in kernel.io_uring_group may use io_uring here: "
+        f"join it{f' (GID {group})' if group else ''}, or let root run sysctl -w kernel.io_uring_disabled=0."
+    )
 
 
 _DIAGNOSES = {
@@ -582,6 +592,11 @@ _DIAGNOSES = {
     errno.EMFILE: ("nofile", "This process has no descriptors left: raise RLIMIT_NOFILE (ulimit -n)."),
     errno.ENFILE: ("nofile", "The system has no descriptors left (fs.file-max)."),
 }
+
+
+def _errno_name(code: int) -> str:
+    """Name an errno as the kernel does: Python has two names for one number, and prefers ENOTSUP."""
+    return "EOPNOTSUPP" if code == errno.EOPNOTSUPP else errno.errorcode.get(code, str(code))
 
 
 def _enter_errno() -> int:

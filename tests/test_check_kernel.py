@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rawuring import probe, uapi
+from rawuring import probe, survey, uapi
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOL = ROOT / "tools" / "check_kernel.py"
@@ -46,31 +46,41 @@ def test_bare_checkout_then_exit_code_tells(tmp_path):
 
 
 def test_names_missing_then_listed_by_release_oldest_first(tool, monkeypatch, capsys):
+    there, not_there, unknown = (survey.Finding(answer, "", answer, "") for answer in (True, False, None))
     answers = found(
-        features={"IORING_FEAT_EXT_ARG": False, "IORING_FEAT_NODROP": True},
-        setup_flags={"IORING_SETUP_DEFER_TASKRUN": False, "IORING_SETUP_SQPOLL": None},
-        opcodes={"IORING_OP_NOP128": False, "IORING_OP_SHUTDOWN": False},
-    )
+        findings={
+            "IORING_FEAT_EXT_ARG": not_there, "IORING_FEAT_NODROP": there,
+            "IORING_SETUP_DEFER_TASKRUN": not_there, "IORING_SETUP_SQPOLL": unknown,
+            "IORING_OP_NOP128": not_there, "IORING_OP_SHUTDOWN": not_there,
+            "IORING_REGISTER_ZCRX_CTRL": not_there, "IORING_ENTER_NO_IOWAIT": not_there,
+            "IORING_REGISTER_ZCRX_IFQ": survey.Finding(True, "query", False, "tried"),
+        }
+    )  # fmt: skip
     monkeypatch.setattr(probe, "capabilities", lambda refresh: answers)
     monkeypatch.setattr(probe, "prove", lambda: {"NOP": "ok"})
     assert tool.main([]) == 0
-    missing = [line.strip() for line in capsys.readouterr().out.splitlines() if "missing" in line]
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert "refused to this process: IORING_REGISTER_ZCRX_IFQ" in lines
+    missing = [line for line in lines if "missing" in line]
     assert missing == [
         "missing here, in Linux 5.11: IORING_FEAT_EXT_ARG IORING_OP_SHUTDOWN",
         "missing here, in Linux 6.1: IORING_SETUP_DEFER_TASKRUN",
-        "missing here, in Linux 6.19: IORING_OP_NOP128",
+        "missing here, in Linux 6.15: IORING_ENTER_NO_IOWAIT",
+        "missing here, in Linux 6.19: IORING_OP_NOP128 IORING_REGISTER_ZCRX_CTRL",
     ]
 
 
 def test_no_io_uring_then_the_reason_and_1(tool, monkeypatch, capsys):
-    error = "io_uring_setup: EPERM. Cause: sysctl."
-    answers = found(usable=False, status="denied", cause="sysctl", error=error)
+    error = "io_uring_setup: EPERM. Cause: policy. As the call saw it."
+    answers = found(usable=False, status="denied", cause="lsm", error=error, advice="What to do.")
     monkeypatch.setattr(probe, "capabilities", lambda refresh: answers)
     monkeypatch.setattr(probe, "prove", lambda: pytest.fail("there is no ring to prove anything with"))
     assert tool.main([]) == 1
     text = capsys.readouterr().out
-    assert "DENIED by sysctl" in text
-    assert "Cause: sysctl" in text
+    assert "DENIED by lsm" in text
+    assert "io_uring_setup: EPERM." in text
+    assert "policy" not in text
+    assert text.endswith("hint: What to do.\n")
 
 
 def test_a_live_request_fails_then_1(tool, monkeypatch, capsys):
@@ -141,8 +151,12 @@ def test_header_of_this_system_then_no_drift():
     assert done.returncode == 0, done.stdout
 
 
-def test_wrong_usage_then_2():
+def test_wrong_usage_then_2(tmp_path):
+    header = tmp_path / "io_uring.h"
+    header.write_text("#define IORING_SETUP_IOPOLL (1U << 0)\n", encoding="ascii")
+    assert run("--header", header).returncode == 0
     assert run("--no-such-option").returncode == 2
+    assert run("--kernels", "--header", header).returncode == 2  # one of them would be left out
 
 
 def test_release_key_then_numbers_are_compared_as_numbers(tool):

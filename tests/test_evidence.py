@@ -42,6 +42,15 @@ def refusal(code, cause, *facts, advice="ADVICE"):
         (refusal(errno.ENOSYS, "absent"), ("uname=Linux 5.0.21 x",), ("absent", "old-kernel")),
         (refusal(errno.ENOSYS, "absent"), ("uname=Linux 5.1.0 x",), ("absent", "config")),
         (refusal(errno.ENOSYS, "absent", advice="no ctypes"), (), ("absent", "python")),
+        # A container's filter, on a kernel that has nothing to admit, or in front of an emulator.
+        (refusal(errno.EPERM, "seccomp"), ("Seccomp=2", "CONFIG_IO_URING=n"), ("absent", "config")),
+        (refusal(errno.EPERM, "seccomp"), ("Seccomp=2", "uname=Linux 4.18.0 x"), ("absent", "old-kernel")),
+        (refusal(errno.ENOSYS, "seccomp"), ("Seccomp=2", "emulator=an ARM program"), ("absent", "emulator")),
+        (refusal(errno.EPERM, "seccomp"), ("Seccomp=2", "emulator=gVisor"), ("denied", "seccomp")),
+        (
+            refusal(errno.EPERM, "seccomp", advice="it kills"), ("Seccomp=2", "CONFIG_IO_URING=n"),
+            ("denied", "seccomp"),
+        ),
         (refusal(errno.ENOMEM, "memlock"), ("RLIMIT_MEMLOCK=64 (hard 64)",), ("limited", "memlock")),
         (refusal(errno.ENOMEM, "memlock"), ("RLIMIT_MEMLOCK=unlimited (hard 64)",), ("limited", "memory")),
         (refusal(errno.ENOMEM, "memlock"), ("RLIMIT_MEMLOCK=64", CAP_IPC_LOCK), ("limited", "memory")),
@@ -49,10 +58,47 @@ def refusal(code, cause, *facts, advice="ADVICE"):
         (refusal(errno.EMFILE, "nofile"), (), ("limited", "nofile")),
         (refusal(errno.ENOSYS, "not-linux"), (), ("not-linux", "not-linux")),
         (refusal(errno.EIO, "unknown"), (), ("unknown", "unknown")),
+        (refusal(errno.EIO, "unknown"), ("Seccomp=2",), ("unknown", "unknown")),  # a child that was killed
+        (refusal(errno.EIO, "unknown", "io_uring_enter(-1)=EIO"), ("Seccomp=2",), ("denied", "seccomp")),
+        (refusal(errno.EINVAL, "flags", "io_uring_enter(-1)=EINVAL"), (), ("denied", "seccomp")),
+        (refusal(errno.EINVAL, "flags", "io_uring_enter(-1)=EBADF"), ("Seccomp=2",), ("unknown", "unknown")),
     ],
 )
 def test_refusal_then_layer(failure, facts, expected):
     assert evidence.classify(failure, facts)[:2] == expected
+
+
+@pytest.mark.parametrize(("disabled", "told"), [("0", ""), ("1", "io_uring_group"), ("2", "set that to 0")])
+def test_sysctl_behind_a_filter_then_both_are_named(disabled, told):
+    facts = ("Seccomp=2", f"kernel.io_uring_disabled={disabled}")
+    status, cause, advice = evidence.classify(refusal(errno.EPERM, "seccomp"), facts)
+    assert (status, cause) == ("denied", "seccomp")
+    assert "profile" in advice
+    assert told in advice
+    assert ("Behind the filter" in advice) is bool(told)
+
+
+def test_answer_that_no_rule_explains_then_no_advice_to_do_what_was_just_done():
+    cause, advice = syscalls._diagnose(errno.EIO, 0, "0", "0", errno.EBADF)
+    failure = syscalls.Unavailable(errno.EIO, "io_uring_setup", cause, advice)
+    failure.evidence = ("io_uring_enter(-1)=EBADF",)
+    advice = evidence.classify(failure, ())[2]
+    assert "for details" not in advice
+    assert "--json" in advice
+
+
+def test_locked_memory_then_the_limit_with_its_unit():
+    """RLIMIT_MEMLOCK counts bytes, and ulimit -l, which the advice names, kilobytes."""
+    advice = evidence.classify(refusal(errno.ENOMEM, "memlock"), ("RLIMIT_MEMLOCK=65536 (hard 65536)",))[2]
+    assert advice.endswith("The limit in bytes is 65536 (hard 65536).")
+
+
+def test_absent_behind_a_filter_then_both_are_named():
+    failure = refusal(errno.EPERM, "seccomp")
+    status, _, advice = evidence.classify(failure, ("Seccomp=2", "uname=Linux 4.18.0 x"))
+    assert status == "absent"
+    assert "5.1" in advice
+    assert "seccomp" in advice
 
 
 @pytest.mark.parametrize(
@@ -93,6 +139,50 @@ def test_operation_that_the_kernel_lacks_then_not_admitted_either(monkeypatch):
     assert findings["IORING_OP_READ"] == survey.Finding(False, "probe", False, "inferred")
     assert findings["IORING_OP_NOP"] == survey.Finding(True, "probe", None, "")
     assert denied == ()
+
+
+@pytest.mark.parametrize(
+    ("unknown", "expected"),
+    [
+        (-errno.EINVAL, {"NOP": True, "POLL_ADD": True, "POLL_REMOVE": True, "TIMEOUT": None}),
+        (-errno.EBADF, {"NOP": True, "POLL_ADD": None, "POLL_REMOVE": True, "TIMEOUT": None}),
+        (None, {"NOP": None, "POLL_ADD": None, "POLL_REMOVE": None, "TIMEOUT": None}),
+    ],
+    ids=["5.5", "5.4", "no answer"],
+)
+def test_operations_that_nothing_lists_then_known_by_what_an_unknown_one_does_not_answer(
+    monkeypatch, unknown, expected
+):
+    results = dict.fromkeys((value for _, value in survey.family("OP")), -errno.EBADF)
+    results[uapi.IORING_OP_NOP] = 0
+    results[uapi.IORING_OP_POLL_REMOVE] = -errno.ENOENT
+    results[uapi.IORING_OP_TIMEOUT] = -errno.EINVAL
+    monkeypatch.setattr(survey, "_probe_operations", dict)
+    monkeypatch.setattr(survey, "admitted_operations", lambda **named: results)
+    monkeypatch.setattr(survey, "_answer_to_unknown", lambda: unknown)
+    findings, _ = survey._operations({}, False)
+    assert {name: findings[f"IORING_OP_{name}"].supported for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("missing", "told"),
+    [
+        ((), "Nothing is missing."),
+        (("IORING_SETUP_SQ_REWIND",), "Newer kernels have 1 thing more."),  # 6.19 knows every operation
+        (("IORING_OP_NOP128", "IORING_REGISTER_BPF_FILTER"), "Newer kernels have 2 things more."),
+    ],
+)
+def test_usable_then_the_hint_says_that_nothing_is_to_be_done(missing, told):
+    names = [name for kind in survey.KINDS for name, _ in survey.family(kind)]
+    findings = {name: survey.Finding(name not in missing, "query", True, "tried") for name in names}
+    assert survey._usable_advice(findings, 0, ()) == f"Nothing needs to be done. {told}"
+
+
+def test_operations_unknown_then_the_hint_does_not_say_that_nothing_is_missing():
+    names = [name for kind in survey.KINDS for name, _ in survey.family(kind)]
+    findings = dict.fromkeys(names, survey.NOTHING)
+    findings["IORING_OP_NOP"] = survey.Finding(True, "tried", True, "tried")
+    assert "before 5.6" in survey._usable_advice(findings, 0, ())
 
 
 class OneByOne:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from rawuring import probe, report, survey, syscalls, uapi
+from rawuring import evidence, probe, report, survey, syscalls, uapi
 
 ROOT = Path(__file__).resolve().parent.parent
 LINUX = sys.platform.startswith("linux")
@@ -94,6 +94,13 @@ def test_answers_agree_with_a_ring(request):
 
 
 @pytest.mark.requires_io_uring
+def test_operation_that_no_kernel_has_then_einval_or_before_5_5_ebadf():
+    answer = survey._answer_to_unknown()
+    assert answer in (-errno.EINVAL, -errno.EBADF)
+    assert answer != survey.admitted_operations()[uapi.IORING_OP_NOP]
+
+
+@pytest.mark.requires_io_uring
 def test_setup_flags_agree_with_what_query_says():
     """An oracle of the kernel's own, from 6.18 on."""
     from rawuring import buffers
@@ -146,7 +153,8 @@ def test_one_call_filtered_then_the_prober_survives_and_says_which(call, action,
     if word == "DENIED by seccomp":
         assert ("io_uring_setup", "io_uring_enter", "io_uring_register")[call] in lines[-1]
     if call == 2 and code == 0:
-        assert ", at least " in lines[0]  # those that look at their descriptor show themselves
+        assert ", at least " in lines[0]  # those that do not answer EINVAL show themselves
+        assert "  monitor (fdmon): yes" in lines
         assert f"io_uring_register answers {errno.errorcode[action & 0xFFFF]}" in lines[-1]
 
 
@@ -186,6 +194,7 @@ def test_behind_a_seccomp_filter_then_it_is_named(action, word):
     assert "filter" in lines[-1]
     report = json.loads(run_filtered(action, "--json").stdout)
     assert (report["usable"], report["cause"], report["live"]) == (False, "seccomp", {})
+    assert "REGISTER_QUERY=not asked (a filter may kill for it)" in report["evidence"]
 
 
 # Loads all that the probe loads late, and forgets the answer: then a limit meets the probe and nothing else.
@@ -302,8 +311,35 @@ def test_setup_failure_then_the_layer_is_named(monkeypatch, code, disabled, secc
     monkeypatch.setattr(syscalls, "_enter_errno", lambda: bare)
     error = syscalls.explain_setup_failure(code, "setup")
     assert (error.errno, error.cause) == (code, cause)
-    assert errno.errorcode[code] in str(error)
+    name = "EOPNOTSUPP" if code == errno.EOPNOTSUPP else errno.errorcode[code]  # not Python's ENOTSUP
+    assert f": {name} (" in str(error)
     assert error.advice in str(error)
+
+
+@pytest.mark.parametrize(
+    ("group", "told", "not_told"),
+    [
+        ("-1", "io_uring_group=GID", "join it"),
+        ("1234", "join it (GID 1234)", "=GID"),
+        (None, "join it,", "GID"),
+    ],
+)
+def test_only_a_group_is_admitted_then_it_can_be_joined_or_must_be_named(monkeypatch, group, told, not_told):
+    said = {"io_uring_disabled": "1", "io_uring_group": group}
+    monkeypatch.setattr(syscalls, "_read_text", lambda path: said.get(path.rpartition("/")[2]))
+    monkeypatch.setattr(syscalls, "_enter_errno", lambda: errno.EBADF)
+    status, cause, advice = evidence.classify(syscalls.explain_setup_failure(errno.EPERM, "setup"), ())
+    assert (status, cause) == ("denied", "group")
+    assert told in advice
+    assert not_told not in advice
+
+
+def test_filter_that_does_not_show_answers_eopnotsupp_then_it_is_named(monkeypatch):
+    """A filter outside of the sandbox, as managed services have: no Seccomp field, and EOPNOTSUPP to all."""
+    monkeypatch.setattr(syscalls, "_read_text", lambda path: None)
+    monkeypatch.setattr(syscalls, "_enter_errno", lambda: errno.EOPNOTSUPP)
+    error = syscalls.explain_setup_failure(errno.EOPNOTSUPP, "setup")
+    assert evidence.classify(error, ())[:2] == ("denied", "seccomp")
 
 
 def test_sysctl_turned_off_then_named_and_restored():
@@ -329,6 +365,7 @@ def test_sysctl_turned_off_then_named_and_restored():
 def test_not_linux_then_said_so():
     done = run("import sys; sys.platform = 'darwin'\n" + MAIN, "-")
     assert done.stdout.startswith("io_uring: NOT LINUX"), done
+    assert "Run this on Linux" in done.stdout.splitlines()[-1]
     assert done.returncode == 1
 
 
@@ -392,6 +429,7 @@ def test_ring_made_but_a_live_request_fails_then_limited(monkeypatch, capsys):
     for arguments in ([], ["--quiet"], ["--json"]):
         assert probe.main(arguments) == probe.NOT_USABLE
         text = capsys.readouterr().out
+        assert arguments != ["--json"] or json.loads(text)["usable"] is False
         assert "io_uring: LIMITED" in text
         assert "USABLE" not in text
         assert "poll on a pipe" in text
@@ -405,6 +443,7 @@ def tell(*arguments: str) -> subprocess.CompletedProcess:
     "arguments",
     [
         ["--no-such-option"], ["--require", "OP:FOO"], ["--require", "FOO:RECV"], ["--require", "KERNEL:six"],
+        ["--require", "KERNEL:6.18.99"], ["--require", "KERNEL:6.1x"], ["--require", "KERNEL:6"],
         ["--require", "RECV"], ["--explain", "EFOO"], ["--json", "--python"], ["--quiet", "--verbose"],
         ["--compare", "no-such-file", "no-such-file"],
     ],
@@ -475,6 +514,54 @@ def test_supports_then_supported_and_admitted(monkeypatch, finding, answer):
     assert probe.supports("OP:RECV", "OP:SEND") is False
 
 
+def test_refused_then_no_release_is_told_as_if_that_were_the_reason(monkeypatch, capsys):
+    findings = {"IORING_OP_SEND_ZC": survey.Finding(True, "probe", False, "tried")}
+    found = probe.Capabilities(True, "", "x", "", (), "Linux 6.1 x", {}, {}, {}, None, "usable", findings)
+    monkeypatch.setattr(probe, "capabilities", lambda: found)
+    monkeypatch.setattr(probe, "prove", dict)
+    monkeypatch.setattr(report.barriers, "fence_kind", lambda: "lock")
+    assert probe.main(["--require", "OP:SEND_ZC,IORING_OP_SEND_ZC,OP:POLL_ADD"]) == 3
+    lines = capsys.readouterr().out.splitlines()
+    assert "  zero-copy send: no (OP:SEND_ZC, refused to this process)" in lines
+    assert "required: OP:SEND_ZC: no (tried, refused to this process)" in lines
+    assert "required: IORING_OP_SEND_ZC: no (tried, refused to this process)" in lines
+    assert "required: OP:POLL_ADD: unknown (nothing could be learned, Linux 5.1)" in lines
+
+
+@pytest.mark.parametrize("status", ["usable", "degraded"])
+@pytest.mark.parametrize(
+    ("finding", "code", "told"),
+    [
+        ((True, "probe", False, "tried"), 3, "has OP:RECV and refuses it"),
+        ((False, "probe", False, "inferred"), 3, "lacks what is required (OP:RECV, Linux 5.6)"),
+        ((None, "", None, ""), 4, "whether OP:RECV may be used"),
+        ((True, "probe", True, "tried"), 0, "The advice."),
+    ],
+)
+def test_required_then_all_forms_advise_about_it_first(monkeypatch, capsys, status, finding, code, told):
+    findings = {"IORING_OP_RECV": survey.Finding(*finding)}
+    found = probe.Capabilities(
+        True, "", "The advice.", "", (), "Linux 6.1 x", {}, {}, {}, None, status, findings
+    )
+    monkeypatch.setattr(probe, "capabilities", lambda: found)
+    monkeypatch.setattr(probe, "prove", dict)
+    monkeypatch.setattr(report.barriers, "fence_kind", lambda: "lock")
+    assert probe.main(["--require", "OP:RECV"]) == code
+    hint = capsys.readouterr().out.splitlines()[-1]
+    assert told in hint
+    assert ("The advice." in hint) is (status == "degraded" or not code)
+    assert probe.main(["--require", "OP:RECV", "--json"]) == code
+    assert f"hint: {json.loads(capsys.readouterr().out)['advice']}" == hint
+
+
+def test_kernel_required_where_there_is_none_then_no(monkeypatch):
+    found = probe.Capabilities(
+        False, "not-linux", "x", "", (), "Darwin 23.1.0 arm64", {}, {}, {}, None, "not-linux"
+    )
+    monkeypatch.setattr(probe, "capabilities", lambda: found)
+    assert probe.supports("KERNEL:6.1") is False
+
+
 def test_python_literal_then_the_same_as_json():
     literal = ast.literal_eval(tell("--python").stdout)
     assert literal == json.loads(tell("--json").stdout)
@@ -515,6 +602,16 @@ def test_explain_then_what_it_means_here(word, expected, capsys):
     assert expected in capsys.readouterr().out
 
 
+def test_explain_eperm_then_the_same_release_as_the_refusal_itself_names(monkeypatch, capsys):
+    monkeypatch.setattr(syscalls, "_read_text", lambda path: None)
+    monkeypatch.setattr(syscalls, "_enter_errno", lambda: errno.EBADF)
+    advice = syscalls.explain_setup_failure(errno.EPERM, "setup", uapi.IORING_SETUP_SQPOLL).advice
+    (release,) = re.findall(r"\d+\.\d+", advice)
+    assert probe.main(["--explain", "EPERM"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "SQPOLL" in line]
+    assert line.endswith(f"before {release}")
+
+
 def test_compare_then_each_difference(tmp_path):
     here = json.loads(tell("--json").stdout)
     a, b, junk = (tmp_path / name for name in ("a.json", "b.json", "junk.json"))
@@ -534,6 +631,10 @@ def test_compare_then_each_difference(tmp_path):
     done = tell("--compare", str(a), str(junk))
     assert done.returncode == 2
     assert "not a report" in done.stderr
+    junk.write_text("[" * 200_000, encoding="utf-8")
+    done = tell("--compare", str(a), str(junk))
+    assert done.returncode == 2
+    assert "no JSON" in done.stderr
 
 
 def test_quiet_then_one_line():

@@ -235,6 +235,18 @@ def test_restricted_ring_then_only_what_it_admits_and_what_was_registered_stays(
     }  # fmt: skip
 
 
+def test_ring_that_admits_no_operation_then_denied(restricted, capsys):
+    ring = restricted(register_ops=[uapi.IORING_REGISTER_PROBE], sqe_flags_allowed=0)
+    if any(finding.admitted for name, finding in probe.examine_ring(ring).findings.items() if "_OP_" in name):
+        pytest.skip("a kernel that takes no list of operations for one that nobody restricts")
+    assert probe.main([], ring=ring) == 1
+    text = capsys.readouterr().out
+    assert text.startswith("io_uring: DENIED by ring restriction (")
+    assert "another ring" in text.splitlines()[-1]
+    assert probe.main(["--json"], ring=ring) == 1
+    assert json.loads(capsys.readouterr().out)["usable"] is False
+
+
 def test_ring_that_demands_fixed_files_then_its_operations_are_admitted(restricted):
     ring = restricted(
         sqe_ops=[uapi.IORING_OP_READ], sqe_flags_required=uapi.IOSQE_FIXED_FILE,

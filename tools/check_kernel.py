@@ -29,29 +29,33 @@ def check_kernel() -> int:
 
     found = probe.capabilities(refresh=True)
     live = probe.prove() if found.usable else {}
+    status, _, advice = report.conclude(found, live)
     print(probe.verdict(found, live))
     if not found.usable:
-        print(found.error)
+        print(f"  {found.error.partition(' Cause: ')[0]}")
         print("Without io_uring the library still imports, and fdmon.setup() falls back to poll(2).")
+        print(f"hint: {advice}")
         return 1
     missing: dict[str, list[str]] = {}
-    for answers in (found.features, found.setup_flags, found.opcodes):
-        for name, answer in answers.items():
-            if answer is False:
-                missing.setdefault(uapi.SINCE.get(name, "?"), []).append(name)
+    refused = []
+    for name, finding in found.findings.items():
+        if finding.supported is False:
+            missing.setdefault(uapi.SINCE.get(name, "?"), []).append(name)
+        elif finding.admitted is False:
+            refused.append(name)
     for release in sorted(missing, key=_release_key):
         print(f"  missing here, in Linux {release}: {' '.join(missing[release])}")
-    failed = {name: result for name, result in live.items() if result != "ok"}
-    for name, result in failed.items():
-        print(f"  FAILED {name}: {result}")
-    runs = report.exit_code(report.conclude(found, live)[0]) == 0
+    for name, result in live.items():
+        if result != "ok":
+            print(f"  FAILED {name}: {result}")
     for feature, state in probe.library(found).items():
         if not state["answer"]:
             word = "cannot" if state["answer"] is False else "may not"
             print(f"  a deployment {word} have: {feature} ({', '.join(state['missing'])})")
-    if found.denied:
-        print(f"  refused to this process: {' '.join(found.denied)}")
-    print("This kernel runs the library." if runs else f"This kernel cannot run the library. {found.advice}")
+    if refused:
+        print(f"  refused to this process: {' '.join(refused)}")
+    runs = report.exit_code(status) == 0
+    print("This kernel runs the library." if runs else f"This kernel cannot run the library. {advice}")
     return 0 if runs else 1
 
 
@@ -140,8 +144,9 @@ def _release_key(release: str) -> tuple[int, ...]:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit code: 0 good, 1 not, 2 wrong usage."""
     parser = argparse.ArgumentParser(description="Check this kernel, or a header, against the library.")
-    parser.add_argument("--header", action="append", metavar="PATH", help="a kernel header to compare with")
-    parser.add_argument(
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--header", action="append", metavar="PATH", help="a kernel header to compare with")
+    what.add_argument(
         "--kernels", nargs="?", type=Path, const=RECORDED, metavar="PATH",
         help="compare the since-kernels with recorded answers of real kernels",
     )  # fmt: skip
