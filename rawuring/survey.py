@@ -164,7 +164,7 @@ def _usable_advice(findings: dict[str, Finding], code: int, denied: tuple[str, .
     if None in known:  # a NOP shows itself on every kernel
         return "This kernel does not tell which operations it knows (before 5.6 it cannot): try them."
     missing = [finding.supported for finding in findings.values()].count(False)
-    more = f"Newer kernels have {missing} {'things' if missing > 1 else 'thing'} more." if missing else ""
+    more = f"Newer kernels have {missing} more {'features' if missing > 1 else 'feature'}." if missing else ""
     return f"Nothing needs to be done. {more or 'Nothing is missing.'}"
 
 

@@ -168,8 +168,8 @@ def test_operations_that_nothing_lists_then_known_by_what_an_unknown_one_does_no
     ("missing", "told"),
     [
         ((), "Nothing is missing."),
-        (("IORING_SETUP_SQ_REWIND",), "Newer kernels have 1 thing more."),  # 6.19 knows every operation
-        (("IORING_OP_NOP128", "IORING_REGISTER_BPF_FILTER"), "Newer kernels have 2 things more."),
+        (("IORING_SETUP_SQ_REWIND",), "Newer kernels have 1 more feature."),  # 6.19 knows every operation
+        (("IORING_OP_NOP128", "IORING_REGISTER_BPF_FILTER"), "Newer kernels have 2 more features."),
     ],
 )
 def test_usable_then_the_hint_says_that_nothing_is_to_be_done(missing, told):
