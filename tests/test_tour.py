@@ -42,7 +42,7 @@ def test_tour_on_this_kernel_then_the_same_text():
 
 
 ELSEWHERE = """
-import ctypes, os, sys
+import ctypes, os, shutil, sys  # shutil first: it asks sys.platform which modules Python itself has
 
 def no_libc(*arguments, **options):
     raise OSError("there is no such library")
