@@ -304,8 +304,9 @@ class InFlight:
         pause_ns, sweep = 1_000_000, 0
         while self.entries:
             # Repeated with growing pauses: a request that was just being started escapes one sweep, and a
-            # cancelled link may start another.
-            self._cancel_all(ring, one_by_one=bool(sweep % 2))
+            # cancelled link may start another. The thread of an SQPOLL ring may not have made room yet.
+            if ring.sq.space_left():
+                self._cancel_all(ring, one_by_one=bool(sweep % 2))
             self._reap(ring, 0)
             left = deadline - monotonic_ns()
             if left <= 0:
