@@ -331,6 +331,9 @@ GONE = (errno.EBADF, errno.EOPNOTSUPP, errno.ENXIO)
 #: Where adaptive polling starts. Mirrors QEMU aio-posix.c adjust_polling_time.
 POLL_START_NS = 4000
 
+#: How long to wait for an SQPOLL thread, before looking at its queue again.
+_PAUSE_NS = 100_000
+
 
 class IoUringFDMon(FDMon):
     """Watch descriptors with one-shot polls on a ring, all changes of a turn in one system call.
@@ -467,7 +470,7 @@ class IoUringFDMon(FDMon):
         try:
             return self.ring.get_sqe()
         except rings.SubmissionQueueFull:
-            self._submit()
+            self._make_room()
             return self.ring.get_sqe()
 
     def _put(self, sqe: bytes | bytearray) -> None:
@@ -475,8 +478,17 @@ class IoUringFDMon(FDMon):
         try:
             self.ring.put(sqe)
         except rings.SubmissionQueueFull:
-            self._submit()
+            self._make_room()
             self.ring.put(sqe)
+
+    def _make_room(self) -> None:
+        """Submit; on an SQPOLL ring, wait until the kernel's thread has taken something."""
+        self._submit()
+        ring = self.ring
+        while ring.flags & uapi.IORING_SETUP_SQPOLL and not ring.sq.space_left():
+            # Not sqring_wait(): before 5.13 that thread stops while completions overflow, until we reap.
+            ring.reap_into(self._early)
+            ring.submit_and_wait(1, _PAUSE_NS)
 
     def _submit(self) -> None:
         try:
@@ -539,7 +551,7 @@ class IoUringFDMon(FDMon):
         for _ in range(len(self._requests)):
             prep, handler, keepalive = self._requests.popleft()
             if not self.ring.sq.space_left():
-                self._submit()
+                self._make_room()
             # When prep raises, nothing is queued and nothing waits for an answer.
             self.inflight.start(prep, handler=handler, holds=keepalive)
 

@@ -175,6 +175,23 @@ def test_sqpoll_then_every_event_comes(sqpoll, pair):
     assert sqpoll.wait(None) == [(node, POLLOUT)]
 
 
+def test_sqpoll_with_more_changes_and_requests_than_slots_then_all_are_sent(pair):
+    """The kernel's thread makes room when it comes to it: wait() raised SubmissionQueueFull meanwhile."""
+    a, b = pair
+    b.send(b"x")
+    results = []
+    with monitor_with(entries=2, sq_thread_idle_ms=1) as mon:
+        nodes = {mon.add(a.fileno(), POLLIN) for _ in range(50)}
+        seen = set()
+        while seen != nodes:
+            seen |= {node for node, _ in mon.wait(10_000 * MILLISECOND)}
+        for _ in range(50):
+            mon.add_sqe(ops.prep_nop, lambda res, flags: results.append(res))
+        while len(results) < 50:
+            mon.dispatch(mon.wait(10_000 * MILLISECOND))
+    assert results == [0] * 50
+
+
 def test_sqpoll_when_released_then_the_peer_sees_the_end_at_once(sqpoll, pair):
     a, b = pair
     node = sqpoll.add(a.fileno(), POLLIN)
