@@ -656,7 +656,7 @@ class IoUringFDMon(FDMon):
             self.process_cq_ring(None)
         while True:
             self.fill_sq_ring()
-            if timeout_ns == 0 or inflight._ready:
+            if timeout_ns == 0 or inflight._ready or self._early:
                 ring.submit_and_wait(0)
             elif not self.poll_max_ns:
                 ring.submit_and_wait(1, timeout_ns)
