@@ -230,7 +230,7 @@ class FDMon:
 
         Args: timeout_ns in nanoseconds; 0 does not wait, None waits for ever.
         Returns: pairs (node, revents), revents being a mask as poll(2) gives it.
-        Raises: OSError when the kernel refuses.
+        Raises: OSError when the kernel refuses; ValueError after destroy().
         Lifetime: none.
         Threads: one waiter at a time; the first call binds the monitor to its thread.
         Mirrors: QEMU FDMonOps.wait, with the timeout as an argument that may be None instead of -1
@@ -250,7 +250,7 @@ class FDMon:
     def dispatch(self, events: list[Event]) -> int:
         """Call the handlers of what wait() returned.
 
-        A handler that was given up by an earlier one in the same list is not called.
+        A handler that was given up by an earlier one in the same list is not called: after destroy(), none.
 
         Args: events as wait() returned them.
         Returns: how many handlers ran.
@@ -261,7 +261,7 @@ class FDMon:
         """
         ran = 0
         for node, revents in events:
-            if not node.deleted and node.handler is not None:
+            if not node.deleted and node.handler is not None and self._wake_fds:
                 node.handler(node, revents)
                 ran += 1
         return ran
@@ -269,10 +269,13 @@ class FDMon:
     def notify(self) -> None:
         """Let a wait() that is going on, or the next one, return soon.
 
+        Raises: ValueError after destroy().
         Lifetime: none.
         Threads: any, and signal handlers.
         Mirrors: QEMU event_notifier_set
         """
+        if not self._wake_fds:
+            raise ValueError("this monitor was destroyed")
         try:
             os.write(self._wake_fds[-1], _ONE)
         except BlockingIOError:
@@ -440,7 +443,7 @@ class IoUringFDMon(FDMon):
     def update(self, old_node: AioHandler | None, new_node: AioHandler | None) -> None:
         """Give up a handler, start one, or replace one by the other; see FDMon.update."""
         super().update(old_node, new_node)
-        if self._nested and not self._busy:
+        if self._nested and not self._busy and self._wake_fds:
             self.notify()  # the outer loop must call wait()
 
     def add_sqe(
@@ -1067,6 +1070,8 @@ class PollFDMon(FDMon):
         """Apply all changes and call poll(2), whose timeout counts milliseconds; see FDMon.wait."""
         deadline = None if not timeout_ns else time.monotonic_ns() + timeout_ns
         while True:
+            if not self._wake_fds:
+                raise ValueError("this monitor was destroyed")
             self._apply()
             # Rounded up: to return early would let the caller spin.
             timeout_ms = None
@@ -1075,7 +1080,7 @@ class PollFDMon(FDMon):
             events: list[Event] = []
             woken = False
             for fd, revents in self._poll.poll(timeout_ms):
-                for node in self._nodes[fd]:
+                for node in self._nodes.get(fd, ()):
                     mask = revents & (node.events | _ALWAYS)
                     if node is self._notifier:
                         self._take_notification()
@@ -1094,6 +1099,7 @@ class PollFDMon(FDMon):
     def destroy(self) -> None:
         """Forget all handlers; see FDMon.destroy."""
         self._nodes.clear()
+        self._poll = select.poll()  # the numbers may be other files' soon
         super().destroy()
 
 

@@ -550,6 +550,38 @@ class _nothing:
     def __exit__(self, *_: object) -> None: ...
 
 
+def test_destroyed_by_a_handler_then_no_other_is_called(monitor):
+    pipes = [os.pipe() for _ in range(3)]
+    called = []
+
+    def handler(node, revents) -> None:
+        called.append(node)
+        monitor.destroy()
+
+    for r, w in pipes:
+        monitor.add(r, POLLIN, handler)
+        os.write(w, b"x")
+    try:
+        assert monitor.dispatch(monitor.wait(None)) == len(called) == 1
+    finally:
+        for fds in pipes:
+            os.close(fds[0])
+            os.close(fds[1])
+
+
+def test_used_after_destroy_then_refused_in_words_and_removing_is_fine(monitor, pipe):
+    node = monitor.add(pipe[0], POLLIN)
+    monitor.wait(0)
+    if monitor.backend == "io_uring":
+        monitor.fileno()  # from now on changes notify
+    monitor.destroy()
+    for call in (monitor.wait, lambda: monitor.wait(0), monitor.notify):
+        with pytest.raises(ValueError, match=r"closed|destroyed"):
+            call()
+    monitor.remove(node)
+    assert monitor.dispatch([(node, POLLIN)]) == 0
+
+
 def test_destroy_then_the_peer_sees_the_end(monitor, pair):
     monitor.add(pair[0].fileno(), POLLIN)
     monitor.wait(0)
