@@ -452,8 +452,8 @@ class IoUringFDMon(FDMon):
         """Send another request through the monitor's ring.
 
         Args: prep is called as prep(sqe, user_data) inside the next wait() and must fill the SQE; handler is
-            called as handler(res, flags) by dispatch(), for each CQE; keepalive is whatever the kernel may
-            touch.
+            called as handler(res, flags) by dispatch(), for each CQE, and with -ECANCELED when prep or a
+            signal handler raised before it was queued; keepalive is whatever the kernel may touch.
         Lifetime: until the final CQE; the monitor holds it.
         Threads: any; notify() lets a waiter in another thread send it at once.
         Mirrors: QEMU aio_add_sqe; the SQE is filled later, by the waiter, so that any thread may ask
@@ -551,12 +551,21 @@ class IoUringFDMon(FDMon):
             elif node.parked and self._lot is not None:
                 self._lot.remove(node)
             self.dequeue()
-        for _ in range(len(self._requests)):
-            prep, handler, keepalive = self._requests.popleft()
-            if not self.ring.sq.space_left():
+        requests, sq, ready = self._requests, self.ring.sq, self.inflight._ready
+        for _ in range(len(requests)):
+            prep, handler, keepalive = requests[0]
+            if not sq.space_left():
                 self._make_room()
-            # When prep raises, nothing is queued and nothing waits for an answer.
-            self.inflight.start(prep, handler=handler, holds=keepalive)
+            tail = sq.sqe_tail
+            try:
+                self.inflight.start(prep, handler=handler, holds=keepalive)
+            finally:
+                # Off the list with its SQE, or with the answer that there is none. No call stands in between,
+                # so from CPython 3.11 on a signal handler that raises does not lose or double it.
+                unsent = sq.sqe_tail == tail
+                del requests[0]
+                if unsent:
+                    ready += ((handler, -errno.ECANCELED, 0),)
 
     def process_cqe(self, events: list[Event] | None, cqe: rings.Cqe) -> None:
         """Handle one completion.
@@ -770,8 +779,9 @@ class IoUringFDMon(FDMon):
                 instead.submit_list.append(self.submit_list[0])
                 self.dequeue()
             while self._requests:
-                inflight._ready.append((self._requests[0][1], -self._code, 0))
-                self._requests.popleft()
+                handler, ready = self._requests[0][1], inflight._ready
+                del self._requests[0]  # as in fill_sq_ring
+                ready += ((handler, -self._code, 0),)
             self._reap_the_rest()
             events = instead.wait(0 if inflight._ready else timeout_ns)
             events = [event for event in events if event[0] is not self._ring_node]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from driver import need_opcode
-from harness import PYPY, ROOT, SECCOMP, check_child, figures, run_child
+from harness import PYPY, ROOT, SECCOMP, check_child, figures, run_child, strike
 
 from rawuring import fdmon, inflight, ops, params, register, rings, selector, syscalls, uapi
 from rawuring.fakekernel import fake_ring
@@ -484,6 +484,63 @@ def test_interrupted_a_thousand_times_a_second_then_no_completion_is_lost(thousa
     os.close(r)
     os.close(w)
     figures["operations"] += 2000
+
+
+needs_few_moments = pytest.mark.skipif(
+    PYPY or sys.version_info < (3, 11), reason="signal handlers that run after calls only (CPython 3.11)"
+)
+
+
+@needs_few_moments
+@pytest.mark.unwatched("debug mode makes calls of its own in between")
+def test_signal_handler_raises_at_any_moment_in_dispatch_then_each_handler_is_called_once():
+    struck, at = [0], 0
+    while struck:
+        with fake_ring(entries=8) as (_, ring):
+            table = inflight.InFlight(ring)
+            calls: list[list[int]] = [[], [], []]
+            # In C, so that a strike after the call is one after the handler.
+            tokens = [table.hold(call.insert) for call in calls]
+            more = uapi.IORING_CQE_F_MORE
+            table._todo.extend([(tokens[0], 0, more), *((token, 0, 0) for token in tokens)])
+            with strike(at) as struck:
+                table.dispatch()
+            table.dispatch()
+            assert [len(call) for call in calls] == [2, 1, 1], struck
+            assert len(table) == 0
+        at += 1
+        figures["signals"] += 1
+    assert at > 10
+
+
+@needs_ring
+@needs_few_moments
+@pytest.mark.unwatched("debug mode makes calls of its own in between")
+@pytest.mark.parametrize("lost", [False, True], ids=["ring", "ring lost"])
+def test_signal_handler_raises_at_any_moment_in_a_monitor_then_each_request_is_answered_once(
+    monkeypatch, lost
+):
+    struck, at = [0], 0
+    while struck:
+        with fdmon.IoUringFDMon(2) as monitor:
+            monitor.wait(0)
+            if lost:
+                with monkeypatch.context() as patch:
+                    patch.setattr(syscalls, "enter", refuse_with(errno.EPERM))
+                    patch.setattr(monitor.ring, "submit_and_wait", refuse_with(errno.EPERM))
+                    monitor.wait(0)
+                assert monitor.backend == "poll"
+            calls: list[list[int]] = [[], [], [], []]
+            for call in calls:
+                monitor.add_sqe(ops.prep_nop, call.insert)
+            with strike(at) as struck:
+                monitor.dispatch(monitor.wait(0))
+            for _ in range(4):
+                monitor.dispatch(monitor.wait(0))
+            assert [len(call) for call in calls] == [1] * 4, struck
+        at += 1
+        figures["signals"] += 1
+    assert at > 10
 
 
 class Clock:
