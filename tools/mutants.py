@@ -159,6 +159,11 @@ MUTANTS = (
         "        except (OSError, ImportError, AttributeError) as error:", "        except PermissionError as error:",
         FAULTS + "test_environment.py -k setup_fails_with_any",
     ),
+    Mutant(
+        "a program that is started gets the notifier", "rawuring/fdmon.py",
+        "    eventfd = getattr(os, \"eventfd\", None)", "    return os.pipe2(os.O_NONBLOCK)\n    eventfd = getattr(os, \"eventfd\", None)",
+        FAULTS + "test_environment.py -k exec_then",
+    ),
     # 3. Descriptors
     Mutant(
         "unregister() waits for the next select()", "rawuring/selector.py",

@@ -8,11 +8,13 @@ import errno
 import multiprocessing
 import os
 import random
+import select
 import signal
 import socket
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -681,19 +683,33 @@ def test_forked_with_requests_in_flight_then_the_child_is_refused_and_the_parent
 
 
 @needs_ring
-def test_exec_then_no_ring_goes_along():
-    """Close-on-exec: a program that is started gets no ring (CVE-2024-22017)."""
+def test_exec_then_no_descriptor_goes_along():
+    """Close-on-exec: a program that is started gets no ring (CVE-2024-22017), and nothing else of ours."""
     import subprocess
 
-    script = "import os; links = [f'/proc/self/fd/{n}' for n in os.listdir('/proc/self/fd')]; "
-    script += "print([link for link in links if os.path.islink(link) and 'io_uring' in os.readlink(link)])"
-    with rings.Ring(2), fdmon.IoUringFDMon() as monitor, selector.IoUringSelector() as chosen:
-        assert monitor and chosen
+    def seen():
+        script = "import os; print(*[os.readlink(f'/proc/self/fd/{n}') for n in range(3, 200)"
+        script += " if os.path.islink(f'/proc/self/fd/{n}')])"
         done = subprocess.run(
             [sys.executable, "-S", "-c", script], close_fds=False, capture_output=True, text=True, timeout=60
         )
-    assert (done.stdout, done.returncode) == ("[]\n", 0), done
-    figures["child processes"] += 1
+        assert (done.stderr, done.returncode) == ("", 0), done
+        figures["child processes"] += 1
+        return done.stdout.split()
+
+    before = seen()
+    one, two = socket.socketpair()
+    two.shutdown(socket.SHUT_WR)
+    monitors = fdmon.IoUringFDMon(), fdmon.PollFDMon()
+    with one, two, rings.Ring(2), monitors[0] as monitor, monitors[1], warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the selectors that take another's place
+        monitor.add(one.fileno(), select.POLLPRI)
+        monitor.wait(0)  # parks it: one more descriptor
+        chosen = [selector.IoUringSelector(name) for name in selector.STRATEGIES]
+        after = seen()
+        for each in chosen:
+            each.close()
+    assert after == before
 
 
 @needs_ring
