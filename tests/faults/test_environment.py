@@ -580,12 +580,15 @@ def test_wall_clock_then_nobody_looks_at_it():
     """CLOCK_REALTIME may be set at any time, so no deadline may depend on it."""
     for path in (ROOT / "rawuring").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if (
-                isinstance(node, ast.Attribute)
-                and isinstance(node.value, ast.Name)
-                and node.value.id == "time"
-            ):
-                assert node.attr not in ("time", "time_ns", "gmtime", "localtime"), (
+            names = []
+            if isinstance(node, ast.Attribute):
+                names = [node.attr] if isinstance(node.value, ast.Name) and node.value.id == "time" else []
+            elif isinstance(node, ast.ImportFrom) and node.module in ("time", "datetime"):
+                names = [node.module, *(alias.name for alias in node.names)][node.module == "time" :]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names if alias.name == "datetime"]
+            for name in names:
+                assert name not in ("time", "time_ns", "gmtime", "localtime", "datetime"), (
                     f"{path.name}:{node.lineno}"
                 )
 
