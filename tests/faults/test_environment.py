@@ -801,47 +801,66 @@ def test_subinterpreter_then_a_ring_or_a_clear_refusal():
     assert check_child(run_child(script, flags=("-W", "ignore"))) == "fine\n"
 
 
+STOPPED = """
+import os, sys
+from rawuring import buffers, fdmon, inflight, ops, rings, selector
+def by_ring():
+    with rings.Ring(8) as ring:
+        table = inflight.InFlight(ring)
+        memory = buffers.allocate(4096)
+        pin = buffers.pin(memory, writable=True)
+        while True:
+            results = []
+            table.start(ops.prep_read, 0, pin.address, 4096, -1, holds=(pin,),
+                        handler=lambda res, flags: results.append(res))
+            while not results:
+                ring.submit_and_wait(1, 100_000_000)
+                table.dispatch(ring.reap())
+            yield memory[: results[0]]
+def by_monitor():
+    with fdmon.IoUringFDMon() as monitor:
+        node = monitor.add(0, 1)
+        while True:
+            assert monitor.wait(None) == [(node, 1)]
+            yield os.read(0, 4096)
+def by_selector():
+    with selector.IoUringSelector() as chosen:
+        key = chosen.register(0, 1)
+        while True:
+            assert chosen.select(60) == [(key, 1)]
+            yield os.read(0, 4096)
+got = {"ring": by_ring, "monitor": by_monitor, "selector": by_selector}[sys.argv[1]]()
+print("ready", flush=True)
+total = 0
+while total < 60:
+    data = next(got)
+    assert data == bytes(range(total, total + len(data))), data
+    total += len(data)
+got.close()
+print("fine", flush=True)
+"""
+
+
 @needs_ring
-def test_stopped_and_continued_in_any_wait_then_nothing_is_lost():
+@pytest.mark.parametrize("wait", ["ring", "monitor", "selector"])
+def test_stopped_and_continued_in_any_wait_then_nothing_is_lost(wait):
     """SIGSTOP cannot be handled: the wait is interrupted in the kernel, and goes on."""
-    script = """
-        import os, sys
-        from rawuring import buffers, inflight, ops, rings
-        with rings.Ring(8) as ring:
-            table = inflight.InFlight(ring)
-            memory = buffers.allocate(4096)
-            pin = buffers.pin(memory, writable=True)
-            print("ready", flush=True)
-            total = 0
-            while total < 60:
-                table.start(ops.prep_read, 0, pin.address, 4096, -1, holds=(pin,),
-                            handler=lambda res, flags: results.append(res))
-                results = []
-                while not results:
-                    ring.submit_and_wait(1, 100_000_000)
-                    table.dispatch(ring.reap())
-                assert memory[: results[0]] == bytes(range(total, total + results[0]))
-                total += results[0]
-        print("fine", flush=True)
-        """
     need_opcode("READ")
     import subprocess
-    import textwrap
 
-    command = [sys.executable, "-c", textwrap.dedent(script)]
+    command = [sys.executable, "-c", STOPPED, wait]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    child = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    child = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
     try:
         assert child.stdout.readline() == b"ready\n"
         for i in range(60):
             os.kill(child.pid, signal.SIGSTOP)
+            os.waitid(os.P_PID, child.pid, os.WSTOPPED)  # until it has stopped
             if i % 2:
                 child.stdin.write(bytes([i]))
-                child.stdin.flush()
             os.kill(child.pid, signal.SIGCONT)
             if not i % 2:
                 child.stdin.write(bytes([i]))
-                child.stdin.flush()
         assert child.stdout.readline() == b"fine\n"
         assert child.wait(30) == 0
     finally:
