@@ -277,8 +277,9 @@ class InFlight:
     def close(self, timeout_ns: int = CLOSE_TIMEOUT_NS) -> None:
         """Cancel everything and wait until the kernel has let go of it.
 
-        SQEs that were queued and not submitted are dropped. Handlers of requests that end here run; those
-        of requests that do not end in time never run, and their memory is kept for ever. None run when the
+        SQEs that were queued and not submitted are dropped. Handlers of requests that end here run; what they
+        start is ended too, and answered by the next dispatch(). Handlers of requests that do not end in time
+        never run, and their memory is kept for ever. None run when the
         ring was just forgotten, or when the interpreter ends: the memory is safe all the same.
 
         Args: timeout_ns in nanoseconds.
@@ -293,14 +294,21 @@ class InFlight:
 
     def _close(self, ring: Ring, explicit: bool, timeout_ns: int = CLOSE_TIMEOUT_NS) -> None:
         # Takes the ring as an argument: when a forgotten ring calls this, weak references to it are dead.
+        self._end(ring, timeout_ns)
+        if explicit:
+            try:
+                self.dispatch()
+            finally:
+                if self.entries:  # what the handlers have started
+                    self._end(ring, timeout_ns)
+
+    def _end(self, ring: Ring, timeout_ns: int) -> None:
         try:
             if not ring.closed and ring.owner == get_ident():
                 self._drain(ring, timeout_ns)
         finally:
             if self.entries:
                 self._keep_for_ever(ring)
-        if explicit:
-            self.dispatch()
 
     def _drain(self, ring: Ring, timeout_ns: int) -> None:
         for user_data in ring.discard():
