@@ -916,11 +916,13 @@ class IoUringFDMon(FDMon):
         except OSError:
             if self._instead is None:
                 raise
-        if self._lot is not None:
-            self._lot.close()
-        if self._instead is not None:
-            self._instead.destroy()
-        super().destroy()
+        finally:  # also when a handler of a request that ends here raises
+            if self.ring.closed:  # not refused
+                if self._lot is not None:
+                    self._lot.close()
+                if self._instead is not None:
+                    self._instead.destroy()
+                super().destroy()
 
 
 def ring_lost(ring: rings.Ring, error: OSError) -> bool:

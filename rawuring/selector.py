@@ -945,6 +945,9 @@ class EpollWait(Strategy):
             except OSError:
                 if not self._lost:
                     raise
+            finally:
+                if self.ring.closed:  # not refused
+                    self._epoll.close()
         self._pending.clear()
         self._answers.clear()
         self._packed.clear()

@@ -570,6 +570,20 @@ def test_destroyed_by_a_handler_then_no_other_is_called(monitor):
             os.close(fds[1])
 
 
+def test_destroyed_while_a_handler_raises_then_no_descriptor_is_left(uring, pipe):
+    def broken(res, flags) -> None:
+        raise LookupError("broken")
+
+    uring.destroy()
+    before = open_fds()
+    other = fdmon.IoUringFDMon()
+    other.add_sqe(lambda sqe, token: ops.prep_poll_add(sqe, pipe[0], POLLIN, token), broken)
+    other.wait(0)
+    with pytest.raises(LookupError):
+        other.destroy()
+    assert open_fds() == before
+
+
 def test_used_after_destroy_then_refused_in_words_and_removing_is_fine(monitor, pipe):
     node = monitor.add(pipe[0], POLLIN)
     monitor.wait(0)
@@ -734,6 +748,7 @@ def test_destroyed_by_another_thread_while_the_waiter_lives_then_refused(uring):
     thread.start()
     thread.join()
     assert caught
+    uring.notify()
     assert uring.wait(0) == []
 
 

@@ -563,3 +563,23 @@ def test_detached_then_an_event_unless_the_kernel_never_heard_of_it(any_selector
         assert [key.fd for key, _ in any_selector.select(0)] == [fd]
         any_selector.unregister(fd)
         os.close(fd)
+
+
+@pytest.mark.requires_io_uring
+def test_closed_when_the_kernel_refuses_then_said_and_no_descriptor_is_left(monkeypatch, pair):
+    chosen = IoUringSelector()
+    if not chosen.backend.startswith("io_uring:epoll"):
+        chosen.close()
+        pytest.skip("io_uring:epoll_poll (Linux 5.6)")
+    with pytest.warns(ResourceWarning, match="could not be ended"):
+        chosen.register(pair[0], READ)
+        chosen.select(0)
+        epoll = chosen._strategy._epoll
+        monkeypatch.setattr(chosen.ring, "submit_and_wait", refuse)
+        with pytest.raises(OSError, match="refused"):
+            chosen.close()
+    assert epoll.closed
+
+
+def refuse(*arguments):
+    raise OSError(errno.EIO, "refused")
