@@ -928,6 +928,7 @@ class EpollWait(Strategy):
 
     def fileno(self) -> int:
         """Return the descriptor of the set, which from now on knows of every change at once."""
+        self._check_ring()
         self._direct = True
         for fd in _snapshot(self._pending):
             self._apply_now(fd)

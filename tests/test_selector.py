@@ -530,6 +530,7 @@ def test_every_method_in_a_forked_child_then_refused(any_selector):
                     lambda: any_selector.register(two, 1),
                     lambda: any_selector.register(two.fileno(), 1),
                     lambda: any_selector.select(0),
+                    any_selector.fileno,
                 ):
                     try:
                         call()
@@ -537,7 +538,7 @@ def test_every_method_in_a_forked_child_then_refused(any_selector):
                         refused += 1
             finally:
                 os._exit(refused)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 4
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5
 
 
 def test_detached_then_an_event_unless_the_kernel_never_heard_of_it(any_selector):
