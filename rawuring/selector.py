@@ -923,6 +923,11 @@ class EpollWait(Strategy):
             self._epoll.unregister(fd)
         except OSError:
             self._strayed = True
+        if fd in self.keys:
+            # Another thread has registered it meanwhile, and what was put out may have been that.
+            self._send_again(fd)
+            if self._direct:
+                self._apply_now(fd)
 
     # -- the rest
 

@@ -572,15 +572,48 @@ def test_closed_when_the_kernel_refuses_then_said_and_no_descriptor_is_left(monk
     if not chosen.backend.startswith("io_uring:epoll"):
         chosen.close()
         pytest.skip("io_uring:epoll_poll (Linux 5.6)")
-    with pytest.warns(ResourceWarning, match="could not be ended"):
-        chosen.register(pair[0], READ)
-        chosen.select(0)
-        epoll = chosen._strategy._epoll
-        monkeypatch.setattr(chosen.ring, "submit_and_wait", refuse)
-        with pytest.raises(OSError, match="refused"):
-            chosen.close()
+    chosen.register(pair[0], READ)
+    chosen.select(0)
+    epoll = chosen._strategy._epoll
+    monkeypatch.setattr(chosen.ring, "submit_and_wait", refuse)
+    with pytest.warns(ResourceWarning, match="could not be ended"), pytest.raises(OSError, match="refused"):
+        chosen.close()
     assert epoll.closed
 
 
 def refuse(*arguments):
     raise OSError(errno.EIO, "refused")
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_registered_by_a_thread_while_its_old_event_is_put_out_then_watched(uring, pair, direct):
+    """The event of a number that nobody has registered is put out; by then a thread may have done so."""
+    if uring.backend == "io_uring:poll_add":
+        pytest.skip("an epoll set (Linux 5.6)")
+    a, b = pair
+    b.send(b"x")
+    if direct:
+        uring.fileno()
+    key = uring.register(a.fileno(), READ)
+    assert uring.select(0) == [(key, READ)]
+    strategy, fd = uring._strategy, a.fileno()
+
+    class Late:
+        """An epoll set that gives the processor to the other thread just before it forgets."""
+
+        def __init__(self, epoll):
+            self.epoll = epoll
+
+        def __getattr__(self, name):
+            return getattr(self.epoll, name)
+
+        def unregister(self, number):
+            uring._map[fd] = key  # what that thread does; the set knows the number already
+            strategy._given.add(fd)
+            return self.epoll.unregister(number)
+
+    del uring._map[fd]  # it is between unregister() and register()
+    real, strategy._epoll = strategy._epoll, Late(strategy._epoll)
+    uring.select(0)
+    strategy._epoll = real
+    assert uring.select(1) == [(key, READ)]
