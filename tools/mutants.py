@@ -114,6 +114,12 @@ MUTANTS = (
         FAULTS + "test_environment.py -k register_fails", quick=True,
     ),
     Mutant(
+        "what could not be unregistered is let go", "rawuring/register.py",
+        "    _register(ring, uapi.IORING_UNREGISTER_BUFFERS, None, 0)\n    _forget(ring, \"buffer\")",
+        "    _forget(ring, \"buffer\")\n    _register(ring, uapi.IORING_UNREGISTER_BUFFERS, None, 0)",
+        FAULTS + "test_environment.py -k taking_back", quick=True,
+    ),
+    Mutant(
         "a short submit is taken for a whole one", "rawuring/rings.py",
         "        submitted = first - self.sq.pending()\n", "        submitted = first - self.sq.pending()\n        self.sq.discard()\n",
         FAULTS + "test_environment.py -k random_faults",

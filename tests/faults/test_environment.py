@@ -133,6 +133,39 @@ def test_register_fails_with_any_errno_then_an_oserror_with_advice(monkeypatch):
         assert ring.reap()[0][0] == 1
 
 
+@needs_ring
+def test_taking_back_a_registration_fails_with_any_errno_then_its_memory_stays_held(monkeypatch):
+    """The kernel still has it, so what is registered must live on."""
+    from rawuring import buffers
+
+    need_opcode("READ_FIXED")
+    with rings.Ring(4) as ring:
+        register.register_buffers(ring, [buffers.allocate(4096)])
+        calls = [
+            register.unregister_buffers,
+            lambda ring: register.register_buffers_update_tag(ring, 0, [buffers.allocate(64)]),
+        ]
+        try:
+            group = register.setup_buf_ring(ring, 1, 4, 64)
+        except OSError:
+            pass  # before 5.19
+        else:
+            calls.append(lambda ring: register.free_buf_ring(ring, group))
+        before = dict(ring.resources)
+        assert before
+        for code in ERRNOS:
+            monkeypatch.setattr(syscalls, "io_uring_register", refuse_with(code))
+            for call in calls:
+                with pytest.raises(OSError, match=r".") as caught:
+                    call(ring)
+                assert caught.value.errno == code
+                assert ring.resources == before
+                figures["faults injected"] += 1
+        monkeypatch.undo()
+        register.unregister_buffers(ring)
+        assert not [kind for kind, _ in ring.resources if kind == "buffer"]
+
+
 def test_random_faults_short_submits_and_late_answers_then_each_request_answered_once():
     """Everything a kernel may do to a batch, in any order; seeded."""
     for seed in range(30):
