@@ -603,6 +603,8 @@ class EpollWait(Strategy):
                     return ready
             return self._wait_in_ring(timeout_ns, keys)
         except OSError as error:
+            if self._epoll.closed:  # by a signal handler: nothing was taken away
+                raise ValueError("this selector was closed while it waited") from None
             known = error.errno in fdmon.REFUSED + fdmon.GONE
             if not fdmon.ring_lost(self.ring, error) and (known or not _raised_here(error)):
                 raise

@@ -617,3 +617,30 @@ def test_registered_by_a_thread_while_its_old_event_is_put_out_then_watched(urin
     uring.select(0)
     strategy._epoll = real
     assert uring.select(1) == [(key, READ)]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("timeout", [None, 0])
+def test_closed_by_a_signal_handler_while_it_waits_then_value_error_and_no_warning(uring, pair, timeout):
+    """It was taken for a ring that the kernel had taken away."""
+    if uring.backend == "io_uring:poll_add":
+        pytest.skip("an epoll set (Linux 5.6)")
+    uring.register(pair[0], READ)
+    uring.select(0)
+
+    class Struck:
+        """An epoll set whose wait is interrupted by a handler that closes the selector, and goes on."""
+
+        def __init__(self, epoll):
+            self.epoll = epoll
+
+        def __getattr__(self, name):
+            return getattr(self.epoll, name)
+
+        def poll(self, *arguments):
+            uring.close()
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    uring._strategy._epoll = Struck(uring._strategy._epoll)
+    with pytest.raises(ValueError, match="closed while it waited"):
+        uring.select(timeout)
