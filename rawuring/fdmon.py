@@ -230,7 +230,7 @@ class FDMon:
 
         Args: timeout_ns in nanoseconds; 0 does not wait, None waits for ever.
         Returns: pairs (node, revents), revents being a mask as poll(2) gives it.
-        Raises: OSError when the kernel refuses.
+        Raises: OSError when the kernel refuses; ValueError after destroy().
         Lifetime: none.
         Threads: one waiter at a time; the first call binds the monitor to its thread.
         Mirrors: QEMU FDMonOps.wait, with the timeout as an argument that may be None instead of -1
@@ -250,7 +250,7 @@ class FDMon:
     def dispatch(self, events: list[Event]) -> int:
         """Call the handlers of what wait() returned.
 
-        A handler that was given up by an earlier one in the same list is not called.
+        A handler that was given up by an earlier one in the same list is not called: after destroy(), none.
 
         Args: events as wait() returned them.
         Returns: how many handlers ran.
@@ -261,7 +261,7 @@ class FDMon:
         """
         ran = 0
         for node, revents in events:
-            if not node.deleted and node.handler is not None:
+            if not node.deleted and node.handler is not None and self._wake_fds:
                 node.handler(node, revents)
                 ran += 1
         return ran
@@ -269,10 +269,13 @@ class FDMon:
     def notify(self) -> None:
         """Let a wait() that is going on, or the next one, return soon.
 
+        Raises: ValueError after destroy().
         Lifetime: none.
         Threads: any, and signal handlers.
         Mirrors: QEMU event_notifier_set
         """
+        if not self._wake_fds:
+            raise ValueError("this monitor was destroyed")
         try:
             os.write(self._wake_fds[-1], _ONE)
         except BlockingIOError:
@@ -330,6 +333,9 @@ GONE = (errno.EBADF, errno.EOPNOTSUPP, errno.ENXIO)
 
 #: Where adaptive polling starts. Mirrors QEMU aio-posix.c adjust_polling_time.
 POLL_START_NS = 4000
+
+#: How long to wait for an SQPOLL thread, before looking at its queue again.
+_PAUSE_NS = 100_000
 
 
 class IoUringFDMon(FDMon):
@@ -437,7 +443,7 @@ class IoUringFDMon(FDMon):
     def update(self, old_node: AioHandler | None, new_node: AioHandler | None) -> None:
         """Give up a handler, start one, or replace one by the other; see FDMon.update."""
         super().update(old_node, new_node)
-        if self._nested and not self._busy:
+        if self._nested and not self._busy and self._wake_fds:
             self.notify()  # the outer loop must call wait()
 
     def add_sqe(
@@ -446,8 +452,8 @@ class IoUringFDMon(FDMon):
         """Send another request through the monitor's ring.
 
         Args: prep is called as prep(sqe, user_data) inside the next wait() and must fill the SQE; handler is
-            called as handler(res, flags) by dispatch(), for each CQE; keepalive is whatever the kernel may
-            touch.
+            called as handler(res, flags) by dispatch(), for each CQE, and with -ECANCELED when prep or a
+            signal handler raised before it was queued; keepalive is whatever the kernel may touch.
         Lifetime: until the final CQE; the monitor holds it.
         Threads: any; notify() lets a waiter in another thread send it at once.
         Mirrors: QEMU aio_add_sqe; the SQE is filled later, by the waiter, so that any thread may ask
@@ -467,7 +473,7 @@ class IoUringFDMon(FDMon):
         try:
             return self.ring.get_sqe()
         except rings.SubmissionQueueFull:
-            self._submit()
+            self._make_room()
             return self.ring.get_sqe()
 
     def _put(self, sqe: bytes | bytearray) -> None:
@@ -475,8 +481,17 @@ class IoUringFDMon(FDMon):
         try:
             self.ring.put(sqe)
         except rings.SubmissionQueueFull:
-            self._submit()
+            self._make_room()
             self.ring.put(sqe)
+
+    def _make_room(self) -> None:
+        """Submit; on an SQPOLL ring, wait until the kernel's thread has taken something."""
+        self._submit()
+        ring = self.ring
+        while ring.flags & uapi.IORING_SETUP_SQPOLL and not ring.sq.space_left():
+            # Not sqring_wait(): before 5.13 that thread stops while completions overflow, until we reap.
+            ring.reap_into(self._early)
+            ring.submit_and_wait(1, _PAUSE_NS)
 
     def _submit(self) -> None:
         try:
@@ -536,12 +551,21 @@ class IoUringFDMon(FDMon):
             elif node.parked and self._lot is not None:
                 self._lot.remove(node)
             self.dequeue()
-        for _ in range(len(self._requests)):
-            prep, handler, keepalive = self._requests.popleft()
-            if not self.ring.sq.space_left():
-                self._submit()
-            # When prep raises, nothing is queued and nothing waits for an answer.
-            self.inflight.start(prep, handler=handler, holds=keepalive)
+        requests, sq, ready = self._requests, self.ring.sq, self.inflight._ready
+        for _ in range(len(requests)):
+            prep, handler, keepalive = requests[0]
+            if not sq.space_left():
+                self._make_room()
+            tail = sq.sqe_tail
+            try:
+                self.inflight.start(prep, handler=handler, holds=keepalive)
+            finally:
+                # Off the list with its SQE, or with the answer that there is none. No call stands in between,
+                # so from CPython 3.11 on a signal handler that raises does not lose or double it.
+                unsent = sq.sqe_tail == tail
+                del requests[0]
+                if unsent:
+                    ready += ((handler, -errno.ECANCELED, 0),)
 
     def process_cqe(self, events: list[Event] | None, cqe: rings.Cqe) -> None:
         """Handle one completion.
@@ -644,7 +668,7 @@ class IoUringFDMon(FDMon):
             self.process_cq_ring(None)
         while True:
             self.fill_sq_ring()
-            if timeout_ns == 0 or inflight._ready:
+            if timeout_ns == 0 or inflight._ready or self._early:
                 ring.submit_and_wait(0)
             elif not self.poll_max_ns:
                 ring.submit_and_wait(1, timeout_ns)
@@ -755,8 +779,9 @@ class IoUringFDMon(FDMon):
                 instead.submit_list.append(self.submit_list[0])
                 self.dequeue()
             while self._requests:
-                inflight._ready.append((self._requests[0][1], -self._code, 0))
-                self._requests.popleft()
+                handler, ready = self._requests[0][1], inflight._ready
+                del self._requests[0]  # as in fill_sq_ring
+                ready += ((handler, -self._code, 0),)
             self._reap_the_rest()
             events = instead.wait(0 if inflight._ready else timeout_ns)
             events = [event for event in events if event[0] is not self._ring_node]
@@ -891,11 +916,13 @@ class IoUringFDMon(FDMon):
         except OSError:
             if self._instead is None:
                 raise
-        if self._lot is not None:
-            self._lot.close()
-        if self._instead is not None:
-            self._instead.destroy()
-        super().destroy()
+        finally:  # also when a handler of a request that ends here raises
+            if self.ring.closed:  # not refused
+                if self._lot is not None:
+                    self._lot.close()
+                if self._instead is not None:
+                    self._instead.destroy()
+                super().destroy()
 
 
 def ring_lost(ring: rings.Ring, error: OSError) -> bool:
@@ -1055,6 +1082,8 @@ class PollFDMon(FDMon):
         """Apply all changes and call poll(2), whose timeout counts milliseconds; see FDMon.wait."""
         deadline = None if not timeout_ns else time.monotonic_ns() + timeout_ns
         while True:
+            if not self._wake_fds:
+                raise ValueError("this monitor was destroyed")
             self._apply()
             # Rounded up: to return early would let the caller spin.
             timeout_ms = None
@@ -1063,7 +1092,7 @@ class PollFDMon(FDMon):
             events: list[Event] = []
             woken = False
             for fd, revents in self._poll.poll(timeout_ms):
-                for node in self._nodes[fd]:
+                for node in self._nodes.get(fd, ()):
                     mask = revents & (node.events | _ALWAYS)
                     if node is self._notifier:
                         self._take_notification()
@@ -1082,6 +1111,7 @@ class PollFDMon(FDMon):
     def destroy(self) -> None:
         """Forget all handlers; see FDMon.destroy."""
         self._nodes.clear()
+        self._poll = select.poll()  # the numbers may be other files' soon
         super().destroy()
 
 

@@ -603,6 +603,8 @@ class EpollWait(Strategy):
                     return ready
             return self._wait_in_ring(timeout_ns, keys)
         except OSError as error:
+            if self._epoll.closed:  # by a signal handler: nothing was taken away
+                raise ValueError("this selector was closed while it waited") from None
             known = error.errno in fdmon.REFUSED + fdmon.GONE
             if not fdmon.ring_lost(self.ring, error) and (known or not _raised_here(error)):
                 raise
@@ -923,11 +925,17 @@ class EpollWait(Strategy):
             self._epoll.unregister(fd)
         except OSError:
             self._strayed = True
+        if fd in self.keys:
+            # Another thread has registered it meanwhile, and what was put out may have been that.
+            self._send_again(fd)
+            if self._direct:
+                self._apply_now(fd)
 
     # -- the rest
 
     def fileno(self) -> int:
         """Return the descriptor of the set, which from now on knows of every change at once."""
+        self._check_ring()
         self._direct = True
         for fd in _snapshot(self._pending):
             self._apply_now(fd)
@@ -945,6 +953,9 @@ class EpollWait(Strategy):
             except OSError:
                 if not self._lost:
                     raise
+            finally:
+                if self.ring.closed:  # not refused
+                    self._epoll.close()
         self._pending.clear()
         self._answers.clear()
         self._packed.clear()

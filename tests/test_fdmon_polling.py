@@ -175,6 +175,45 @@ def test_sqpoll_then_every_event_comes(sqpoll, pair):
     assert sqpoll.wait(None) == [(node, POLLOUT)]
 
 
+def test_sqpoll_with_more_changes_and_requests_than_slots_then_all_are_sent(pair):
+    """The kernel's thread makes room when it comes to it: wait() raised SubmissionQueueFull meanwhile."""
+    a, b = pair
+    b.send(b"x")
+    results = []
+    with monitor_with(entries=2, sq_thread_idle_ms=1) as mon:
+        nodes = {mon.add(a.fileno(), POLLIN) for _ in range(50)}
+        seen = set()
+        while seen != nodes:
+            seen |= {node for node, _ in mon.wait(10_000 * MILLISECOND)}
+        for _ in range(50):
+            mon.add_sqe(ops.prep_nop, lambda res, flags: results.append(res))
+        while len(results) < 50:
+            mon.dispatch(mon.wait(10_000 * MILLISECOND))
+    assert results == [0] * 50
+
+
+def test_completions_that_were_taken_while_submitting_then_not_waited_for_again(pair):
+    """When the kernel had no memory, completions were put aside, and wait() slept though it had them."""
+    a, b = pair
+    b.send(b"x")
+    with monitor_with(entries=2) as mon:
+        assert mon.wait(0) == []
+        nodes = {mon.add(a.fileno(), POLLIN) for _ in range(3)}
+        submit = mon.ring.submit
+
+        def short_of_memory():
+            mon.ring.submit = submit
+            submit()
+            raise BlockingIOError(errno.EAGAIN, "no memory")
+
+        mon.ring.submit = short_of_memory
+        waits = []
+        wait = mon.ring.submit_and_wait
+        mon.ring.submit_and_wait = lambda *args: waits.append(args) or wait(*args)
+        assert {node for node, _ in mon.wait(None)} == nodes
+        assert waits == [(0,)]
+
+
 def test_sqpoll_when_released_then_the_peer_sees_the_end_at_once(sqpoll, pair):
     a, b = pair
     node = sqpoll.add(a.fileno(), POLLIN)

@@ -476,3 +476,16 @@ def test_ring_forgotten_then_no_handler_runs(pair):
         box.clear()
         gc.collect()
     assert got == []
+
+
+def test_closed_before_the_thread_of_an_sqpoll_ring_has_made_room_then_drained():
+    """There was no slot for the cancellation: close() raised, and the memory was kept for ever."""
+    with fake_ring(entries=2, flags=uapi.IORING_SETUP_SQPOLL) as (_, ring):
+        table = InFlight(ring)
+        results = []
+        for _ in range(2):
+            table.start(ops.prep_read, 0, 0, 0, 0, handler=lambda res, flags: results.append(res))
+        ring.submit()  # that thread has not looked yet
+        assert (ring.sq.space_left(), results) == (0, [])
+        ring.close()
+    assert (len(table), results) == (0, [0, 0])

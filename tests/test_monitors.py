@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib.util
 import os
@@ -554,6 +555,52 @@ class _nothing:
     def __exit__(self, *_: object) -> None: ...
 
 
+def test_destroyed_by_a_handler_then_no_other_is_called(monitor):
+    pipes = [os.pipe() for _ in range(3)]
+    called = []
+
+    def handler(node, revents) -> None:
+        called.append(node)
+        monitor.destroy()
+
+    for r, w in pipes:
+        monitor.add(r, POLLIN, handler)
+        os.write(w, b"x")
+    try:
+        assert monitor.dispatch(monitor.wait(None)) == len(called) == 1
+    finally:
+        for fds in pipes:
+            os.close(fds[0])
+            os.close(fds[1])
+
+
+def test_destroyed_while_a_handler_raises_then_no_descriptor_is_left(uring, pipe):
+    def broken(res, flags) -> None:
+        raise LookupError("broken")
+
+    uring.destroy()
+    before = open_fds()
+    other = fdmon.IoUringFDMon()
+    other.add_sqe(lambda sqe, token: ops.prep_poll_add(sqe, pipe[0], POLLIN, token), broken)
+    other.wait(0)
+    with pytest.raises(LookupError):
+        other.destroy()
+    assert open_fds() == before
+
+
+def test_used_after_destroy_then_refused_in_words_and_removing_is_fine(monitor, pipe):
+    node = monitor.add(pipe[0], POLLIN)
+    monitor.wait(0)
+    if monitor.backend == "io_uring":
+        monitor.fileno()  # from now on changes notify
+    monitor.destroy()
+    for call in (monitor.wait, lambda: monitor.wait(0), monitor.notify):
+        with pytest.raises(ValueError, match=r"closed|destroyed"):
+            call()
+    monitor.remove(node)
+    assert monitor.dispatch([(node, POLLIN)]) == 0
+
+
 def test_destroy_then_the_peer_sees_the_end(monitor, pair):
     monitor.add(pair[0].fileno(), POLLIN)
     monitor.wait(0)
@@ -590,21 +637,21 @@ def test_add_sqe_then_its_handler_gets_the_result(uring, tmp_path):
     assert not uring.inflight.entries.keys() - {uring._notifier.token}
 
 
-def test_add_sqe_whose_prep_raises_then_nothing_is_in_flight(uring, pair):
+def test_add_sqe_whose_prep_raises_then_answered_and_nothing_is_in_flight(uring, pair):
     def broken(sqe, token) -> None:
         raise LookupError("broken")
 
     got = []
     uring.wait(0)
     before = len(uring.inflight)
-    uring.add_sqe(broken, got.append, pair)
-    uring.add_sqe(ops.prep_nop, lambda res, flags: got.append(res))
+    for prep in (broken, ops.prep_nop):
+        uring.add_sqe(prep, lambda res, flags: got.append(res), pair)
     with pytest.raises(LookupError):
         uring.wait(0)
     assert len(uring.inflight) == before
-    while not got:
+    while len(got) < 2:
         uring.dispatch(uring.wait(None))
-    assert got == [0]
+    assert got == [-errno.ECANCELED, 0]
     assert len(uring.inflight) == before
 
 
@@ -705,6 +752,7 @@ def test_destroyed_by_another_thread_while_the_waiter_lives_then_refused(uring):
     thread.start()
     thread.join()
     assert caught
+    uring.notify()
     assert uring.wait(0) == []
 
 

@@ -530,6 +530,7 @@ def test_every_method_in_a_forked_child_then_refused(any_selector):
                     lambda: any_selector.register(two, 1),
                     lambda: any_selector.register(two.fileno(), 1),
                     lambda: any_selector.select(0),
+                    any_selector.fileno,
                 ):
                     try:
                         call()
@@ -537,7 +538,7 @@ def test_every_method_in_a_forked_child_then_refused(any_selector):
                         refused += 1
             finally:
                 os._exit(refused)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 4
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5
 
 
 def test_detached_then_an_event_unless_the_kernel_never_heard_of_it(any_selector):
@@ -563,3 +564,83 @@ def test_detached_then_an_event_unless_the_kernel_never_heard_of_it(any_selector
         assert [key.fd for key, _ in any_selector.select(0)] == [fd]
         any_selector.unregister(fd)
         os.close(fd)
+
+
+@pytest.mark.requires_io_uring
+def test_closed_when_the_kernel_refuses_then_said_and_no_descriptor_is_left(monkeypatch, pair):
+    chosen = IoUringSelector()
+    if not chosen.backend.startswith("io_uring:epoll"):
+        chosen.close()
+        pytest.skip("io_uring:epoll_poll (Linux 5.6)")
+    chosen.register(pair[0], READ)
+    chosen.select(0)
+    epoll = chosen._strategy._epoll
+    monkeypatch.setattr(chosen.ring, "submit_and_wait", refuse)
+    with pytest.warns(ResourceWarning, match="could not be ended"), pytest.raises(OSError, match="refused"):
+        chosen.close()
+    assert epoll.closed
+
+
+def refuse(*arguments):
+    raise OSError(errno.EIO, "refused")
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_registered_by_a_thread_while_its_old_event_is_put_out_then_watched(uring, pair, direct):
+    """The event of a number that nobody has registered is put out; by then a thread may have done so."""
+    if uring.backend == "io_uring:poll_add":
+        pytest.skip("an epoll set (Linux 5.6)")
+    a, b = pair
+    b.send(b"x")
+    if direct:
+        uring.fileno()
+    key = uring.register(a.fileno(), READ)
+    assert uring.select(0) == [(key, READ)]
+    strategy, fd = uring._strategy, a.fileno()
+
+    class Late:
+        """An epoll set that gives the processor to the other thread just before it forgets."""
+
+        def __init__(self, epoll):
+            self.epoll = epoll
+
+        def __getattr__(self, name):
+            return getattr(self.epoll, name)
+
+        def unregister(self, number):
+            uring._map[fd] = key  # what that thread does; the set knows the number already
+            strategy._given.add(fd)
+            return self.epoll.unregister(number)
+
+    del uring._map[fd]  # it is between unregister() and register()
+    real, strategy._epoll = strategy._epoll, Late(strategy._epoll)
+    uring.select(0)
+    strategy._epoll = real
+    assert uring.select(1) == [(key, READ)]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("timeout", [None, 0])
+def test_closed_by_a_signal_handler_while_it_waits_then_value_error_and_no_warning(uring, pair, timeout):
+    """It was taken for a ring that the kernel had taken away."""
+    if uring.backend == "io_uring:poll_add":
+        pytest.skip("an epoll set (Linux 5.6)")
+    uring.register(pair[0], READ)
+    uring.select(0)
+
+    class Struck:
+        """An epoll set whose wait is interrupted by a handler that closes the selector, and goes on."""
+
+        def __init__(self, epoll):
+            self.epoll = epoll
+
+        def __getattr__(self, name):
+            return getattr(self.epoll, name)
+
+        def poll(self, *arguments):
+            uring.close()
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    uring._strategy._epoll = Struck(uring._strategy._epoll)
+    with pytest.raises(ValueError, match="closed while it waited"):
+        uring.select(timeout)

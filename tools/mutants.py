@@ -82,6 +82,11 @@ MUTANTS = (
         "            sqe[16:24] = (int.from_bytes(sqe[16:24], 'little') + 8).to_bytes(8, 'little')",
         FAULTS + "test_memory.py -k checksum", quick=True,
     ),
+    Mutant(
+        "what handlers start during close() is left to itself", "rawuring/inflight.py",
+        "                if self.entries:  # what", "                if False:  # what",
+        FAULTS + "test_memory.py -k starts_again", quick=True,
+    ),
     # 2. The environment
     Mutant(
         "only some errnos of setup are understood", "rawuring/params.py",
@@ -109,6 +114,12 @@ MUTANTS = (
         FAULTS + "test_environment.py -k register_fails", quick=True,
     ),
     Mutant(
+        "what could not be unregistered is let go", "rawuring/register.py",
+        "    _register(ring, uapi.IORING_UNREGISTER_BUFFERS, None, 0)\n    _forget(ring, \"buffer\")",
+        "    _forget(ring, \"buffer\")\n    _register(ring, uapi.IORING_UNREGISTER_BUFFERS, None, 0)",
+        FAULTS + "test_environment.py -k taking_back", quick=True,
+    ),
+    Mutant(
         "a short submit is taken for a whole one", "rawuring/rings.py",
         "        submitted = first - self.sq.pending()\n", "        submitted = first - self.sq.pending()\n        self.sq.discard()\n",
         FAULTS + "test_environment.py -k random_faults",
@@ -124,6 +135,41 @@ MUTANTS = (
         "        if self.sqe_tail + count > self._limit:\n            raise SubmissionQueueFull(",
         "        if False:\n            raise SubmissionQueueFull(",
         FAULTS + "test_environment.py -k full_queue", quick=True,
+    ),
+    Mutant(
+        "an SQPOLL ring is closed without room", "rawuring/inflight.py",
+        "            if ring.sq.space_left():\n", "            if True:\n",
+        "tests/test_inflight.py -k sqpoll",
+    ),
+    Mutant(
+        "nobody waits for an SQPOLL thread", "rawuring/fdmon.py",
+        "        while ring.flags & uapi.IORING_SETUP_SQPOLL and not", "        while False and not",
+        "tests/test_fdmon_polling.py -k more_changes",
+    ),
+    Mutant(
+        "completions that were put aside are waited for", "rawuring/fdmon.py",
+        " or inflight._ready or self._early:", " or inflight._ready:",
+        "tests/test_fdmon_polling.py -k taken_while",
+    ),
+    Mutant(
+        "a handler is taken off the list in a call", "rawuring/inflight.py",
+        "            del ready[0]  #", "            ready.popleft()  #",
+        FAULTS + "test_environment.py -k at_any_moment_in_dispatch",
+    ),
+    Mutant(
+        "a completion is noted in a call", "rawuring/inflight.py",
+        "            ready += ((handler, res, flags),)", "            ready.append((handler, res, flags))",
+        FAULTS + "test_environment.py -k at_any_moment_in_dispatch",
+    ),
+    Mutant(
+        "a request is answered in a call", "rawuring/fdmon.py",
+        "                del self._requests[0]  # as", "                self._requests.popleft()  # as",
+        FAULTS + "test_environment.py -k at_any_moment_in_a_monitor",
+    ),
+    Mutant(
+        "a request that was not queued is forgotten", "rawuring/fdmon.py",
+        "                if unsent:\n", "                if False:\n",
+        "tests/test_monitors.py -k prep_raises",
     ),
     Mutant(
         "EINTR is an error", "rawuring/syscalls.py",
@@ -159,6 +205,11 @@ MUTANTS = (
         "        except (OSError, ImportError, AttributeError) as error:", "        except PermissionError as error:",
         FAULTS + "test_environment.py -k setup_fails_with_any",
     ),
+    Mutant(
+        "a program that is started gets the notifier", "rawuring/fdmon.py",
+        "    eventfd = getattr(os, \"eventfd\", None)", "    return os.pipe2(os.O_NONBLOCK)\n    eventfd = getattr(os, \"eventfd\", None)",
+        FAULTS + "test_environment.py -k exec_then",
+    ),
     # 3. Descriptors
     Mutant(
         "unregister() waits for the next select()", "rawuring/selector.py",
@@ -172,6 +223,26 @@ MUTANTS = (
         "            self.enqueue(node, FDMON_IO_URING_ADD)",
         "            pass",
         FAULTS + "test_descriptors.py -k random_changes_of_a_monitor", quick=True,
+    ),
+    Mutant(
+        "handlers are called after destroy()", "rawuring/fdmon.py",
+        " and self._wake_fds:\n                node.handler(", ":\n                node.handler(",
+        "tests/test_monitors.py -k destroyed_by_a_handler",
+    ),
+    Mutant(
+        "destroy() that raises leaves the notifier open", "rawuring/fdmon.py",
+        "        finally:  # also when a handler", "        else:  # also when a handler",
+        "tests/test_monitors.py -k destroyed_while_a_handler_raises",
+    ),
+    Mutant(
+        "a registration is put out with a stray event", "rawuring/selector.py",
+        "        if fd in self.keys:\n            # Another", "        if False:\n            # Another",
+        "tests/test_selector.py -k put_out",
+    ),
+    Mutant(
+        "a forked child may ask for fileno()", "rawuring/selector.py",
+        "        self._check_ring()\n        self._direct", "        self._direct",
+        "tests/test_selector.py -k forked_child_then_refused",
     ),
     Mutant(
         "hints are reported", "rawuring/fdmon.py",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import resource
@@ -11,7 +12,9 @@ import subprocess
 import sys
 import textwrap
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -72,6 +75,37 @@ def check_child(done: subprocess.CompletedProcess[str], code: int = 0) -> str:
 
 def name_of_status(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"exit {code}"
+
+
+class Struck(Exception):
+    """What a signal handler raises."""
+
+
+@contextlib.contextmanager
+def strike(at: int) -> Iterator[list[int]]:
+    """Raise at the at-th moment at which CPython 3.11 and newer run signal handlers in the package.
+
+    Those are the entry of a function and the end of a call of one in C. (They are also run where a loop jumps
+    back, which is right after a call wherever it matters.) Gives a list, empty when the block ended first.
+    """
+    struck: list[int] = []
+    seen = 0
+
+    def profile(frame: FrameType, event: str, arg: object) -> None:
+        nonlocal seen
+        ours = str(ROOT / "rawuring") == os.path.dirname(frame.f_code.co_filename)
+        if ours and event in ("call", "c_return") and not struck:
+            seen += 1
+            if seen > at:
+                struck.append(frame.f_lineno)
+                raise Struck
+    try:
+        sys.setprofile(profile)
+        yield struck
+    except Struck:
+        assert struck
+    finally:
+        sys.setprofile(None)
 
 
 #: For children: filter(CALL, FIELD) answers a system call with the errno that stands in one of its arguments,

@@ -8,16 +8,18 @@ import errno
 import multiprocessing
 import os
 import random
+import select
 import signal
 import socket
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import pytest
 from driver import need_opcode
-from harness import PYPY, ROOT, SECCOMP, check_child, figures, run_child
+from harness import PYPY, ROOT, SECCOMP, check_child, figures, run_child, strike
 
 from rawuring import fdmon, inflight, ops, params, register, rings, selector, syscalls, uapi
 from rawuring.fakekernel import fake_ring
@@ -129,6 +131,39 @@ def test_register_fails_with_any_errno_then_an_oserror_with_advice(monkeypatch):
         ops.prep_nop(ring.get_sqe(), 1)
         ring.submit_and_wait(1)
         assert ring.reap()[0][0] == 1
+
+
+@needs_ring
+def test_taking_back_a_registration_fails_with_any_errno_then_its_memory_stays_held(monkeypatch):
+    """The kernel still has it, so what is registered must live on."""
+    from rawuring import buffers
+
+    need_opcode("READ_FIXED")
+    with rings.Ring(4) as ring:
+        register.register_buffers(ring, [buffers.allocate(4096)])
+        calls = [
+            register.unregister_buffers,
+            lambda ring: register.register_buffers_update_tag(ring, 0, [buffers.allocate(64)]),
+        ]
+        try:
+            group = register.setup_buf_ring(ring, 1, 4, 64)
+        except OSError:
+            pass  # before 5.19
+        else:
+            calls.append(lambda ring: register.free_buf_ring(ring, group))
+        before = dict(ring.resources)
+        assert before
+        for code in ERRNOS:
+            monkeypatch.setattr(syscalls, "io_uring_register", refuse_with(code))
+            for call in calls:
+                with pytest.raises(OSError, match=r".") as caught:
+                    call(ring)
+                assert caught.value.errno == code
+                assert ring.resources == before
+                figures["faults injected"] += 1
+        monkeypatch.undo()
+        register.unregister_buffers(ring)
+        assert not [kind for kind, _ in ring.resources if kind == "buffer"]
 
 
 def test_random_faults_short_submits_and_late_answers_then_each_request_answered_once():
@@ -486,6 +521,63 @@ def test_interrupted_a_thousand_times_a_second_then_no_completion_is_lost(thousa
     figures["operations"] += 2000
 
 
+needs_few_moments = pytest.mark.skipif(
+    PYPY or sys.version_info < (3, 11), reason="signal handlers that run after calls only (CPython 3.11)"
+)
+
+
+@needs_few_moments
+@pytest.mark.unwatched("debug mode makes calls of its own in between")
+def test_signal_handler_raises_at_any_moment_in_dispatch_then_each_handler_is_called_once():
+    struck, at = [0], 0
+    while struck:
+        with fake_ring(entries=8) as (_, ring):
+            table = inflight.InFlight(ring)
+            calls: list[list[int]] = [[], [], []]
+            # In C, so that a strike after the call is one after the handler.
+            tokens = [table.hold(call.insert) for call in calls]
+            more = uapi.IORING_CQE_F_MORE
+            table._todo.extend([(tokens[0], 0, more), *((token, 0, 0) for token in tokens)])
+            with strike(at) as struck:
+                table.dispatch()
+            table.dispatch()
+            assert [len(call) for call in calls] == [2, 1, 1], struck
+            assert len(table) == 0
+        at += 1
+        figures["signals"] += 1
+    assert at > 10
+
+
+@needs_ring
+@needs_few_moments
+@pytest.mark.unwatched("debug mode makes calls of its own in between")
+@pytest.mark.parametrize("lost", [False, True], ids=["ring", "ring lost"])
+def test_signal_handler_raises_at_any_moment_in_a_monitor_then_each_request_is_answered_once(
+    monkeypatch, lost
+):
+    struck, at = [0], 0
+    while struck:
+        with fdmon.IoUringFDMon(2) as monitor:
+            monitor.wait(0)
+            if lost:
+                with monkeypatch.context() as patch:
+                    patch.setattr(syscalls, "enter", refuse_with(errno.EPERM))
+                    patch.setattr(monitor.ring, "submit_and_wait", refuse_with(errno.EPERM))
+                    monitor.wait(0)
+                assert monitor.backend == "poll"
+            calls: list[list[int]] = [[], [], [], []]
+            for call in calls:
+                monitor.add_sqe(ops.prep_nop, call.insert)
+            with strike(at) as struck:
+                monitor.dispatch(monitor.wait(0))
+            for _ in range(4):
+                monitor.dispatch(monitor.wait(0))
+            assert [len(call) for call in calls] == [1] * 4, struck
+        at += 1
+        figures["signals"] += 1
+    assert at > 10
+
+
 class Clock:
     """A monotonic clock that somebody sets."""
 
@@ -521,12 +613,15 @@ def test_wall_clock_then_nobody_looks_at_it():
     """CLOCK_REALTIME may be set at any time, so no deadline may depend on it."""
     for path in (ROOT / "rawuring").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if (
-                isinstance(node, ast.Attribute)
-                and isinstance(node.value, ast.Name)
-                and node.value.id == "time"
-            ):
-                assert node.attr not in ("time", "time_ns", "gmtime", "localtime"), (
+            names = []
+            if isinstance(node, ast.Attribute):
+                names = [node.attr] if isinstance(node.value, ast.Name) and node.value.id == "time" else []
+            elif isinstance(node, ast.ImportFrom) and node.module in ("time", "datetime"):
+                names = [node.module, *(alias.name for alias in node.names)][node.module == "time" :]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names if alias.name == "datetime"]
+            for name in names:
+                assert name not in ("time", "time_ns", "gmtime", "localtime", "datetime"), (
                     f"{path.name}:{node.lineno}"
                 )
 
@@ -624,19 +719,33 @@ def test_forked_with_requests_in_flight_then_the_child_is_refused_and_the_parent
 
 
 @needs_ring
-def test_exec_then_no_ring_goes_along():
-    """Close-on-exec: a program that is started gets no ring (CVE-2024-22017)."""
+def test_exec_then_no_descriptor_goes_along():
+    """Close-on-exec: a program that is started gets no ring (CVE-2024-22017), and nothing else of ours."""
     import subprocess
 
-    script = "import os; links = [f'/proc/self/fd/{n}' for n in os.listdir('/proc/self/fd')]; "
-    script += "print([link for link in links if os.path.islink(link) and 'io_uring' in os.readlink(link)])"
-    with rings.Ring(2), fdmon.IoUringFDMon() as monitor, selector.IoUringSelector() as chosen:
-        assert monitor and chosen
+    def seen():
+        script = "import os; print(*[os.readlink(f'/proc/self/fd/{n}') for n in range(3, 200)"
+        script += " if os.path.islink(f'/proc/self/fd/{n}')])"
         done = subprocess.run(
             [sys.executable, "-S", "-c", script], close_fds=False, capture_output=True, text=True, timeout=60
         )
-    assert (done.stdout, done.returncode) == ("[]\n", 0), done
-    figures["child processes"] += 1
+        assert (done.stderr, done.returncode) == ("", 0), done
+        figures["child processes"] += 1
+        return done.stdout.split()
+
+    before = seen()
+    one, two = socket.socketpair()
+    two.shutdown(socket.SHUT_WR)
+    monitors = fdmon.IoUringFDMon(), fdmon.PollFDMon()
+    with one, two, rings.Ring(2), monitors[0] as monitor, monitors[1], warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the selectors that take another's place
+        monitor.add(one.fileno(), select.POLLPRI)
+        monitor.wait(0)  # parks it: one more descriptor
+        chosen = [selector.IoUringSelector(name) for name in selector.STRATEGIES]
+        after = seen()
+        for each in chosen:
+            each.close()
+    assert after == before
 
 
 @needs_ring
@@ -725,47 +834,66 @@ def test_subinterpreter_then_a_ring_or_a_clear_refusal():
     assert check_child(run_child(script, flags=("-W", "ignore"))) == "fine\n"
 
 
+STOPPED = """
+import os, sys
+from rawuring import buffers, fdmon, inflight, ops, rings, selector
+def by_ring():
+    with rings.Ring(8) as ring:
+        table = inflight.InFlight(ring)
+        memory = buffers.allocate(4096)
+        pin = buffers.pin(memory, writable=True)
+        while True:
+            results = []
+            table.start(ops.prep_read, 0, pin.address, 4096, -1, holds=(pin,),
+                        handler=lambda res, flags: results.append(res))
+            while not results:
+                ring.submit_and_wait(1, 100_000_000)
+                table.dispatch(ring.reap())
+            yield memory[: results[0]]
+def by_monitor():
+    with fdmon.IoUringFDMon() as monitor:
+        node = monitor.add(0, 1)
+        while True:
+            assert monitor.wait(None) == [(node, 1)]
+            yield os.read(0, 4096)
+def by_selector():
+    with selector.IoUringSelector() as chosen:
+        key = chosen.register(0, 1)
+        while True:
+            assert chosen.select(60) == [(key, 1)]
+            yield os.read(0, 4096)
+got = {"ring": by_ring, "monitor": by_monitor, "selector": by_selector}[sys.argv[1]]()
+print("ready", flush=True)
+total = 0
+while total < 60:
+    data = next(got)
+    assert data == bytes(range(total, total + len(data))), data
+    total += len(data)
+got.close()
+print("fine", flush=True)
+"""
+
+
 @needs_ring
-def test_stopped_and_continued_in_any_wait_then_nothing_is_lost():
+@pytest.mark.parametrize("wait", ["ring", "monitor", "selector"])
+def test_stopped_and_continued_in_any_wait_then_nothing_is_lost(wait):
     """SIGSTOP cannot be handled: the wait is interrupted in the kernel, and goes on."""
-    script = """
-        import os, sys
-        from rawuring import buffers, inflight, ops, rings
-        with rings.Ring(8) as ring:
-            table = inflight.InFlight(ring)
-            memory = buffers.allocate(4096)
-            pin = buffers.pin(memory, writable=True)
-            print("ready", flush=True)
-            total = 0
-            while total < 60:
-                table.start(ops.prep_read, 0, pin.address, 4096, -1, holds=(pin,),
-                            handler=lambda res, flags: results.append(res))
-                results = []
-                while not results:
-                    ring.submit_and_wait(1, 100_000_000)
-                    table.dispatch(ring.reap())
-                assert memory[: results[0]] == bytes(range(total, total + results[0]))
-                total += results[0]
-        print("fine", flush=True)
-        """
     need_opcode("READ")
     import subprocess
-    import textwrap
 
-    command = [sys.executable, "-c", textwrap.dedent(script)]
+    command = [sys.executable, "-c", STOPPED, wait]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    child = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    child = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
     try:
         assert child.stdout.readline() == b"ready\n"
         for i in range(60):
             os.kill(child.pid, signal.SIGSTOP)
+            os.waitid(os.P_PID, child.pid, os.WSTOPPED)  # until it has stopped
             if i % 2:
                 child.stdin.write(bytes([i]))
-                child.stdin.flush()
             os.kill(child.pid, signal.SIGCONT)
             if not i % 2:
                 child.stdin.write(bytes([i]))
-                child.stdin.flush()
         assert child.stdout.readline() == b"fine\n"
         assert child.wait(30) == 0
     finally:

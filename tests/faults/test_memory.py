@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 import random
@@ -238,6 +239,32 @@ def test_ended_in_any_state_then_the_memory_is_ours_again(scene, state, end):
     figures["operations"] += 1
     end(scene)
     figures["requests ended by force"] += 1
+    scene.aftermath()
+
+
+@pytest.mark.parametrize("angry", [False, True])
+@pytest.mark.parametrize("what", ["ring", "table"])
+def test_handler_that_starts_again_while_all_is_closed_then_the_memory_is_ours_again(scene, what, angry):
+    """A server that reads again after each answer did so on the ring that was being closed."""
+    scene.read()
+    scene.ring.submit()
+
+    def again(res: int, flags: int) -> None:
+        scene.note(res, flags)
+        scene.read()
+        scene.ring.submit()
+        if angry:
+            raise ZeroDivisionError
+
+    ((token, entry),) = scene.table.entries.items()
+    scene.table.entries[token] = (again, *entry[1:])
+    table = scene.table
+    with pytest.raises(ZeroDivisionError) if angry else contextlib.nullcontext():
+        (scene.ring if what == "ring" else table).close()
+    assert (len(table), len(scene.answers)) == (0, 1)
+    table.dispatch()
+    assert [res for res, _ in scene.answers] == [-errno.ECANCELED] * 2
+    scene.ring.close()
     scene.aftermath()
 
 
