@@ -774,7 +774,7 @@ def test_setup_when_io_uring_fails_with_any_error_then_poll_and_the_reason(monke
         monkeypatch.setattr("rawuring.params.time.sleep", lambda _: None)
         mon = fdmon.setup()
         assert mon.backend == "poll"
-        assert errno.errorcode[code] in mon.reason
+        assert name in mon.reason
         mon.destroy()
 
 
