@@ -8,8 +8,9 @@
 
 What it is: Debian's kernels, as user-mode Linux (a kernel that is a program, nearly as fast as this one) or
 under qemu-system, with Debian's Python of the same time. Everything is fetched once, into a cache folder.
-Needs: apt-get and dpkg-deb (Debian, Ubuntu), pip; patchelf for user-mode kernels that are newer than this
-system; qemu-system-* for other machines; qemu 10 and zstd for loong64. No privileges.
+Needs: apt-get and dpkg-deb (Debian; on Ubuntu also --mirror and debian-archive-keyring), pip; patchelf for
+user-mode kernels that are newer than this system; qemu-system-* for other machines; qemu 10 and zstd for
+loong64. No privileges.
 Invariant: run exits with the command's status, 124 when it took too long, 125 when the guest never reported,
 126 when the cell cannot be had here; set exits with 0 only if no cell failed.
 Read next: cells.py.

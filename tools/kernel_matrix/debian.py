@@ -24,7 +24,6 @@ from pathlib import Path
 
 from .cells import Cell
 
-DEFAULT_MIRROR = "http://deb.debian.org/debian"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 WHEELS = ("pytest", "hypothesis", "fastjsonschema")
 PACKAGES = ("busybox-static", "libatomic1")
@@ -110,17 +109,14 @@ class Apt:
 
 
 def configured_mirror() -> str:
-    """Return the Debian mirror of this machine's own sources, or Debian's own."""
-    try:
-        form = "$(REPO_URI) $(RELEASE) $(ORIGIN)"
-        rows = run("apt-get", "indextargets", "--format", form, "Created-By: Packages")
-    except NotToBeHad:
-        return DEFAULT_MIRROR
+    """Return the Debian mirror of this machine's own sources."""
+    form = "$(REPO_URI) $(RELEASE) $(ORIGIN)"
+    rows = run("apt-get", "indextargets", "--format", form, "Created-By: Packages")
     for row in rows.splitlines():
         uri, release, *origin = row.split()
         if origin == ["Debian"] and not release.endswith(("-security", "-updates")):
             return uri
-    return DEFAULT_MIRROR
+    raise NotToBeHad("this machine's apt has no Debian mirror: name one with --mirror")
 
 
 def members(package: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
