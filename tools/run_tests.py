@@ -65,11 +65,11 @@ def main() -> int:
     options, pytest_arguments = parse_arguments()
     # Deleted at the end; used only where the checkout cannot be written to.
     with tempfile.TemporaryDirectory(prefix="rawuring-tests-") as scratch:
+        pythons = wanted_pythons(options)
+        if options.jobs > 1:  # what takes longest begins first, so that no core waits for it at the end
+            pythons.sort(key=lambda python: python.implementation == "cpython")
         with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-            runs = [
-                pool.submit(run, python, options, pytest_arguments, Path(scratch))
-                for python in wanted_pythons(options)
-            ]
+            runs = [pool.submit(run, python, options, pytest_arguments, Path(scratch)) for python in pythons]
         results = [each.result() for each in runs]
     if len(results) > 1:
         print_table(results)
