@@ -660,7 +660,8 @@ class EpollWait(Strategy):
         return ready
 
     def _with_refused(self, ready: Ready, keys: Keys) -> Ready:
-        current = (keys.get(fd) for fd in list(self._refused))
+        # epoll_poll comes here twice in one wait.
+        current = (keys.get(fd) for fd in self._refused - {key.fd for key, _ in ready})
         return ready + [(key, key.events) for key in current if key is not None]
 
     def _give_up_ring(self, error: OSError) -> None:

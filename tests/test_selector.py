@@ -249,6 +249,23 @@ def test_trusted_number_that_cannot_be_watched_then_ready_as_poll_says(in_set, t
     assert ready(in_set, None) == [(pair[0].fileno(), READ)]
 
 
+def test_refused_number_that_is_modified_then_the_kernel_judges_anew(in_set, tmp_path, pair):
+    with (tmp_path / "file").open("w") as file:
+        fd = file.fileno()
+        in_set.register(fd, READ)
+        in_set.register(pair[0], READ)
+        assert ready(in_set) == [(fd, READ)]
+        in_set.modify(pair[0], WRITE)  # while another one is refused
+        assert ready(in_set) == sorted([(fd, READ), (pair[0].fileno(), WRITE)])
+        in_set.modify(pair[0], READ)
+        os.dup2(pair[1].fileno(), fd)  # now it can be watched
+        in_set.modify(fd, WRITE)
+        assert ready(in_set, 1) == [(fd, WRITE)]
+        in_set.modify(fd, READ)
+        assert ready(in_set, 0.01) == []
+        in_set.unregister(fd)
+
+
 def test_trusted_number_that_is_closed_then_silent(in_set):
     r, w = os.pipe()
     in_set.register(r, READ)
