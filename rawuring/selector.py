@@ -78,7 +78,13 @@ _MANY = 16  # so many events at once are worth a look into the cache of answers
 _FEW = 12  # so many changes are prepared one by one
 _LONGEST, _LONGEST_NS = 9.2e9, 9_200_000_000 * 10**9  # 292 years: 63 bits of nanoseconds
 _LONGEST_STDLIB = 2_000_000  # 23 days: poll(2) and epoll_wait(2) count milliseconds in an int
-_NEW = 1 << 16  # beside the mask of a pending change: the set does not know the descriptor yet
+# From CPython 3.11 on signal handlers and other threads run after calls, never between two instructions.
+_ONE_STEP = rings._HANDLERS_RUN_AFTER_CALLS and getattr(sys, "_is_gil_enabled", lambda: True)()
+_NEW = 1 << 7  # beside the mask of a pending change: the set does not know the descriptor yet
+# Pending changes as bytes, to the operation and to the mask of each; which byte of a word a mask fits into.
+_CTL_OPS = bytes(_ADD if change & _NEW else _MOD for change in range(256))
+_CTL_MASKS = bytes(change & ~_NEW for change in range(256))
+_LOW = 3 if sys.byteorder == "big" else 0
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -196,27 +202,39 @@ class IoUringSelector(selectors.BaseSelector):
         Threads: any.
         Mirrors: CPython selectors.EpollSelector.modify
         """
+        # Shaped by speed (bench/run.py --only changes): the usual object, asked once for its number, and a
+        # change that only has to be noted. Items of a key cost half of what its members by name do.
         try:
-            # Shaped by speed (bench/run.py --only changes): the usual object, asked once for its number.
             key = self._map[fileobj if type(fileobj) is int else fileobj.fileno()]
-            known = key.fileobj is fileobj
+            known = key[0] is fileobj
         except (KeyError, AttributeError, TypeError, ValueError):
             key, known = self._view[fileobj], False
-        if events == key.events:
+        if events == key[2]:
             if data != key.data:
                 key = key._replace(data=data)
                 self._map[key.fd] = key
                 self._strategy.forget_answers(key.fd)
             return key
         mask = _MASK[events]  # a TypeError, before anything has changed
-        fd, known = key.fd, known or _is_open(key.fileobj)
-        self._map[fd] = key = _new_tuple(SelectorKey, (key.fileobj, fd, events, data))
+        fd, strategy = key[1], self._strategy
+        changed = _new_tuple(SelectorKey, (key[0], fd, events, data))
         try:
-            self._strategy.change(key, mask, known)
+            self._map[fd] = changed  # before the look at what has to be forgotten: see _ask_for_many
+            try:
+                noted = known and not strategy._settled[fd] and not strategy.ring.closed  # type: ignore[union-attr]
+            except KeyError:
+                noted = False
+            if noted:
+                # What change() would do, without its frame.
+                strategy._pending[fd] = mask
+                if strategy._waiting:
+                    strategy._apply_now(fd)
+            else:
+                strategy.change(changed, mask, known or _is_open(key.fileobj))
         except BaseException:
             self._map.pop(fd, None)
             raise
-        return key
+        return changed
 
     # -- waiting
 
@@ -356,6 +374,13 @@ class Strategy:
     ring: rings.Ring | None = None
     #: What is registered: the selector's own dictionary.
     keys: Keys = {}  # noqa: RUF012 - a placeholder, which nobody changes
+    #: The descriptors whose changes modify() may note in _pending, unless there is something to be forgotten
+    #: of them: see EpollWait.
+    _settled: dict[int, list[Any] | None] = {}  # noqa: RUF012 - the others have none
+    #: What belongs to it: the notes, whether they would come too late, and what makes one of them at once.
+    _pending: Changes
+    _waiting: bool
+    _apply_now: Callable[[int], None]
 
     def add(self, key: SelectorKey, known: bool) -> None:
         """Start to watch.
@@ -425,14 +450,15 @@ class EpollWait(Strategy):
         self._event = buffers.epoll_event_struct("i4x")
         #: fd -> mask, with _NEW for an addition: what the kernel has not heard of yet.
         self._pending: dict[int, int] = {}
-        #: The descriptors that the set may know.
-        self._given: set[int] = set()
+        #: The descriptors that the set may know, each with those of its events that are in _answers.
+        self._given: dict[int, list[Any] | None] = {}
+        #: The same, or empty while a change is more than a note in _pending.
+        self._settled = self._given
         #: Those that it would not take, although somebody vouched for them.
         self._refused: set[int] = set()
         self._cqes: deque[rings.Cqe] = deque()
-        #: What an event of epoll stands for: see _EventReader. And the events of each descriptor in there.
+        #: What an event of epoll stands for: see _EventReader.
         self._answers: dict[Any, tuple[SelectorKey, int]] = {}
-        self._packed: dict[int, list[Any]] = {}
         self._reader: _EventReader | None = None
         #: How many events the last wait brought.
         self._found = 0
@@ -490,7 +516,7 @@ class EpollWait(Strategy):
                 self._apply_now(fd)
             return
         self._epoll.register(fd, _MASK[key.events])
-        self._given.add(fd)
+        self._given[fd] = None
 
     def change(self, key: SelectorKey, mask: int, known: bool) -> None:
         """Queue a modification; if the file object says that it was closed, let the kernel raise."""
@@ -499,8 +525,9 @@ class EpollWait(Strategy):
         fd = key.fd
         if self._refused:
             self._refused.discard(fd)
-        if fd in self._packed:
-            self.forget_answers(fd)
+            if not (self._refused or self._direct):
+                self._settled = self._given
+        self.forget_answers(fd)
         given = fd in self._given
         if given and (self._direct or not known):
             self._pending.pop(fd, None)
@@ -526,17 +553,20 @@ class EpollWait(Strategy):
 
     def _forget(self, fd: int) -> None:
         self._pending.pop(fd, None)
-        self._given.discard(fd)
-        self._refused.discard(fd)
         self.forget_answers(fd)
+        self._given.pop(fd, None)
+        self._refused.discard(fd)
 
     def forget_answers(self, fd: int) -> None:
         """Forget what a descriptor's events were answered with.
 
         Args: fd is the descriptor.
         """
-        for event in self._packed.pop(fd, ()):
-            self._answers.pop(event, None)
+        events = self._given.get(fd)
+        if events:
+            self._given[fd] = None
+            for event in events:
+                self._answers.pop(event, None)
 
     def _check_ring(self) -> None:
         # In a forked child the set is still the parent's, and would be changed there.
@@ -547,7 +577,7 @@ class EpollWait(Strategy):
         """Make one change without the ring."""
         change = self._pending.get(fd)
         if change is not None:  # else another thread was faster
-            self._given.add(fd)
+            self._given.setdefault(fd)
             self._control(fd, change)
             # Off the list only when it is done: a signal handler may raise at any moment.
             self._forget_sent({fd: change})
@@ -575,6 +605,7 @@ class EpollWait(Strategy):
         """
         if code != errno.EBADF:
             self._refused.add(fd)
+            self._settled = {}  # whoever is modified is no longer refused: change() does that
 
     # -- waiting
 
@@ -654,7 +685,10 @@ class EpollWait(Strategy):
             if found:
                 ready.append((key, found))
                 answers[event] = key, found
-                self._packed.setdefault(fd, []).append(event)
+                known = self._given.get(fd)
+                if known is None:
+                    known = self._given[fd] = []
+                known.append(event)
                 if keys.get(fd) is not key:  # changed by another thread: modify() may have looked too early
                     self.forget_answers(fd)
         return ready
@@ -672,6 +706,7 @@ class EpollWait(Strategy):
             if error.errno in fdmon.GONE:
                 self.ring.disown_fd()
             self._lost = self._direct = True
+            self._settled = {}
             self.reason = f"{self.name} stopped working: {error}"
             self.name = "epoll"
             warnings.warn(f"{self.reason}; going on with epoll", RuntimeWarning, stacklevel=4)
@@ -679,7 +714,7 @@ class EpollWait(Strategy):
     def _wait_in_ring(self, timeout_ns: int | None, keys: Keys) -> Ready:
         # Shaped by speed (bench/bench_selector.py): this is an iteration of a busy loop.
         ring = self.ring
-        if ring.owner != get_ident():
+        if ring._owner != get_ident():
             self._bind()
         deadline = time.monotonic_ns() + timeout_ns if timeout_ns else 0
         sent: Changes = {}
@@ -744,11 +779,13 @@ class EpollWait(Strategy):
         if ring.sq.pending():
             self._drop_queued()  # left by an exception inside our own cleaning up
         changes = _snapshot(self._pending)
-        if changes and max(changes.values()) >= _NEW:
+        masks = bytes(list(changes.values()))
+        if not masks.isascii():  # _NEW is what is not ASCII
             new = [fd for fd, change in changes.items() if change & _NEW]
             if not self._still_open(new, keys):
                 changes = _snapshot(self._pending)
-            self._given.update(new)
+                masks = bytes(list(changes.values()))
+            self._given.update(dict.fromkeys(set(new) - self._given.keys()))
         if len(changes) < min(_FEW, self._ctl.count + 1):
             words, step, at = self._ctl_words
             for i, (fd, change) in enumerate(changes.items()):
@@ -763,27 +800,29 @@ class EpollWait(Strategy):
         room, items = self._ctl.count, list(changes.items()) if len(changes) > self._ctl.count else []
         for first in range(0, len(changes) - room, room):
             sent = dict(items[first : first + room])
-            self._queue_block(sent)
+            self._queue_block(sent, masks[first : first + room])
             ring.submit()
             if ring.sq.pending():
                 raise OSError(errno.EAGAIN, "the kernel takes no more requests for now")
             self._forget_sent(sent)
             changes = dict(items[first + room :])
-        self._queue_block(changes)
+        self._queue_block(changes, masks[-len(changes) :])
         return changes
 
-    def _queue_block(self, changes: Changes) -> None:
-        """Queue up to a ring of changes by column; what does not differ was written by _prepare_ctl."""
-        count = len(changes)
-        masks = list(changes.values())
-        if max(masks) >= _NEW:
+    def _queue_block(self, changes: Changes, masks: bytes) -> None:
+        """Queue up to a ring of changes by column; what does not differ was written by _prepare_ctl.
+
+        Args: masks are the values of changes.
+        """
+        count, size = len(changes), self._event.size
+        if not masks.isascii():
             self._ctl_adds = True
-            self._ctl.set("len", [_ADD if mask & _NEW else _MOD for mask in masks])
-            masks = [mask & ~_NEW for mask in masks]
+            self._ctl.set("len", list(masks.translate(_CTL_OPS)))
+            masks = masks.translate(_CTL_MASKS)
         elif self._ctl_adds:
             self._ctl.set("len", [_MOD] * self._ctl.count)
             self._ctl_adds = False
-        self._ctl_masks[:count] = memoryview(array("I", masks))
+        self._ctl_memory[_LOW : count * size : size] = masks  # a tenth of what words cost
         fds = memoryview(array("I", list(changes)))
         for column in self._ctl_fds:
             column[:count] = fds
@@ -820,7 +859,6 @@ class EpollWait(Strategy):
         #: Some of the block's requests are additions.
         self._ctl_adds = False
         sqes, low = memoryview(self._ctl.memory).cast("I"), sys.byteorder == "big"
-        self._ctl_masks = words[::step]
         #: Where a descriptor goes: into the event, and into the lower half of off and of user_data.
         self._ctl_fds = words[at::step], sqes[2 + low :: 16], sqes[8 + low :: 16]
 
@@ -833,6 +871,9 @@ class EpollWait(Strategy):
                     pending.pop(fd, None)
                 else:
                     self._send_again(fd)
+            return {}
+        # On one line, for a tracer is called for each.
+        if _ONE_STEP and pending == sent and pending.clear() is None:  # type: ignore[func-returns-value]
             return {}
         unchanged = False
         try:
@@ -887,7 +928,7 @@ class EpollWait(Strategy):
         return ready
 
     def _control_failed(self, fd: int, code: int, keys: Keys | None) -> None:
-        if code in (errno.EINVAL, errno.EOPNOTSUPP) and not self._given - {fd}:
+        if code in (errno.EINVAL, errno.EOPNOTSUPP) and not self._given.keys() - {fd}:
             raise OSError(code, "this kernel has no IORING_OP_EPOLL_CTL (Linux 5.6)")
         key = keys.get(fd) if keys else None
         mask = _MASK[key.events] if key else None if keys else self._pending.get(fd)
@@ -938,6 +979,7 @@ class EpollWait(Strategy):
         """Return the descriptor of the set, which from now on knows of every change at once."""
         self._check_ring()
         self._direct = True
+        self._settled = {}
         for fd in _snapshot(self._pending):
             self._apply_now(fd)
         return self._epoll.fileno()
@@ -959,7 +1001,7 @@ class EpollWait(Strategy):
                     self._epoll.close()
         self._pending.clear()
         self._answers.clear()
-        self._packed.clear()
+        self._given.clear()
         self._epoll.close()
 
 

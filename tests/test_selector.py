@@ -447,7 +447,7 @@ def test_kept_answers_after_close_then_nothing_is_held(in_set, crowd):
     strategy = in_set._strategy
     in_set.close()
     assert not strategy._answers
-    assert not strategy._packed
+    assert not strategy._given
 
 
 @pytest.mark.parametrize("size", [12, 16])
@@ -493,6 +493,52 @@ def test_changes_of_every_number_in_a_ring_of_every_size_then_all_are_made(entri
     for pair in pairs:
         for sock in pair:
             sock.close()
+
+
+def test_additions_and_modifications_in_one_batch_then_each_is_what_it_is(in_set):
+    pairs = [socket.socketpair() for _ in range(60)]
+    for round_ in range(3):
+        for number, (a, b) in enumerate(pairs):
+            if round_ == 0 and number % 3 == 0:
+                in_set.register(a, READ)
+                b.send(b"x")
+        if round_ == 1:  # a third is known by now
+            for number, (a, b) in enumerate(pairs):
+                if number % 3 == 0:
+                    in_set.modify(a, WRITE)
+                elif number % 3 == 1:
+                    in_set.register(a, READ)
+                    b.send(b"x")
+        if round_ == 2:  # nothing but modifications
+            for number, (a, _) in enumerate(pairs):
+                if number % 3 < 2:
+                    in_set.modify(a, WRITE if number % 3 else READ)
+        expected = sorted(
+            (a.fileno(), READ if (round_ + number) % 2 == 0 or round_ == 0 else WRITE)
+            for number, (a, _) in ((n % 3, pair) for n, pair in enumerate(pairs))
+            if number <= min(round_, 1)
+        )
+        assert ready(in_set, 1) == expected
+    for pair in pairs:
+        for sock in pair:
+            sock.close()
+
+
+def test_number_of_another_type_of_int_then_the_key_keeps_an_int(in_set, pair):
+    class Number(int):
+        pass
+
+    class Odd:
+        def fileno(self) -> int:
+            return Number(pair[0].fileno())
+
+    odd = Odd()
+    in_set.register(odd, READ)
+    assert ready(in_set) == []
+    for events in (WRITE, READ, WRITE):
+        assert type(in_set.modify(odd, events).fd) is int
+        assert ready(in_set) == ([(pair[0].fileno(), WRITE)] if events == WRITE else [])
+        assert all(type(fd) is int for fd in in_set.get_map())
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -625,7 +671,7 @@ def test_registered_by_a_thread_while_its_old_event_is_put_out_then_watched(urin
 
         def unregister(self, number):
             uring._map[fd] = key  # what that thread does; the set knows the number already
-            strategy._given.add(fd)
+            strategy._given[fd] = None
             return self.epoll.unregister(number)
 
     del uring._map[fd]  # it is between unregister() and register()
