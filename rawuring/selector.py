@@ -51,7 +51,7 @@ from .inflight import InFlight, next_token
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from typing import Any, Callable
 
     Ready = list[tuple[SelectorKey, int]]
@@ -74,7 +74,9 @@ _EVENTS = tuple(
     (EVENT_WRITE if mask & ~_IN else 0) | (EVENT_READ if mask & ~_OUT else 0) for mask in range(32)
 )
 _ADD, _MOD = 1, 3  # EPOLL_CTL_ADD, EPOLL_CTL_MOD in linux/eventpoll.h
-_MANY = 16  # so many events at once are worth a look into the cache of answers
+_HIGHEST_FD = (1 << 24) - 1  # that fits into an int with the mask: see _EventReader
+_BESIDE_IN = bytes(mask ^ _IN for mask in range(256))
+_MANY = 12  # so many events at once are worth a look into the cache of answers
 _FEW = 12  # so many changes are prepared one by one
 _LONGEST, _LONGEST_NS = 9.2e9, 9_200_000_000 * 10**9  # 292 years: 63 bits of nanoseconds
 _LONGEST_STDLIB = 2_000_000  # 23 days: poll(2) and epoll_wait(2) count milliseconds in an int
@@ -376,7 +378,7 @@ class Strategy:
     keys: Keys = {}  # noqa: RUF012 - a placeholder, which nobody changes
     #: The descriptors whose changes modify() may note in _pending, unless there is something to be forgotten
     #: of them: see EpollWait.
-    _settled: dict[int, list[Any] | None] = {}  # noqa: RUF012 - the others have none
+    _settled: dict[int, list[int] | None] = {}  # noqa: RUF012 - the others have none
     #: What belongs to it: the notes, whether they would come too late, and what makes one of them at once.
     _pending: Changes
     _waiting: bool
@@ -451,14 +453,14 @@ class EpollWait(Strategy):
         #: fd -> mask, with _NEW for an addition: what the kernel has not heard of yet.
         self._pending: dict[int, int] = {}
         #: The descriptors that the set may know, each with those of its events that are in _answers.
-        self._given: dict[int, list[Any] | None] = {}
+        self._given: dict[int, list[int] | None] = {}
         #: The same, or empty while a change is more than a note in _pending.
         self._settled = self._given
         #: Those that it would not take, although somebody vouched for them.
         self._refused: set[int] = set()
         self._cqes: deque[rings.Cqe] = deque()
         #: What an event of epoll stands for: see _EventReader.
-        self._answers: dict[Any, tuple[SelectorKey, int]] = {}
+        self._answers: dict[int, tuple[SelectorKey, int]] = {}
         self._reader: _EventReader | None = None
         #: How many events the last wait brought.
         self._found = 0
@@ -510,6 +512,8 @@ class EpollWait(Strategy):
         if self.ring.closed:
             self._check_ring()
         fd = key.fd
+        if fd > _HIGHEST_FD:
+            self._reader = None  # before its first event can come
         if known and not self._direct:
             self._pending[fd] = _MASK[key.events] | _NEW
             if self._waiting:
@@ -616,7 +620,7 @@ class EpollWait(Strategy):
             # handler raised has struck before the end of a wait was noted.
             for fd in _snapshot(self._pending):
                 self._apply_now(fd)
-            return self._ask_epoll(timeout_ns, keys)
+            return self._ask_epoll(timeout_ns, keys, alone=False)
         if self._refused:
             timeout_ns = 0
         self._waiting = True
@@ -644,9 +648,9 @@ class EpollWait(Strategy):
         finally:
             self._waiting = False
 
-    def _ask_epoll(self, timeout_ns: int | None, keys: Keys) -> Ready:
-        """Wait without the ring, for whole milliseconds."""
-        if self._found >= _MANY and self._reader is not None and not (timeout_ns or self._refused):
+    def _ask_epoll(self, timeout_ns: int | None, keys: Keys, alone: bool = True) -> Ready:
+        """Wait without the ring, for whole milliseconds; the reader's memory is for one wait at a time."""
+        if alone and self._found >= _MANY and self._reader is not None and not (timeout_ns or self._refused):
             return self._ask_for_many(timeout_ns, keys)
         # -1 and not None, for PyPy.
         timeout = -1 if timeout_ns is None else min(-(-timeout_ns // 1_000_000) / 1000, _LONGEST_STDLIB)
@@ -667,6 +671,8 @@ class EpollWait(Strategy):
         """Wait without the ring, and answer known events from the cache."""
         assert self._reader is not None
         events = self._reader.wait(self._epoll.fileno(), len(keys) or 1, -1 if timeout_ns is None else 0)
+        if self._reader is None:
+            return self._ask_epoll(timeout_ns, keys)  # another thread has added what it cannot tell
         self._found = len(events)
         answers = self._answers
         try:
@@ -676,7 +682,7 @@ class EpollWait(Strategy):
             pass  # an event that is new here
         ready: Ready = []
         for event in events:
-            mask, fd = self._reader.split(event)
+            mask, fd = _unpack(event)
             key = keys.get(fd)
             if key is None:
                 self._stray(fd)
@@ -1006,9 +1012,13 @@ class EpollWait(Strategy):
 
 
 class _EventReader:
-    """epoll_wait(2) through libc, into memory of ours: events as one int each, where their layout allows it.
+    """epoll_wait(2) through libc, into memory of ours: events as one int each, see _unpack.
 
     select.epoll makes a tuple of each event, which costs half as much as the kernel's work for it.
+
+    The hash of an int is the int, and a dictionary goes by its lowest bits. So the descriptor is there: with
+    the mask there, as they lie in memory, all would be looked for at the same place, for three times as long.
+    And what can be read, and nothing else, is no more than its number: up to 256 Python has that already.
     """
 
     def __init__(self, layout: struct.Struct) -> None:
@@ -1018,64 +1028,58 @@ class _EventReader:
         """
         import ctypes
 
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self._call = self._libc["epoll_wait"]
-        self._errno = ctypes.set_errno
-        self._allocate = ctypes.c_char.__mul__
+        self._ctypes = ctypes
+        self._call = ctypes.CDLL(None, use_errno=True)["epoll_wait"]
         self._size = layout.size
-        # Mask and descriptor side by side are one number.
-        self._one_int = layout.size == 12 and sys.byteorder == "little"
-        self._tuples = layout.iter_unpack
+        #: Where the highest byte of the descriptor lies, which gives way to the mask.
+        self._high = layout.size - 8 + 3 - _LOW
         self._formats: dict[int, tuple[bool, Callable[..., Any]]] = {}
         self._capacity = 0
 
-    def wait(self, epfd: int, maxevents: int, timeout_ms: int) -> Sequence[Any]:
+    def wait(self, epfd: int, maxevents: int, timeout_ms: int) -> tuple[int, ...]:
         """Wait; signal handlers run, and the wait goes on.
 
-        Args: epfd is the set; timeout_ms in milliseconds: 0, or -1 for ever.
-        Returns: events for split().
+        Args: epfd is the set, with no descriptor above _HIGHEST_FD; timeout_ms in milliseconds: 0, or -1 for
+            ever.
+        Returns: each event as _unpack() takes it.
         Raises: OSError.
         Lifetime: none.
         """
         if maxevents > self._capacity:
             self._capacity = 1 << (maxevents - 1).bit_length()
-            self._memory = self._allocate(self._size * (self._capacity + self._capacity // 8 + 1))()
-            self._view = memoryview(self._memory).cast("B")
+            self._memory = buffers.allocate(self._size * (self._capacity + self._capacity // 8 + 1))
+            self._array = (self._ctypes.c_char * len(self._memory)).from_buffer(self._memory)
+        memory = self._memory
         while True:
-            count = self._call(epfd, self._memory, maxevents, timeout_ms)
+            count = self._call(epfd, self._array, maxevents, timeout_ms)
             if count >= 0:
                 # Shaped by speed (bench/run.py --only "100 of 100 ready").
+                size = self._size
+                end = count * size
+                memory[self._high : end : size] = memory[_LOW:end:size].translate(_BESIDE_IN)
                 all_of, unpack = self._formats.get(count) or self._format(count)
-                events: Sequence[Any] = unpack(self._view)
+                events: tuple[int, ...] = unpack(memory)
                 return events if all_of else events[:count]
-            code = self._errno(0)
+            code = self._ctypes.set_errno(0)
             if code not in (0, errno.EINTR):
                 raise OSError(code, os.strerror(code))
 
     def _format(self, count: int) -> tuple[bool, Callable[..., Any]]:
         """Choose what unpacks so many events; say whether it gives no more than those."""
-        if not self._one_int:
-            size = count * self._size
-            found: tuple[bool, Callable[..., Any]] = True, lambda view: list(self._tuples(view[:size]))
+        # Events to spare are unpacked as well: few formats serve all counts, in steps of an eighth.
+        step = 1 << max(0, count.bit_length() - 4)
+        rounded = -(-count // step) * step
+        if rounded == count:
+            found = True, struct.Struct("=" + f"{self._size - 8}xI4x" * count).unpack_from
         else:
-            # Bytes to spare are unpacked as well: few formats serve all counts, in steps of an eighth.
-            step = 1 << max(0, count.bit_length() - 4)
-            rounded = -(-count // step) * step
-            if rounded == count:
-                found = True, struct.Struct("=" + "Q4x" * count).unpack_from
-            else:
-                found = False, (self._formats.get(rounded) or self._format(rounded))[1]
+            found = False, (self._formats.get(rounded) or self._format(rounded))[1]
         self._formats[count] = found
         return found
 
-    def split(self, event: Any) -> tuple[int, int]:
-        """Take an event apart.
 
-        Args: event as wait() returned it.
-        Returns: mask and descriptor.
-        """
-        mask, fd = (event & 0xFFFFFFFF, event >> 32) if self._one_int else event
-        return mask, fd
+def _unpack(event: int) -> tuple[int, int]:
+    """Return the lowest eight bits of the mask, and the descriptor, of what _EventReader gave."""
+    return event >> 24 ^ _IN, event & _HIGHEST_FD
 
 
 class EpollPoll(EpollWait):

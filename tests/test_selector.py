@@ -443,6 +443,47 @@ def test_kept_answers_when_fewer_are_ready_then_only_those(in_set, crowd):
     assert in_set.select(0.001) == []
 
 
+@pytest.mark.parametrize("timeout", [0, 1, None])
+def test_kept_answers_when_a_number_is_too_high_then_right_all_the_same(in_set, crowd, timeout, monkeypatch):
+    one, two = socket.socketpair()
+    with one, two:
+        assert in_set.select(timeout) == in_set.select(timeout)
+        monkeypatch.setattr(module, "_HIGHEST_FD", one.fileno() - 1)
+        in_set.register(one, READ)
+        two.send(b"x")
+        for _ in range(3):
+            found = in_set.select(timeout)
+        assert sorted(key.fd for key, _ in found) == sorted(sock.fileno() for sock in [*crowd, one])
+        in_set.unregister(one)
+
+
+def test_kept_answers_when_a_wait_goes_on_already_then_its_memory_is_left_alone(in_set, crowd, monkeypatch):
+    def never(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(in_set._strategy, "_reader", type("Reader", (), {"wait": never})())
+    in_set._strategy._waiting = True
+    assert len(in_set.select(0)) == MANY
+    in_set._strategy._waiting = False
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="PyPy asks select.epoll")
+def test_kept_answers_when_a_number_too_high_is_added_during_a_wait_then_it_is_asked_for_again(in_set, crowd):
+    reader, calls = in_set._strategy._reader, []
+
+    class Slow:
+        def wait(self, *arguments):
+            calls.append(arguments)
+            in_set._strategy._reader = None  # as add() does in another thread
+            return tuple(range(1 << 20, (1 << 20) + MANY))
+
+    assert reader is not None
+    in_set._strategy._reader = Slow()
+    for _ in range(2):
+        assert len(in_set.select(None)) == MANY
+    assert len(calls) == 1
+
+
 def test_kept_answers_after_close_then_nothing_is_held(in_set, crowd):
     strategy = in_set._strategy
     in_set.close()
@@ -458,10 +499,13 @@ def test_events_of_either_layout_then_mask_and_descriptor(size, count):
     reader = module._EventReader(layout)
     expected = [(i % 32, 3 * i) for i in range(count)]
     memory = b"".join(layout.pack(*event) for event in expected)
-    reader._memory, reader._view = None, memoryview(memory + bytes(count * size))
+    reader._array = None
     reader._capacity, reader._call = count, lambda *_: count
     for _ in range(2):  # the second time as noted the first time
-        assert [reader.split(event) for event in reader.wait(-1, count, 0)] == expected
+        reader._memory = bytearray(memory + bytes(count * size))
+        events = reader.wait(-1, count, 0)
+        assert [module._unpack(event) for event in events] == expected
+        assert all(event == fd for event, (mask, fd) in zip(events, expected) if mask == 1)
 
 
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="PyPy asks select.epoll")
