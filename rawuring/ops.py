@@ -135,7 +135,8 @@ class Block:
         Lifetime: none.
         """
         format, column = self._fields.get(name) or self._column(name)
-        cells = array(format, values)
+        # array() takes bytes for cells as they lie in memory, not for numbers.
+        cells = array(format, list(values) if isinstance(values, (bytes, bytearray)) else values)
         if len(cells) > self.count:
             raise ValueError(f"{len(cells)} values of {name} for a block of {self.count} SQEs")
         column[: len(cells)] = memoryview(cells)

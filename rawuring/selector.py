@@ -823,7 +823,7 @@ class EpollWait(Strategy):
         count, size = len(changes), self._event.size
         if not masks.isascii():
             self._ctl_adds = True
-            self._ctl.set("len", list(masks.translate(_CTL_OPS)))
+            self._ctl.set("len", masks.translate(_CTL_OPS))
             masks = masks.translate(_CTL_MASKS)
         elif self._ctl_adds:
             self._ctl.set("len", [_MOD] * self._ctl.count)
