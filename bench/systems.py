@@ -699,33 +699,32 @@ def talk(port: str, connections: str, messages: str) -> Round:
 
 @system("read", "rawuring, block")
 def read_block(path: str, direct: str, depth: str, count: str) -> Round:
-    """One block of prepared reads, whose offsets and buffers are set by column for as many as have ended."""
+    """A block with the read of each buffer, prepared once: offsets change, and what has ended is pushed."""
     from rawuring import buffers, ops, pin
 
     file = File(path, direct)
     ring, n = our_ring(256), int(depth)
+    turn = one_turn(ring)
     memory = buffers.allocate(n * BLOCK)
     address = pin(memory, writable=True).address
     KEEP.append(memory)
-    blocks = {size: ops.Block(size, ops.prep_read, file.fd, 0, BLOCK, 0) for size in range(1, n + 1)}
-    addresses = [address + slot * BLOCK for slot in range(n)]
+    block = ops.Block(n, ops.prep_read, file.fd, 0, BLOCK, 0)
+    block.set("addr", [address + slot * BLOCK for slot in range(n)])
+    sqes = [block.sqe(slot) for slot in range(n)]
+    words = memoryview(block.memory).cast("Q")  # of each SQE, the second is off
 
     def run(offsets: list[int]) -> int:
-        slots, at, done, left = list(range(n)), 0, 0, len(offsets)
+        slots, todo, done, left = list(range(n)), iter(offsets), 0, len(offsets)
         while left:
-            wanted = min(len(slots), len(offsets) - at)
-            if wanted:
-                block, slots = blocks[wanted], slots[:wanted]
-                block.set("off", offsets[at : at + wanted])
-                block.set("addr", [addresses[slot] for slot in slots])
-                block.set("user_data", slots)
-                ring.push(block.memory)
-                at += wanted
-            ring.submit_and_wait(1)
-            ended = ring.reap_columns()
-            slots = ended.user_data
-            done += sum(ended.res)
-            left -= len(slots)
+            ready = []
+            for slot, offset in zip(slots, todo):
+                words[8 * slot + 1] = offset
+                ready.append(sqes[slot])
+            ring.push(b"".join(ready))
+            ended = turn(1)
+            slots = [cqe[0] for cqe in ended]
+            done += sum([cqe[1] for cqe in ended])
+            left -= len(ended)
         return done
 
     return timed_reads(file, int(count), run)

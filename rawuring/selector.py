@@ -51,7 +51,7 @@ from .inflight import InFlight, next_token
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from typing import Any, Callable
 
     Ready = list[tuple[SelectorKey, int]]
@@ -74,11 +74,19 @@ _EVENTS = tuple(
     (EVENT_WRITE if mask & ~_IN else 0) | (EVENT_READ if mask & ~_OUT else 0) for mask in range(32)
 )
 _ADD, _MOD = 1, 3  # EPOLL_CTL_ADD, EPOLL_CTL_MOD in linux/eventpoll.h
-_MANY = 16  # so many events at once are worth a look into the cache of answers
+_HIGHEST_FD = (1 << 24) - 1  # that fits into an int with the mask: see _EventReader
+_BESIDE_IN = bytes(mask ^ _IN for mask in range(256))
+_MANY = 12  # so many events at once are worth a look into the cache of answers
 _FEW = 12  # so many changes are prepared one by one
 _LONGEST, _LONGEST_NS = 9.2e9, 9_200_000_000 * 10**9  # 292 years: 63 bits of nanoseconds
 _LONGEST_STDLIB = 2_000_000  # 23 days: poll(2) and epoll_wait(2) count milliseconds in an int
-_NEW = 1 << 16  # beside the mask of a pending change: the set does not know the descriptor yet
+# From CPython 3.11 on signal handlers and other threads run after calls, never between two instructions.
+_ONE_STEP = rings._HANDLERS_RUN_AFTER_CALLS and getattr(sys, "_is_gil_enabled", lambda: True)()
+_NEW = 1 << 7  # beside the mask of a pending change: the set does not know the descriptor yet
+# Pending changes as bytes, to the operation and to the mask of each; which byte of a word a mask fits into.
+_CTL_OPS = bytes(_ADD if change & _NEW else _MOD for change in range(256))
+_CTL_MASKS = bytes(change & ~_NEW for change in range(256))
+_LOW = 3 if sys.byteorder == "big" else 0
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -196,27 +204,39 @@ class IoUringSelector(selectors.BaseSelector):
         Threads: any.
         Mirrors: CPython selectors.EpollSelector.modify
         """
+        # Shaped by speed (bench/run.py --only changes): the usual object, asked once for its number, and a
+        # change that only has to be noted. Items of a key cost half of what its members by name do.
         try:
-            # Shaped by speed (bench/run.py --only changes): the usual object, asked once for its number.
             key = self._map[fileobj if type(fileobj) is int else fileobj.fileno()]
-            known = key.fileobj is fileobj
+            known = key[0] is fileobj
         except (KeyError, AttributeError, TypeError, ValueError):
             key, known = self._view[fileobj], False
-        if events == key.events:
+        if events == key[2]:
             if data != key.data:
                 key = key._replace(data=data)
                 self._map[key.fd] = key
                 self._strategy.forget_answers(key.fd)
             return key
         mask = _MASK[events]  # a TypeError, before anything has changed
-        fd, known = key.fd, known or _is_open(key.fileobj)
-        self._map[fd] = key = _new_tuple(SelectorKey, (key.fileobj, fd, events, data))
+        fd, strategy = key[1], self._strategy
+        changed = _new_tuple(SelectorKey, (key[0], fd, events, data))
         try:
-            self._strategy.change(key, mask, known)
+            self._map[fd] = changed  # before the look at what has to be forgotten: see _ask_for_many
+            try:
+                noted = known and not strategy._settled[fd] and not strategy.ring.closed  # type: ignore[union-attr]
+            except KeyError:
+                noted = False
+            if noted:
+                # What change() would do, without its frame.
+                strategy._pending[fd] = mask
+                if strategy._waiting:
+                    strategy._apply_now(fd)
+            else:
+                strategy.change(changed, mask, known or _is_open(key.fileobj))
         except BaseException:
             self._map.pop(fd, None)
             raise
-        return key
+        return changed
 
     # -- waiting
 
@@ -356,6 +376,13 @@ class Strategy:
     ring: rings.Ring | None = None
     #: What is registered: the selector's own dictionary.
     keys: Keys = {}  # noqa: RUF012 - a placeholder, which nobody changes
+    #: The descriptors whose changes modify() may note in _pending, unless there is something to be forgotten
+    #: of them: see EpollWait.
+    _settled: dict[int, list[int] | None] = {}  # noqa: RUF012 - the others have none
+    #: What belongs to it: the notes, whether they would come too late, and what makes one of them at once.
+    _pending: Changes
+    _waiting: bool
+    _apply_now: Callable[[int], None]
 
     def add(self, key: SelectorKey, known: bool) -> None:
         """Start to watch.
@@ -425,14 +452,15 @@ class EpollWait(Strategy):
         self._event = buffers.epoll_event_struct("i4x")
         #: fd -> mask, with _NEW for an addition: what the kernel has not heard of yet.
         self._pending: dict[int, int] = {}
-        #: The descriptors that the set may know.
-        self._given: set[int] = set()
+        #: The descriptors that the set may know, each with those of its events that are in _answers.
+        self._given: dict[int, list[int] | None] = {}
+        #: The same, or empty while a change is more than a note in _pending.
+        self._settled = self._given
         #: Those that it would not take, although somebody vouched for them.
         self._refused: set[int] = set()
         self._cqes: deque[rings.Cqe] = deque()
-        #: What an event of epoll stands for: see _EventReader. And the events of each descriptor in there.
-        self._answers: dict[Any, tuple[SelectorKey, int]] = {}
-        self._packed: dict[int, list[Any]] = {}
+        #: What an event of epoll stands for: see _EventReader.
+        self._answers: dict[int, tuple[SelectorKey, int]] = {}
         self._reader: _EventReader | None = None
         #: How many events the last wait brought.
         self._found = 0
@@ -484,13 +512,15 @@ class EpollWait(Strategy):
         if self.ring.closed:
             self._check_ring()
         fd = key.fd
+        if fd > _HIGHEST_FD:
+            self._reader = None  # before its first event can come
         if known and not self._direct:
             self._pending[fd] = _MASK[key.events] | _NEW
             if self._waiting:
                 self._apply_now(fd)
             return
         self._epoll.register(fd, _MASK[key.events])
-        self._given.add(fd)
+        self._given[fd] = None
 
     def change(self, key: SelectorKey, mask: int, known: bool) -> None:
         """Queue a modification; if the file object says that it was closed, let the kernel raise."""
@@ -499,8 +529,9 @@ class EpollWait(Strategy):
         fd = key.fd
         if self._refused:
             self._refused.discard(fd)
-        if fd in self._packed:
-            self.forget_answers(fd)
+            if not (self._refused or self._direct):
+                self._settled = self._given
+        self.forget_answers(fd)
         given = fd in self._given
         if given and (self._direct or not known):
             self._pending.pop(fd, None)
@@ -526,17 +557,20 @@ class EpollWait(Strategy):
 
     def _forget(self, fd: int) -> None:
         self._pending.pop(fd, None)
-        self._given.discard(fd)
-        self._refused.discard(fd)
         self.forget_answers(fd)
+        self._given.pop(fd, None)
+        self._refused.discard(fd)
 
     def forget_answers(self, fd: int) -> None:
         """Forget what a descriptor's events were answered with.
 
         Args: fd is the descriptor.
         """
-        for event in self._packed.pop(fd, ()):
-            self._answers.pop(event, None)
+        events = self._given.get(fd)
+        if events:
+            self._given[fd] = None
+            for event in events:
+                self._answers.pop(event, None)
 
     def _check_ring(self) -> None:
         # In a forked child the set is still the parent's, and would be changed there.
@@ -547,7 +581,7 @@ class EpollWait(Strategy):
         """Make one change without the ring."""
         change = self._pending.get(fd)
         if change is not None:  # else another thread was faster
-            self._given.add(fd)
+            self._given.setdefault(fd)
             self._control(fd, change)
             # Off the list only when it is done: a signal handler may raise at any moment.
             self._forget_sent({fd: change})
@@ -575,6 +609,7 @@ class EpollWait(Strategy):
         """
         if code != errno.EBADF:
             self._refused.add(fd)
+            self._settled = {}  # whoever is modified is no longer refused: change() does that
 
     # -- waiting
 
@@ -585,7 +620,7 @@ class EpollWait(Strategy):
             # handler raised has struck before the end of a wait was noted.
             for fd in _snapshot(self._pending):
                 self._apply_now(fd)
-            return self._ask_epoll(timeout_ns, keys)
+            return self._ask_epoll(timeout_ns, keys, alone=False)
         if self._refused:
             timeout_ns = 0
         self._waiting = True
@@ -613,9 +648,9 @@ class EpollWait(Strategy):
         finally:
             self._waiting = False
 
-    def _ask_epoll(self, timeout_ns: int | None, keys: Keys) -> Ready:
-        """Wait without the ring, for whole milliseconds."""
-        if self._found >= _MANY and self._reader is not None and not (timeout_ns or self._refused):
+    def _ask_epoll(self, timeout_ns: int | None, keys: Keys, alone: bool = True) -> Ready:
+        """Wait without the ring, for whole milliseconds; the reader's memory is for one wait at a time."""
+        if alone and self._found >= _MANY and self._reader is not None and not (timeout_ns or self._refused):
             return self._ask_for_many(timeout_ns, keys)
         # -1 and not None, for PyPy.
         timeout = -1 if timeout_ns is None else min(-(-timeout_ns // 1_000_000) / 1000, _LONGEST_STDLIB)
@@ -636,6 +671,8 @@ class EpollWait(Strategy):
         """Wait without the ring, and answer known events from the cache."""
         assert self._reader is not None
         events = self._reader.wait(self._epoll.fileno(), len(keys) or 1, -1 if timeout_ns is None else 0)
+        if self._reader is None:
+            return self._ask_epoll(timeout_ns, keys)  # another thread has added what it cannot tell
         self._found = len(events)
         answers = self._answers
         try:
@@ -645,7 +682,7 @@ class EpollWait(Strategy):
             pass  # an event that is new here
         ready: Ready = []
         for event in events:
-            mask, fd = self._reader.split(event)
+            mask, fd = _unpack(event)
             key = keys.get(fd)
             if key is None:
                 self._stray(fd)
@@ -654,13 +691,17 @@ class EpollWait(Strategy):
             if found:
                 ready.append((key, found))
                 answers[event] = key, found
-                self._packed.setdefault(fd, []).append(event)
+                known = self._given.get(fd)
+                if known is None:
+                    known = self._given[fd] = []
+                known.append(event)
                 if keys.get(fd) is not key:  # changed by another thread: modify() may have looked too early
                     self.forget_answers(fd)
         return ready
 
     def _with_refused(self, ready: Ready, keys: Keys) -> Ready:
-        current = (keys.get(fd) for fd in list(self._refused))
+        # epoll_poll comes here twice in one wait.
+        current = (keys.get(fd) for fd in self._refused - {key.fd for key, _ in ready})
         return ready + [(key, key.events) for key in current if key is not None]
 
     def _give_up_ring(self, error: OSError) -> None:
@@ -671,6 +712,7 @@ class EpollWait(Strategy):
             if error.errno in fdmon.GONE:
                 self.ring.disown_fd()
             self._lost = self._direct = True
+            self._settled = {}
             self.reason = f"{self.name} stopped working: {error}"
             self.name = "epoll"
             warnings.warn(f"{self.reason}; going on with epoll", RuntimeWarning, stacklevel=4)
@@ -678,7 +720,7 @@ class EpollWait(Strategy):
     def _wait_in_ring(self, timeout_ns: int | None, keys: Keys) -> Ready:
         # Shaped by speed (bench/bench_selector.py): this is an iteration of a busy loop.
         ring = self.ring
-        if ring.owner != get_ident():
+        if ring._owner != get_ident():
             self._bind()
         deadline = time.monotonic_ns() + timeout_ns if timeout_ns else 0
         sent: Changes = {}
@@ -743,11 +785,13 @@ class EpollWait(Strategy):
         if ring.sq.pending():
             self._drop_queued()  # left by an exception inside our own cleaning up
         changes = _snapshot(self._pending)
-        if changes and max(changes.values()) >= _NEW:
+        masks = bytes(list(changes.values()))
+        if not masks.isascii():  # _NEW is what is not ASCII
             new = [fd for fd, change in changes.items() if change & _NEW]
             if not self._still_open(new, keys):
                 changes = _snapshot(self._pending)
-            self._given.update(new)
+                masks = bytes(list(changes.values()))
+            self._given.update(dict.fromkeys(set(new) - self._given.keys()))
         if len(changes) < min(_FEW, self._ctl.count + 1):
             words, step, at = self._ctl_words
             for i, (fd, change) in enumerate(changes.items()):
@@ -762,27 +806,29 @@ class EpollWait(Strategy):
         room, items = self._ctl.count, list(changes.items()) if len(changes) > self._ctl.count else []
         for first in range(0, len(changes) - room, room):
             sent = dict(items[first : first + room])
-            self._queue_block(sent)
+            self._queue_block(sent, masks[first : first + room])
             ring.submit()
             if ring.sq.pending():
                 raise OSError(errno.EAGAIN, "the kernel takes no more requests for now")
             self._forget_sent(sent)
             changes = dict(items[first + room :])
-        self._queue_block(changes)
+        self._queue_block(changes, masks[-len(changes) :])
         return changes
 
-    def _queue_block(self, changes: Changes) -> None:
-        """Queue up to a ring of changes by column; what does not differ was written by _prepare_ctl."""
-        count = len(changes)
-        masks = list(changes.values())
-        if max(masks) >= _NEW:
+    def _queue_block(self, changes: Changes, masks: bytes) -> None:
+        """Queue up to a ring of changes by column; what does not differ was written by _prepare_ctl.
+
+        Args: masks are the values of changes.
+        """
+        count, size = len(changes), self._event.size
+        if not masks.isascii():
             self._ctl_adds = True
-            self._ctl.set("len", [_ADD if mask & _NEW else _MOD for mask in masks])
-            masks = [mask & ~_NEW for mask in masks]
+            self._ctl.set("len", masks.translate(_CTL_OPS))
+            masks = masks.translate(_CTL_MASKS)
         elif self._ctl_adds:
             self._ctl.set("len", [_MOD] * self._ctl.count)
             self._ctl_adds = False
-        self._ctl_masks[:count] = memoryview(array("I", masks))
+        self._ctl_memory[_LOW : count * size : size] = masks  # a tenth of what words cost
         fds = memoryview(array("I", list(changes)))
         for column in self._ctl_fds:
             column[:count] = fds
@@ -819,7 +865,6 @@ class EpollWait(Strategy):
         #: Some of the block's requests are additions.
         self._ctl_adds = False
         sqes, low = memoryview(self._ctl.memory).cast("I"), sys.byteorder == "big"
-        self._ctl_masks = words[::step]
         #: Where a descriptor goes: into the event, and into the lower half of off and of user_data.
         self._ctl_fds = words[at::step], sqes[2 + low :: 16], sqes[8 + low :: 16]
 
@@ -832,6 +877,9 @@ class EpollWait(Strategy):
                     pending.pop(fd, None)
                 else:
                     self._send_again(fd)
+            return {}
+        # On one line, for a tracer is called for each.
+        if _ONE_STEP and pending == sent and pending.clear() is None:  # type: ignore[func-returns-value]
             return {}
         unchanged = False
         try:
@@ -886,7 +934,7 @@ class EpollWait(Strategy):
         return ready
 
     def _control_failed(self, fd: int, code: int, keys: Keys | None) -> None:
-        if code in (errno.EINVAL, errno.EOPNOTSUPP) and not self._given - {fd}:
+        if code in (errno.EINVAL, errno.EOPNOTSUPP) and not self._given.keys() - {fd}:
             raise OSError(code, "this kernel has no IORING_OP_EPOLL_CTL (Linux 5.6)")
         key = keys.get(fd) if keys else None
         mask = _MASK[key.events] if key else None if keys else self._pending.get(fd)
@@ -937,6 +985,7 @@ class EpollWait(Strategy):
         """Return the descriptor of the set, which from now on knows of every change at once."""
         self._check_ring()
         self._direct = True
+        self._settled = {}
         for fd in _snapshot(self._pending):
             self._apply_now(fd)
         return self._epoll.fileno()
@@ -958,14 +1007,18 @@ class EpollWait(Strategy):
                     self._epoll.close()
         self._pending.clear()
         self._answers.clear()
-        self._packed.clear()
+        self._given.clear()
         self._epoll.close()
 
 
 class _EventReader:
-    """epoll_wait(2) through libc, into memory of ours: events as one int each, where their layout allows it.
+    """epoll_wait(2) through libc, into memory of ours: events as one int each, see _unpack.
 
     select.epoll makes a tuple of each event, which costs half as much as the kernel's work for it.
+
+    The hash of an int is the int, and a dictionary goes by its lowest bits. So the descriptor is there: with
+    the mask there, as they lie in memory, all would be looked for at the same place, for three times as long.
+    And what can be read, and nothing else, is no more than its number: up to 256 Python has that already.
     """
 
     def __init__(self, layout: struct.Struct) -> None:
@@ -975,64 +1028,58 @@ class _EventReader:
         """
         import ctypes
 
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self._call = self._libc["epoll_wait"]
-        self._errno = ctypes.set_errno
-        self._allocate = ctypes.c_char.__mul__
+        self._ctypes = ctypes
+        self._call = ctypes.CDLL(None, use_errno=True)["epoll_wait"]
         self._size = layout.size
-        # Mask and descriptor side by side are one number.
-        self._one_int = layout.size == 12 and sys.byteorder == "little"
-        self._tuples = layout.iter_unpack
+        #: Where the highest byte of the descriptor lies, which gives way to the mask.
+        self._high = layout.size - 8 + 3 - _LOW
         self._formats: dict[int, tuple[bool, Callable[..., Any]]] = {}
         self._capacity = 0
 
-    def wait(self, epfd: int, maxevents: int, timeout_ms: int) -> Sequence[Any]:
+    def wait(self, epfd: int, maxevents: int, timeout_ms: int) -> tuple[int, ...]:
         """Wait; signal handlers run, and the wait goes on.
 
-        Args: epfd is the set; timeout_ms in milliseconds: 0, or -1 for ever.
-        Returns: events for split().
+        Args: epfd is the set, with no descriptor above _HIGHEST_FD; timeout_ms in milliseconds: 0, or -1 for
+            ever.
+        Returns: each event as _unpack() takes it.
         Raises: OSError.
         Lifetime: none.
         """
         if maxevents > self._capacity:
             self._capacity = 1 << (maxevents - 1).bit_length()
-            self._memory = self._allocate(self._size * (self._capacity + self._capacity // 8 + 1))()
-            self._view = memoryview(self._memory).cast("B")
+            self._memory = buffers.allocate(self._size * (self._capacity + self._capacity // 8 + 1))
+            self._array = (self._ctypes.c_char * len(self._memory)).from_buffer(self._memory)
+        memory = self._memory
         while True:
-            count = self._call(epfd, self._memory, maxevents, timeout_ms)
+            count = self._call(epfd, self._array, maxevents, timeout_ms)
             if count >= 0:
                 # Shaped by speed (bench/run.py --only "100 of 100 ready").
+                size = self._size
+                end = count * size
+                memory[self._high : end : size] = memory[_LOW:end:size].translate(_BESIDE_IN)
                 all_of, unpack = self._formats.get(count) or self._format(count)
-                events: Sequence[Any] = unpack(self._view)
+                events: tuple[int, ...] = unpack(memory)
                 return events if all_of else events[:count]
-            code = self._errno(0)
+            code = self._ctypes.set_errno(0)
             if code not in (0, errno.EINTR):
                 raise OSError(code, os.strerror(code))
 
     def _format(self, count: int) -> tuple[bool, Callable[..., Any]]:
         """Choose what unpacks so many events; say whether it gives no more than those."""
-        if not self._one_int:
-            size = count * self._size
-            found: tuple[bool, Callable[..., Any]] = True, lambda view: list(self._tuples(view[:size]))
+        # Events to spare are unpacked as well: few formats serve all counts, in steps of an eighth.
+        step = 1 << max(0, count.bit_length() - 4)
+        rounded = -(-count // step) * step
+        if rounded == count:
+            found = True, struct.Struct("=" + f"{self._size - 8}xI4x" * count).unpack_from
         else:
-            # Bytes to spare are unpacked as well: few formats serve all counts, in steps of an eighth.
-            step = 1 << max(0, count.bit_length() - 4)
-            rounded = -(-count // step) * step
-            if rounded == count:
-                found = True, struct.Struct("=" + "Q4x" * count).unpack_from
-            else:
-                found = False, (self._formats.get(rounded) or self._format(rounded))[1]
+            found = False, (self._formats.get(rounded) or self._format(rounded))[1]
         self._formats[count] = found
         return found
 
-    def split(self, event: Any) -> tuple[int, int]:
-        """Take an event apart.
 
-        Args: event as wait() returned it.
-        Returns: mask and descriptor.
-        """
-        mask, fd = (event & 0xFFFFFFFF, event >> 32) if self._one_int else event
-        return mask, fd
+def _unpack(event: int) -> tuple[int, int]:
+    """Return the lowest eight bits of the mask, and the descriptor, of what _EventReader gave."""
+    return event >> 24 ^ _IN, event & _HIGHEST_FD
 
 
 class EpollPoll(EpollWait):

@@ -45,6 +45,15 @@ def test_block_with_fewer_values_then_the_first_are_set():
     assert [int.from_bytes(block.sqe(i)[32:40], sys.byteorder) for i in range(3)] == [7, 8, 2]
 
 
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, list])
+@pytest.mark.parametrize("name", ["opcode", "len", "off", "user_data"])
+def test_block_set_to_bytes_then_each_is_a_number(kind, name):
+    block, expected = Block(8), Block(8)
+    block.set(name, kind(bytes(range(8, 0, -1))))
+    expected.set(name, range(8, 0, -1))
+    assert block.memory == expected.memory
+
+
 def test_block_without_prep_then_each_sqe_is_filled_by_hand():
     block = Block(2)
     ops.prep_nop(block.sqe(0), 5)

@@ -249,6 +249,23 @@ def test_trusted_number_that_cannot_be_watched_then_ready_as_poll_says(in_set, t
     assert ready(in_set, None) == [(pair[0].fileno(), READ)]
 
 
+def test_refused_number_that_is_modified_then_the_kernel_judges_anew(in_set, tmp_path, pair):
+    with (tmp_path / "file").open("w") as file:
+        fd = file.fileno()
+        in_set.register(fd, READ)
+        in_set.register(pair[0], READ)
+        assert ready(in_set) == [(fd, READ)]
+        in_set.modify(pair[0], WRITE)  # while another one is refused
+        assert ready(in_set) == sorted([(fd, READ), (pair[0].fileno(), WRITE)])
+        in_set.modify(pair[0], READ)
+        os.dup2(pair[1].fileno(), fd)  # now it can be watched
+        in_set.modify(fd, WRITE)
+        assert ready(in_set, 1) == [(fd, WRITE)]
+        in_set.modify(fd, READ)
+        assert ready(in_set, 0.01) == []
+        in_set.unregister(fd)
+
+
 def test_trusted_number_that_is_closed_then_silent(in_set):
     r, w = os.pipe()
     in_set.register(r, READ)
@@ -426,11 +443,52 @@ def test_kept_answers_when_fewer_are_ready_then_only_those(in_set, crowd):
     assert in_set.select(0.001) == []
 
 
+@pytest.mark.parametrize("timeout", [0, 1, None])
+def test_kept_answers_when_a_number_is_too_high_then_right_all_the_same(in_set, crowd, timeout, monkeypatch):
+    one, two = socket.socketpair()
+    with one, two:
+        assert in_set.select(timeout) == in_set.select(timeout)
+        monkeypatch.setattr(module, "_HIGHEST_FD", one.fileno() - 1)
+        in_set.register(one, READ)
+        two.send(b"x")
+        for _ in range(3):
+            found = in_set.select(timeout)
+        assert sorted(key.fd for key, _ in found) == sorted(sock.fileno() for sock in [*crowd, one])
+        in_set.unregister(one)
+
+
+def test_kept_answers_when_a_wait_goes_on_already_then_its_memory_is_left_alone(in_set, crowd, monkeypatch):
+    def never(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(in_set._strategy, "_reader", type("Reader", (), {"wait": never})())
+    in_set._strategy._waiting = True
+    assert len(in_set.select(0)) == MANY
+    in_set._strategy._waiting = False
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="PyPy asks select.epoll")
+def test_kept_answers_when_a_number_too_high_is_added_during_a_wait_then_it_is_asked_for_again(in_set, crowd):
+    reader, calls = in_set._strategy._reader, []
+
+    class Slow:
+        def wait(self, *arguments):
+            calls.append(arguments)
+            in_set._strategy._reader = None  # as add() does in another thread
+            return tuple(range(1 << 20, (1 << 20) + MANY))
+
+    assert reader is not None
+    in_set._strategy._reader = Slow()
+    for _ in range(2):
+        assert len(in_set.select(None)) == MANY
+    assert len(calls) == 1
+
+
 def test_kept_answers_after_close_then_nothing_is_held(in_set, crowd):
     strategy = in_set._strategy
     in_set.close()
     assert not strategy._answers
-    assert not strategy._packed
+    assert not strategy._given
 
 
 @pytest.mark.parametrize("size", [12, 16])
@@ -441,10 +499,13 @@ def test_events_of_either_layout_then_mask_and_descriptor(size, count):
     reader = module._EventReader(layout)
     expected = [(i % 32, 3 * i) for i in range(count)]
     memory = b"".join(layout.pack(*event) for event in expected)
-    reader._memory, reader._view = None, memoryview(memory + bytes(count * size))
+    reader._array = None
     reader._capacity, reader._call = count, lambda *_: count
     for _ in range(2):  # the second time as noted the first time
-        assert [reader.split(event) for event in reader.wait(-1, count, 0)] == expected
+        reader._memory = bytearray(memory + bytes(count * size))
+        events = reader.wait(-1, count, 0)
+        assert [module._unpack(event) for event in events] == expected
+        assert all(event == fd for event, (mask, fd) in zip(events, expected) if mask == 1)
 
 
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="PyPy asks select.epoll")
@@ -476,6 +537,52 @@ def test_changes_of_every_number_in_a_ring_of_every_size_then_all_are_made(entri
     for pair in pairs:
         for sock in pair:
             sock.close()
+
+
+def test_additions_and_modifications_in_one_batch_then_each_is_what_it_is(in_set):
+    pairs = [socket.socketpair() for _ in range(60)]
+    for round_ in range(3):
+        for number, (a, b) in enumerate(pairs):
+            if round_ == 0 and number % 3 == 0:
+                in_set.register(a, READ)
+                b.send(b"x")
+        if round_ == 1:  # a third is known by now
+            for number, (a, b) in enumerate(pairs):
+                if number % 3 == 0:
+                    in_set.modify(a, WRITE)
+                elif number % 3 == 1:
+                    in_set.register(a, READ)
+                    b.send(b"x")
+        if round_ == 2:  # nothing but modifications
+            for number, (a, _) in enumerate(pairs):
+                if number % 3 < 2:
+                    in_set.modify(a, WRITE if number % 3 else READ)
+        expected = sorted(
+            (a.fileno(), READ if (round_ + number) % 2 == 0 or round_ == 0 else WRITE)
+            for number, (a, _) in ((n % 3, pair) for n, pair in enumerate(pairs))
+            if number <= min(round_, 1)
+        )
+        assert ready(in_set, 1) == expected
+    for pair in pairs:
+        for sock in pair:
+            sock.close()
+
+
+def test_number_of_another_type_of_int_then_the_key_keeps_an_int(in_set, pair):
+    class Number(int):
+        pass
+
+    class Odd:
+        def fileno(self) -> int:
+            return Number(pair[0].fileno())
+
+    odd = Odd()
+    in_set.register(odd, READ)
+    assert ready(in_set) == []
+    for events in (WRITE, READ, WRITE):
+        assert type(in_set.modify(odd, events).fd) is int
+        assert ready(in_set) == ([(pair[0].fileno(), WRITE)] if events == WRITE else [])
+        assert all(type(fd) is int for fd in in_set.get_map())
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -608,7 +715,7 @@ def test_registered_by_a_thread_while_its_old_event_is_put_out_then_watched(urin
 
         def unregister(self, number):
             uring._map[fd] = key  # what that thread does; the set knows the number already
-            strategy._given.add(fd)
+            strategy._given[fd] = None
             return self.epoll.unregister(number)
 
     del uring._map[fd]  # it is between unregister() and register()

@@ -606,8 +606,11 @@ def test_change_made_by_another_thread_while_an_older_one_is_on_its_way_then_the
 
 
 @pytest.mark.parametrize("raises", [False, True])
-def test_many_changes_are_taken_off_the_list_while_one_is_made_anew_then_the_newest_counts(uring, raises):
+def test_many_changes_are_taken_off_the_list_while_one_is_made_anew_then_the_newest_counts(
+    uring, raises, monkeypatch
+):
     """A handler changes one of them, and may raise, while one loop in C takes off those that were sent."""
+    monkeypatch.setattr(selector, "_ONE_STEP", False)  # as before CPython 3.11
     strategy = uring._strategy
     if not hasattr(strategy, "_pending"):
         pytest.skip("these keep their changes in an epoll set")
@@ -642,6 +645,31 @@ def test_many_changes_are_taken_off_the_list_while_one_is_made_anew_then_the_new
         strategy._pending = dict(strategy._pending)
         expected = sorted((a.fileno(), READ if i in (0, 15) else WRITE) for i, (a, _) in enumerate(pairs))
         assert sorted(ready(uring, 1)) == expected
+    finally:
+        for sock in itertools.chain(*pairs):
+            sock.close()
+
+
+def test_one_of_many_changes_is_made_anew_while_they_are_on_their_way_then_the_newest_counts(uring):
+    strategy = uring._strategy
+    if not hasattr(strategy, "_pending"):
+        pytest.skip("these keep their changes in an epoll set")
+    pairs = [socket.socketpair() for _ in range(20)]
+    try:
+        for a, b in pairs:
+            uring.register(a, READ)
+            b.send(b"x")
+        assert len(ready(uring, 1)) == 20
+        for a, _ in pairs:
+            uring.modify(a, WRITE)
+        sent = strategy._queue_changes(uring._map)
+        uring.modify(pairs[7][0], READ)
+        strategy.ring.submit()
+        strategy._forget_sent(sent)
+        assert strategy._pending  # of the newest
+        expected = sorted((a.fileno(), READ if i == 7 else WRITE) for i, (a, _) in enumerate(pairs))
+        assert sorted(ready(uring, 1)) == expected
+        assert not strategy._pending
     finally:
         for sock in itertools.chain(*pairs):
             sock.close()
