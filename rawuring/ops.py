@@ -135,8 +135,9 @@ class Block:
         Lifetime: none.
         """
         format, column = self._fields.get(name) or self._column(name)
-        # array() takes bytes for cells as they lie in memory, not for numbers.
-        cells = array(format, list(values) if isinstance(values, (bytes, bytearray)) else values)
+        # array() takes bytes (on PyPy any memory) for cells as they lie there, not for numbers.
+        memory = isinstance(values, (bytes, bytearray, memoryview))
+        cells = array(format, list(values) if memory else values)
         if len(cells) > self.count:
             raise ValueError(f"{len(cells)} values of {name} for a block of {self.count} SQEs")
         column[: len(cells)] = memoryview(cells)
