@@ -350,7 +350,10 @@ _TAIL = """\
 
 if _SECTION == "__init__" and _IS_PROGRAM:
     if len(_sys.argv) < 2 or _sys.argv[1] not in _PROGRAMS:
-        _sys.exit(f"usage: python {_sys.argv[0]} {'|'.join(_PROGRAMS)} [ARGUMENTS]")
+        _asked = _sys.argv[1:2] in (["-h"], ["--help"])
+        _usage = f"usage: python {_sys.argv[0]} {'|'.join(_PROGRAMS)} [ARGUMENTS]"
+        print(_usage, file=_sys.stdout if _asked else _sys.stderr)
+        _sys.exit(0 if _asked else 2)
     import runpy as _runpy
 
     del _sys.argv[0]

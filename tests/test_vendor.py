@@ -374,8 +374,11 @@ def test_one_file_as_a_program_then_it_runs_a_module(one, tmp_path, arguments):
 
 
 def test_one_file_as_a_program_when_asked_for_nothing_then_it_says_what_there_is(one):
-    done = run(one, cwd=one.parent)
-    assert done.returncode == 1 and "probe" in done.stderr and "usage" in done.stderr
+    for wrong in ([], ["nonsense"]):
+        done = run(one, *wrong, cwd=one.parent)
+        assert done.returncode == 2 and "probe" in done.stderr and "usage" in done.stderr and not done.stdout
+    done = run(one, "--help", cwd=one.parent)
+    assert done.returncode == 0 and "probe" in done.stdout and "usage" in done.stdout and not done.stderr
 
 
 def test_one_file_when_imported_then_python_caches_it(one, tmp_path):
