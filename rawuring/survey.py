@@ -273,7 +273,7 @@ def _ended_early(call: str, killer: int | None) -> syscalls.Unavailable:
     if killer == signal.SIGSYS or (killer is None and syscalls._status_field("Seccomp") == "2"):
         return syscalls.Unavailable(
             errno.EPERM,
-            f"{call}: killed by signal {int(signal.SIGSYS)}",
+            f"{call}: killed by signal {int(signal.SIGSYS)} (SIGSYS), taken for",
             "seccomp",
             f"A seccomp filter kills whoever makes this call ({call}): do not make it, or change the filter.",
         )
