@@ -190,7 +190,7 @@ class FDMon:
     def add(self, fd: int, events: int, handler: IoHandler | None = None, opaque: Any = None) -> AioHandler:
         """Watch a descriptor: update() with a new AioHandler.
 
-        Args: as AioHandler.
+        Args: fd, events (a mask of select.POLL*), handler(node, revents) and opaque, as AioHandler has them.
         Returns: the node, to be given to remove() or modify().
         Lifetime: none.
         Threads: any.

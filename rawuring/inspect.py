@@ -293,8 +293,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import argparse
 
     parser = argparse.ArgumentParser(
-        prog="python -m rawuring.inspect", description="Does this program use io_uring, and how?"
-    )
+        prog="python -m rawuring.inspect", description="Does this program use io_uring, and how?",
+        epilog="Exit code: 0 a ring was found, 1 none, 2 wrong usage, 4 none, but not all could be seen.",
+    )  # fmt: skip
     parser.add_argument("pid", nargs="*", help="process numbers, or self")
     parser.add_argument("--all", action="store_true", help="every process; only those with rings are shown")
     parser.add_argument("--children", action="store_true", help="the children of the processes as well")

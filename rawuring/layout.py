@@ -682,7 +682,7 @@ def _parser() -> Any:
     parser.add_argument("--flags", default="", help="setup flags, such as SQE128,CQE32")
     parser.add_argument(
         "--on", choices=("auto", "kernel", "known", "python"), default="auto",
-        help="whose layout: this kernel's, Linux from 6.18 on, x86-64, as known, the pure-Python kernel's",
+        help="whose layout: this kernel's; what is known of Linux 6.18 and newer; the pure-Python kernel's",
     )  # fmt: skip
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true")
