@@ -70,4 +70,6 @@ def pass_file(path: str) -> bytes:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
     sys.stdout.write(pass_file(sys.argv[1]).decode(errors="replace"))

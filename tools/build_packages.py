@@ -18,6 +18,7 @@ Read next: build_zipapp.py.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -46,6 +47,8 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="check with tools of others, and install")
     parser.add_argument("--output", type=Path, default=CHECKOUT / "dist")
     options = parser.parse_args()
+    if importlib.util.find_spec("flit_core") is None:
+        parser.error("flit_core is needed: python3 -m pip install flit_core")
     os.environ.setdefault("SOURCE_DATE_EPOCH", last_commit())
     try:
         with tempfile.TemporaryDirectory(prefix="rawuring-build-") as folder:

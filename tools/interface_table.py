@@ -79,10 +79,10 @@ def functions_by_register_op() -> dict[str, list[str]]:
 
 def main(paths: list[str]) -> int:
     """Print the table."""
-    runs = [json.loads(Path(path).read_text()) for path in paths]
-    if not runs:
+    if not paths or paths[0].startswith("-"):
         print(__doc__, file=sys.stderr)
         return 2
+    runs = [json.loads(Path(path).read_text()) for path in paths]
     print(HEAD)
     titles = [run["kernel"].split("-")[0] for run in runs]
     for title, prefix in (("Operations", "IORING_OP_"), ("Registrations", "IORING_")):
