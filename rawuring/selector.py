@@ -185,10 +185,16 @@ class IoUringSelector(selectors.BaseSelector):
         Mirrors: CPython selectors.EpollSelector.unregister
         """
         try:
-            key = self._map.pop(self._view.fd_of(fileobj))
+            fd = self._view.fd_of(fileobj)
+            key = self._map[fd]
         except KeyError:
             raise KeyError(f"{fileobj!r} is not registered") from None
-        self._strategy.remove(key)
+        try:
+            del self._map[fd]
+            self._strategy.remove(key)
+        except BaseException:
+            self._strategy.forget_answers(fd)  # a signal handler has raised, maybe before that was done
+            raise
         return key
 
     def modify(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
@@ -214,8 +220,12 @@ class IoUringSelector(selectors.BaseSelector):
         if events == key[2]:
             if data != key.data:
                 key = key._replace(data=data)
-                self._map[key.fd] = key
-                self._strategy.forget_answers(key.fd)
+                try:
+                    self._map[key.fd] = key
+                    self._strategy.forget_answers(key.fd)
+                except BaseException:
+                    self._strategy.forget_answers(key.fd)  # as in unregister()
+                    raise
             return key
         mask = _MASK[events]  # a TypeError, before anything has changed
         fd, strategy = key[1], self._strategy
@@ -235,6 +245,7 @@ class IoUringSelector(selectors.BaseSelector):
                 strategy.change(changed, mask, known or _is_open(key.fileobj))
         except BaseException:
             self._map.pop(fd, None)
+            strategy.forget_answers(fd)  # as in unregister()
             raise
         return changed
 
@@ -568,9 +579,9 @@ class EpollWait(Strategy):
         """
         events = self._given.get(fd)
         if events:
-            self._given[fd] = None
             for event in events:
                 self._answers.pop(event, None)
+            self._given[fd] = None  # last: what a signal handler has interrupted is done again
 
     def _check_ring(self) -> None:
         # In a forked child the set is still the parent's, and would be changed there.
@@ -690,12 +701,14 @@ class EpollWait(Strategy):
             found = _EVENTS[mask & 31] & key.events
             if found:
                 ready.append((key, found))
-                answers[event] = key, found
                 known = self._given.get(fd)
                 if known is None:
                     known = self._given[fd] = []
-                known.append(event)
-                if keys.get(fd) is not key:  # changed by another thread: modify() may have looked too early
+                known.append(event)  # first: a signal handler may raise before there is an answer
+                answers[event] = key, found
+                if keys.get(fd) is not key:
+                    # Changed by another thread: modify() may have looked too early, or into an older list.
+                    answers.pop(event, None)
                     self.forget_answers(fd)
         return ready
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import selectors
@@ -482,6 +483,32 @@ def test_kept_answers_when_a_number_too_high_is_added_during_a_wait_then_it_is_a
     for _ in range(2):
         assert len(in_set.select(None)) == MANY
     assert len(calls) == 1
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="PyPy asks select.epoll")
+def test_kept_answers_when_the_key_changes_while_one_is_noted_then_the_new_key(in_set, crowd):
+    """A thread modifies, or a signal handler, when the list of a descriptor's events has been fetched."""
+    a, strategy = crowd[5], in_set._strategy
+    in_set.modify(a, READ | WRITE, "both")
+    for _ in range(3):
+        in_set.select(0)
+    assert strategy._given[a.fileno()]
+    with contextlib.suppress(BlockingIOError):  # readable, and no longer writable: an event that is new
+        while True:
+            a.send(bytes(1 << 16), socket.MSG_DONTWAIT)
+
+    class Struck(dict):
+        def get(self, fd, default=None):
+            found = dict.get(self, fd, default)
+            if found and fd == a.fileno() and in_set.get_key(a).data == "both":
+                in_set.modify(a, READ | WRITE, "new")
+            return found
+
+    strategy._given = strategy._settled = Struck(strategy._given)
+    for _ in range(3):
+        found = in_set.select(0)
+    assert in_set.get_key(a) in [key for key, _ in found]
+    assert all(key is in_set.get_key(key.fileobj) for key, _ in found)
 
 
 def test_kept_answers_after_close_then_nothing_is_held(in_set, crowd):
