@@ -618,9 +618,11 @@ class EpollWait(Strategy):
         A descriptor that was closed in the meantime is silent, as in EpollSelector. Anything else is reported
         as ready from now on, as poll(2) does with regular files, so that whoever waits finds out.
         """
-        if code != errno.EBADF:
+        if code != errno.EBADF and fd in self.keys:
             self._refused.add(fd)
             self._settled = {}  # whoever is modified is no longer refused: change() does that
+            if fd not in self.keys:  # unregistered meanwhile, and nobody else would end it
+                self._refused.discard(fd)
 
     # -- waiting
 

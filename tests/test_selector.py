@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -777,3 +778,32 @@ def test_closed_by_a_signal_handler_while_it_waits_then_value_error_and_no_warni
     uring._strategy._epoll = Struck(uring._strategy._epoll)
     with pytest.raises(ValueError, match="closed while it waited"):
         uring.select(timeout)
+
+
+def struck_after(monkeypatch, target, name, strike):
+    """Let something happen when a method has been called for the first time."""
+    real, calls = getattr(target, name), []
+
+    def method(*arguments):
+        result = real(*arguments)
+        calls.append(arguments)
+        if len(calls) == 1:
+            strike()
+        return result
+
+    monkeypatch.setattr(target, name, method)
+
+
+def test_unregistered_while_its_modification_is_on_its_way_then_select_still_waits(
+    in_set, pair, monkeypatch
+):
+    """It was taken for a number that the kernel refuses: select() returned at once from then on."""
+    in_set.register(pair[0], READ)
+    in_set.register(pair[1], READ)
+    assert in_set.select(0) == []
+    in_set.modify(pair[0], READ | WRITE)
+    struck_after(monkeypatch, in_set._strategy, "_queue_changes", lambda: in_set.unregister(pair[0]))
+    assert in_set.select(0.001) == []
+    start = time.monotonic()
+    assert in_set.select(0.2) == []
+    assert time.monotonic() - start > 0.15
