@@ -888,10 +888,13 @@ class EpollWait(Strategy):
         pending = self._pending
         if len(sent) < _FEW:
             for fd, change in sent.items():
-                if pending.get(fd) == change:
-                    pending.pop(fd, None)
-                else:
-                    self._send_again(fd)
+                unchanged = False
+                try:
+                    # Seen when it has been taken off: another thread may change it just before.
+                    unchanged = pending.pop(fd, None) == change
+                finally:
+                    if not unchanged:
+                        self._send_again(fd)
             return {}
         # On one line, for a tracer is called for each.
         if _ONE_STEP and pending == sent and pending.clear() is None:  # type: ignore[func-returns-value]

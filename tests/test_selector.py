@@ -807,3 +807,39 @@ def test_unregistered_while_its_modification_is_on_its_way_then_select_still_wai
     start = time.monotonic()
     assert in_set.select(0.2) == []
     assert time.monotonic() - start > 0.15
+
+
+def test_changed_by_a_thread_just_before_the_older_change_is_taken_off_the_list_then_the_newer_wins(
+    in_set, pair
+):
+    a, b = pair
+    strategy, fd = in_set._strategy, a.fileno()
+    in_set.register(a, READ)
+    assert in_set.select(0) == []
+    b.send(b"x")
+    in_set.modify(a, 0)
+    strikes = []
+
+    class Struck(dict):
+        def strike(self):
+            if not strikes:
+                strikes.append(fd)
+                in_set._map[fd] = in_set._map[fd]._replace(events=READ)
+                self[fd] = 1  # what that thread does, until it looks for what it has to make at once
+
+        def get(self, number, default=None):
+            found = dict.get(self, number, default)
+            self.strike()
+            return found
+
+        def pop(self, number, default=None):
+            self.strike()
+            return dict.pop(self, number, default)
+
+    sent = strategy._queue_changes(in_set._map)
+    strategy.ring.submit()
+    strategy._pending = Struck(strategy._pending)
+    strategy._forget_sent(sent)
+    assert strikes
+    strategy._apply_now(fd)  # and there it goes on
+    assert in_set.select(1) == [(in_set.get_key(a), READ)]
