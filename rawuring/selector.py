@@ -480,6 +480,10 @@ class EpollWait(Strategy):
         self._direct = False
         self._lost = False
         self._strayed = False
+        #: What the wait that is going on sends, or has sent; None while that is being put together.
+        self._on_the_way: Changes | None = {}
+        #: A descriptor that is always ready: in the set it ends a wait. See _overtake.
+        self._waker = -1
         self._token = 0
         wish = fdmon.IoUringFDMon.WISH
         # Two at least: one for the wait, one for changes.
@@ -505,7 +509,7 @@ class EpollWait(Strategy):
 
     def _try_out(self) -> None:
         """Find out by trying whether this kernel knows the operations."""
-        r, w = os.pipe()
+        self._waker, w = os.pipe()  # a pipe that nobody can write to is ready
         try:
             key = SelectorKey(w, w, EVENT_WRITE, None)
             self._pending[w] = _OUT | _NEW
@@ -513,7 +517,6 @@ class EpollWait(Strategy):
                 raise OSError(errno.EIO, f"{self.name} does not report what is ready")
             self._forget(w)
         finally:
-            os.close(r)
             os.close(w)
 
     # -- changes
@@ -532,6 +535,7 @@ class EpollWait(Strategy):
             return
         self._epoll.register(fd, _MASK[key.events])
         self._given[fd] = None
+        self._overtake(fd)
 
     def change(self, key: SelectorKey, mask: int, known: bool) -> None:
         """Queue a modification; if the file object says that it was closed, let the kernel raise."""
@@ -551,6 +555,7 @@ class EpollWait(Strategy):
             except BaseException:
                 self.remove(key)
                 raise
+            self._overtake(fd)
             return
         self._pending[fd] = mask if given else mask | _NEW
         if self._waiting:
@@ -589,13 +594,26 @@ class EpollWait(Strategy):
             self.ring.fileno()
 
     def _apply_now(self, fd: int) -> None:
-        """Make one change without the ring."""
+        """Make one change without the ring, while a wait is going on that may be sending an older one."""
+        self._apply(fd)
+        self._overtake(fd)
+
+    def _apply(self, fd: int) -> None:
         change = self._pending.get(fd)
-        if change is not None:  # else another thread was faster
+        while change is not None:  # else another thread was faster
             self._given.setdefault(fd)
             self._control(fd, change)
             # Off the list only when it is done: a signal handler may raise at any moment.
             self._forget_sent({fd: change})
+            change = self._pending.get(fd)  # the newest, if another thread has made one meanwhile
+
+    def _overtake(self, fd: int) -> None:
+        """End the wait that is going on if it sends an older change: see _forget_sent. It goes on at once."""
+        if self._on_the_way is None or fd in self._on_the_way:
+            try:
+                self._epoll.register(self._waker, _IN)
+            except OSError:
+                return  # somebody has done so already
 
     def _control(self, fd: int, change: int) -> None:
         """Call epoll_ctl; what is there already is modified, and what is gone is added."""
@@ -632,7 +650,7 @@ class EpollWait(Strategy):
             # A signal handler, or another thread: epoll itself does not mind. Or, before CPython 3.11, what a
             # handler raised has struck before the end of a wait was noted.
             for fd in _snapshot(self._pending):
-                self._apply_now(fd)
+                self._apply(fd)
             return self._ask_epoll(timeout_ns, keys, alone=False)
         if self._refused:
             timeout_ns = 0
@@ -678,6 +696,8 @@ class EpollWait(Strategy):
                     ready.append((key, events))
             else:
                 self._stray(fd)
+        if timeout_ns is None and not ready and [fd for fd, _ in found] == [self._waker]:
+            return self._ask_epoll(timeout_ns, keys, alone)  # the wait that it was for had ended by then
         return self._with_refused(ready, keys) if self._refused else ready
 
     def _ask_for_many(self, timeout_ns: int | None, keys: Keys) -> Ready:
@@ -712,6 +732,8 @@ class EpollWait(Strategy):
                     # Changed by another thread: modify() may have looked too early, or into an older list.
                     answers.pop(event, None)
                     self.forget_answers(fd)
+        if timeout_ns is None and not ready and [_unpack(event)[1] for event in events] == [self._waker]:
+            return self._ask_epoll(timeout_ns, keys)  # as there
         return ready
 
     def _with_refused(self, ready: Ready, keys: Keys) -> Ready:
@@ -722,7 +744,7 @@ class EpollWait(Strategy):
     def _give_up_ring(self, error: OSError) -> None:
         """Make what is pending without the ring, for now or, if it was taken away, for good."""
         for fd in _snapshot(self._pending):
-            self._apply_now(fd)
+            self._apply(fd)
         if error.errno in fdmon.REFUSED + fdmon.GONE and not self._lost:
             if error.errno in fdmon.GONE:
                 self.ring.disown_fd()
@@ -758,7 +780,7 @@ class EpollWait(Strategy):
                 else:
                     ring.submit_and_wait(1, timeout_ns)
                 if sent:
-                    sent = self._forget_sent(sent)
+                    sent = self._on_the_way = self._forget_sent(sent)
                 ready = self._take_completions(keys)
                 if self._refused:
                     return self._with_refused(ready, keys)
@@ -772,6 +794,9 @@ class EpollWait(Strategy):
                     if timeout_ns <= 0:
                         return ready
         except BaseException:
+            for fd in self._on_the_way or ():
+                self._send_again(fd)  # another thread may have changed it, and this one have come last
+            self._on_the_way = {}
             self._drop_queued()
             raise
 
@@ -799,6 +824,7 @@ class EpollWait(Strategy):
         ring = self.ring
         if ring.sq.pending():
             self._drop_queued()  # left by an exception inside our own cleaning up
+        self._on_the_way = None
         changes = _snapshot(self._pending)
         masks = bytes(list(changes.values()))
         if not masks.isascii():  # _NEW is what is not ASCII
@@ -807,6 +833,7 @@ class EpollWait(Strategy):
                 changes = _snapshot(self._pending)
                 masks = bytes(list(changes.values()))
             self._given.update(dict.fromkeys(set(new) - self._given.keys()))
+        self._on_the_way = changes
         if len(changes) < min(_FEW, self._ctl.count + 1):
             words, step, at = self._ctl_words
             for i, (fd, change) in enumerate(changes.items()):
@@ -884,7 +911,11 @@ class EpollWait(Strategy):
         self._ctl_fds = words[at::step], sqes[2 + low :: 16], sqes[8 + low :: 16]
 
     def _forget_sent(self, sent: Changes) -> Changes:
-        """Take what was sent off the list, unless it has changed again; return an empty dictionary."""
+        """Take what was sent off the list, unless it has changed again; return an empty dictionary.
+
+        Then the newer change was made at once, by whoever made it, and the older may have come last: so the
+        newer is sent again. Whoever makes it ends our wait (_overtake), or we would sleep on the older one.
+        """
         pending = self._pending
         if len(sent) < _FEW:
             for fd, change in sent.items():
@@ -1005,7 +1036,7 @@ class EpollWait(Strategy):
         self._direct = True
         self._settled = {}
         for fd in _snapshot(self._pending):
-            self._apply_now(fd)
+            self._apply(fd)
         return self._epoll.fileno()
 
     def close(self) -> None:
@@ -1022,11 +1053,17 @@ class EpollWait(Strategy):
                     raise
             finally:
                 if self.ring.closed:  # not refused
-                    self._epoll.close()
+                    self._close_set()
         self._pending.clear()
         self._answers.clear()
         self._given.clear()
+        self._close_set()
+
+    def _close_set(self) -> None:
         self._epoll.close()
+        waker, self._waker = self._waker, -1
+        if waker >= 0:
+            os.close(waker)
 
 
 class _EventReader:

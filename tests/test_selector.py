@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import queue
 import selectors
 import socket
 import struct
@@ -843,3 +844,122 @@ def test_changed_by_a_thread_just_before_the_older_change_is_taken_off_the_list_
     assert strikes
     strategy._apply_now(fd)  # and there it goes on
     assert in_set.select(1) == [(in_set.get_key(a), READ)]
+
+
+def in_a_thread(function, *arguments):
+    thread = threading.Thread(target=function, args=arguments)
+    thread.start()
+    thread.join()
+
+
+@pytest.mark.parametrize("entries", [2, 16, 1024])
+@pytest.mark.parametrize("count", [1, 40])
+def test_changed_by_a_thread_while_an_older_change_is_on_its_way_then_the_wait_ends(
+    in_set, monkeypatch, entries, count
+):
+    """The older one came last, and select() slept on it."""
+    pairs = [socket.socketpair() for _ in range(count)]
+    a, b = pairs[0]
+    with IoUringSelector(in_set.backend, fallback=False, entries=entries) as sel:
+        for one, _ in pairs:
+            sel.register(one, READ)
+        assert sel.select(0) == []
+        for one, _ in pairs:
+            sel.modify(one, 0)
+
+        def resume():
+            in_a_thread(sel.modify, a, READ)
+
+        strategy = sel._strategy
+        if count > 1:
+            struck_after(monkeypatch, strategy.ring, "push", resume)  # the first block, maybe of several
+        else:
+            struck_after(monkeypatch, strategy, "_queue_changes", resume)
+        timer = threading.Timer(0.1, b.send, (b"x",))
+        timer.start()
+        assert sel.select(5) == [(sel.get_key(a), READ)]
+        timer.join()
+        a.recv(1)
+        assert sel.select(0.001) == []
+    for pair in pairs:
+        for sock in pair:
+            sock.close()
+
+
+def test_number_registered_anew_by_a_thread_while_an_older_change_is_on_its_way_then_the_wait_ends(
+    in_set, pair, monkeypatch
+):
+    a, b = pair
+    in_set.trusting = False
+    in_set.register(a.fileno(), READ)
+    assert in_set.select(0) == []
+    in_set.modify(a.fileno(), 0)
+
+    def again():
+        in_set.unregister(a.fileno())
+        in_set.register(a.fileno(), READ)
+
+    struck_after(monkeypatch, in_set._strategy, "_queue_changes", lambda: in_a_thread(again))
+    timer = threading.Timer(0.1, b.send, (b"x",))
+    timer.start()
+    assert in_set.select(5) == [(in_set.get_key(a), READ)]
+    timer.join()
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_woken_when_the_wait_had_ended_then_the_next_one_waits_all_the_same(in_set, pair, many):
+    in_set.register(pair[0], READ)
+    assert in_set.select(0) == []
+    in_set._strategy._on_the_way = None
+    in_set._strategy._overtake(pair[0].fileno())
+    in_set._strategy._on_the_way = {}
+    in_set._strategy._found = MANY if many else 0
+    timer = threading.Timer(0.1, pair[1].send, (b"x",))
+    timer.start()
+    assert in_set.select(None) == [(in_set.get_key(pair[0]), READ)]
+    timer.join()
+
+
+def test_signal_handler_raises_after_a_thread_has_changed_what_was_on_its_way_then_the_newer_wins(
+    in_set, pair, monkeypatch
+):
+    a, b = pair
+    in_set.register(a, READ)
+    assert in_set.select(0) == []
+    in_set.modify(a, 0)
+    struck_after(monkeypatch, in_set._strategy, "_queue_changes", lambda: in_a_thread(in_set.modify, a, READ))
+
+    def leave():
+        raise KeyboardInterrupt
+
+    struck_after(monkeypatch, in_set._strategy.ring, "submit_and_wait", leave)
+    with pytest.raises(KeyboardInterrupt):
+        in_set.select(1)
+    b.send(b"x")
+    assert in_set.select(1) == [(in_set.get_key(a), READ)]
+    assert in_set.select(1) == [(in_set.get_key(a), READ)]
+
+
+def test_paused_and_resumed_by_another_thread_then_every_event_comes(in_set, pair):
+    """The loop pauses a socket and hands it on; the other thread resumes it while the loop goes to wait."""
+    a, b = pair
+    paused: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    def work():
+        while paused.get():
+            in_set.modify(a, READ)
+            b.send(b"x")
+
+    in_set.register(a, READ)
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        b.send(b"x")
+        for _ in range(200):
+            assert in_set.select(10) == [(in_set.get_key(a), READ)]
+            a.recv(1)
+            in_set.modify(a, 0)
+            paused.put(True)
+    finally:
+        paused.put(False)
+        thread.join()
