@@ -533,7 +533,10 @@ class EpollWait(Strategy):
             if self._waiting:
                 self._apply_now(fd)
             return
-        self._epoll.register(fd, _MASK[key.events])
+        try:
+            self._epoll.register(fd, _MASK[key.events])
+        except FileExistsError:  # by an addition that was on its way when the number was unregistered
+            self._epoll.modify(fd, _MASK[key.events])
         self._given[fd] = None
         self._overtake(fd)
 

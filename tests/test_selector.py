@@ -963,3 +963,16 @@ def test_paused_and_resumed_by_another_thread_then_every_event_comes(in_set, pai
     finally:
         paused.put(False)
         thread.join()
+
+
+def test_number_registered_anew_after_its_addition_was_on_its_way_then_watched(in_set, pair, monkeypatch):
+    """The addition came after unregister(), and register() said that the file exists."""
+    a, b = pair
+    in_set.register(b, READ)
+    assert in_set.select(0) == []
+    in_set.register(a, READ)
+    struck_after(monkeypatch, in_set._strategy, "_queue_changes", lambda: in_set.unregister(a))
+    assert in_set.select(0.001) == []
+    in_set.trusting = False
+    key = in_set.register(a.fileno(), WRITE)
+    assert in_set.select(1) == [(key, WRITE)]
