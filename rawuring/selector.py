@@ -651,7 +651,9 @@ class EpollWait(Strategy):
         """Send all changes and wait, in one system call."""
         if self._waiting:
             # A signal handler, or another thread: epoll itself does not mind. Or, before CPython 3.11, what a
-            # handler raised has struck before the end of a wait was noted.
+            # handler raised has struck before the end of a wait was noted. Or the parent's thread.
+            if self.ring.closed:
+                self._check_ring()
             for fd in _snapshot(self._pending):
                 self._apply(fd)
             return self._ask_epoll(timeout_ns, keys, alone=False)

@@ -21,6 +21,7 @@ import pytest
 from test_probe import FILTER
 
 from rawuring import rings, selector as module, syscalls
+from rawuring.rings import ForkedRing
 from rawuring.selector import STRATEGIES, IoUringSelector
 from rawuring.syscalls import Unavailable
 
@@ -976,3 +977,20 @@ def test_number_registered_anew_after_its_addition_was_on_its_way_then_watched(i
     in_set.trusting = False
     key = in_set.register(a.fileno(), WRITE)
     assert in_set.select(1) == [(key, WRITE)]
+
+
+def test_forked_while_a_thread_waits_then_the_child_is_refused(in_set, pair):
+    """The child has not that thread, and its select() went to the parent's set."""
+    in_set.register(pair[0], READ)
+    in_set._strategy._waiting = True  # what the child inherits
+    in_set.modify(pair[0], WRITE)
+    pid = os.fork()
+    if not pid:
+        try:
+            in_set.select(0)
+        except ForkedRing:
+            os._exit(7)
+        finally:
+            os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 7 << 8
+    in_set._strategy._waiting = False
