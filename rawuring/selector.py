@@ -239,6 +239,8 @@ class IoUringSelector(selectors.BaseSelector):
             if noted:
                 # What change() would do, without its frame.
                 strategy._pending[fd] = mask
+                if not _ONE_STEP and self._map.get(fd) is not changed:
+                    strategy._note_newest(fd)
                 if strategy._waiting:
                     strategy._apply_now(fd)
             else:
@@ -394,6 +396,7 @@ class Strategy:
     _pending: Changes
     _waiting: bool
     _apply_now: Callable[[int], None]
+    _note_newest: Callable[[int], None]
 
     def add(self, key: SelectorKey, known: bool) -> None:
         """Start to watch.
@@ -561,8 +564,15 @@ class EpollWait(Strategy):
             self._overtake(fd)
             return
         self._pending[fd] = mask if given else mask | _NEW
+        if self.keys.get(fd) is not key:
+            self._note_newest(fd)
         if self._waiting:
             self._apply_now(fd)
+
+    def _note_newest(self, fd: int) -> None:
+        """Replace a note: a signal handler or another thread has made a change since the look-up for it."""
+        self._pending.pop(fd, None)
+        self._send_again(fd)
 
     def remove(self, key: SelectorKey) -> None:
         """Take a descriptor out of the set at once: its number may be another file's soon."""

@@ -994,3 +994,31 @@ def test_forked_while_a_thread_waits_then_the_child_is_refused(in_set, pair):
             os._exit(1)
     assert os.waitpid(pid, 0)[1] == 7 << 8
     in_set._strategy._waiting = False
+
+
+@pytest.mark.parametrize("one_step", [True, False])
+def test_modified_by_a_signal_handler_inside_modify_then_kernel_and_key_agree(
+    in_set, pair, monkeypatch, one_step
+):
+    a, b = pair
+    strategy = in_set._strategy
+    b.send(b"x")
+    in_set.register(a, READ)
+    assert in_set.select(0) == [(in_set.get_key(a), READ)]
+    if one_step:
+        struck_after(monkeypatch, strategy, "forget_answers", lambda: in_set.modify(a, READ))
+        strategy._settled = {}  # so that modify() leaves it to change()
+    else:
+        monkeypatch.setattr(module, "_ONE_STEP", False)
+
+        class Struck(dict):
+            def __getitem__(self, fd):
+                strategy._settled = strategy._given
+                in_set.modify(a, READ)
+                return dict.__getitem__(self, fd)
+
+        strategy._settled = Struck(strategy._given)
+    in_set.modify(a, 0)
+    key = in_set.get_key(a)
+    assert in_set.select(0.1) == ([(key, READ)] if key.events else [])
+    assert key.events == READ
