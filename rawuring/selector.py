@@ -826,6 +826,7 @@ class EpollWait(Strategy):
         if self._token in self._inflight.entries:
             self._inflight.cancel(self._token)
             self._prepare_wait(self._capacity)
+            self.ring.submit()  # before _queue_changes, which drops what it finds
 
     def _queue_changes(self, keys: Keys) -> Changes:
         """Turn pending changes into requests, sending what does not fit beforehand.

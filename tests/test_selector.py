@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -1022,3 +1023,15 @@ def test_modified_by_a_signal_handler_inside_modify_then_kernel_and_key_agree(
     key = in_set.get_key(a)
     assert in_set.select(0.1) == ([(key, READ)] if key.events else [])
     assert key.events == READ
+
+
+def test_selected_by_threads_in_turn_with_changes_then_old_requests_end(in_set, pair):
+    """Their cancellation was dropped with what an exception would have left in the queue."""
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as two:
+        in_set.register(pair[0], READ)
+        for turn in range(40):
+            in_set.modify(pair[0], READ, turn)
+            in_set.modify(pair[0], 0)
+            in_set.modify(pair[0], READ)
+            assert (one, two)[turn % 2].submit(in_set.select, 0.001).result() == []
+        assert len(in_set._strategy._inflight) <= 3
