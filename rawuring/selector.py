@@ -536,6 +536,7 @@ class EpollWait(Strategy):
             if self._waiting:
                 self._apply_now(fd)
             return
+        self._pending.pop(fd, None)  # left when a signal handler raised in unregister()
         try:
             self._epoll.register(fd, _MASK[key.events])
         except FileExistsError:  # by an addition that was on its way when the number was unregistered

@@ -1035,3 +1035,24 @@ def test_selected_by_threads_in_turn_with_changes_then_old_requests_end(in_set, 
             in_set.modify(pair[0], READ)
             assert (one, two)[turn % 2].submit(in_set.select, 0.001).result() == []
         assert len(in_set._strategy._inflight) <= 3
+
+
+def test_number_registered_anew_after_unregister_was_interrupted_then_no_old_change_is_sent(
+    in_set, pair, monkeypatch
+):
+    a, b = pair
+    in_set.trusting = False
+    in_set.register(a.fileno(), READ)
+    in_set.modify(a.fileno(), 0)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(in_set._strategy, "remove", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            in_set.unregister(a.fileno())
+    key = in_set.register(a.fileno(), READ)
+    b.send(b"x")
+    for _ in range(2):
+        assert in_set.select(1) == [(key, READ)]
