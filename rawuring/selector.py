@@ -1230,7 +1230,12 @@ class PollAdd(Strategy):
             mode = os.fstat(key.fd).st_mode
             if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
                 raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
-        self._nodes[key.fd] = self._monitor.add(key.fd, _MASK[key.events])
+        old = self._nodes.get(key.fd)
+        if old is not None and not old.deleted:  # left when a signal handler raised in unregister()
+            self._monitor.release(old)
+        # Known here before the monitor has it: a signal handler may raise, and nobody could end it.
+        self._nodes[key.fd] = node = fdmon.AioHandler(key.fd, _MASK[key.events])
+        self._monitor.update(None, node)
         self._monitor.wake_waiter()
 
     def change(self, key: SelectorKey, mask: int, known: bool) -> None:
@@ -1241,15 +1246,19 @@ class PollAdd(Strategy):
             os.fstat(key.fd)
         old = self._nodes[key.fd]
         new = fdmon.AioHandler(key.fd, mask)
-        self._monitor.update(None if old.deleted else old, new)
-        self._nodes[key.fd] = new
+        try:
+            self._monitor.update(None if old.deleted else old, new)
+        finally:
+            if old.deleted:  # also when a signal handler has raised since
+                self._nodes[key.fd] = new
         self._monitor.wake_waiter()
 
     def remove(self, key: SelectorKey) -> None:
         """End the poll, so that the file is free."""
-        node = self._nodes.pop(key.fd)
+        node = self._nodes[key.fd]
         if not node.deleted:
             self._monitor.release(node)
+        self._nodes.pop(key.fd, None)  # last, as in add()
 
     def wait(self, timeout_ns: int | None, keys: Keys) -> Ready:
         """Wait in the monitor; a closed descriptor is silent, as in EpollSelector."""

@@ -622,6 +622,42 @@ def test_signal_handler_raises_at_any_moment_in_a_change_then_no_answer_is_out_o
     assert at > 4
 
 
+@needs_ring
+@needs_few_moments
+@pytest.mark.unwatched("debug mode makes calls of its own in between")
+@pytest.mark.parametrize("change", ["register", "unregister", "modify"])
+def test_signal_handler_raises_at_any_moment_in_a_change_then_no_poll_is_left_over(change):
+    """It answered for whatever had the number next."""
+    struck, at = [0], 0
+    while struck:
+        (a, b), (c, d) = socket.socketpair(), socket.socketpair()
+        with selector.IoUringSelector("io_uring:poll_add") as sel, a, b, c, d:
+            if change != "register":
+                sel.register(a, selector.EVENT_READ)
+                assert sel.select(0) == []
+            with strike(at) as struck:
+                if change == "register":
+                    sel.register(a, selector.EVENT_READ)
+                elif change == "unregister":
+                    sel.unregister(a)
+                else:
+                    sel.modify(a, selector.EVENT_WRITE | selector.EVENT_READ)
+            b.send(b"x")  # to the old file, which a poll would hold
+            sel.select(0)
+            if a in sel.get_map():
+                sel.unregister(a)
+            os.dup2(c.fileno(), a.fileno())
+            key = sel.register(a, selector.EVENT_READ)
+            for _ in range(2):
+                assert sel.select(0) == [], struck
+            d.send(b"x")
+            for _ in range(2):
+                assert sel.select(1) == [(key, selector.EVENT_READ)], struck
+        at += 1
+        figures["signals"] += 1
+    assert at > 4
+
+
 class Clock:
     """A monotonic clock that somebody sets."""
 
