@@ -623,7 +623,8 @@ class EpollWait(Strategy):
 
     def _overtake(self, fd: int) -> None:
         """End the wait that is going on if it sends an older change: see _forget_sent. It goes on at once."""
-        if self._on_the_way is None or fd in self._on_the_way:
+        on_the_way = self._on_the_way  # once: the wait goes on
+        if on_the_way is None or fd in on_the_way:
             try:
                 self._epoll.register(self._waker, _IN)
             except OSError:

@@ -1056,3 +1056,22 @@ def test_number_registered_anew_after_unregister_was_interrupted_then_no_old_cha
     b.send(b"x")
     for _ in range(2):
         assert in_set.select(1) == [(key, READ)]
+
+
+def test_wait_goes_on_while_a_thread_looks_what_it_sends_then_one_look_counts(in_set, pair):
+    in_set.register(pair[0], READ)
+    assert in_set.select(0) == []
+    strategy = in_set._strategy
+    looks = [{}]
+
+    class Hurried(type(strategy)):
+        @property
+        def _on_the_way(self):
+            return looks.pop() if looks else None
+
+    usual, strategy.__class__ = type(strategy), Hurried
+    try:
+        strategy._overtake(pair[0].fileno())
+    finally:
+        strategy.__class__ = usual
+    assert strategy._epoll.poll(0) == []
