@@ -656,6 +656,8 @@ class IoUringFDMon(FDMon):
         """Send all changes, so that the ring's descriptor shows what becomes ready."""
         self.fill_sq_ring()
         self._submit()
+        if self._early:  # taken out to make room: the descriptor no longer shows it
+            self.notify()
 
     def _wait(self, timeout_ns: int | None) -> list[Event]:
         ring = self.ring
@@ -674,7 +676,7 @@ class IoUringFDMon(FDMon):
                 ring.submit_and_wait(1, timeout_ns)
             elif not self.try_poll_mode(timeout_ns):
                 left = None if deadline is None else max(1, deadline - time.monotonic_ns())
-                ring.submit_and_wait(1, left)
+                ring.submit_and_wait(0 if self._early else 1, left)
             events: list[Event] = []
             self.process_cq_ring(events)
             if any(event[1] & ~_EXACT for event in events):

@@ -185,10 +185,16 @@ class IoUringSelector(selectors.BaseSelector):
         Mirrors: CPython selectors.EpollSelector.unregister
         """
         try:
-            key = self._map.pop(self._view.fd_of(fileobj))
+            fd = self._view.fd_of(fileobj)
+            key = self._map[fd]
         except KeyError:
             raise KeyError(f"{fileobj!r} is not registered") from None
-        self._strategy.remove(key)
+        try:
+            del self._map[fd]
+            self._strategy.remove(key)
+        except BaseException:
+            self._strategy.forget_answers(fd)  # a signal handler has raised, maybe before that was done
+            raise
         return key
 
     def modify(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
@@ -214,8 +220,12 @@ class IoUringSelector(selectors.BaseSelector):
         if events == key[2]:
             if data != key.data:
                 key = key._replace(data=data)
-                self._map[key.fd] = key
-                self._strategy.forget_answers(key.fd)
+                try:
+                    self._map[key.fd] = key
+                    self._strategy.forget_answers(key.fd)
+                except BaseException:
+                    self._strategy.forget_answers(key.fd)  # as in unregister()
+                    raise
             return key
         mask = _MASK[events]  # a TypeError, before anything has changed
         fd, strategy = key[1], self._strategy
@@ -229,12 +239,15 @@ class IoUringSelector(selectors.BaseSelector):
             if noted:
                 # What change() would do, without its frame.
                 strategy._pending[fd] = mask
+                if not _ONE_STEP and self._map.get(fd) is not changed:
+                    strategy._note_newest(fd)
                 if strategy._waiting:
                     strategy._apply_now(fd)
             else:
                 strategy.change(changed, mask, known or _is_open(key.fileobj))
         except BaseException:
             self._map.pop(fd, None)
+            strategy.forget_answers(fd)  # as in unregister()
             raise
         return changed
 
@@ -383,6 +396,7 @@ class Strategy:
     _pending: Changes
     _waiting: bool
     _apply_now: Callable[[int], None]
+    _note_newest: Callable[[int], None]
 
     def add(self, key: SelectorKey, known: bool) -> None:
         """Start to watch.
@@ -469,6 +483,10 @@ class EpollWait(Strategy):
         self._direct = False
         self._lost = False
         self._strayed = False
+        #: What the wait that is going on sends, or has sent; None while that is being put together.
+        self._on_the_way: Changes | None = {}
+        #: A descriptor that is always ready: in the set it ends a wait. See _overtake.
+        self._waker = -1
         self._token = 0
         wish = fdmon.IoUringFDMon.WISH
         # Two at least: one for the wait, one for changes.
@@ -494,7 +512,7 @@ class EpollWait(Strategy):
 
     def _try_out(self) -> None:
         """Find out by trying whether this kernel knows the operations."""
-        r, w = os.pipe()
+        self._waker, w = os.pipe()  # a pipe that nobody can write to is ready
         try:
             key = SelectorKey(w, w, EVENT_WRITE, None)
             self._pending[w] = _OUT | _NEW
@@ -502,7 +520,6 @@ class EpollWait(Strategy):
                 raise OSError(errno.EIO, f"{self.name} does not report what is ready")
             self._forget(w)
         finally:
-            os.close(r)
             os.close(w)
 
     # -- changes
@@ -519,8 +536,13 @@ class EpollWait(Strategy):
             if self._waiting:
                 self._apply_now(fd)
             return
-        self._epoll.register(fd, _MASK[key.events])
+        self._pending.pop(fd, None)  # left when a signal handler raised in unregister()
+        try:
+            self._epoll.register(fd, _MASK[key.events])
+        except FileExistsError:  # by an addition that was on its way when the number was unregistered
+            self._epoll.modify(fd, _MASK[key.events])
         self._given[fd] = None
+        self._overtake(fd)
 
     def change(self, key: SelectorKey, mask: int, known: bool) -> None:
         """Queue a modification; if the file object says that it was closed, let the kernel raise."""
@@ -540,10 +562,18 @@ class EpollWait(Strategy):
             except BaseException:
                 self.remove(key)
                 raise
+            self._overtake(fd)
             return
         self._pending[fd] = mask if given else mask | _NEW
+        if self.keys.get(fd) is not key:
+            self._note_newest(fd)
         if self._waiting:
             self._apply_now(fd)
+
+    def _note_newest(self, fd: int) -> None:
+        """Replace a note: a signal handler or another thread has made a change since the look-up for it."""
+        self._pending.pop(fd, None)
+        self._send_again(fd)
 
     def remove(self, key: SelectorKey) -> None:
         """Take a descriptor out of the set at once: its number may be another file's soon."""
@@ -568,9 +598,9 @@ class EpollWait(Strategy):
         """
         events = self._given.get(fd)
         if events:
-            self._given[fd] = None
             for event in events:
                 self._answers.pop(event, None)
+            self._given[fd] = None  # last: what a signal handler has interrupted is done again
 
     def _check_ring(self) -> None:
         # In a forked child the set is still the parent's, and would be changed there.
@@ -578,13 +608,27 @@ class EpollWait(Strategy):
             self.ring.fileno()
 
     def _apply_now(self, fd: int) -> None:
-        """Make one change without the ring."""
+        """Make one change without the ring, while a wait is going on that may be sending an older one."""
+        self._apply(fd)
+        self._overtake(fd)
+
+    def _apply(self, fd: int) -> None:
         change = self._pending.get(fd)
-        if change is not None:  # else another thread was faster
+        while change is not None:  # else another thread was faster
             self._given.setdefault(fd)
             self._control(fd, change)
             # Off the list only when it is done: a signal handler may raise at any moment.
             self._forget_sent({fd: change})
+            change = self._pending.get(fd)  # the newest, if another thread has made one meanwhile
+
+    def _overtake(self, fd: int) -> None:
+        """End the wait that is going on if it sends an older change: see _forget_sent. It goes on at once."""
+        on_the_way = self._on_the_way  # once: the wait goes on
+        if on_the_way is None or fd in on_the_way:
+            try:
+                self._epoll.register(self._waker, _IN)
+            except OSError:
+                return  # somebody has done so already
 
     def _control(self, fd: int, change: int) -> None:
         """Call epoll_ctl; what is there already is modified, and what is gone is added."""
@@ -607,9 +651,11 @@ class EpollWait(Strategy):
         A descriptor that was closed in the meantime is silent, as in EpollSelector. Anything else is reported
         as ready from now on, as poll(2) does with regular files, so that whoever waits finds out.
         """
-        if code != errno.EBADF:
+        if code != errno.EBADF and fd in self.keys:
             self._refused.add(fd)
             self._settled = {}  # whoever is modified is no longer refused: change() does that
+            if fd not in self.keys:  # unregistered meanwhile, and nobody else would end it
+                self._refused.discard(fd)
 
     # -- waiting
 
@@ -617,9 +663,11 @@ class EpollWait(Strategy):
         """Send all changes and wait, in one system call."""
         if self._waiting:
             # A signal handler, or another thread: epoll itself does not mind. Or, before CPython 3.11, what a
-            # handler raised has struck before the end of a wait was noted.
+            # handler raised has struck before the end of a wait was noted. Or the parent's thread.
+            if self.ring.closed:
+                self._check_ring()
             for fd in _snapshot(self._pending):
-                self._apply_now(fd)
+                self._apply(fd)
             return self._ask_epoll(timeout_ns, keys, alone=False)
         if self._refused:
             timeout_ns = 0
@@ -665,6 +713,8 @@ class EpollWait(Strategy):
                     ready.append((key, events))
             else:
                 self._stray(fd)
+        if timeout_ns is None and not ready and [fd for fd, _ in found] == [self._waker]:
+            return self._ask_epoll(timeout_ns, keys, alone)  # the wait that it was for had ended by then
         return self._with_refused(ready, keys) if self._refused else ready
 
     def _ask_for_many(self, timeout_ns: int | None, keys: Keys) -> Ready:
@@ -690,13 +740,17 @@ class EpollWait(Strategy):
             found = _EVENTS[mask & 31] & key.events
             if found:
                 ready.append((key, found))
-                answers[event] = key, found
                 known = self._given.get(fd)
                 if known is None:
                     known = self._given[fd] = []
-                known.append(event)
-                if keys.get(fd) is not key:  # changed by another thread: modify() may have looked too early
+                known.append(event)  # first: a signal handler may raise before there is an answer
+                answers[event] = key, found
+                if keys.get(fd) is not key:
+                    # Changed by another thread: modify() may have looked too early, or into an older list.
+                    answers.pop(event, None)
                     self.forget_answers(fd)
+        if timeout_ns is None and not ready and [_unpack(event)[1] for event in events] == [self._waker]:
+            return self._ask_epoll(timeout_ns, keys)  # as there
         return ready
 
     def _with_refused(self, ready: Ready, keys: Keys) -> Ready:
@@ -707,7 +761,7 @@ class EpollWait(Strategy):
     def _give_up_ring(self, error: OSError) -> None:
         """Make what is pending without the ring, for now or, if it was taken away, for good."""
         for fd in _snapshot(self._pending):
-            self._apply_now(fd)
+            self._apply(fd)
         if error.errno in fdmon.REFUSED + fdmon.GONE and not self._lost:
             if error.errno in fdmon.GONE:
                 self.ring.disown_fd()
@@ -743,7 +797,7 @@ class EpollWait(Strategy):
                 else:
                     ring.submit_and_wait(1, timeout_ns)
                 if sent:
-                    sent = self._forget_sent(sent)
+                    sent = self._on_the_way = self._forget_sent(sent)
                 ready = self._take_completions(keys)
                 if self._refused:
                     return self._with_refused(ready, keys)
@@ -757,6 +811,9 @@ class EpollWait(Strategy):
                     if timeout_ns <= 0:
                         return ready
         except BaseException:
+            for fd in self._on_the_way or ():
+                self._send_again(fd)  # another thread may have changed it, and this one have come last
+            self._on_the_way = {}
             self._drop_queued()
             raise
 
@@ -771,6 +828,7 @@ class EpollWait(Strategy):
         if self._token in self._inflight.entries:
             self._inflight.cancel(self._token)
             self._prepare_wait(self._capacity)
+            self.ring.submit()  # before _queue_changes, which drops what it finds
 
     def _queue_changes(self, keys: Keys) -> Changes:
         """Turn pending changes into requests, sending what does not fit beforehand.
@@ -784,6 +842,7 @@ class EpollWait(Strategy):
         ring = self.ring
         if ring.sq.pending():
             self._drop_queued()  # left by an exception inside our own cleaning up
+        self._on_the_way = None
         changes = _snapshot(self._pending)
         masks = bytes(list(changes.values()))
         if not masks.isascii():  # _NEW is what is not ASCII
@@ -792,6 +851,7 @@ class EpollWait(Strategy):
                 changes = _snapshot(self._pending)
                 masks = bytes(list(changes.values()))
             self._given.update(dict.fromkeys(set(new) - self._given.keys()))
+        self._on_the_way = changes
         if len(changes) < min(_FEW, self._ctl.count + 1):
             words, step, at = self._ctl_words
             for i, (fd, change) in enumerate(changes.items()):
@@ -869,14 +929,21 @@ class EpollWait(Strategy):
         self._ctl_fds = words[at::step], sqes[2 + low :: 16], sqes[8 + low :: 16]
 
     def _forget_sent(self, sent: Changes) -> Changes:
-        """Take what was sent off the list, unless it has changed again; return an empty dictionary."""
+        """Take what was sent off the list, unless it has changed again; return an empty dictionary.
+
+        Then the newer change was made at once, by whoever made it, and the older may have come last: so the
+        newer is sent again. Whoever makes it ends our wait (_overtake), or we would sleep on the older one.
+        """
         pending = self._pending
         if len(sent) < _FEW:
             for fd, change in sent.items():
-                if pending.get(fd) == change:
-                    pending.pop(fd, None)
-                else:
-                    self._send_again(fd)
+                unchanged = False
+                try:
+                    # Seen when it has been taken off: another thread may change it just before.
+                    unchanged = pending.pop(fd, None) == change
+                finally:
+                    if not unchanged:
+                        self._send_again(fd)
             return {}
         # On one line, for a tracer is called for each.
         if _ONE_STEP and pending == sent and pending.clear() is None:  # type: ignore[func-returns-value]
@@ -987,7 +1054,7 @@ class EpollWait(Strategy):
         self._direct = True
         self._settled = {}
         for fd in _snapshot(self._pending):
-            self._apply_now(fd)
+            self._apply(fd)
         return self._epoll.fileno()
 
     def close(self) -> None:
@@ -1004,11 +1071,17 @@ class EpollWait(Strategy):
                     raise
             finally:
                 if self.ring.closed:  # not refused
-                    self._epoll.close()
+                    self._close_set()
         self._pending.clear()
         self._answers.clear()
         self._given.clear()
+        self._close_set()
+
+    def _close_set(self) -> None:
         self._epoll.close()
+        waker, self._waker = self._waker, -1
+        if waker >= 0:
+            os.close(waker)
 
 
 class _EventReader:
@@ -1158,7 +1231,12 @@ class PollAdd(Strategy):
             mode = os.fstat(key.fd).st_mode
             if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
                 raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
-        self._nodes[key.fd] = self._monitor.add(key.fd, _MASK[key.events])
+        old = self._nodes.get(key.fd)
+        if old is not None and not old.deleted:  # left when a signal handler raised in unregister()
+            self._monitor.release(old)
+        # Known here before the monitor has it: a signal handler may raise, and nobody could end it.
+        self._nodes[key.fd] = node = fdmon.AioHandler(key.fd, _MASK[key.events])
+        self._monitor.update(None, node)
         self._monitor.wake_waiter()
 
     def change(self, key: SelectorKey, mask: int, known: bool) -> None:
@@ -1169,15 +1247,19 @@ class PollAdd(Strategy):
             os.fstat(key.fd)
         old = self._nodes[key.fd]
         new = fdmon.AioHandler(key.fd, mask)
-        self._monitor.update(None if old.deleted else old, new)
-        self._nodes[key.fd] = new
+        try:
+            self._monitor.update(None if old.deleted else old, new)
+        finally:
+            if old.deleted:  # also when a signal handler has raised since
+                self._nodes[key.fd] = new
         self._monitor.wake_waiter()
 
     def remove(self, key: SelectorKey) -> None:
         """End the poll, so that the file is free."""
-        node = self._nodes.pop(key.fd)
+        node = self._nodes[key.fd]
         if not node.deleted:
             self._monitor.release(node)
+        self._nodes.pop(key.fd, None)  # last, as in add()
 
     def wait(self, timeout_ns: int | None, keys: Keys) -> Ready:
         """Wait in the monitor; a closed descriptor is silent, as in EpollSelector."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -504,3 +506,53 @@ def test_requests_of_others_then_still_alive_after_the_monitor_is_destroyed_in_o
     assert mon.wait(0) == []
     mon.destroy()
     assert done == [-errno.ECANCELED]
+
+
+def test_completions_taken_out_to_make_room_before_polling_then_the_wait_ends():
+    with IoUringFDMon(4, poll_max_ns=1) as monitor:
+        r, w = os.pipe()
+        try:
+            monitor.wait(0)
+            monitor.poll_ns = 1
+            node = monitor.add(r, POLLIN)
+            os.write(w, b"x")
+            real = monitor._submit
+
+            def submit() -> None:  # as when the kernel has no memory for more
+                real()
+                monitor.ring.reap_into(monitor._early)
+
+            monitor._submit = submit
+            start = time.monotonic()
+            assert monitor.wait(2_000_000_000) == [(node, POLLIN)]
+            assert time.monotonic() - start < 1
+        finally:
+            os.close(r)
+            os.close(w)
+
+
+def test_nested_and_completions_taken_out_to_make_room_then_its_descriptor_shows_it():
+    with IoUringFDMon(4) as monitor:
+        r, w = os.pipe()
+        try:
+            outer = select.poll()
+            outer.register(monitor.fileno(), POLLIN)
+            node = monitor.add(r, POLLIN)
+            os.write(w, b"x")
+            real = monitor._submit
+
+            def submit() -> None:
+                real()
+                monitor.ring.reap_into(monitor._early)
+
+            monitor._submit = submit
+            assert monitor.wait(0) == [(node, POLLIN)]
+            monitor._submit = real
+            assert outer.poll(2000)
+            found = []
+            while not found and outer.poll(2000):
+                found = monitor.wait(0)
+            assert found == [(node, POLLIN)]
+        finally:
+            os.close(r)
+            os.close(w)

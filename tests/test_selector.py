@@ -3,21 +3,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import queue
 import selectors
 import socket
 import struct
 import subprocess
 import sys
 import threading
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from test_probe import FILTER
 
 from rawuring import rings, selector as module, syscalls
+from rawuring.rings import ForkedRing
 from rawuring.selector import STRATEGIES, IoUringSelector
 from rawuring.syscalls import Unavailable
 
@@ -484,6 +489,32 @@ def test_kept_answers_when_a_number_too_high_is_added_during_a_wait_then_it_is_a
     assert len(calls) == 1
 
 
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="PyPy asks select.epoll")
+def test_kept_answers_when_the_key_changes_while_one_is_noted_then_the_new_key(in_set, crowd):
+    """A thread modifies, or a signal handler, when the list of a descriptor's events has been fetched."""
+    a, strategy = crowd[5], in_set._strategy
+    in_set.modify(a, READ | WRITE, "both")
+    for _ in range(3):
+        in_set.select(0)
+    assert strategy._given[a.fileno()]
+    with contextlib.suppress(BlockingIOError):  # readable, and no longer writable: an event that is new
+        while True:
+            a.send(bytes(1 << 16), socket.MSG_DONTWAIT)
+
+    class Struck(dict):
+        def get(self, fd, default=None):
+            found = dict.get(self, fd, default)
+            if found and fd == a.fileno() and in_set.get_key(a).data == "both":
+                in_set.modify(a, READ | WRITE, "new")
+            return found
+
+    strategy._given = strategy._settled = Struck(strategy._given)
+    for _ in range(3):
+        found = in_set.select(0)
+    assert in_set.get_key(a) in [key for key, _ in found]
+    assert all(key is in_set.get_key(key.fileobj) for key, _ in found)
+
+
 def test_kept_answers_after_close_then_nothing_is_held(in_set, crowd):
     strategy = in_set._strategy
     in_set.close()
@@ -750,3 +781,297 @@ def test_closed_by_a_signal_handler_while_it_waits_then_value_error_and_no_warni
     uring._strategy._epoll = Struck(uring._strategy._epoll)
     with pytest.raises(ValueError, match="closed while it waited"):
         uring.select(timeout)
+
+
+def struck_after(monkeypatch, target, name, strike):
+    """Let something happen when a method has been called for the first time."""
+    real, calls = getattr(target, name), []
+
+    def method(*arguments):
+        result = real(*arguments)
+        calls.append(arguments)
+        if len(calls) == 1:
+            strike()
+        return result
+
+    monkeypatch.setattr(target, name, method)
+
+
+def test_unregistered_while_its_modification_is_on_its_way_then_select_still_waits(
+    in_set, pair, monkeypatch
+):
+    """It was taken for a number that the kernel refuses: select() returned at once from then on."""
+    in_set.register(pair[0], READ)
+    in_set.register(pair[1], READ)
+    assert in_set.select(0) == []
+    in_set.modify(pair[0], READ | WRITE)
+    struck_after(monkeypatch, in_set._strategy, "_queue_changes", lambda: in_set.unregister(pair[0]))
+    assert in_set.select(0.001) == []
+    start = time.monotonic()
+    assert in_set.select(0.2) == []
+    assert time.monotonic() - start > 0.15
+
+
+def test_changed_by_a_thread_just_before_the_older_change_is_taken_off_the_list_then_the_newer_wins(
+    in_set, pair
+):
+    a, b = pair
+    strategy, fd = in_set._strategy, a.fileno()
+    in_set.register(a, READ)
+    assert in_set.select(0) == []
+    b.send(b"x")
+    in_set.modify(a, 0)
+    strikes = []
+
+    class Struck(dict):
+        def strike(self):
+            if not strikes:
+                strikes.append(fd)
+                in_set._map[fd] = in_set._map[fd]._replace(events=READ)
+                self[fd] = 1  # what that thread does, until it looks for what it has to make at once
+
+        def get(self, number, default=None):
+            found = dict.get(self, number, default)
+            self.strike()
+            return found
+
+        def pop(self, number, default=None):
+            self.strike()
+            return dict.pop(self, number, default)
+
+    sent = strategy._queue_changes(in_set._map)
+    strategy.ring.submit()
+    strategy._pending = Struck(strategy._pending)
+    strategy._forget_sent(sent)
+    assert strikes
+    strategy._apply_now(fd)  # and there it goes on
+    assert in_set.select(1) == [(in_set.get_key(a), READ)]
+
+
+def in_a_thread(function, *arguments):
+    thread = threading.Thread(target=function, args=arguments)
+    thread.start()
+    thread.join()
+
+
+@pytest.mark.parametrize("entries", [2, 16, 1024])
+@pytest.mark.parametrize("count", [1, 40])
+def test_changed_by_a_thread_while_an_older_change_is_on_its_way_then_the_wait_ends(
+    in_set, monkeypatch, entries, count
+):
+    """The older one came last, and select() slept on it."""
+    pairs = [socket.socketpair() for _ in range(count)]
+    a, b = pairs[0]
+    with IoUringSelector(in_set.backend, fallback=False, entries=entries) as sel:
+        for one, _ in pairs:
+            sel.register(one, READ)
+        assert sel.select(0) == []
+        for one, _ in pairs:
+            sel.modify(one, 0)
+
+        def resume():
+            in_a_thread(sel.modify, a, READ)
+
+        strategy = sel._strategy
+        if count > 1:
+            struck_after(monkeypatch, strategy.ring, "push", resume)  # the first block, maybe of several
+        else:
+            struck_after(monkeypatch, strategy, "_queue_changes", resume)
+        timer = threading.Timer(0.1, b.send, (b"x",))
+        timer.start()
+        assert sel.select(5) == [(sel.get_key(a), READ)]
+        timer.join()
+        a.recv(1)
+        assert sel.select(0.001) == []
+    for pair in pairs:
+        for sock in pair:
+            sock.close()
+
+
+def test_number_registered_anew_by_a_thread_while_an_older_change_is_on_its_way_then_the_wait_ends(
+    in_set, pair, monkeypatch
+):
+    a, b = pair
+    in_set.trusting = False
+    in_set.register(a.fileno(), READ)
+    assert in_set.select(0) == []
+    in_set.modify(a.fileno(), 0)
+
+    def again():
+        in_set.unregister(a.fileno())
+        in_set.register(a.fileno(), READ)
+
+    struck_after(monkeypatch, in_set._strategy, "_queue_changes", lambda: in_a_thread(again))
+    timer = threading.Timer(0.1, b.send, (b"x",))
+    timer.start()
+    assert in_set.select(5) == [(in_set.get_key(a), READ)]
+    timer.join()
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_woken_when_the_wait_had_ended_then_the_next_one_waits_all_the_same(in_set, pair, many):
+    in_set.register(pair[0], READ)
+    assert in_set.select(0) == []
+    in_set._strategy._on_the_way = None
+    in_set._strategy._overtake(pair[0].fileno())
+    in_set._strategy._on_the_way = {}
+    in_set._strategy._found = MANY if many else 0
+    timer = threading.Timer(0.1, pair[1].send, (b"x",))
+    timer.start()
+    assert in_set.select(None) == [(in_set.get_key(pair[0]), READ)]
+    timer.join()
+
+
+def test_signal_handler_raises_after_a_thread_has_changed_what_was_on_its_way_then_the_newer_wins(
+    in_set, pair, monkeypatch
+):
+    a, b = pair
+    in_set.register(a, READ)
+    assert in_set.select(0) == []
+    in_set.modify(a, 0)
+    struck_after(monkeypatch, in_set._strategy, "_queue_changes", lambda: in_a_thread(in_set.modify, a, READ))
+
+    def leave():
+        raise KeyboardInterrupt
+
+    struck_after(monkeypatch, in_set._strategy.ring, "submit_and_wait", leave)
+    with pytest.raises(KeyboardInterrupt):
+        in_set.select(1)
+    b.send(b"x")
+    assert in_set.select(1) == [(in_set.get_key(a), READ)]
+    assert in_set.select(1) == [(in_set.get_key(a), READ)]
+
+
+def test_paused_and_resumed_by_another_thread_then_every_event_comes(in_set, pair):
+    """The loop pauses a socket and hands it on; the other thread resumes it while the loop goes to wait."""
+    a, b = pair
+    paused: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    def work():
+        while paused.get():
+            in_set.modify(a, READ)
+            b.send(b"x")
+
+    in_set.register(a, READ)
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        b.send(b"x")
+        for _ in range(200):
+            assert in_set.select(10) == [(in_set.get_key(a), READ)]
+            a.recv(1)
+            in_set.modify(a, 0)
+            paused.put(True)
+    finally:
+        paused.put(False)
+        thread.join()
+
+
+def test_number_registered_anew_after_its_addition_was_on_its_way_then_watched(in_set, pair, monkeypatch):
+    """The addition came after unregister(), and register() said that the file exists."""
+    a, b = pair
+    in_set.register(b, READ)
+    assert in_set.select(0) == []
+    in_set.register(a, READ)
+    struck_after(monkeypatch, in_set._strategy, "_queue_changes", lambda: in_set.unregister(a))
+    assert in_set.select(0.001) == []
+    in_set.trusting = False
+    key = in_set.register(a.fileno(), WRITE)
+    assert in_set.select(1) == [(key, WRITE)]
+
+
+def test_forked_while_a_thread_waits_then_the_child_is_refused(in_set, pair):
+    """The child has not that thread, and its select() went to the parent's set."""
+    in_set.register(pair[0], READ)
+    in_set._strategy._waiting = True  # what the child inherits
+    in_set.modify(pair[0], WRITE)
+    pid = os.fork()
+    if not pid:
+        try:
+            in_set.select(0)
+        except ForkedRing:
+            os._exit(7)
+        finally:
+            os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 7 << 8
+    in_set._strategy._waiting = False
+
+
+@pytest.mark.parametrize("one_step", [True, False])
+def test_modified_by_a_signal_handler_inside_modify_then_kernel_and_key_agree(
+    in_set, pair, monkeypatch, one_step
+):
+    a, b = pair
+    strategy = in_set._strategy
+    b.send(b"x")
+    in_set.register(a, READ)
+    assert in_set.select(0) == [(in_set.get_key(a), READ)]
+    if one_step:
+        struck_after(monkeypatch, strategy, "forget_answers", lambda: in_set.modify(a, READ))
+        strategy._settled = {}  # so that modify() leaves it to change()
+    else:
+        monkeypatch.setattr(module, "_ONE_STEP", False)
+
+        class Struck(dict):
+            def __getitem__(self, fd):
+                strategy._settled = strategy._given
+                in_set.modify(a, READ)
+                return dict.__getitem__(self, fd)
+
+        strategy._settled = Struck(strategy._given)
+    in_set.modify(a, 0)
+    key = in_set.get_key(a)
+    assert in_set.select(0.1) == ([(key, READ)] if key.events else [])
+    assert key.events == READ
+
+
+def test_selected_by_threads_in_turn_with_changes_then_old_requests_end(in_set, pair):
+    """Their cancellation was dropped with what an exception would have left in the queue."""
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as two:
+        in_set.register(pair[0], READ)
+        for turn in range(40):
+            in_set.modify(pair[0], READ, turn)
+            in_set.modify(pair[0], 0)
+            in_set.modify(pair[0], READ)
+            assert (one, two)[turn % 2].submit(in_set.select, 0.001).result() == []
+        assert len(in_set._strategy._inflight) <= 3
+
+
+def test_number_registered_anew_after_unregister_was_interrupted_then_no_old_change_is_sent(
+    in_set, pair, monkeypatch
+):
+    a, b = pair
+    in_set.trusting = False
+    in_set.register(a.fileno(), READ)
+    in_set.modify(a.fileno(), 0)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(in_set._strategy, "remove", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            in_set.unregister(a.fileno())
+    key = in_set.register(a.fileno(), READ)
+    b.send(b"x")
+    for _ in range(2):
+        assert in_set.select(1) == [(key, READ)]
+
+
+def test_wait_goes_on_while_a_thread_looks_what_it_sends_then_one_look_counts(in_set, pair):
+    in_set.register(pair[0], READ)
+    assert in_set.select(0) == []
+    strategy = in_set._strategy
+    looks = [{}]
+
+    class Hurried(type(strategy)):
+        @property
+        def _on_the_way(self):
+            return looks.pop() if looks else None
+
+    usual, strategy.__class__ = type(strategy), Hurried
+    try:
+        strategy._overtake(pair[0].fileno())
+    finally:
+        strategy.__class__ = usual
+    assert strategy._epoll.poll(0) == []
