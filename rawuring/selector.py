@@ -850,7 +850,9 @@ class EpollWait(Strategy):
             if not self._still_open(new, keys):
                 changes = _snapshot(self._pending)
                 masks = bytes(list(changes.values()))
-            self._given.update(dict.fromkeys(set(new) - self._given.keys()))
+            # Those that the set knows already may have kept answers. No set operation with _given itself: it
+            # would go through all that is registered.
+            self._given.update(dict.fromkeys([fd for fd in new if fd not in self._given]))
         self._on_the_way = changes
         if len(changes) < min(_FEW, self._ctl.count + 1):
             words, step, at = self._ctl_words
