@@ -29,7 +29,7 @@ from pathlib import Path
 import pytest
 from driver import Driver, kernel_release, lacks, need_opcode, need_ring, release
 
-from rawuring import buffers, gates, ops, register, rings, uapi
+from rawuring import buffers, gates, ops, register, rings, syscalls, uapi
 from rawuring.uapi import AT_FDCWD
 
 pytestmark = [pytest.mark.requires_io_uring, pytest.mark.leakcheck]
@@ -1486,10 +1486,13 @@ def futex_word(value: int) -> tuple[ctypes.c_uint32, buffers.Pin]:
 
 def libc_futex_wake(pin: buffers.Pin) -> int:
     """Wake through the system call, as another program would (FUTEX_WAKE_PRIVATE)."""
-    numbers = {"x86_64": 202, "aarch64": 98, "riscv64": 98, "i686": 240, "s390x": 238, "ppc64le": 221}
-    number = numbers.get(os.uname().machine)
+    numbers = {
+        "x86_64": 202, "i386": 240, "aarch64": 98, "arm": 240, "riscv64": 98, "loongarch64": 98, "s390x": 238,
+        "ppc64": 221, "ppc64le": 221, "mips_n64": 5194,
+    }  # fmt: skip
+    number = numbers.get(syscalls.abi())  # not the machine's name: a 32-bit process sees the kernel's
     if number is None:
-        pytest.skip(f"the number of futex(2) on {os.uname().machine}")
+        pytest.skip(f"the number of futex(2) for {syscalls.abi()}")
     return ctypes.CDLL(None).syscall(number, ctypes.c_void_p(pin.address), 129, 10, None, None, 0)
 
 
