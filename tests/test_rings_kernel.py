@@ -42,6 +42,7 @@ def make(*names: str, **options) -> Ring:
 
 def nops(ring: Ring, count: int) -> list[int]:
     for i in range(count):
+        ring.sqring_wait()  # an SQPOLL thread moves its head after the completions can be seen
         sqe = ring.get_sqe()
         sqe[64:] = bytes(len(sqe) - 64)
         ops.prep_nop(sqe, i + 1)
