@@ -20,7 +20,7 @@ from functools import partial
 import pytest
 from harness import figures, footprint
 
-from rawuring import aio, fdmon, ops, params, rings, selector, syscalls
+from rawuring import aio, fdmon, ops, params, rings, selector, syscalls, uapi
 
 pytestmark = pytest.mark.requires_io_uring
 
@@ -128,10 +128,13 @@ def test_enter_fails_then_the_ring_says_so_or_goes_on_and_nothing_is_lost(
                 ops.prep_nop(ring.get_sqe(), i)
             inject.start(code, 5)
             found = seen(lambda: ring.submit_and_wait(queued, timeout_ns if queued else None))
-            again = code == errno.EINTR or (code == errno.ETIME and timeout_ns and queued)
+            timed = bool(timeout_ns and queued)
+            # Before 5.11 a wait with a timeout is a request more, of the ring's own, and enter has no ETIME.
+            own = timed and not ring.features & uapi.IORING_FEAT_EXT_ARG
+            again = code == errno.EINTR or (code == errno.ETIME and timed and not own)
             assert found == (0 if again else code), errno.errorcode[code]
             if found:
-                assert ring.sq.pending() == queued
+                assert ring.sq.pending() == queued + own
             inject.start(code, 0)
             ring.submit_and_wait(queued)
             assert [cqe[0] for cqe in ring.reap()] == list(range(queued))

@@ -263,7 +263,8 @@ def test_handler_that_starts_again_while_all_is_closed_then_the_memory_is_ours_a
         (scene.ring if what == "ring" else table).close()
     assert (len(table), len(scene.answers)) == (0, 1)
     table.dispatch()
-    assert [res for res, _ in scene.answers] == [-errno.ECANCELED] * 2
+    ended = [res for res, _ in scene.answers]
+    assert len(ended) == 2 and set(ended) <= {-errno.ECANCELED, -errno.EINTR}  # EINTR: 5.10, from a worker
     scene.ring.close()
     scene.aftermath()
 
