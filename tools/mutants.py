@@ -355,6 +355,20 @@ MUTANTS = (
         "GONE = (errno.EBADF, errno.EOPNOTSUPP, errno.ENXIO)", "GONE = (errno.EBADF,)",
         FAULTS + "test_errnos.py -k the_monitor_says_so",
     ),
+    # Promises: memory of requests
+    # (end of memory of requests)
+    # Promises: rings
+    # (end of rings)
+    # Promises: the monitor
+    # (end of the monitor)
+    # Promises: the selector and asyncio
+    # (end of the selector and asyncio)
+    # Promises: the probe and denied environments
+    # (end of the probe and denied environments)
+    # Promises: inventory and copies
+    # (end of inventory and copies)
+    # Promises: signals and threads
+    # (end of signals and threads)
     # The soak
     Mutant(
         "the soak: one event in a hundred is lost", "rawuring/selector.py",
