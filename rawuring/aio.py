@@ -21,6 +21,7 @@ import sys
 
 from . import command
 from .selector import IoUringSelector
+from .syscalls import Uncopyable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 
-class IoUringEventLoop(asyncio.SelectorEventLoop):
+class IoUringEventLoop(Uncopyable, asyncio.SelectorEventLoop):
     """A SelectorEventLoop over an IoUringSelector.
 
     Transports and the sock_* methods pass numbers of sockets that are open, so the selector takes numbers at

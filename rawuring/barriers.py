@@ -295,7 +295,7 @@ def _moves_whole_words() -> bool:
     return abi in _WHOLE_WORDS
 
 
-class _AtomicWords:
+class _AtomicWords(syscalls.Uncopyable):
     """Words moved by libatomic, for CPUs without unaligned access."""
 
     __slots__ = ("_address", "_load", "_memory", "_store")
@@ -322,7 +322,7 @@ class _AtomicWords:
         self._memory = None
 
 
-class _BytewiseWords:
+class _BytewiseWords(syscalls.Uncopyable):
     """Words moved byte by byte without showing either side an index that was never true.
 
     A load is repeated until two in a row agree: the kernel stores whole words that only grow. A store

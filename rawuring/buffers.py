@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _PYPY = sys.implementation.name == "pypy"
 
 
-class Pin:
+class Pin(syscalls.Uncopyable):
     """An address in memory that stays valid while this object lives."""
 
     __slots__ = ("_export", "address", "nbytes")
@@ -908,7 +908,7 @@ _BID = struct.Struct("=H")
 _TAIL_WORD = 3  # bytes 12 to 15, as a 32-bit word
 
 
-class BufferRing:
+class BufferRing(syscalls.Uncopyable):
     """The ring through which the kernel gets buffers, on any memory, also that of a test.
 
     An addition becomes visible with advance(), like an SQE with flush().
@@ -996,7 +996,7 @@ class Piece(namedtuple("Piece", "bid data done")):
     done: bool
 
 
-class ProvidedBuffers:
+class ProvidedBuffers(syscalls.Uncopyable):
     """A group of buffers of one size, which requests take with IOSQE_BUFFER_SELECT.
 
     register.setup_buf_ring() makes one. All memory is one block, cut into buffers 0, 1, 2 ... A buffer is

@@ -33,6 +33,7 @@ from collections import Counter
 from . import ops, uapi
 from .inflight import InFlight
 from .rings import U32, UDATA_TIMEOUT, Ring
+from .syscalls import Uncopyable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -217,7 +218,7 @@ def trace(line: str) -> None:
 # Canaries
 
 
-class Guarded:
+class Guarded(Uncopyable):
     """Memory between two canaries; hold it like a Pin, and a watched table looks after it."""
 
     def __init__(self, nbytes: int) -> None:

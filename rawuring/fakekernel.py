@@ -67,7 +67,7 @@ class Memory(bytearray):
         self.clear()
 
 
-class FakeKernel:
+class FakeKernel(syscalls.Uncopyable):
     """One ring, seen from the kernel."""
 
     def __init__(

@@ -83,7 +83,7 @@ _ALWAYS = POLLERR | POLLHUP | POLLNVAL
 _EXACT = POLLIN | POLLOUT | POLLERR | POLLHUP | POLLNVAL | 0x2000 | 0x0040
 
 
-class AioHandler:
+class AioHandler(syscalls.Uncopyable):
     """One registration of one descriptor; never used for another one.
 
     Mirrors: QEMU AioHandler
@@ -123,7 +123,7 @@ class AioHandler:
 # The interface
 
 
-class FDMon:
+class FDMon(syscalls.Uncopyable):
     """What every strategy offers.
 
     Mirrors: QEMU FDMonOps
@@ -969,7 +969,7 @@ def _union(*nodes: AioHandler) -> int:
     return mask
 
 
-class ParkingLot:
+class ParkingLot(syscalls.Uncopyable):
     """An epoll set for handlers on which POLL_ADD fails or completes without end: see the file's head."""
 
     def __init__(self) -> None:

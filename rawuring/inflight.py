@@ -36,6 +36,7 @@ from time import monotonic_ns
 from . import uapi
 from .ops import prep_cancel64
 from .rings import RingClosed, watcher
+from .syscalls import Uncopyable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def _unanswered(prep: Callable[..., None], token: int, sqe: bytearray) -> Except
     return ValueError(f"{name}(): with IOSQE_CQE_SKIP_SUCCESS no CQE says when the memory is free")
 
 
-class InFlight:
+class InFlight(Uncopyable):
     """The requests of one ring that have not completed yet.
 
     In use: ``table.start(ops.prep_read, fd, pin.address, n, 0, handler=..., holds=(pin,))``, or by hand

@@ -1017,7 +1017,7 @@ def _tells_where_the_array_is() -> bool:
 # Regions
 
 
-class WaitRegion:
+class WaitRegion(syscalls.Uncopyable):
     """Memory that is registered with a ring, in which waits are described once and used often.
 
     register_wait_reg() makes one; ring.submit_and_wait_reg(n, index) waits as entry index says.
@@ -1095,7 +1095,7 @@ def register_wait_reg(ring: Ring, entries: int) -> WaitRegion:
 # Zero-copy receive
 
 
-class ZcrxIfq:
+class ZcrxIfq(syscalls.Uncopyable):
     """A receive queue of a network card that writes into memory of ours: see register_ifq().
 
     It comes with one more ring, in which we are the producer: of pieces of memory that the card may fill

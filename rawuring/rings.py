@@ -72,6 +72,7 @@ from collections import namedtuple
 from . import barriers, syscalls, uapi
 from .barriers import load_acquire, store_release
 from .params import MAX_ENTRIES, check_sizes, flag_names, setup
+from .syscalls import Uncopyable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def _bytes_of(memory: Any) -> memoryview:
 # The submission queue
 
 
-class SubmissionQueue:
+class SubmissionQueue(Uncopyable):
     """The ring on which we are the producer.
 
     Works on any memory that has the layout: the kernel's, or a bytearray whose other end a test drives.
@@ -445,7 +446,7 @@ _CQE32 = struct.Struct("=QiIQQ")  # and big_cqe[2]
 _CQE16_AT, _CQES16 = _CQE16.unpack_from, _CQE16.iter_unpack
 
 
-class CompletionQueue:
+class CompletionQueue(Uncopyable):
     """The ring on which we are the consumer."""
 
     __slots__ = (
@@ -736,7 +737,7 @@ class Statistics(
     sq_dropped: int
 
 
-class Ring:
+class Ring(Uncopyable):
     """An io_uring: a descriptor, its submission queue and its completion queue.
 
     A ring belongs to one thread, the one that created it, until bind_thread() or enable() gives it to

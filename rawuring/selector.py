@@ -93,7 +93,7 @@ _LOW = 3 if sys.byteorder == "big" else 0
 # The selector
 
 
-class IoUringSelector(selectors.BaseSelector):
+class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
     """Watch descriptors as EpollSelector does, with changes that cost no system call and exact timeouts."""
 
     def __init__(
@@ -380,7 +380,7 @@ class _Map(Mapping):  # type: ignore[type-arg]
 # The interface
 
 
-class Strategy:
+class Strategy(syscalls.Uncopyable):
     """What every way of watching offers to the selector."""
 
     #: What IoUringSelector.backend and reason say.
@@ -1086,7 +1086,7 @@ class EpollWait(Strategy):
             os.close(waker)
 
 
-class _EventReader:
+class _EventReader(syscalls.Uncopyable):
     """epoll_wait(2) through libc, into memory of ours: events as one int each, see _unpack.
 
     select.epoll makes a tuple of each event, which costs half as much as the kernel's work for it.

@@ -801,7 +801,7 @@ def _prove_timeout(ring: rings.Ring) -> str:
     return "ok" if res == -errno.ETIME else f"failed: res {res}"
 
 
-class _Pipe:
+class _Pipe(syscalls.Uncopyable):
     def __init__(self) -> None:
         self.fds = list(os.pipe())
 

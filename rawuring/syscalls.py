@@ -41,7 +41,7 @@ from . import uapi
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Any, Callable
+    from typing import Any, Callable, NoReturn
 
 # ABI name -> (io_uring_setup, io_uring_enter, io_uring_register, membarrier).
 # Source: Linux 6.12 system call tables of each architecture; fifteen of them also compiled against 7.2.
@@ -108,6 +108,19 @@ _MACHINES: dict[str, tuple[str | None, str | None]] = {
 
 _U32_MAX = 0xFFFFFFFF
 _POINTER_BITS = 8 * struct.calcsize("P")
+
+
+class Uncopyable:
+    """The base of every class whose objects own a descriptor, memory or a thread: no second owner is made."""
+
+    __slots__ = ()
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        """Refuse copy.copy(), copy.deepcopy() and pickle, which all come here."""
+        raise TypeError(
+            f"cannot copy or pickle {type(self).__name__!r} object: it owns a descriptor, memory that the "
+            "kernel uses or a place in a thread, and a copy would be a second owner"
+        )
 
 
 class Unavailable(OSError):
@@ -262,7 +275,7 @@ def membarrier(command: int, flags: int = 0) -> int:
     return result
 
 
-class GeteventsArg:
+class GeteventsArg(Uncopyable):
     """Hold how long one wait may take: an io_uring_getevents_arg, the timespec and mask that it points to.
 
     The kernel copies them when the call begins, so one object may serve many calls, one after another.

@@ -21,7 +21,7 @@ import textwrap
 import time
 
 from . import buffers, command, fakekernel, ops, rings, uapi
-from .syscalls import Unavailable
+from .syscalls import Unavailable, Uncopyable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ WORDS = {
 # Where the tour runs
 
 
-class RealKernel:
+class RealKernel(Uncopyable):
     """Rings, and a pipe, of the machine's own kernel."""
 
     name = "kernel"
@@ -102,7 +102,7 @@ class RealKernel:
             time.sleep(0.001)
 
 
-class PythonKernel:
+class PythonKernel(Uncopyable):
     """The same, from fakekernel.py."""
 
     name = "python"
@@ -264,7 +264,7 @@ def _flags(value: Value) -> str:
 # The guide
 
 
-class Guide:
+class Guide(Uncopyable):
     """Prints chapters and steps, and looks at the ring after each."""
 
     def __init__(self, kernel: RealKernel | PythonKernel, write: Callable[[str], object]) -> None:

@@ -358,6 +358,15 @@ MUTANTS = (
     # Promises: memory of requests
     # (end of memory of requests)
     # Promises: rings
+    Mutant(
+        "a ring can be copied", "rawuring/rings.py", "class Ring(Uncopyable):", "class Ring:",
+        "tests/test_uncopyable.py", quick=True,
+    ),
+    Mutant(
+        "what can be copied does not say so", "rawuring/syscalls.py",
+        "    def __reduce_ex__(self, protocol: Any) -> NoReturn:", "    def _refuse(self, protocol: Any) -> NoReturn:",
+        "tests/test_uncopyable.py -k memory",
+    ),
     # (end of rings)
     # Promises: the monitor
     # (end of the monitor)
