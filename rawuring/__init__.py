@@ -10,7 +10,17 @@ Read next: uapi.py, then syscalls.py, barriers.py and rings.py.
 probe is left out on purpose: ``python -m rawuring.probe`` must find it not yet imported.
 """
 
-from __future__ import annotations
+# No __future__ import here: it would be a SyntaxError where the version is to be told.
+import sys
+
+if sys.version_info < (3, 9):  # noqa: UP036 (Python 3.6 can parse this file)
+    _TOO_OLD = f"rawuring needs Python 3.9 or newer; this is Python 3.{sys.version_info[1]}"
+    _frame = sys._getframe()
+    while _frame and _frame.f_code.co_name != "_get_module_details":
+        _frame = _frame.f_back
+    if _frame and _frame.f_locals.get("pkg_name") == __name__:  # python -m rawuring.probe
+        sys.exit(_TOO_OLD)
+    raise ImportError(_TOO_OLD)
 
 __version__ = "0.1.0"
 

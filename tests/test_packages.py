@@ -9,7 +9,9 @@ Read next: tools/build_packages.py.
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -66,6 +68,44 @@ def test_zipapp_main_when_python_is_too_old_then_a_clear_message(zipapp, tmp_pat
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "rawuring needs Python 3.9 or newer; this is Python 2.7\n"
+
+
+# pyenv's shims run nothing unless that version is switched on.
+OLD_PYTHONS = sorted(
+    {str(path) for path in Path.home().glob(".pyenv/versions/3.[678].*/bin/python")}
+    | {path for path in (shutil.which(f"python3.{n}") for n in (6, 7, 8)) if path and "shims" not in path}
+)
+
+
+def run_probe_on(python: str, *code: str) -> subprocess.CompletedProcess:
+    """Run ``python -m rawuring.probe`` of the checkout, or code that does the same."""
+    arguments = code or ("-m", "rawuring.probe")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run([python, *arguments], env=environment, capture_output=True, text=True, timeout=60)
+
+
+def test_probe_when_python_claims_to_be_too_old_then_the_sentence_of_the_zipapp():
+    code = "import runpy, sys; sys.version_info = (3, 7, 16); runpy.run_module('rawuring.probe')"
+    done = run_probe_on(sys.executable, "-c", code)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "rawuring needs Python 3.9 or newer; this is Python 3.7\n"
+
+
+def test_import_when_python_is_too_old_then_an_import_error_that_a_host_can_catch():
+    code = (
+        "import sys; sys.version_info = (3, 7, 16)\n"
+        "try:\n    import rawuring\nexcept ImportError as error:\n    print(error)"
+    )
+    done = run_probe_on(sys.executable, "-c", code)
+    assert (done.stdout, done.stderr) == ("rawuring needs Python 3.9 or newer; this is Python 3.7\n", "")
+
+
+@pytest.mark.skipif(not OLD_PYTHONS, reason="no Python 3.6 to 3.8 here")
+@pytest.mark.parametrize("python", OLD_PYTHONS, ids=lambda path: re.sub(r"\W", "_", path))
+def test_probe_when_python_is_too_old_then_one_sentence_and_no_syntax_error(python):
+    done = run_probe_on(python)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(r"rawuring needs Python 3\.9 or newer; this is Python 3\.[678]\n", done.stderr)
 
 
 def test_pyproject_then_the_command_exists_and_the_version_is_the_literal():

@@ -375,6 +375,10 @@ MUTANTS = (
     # Promises: the probe and denied environments
     # (end of the probe and denied environments)
     # Promises: inventory and copies
+    Mutant(
+        "an old Python gets a traceback", "rawuring/__init__.py", "        sys.exit(_TOO_OLD)\n", "        pass\n",
+        "tests/test_packages.py -k too_old",
+    ),
     # (end of inventory and copies)
     # Promises: signals and threads
     # (end of signals and threads)
