@@ -506,7 +506,7 @@ def register_eventfd_async(ring: Ring, fd: int) -> None:
 
 
 def unregister_eventfd(ring: Ring) -> None:
-    """Let completions leave the eventfd alone.
+    """Let completions leave the eventfd alone, Ring.wakeup_fd()'s as well, which is closed.
 
     Raises: OSError, ENXIO when there is none.
     Lifetime: none.
@@ -515,6 +515,7 @@ def unregister_eventfd(ring: Ring) -> None:
     Mirrors: liburing io_uring_unregister_eventfd
     """
     _register(ring, uapi.IORING_UNREGISTER_EVENTFD, None, 0)
+    ring._close_wakeup_fd()
 
 
 # ------------------------------------------------------------------------------------------------------

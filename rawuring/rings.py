@@ -778,7 +778,7 @@ class Ring(Uncopyable):
         self._state = "closed"
         #: The ring can no longer be used.
         self.closed = True
-        self._fd = -1
+        self._fd = self._wakeup_fd = -1
         self._mappings: list[Any] = []
         self._borrowed = memory is not None
         fields = {"sq_thread_cpu": sq_thread_cpu or 0, "sq_thread_idle": sq_thread_idle_ms or 0}
@@ -1434,6 +1434,11 @@ class Ring(Uncopyable):
             # Without a fence of ours: a system call orders what is before it and after it.
             self._enter(0, 0, uapi.IORING_ENTER_GETEVENTS)
         cq.fetch()
+        if self._wakeup_fd >= 0 and not cq.copied:
+            # Only a reap that finds nothing makes it unreadable, and what came before that shows below, or
+            # as task work in the flags.
+            syscalls.read_eventfd(self._wakeup_fd)
+            cq.fetch()
         if self._timeouts:
             kept = [cqe for cqe in cq.copied if cqe[0] != UDATA_TIMEOUT]
             del self._timeouts[: len(cq.copied) - len(kept)]
@@ -1537,16 +1542,65 @@ class Ring(Uncopyable):
         return syscalls.io_uring_register(self._fd, opcode, arg, nr_args)
 
     def fileno(self) -> int:
-        """Return the descriptor: readable, for select, poll and epoll, when there are completions.
+        """Return the descriptor, which is readable for poll(2) and select(2) when there are completions.
 
-        Raises: RingClosed; ValueError on a ring without a descriptor (REGISTERED_FD_ONLY).
+        It wakes epoll and asyncio, too, but not on a ring with IORING_SETUP_DEFER_TASKRUN, as
+        rings.RECOMMENDED wishes for: there wakeup_fd() does. With IORING_SETUP_IOPOLL nothing wakes anybody.
+
+        Raises: RingClosed; ValueError on a ring without a descriptor (REGISTERED_FD_ONLY, close_fd()).
         Lifetime: none.
         """
         if self._state != "open":
             self._refuse()
         if self._registered_only:
-            raise ValueError("a ring made with IORING_SETUP_REGISTERED_FD_ONLY has an index, no descriptor")
+            raise ValueError(
+                "this ring has an index, no descriptor (IORING_SETUP_REGISTERED_FD_ONLY, close_fd())"
+            )
         return self._fd
+
+    def wakeup_fd(self) -> int:
+        """Return a descriptor that wakes select, poll, epoll and asyncio when there are completions.
+
+        It is readable until reap() or reap_into() returns nothing: reap whenever it is. Where fileno() wakes
+        them all, that is returned; else an eventfd that is registered with the ring, which takes the place of
+        register.register_eventfd(), and of which nobody else reads.
+
+        Returns: the same descriptor at every call; the ring closes it.
+        Raises: ValueError with IORING_SETUP_IOPOLL, whose completions nobody posts unless asked; OSError,
+            EBUSY when register.register_eventfd() was called before.
+        Lifetime: none; the descriptor stays open until close().
+        Threads: the owner only.
+        Since: 5.1; 5.2 with an eventfd
+        Source: Linux 6.12 io_uring/io_uring.c: io_req_local_work_add signals the eventfd and does not wake
+            those who poll the ring
+        """
+        if get_ident() != self._owner:
+            self._refuse()
+        if self.flags & uapi.IORING_SETUP_IOPOLL:
+            raise ValueError(
+                "with IORING_SETUP_IOPOLL completions appear when reap() looks for them: none wakes"
+            )
+        if not self._registered_only and not self.flags & uapi.IORING_SETUP_DEFER_TASKRUN:
+            return self._fd
+        if self._wakeup_fd < 0:
+            # Readable at once: what completes before it is registered adds nothing to it.
+            fd = syscalls.eventfd(1)
+            try:
+                self._register(uapi.IORING_REGISTER_EVENTFD, _pointer(bytearray(struct.pack("=i", fd))), 1)
+            except BaseException as error:
+                os.close(fd)
+                if isinstance(error, OSError) and error.errno == errno.EBUSY:
+                    what = f"{error.strerror}: this ring has an eventfd already (register.register_eventfd)"
+                    raise OSError(error.errno, what) from None
+                raise
+            self._wakeup_fd = fd
+            self._direct = self._quick = False  # every reap goes through _fetch
+        return self._wakeup_fd
+
+    def _close_wakeup_fd(self) -> None:
+        fd, self._wakeup_fd = self._wakeup_fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     @property
     def state(self) -> str:
@@ -1651,8 +1705,11 @@ class Ring(Uncopyable):
             _unmap(self._mappings)
         self._mappings = []
         fd, self._fd = self._fd, -1
-        if fd >= 0:
-            self._close_fd(fd, state)
+        try:
+            if fd >= 0:
+                self._close_fd(fd, state)
+        finally:
+            self._close_wakeup_fd()
 
     def _close_fd(self, fd: int, state: str) -> None:
         by_index = getattr(self, "_enter_flags", 0) & uapi.IORING_ENTER_REGISTERED_RING

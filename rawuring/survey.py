@@ -815,18 +815,10 @@ class _Pipe(syscalls.Uncopyable):
 
 class _Eventfd(_Pipe):
     def __init__(self) -> None:
-        make = getattr(os, "eventfd", None)  # Python 3.10
-        self.fds = [make(0) if make else _libc_eventfd()]
+        self.fds = [syscalls.eventfd()]
 
     def make_ready(self) -> None:
         os.write(self.fds[0], (1).to_bytes(8, sys.byteorder))
-
-
-def _libc_eventfd() -> int:
-    fd = int(syscalls._libc.eventfd(0, os.O_CLOEXEC))
-    if fd < 0:
-        raise OSError(errno.ENOSYS, "eventfd")
-    return fd
 
 
 class _Socket(_Pipe):

@@ -275,6 +275,40 @@ def membarrier(command: int, flags: int = 0) -> int:
     return result
 
 
+def eventfd(initval: int = 0) -> int:
+    """Make an eventfd that does not block and is closed on exec.
+
+    Args: initval is its first value; it is readable unless that is 0.
+    Returns: the descriptor.
+    Raises: OSError.
+    Since: Linux 2.6.27
+    Mirrors: eventfd(2), os.eventfd of Python 3.10
+    """
+    flags = os.O_CLOEXEC | os.O_NONBLOCK  # EFD_* are defined as O_* on every architecture
+    if hasattr(os, "eventfd"):
+        return int(os.eventfd(initval, flags))
+    _load()
+    fd = int(_libc.eventfd(initval, flags))
+    if fd < 0:
+        code = _set_errno(0)
+        raise OSError(code, f"eventfd(): {os.strerror(code)}")
+    return fd
+
+
+def read_eventfd(fd: int) -> int:
+    """Take what an eventfd counts, and leave it at 0.
+
+    Args: fd is an eventfd that does not block.
+    Returns: what it counted, 0 when it was not readable.
+    Raises: OSError.
+    Mirrors: eventfd_read(3)
+    """
+    try:
+        return int.from_bytes(os.read(fd, 8), sys.byteorder)
+    except BlockingIOError:
+        return 0
+
+
 class GeteventsArg(Uncopyable):
     """Hold how long one wait may take: an io_uring_getevents_arg, the timespec and mask that it points to.
 

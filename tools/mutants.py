@@ -367,6 +367,16 @@ MUTANTS = (
         "    def __reduce_ex__(self, protocol: Any) -> NoReturn:", "    def _refuse(self, protocol: Any) -> NoReturn:",
         "tests/test_uncopyable.py -k memory",
     ),
+    Mutant(
+        "a DEFER_TASKRUN ring's own descriptor has to wake epoll", "rawuring/rings.py",
+        "        if not self._registered_only and not self.flags & uapi.IORING_SETUP_DEFER_TASKRUN:\n",
+        "        if not self._registered_only:\n", "tests/test_ring_promises.py -k wakeup_fd",
+    ),
+    Mutant(
+        "the eventfd is cleared though something was reaped", "rawuring/rings.py",
+        "if self._wakeup_fd >= 0 and not cq.copied:", "if self._wakeup_fd >= 0:",
+        "tests/test_ring_promises.py -k new_task_work_when",
+    ),
     # (end of rings)
     # Promises: the monitor
     # (end of the monitor)
