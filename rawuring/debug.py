@@ -227,7 +227,7 @@ class Guarded(Uncopyable):
         import mmap
 
         self._whole = mmap.mmap(-1, nbytes + 2 * len(CANARY))
-        self._export = (ctypes.c_char * len(self._whole)).from_buffer(self._whole)
+        self._export = ctypes.c_char.from_buffer(self._whole)
         start, end = len(CANARY), len(CANARY) + nbytes
         self._whole[:start] = self._whole[end:] = CANARY
         #: As a Pin's.
@@ -549,8 +549,15 @@ class WatchedInFlight(InFlight):
 # ------------------------------------------------------------------------------------------------------
 
 
+_classes: dict[tuple[type[Any], type[Any]], type[Any]] = {}
+
+
 def _watched(kind: type[Any], base: type[Any]) -> type[Any]:
-    return type(kind.__name__, (base, kind) if kind not in base.__mro__ else (base,), {})
+    found = _classes.get((kind, base))
+    if found is None:  # made once: a class is a cycle, which only the collector frees
+        bases = (base, kind) if kind not in base.__mro__ else (base,)
+        found = _classes[kind, base] = type(kind.__name__, bases, {})
+    return found
 
 
 def watch(ring: Ring) -> None:

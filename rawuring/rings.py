@@ -149,12 +149,12 @@ class SubmissionQueue(Uncopyable):
     """
 
     __slots__ = (
-        "_khead", "_ktail", "_kdropped", "_kflags", "_limit", "_mixed", "_sqes", "_words", "array_offset",
-        "owner", "published", "ring_entries", "ring_mask", "slots", "sqe_size", "sqe_tail",
+        "_cut", "_first", "_khead", "_ktail", "_kdropped", "_kflags", "_limit", "_mixed", "_slots", "_sqes",
+        "_words", "array_offset", "owner", "published", "ring_entries", "ring_mask", "sqe_size", "sqe_tail",
     )  # fmt: skip
 
     def __init__(self, ring_memory: Any, sqes_memory: Any, sq_off: dict[str, Any], setup_flags: int) -> None:
-        """Read the constants of the ring and cut the SQE memory into slots.
+        """Read the constants of the ring and fill its index array.
 
         Args: ring_memory and sqes_memory are writable buffers; sq_off holds the byte offsets of
             io_sqring_offsets; setup_flags are the flags that the ring was created with.
@@ -170,19 +170,18 @@ class SubmissionQueue(Uncopyable):
         if self.ring_mask != self.ring_entries - 1:
             raise RuntimeError(f"SQ mask {self.ring_mask} does not fit {self.ring_entries} entries")
         self._mixed = bool(setup_flags & uapi.IORING_SETUP_SQE_MIXED)
-        self.sqe_size = size = 128 if setup_flags & uapi.IORING_SETUP_SQE128 else 64
+        self.sqe_size = 128 if setup_flags & uapi.IORING_SETUP_SQE128 else 64
         self._sqes = _bytes_of(sqes_memory)
-        #: One writable view per slot, cut here so that get_sqe() allocates nothing.
-        self.slots = [self._sqes[i * size : (i + 1) * size] for i in range(self.ring_entries)]
+        self._slots: list[Any] = [None] * self.ring_entries
         self.array_offset = None if setup_flags & uapi.IORING_SETUP_NO_SQARRAY else sq_off["array"] // 4
         if self.array_offset is not None:
-            for i in range(self.ring_entries):
-                words[self.array_offset + i] = i
+            # Bytes and no words: the kernel looks at none of them before the tail is stored.
+            array = struct.pack(f"={self.ring_entries}I", *range(self.ring_entries))
+            _bytes_of(ring_memory)[sq_off["array"] : sq_off["array"] + len(array)] = array
         #: The thread that may fill slots; get_sqe() refuses others.
         self.owner = get_ident()
-        self.sqe_tail = self.published = load_acquire(words, self._ktail)
+        self.sqe_tail = self.published = self._cut = self._first = load_acquire(words, self._ktail)
         self._limit = 0
-        self._move_limit()
 
     def get_sqe(self) -> memoryview:
         """Take the next free slot.
@@ -204,7 +203,7 @@ class SubmissionQueue(Uncopyable):
         if tail >= self._limit or get_ident() != self.owner:
             self._need_room(1)
         self.sqe_tail = tail + 1
-        return self.slots[tail & self.ring_mask]
+        return self._slots[tail & self.ring_mask]  # type: ignore[no-any-return]
 
     def get_sqe128(self) -> memoryview:
         """Take a slot of 128 bytes: any slot of an SQE128 ring, or two neighbours of an SQE_MIXED ring.
@@ -248,7 +247,7 @@ class SubmissionQueue(Uncopyable):
         tail = self.sqe_tail
         if tail >= self._limit or get_ident() != self.owner:
             self._need_room(1)
-        self.slots[tail & self.ring_mask][:] = sqe
+        self._slots[tail & self.ring_mask][:] = sqe
         self.sqe_tail = tail + 1
 
     def push(self, sqes: bytes | bytearray | memoryview) -> int:
@@ -356,9 +355,9 @@ class SubmissionQueue(Uncopyable):
         forgotten = []
         index = head
         while index < tail:
-            slot = self.slots[index & self.ring_mask]
-            forgotten.append(_USER_DATA.unpack_from(slot, 32)[0])
-            index += 2 if self._mixed and slot[0] in _SQE128_OPS else 1
+            at = (index & self.ring_mask) * self.sqe_size
+            forgotten.append(_USER_DATA.unpack_from(self._sqes, at + 32)[0])
+            index += 2 if self._mixed and self._sqes[at] in _SQE128_OPS else 1
         self.sqe_tail = head
         if head < self.published:
             # The kernel reads this tail only when we enter, so it may go back.
@@ -375,15 +374,39 @@ class SubmissionQueue(Uncopyable):
             raise WrongThread(
                 f"this queue belongs to thread {self.owner} and was used in thread {get_ident()}"
             )
-        self._move_limit()
-        if self.sqe_tail + count > self._limit:
+        space = self.space_left()
+        if count > space:
             raise SubmissionQueueFull(
-                f"{count} slots wanted, {self.space_left()} of {self.ring_entries} free: submit() first, or "
-                "create the ring with more entries"
+                f"{count} slots wanted, {space} of {self.ring_entries} free: submit() first, or create the "
+                "ring with more entries"
             )
+        if self.sqe_tail + count > self._cut:
+            self._cut_slots(count)
+        self._move_limit()
 
     def _move_limit(self) -> None:
-        self._limit = self.sqe_tail + self.space_left()
+        self._limit = min(self.sqe_tail + self.space_left(), self._cut)
+
+    def _cut_slots(self, count: int) -> None:
+        """Make the views of the next slots: get_sqe() allocates none, and an idle ring has none.
+
+        Each is an object for the garbage collector, and a ring of 1,024 that is half idle would bring it a
+        thousand.
+        """
+        size, entries = self.sqe_size, self.ring_entries
+        done = self._cut - self._first
+        end = min(entries, max(2 * done, done + count, 8))
+        for i in range(self._cut, self._first + end):
+            index = i & self.ring_mask
+            self._slots[index] = self._sqes[index * size : (index + 1) * size]
+        self._cut = self._first + end if end < entries else _ALL_CUT
+
+    @property
+    def slots(self) -> list[memoryview]:
+        """Return a writable view of each slot."""
+        if self._cut != _ALL_CUT:
+            self._cut_slots(self.ring_entries)
+        return self._slots
 
     def release(self) -> None:
         """Give up the memory, so that it can be unmapped.
@@ -392,7 +415,7 @@ class SubmissionQueue(Uncopyable):
         """
         self._limit = self.owner = 0
         busy = 0
-        for view in (*self.slots, self._sqes):
+        for view in (*[slot for slot in self._slots if slot is not None], self._sqes):
             try:
                 view.release()
             except BufferError:
@@ -403,6 +426,7 @@ class SubmissionQueue(Uncopyable):
             raise BufferError(f"{busy} views of the SQE array are still in use")
 
 
+_ALL_CUT = 1 << 63  # above every index
 _SQE_HEAD = struct.Struct("=BBHi56s")
 _USER_DATA = struct.Struct("=Q")
 _SQE128_OPS = (uapi.IORING_OP_NOP128, uapi.IORING_OP_URING_CMD128)
@@ -1003,12 +1027,8 @@ class Ring(Uncopyable):
         self.cq.copied = copied
 
     def _refuse(self) -> NoReturn:
-        if self._state == "forked":
-            raise ForkedRing(
-                "this ring was created before fork() and belongs to the parent process: create a new one here"
-            )
-        if self._state == "closed":
-            raise RingClosed("this ring is closed")
+        if self._state != "open":
+            _REFUSED[self._state]()
         raise WrongThread(
             f"this ring belongs to thread {self._owner} and was used in thread {get_ident()}: use one ring "
             "per thread, or bind_thread() to hand it over"
@@ -1307,7 +1327,7 @@ class Ring(Uncopyable):
 
         # Kept until its CQE: the kernel reads the timespec when it consumes the SQE, which on an SQPOLL
         # ring is after we returned.
-        timespec = (ctypes.c_int64 * 2)(*divmod(timeout_ns, 1_000_000_000))
+        timespec = syscalls.array_type(ctypes.c_int64, 2)(*divmod(timeout_ns, 1_000_000_000))
         self._timeouts.append(timespec)
         self.get_sqe()[:] = uapi.io_uring_sqe.pack(
             opcode=uapi.IORING_OP_TIMEOUT, fd=-1, addr=ctypes.addressof(timespec), len=1, off=count,
@@ -1697,7 +1717,7 @@ class Ring(Uncopyable):
         self._state = state
         self.closed = True
         self._owner = 0
-        self.get_sqe = self._refuse
+        self.get_sqe = _REFUSED[state]  # no method of this ring: that would be a cycle
         for queue in (getattr(self, "sq", None), getattr(self, "cq", None)):
             if queue is not None:
                 _release_queue(queue)
@@ -1755,6 +1775,18 @@ class Ring(Uncopyable):
         return f"<Ring fd={self._fd} sq={self.sq.ring_entries} cq={self.cq.ring_entries} {names}>"
 
 
+def _refuse_closed() -> NoReturn:
+    raise RingClosed("this ring is closed")
+
+
+def _refuse_forked() -> NoReturn:
+    raise ForkedRing(
+        "this ring was created before fork() and belongs to the parent process: create a new one here"
+    )
+
+
+_REFUSED: dict[str, Callable[[], NoReturn]] = {"closed": _refuse_closed, "forked": _refuse_forked}
+
 _ENTER_ADVICE = {
     errno.EBUSY: "Completions are waiting to be reaped: call reap(), then submit again; nothing was lost.",
     errno.EAGAIN: "The kernel had no memory for the request: reap(), then submit again; nothing was lost.",
@@ -1788,7 +1820,8 @@ def _allocate(entries: int, cq_entries: int, flags: int) -> tuple[Any, Any]:
 def _pointer(memory: bytearray) -> Any:
     import ctypes
 
-    return (ctypes.c_char * len(memory)).from_buffer(memory)
+    # No array of that size: each size would be a type of its own, and each type a cycle.
+    return ctypes.byref(ctypes.c_char.from_buffer(memory))
 
 
 def _unmap(mappings: list[Any]) -> None:

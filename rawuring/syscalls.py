@@ -164,7 +164,7 @@ def io_uring_setup(entries: int, params: bytearray) -> int:
         raise ValueError(f"params holds {len(params)} bytes, not {uapi.io_uring_params.size}")
     _check_u32("entries", entries)
     _load()
-    memory = (_ctypes.c_char * len(params)).from_buffer(params)
+    memory = _ctypes.byref(_ctypes.c_char.from_buffer(params))
     while True:
         result: int = _syscall(_nr_setup, entries, memory, None, None, None, None)
         if result >= 0:
@@ -275,6 +275,20 @@ def membarrier(command: int, flags: int = 0) -> int:
     return result
 
 
+_array_types: dict[tuple[Any, int], Any] = {}
+
+
+def array_type(kind: Any, length: int) -> Any:
+    """Return kind * length, a type that is made once: each is a cycle, which only the collector frees.
+
+    Args: kind is a ctypes type; length is one of few, for the types are kept.
+    """
+    found = _array_types.get((kind, length))
+    if found is None:
+        found = _array_types[kind, length] = kind * length
+    return found
+
+
 def eventfd(initval: int = 0) -> int:
     """Make an eventfd that does not block and is closed on exec.
 
@@ -324,7 +338,7 @@ class GeteventsArg(Uncopyable):
         # Without _load(), which refuses other systems than Linux: rings of fakekernel.py wait there as well.
         import ctypes
 
-        self._memory = (ctypes.c_uint64 * 7)()
+        self._memory = array_type(ctypes.c_uint64, 7)()
         self._address = ctypes.addressof(self._memory) + _GETEVENTS.size
         self._view = memoryview(self._memory).cast("B")
         self.size = ctypes.c_size_t(_GETEVENTS.size)

@@ -4,14 +4,19 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import errno
+import gc
 import os
 import select
+import sys
+import warnings
 
 import pytest
 from driver import need_ring
 
-from rawuring import buffers, ops, register, rings, syscalls, uapi
+from rawuring import buffers, fakekernel, ops, register, rings, syscalls, uapi
+from rawuring.inflight import InFlight
 
 pytestmark = [pytest.mark.requires_io_uring, pytest.mark.leakcheck]
 FLAGS = {name[13:]: value for name, value in vars(uapi).items() if name.startswith("IORING_SETUP_")}
@@ -107,3 +112,101 @@ def test_wakeup_fd_and_an_eventfd_of_the_program_then_one_of_them():
                 os.fstat(own)
         finally:
             os.close(fd)
+
+
+# -- weight
+
+
+def garbage_of(work) -> list[str]:
+    """Do something twice, and name what only the collector frees the second time."""
+    work()
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        work()
+        gc.collect()
+        return [f"{type(each).__name__}: {each!r:.80}" for each in gc.garbage]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+
+
+def closed() -> None:
+    rings.Ring(8).close()
+
+
+def used_and_closed() -> None:
+    with rings.Ring(8, wish=rings.RECOMMENDED) as ring:
+        table = InFlight(ring)
+        ring.wakeup_fd()
+        r, w = os.pipe()
+        table.start(ops.prep_poll_add, r, select.POLLIN)
+        table.start(ops.prep_nop, handler=lambda res, flags: None)
+        ring.submit_and_wait(1, 1_000_000_000)
+        table.dispatch(ring.reap())
+    os.close(r)
+    os.close(w)
+    for call in (ring.get_sqe, ring.submit, ring.fileno):
+        with contextlib.suppress(rings.RingClosed):
+            call()
+
+
+def forgotten() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ring = rings.Ring(8)
+        InFlight(ring)
+        del ring
+
+
+def in_memory_of_ours() -> None:
+    with contextlib.suppress(syscalls.Unavailable):
+        rings.Ring(8, flags=uapi.IORING_SETUP_NO_MMAP).close()
+
+
+def refused() -> None:
+    with contextlib.suppress(OSError):
+        rings.Ring(8, flags=uapi.IORING_SETUP_ATTACH_WQ, wq_fd=0)
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="counts references")
+@pytest.mark.parametrize("work", [closed, used_and_closed, forgotten, in_memory_of_ours, refused])
+def test_ring_is_done_with_then_nothing_is_left_for_the_collector(work):
+    assert garbage_of(work) == []
+
+
+@pytest.mark.unwatched("it looks at every slot")
+def test_ring_of_1024_then_views_only_of_the_slots_in_use():
+    with rings.Ring(1024) as ring:
+        for count in (1, 2, 40):
+            for i in range(count):
+                ops.prep_nop(ring.get_sqe(), i)
+            ring.submit_and_wait(count)
+            assert len(ring.reap()) == count
+        views = [each for each in gc.get_referents(ring.sq._slots) if isinstance(each, memoryview)]
+        assert 40 <= len(views) <= 100
+        assert len(ring.sq.slots) == 1024
+
+
+@pytest.mark.parametrize("start", [0, 5, 2**32 - 3])
+def test_slots_are_taken_in_any_way_then_each_is_the_one_at_its_place(start):
+    kernel = fakekernel.FakeKernel(32, sq_start=start)
+    sq = rings.SubmissionQueue(kernel.ring, kernel.sqes, kernel.sq_off, 0)
+    takes = [1, 3, -1, 9, 2, -2, 20, -5, 32, -3, 7]  # negative: by push()
+    for round_ in range(3):
+        for take in takes:
+            tail = sq.sqe_tail
+            if take < 0:
+                sq.push(bytes([round_ + 1]) * 64 * -take)
+            for i in range(max(0, take)):
+                sq.get_sqe()[:] = bytes([i + 1]) * 64
+            for i in range(abs(take)):
+                at = ((tail + i) % 32) * 64
+                assert kernel.sqes[at : at + 64] == bytes([round_ + 1 if take < 0 else i + 1]) * 64
+            assert len(sq.discard()) == abs(take)
+            sq.sqe_tail = sq.published = tail + abs(take)  # as if the kernel had taken them
+            kernel.store(kernel.sq_off["head"], tail + abs(take))
+            sq._move_limit()
+    sq.release()

@@ -377,6 +377,21 @@ MUTANTS = (
         "if self._wakeup_fd >= 0 and not cq.copied:", "if self._wakeup_fd >= 0:",
         "tests/test_ring_promises.py -k new_task_work_when",
     ),
+    Mutant(
+        "a closed ring is a cycle", "rawuring/rings.py",
+        "        self.get_sqe = _REFUSED[state]", "        self.get_sqe = self._refuse",
+        "tests/test_ring_promises.py -k left_for_the_collector", quick=True,
+    ),
+    Mutant(
+        "a view of each slot is made at once", "rawuring/rings.py",
+        "        end = min(entries, max(2 * done, done + count, 8))", "        end = entries",
+        "tests/test_ring_promises.py -k views_only",
+    ),
+    Mutant(
+        "slots are cut from place 0 on", "rawuring/rings.py",
+        "            index = i & self.ring_mask\n            self._slots", "            index = i - self._first\n            self._slots",
+        "tests/test_ring_promises.py -k taken_in_any_way",
+    ),
     # (end of rings)
     # Promises: the monitor
     # (end of the monitor)
