@@ -18,6 +18,7 @@ from pathlib import Path
 
 import hypothesis
 import hypothesis.strategies
+import leaks
 import pytest
 from refusal import io_uring_refusal
 
@@ -75,22 +76,15 @@ def _leakcheck(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.node.get_closest_marker("leakcheck") is None or not Path("/proc/self/fd").exists():
         yield
         return
-    before = open_files()
-    yield
     gc.collect()
-    leaked = {fd: file for fd, file in open_files().items() if before.get(fd) != file}
+    before = leaks.descriptors()
+
+    def opened() -> dict[int, str]:
+        return {fd: file for fd, file in leaks.descriptors().items() if before.get(fd) != file}
+
+    yield
+    leaked = leaks.settles(opened, lambda found: not found)
     assert not leaked, f"left open: {leaked}"
-
-
-def open_files() -> dict[int, str]:
-    """Return descriptor -> what it refers to, without the one used for looking."""
-    found = {}
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            found[int(fd)] = os.readlink(f"/proc/self/fd/{fd}")
-        except FileNotFoundError:  # the listing's own descriptor
-            continue
-    return found
 
 
 # What was exercised: "IORING_OP_NOP" -> outcomes of the tests that are marked with it.

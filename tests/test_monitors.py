@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import importlib.util
+import itertools
 import os
 import select
 import signal
@@ -14,7 +16,9 @@ import threading
 import time
 from pathlib import Path
 
+import leaks
 import pytest
+from strikes import Leave, Strikes
 
 from rawuring import fdmon, ops
 from rawuring.fdmon import POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, AioHandler
@@ -61,10 +65,6 @@ def pair():
     a, b = socket.socketpair()
     with a, b:
         yield a, b
-
-
-def open_fds() -> set[str]:
-    return set(os.listdir("/proc/self/fd"))
 
 
 # -- what is reported
@@ -448,51 +448,31 @@ def test_signal_handler_that_raises_then_wait_leaves_and_nothing_is_lost(monitor
 def test_signal_handlers_that_raise_at_any_moment_then_no_handler_goes_dead(monitor):
     """An exception may strike anywhere inside wait(); afterwards everything is still watched."""
 
-    class Leave(Exception):
-        pass
-
-    armed = False
-
-    def strike(*_: object) -> None:
-        nonlocal armed
-        if armed:
-            armed = False
-            raise Leave
-
     pairs = [socket.socketpair() for _ in range(20)]
     nodes = [monitor.add(a.fileno(), POLLIN) for a, _ in pairs]
     oracle = select.poll()
     for a, _ in pairs:
         oracle.register(a.fileno(), POLLIN)
-    old = signal.signal(signal.SIGALRM, strike)
     left = 0
-    try:
+    with Strikes() as strikes, contextlib.ExitStack() as files:
+        for sock in itertools.chain(*pairs):
+            files.enter_context(sock)
         deadline = time.monotonic() + 20
-        while left < 100 and time.monotonic() < deadline:
+        while left < 11 or (left < 100 and time.monotonic() < deadline):
             a, b = pairs[left % len(pairs)]
             b.send(b"x")
             for i in range(0, len(nodes), 3):
                 nodes[i] = monitor.modify(nodes[i], POLLIN)
-            try:
-                armed = True
-                # One strike at a time: on a slow machine a periodic timer would nest handlers without end.
-                signal.setitimer(signal.ITIMER_REAL, 0.0003)
+            strikes.arm(0.0003)
+            with pytest.raises(Leave):  # noqa: PT012 - it strikes anywhere
                 while True:
                     monitor.wait(0)
-            except Leave:
-                left += 1
+            left += 1
             got = sorted((node.fd, mask) for node, mask in monitor.wait(0))
             assert got == sorted(oracle.poll(0))
             for each, _ in pairs:
                 if each.fileno() in dict(got):
                     each.recv(100)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, old)
-        for pair in pairs:
-            for sock in pair:
-                sock.close()
-    assert left > 10
 
 
 def test_signal_handler_that_notifies_then_wait_returns(monitor):
@@ -524,29 +504,28 @@ def test_waiting_in_another_thread_than_setup_then_it_works(monitor, pipe):
 def test_destroy_then_no_descriptor_is_left(monitor, pair):
     backend = monitor.backend
     monitor.destroy()
-    before = open_fds()
-    other = make(backend)
-    other.add(pair[0].fileno(), POLLIN)
-    other.add(pair[1].fileno(), POLLIN | POLLOUT)
-    other.wait(0)
-    assert open_fds() != before
-    other.destroy()
-    other.destroy()
-    assert open_fds() == before
+    with leaks.nothing_left("descriptors"):
+        before = leaks.descriptors()
+        other = make(backend)
+        other.add(pair[0].fileno(), POLLIN)
+        other.add(pair[1].fileno(), POLLIN | POLLOUT)
+        other.wait(0)
+        assert leaks.descriptors().keys() > before.keys()
+        other.destroy()
+        other.destroy()
 
 
 def test_forgotten_monitor_then_no_descriptor_is_left(monitor, pair):
     backend = monitor.backend
     monitor.destroy()
-    before = open_fds()
-    other = make(backend)
-    other.add(pair[0].fileno(), POLLIN)
-    other.wait(0)
-    with pytest.warns(ResourceWarning) if backend == "io_uring" else _nothing():
-        del other
-        for _ in range(5):  # PyPy runs finalizers some time after it has found the garbage
-            gc.collect()
-    assert open_fds() == before
+    with leaks.nothing_left("descriptors"):
+        other = make(backend)
+        other.add(pair[0].fileno(), POLLIN)
+        other.wait(0)
+        with pytest.warns(ResourceWarning) if backend == "io_uring" else _nothing():
+            del other
+            for _ in range(5):  # PyPy runs finalizers some time after it has found the garbage
+                gc.collect()
 
 
 class _nothing:
@@ -579,13 +558,12 @@ def test_destroyed_while_a_handler_raises_then_no_descriptor_is_left(uring, pipe
         raise LookupError("broken")
 
     uring.destroy()
-    before = open_fds()
-    other = fdmon.IoUringFDMon()
-    other.add_sqe(lambda sqe, token: ops.prep_poll_add(sqe, pipe[0], POLLIN, token), broken)
-    other.wait(0)
-    with pytest.raises(LookupError):
-        other.destroy()
-    assert open_fds() == before
+    with leaks.nothing_left("descriptors"):
+        other = fdmon.IoUringFDMon()
+        other.add_sqe(lambda sqe, token: ops.prep_poll_add(sqe, pipe[0], POLLIN, token), broken)
+        other.wait(0)
+        with pytest.raises(LookupError):
+            other.destroy()
 
 
 def test_used_after_destroy_then_refused_in_words_and_removing_is_fine(monitor, pipe):
@@ -809,9 +787,7 @@ def _every_kind():
 def test_random_changes_of_every_kind_then_each_answer_is_that_of_select_poll(backend, request):
     make(backend).destroy()
     changes = int(os.environ.get("RAWURING_CHANGES", "100000"))
-    before = open_fds()
-    seen = _every_kind().run(backend, changes, seed=20)
-    assert sum(seen.values()) > changes
-    assert len(seen) >= 8
-    gc.collect()
-    assert open_fds() == before
+    with leaks.nothing_left("descriptors"):
+        seen = _every_kind().run(backend, changes, seed=20)
+        assert sum(seen.values()) > changes
+        assert len(seen) >= 8

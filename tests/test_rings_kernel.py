@@ -15,6 +15,7 @@ import threading
 import time
 
 import pytest
+from strikes import Leave, Strikes
 
 from rawuring import buffers, ops, params, register, rings, syscalls, uapi
 from rawuring.rings import ForkedRing, Ring, WrongThread
@@ -320,37 +321,20 @@ def test_a_thousand_signals_a_second_then_handlers_run_and_nothing_is_lost(names
 def test_handlers_that_raise_at_any_moment_then_every_request_completes_once():
     """The return value of enter is lost, the SQEs are not: the kernel's head knows."""
 
-    class Leave(Exception):
-        pass
-
-    armed = False
-
-    def handler(*_: object) -> None:
-        nonlocal armed
-        if armed:
-            armed = False  # once: a second one could strike while the first is being handled
-            raise Leave
-
-    with make(entries=64) as ring:
-        old = signal.signal(signal.SIGALRM, handler)
+    with make(entries=64) as ring, Strikes() as strikes:
         sent = left = 0
         found: list[int] = []
-        try:
-            while left < 20:
-                for _ in range(min(8, ring.sq.space_left())):
-                    sent += 1
-                    ops.prep_nop(ring.get_sqe(), sent)
-                try:
-                    armed = True
-                    signal.setitimer(signal.ITIMER_REAL, 0.0007)
-                    ring.submit_and_wait(9, MILLISECOND)
-                    armed = False
-                except Leave:
-                    left += 1
-                found += [cqe[0] for cqe in ring.reap()]
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, old)
+        while left < 20:
+            for _ in range(min(8, ring.sq.space_left())):
+                sent += 1
+                ops.prep_nop(ring.get_sqe(), sent)
+            try:
+                strikes.arm(0.0007)
+                ring.submit_and_wait(9, MILLISECOND)
+            except Leave:
+                left += 1
+            strikes.disarm()
+            found += [cqe[0] for cqe in ring.reap()]
         ring.submit()
         found += [cqe[0] for cqe in ring.reap()]
         assert found == list(range(1, sent + 1))

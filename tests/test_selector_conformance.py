@@ -7,6 +7,7 @@ and not our opinion of it. Where a strategy is allowed to differ, the test says 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import itertools
@@ -20,8 +21,9 @@ import threading
 import time
 
 import pytest
+from strikes import Leave, Strikes
 
-from rawuring import fdmon, inflight, ops, rings, selector, syscalls
+from rawuring import rings, selector
 from rawuring.selector import STRATEGIES, IoUringSelector
 from rawuring.syscalls import Unavailable
 
@@ -538,10 +540,6 @@ def test_signals_while_waiting_then_handlers_run_and_the_wait_goes_on(sel, pair)
     assert ran
 
 
-class Leave(Exception):
-    pass
-
-
 # Of OSErrors: those that a handler makes up, and those of a system call of its own.
 @pytest.mark.parametrize(
     "error",
@@ -694,59 +692,31 @@ def test_handler_raises_while_a_change_is_made_at_once_then_it_is_made_later(uri
 def test_signal_handlers_that_raise_at_any_moment_then_select_stays_right(sel):
     """Strikes fall between any two bytecodes of select(); the oracle is poll(2)."""
 
-    class Leave(Exception):
-        pass
-
-    armed = False
-
-    def strike(_: int, frame) -> None:
-        nonlocal armed
-        code = frame.f_code
-        if code.co_filename.endswith(INSIDE) and code.co_name != "__del__":
-            armed = False
-            raise Leave
-        signal.setitimer(signal.ITIMER_REAL, 0.0001)
-
     pairs = [socket.socketpair() for _ in range(10)]
-    old = signal.signal(signal.SIGALRM, strike)
     chance = random.Random(1)
-    strikes = 0
-    try:
+    left = 0
+    with Strikes() as strikes, contextlib.ExitStack() as files:
+        for sock in itertools.chain(*pairs):
+            files.enter_context(sock)
         for a, _ in pairs:
             sel.register(a, READ)
         deadline = time.monotonic() + 20
-        while strikes < 100 and time.monotonic() < deadline:
+        while left < 11 or (left < 100 and time.monotonic() < deadline):
             a, b = chance.choice(pairs)
             b.send(b"x")
             for each, _ in pairs[::3]:
                 sel.modify(each, sel.get_key(each).events ^ WRITE)
-            try:
-                armed = True
-                signal.setitimer(signal.ITIMER_REAL, 0.0003)
-                while armed:
+            strikes.arm(0.0003)
+            with pytest.raises(Leave):  # noqa: PT012 - it strikes anywhere
+                while True:
                     sel.select(0.00001)
-            except Leave:
-                strikes += 1
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            left += 1
             states = [(each.fileno(), now(each, sel.get_key(each).events)) for each, _ in pairs]
             assert ready(sel, 0.001) == sorted(state for state in states if state[1])
-            if strikes % 5 == 0:
+            if left % 5 == 0:
                 for each, _ in pairs:
                     if now(each, READ):
                         each.recv(100)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, old)
-        for pair in pairs:
-            for sock in pair:
-                sock.close()
-    assert strikes > 10
-
-
-# In a copy in one file all of ours are the same file.
-INSIDE = tuple(
-    module.__file__ for module in (selectors, selector, fdmon, rings, syscalls, inflight, ops)
-)
 
 
 def now(sock: socket.socket, events: int) -> int:

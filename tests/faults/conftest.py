@@ -6,7 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from harness import figures, footprint
+from harness import figures
+from leaks import footprint
 
 HERE = Path(__file__).resolve().parent
 _before: dict[str, int] = {}

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import resource
 import signal
@@ -23,20 +22,6 @@ PYPY = sys.implementation.name == "pypy"
 
 #: Printed at the end of the run: see conftest.py.
 figures: Counter[str] = Counter()
-
-
-def footprint() -> dict[str, int]:
-    """Measure what the process holds."""
-    gc.collect()
-    maps = Path("/proc/self/maps").read_text().splitlines()
-    children = Path(f"/proc/self/task/{os.getpid()}/children")
-    return {
-        "descriptors": len(os.listdir("/proc/self/fd")),
-        "threads": len(os.listdir("/proc/self/task")),
-        "children": len(children.read_text().split()) if children.exists() else -1,
-        "mappings": len(maps),
-        "ring mappings": sum("io_uring" in line for line in maps),
-    }
 
 
 def _limits() -> None:

@@ -11,7 +11,6 @@ Read next: test_hostile.py.
 from __future__ import annotations
 
 import contextlib
-import gc
 import importlib
 import inspect
 import io
@@ -23,7 +22,8 @@ import socket
 import struct
 import sys
 import warnings
-from pathlib import Path
+
+import leaks
 
 from rawuring import buffers, fakekernel, fdmon, inflight, ops, register, rings, selector, syscalls, uapi
 
@@ -446,17 +446,6 @@ class Sweep:
                 self.method(state, make_it, name, fds)
 
 
-def footprint():
-    gc.collect()
-    gc.collect()
-    maps = Path("/proc/self/maps").read_text()
-    return {
-        "fds": len(os.listdir("/proc/self/fd")),
-        "threads": len(os.listdir("/proc/self/task")),
-        "rings": maps.count("io_uring"),
-    }
-
-
 def main(module_name):
     warnings.simplefilter("ignore")
     signal.signal(signal.SIGALRM, on_alarm)
@@ -465,11 +454,11 @@ def main(module_name):
     rings.Ring(2).close()
     with contextlib.redirect_stdout(io.StringIO()), pipes() as fds:
         for label, kind in public_classes(module_name):
-            before = footprint()
-            sweep.klass(label, kind, fds)
-            after = footprint()
-            if after != before:
-                found.append(f"{label} leaks: {before} before, {after} after")
+            try:
+                with leaks.nothing_left():
+                    sweep.klass(label, kind, fds)
+            except AssertionError as error:
+                found.append(f"{label} leaks: {error}")
     answer = {"calls": sweep.calls, "refused": sweep.refused, "found": found, "left out": sweep.left_out}
     print(json.dumps(answer))
 

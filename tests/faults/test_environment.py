@@ -17,6 +17,7 @@ import time
 import warnings
 from pathlib import Path
 
+import leaks
 import pytest
 from driver import need_opcode
 from harness import PYPY, ROOT, SECCOMP, check_child, figures, run_child, strike
@@ -45,15 +46,14 @@ def test_setup_fails_with_any_errno_then_unavailable_with_a_cause(monkeypatch):
     monkeypatch.setattr(params.time, "sleep", lambda seconds: None)
     for code in ERRNOS:
         monkeypatch.setattr(syscalls, "io_uring_setup", refuse_with(code))
-        before = len(os.listdir("/proc/self/fd"))
-        with pytest.raises(syscalls.Unavailable) as caught:
-            rings.Ring(8, wish=rings.RECOMMENDED, min_entries=2)
-        assert caught.value.errno == code
-        assert caught.value.cause and caught.value.advice
-        monitor = fdmon.setup()
-        assert (monitor.backend, "io_uring failed" in monitor.reason) == ("poll", True)
-        monitor.destroy()
-        assert len(os.listdir("/proc/self/fd")) == before
+        with leaks.nothing_left("descriptors"):
+            with pytest.raises(syscalls.Unavailable) as caught:
+                rings.Ring(8, wish=rings.RECOMMENDED, min_entries=2)
+            assert caught.value.errno == code
+            assert caught.value.cause and caught.value.advice
+            monitor = fdmon.setup()
+            assert (monitor.backend, "io_uring failed" in monitor.reason) == ("poll", True)
+            monitor.destroy()
         figures["faults injected"] += 2
 
 
@@ -72,14 +72,13 @@ def test_mmap_fails_with_any_errno_then_nothing_is_left(monkeypatch, position):
                 raise OSError(code, os.strerror(code))
             return real(*arguments, **keywords)
 
-        before = len(os.listdir("/proc/self/fd"))
-        monkeypatch.setattr(mmap, "mmap", failing)
-        with pytest.raises(OSError, match=r".") as caught:
-            rings.Ring(8, single_mmap=False)
-        monkeypatch.setattr(mmap, "mmap", real)
-        assert caught.value.errno == code
-        del caught
-        assert len(os.listdir("/proc/self/fd")) == before
+        with leaks.nothing_left("descriptors"):
+            monkeypatch.setattr(mmap, "mmap", failing)
+            with pytest.raises(OSError, match=r".") as caught:
+                rings.Ring(8, single_mmap=False)
+            monkeypatch.setattr(mmap, "mmap", real)
+            assert caught.value.errno == code
+            del caught
         figures["faults injected"] += 1
 
 

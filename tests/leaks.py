@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: MIT
+"""What the process holds, and whether something of it was left behind.
+
+What it is: the one place where tests look at descriptors, threads, children and mappings.
+Must not know: any test.
+Invariant: a difference is reported only when it does not go away. The whole process is looked at, and others
+still change it: io-wq workers end by themselves after five seconds, a joined thread stays in /proc until the
+kernel has ended it, and the collector closes what an earlier test left unreachable.
+Read next: conftest.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+#: How long a difference may stay before it counts. A leak alone waits that long.
+PATIENCE_S = 60
+
+
+def descriptors() -> dict[int, str]:
+    """Return descriptor -> what it refers to, without the one used for looking."""
+    found = {}
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found[int(fd)] = os.readlink(f"/proc/self/fd/{fd}")
+        except FileNotFoundError:  # the listing's own descriptor
+            continue
+    return found
+
+
+def threads() -> list[int]:
+    """Return the threads of the process but io-wq workers, which are the kernel's and idle for seconds."""
+    found = []
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            if not (task / "comm").read_text().startswith("iou-wrk"):
+                found.append(int(task.name))
+        except OSError:  # it has ended meanwhile
+            continue
+    return sorted(found)
+
+
+def footprint() -> dict[str, int]:
+    """Count what the process holds."""
+    gc.collect()
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    return {
+        "descriptors": len(descriptors()),
+        "threads": len(threads()),
+        "children": len(children.read_text().split()) if children.exists() else -1,
+        "mappings": len(maps),
+        "ring mappings": sum("io_uring" in line for line in maps),
+    }
+
+
+def settles(measure: Callable[[], Any], good: Callable[[Any], bool]) -> Any:
+    """Measure until the result is good, or its time is up.
+
+    Args: measure takes no arguments; good tells whether a result needs no further look.
+    Returns: the last result.
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        result = measure()
+        if good(result) or time.monotonic() >= deadline:
+            return result
+        gc.collect()
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def nothing_left(*names: str) -> Iterator[None]:
+    """Require that a block leaves the process as it was.
+
+    Args: names are those of footprint(); without any, all but the mappings, which are the heap's, too.
+    """
+    names = names or ("descriptors", "threads", "children", "ring mappings")
+
+    def measure() -> dict[str, int]:
+        found = footprint()
+        return {name: found[name] for name in names}
+
+    gc.collect()
+    before, files = measure(), descriptors()
+    yield
+    # Less than before is what the collector or the kernel ended of an earlier test.
+    after = settles(measure, lambda now: all(now[name] <= before[name] for name in names))
+    more = {name: (before[name], after[name]) for name in names if after[name] > before[name]}
+    new = {fd: file for fd, file in descriptors().items() if files.get(fd) != file}
+    assert not more, f"more than before (before, after): {more}; descriptors that differ: {new}"

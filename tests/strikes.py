@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: MIT
+"""Signal handlers that raise at random moments.
+
+What it is: an exception that SIGALRM's handler raises inside the package, once for each time it is armed.
+Must not know: any test.
+Invariant: a strike reaches the test. In a finalizer, in a callback of the collector or outside the package
+the exception could be swallowed, so the handler tries again a moment later.
+Read next: test_monitors.py.
+"""
+
+from __future__ import annotations
+
+import selectors
+import signal
+from types import FrameType, TracebackType
+
+from rawuring import barriers, fdmon, inflight, ops, rings, selector, syscalls
+
+#: In a copy in one file all of ours are the same file.
+INSIDE = {each.__file__ for each in (selectors, barriers, fdmon, inflight, ops, rings, selector, syscalls)}
+
+
+class Leave(Exception):
+    """What the handler raises."""
+
+
+def inside(frame: FrameType | None) -> bool:
+    """Tell whether a frame is of the package or of selectors, and none of its callers is a finalizer."""
+    if frame is None or frame.f_code.co_filename not in INSIDE:
+        return False
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return False
+        frame = frame.f_back
+    return True
+
+
+class Strikes:
+    """Raise Leave once after each arm(), at the first signal that finds us inside the package."""
+
+    def __init__(self) -> None:
+        self.armed = False
+
+    def __enter__(self) -> Strikes:
+        self._old = signal.signal(signal.SIGALRM, self._strike)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.disarm()
+        signal.signal(signal.SIGALRM, self._old)
+
+    def arm(self, seconds: float) -> None:
+        """Strike once, that many seconds from now or a little later."""
+        self.armed = True
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    def disarm(self) -> None:
+        """Strike no more."""
+        self.armed = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _strike(self, _: int, frame: FrameType | None) -> None:
+        if not self.armed:
+            return
+        if not inside(frame):
+            signal.setitimer(signal.ITIMER_REAL, 0.0001)  # one at a time, however slow the machine
+            return
+        self.armed = False
+        raise Leave
