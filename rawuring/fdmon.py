@@ -52,6 +52,7 @@ anything is to be seen there depends on how the ring was made:
 from __future__ import annotations
 
 import errno
+import operator
 import os
 import select
 import sys
@@ -94,13 +95,22 @@ class AioHandler(syscalls.Uncopyable):
     def __init__(self, fd: int, events: int, handler: IoHandler | None = None, opaque: Any = None) -> None:
         """Describe what to watch; FDMon.update() starts it.
 
-        Args: fd is a descriptor; events is a mask of select.POLL*; handler is called by dispatch() as
-            handler(node, revents); opaque is the caller's own.
+        Args: fd is a descriptor, or an object that has a fileno(), which is not held; events is a mask of
+            select.POLL*; handler is called by dispatch() as handler(node, revents); opaque is the caller's
+            own.
+        Raises: TypeError and ValueError, naming the argument.
         """
-        if fd < 0:
+        # Whatever gets past here must fit its field: in the kernel's turn it would fail each time anew.
+        if fd.__class__ is not int:
+            fd = _descriptor_of(fd)
+        if not 0 <= fd <= 0x7FFFFFFF:
             raise ValueError(f"fd={fd} is not a descriptor")
-        if not 0 <= events <= 0xFFFFFFFF:
-            raise ValueError(f"events={events} is not a u32 mask of poll events")
+        if events.__class__ is not int:
+            events = _integer("events", events, "a mask of select.POLL*")
+        if not 0 <= events <= 0xFFFF:
+            raise ValueError(f"events={events:#x} is not a mask of select.POLL*, which has 16 bits")
+        if handler is not None and not callable(handler):
+            raise TypeError(f"handler={handler!r:.100} cannot be called, and is not None")
         self.fd = fd
         self.events = events
         self.handler = handler
@@ -117,6 +127,36 @@ class AioHandler(syscalls.Uncopyable):
         """Show descriptor, events and state."""
         state = "deleted" if self.deleted else "armed" if self.armed else "idle"
         return f"<AioHandler fd={self.fd} events={self.events:#x} {state}>"
+
+
+def _integer(name: str, value: Any, wanted: str) -> int:
+    """Return what the caller gave as a plain int; a bool is a mistake."""
+    if not isinstance(value, bool):
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise TypeError(f"{name}={value!r:.100} is not an int: {name} is {wanted}")
+
+
+def _descriptor_of(fd: Any) -> int:
+    wanted = "a descriptor, or an object with a fileno()"
+    if not hasattr(fd, "fileno"):
+        return _integer("fd", fd, wanted)
+    try:
+        return _integer("fd", fd.fileno(), wanted)
+    except ValueError as error:  # io.UnsupportedOperation, a closed file
+        raise ValueError(f"fd={fd!r:.100} has no descriptor: {error}") from None
+
+
+def _nanoseconds(timeout_ns: Any) -> int:
+    return _integer("timeout_ns", timeout_ns, "a number of nanoseconds, or None to wait for ever")
+
+
+def _node(node: Any) -> AioHandler:
+    if not isinstance(node, AioHandler):
+        raise TypeError(f"{node!r:.100} is not an AioHandler, as add() returns it")
+    return node
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -141,38 +181,57 @@ class FDMon(syscalls.Uncopyable):
         self._notifier = AioHandler(self._wake_fds[0], POLLIN)
         self.update(None, self._notifier)
 
-    def update(self, old_node: AioHandler | None, new_node: AioHandler | None) -> None:
+    def update(
+        self, old_node: AioHandler | None, new_node: AioHandler | None, *older: AioHandler
+    ) -> None:
         """Give up a handler, start one, or replace one by the other.
 
         Takes effect in the next wait(); events of old_node are not reported from now on. A waiter in
         another thread goes on waiting until notify().
 
-        Args: old_node was started and is given up; new_node is fresh.
-        Raises: ValueError for a node that was given up before.
+        All of it is one step, which is done or not done when a signal handler raises. A caller that does not
+        know which keeps both nodes, and names those that may be left as older with the next call: to give
+        up a node twice, or one that was never started, does no harm.
+
+        Args: old_node is given up, and older too; new_node is fresh.
+        Raises: TypeError for what is no node; ValueError for a node that was given up before, and for a new
+            one after destroy().
         Lifetime: none.
         Threads: any, and signal handlers.
         Mirrors: QEMU fdmon_io_uring_update
         """
         intents = []
         if new_node is not None:
-            if new_node.deleted:
+            if _node(new_node).deleted:
                 raise ValueError(f"{new_node!r} was given up: make a new AioHandler")
+            self._check()
             intents.append((new_node, FDMON_IO_URING_ADD))
-        if old_node is not None:
-            intents.append((old_node, FDMON_IO_URING_REMOVE))
-            old_node.deleted = True
-        self.submit_list.extend(intents)  # both or none, whatever a signal handler does
+        olds = older if old_node is None else (old_node, *older)
+        intents += [(_node(node), FDMON_IO_URING_REMOVE) for node in olds]
+        if self._wake_fds:
+            # The one step. Nothing that comes after it is needed: the waiter marks the nodes, too.
+            self.submit_list.extend(intents)
+        for node in olds:
+            node.deleted = True
+
+    def _check(self) -> None:
+        if not self._wake_fds:
+            raise ValueError("this monitor was destroyed")
 
     def enqueue(self, node: AioHandler, flags: int) -> None:
         """Put an intent on the submit list.
 
         Args: flags is FDMON_IO_URING_ADD or FDMON_IO_URING_REMOVE.
+        Raises: TypeError, ValueError; ValueError after destroy().
         Lifetime: none.
         Threads: any: appending to a deque is atomic.
         Mirrors: QEMU enqueue; one entry per intent instead of bits in the node, so nothing is read and
             written back across threads
         """
-        self.submit_list.append((node, flags))
+        if flags not in (FDMON_IO_URING_ADD, FDMON_IO_URING_REMOVE):
+            raise ValueError(f"flags={flags!r}: FDMON_IO_URING_ADD or FDMON_IO_URING_REMOVE is wanted")
+        self._check()
+        self.submit_list.append((_node(node), flags))
 
     def dequeue(self) -> tuple[AioHandler, int] | None:
         """Take the oldest intent off the submit list.
@@ -190,8 +249,10 @@ class FDMon(syscalls.Uncopyable):
     def add(self, fd: int, events: int, handler: IoHandler | None = None, opaque: Any = None) -> AioHandler:
         """Watch a descriptor: update() with a new AioHandler.
 
-        Args: fd, events (a mask of select.POLL*), handler(node, revents) and opaque, as AioHandler has them.
+        Args: fd (a number or an object with a fileno(), such as a socket), events (a mask of select.POLL*),
+            handler(node, revents) and opaque, as AioHandler has them.
         Returns: the node, to be given to remove() or modify().
+        Raises: TypeError and ValueError, naming the argument; ValueError after destroy().
         Lifetime: none.
         Threads: any.
         """
@@ -207,6 +268,7 @@ class FDMon(syscalls.Uncopyable):
         Lifetime: none.
         Threads: any.
         """
+        _node(node)
         new_node = AioHandler(node.fd, events, node.handler, node.opaque)
         self.update(node, new_node)
         return new_node
@@ -230,7 +292,8 @@ class FDMon(syscalls.Uncopyable):
 
         Args: timeout_ns in nanoseconds; 0 does not wait, None waits for ever.
         Returns: pairs (node, revents), revents being a mask as poll(2) gives it.
-        Raises: OSError when the kernel refuses; ValueError after destroy().
+        Raises: OSError when the kernel refuses; ValueError after destroy(); TypeError for a timeout that is
+            no int.
         Lifetime: none.
         Threads: one waiter at a time; the first call binds the monitor to its thread.
         Mirrors: QEMU FDMonOps.wait, with the timeout as an argument that may be None instead of -1
@@ -274,8 +337,7 @@ class FDMon(syscalls.Uncopyable):
         Threads: any, and signal handlers.
         Mirrors: QEMU event_notifier_set
         """
-        if not self._wake_fds:
-            raise ValueError("this monitor was destroyed")
+        self._check()
         try:
             os.write(self._wake_fds[-1], _ONE)
         except BlockingIOError:
@@ -300,6 +362,7 @@ class FDMon(syscalls.Uncopyable):
 
     def __enter__(self) -> FDMon:
         """Return the monitor; leaving the block destroys it."""
+        self._check()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -397,7 +460,7 @@ class IoUringFDMon(FDMon):
         except BaseException:
             self.ring.close()
             raise
-        self._requests: deque[tuple[Any, CqeHandler, tuple[Any, ...]]] = deque()
+        self._requests: deque[tuple[Any, CqeHandler | None, tuple[Any, ...]]] = deque()
         self._bound = False
         self._waiting = False
         self._early: deque[rings.Cqe] = deque()
@@ -416,8 +479,9 @@ class IoUringFDMon(FDMon):
         Threads: any; a wait() that is going on may still use the old values.
         Mirrors: QEMU aio_context_set_poll_params
         """
-        if max_ns < 0 or grow < 0 or shrink < 0:
-            raise ValueError(f"poll parameters {max_ns}, {grow}, {shrink}: none may be negative")
+        for name, value in (("max_ns", max_ns), ("grow", grow), ("shrink", shrink)):
+            if _integer(name, value, "a number") < 0:
+                raise ValueError(f"{name}={value} is negative")
         why = polling_refusal(self.ring.flags) if max_ns else None
         if why:
             raise ValueError(f"userspace polling is not possible: {why}")
@@ -440,24 +504,31 @@ class IoUringFDMon(FDMon):
                 self.notify()
         return fd
 
-    def update(self, old_node: AioHandler | None, new_node: AioHandler | None) -> None:
+    def update(
+        self, old_node: AioHandler | None, new_node: AioHandler | None, *older: AioHandler
+    ) -> None:
         """Give up a handler, start one, or replace one by the other; see FDMon.update."""
-        super().update(old_node, new_node)
+        super().update(old_node, new_node, *older)
         if self._nested and not self._busy and self._wake_fds:
             self.notify()  # the outer loop must call wait()
 
     def add_sqe(
-        self, prep: Callable[[bytearray, int], None], handler: CqeHandler, *keepalive: Any
+        self, prep: Callable[[bytearray, int], None], handler: CqeHandler | None, *keepalive: Any
     ) -> None:
         """Send another request through the monitor's ring.
 
         Args: prep is called as prep(sqe, user_data) inside the next wait() and must fill the SQE; handler is
             called as handler(res, flags) by dispatch(), for each CQE, and with -ECANCELED when prep or a
-            signal handler raised before it was queued; keepalive is whatever the kernel may touch.
+            signal handler raised before it was queued, or None; keepalive is whatever the kernel may touch.
+        Raises: TypeError for what cannot be called; ValueError after destroy().
         Lifetime: until the final CQE; the monitor holds it.
         Threads: any; notify() lets a waiter in another thread send it at once.
         Mirrors: QEMU aio_add_sqe; the SQE is filled later, by the waiter, so that any thread may ask
         """
+        for name, function in (("prep", prep), ("handler", handler)):
+            if not callable(function) and (function is not None or name == "prep"):
+                raise TypeError(f"{name}={function!r:.100} cannot be called")
+        self._check()
         self._requests.append((prep, handler, keepalive))
 
     # -- from here on, only inside wait()
@@ -538,34 +609,51 @@ class IoUringFDMon(FDMon):
         Mirrors: QEMU fill_sq_ring; add_timeout_sqe, which follows it there, is in Ring.submit_and_wait, where
             5.11 and newer take the timeout without an SQE
         """
-        # What arrives from now on belongs to the next turn, so that a busy producer cannot hold us here.
-        for _ in range(len(self.submit_list)):
-            # Taken off the list only when it is done: a signal handler may raise at any moment, and to do
-            # it twice is harmless.
-            node, flags = self.submit_list[0]
-            if flags & FDMON_IO_URING_ADD:
-                if not node.deleted and not node.armed:
-                    self.add_poll_add_sqe(node)
-            elif node.armed:
-                self.add_poll_remove_sqe(node)
-            elif node.parked and self._lot is not None:
-                self._lot.remove(node)
-            self.dequeue()
+        sq, node = self.ring.sq, None
+        tail = sq.sqe_tail
+        try:
+            # What arrives from now on belongs to the next turn, so that a busy producer cannot hold us here.
+            for _ in range(len(self.submit_list)):
+                # Taken off the list only when it is done: a signal handler may raise at any moment, and to do
+                # it twice is harmless.
+                node, flags = self.submit_list[0]
+                if flags & FDMON_IO_URING_ADD:
+                    if not node.deleted and not node.armed:
+                        self.add_poll_add_sqe(node)
+                else:
+                    node.deleted = True
+                    if node.armed:
+                        self.add_poll_remove_sqe(node)
+                    elif node.parked and self._lot is not None:
+                        self._lot.remove(node)
+                tail = sq.sqe_tail
+                self.dequeue()
+        except BaseException:
+            if node is not None and sq.sqe_tail != tail and not node.deleted:
+                # As in add_poll_add_sqe(), or a second poll would go out with the same token.
+                self.inflight.entries[node.token] = (node, ())
+                node.armed = True
+            raise
+        for _ in range(len(self._requests)):
+            self._start_request()
+
+    def _start_request(self) -> None:
+        """Send the oldest request of add_sqe()."""
         requests, sq, ready = self._requests, self.ring.sq, self.inflight._ready
-        for _ in range(len(requests)):
-            prep, handler, keepalive = requests[0]
-            if not sq.space_left():
-                self._make_room()
-            tail = sq.sqe_tail
-            try:
-                self.inflight.start(prep, handler=handler, holds=keepalive)
-            finally:
-                # Off the list with its SQE, or with the answer that there is none. No call stands in between,
-                # so from CPython 3.11 on a signal handler that raises does not lose or double it.
-                unsent = sq.sqe_tail == tail
+        request = prep, handler, keepalive = requests[0]
+        if not sq.space_left():
+            self._make_room()
+        tail = sq.sqe_tail
+        try:
+            self.inflight.start(prep, handler=handler, holds=keepalive)
+            del requests[0]
+        except BaseException:
+            # Off the list with its SQE, or with the answer that there is none.
+            if requests and requests[0] is request:
                 del requests[0]
-                if unsent:
+                if sq.sqe_tail == tail and handler is not None:
                     ready += ((handler, -errno.ECANCELED, 0),)
+            raise
 
     def process_cqe(self, events: list[Event] | None, cqe: rings.Cqe) -> None:
         """Handle one completion.
@@ -590,7 +678,7 @@ class IoUringFDMon(FDMon):
             self._park(node)  # EINVAL: a terminal before 5.8, see gates.py
         else:
             # One-shot: armed again with the next submit, which is what makes it level-triggered.
-            self.enqueue(node, FDMON_IO_URING_ADD)
+            self.submit_list.append((node, FDMON_IO_URING_ADD))
         node.armed = False
         del self.inflight.entries[user_data]
         if events is None or node.deleted or res == -errno.ECANCELED:
@@ -637,6 +725,8 @@ class IoUringFDMon(FDMon):
 
     def wait(self, timeout_ns: int | None = None) -> list[Event]:
         """Submit all changes and wait, in one system call; see FDMon.wait."""
+        if timeout_ns is not None and timeout_ns.__class__ is not int:
+            timeout_ns = _nanoseconds(timeout_ns)
         if self._instead is not None:
             return self._wait_instead(self._instead, timeout_ns)
         self._waiting = True
@@ -783,7 +873,8 @@ class IoUringFDMon(FDMon):
             while self._requests:
                 handler, ready = self._requests[0][1], inflight._ready
                 del self._requests[0]  # as in fill_sq_ring
-                ready += ((handler, -self._code, 0),)
+                if handler is not None:
+                    ready += ((handler, -self._code, 0),)
             self._reap_the_rest()
             events = instead.wait(0 if inflight._ready else timeout_ns)
             events = [event for event in events if event[0] is not self._ring_node]
@@ -889,6 +980,7 @@ class IoUringFDMon(FDMon):
         Threads: the waiter only.
         Mirrors: QEMU fdmon_io_uring_need_wait
         """
+        self._check()
         if self.submit_list or self._requests or self.inflight._ready or self._early:
             return True
         if self._instead is not None:
@@ -1065,10 +1157,12 @@ class PollFDMon(FDMon):
             if flags & FDMON_IO_URING_ADD:
                 if not node.deleted and node not in nodes:
                     nodes.append(node)
-            elif node in nodes:
-                nodes.remove(node)
+            else:
+                node.deleted = True
+                if node in nodes:
+                    nodes.remove(node)
             if nodes:
-                self._poll.register(node.fd, _union(*nodes) & 0xFFFF)
+                self._poll.register(node.fd, _union(*nodes))
             else:
                 del self._nodes[node.fd]
                 self._unregister(node.fd)
@@ -1082,10 +1176,11 @@ class PollFDMon(FDMon):
 
     def wait(self, timeout_ns: int | None = None) -> list[Event]:
         """Apply all changes and call poll(2), whose timeout counts milliseconds; see FDMon.wait."""
+        if timeout_ns is not None and timeout_ns.__class__ is not int:
+            timeout_ns = _nanoseconds(timeout_ns)
         deadline = None if not timeout_ns else time.monotonic_ns() + timeout_ns
         while True:
-            if not self._wake_fds:
-                raise ValueError("this monitor was destroyed")
+            self._check()
             self._apply()
             # Rounded up: to return early would let the caller spin.
             timeout_ms = None
@@ -1108,6 +1203,7 @@ class PollFDMon(FDMon):
 
     def need_wait(self) -> bool:
         """Tell whether there is work for wait(): poll(2) keeps nothing back, so only intents count."""
+        self._check()
         return bool(self.submit_list)
 
     def destroy(self) -> None:

@@ -1223,7 +1223,9 @@ class PollAdd(Strategy):
         """
         self._monitor = fdmon.IoUringFDMon(entries)
         self.ring: rings.Ring = self._monitor.ring
-        self._nodes: dict[int, fdmon.AioHandler] = {}
+        # The nodes of each number that may be in the monitor. Which of them is there, if a signal handler has
+        # raised, nobody has to know: the next change gives all up, in the step in which it starts a new one.
+        self._nodes: dict[int, tuple[fdmon.AioHandler, ...]] = {}
 
     def add(self, key: SelectorKey, known: bool) -> None:
         """Refuse what epoll would refuse, as far as fstat can tell; the rest is done by the next wait."""
@@ -1233,13 +1235,9 @@ class PollAdd(Strategy):
             mode = os.fstat(key.fd).st_mode
             if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
                 raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
-        old = self._nodes.get(key.fd)
-        if old is not None and not old.deleted:  # left when a signal handler raised in unregister()
-            self._monitor.release(old)
-        # Known here before the monitor has it: a signal handler may raise, and nobody could end it.
-        self._nodes[key.fd] = node = fdmon.AioHandler(key.fd, _MASK[key.events])
-        self._monitor.update(None, node)
-        self._monitor.wake_waiter()
+        for left in self._nodes.get(key.fd, ()):  # when a signal handler raised in unregister()
+            self._monitor.release(left)
+        self._replace(key.fd, _MASK[key.events])
 
     def change(self, key: SelectorKey, mask: int, known: bool) -> None:
         """Replace the handler; the kernel hears of it with the next wait."""
@@ -1247,19 +1245,19 @@ class PollAdd(Strategy):
             self.ring.fileno()  # as in add()
         if not known:
             os.fstat(key.fd)
-        old = self._nodes[key.fd]
-        new = fdmon.AioHandler(key.fd, mask)
-        try:
-            self._monitor.update(None if old.deleted else old, new)
-        finally:
-            if old.deleted:  # also when a signal handler has raised since
-                self._nodes[key.fd] = new
+        self._replace(key.fd, mask)
+
+    def _replace(self, fd: int, mask: int) -> None:
+        old = self._nodes.get(fd, ())
+        new = fdmon.AioHandler(fd, mask)
+        self._nodes[fd] = (*old, new)  # known here before the monitor has it
+        self._monitor.update(None, new, *old)
+        self._nodes[fd] = (new,)
         self._monitor.wake_waiter()
 
     def remove(self, key: SelectorKey) -> None:
         """End the poll, so that the file is free."""
-        node = self._nodes[key.fd]
-        if not node.deleted:
+        for node in self._nodes.get(key.fd, ()):
             self._monitor.release(node)
         self._nodes.pop(key.fd, None)  # last, as in add()
 
@@ -1280,6 +1278,8 @@ class PollAdd(Strategy):
                     events = _EVENTS[mask & 31] & key.events
                     if events:
                         ready.append((key, events))
+                else:
+                    self._monitor.remove(node)  # left when a signal handler raised: it would wake us for ever
             if ready or timeout_ns == 0:
                 return ready
             if deadline is not None:

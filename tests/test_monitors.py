@@ -7,8 +7,10 @@ import contextlib
 import errno
 import gc
 import importlib.util
+import io
 import itertools
 import os
+import re
 import select
 import signal
 import socket
@@ -344,10 +346,108 @@ def test_need_wait_then_true_for_intents_only(monitor, pipe):
     assert not monitor.need_wait()
 
 
-@pytest.mark.parametrize(("fd", "events"), [(-1, 1), (0, -1), (0, 1 << 32)])
-def test_bad_arguments_then_value_error(monitor, fd, events):
-    with pytest.raises(ValueError, match=r"fd=|events="):
-        monitor.add(fd, events)
+def _closed_socket() -> socket.socket:
+    sock = socket.socket()
+    sock.close()
+    return sock
+
+
+BAD = [
+    ((-1, POLLIN), ValueError, "fd=-1"),
+    ((1 << 31, POLLIN), ValueError, "fd=2147483648"),
+    ((1 << 64, POLLIN), ValueError, "fd="),
+    ((3.0, POLLIN), TypeError, "fd=3.0"),
+    ((True, POLLIN), TypeError, "fd=True"),
+    ((None, POLLIN), TypeError, "fd=None"),
+    (("3", POLLIN), TypeError, "fd='3'"),
+    ((_closed_socket(), POLLIN), ValueError, "fd=-1"),
+    ((io.BytesIO(), POLLIN), ValueError, "fd=<_io.BytesIO"),
+    ((0, -1), ValueError, "events="),
+    ((0, 1 << 16), ValueError, "events="),
+    ((0, 1 << 31), ValueError, "events="),
+    ((0, 1 << 64), ValueError, "events="),
+    ((0, 1.0), TypeError, "events=1.0"),
+    ((0, True), TypeError, "events=True"),
+    ((0, None), TypeError, "events=None"),
+    ((0, "r"), TypeError, "events='r'"),
+    ((0, POLLIN, 5), TypeError, "handler=5"),
+    ((0, POLLIN, "print"), TypeError, "handler='print'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "kind", "name"), BAD, ids=[str(each[0]) for each in BAD])
+def test_bad_arguments_then_refused_at_the_door_and_the_others_go_on(monitor, pipe, arguments, kind, name):
+    """What no SQE field holds made every later wait() fail, for ever."""
+    node = monitor.add(pipe[0], POLLIN)
+    os.write(pipe[1], b"x")
+    with pytest.raises(kind, match=re.escape(name)):
+        monitor.add(*arguments)
+    with pytest.raises(kind, match=re.escape(name)):
+        AioHandler(*arguments)
+    for _ in range(3):
+        assert monitor.wait(0) == [(node, POLLIN)]
+
+
+class Index:
+    """An integer of somebody else's, such as numpy's."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __index__(self):
+        return self.value
+
+
+def test_socket_or_foreign_integers_then_as_the_number(monitor, pair):
+    pair[1].send(b"x")
+    nodes = [monitor.add(pair[0], POLLIN), monitor.add(Index(pair[0].fileno()), Index(POLLIN))]
+    assert [type(value) for node in nodes for value in (node.fd, node.events)] == [int] * 4
+    assert sorted(monitor.wait(Index(0)), key=lambda event: nodes.index(event[0])) == [
+        (node, POLLIN) for node in nodes
+    ]
+    assert monitor.modify(nodes[0], select.POLLIN).fd == pair[0].fileno()
+
+
+@pytest.mark.parametrize("call", [
+    lambda mon, node: mon.update(None, 5),
+    lambda mon, node: mon.update(5, None),
+    lambda mon, node: mon.update(node, None, 5),
+    lambda mon, node: mon.modify(5, POLLIN),
+    lambda mon, node: mon.modify(node, 1.0),
+    lambda mon, node: mon.remove("node"),
+    lambda mon, node: mon.enqueue("node", fdmon.FDMON_IO_URING_ADD),
+    lambda mon, node: mon.enqueue(node, 6),
+    lambda mon, node: mon.wait(1.5),
+    lambda mon, node: mon.wait("1"),
+    lambda mon, node: mon.wait(float("nan")),
+])  # fmt: skip
+def test_misuse_then_refused_in_words_and_nothing_has_changed(monitor, pipe, call):
+    node = monitor.add(pipe[0], POLLIN)
+    os.write(pipe[1], b"x")
+    with pytest.raises((TypeError, ValueError), match=r"AioHandler|events=|flags=|timeout_ns="):
+        call(monitor, node)
+    for _ in range(3):
+        assert monitor.wait(0) == [(node, POLLIN)]
+
+
+@pytest.mark.parametrize("function", [5, "nop", None])
+def test_request_that_cannot_be_made_or_answered_then_type_error(uring, function):
+    with pytest.raises(TypeError, match="prep="):
+        uring.add_sqe(function, print)
+    if function is not None:
+        with pytest.raises(TypeError, match="handler="):
+            uring.add_sqe(ops.prep_nop, function)
+    assert uring.wait(0) == []
+
+
+def test_request_whose_answer_nobody_wants_then_sent_all_the_same(uring, pipe):
+    before = len(uring.inflight)
+    uring.add_sqe(ops.prep_nop, None)
+    uring.add_sqe(lambda sqe, token: None, None)
+    with pytest.raises(TypeError, match="user_data"):
+        uring.wait(0)
+    assert uring.dispatch(uring.wait(0)) == 0
+    assert len(uring.inflight) <= before + 1
 
 
 # -- threads and signals
@@ -572,9 +672,19 @@ def test_used_after_destroy_then_refused_in_words_and_removing_is_fine(monitor, 
     if monitor.backend == "io_uring":
         monitor.fileno()  # from now on changes notify
     monitor.destroy()
-    for call in (monitor.wait, lambda: monitor.wait(0), monitor.notify):
+    calls = [
+        monitor.wait, lambda: monitor.wait(0), monitor.notify, monitor.need_wait, monitor.__enter__,
+        lambda: monitor.add(pipe[0], POLLIN),
+        lambda: monitor.update(None, AioHandler(pipe[0], POLLIN)),
+        lambda: monitor.modify(node, POLLIN),
+        lambda: monitor.enqueue(node, fdmon.FDMON_IO_URING_ADD),
+    ]  # fmt: skip
+    if monitor.backend == "io_uring":
+        calls += [monitor.fileno, lambda: monitor.add_sqe(ops.prep_nop, print)]
+    for call in calls:
         with pytest.raises(ValueError, match=r"closed|destroyed"):
             call()
+    assert not monitor.submit_list
     monitor.remove(node)
     assert monitor.dispatch([(node, POLLIN)]) == 0
 

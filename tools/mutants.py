@@ -168,7 +168,7 @@ MUTANTS = (
     ),
     Mutant(
         "a request that was not queued is forgotten", "rawuring/fdmon.py",
-        "                if unsent:\n", "                if False:\n",
+        "                if sq.sqe_tail == tail and handler", "                if False and handler",
         "tests/test_monitors.py -k prep_raises",
     ),
     Mutant(
@@ -220,7 +220,7 @@ MUTANTS = (
     Mutant(
         "a handler is not armed again", "rawuring/fdmon.py",
         "            # One-shot: armed again with the next submit, which is what makes it level-triggered.\n"
-        "            self.enqueue(node, FDMON_IO_URING_ADD)",
+        "            self.submit_list.append((node, FDMON_IO_URING_ADD))",
         "            pass",
         FAULTS + "test_descriptors.py -k random_changes_of_a_monitor", quick=True,
     ),
@@ -394,6 +394,36 @@ MUTANTS = (
     ),
     # (end of rings)
     # Promises: the monitor
+    Mutant(
+        "a descriptor that fits no field is accepted", "rawuring/fdmon.py",
+        "        if not 0 <= fd <= 0x7FFFFFFF:", "        if fd < 0:",
+        "tests/test_monitors.py -k refused_at_the_door",
+    ),
+    Mutant(
+        "a mask that fits no field is accepted", "rawuring/fdmon.py",
+        "        if not 0 <= events <= 0xFFFF:", "        if events < 0:",
+        "tests/test_monitors.py -k refused_at_the_door",
+    ),
+    Mutant(
+        "a handler that cannot be called is accepted", "rawuring/fdmon.py",
+        "        if handler is not None and not callable(handler):", "        if False:",
+        "tests/test_monitors.py -k refused_at_the_door",
+    ),
+    Mutant(
+        "add() after destroy() succeeds in silence", "rawuring/fdmon.py",
+        "            self._check()\n            intents", "            intents",
+        "tests/test_monitors.py -k used_after_destroy",
+    ),
+    Mutant(
+        "a poll that was sent is forgotten when a signal handler raises", "rawuring/fdmon.py",
+        "            if node is not None and sq.sqe_tail != tail and", "            if False and",
+        FAULTS + "test_moments.py -k arm",
+    ),
+    Mutant(
+        "poll_add forgets a node that may be in the monitor", "rawuring/selector.py",
+        "        self._nodes[fd] = (*old, new)", "        self._nodes[fd] = old",
+        FAULTS + "test_moments.py -k poll_add",
+    ),
     # (end of the monitor)
     # Promises: the selector and asyncio
     # (end of the selector and asyncio)

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: MIT
+"""Signal handlers that raise between any two instructions of the monitor, as before CPython 3.11."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+
+import pytest
+from harness import PYPY, ROOT, figures
+
+from rawuring import fdmon, selector
+from rawuring.fdmon import POLLIN, POLLOUT
+from rawuring.selector import EVENT_READ, EVENT_WRITE
+
+pytestmark = [
+    pytest.mark.requires_io_uring,
+    pytest.mark.skipif(PYPY, reason="the instructions of PyPy's compiled loops are not traced"),
+    pytest.mark.unwatched("debug mode makes calls of its own in between"),
+]
+
+FILES = ["fdmon.py", "inflight.py"]
+if sys.version_info < (3, 11):
+    FILES.append("rings.py")  # which is made for handlers that run after calls, from 3.11 on
+
+
+OPCODES = sys.version_info < (3, 12)
+
+
+class Struck(Exception):
+    """What a signal handler raises."""
+
+
+@contextlib.contextmanager
+def strike_anywhere(at, *files):
+    """Raise before the at-th instruction of these files, or line from CPython 3.12 on, which traces no more.
+
+    Gives a list, empty when the block ended first.
+    """
+    struck, seen = [], 0
+    names = {str(ROOT / "rawuring" / name) for name in files}
+
+    def trace(frame, event, arg):
+        nonlocal seen
+        if frame.f_code.co_filename not in names:
+            return None
+        if OPCODES:
+            frame.f_trace_lines, frame.f_trace_opcodes = False, True
+        if event == ("opcode" if OPCODES else "line") and not struck:
+            seen += 1
+            if seen > at:
+                struck.append(f"{frame.f_code.co_name}:{frame.f_lineno}")
+                sys.settrace(None)
+                raise Struck
+        return trace
+
+    old = sys.gettrace()
+    try:
+        sys.settrace(trace)
+        yield struck
+    except Struck:
+        assert struck
+    finally:
+        sys.settrace(old)
+
+
+@pytest.mark.parametrize("change", ["register", "unregister", "modify"])
+def test_interrupted_anywhere_in_a_change_of_poll_add_then_each_key_once_and_nothing_is_left(change):
+    struck, at = [""], 0
+    while struck:
+        (a, b), (c, d) = socket.socketpair(), socket.socketpair()
+        with selector.IoUringSelector("io_uring:poll_add") as sel, a, b, c, d:
+            sel.register(c, EVENT_READ, "bystander")
+            if change != "register":
+                sel.register(a, EVENT_READ, "first")
+            assert sel.select(0) == []
+            with strike_anywhere(at, "selector.py", "fdmon.py") as struck:
+                if change == "register":
+                    sel.register(a, EVENT_WRITE, "second")
+                elif change == "unregister":
+                    sel.unregister(a)
+                else:
+                    sel.modify(a, EVENT_WRITE, "second")
+            if a in sel.get_map():
+                sel.unregister(a)
+            key = sel.register(a, EVENT_WRITE, "third")
+            for _ in range(2):
+                assert sel.select(0) == [(key, EVENT_WRITE)], struck
+            sel.unregister(a)
+            d.send(b"x")
+            assert [key.data for key, _ in sel.select(1)] == ["bystander"], struck
+            c.recv(1)
+            before = sel.ring.statistics().enters
+            assert sel.select(0.001) == []
+            assert sel.ring.statistics().enters - before < 4, struck  # no busy loop
+            a.close()
+            b.setblocking(False)
+            assert b.recv(1) == b"", struck  # no poll holds the file
+        at += 1
+        figures["signals"] += 1
+    assert at > 10
+
+
+@pytest.mark.parametrize("backend", ["io_uring", "poll"])
+@pytest.mark.parametrize("change", ["add", "modify", "remove", "wait", "arm"])
+def test_interrupted_anywhere_in_the_monitor_then_what_was_done_is_done_and_nothing_is_lost(backend, change):
+    """Who is interrupted in modify() names the nodes that may be left with the next change."""
+    struck, at = [""], 0
+    while struck:
+        (a, b), (c, d) = socket.socketpair(), socket.socketpair()
+        with fdmon.setup((backend,)) as mon, a, b, c, d:
+            bystander = mon.add(c, POLLIN)
+            first = fdmon.AioHandler(a, POLLIN)
+            if change != "add":
+                mon.update(None, first)
+            assert mon.wait(0) == []
+            d.send(b"x")
+            second = fdmon.AioHandler(a, POLLIN | (0 if change == "arm" else POLLOUT))
+            if change == "arm":
+                mon.update(first, second)
+            with strike_anywhere(at, *FILES) as struck:
+                if change == "add":
+                    mon.update(None, first)
+                elif change == "modify":
+                    mon.update(first, second)
+                elif change == "remove":
+                    mon.remove(first)
+                else:
+                    mon.wait(0)
+            found = [node for node, _ in mon.wait(0)]
+            assert found.count(bystander) == 1, struck
+            assert found.count(second) <= 1, struck
+            if change == "wait":
+                b.send(b"x")
+                assert sorted(mask for _, mask in mon.wait(0)) == [POLLIN, POLLIN], struck
+            third = fdmon.AioHandler(a, POLLOUT)
+            mon.update(first, third, second)
+            for _ in range(2):
+                assert sorted(node.fd for node, _ in mon.wait(0)) == sorted([a.fileno(), c.fileno()]), struck
+            mon.remove(third)
+            assert [node for node, _ in mon.wait(0)] == [bystander], struck
+            if change == "wait":
+                a.recv(1)
+            a.close()
+            b.setblocking(False)
+            assert b.recv(1) == b"", struck
+        at += 1
+        figures["signals"] += 1
+    assert at > 5
