@@ -37,7 +37,7 @@ import struct
 import sys
 from collections import deque
 
-from . import rings, syscalls, uapi
+from . import rings, seccomp, syscalls, uapi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -387,16 +387,19 @@ def fake_ring(**options: Any) -> Iterator[tuple[FakeKernel, rings.Ring]]:
     """
     kernel = FakeKernel(**options)
     saved = syscalls.io_uring_setup, syscalls.enter, rings.map_rings
+    check = seccomp.check
     bare = syscalls._syscall_enter
-    patched: Any = (syscalls, rings)
+    patched: Any = (syscalls, rings, seccomp)
     patched[0].io_uring_setup, patched[0].enter = kernel.setup, kernel.enter
     patched[0]._syscall_enter = _refused
+    patched[2].check = lambda: None  # no filter stands in front of this kernel
     patched[1].map_rings = lambda fd, params, single_mmap=True: (kernel.ring, kernel.ring, kernel.sqes)
     try:
         with rings.Ring(kernel.sq_entries) as ring:
             yield kernel, ring
     finally:
         patched[0].io_uring_setup, patched[0].enter, patched[1].map_rings = saved
+        patched[2].check = check
         if syscalls._syscall_enter is _refused:  # else libc was loaded meanwhile, and stands there now
             patched[0]._syscall_enter = bare
 

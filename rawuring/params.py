@@ -15,7 +15,7 @@ import os
 import time
 from collections import namedtuple
 
-from . import gates, syscalls, uapi
+from . import gates, seccomp, syscalls, uapi
 from .syscalls import Unavailable
 
 TYPE_CHECKING = False
@@ -91,7 +91,8 @@ def setup(
     Args: entries and min_entries are SQ sizes; flags and wish are masks of IORING_SETUP_*; fields are
         further members of io_uring_params.
     Returns: the descriptor, the filled params, and what was dropped.
-    Raises: ValueError for flags that no kernel takes together; Unavailable with the cause otherwise.
+    Raises: ValueError for flags that no kernel takes together; Unavailable with the cause otherwise, also
+        where a seccomp filter would kill for the call.
     Lifetime: none.
     Mirrors: liburing io_uring_queue_init_try_setup_flags
     """
@@ -104,6 +105,7 @@ def setup(
         wish = _drop_one(flags, wish, 0, dropped, _against_a_rule(flags, wish))
     if wish & uapi.IORING_SETUP_SQPOLL and gates.applies("sqpoll-burns"):
         wish = _drop_one(flags, wish, 0, dropped, uapi.IORING_SETUP_SQPOLL)
+    seccomp.check()
     pauses = [0.002, 0.008, 0.02, 0.02]
     while True:
         params = bytearray(uapi.io_uring_params.pack(flags=flags | wish, **fields))

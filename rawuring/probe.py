@@ -4,8 +4,8 @@
 What it is: the answers as an API, cached, and the command.
 Mirrors: bpftool feature probe, virt-host-validate.
 Must not know: the monitor, or anything built on it.
-Invariant: asked once per process; every answer is yes, no or unknown, found by trying and never by comparing
-versions; nothing is left behind, neither a descriptor nor a child.
+Invariant: asked once per process, as far as the answer lasts; every answer is yes, no or unknown, found by
+trying and never by comparing versions; nothing is left behind, neither a descriptor nor a child.
 Read next: fdmon.py.
 """
 
@@ -51,6 +51,9 @@ _cached: Capabilities | None = None
 def capabilities(refresh: bool = False) -> Capabilities:
     """Find out what the kernel offers to this process.
 
+    An answer is kept unless it is a passing one (its ``lasting`` is False): what was said while descriptors,
+    memory or processes ran short is asked again the next time.
+
     Args: refresh asks again instead of returning the earlier answer.
     Returns: the answers; usable is None when they could not be found.
     Lifetime: none.
@@ -58,9 +61,11 @@ def capabilities(refresh: bool = False) -> Capabilities:
     Since: 5.1
     """
     global _cached
-    if _cached is None or refresh:
-        _cached = survey.examine()
-    return _cached
+    if _cached is not None and not refresh:
+        return _cached
+    found = survey.examine()
+    _cached = found if found.lasting else None
+    return found
 
 
 def examine_ring(ring: Ring) -> Capabilities:

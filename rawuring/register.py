@@ -19,7 +19,7 @@ import errno
 import sys
 from collections import namedtuple
 
-from . import barriers, buffers, gates, rings, syscalls, uapi
+from . import barriers, buffers, gates, rings, seccomp, syscalls, uapi
 from .buffers import Block, ProvidedBuffers
 
 TYPE_CHECKING = False
@@ -70,6 +70,7 @@ def _register(ring: Ring, opcode: int, arg: Any, nr_args: int) -> int:
 
 def _register_blind(opcode: int, arg: Any, nr_args: int) -> int:
     """Register with no ring: descriptor -1."""
+    seccomp.check()  # no ring has been made before, so nobody has asked
     try:
         return syscalls.io_uring_register(-1, opcode, arg, nr_args)
     except OSError as error:

@@ -23,16 +23,14 @@ from __future__ import annotations
 import errno
 import os
 import select
-import signal
 import socket
-import struct
 import sys
 import time
-import warnings
+from _thread import _local
 from types import MappingProxyType
 from typing import NamedTuple
 
-from . import buffers, evidence, ops, rings, syscalls, uapi
+from . import buffers, evidence, ops, rings, seccomp, syscalls, uapi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,6 +67,8 @@ class Capabilities(NamedTuple):
     """Hold what was found out about this kernel and this process.
 
     ``status`` is usable, degraded, denied, absent, limited, not-linux or unknown; ``cause`` names the layer.
+    ``lasting`` is False where the answer may be another one in a moment: a limit was met, or no child could
+    be made.
     """
 
     usable: Answer
@@ -84,6 +84,7 @@ class Capabilities(NamedTuple):
     status: str = "usable"
     findings: Mapping[str, Finding] = MappingProxyType({})
     denied: tuple[str, ...] = ()
+    lasting: bool = True
 
 
 #: Without these there is no monitor, whatever else works.
@@ -119,6 +120,7 @@ def examine() -> Capabilities:
     Since: 5.1
     """
     facts = evidence.gather()
+    _met.limits = ()
     try:
         register_code = _first_calls()
         with rings.Ring(2) as ring:
@@ -136,7 +138,7 @@ def examine() -> Capabilities:
         cause=cause,
         advice=_usable_advice(findings, register_code, denied),
         error="",
-        evidence=(*facts, *_asked(answer), f"{_FIRST}=ok"),
+        evidence=(*facts, *_asked(answer), f"{_FIRST}=ok", *_met_facts()),
         kernel=evidence.kernel_name(),
         features={name: bool(findings[name].supported) for name, _ in family("FEAT")},
         setup_flags={name: findings[name].admitted for name, _ in family("SETUP")},
@@ -145,7 +147,23 @@ def examine() -> Capabilities:
         status=("degraded" if cause else "usable") if usable else "denied",
         findings=findings,
         denied=denied,
+        lasting=not _met.limits,
     )
+
+
+_met = _local()  # .limits: errnos of limits that were met while this thread asked
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+
+
+def _note_limit(error: OSError) -> None:
+    """Remember that an answer is missing for want of something that may be there the next time."""
+    if error.errno in _PASSING:
+        _met.limits = (*getattr(_met, "limits", ()), error.errno)
+
+
+def _met_facts() -> tuple[str, ...]:
+    names = sorted({syscalls._errno_name(code) for code in _met.limits})
+    return (f"limits met while asking={' '.join(names)}",) if names else ()
 
 
 def _usable_advice(findings: dict[str, Finding], code: int, denied: tuple[str, ...]) -> str:
@@ -205,15 +223,14 @@ def _refused(facts: tuple[str, ...], failure: syscalls.Unavailable) -> Capabilit
         register_opcodes=answer.get("nr_register_opcodes"),
         status=status,
         findings=findings,
+        lasting=status in ("denied", "absent", "not-linux"),
     )
 
 
 # ------------------------------------------------------------------------------------------------------
 # The first calls, in a child
 
-_FIRST = "io_uring_setup(2 entries)"
-_CALLS = (_FIRST, "io_uring_enter", "io_uring_register")
-_PR_GET_SECCOMP = 21  # linux/prctl.h
+_FIRST = seccomp.CALLS[0]
 
 
 def _first_calls() -> int:
@@ -227,120 +244,29 @@ def _first_calls() -> int:
     except (AttributeError, ImportError) as error:
         advice = f"This Python cannot call into libc: {error}. Use one that has ctypes."
         raise syscalls.Unavailable(errno.ENOSYS, "ctypes", "absent", advice) from None
-    codes, killer = _in_child(_make_three_calls)
-    if len(codes) < len(_CALLS):
-        raise _ended_early(_CALLS[len(codes)], killer)
+    codes, killer = _three_calls()
+    if len(codes) < len(seccomp.CALLS):
+        raise seccomp.ended_early(seccomp.CALLS[len(codes)], killer)
     if codes[0]:
         failure = syscalls.explain_setup_failure(codes[0], _FIRST)
         failure.evidence += tuple(f"PR_GET_SECCOMP={mode}" for mode in codes[3:])
         raise failure
     if codes[1] in _REFUSALS:
         advice = "A filter lets io_uring_setup pass but not io_uring_enter: allow both."
-        raise syscalls.Unavailable(codes[1], _CALLS[1], "seccomp", advice)
+        raise syscalls.Unavailable(codes[1], seccomp.CALLS[1], "seccomp", advice)
     return codes[2] if codes[2] in _REFUSALS else 0
 
 
-def _make_three_calls(say: Callable[[int], object]) -> None:
-    """Say the errno of each; where there is no ring, the other two are asked about descriptor -1.
-
-    They are tried even then: the parent makes them too when it looks for the cause.
-    """
-
-    def attempt(call: Callable[[], int]) -> int:
-        try:
-            result = call()
-        except OSError as error:
-            say(error.errno or errno.EIO)
-            return -1
-        say(0)
-        return result
-
-    fd = attempt(lambda: syscalls.io_uring_setup(2, bytearray(uapi.io_uring_params.size)))
-    attempt(lambda: syscalls.io_uring_enter(fd, 0, 0, 0))
-    # Nothing is registered, so the kernel itself answers ENXIO, or EBADF to -1; a restricted task is answered
-    # EACCES, which is no refusal of the call.
+def _three_calls() -> tuple[list[int], int | None]:
+    """Make them in a child, or, where there can be none and no filter is in force, here."""
     try:
-        syscalls.io_uring_register(fd, uapi.IORING_UNREGISTER_BUFFERS, None, 0)
-    except OSError as error:
-        restricted = error.errno == errno.EACCES and fd >= 0
-        say(0 if restricted else error.errno or errno.EIO)
-    else:
-        say(0)
-    say(int(syscalls._libc.prctl(_PR_GET_SECCOMP, None, None, None, None)))  # for where there is no /proc
-
-
-def _ended_early(call: str, killer: int | None) -> syscalls.Unavailable:
-    if killer == signal.SIGSYS or (killer is None and syscalls._status_field("Seccomp") == "2"):
-        return syscalls.Unavailable(
-            errno.EPERM,
-            f"{call}: killed by signal {int(signal.SIGSYS)} (SIGSYS), taken for",
-            "seccomp",
-            f"A seccomp filter kills whoever makes this call ({call}): do not make it, or change the filter.",
-        )
-    ended = f"ended by signal {killer}" if killer else "ended without an answer"
-    return syscalls.Unavailable(
-        errno.EIO, f"{call}: the child that tried it {ended}", "unknown", "Run the probe again."
-    )
-
-
-def _in_child(work: Callable[[Callable[[int], object]], object]) -> tuple[list[int], int | None]:
-    """Let a child process say numbers.
-
-    Args: work is called in the child with the function that says one.
-    Returns: what it said before it ended, and the signal that ended it: 0 for none, None when that cannot be
-        known because somebody else reaps this process's children.
-    Raises: Unavailable where there can be no child.
-    """
-    parent = os.getpid()
-    try:
-        read_end, write_end = os.pipe()
-    except OSError as error:
-        raise syscalls.explain_setup_failure(error.errno or errno.EIO, "pipe()") from None
-    ends = [read_end, write_end]
-    pid = 0
-    status: int | None = None
-    said = b""
-    try:
-        pid = _fork()
-        if pid:
-            # Without our own end closed, a child that was killed would never be the end of the file.
-            os.close(ends.pop())
-            while True:
-                data = os.read(read_end, 64)
-                if not data:
-                    break
-                said += data
-        else:
-            work(lambda number: os.write(write_end, struct.pack("=i", number)))
-    except OSError as error:
-        code = error.errno or errno.EIO
-        advice = "No child could be made to try the calls in: raise RLIMIT_NPROC, or free memory."
-        raise syscalls.Unavailable(code, "fork()", "unknown", advice) from None
-    finally:
-        if os.getpid() != parent:
-            os._exit(0)  # also when a signal handler raised: nothing of the caller's may run twice
-        for fd in ends:
-            os.close(fd)
-        if pid:
-            status = _reap(pid)
-    numbers = [number for (number,) in struct.iter_unpack("=i", said)]
-    if status is None:
-        return numbers, None
-    return numbers, os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-
-
-def _fork() -> int:
-    with warnings.catch_warnings():
-        # 3.12 warns of threads; this child makes three system calls and never returns to the caller.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return os.fork()
-
-
-def _reap(pid: int) -> int | None:
-    try:
-        return os.waitpid(pid, 0)[1]
-    except ChildProcessError:  # SIGCHLD is ignored, or another thread waits for any child
-        return None
+        return seccomp.in_child(seccomp.make_three_calls)
+    except seccomp.NoChild:
+        if seccomp.state()[0] != "0":
+            raise
+    codes: list[int] = []
+    seccomp.make_three_calls(codes.append)
+    return codes, 0
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -415,7 +341,7 @@ _COMPANIONS = {
 
 
 def _setup_finding(finding: Finding, code: int | None) -> Finding:
-    if code in (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN):
+    if code in _PASSING:
         return finding  # a limit was met, which says nothing about the flag
     return _admit(finding, code)
 
@@ -433,6 +359,7 @@ def _try_flag(bit: int) -> int | None:
             cpu = min(os.sched_getaffinity(0)) if bit == uapi.IORING_SETUP_SQ_AFF else None
             rings.Ring(2, flags=flags, cq_entries=cq_entries, sq_thread_cpu=cpu).close()
     except OSError as error:
+        _note_limit(error)
         return error.errno or errno.EIO
     except (AttributeError, ValueError):
         return None  # no sched_getaffinity in this Python; no fence on this machine
@@ -445,7 +372,8 @@ def _try_enter_flag(bit: int) -> int | None:
         with rings.Ring(2) as ring:
             syscalls.io_uring_enter(ring.fileno(), 0, 0, bit)
     except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        _note_limit(error)
+        if error.errno in _PASSING:
             return None
         # The ring's descriptor is no registered index, and that is what a kernel with the flag says.
         return 0 if error.errno == errno.EBADF else error.errno
@@ -466,7 +394,9 @@ def _query() -> dict[str, int] | None:
         )
         header[: len(query)] = query
         syscalls.io_uring_register(-1, uapi.IORING_REGISTER_QUERY, pointer.address, 0)
-    except (OSError, AttributeError, ImportError):
+    except (OSError, AttributeError, ImportError) as error:
+        if isinstance(error, OSError):
+            _note_limit(error)
         return None
     if uapi.io_uring_query_hdr.unpack(header)["result"] < 0:
         return None
@@ -486,7 +416,8 @@ def _operations(answer: dict[str, int], filters: bool) -> tuple[dict[str, Findin
         # Where nothing lists the operations, an attempt shows those that do not answer EINVAL.
         second = admitted_operations() if filters or not (listed or answer) else {}
         unknown = 0 if listed or answer else _answer_to_unknown()
-    except OSError:
+    except OSError as error:
+        _note_limit(error)
         return findings, ()
     denied = []
     filtered = -errno.EACCES in second.values()
@@ -551,7 +482,8 @@ def _probe_operations() -> dict[int, bool]:
     try:
         with rings.Ring(2) as ring:
             ring.register(uapi.IORING_REGISTER_PROBE, address.address, 256)
-    except OSError:
+    except OSError as error:
+        _note_limit(error)
         return {}
     count = header.unpack(memory)["ops_len"]
     flags = [each.unpack(memory, header.size + number * each.size)["flags"] for number in range(count)]
@@ -610,7 +542,8 @@ def _sqe_flags(findings: dict[str, Finding]) -> dict[str, Finding]:
                 sqe[:] = image
                 ring.submit()
                 results = [cqe[1] for cqe in ring.reap()]
-        except OSError:
+        except OSError as error:
+            _note_limit(error)
             found[name] = findings[name]
             continue
         # Not taken by a NOP, not waited for, or no completion, as asked: all but EINVAL means known.
@@ -652,7 +585,8 @@ def _registrations(
                 findings[name] = _registration_finding(findings[name], code)
                 if code == errno.EACCES:
                     denied.append(name)
-    except OSError:
+    except OSError as error:
+        _note_limit(error)
         return findings, ()
     return findings, tuple(denied)
 

@@ -7,7 +7,7 @@ Mirrors: liburing ``src/syscall.c`` and ``src/arch``.
 Must not know: what a ring looks like in memory, or what an opcode means.
 Invariant: every argument crosses at its full C width, and a failed call raises its own errno, whatever
 other threads or signal handlers did in the meantime.
-Read next: barriers.py.
+Read next: seccomp.py.
 
 How an argument crosses. ``syscall()`` is variadic and has no ctypes signature here, because on CPython a
 signature doubles the price of the call (bench/bench_syscall.py). Without one, ctypes passes

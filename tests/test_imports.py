@@ -28,6 +28,7 @@ ORDER = (
     "uapi",
     "gates",
     "syscalls",
+    "seccomp",
     "barriers",
     "params",
     "rings",

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from rawuring import evidence, probe, report, survey, syscalls, uapi
+from rawuring import evidence, probe, report, seccomp, survey, syscalls, uapi
 
 ROOT = Path(__file__).resolve().parent.parent
 LINUX = sys.platform.startswith("linux")
@@ -249,13 +249,18 @@ def test_no_locked_memory_then_limited_where_the_kernel_counts_it():
 
 @pytest.mark.skipif(not LINUX, reason="Linux only")
 @pytest.mark.requires_io_uring
-def test_no_child_can_be_made_then_cannot_tell():
+@pytest.mark.parametrize("filtered", [False, True])
+def test_no_child_can_be_made_then_asked_here_unless_a_filter_could_kill(filtered):
     code = WARM + "import resource\nresource.setrlimit(resource.RLIMIT_NPROC, (0, 0))\n" + BECOME_NOBODY
-    done = run(code + MAIN, "-")
+    if filtered:
+        code += FILTER
+    done = run(code + MAIN, "0x80000000")
     if done.returncode == 77:
-        pytest.skip("only root can become an unprivileged user")
-    assert done.stdout.startswith("io_uring: UNKNOWN"), done
-    assert (done.returncode, done.stderr) == (4, "")
+        pytest.skip("only root can become an unprivileged user; seccomp filters")
+    assert done.stdout.startswith("io_uring: UNKNOWN" if filtered else "io_uring: USABLE"), done
+    assert (done.returncode, done.stderr) == (4 if filtered else 0, "")
+    if filtered:
+        assert "RLIMIT_NPROC" in done.stdout.splitlines()[-1]
 
 
 @pytest.mark.requires_io_uring
@@ -657,15 +662,15 @@ def test_child_then_what_it_said_and_how_it_ended():
         say(3)
         raise OSError(errno.ENXIO, "x")
 
-    assert survey._in_child(lambda say: (say(0), say(errno.EPERM))) == ([0, errno.EPERM], 0)
-    assert survey._in_child(say_and_die) == ([7], signal.SIGSYS)
-    assert survey._in_child(say_and_raise) == ([3], 0)
+    assert seccomp.in_child(lambda say: (say(0), say(errno.EPERM))) == ([0, errno.EPERM], 0)
+    assert seccomp.in_child(say_and_die) == ([7], signal.SIGSYS)
+    assert seccomp.in_child(say_and_raise) == ([3], 0)
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
 
 
 @pytest.mark.parametrize(
-    ("killer", "seccomp", "cause"),
+    ("killer", "mode", "cause"),
     [
         (int(signal.SIGSYS), None, "seccomp"),
         (None, "2", "seccomp"),
@@ -674,6 +679,89 @@ def test_child_then_what_it_said_and_how_it_ended():
         (0, None, "unknown"),
     ],
 )
-def test_child_ended_early_then_a_filter_is_blamed_only_where_it_shows(monkeypatch, killer, seccomp, cause):
-    monkeypatch.setattr(syscalls, "_status_field", lambda name: seccomp)
-    assert survey._ended_early("io_uring_enter", killer).cause == cause
+def test_child_ended_early_then_a_filter_is_blamed_only_where_it_shows(monkeypatch, killer, mode, cause):
+    monkeypatch.setattr(seccomp, "state", lambda: (mode or "", ""))
+    assert seccomp.ended_early("io_uring_enter", killer).cause == cause
+
+
+# ------------------------------------------------------------------------------------------------------
+# Answers that pass, and places where there can be no child
+
+
+@pytest.mark.skipif(not LINUX, reason="Linux only")
+@pytest.mark.requires_io_uring
+def test_descriptors_ran_short_while_asking_then_asked_again_the_next_time():
+    """Not only a refusal passes: with a few descriptors the answer is "usable", and some flags unknown."""
+    code = WARM + """
+import resource
+usual = probe.capabilities(refresh=True)
+assert usual.lasting and probe.capabilities() is usual
+free = os.dup(0)
+os.close(free)
+seen = set()
+for spare in range(9):
+    probe._cached = None
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + spare, 4096))
+    short = probe.capabilities()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 4096))
+    seen.add((short.status, short.lasting))
+    assert short.lasting is (short.findings == usual.findings), spare
+    assert probe.capabilities().findings == usual.findings, spare
+    assert probe.capabilities() is probe.capabilities()
+assert seen == {("limited", False), ("usable", False), ("usable", True)}, seen
+print("fine")
+"""
+    done = run(code, RAWURING_DEBUG="0")
+    assert (done.stdout.splitlines()[-1:], done.stderr) == (["fine"], "")
+
+
+@pytest.mark.skipif(not LINUX, reason="Linux only")
+@pytest.mark.requires_io_uring
+def test_child_could_not_be_made_then_asked_again_the_next_time():
+    code = FILTER.replace("int(sys.argv[1], 0)", "0x7FFF0000") + """
+import posix
+from rawuring import probe
+def refuse():
+    raise OSError(11, "no child")
+real, posix.fork = posix.fork, refuse
+assert probe.capabilities().usable is None
+posix.fork = real
+assert probe.capabilities().usable is True
+print("fine")
+"""
+    done = run(code, RAWURING_DEBUG="0")
+    if done.returncode == 77:
+        pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
+    assert (done.stdout, done.stderr) == ("fine\n", "")
+
+
+@pytest.mark.requires_io_uring
+@pytest.mark.skipif(sys.implementation.name == "pypy", reason="subinterpreters (CPython)")
+@pytest.mark.parametrize("filtered", [False, True])
+def test_subinterpreter_that_may_not_fork_then_an_answer_or_unknown_with_a_reason(filtered):
+    code = (FILTER if filtered else "import sys\n") + """
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+interpreter = interpreters.create()
+problem = interpreters.run_string(interpreter, '''
+import sys
+sys.path[:] = PATH
+from rawuring import fdmon, probe
+found = probe.capabilities()
+print(found.usable, found.cause, found.advice)
+print(fdmon.setup().backend)
+'''.replace("PATH", repr(sys.path)))
+assert problem is None, problem
+"""
+    done = run(code, "0x80000000", PYTHONWARNINGS="ignore", RAWURING_DEBUG="0")
+    if done.returncode == 77:
+        pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
+    assert done.stderr == ""
+    answer, backend = done.stdout.splitlines()
+    if filtered:
+        assert answer.startswith("None unknown ") and "interpreter" in answer
+    else:
+        assert answer.startswith("True ")
+    assert backend == ("poll" if filtered else "io_uring")

@@ -428,6 +428,58 @@ MUTANTS = (
     # Promises: the selector and asyncio
     # (end of the selector and asyncio)
     # Promises: the probe and denied environments
+    Mutant(
+        "nobody looks for a filter that kills", "rawuring/params.py",
+        "    seccomp.check()\n", "", "tests/test_seccomp.py -k everything_that_falls_back", quick=True,
+    ),
+    Mutant(
+        "a question without a ring is asked under a filter that kills", "rawuring/register.py",
+        "    seccomp.check()  # no ring has been made before, so nobody has asked\n", "",
+        "tests/test_seccomp.py -k everything_that_falls_back",
+    ),
+    Mutant(
+        "a filter that was loaded later is not noticed", "rawuring/seccomp.py",
+        "    if _clean and syscalls._libc is not None and not _prctl_mode():", "    if _clean:",
+        "tests/test_seccomp.py -k after_the_first_ring",
+    ),
+    Mutant(
+        "what one filter does is believed of the next", "rawuring/seccomp.py",
+        "    if filters not in _deadly:", "    if not _deadly:",
+        "tests/test_seccomp.py -k second_filter",
+    ),
+    Mutant(
+        "the filter of another thread is asked about", "rawuring/seccomp.py",
+        '("/proc/thread-self/status", "/proc/self/status")', '("/proc/self/status",)',
+        "tests/test_seccomp.py -k of_one_thread",
+    ),
+    Mutant(
+        "without a child the calls are tried all the same", "rawuring/seccomp.py",
+        "            raise _not_tried(failure) from None", "            return",
+        "tests/test_seccomp.py -k no_child_to_ask",
+    ),
+    Mutant(
+        "the child is made by whatever stands in os", "rawuring/seccomp.py",
+        "_fork(posix.fork)", "_fork(os.fork)", "tests/test_seccomp.py -k somebody_elses",
+    ),
+    Mutant(
+        "a killed child dumps core", "rawuring/seccomp.py",
+        "_in_child(work, dump_core=False)", "_in_child(work, dump_core=True)",
+        "tests/test_seccomp.py -k no_core_dump",
+    ),
+    Mutant(
+        "a passing answer is kept", "rawuring/probe.py",
+        "_cached = found if found.lasting else None", "_cached = found",
+        "tests/test_probe.py -k ran_short_while_asking",
+    ),
+    Mutant(
+        "a limit that was met inside the survey is forgotten", "rawuring/survey.py",
+        "        lasting=not _met.limits,\n", "", "tests/test_probe.py -k ran_short_while_asking",
+    ),
+    Mutant(
+        "where there can be no child nothing is asked", "rawuring/survey.py",
+        '        if seccomp.state()[0] != "0":\n            raise', "        raise",
+        "tests/test_probe.py -k asked_here_unless",
+    ),
     # (end of the probe and denied environments)
     # Promises: inventory and copies
     Mutant(
