@@ -139,7 +139,8 @@ NO_CHILDREN = "import os, resource\nresource.setrlimit(resource.RLIMIT_NPROC, (0
 
 
 def test_filter_and_no_child_to_ask_then_not_tried_and_said_so():
-    survive("import ctypes, select\nfrom rawuring import fdmon, rings, syscalls\n" + NO_CHILDREN + filtered(KILL) + """
+    loaded = "import ctypes, select\nfrom rawuring import fdmon, rings, syscalls\n"
+    survive(loaded + NO_CHILDREN + filtered(KILL) + """
 with fdmon.setup() as monitor:
     assert monitor.backend == "poll" and "not tried" in monitor.reason, monitor.reason
     assert "RLIMIT_NPROC" in monitor.reason, monitor.reason
