@@ -815,21 +815,39 @@ def register_iowq_max_workers(ring: Ring, bounded: int = 0, unbounded: int = 0) 
     return before[uapi.IO_WQ_BOUND], before[uapi.IO_WQ_UNBOUND]
 
 
+_ANY_INDEX = 0xFFFFFFFF
+
+
 def register_ring_fd(ring: Ring) -> int:
     """Enter the ring by an index from now on, which spares the kernel a look-up.
 
-    Returns: the index, which holds for this thread only.
+    Returns: the index, which holds for this thread only: see Ring.bind_thread().
     Raises: OSError, EBUSY when all 16 are taken.
     Lifetime: none.
     Threads: the owner only.
     Since: 5.18
     Mirrors: liburing io_uring_register_ring_fd
     """
-    argument = Block(uapi.io_uring_rsrc_update.pack(offset=0xFFFFFFFF, data=ring.fileno()))
-    _register(ring, uapi.IORING_REGISTER_RING_FDS, argument.address, 1)
-    index = int(uapi.io_uring_rsrc_update.unpack(argument.read())["offset"])
-    ring.enter_by_index(index)
+    argument = Block(uapi.io_uring_rsrc_update.pack(offset=_ANY_INDEX, data=ring.fileno()))
+    index = _ANY_INDEX
+    try:
+        _register(ring, uapi.IORING_REGISTER_RING_FDS, argument.address, 1)
+        index = int(uapi.io_uring_rsrc_update.unpack(argument.read())["offset"])
+        ring.enter_by_index(index)
+    except BaseException:
+        # A signal handler may have raised after the kernel gave an index: nobody would give it back.
+        taken = int(uapi.io_uring_rsrc_update.unpack(argument.read())["offset"])
+        if taken != _ANY_INDEX:
+            if ring._by_index() and ring._enter_fd == taken:
+                ring.enter_by_index(None)
+            _unregister_index(ring, taken)
+        raise
     return index
+
+
+def _unregister_index(ring: Ring, index: int) -> None:
+    argument = Block(uapi.io_uring_rsrc_update.pack(offset=index))
+    _register(ring, uapi.IORING_UNREGISTER_RING_FDS, argument.address, 1)
 
 
 def unregister_ring_fd(ring: Ring) -> None:
@@ -841,8 +859,7 @@ def unregister_ring_fd(ring: Ring) -> None:
     Since: 5.18
     Mirrors: liburing io_uring_unregister_ring_fd
     """
-    argument = Block(uapi.io_uring_rsrc_update.pack(offset=ring.enter_by_index(None)))
-    _register(ring, uapi.IORING_UNREGISTER_RING_FDS, argument.address, 1)
+    _unregister_index(ring, ring.enter_by_index(None))
 
 
 class Napi(namedtuple("Napi", "busy_poll_usec prefer_busy_poll")):

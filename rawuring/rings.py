@@ -66,7 +66,7 @@ import os
 import struct
 import sys
 import weakref
-from _thread import get_ident
+from _thread import _local, get_ident
 from collections import namedtuple
 
 from . import barriers, syscalls, uapi
@@ -860,7 +860,10 @@ class Ring(Uncopyable):
         self._attach_queues()
         self._sqpoll = bool(self.flags & uapi.IORING_SETUP_SQPOLL)
         self._enter_fd = self._fd
-        self._enter_flags = uapi.IORING_ENTER_REGISTERED_RING if self._registered_only else 0
+        self._enter_flags = 0
+        if self._registered_only:
+            self._enter_flags = uapi.IORING_ENTER_REGISTERED_RING
+            this_thread().by_index.add(self)
         self._wait_flags = uapi.IORING_ENTER_GETEVENTS
         if self.features & uapi.IORING_FEAT_NO_IOWAIT:
             # Else a program that waits here for a socket shows as 100 % iowait.
@@ -912,23 +915,48 @@ class Ring(Uncopyable):
     # -- whose ring this is
 
     def _own(self) -> None:
+        if self._by_index() and self not in this_thread().by_index:
+            self._lose_index()
         self._state = "open"
         self.closed = False
         self._owner = self.sq.owner = get_ident()
+
+    def _by_index(self) -> bool:
+        return bool(self._enter_flags & uapi.IORING_ENTER_REGISTERED_RING)
+
+    def _lose_index(self) -> None:
+        """Take note that the index is of no use any more: it is another thread's, or went with its thread."""
+        if self._registered_only:
+            self._owner, self.sq.owner = 0, -1
+        else:
+            self._enter_fd = self._fd
+            self._enter_flags = 0
+            self._turn_flags = self._wait_flags
+
+    def _refuse_to_move(self) -> None:
+        if self._registered_only and self not in this_thread().by_index:
+            raise WrongThread(
+                "this ring has no descriptor (IORING_SETUP_REGISTERED_FD_ONLY, close_fd()), and its index "
+                "holds in one thread only: it cannot be handed over"
+            )
 
     def bind_thread(self) -> None:
         """Make the calling thread the owner.
 
         Only while no other thread is using the ring. Requests that are in flight stay with the thread that
-        submitted them: if it ends, they complete with -ECANCELED when their event comes.
+        submitted them: if it ends, they complete with -ECANCELED when their event comes. A ring that was
+        entered by an index of register.register_ring_fd() is entered by its descriptor again, for the index
+        is the other thread's: let register.unregister_ring_fd() give it back there first, or it stays taken,
+        and the kernel keeps the ring, until that thread ends.
 
-        Raises: WrongThread when the kernel has bound the ring to its creator (SINGLE_ISSUER); RingClosed;
-            ForkedRing.
+        Raises: WrongThread when the kernel has bound the ring to its creator (SINGLE_ISSUER), and for a ring
+            that has an index and no descriptor; RingClosed; ForkedRing.
         Threads: the new owner.
         Source: Linux 6.12 io_uring/tctx.c __io_uring_add_tctx_node
         """
         if self._state != "open":
             self._refuse()
+        self._refuse_to_move()
         fixed = self.flags & uapi.IORING_SETUP_SINGLE_ISSUER
         if self._owner != get_ident() and fixed and not self.flags & uapi.IORING_SETUP_R_DISABLED:
             raise WrongThread(
@@ -940,7 +968,8 @@ class Ring(Uncopyable):
     def enable(self) -> None:
         """Start a ring that was created with IORING_SETUP_R_DISABLED, and make the calling thread its owner.
 
-        Raises: OSError with the kernel's errno (EBADFD: it was not disabled).
+        Raises: OSError with the kernel's errno (EBADFD: it was not disabled); WrongThread for a ring that has
+            an index and no descriptor.
         Lifetime: none.
         Threads: the new owner.
         Since: 5.10
@@ -948,6 +977,7 @@ class Ring(Uncopyable):
         """
         if self._state != "open":
             self._refuse()
+        self._refuse_to_move()
         self._register(uapi.IORING_REGISTER_ENABLE_RINGS, None, 0)
         self._own()
         try:
@@ -977,12 +1007,16 @@ class Ring(Uncopyable):
         if index is not None:
             syscalls._check_u32("index", index)
         before = self._enter_fd
-        by_index = bool(self._enter_flags & uapi.IORING_ENTER_REGISTERED_RING)
-        if self._registered_only or (index is None and not by_index):
+        if self._registered_only or (index is None and not self._by_index()):
             raise ValueError("this ring is not entered by an index of register_ring_fd()")
-        self._enter_fd = self._fd if index is None else index
-        self._enter_flags = 0 if index is None else uapi.IORING_ENTER_REGISTERED_RING
-        self._turn_flags = self._wait_flags | self._enter_flags
+        if index is None:
+            self._lose_index()
+            this_thread().by_index.discard(self)
+        else:
+            this_thread().by_index.add(self)
+            self._enter_fd = index
+            self._enter_flags = uapi.IORING_ENTER_REGISTERED_RING
+            self._turn_flags = self._wait_flags | self._enter_flags
         return before
 
     def close_fd(self) -> None:
@@ -997,7 +1031,7 @@ class Ring(Uncopyable):
         """
         if get_ident() != self._owner:
             self._refuse()
-        if self._registered_only or not self._enter_flags & uapi.IORING_ENTER_REGISTERED_RING:
+        if self._registered_only or not self._by_index():
             raise ValueError("this ring is not entered by an index of register_ring_fd()")
         if not self.features & uapi.IORING_FEAT_REG_REG_RING:
             raise ValueError("a ring without a descriptor needs IORING_FEAT_REG_REG_RING (Linux 6.3)")
@@ -1029,6 +1063,8 @@ class Ring(Uncopyable):
     def _refuse(self) -> NoReturn:
         if self._state != "open":
             _REFUSED[self._state]()
+        if not self._owner:
+            raise WrongThread("this ring had an index of a thread that has ended, and no descriptor")
         raise WrongThread(
             f"this ring belongs to thread {self._owner} and was used in thread {get_ident()}: use one ring "
             "per thread, or bind_thread() to hand it over"
@@ -1726,26 +1762,27 @@ class Ring(Uncopyable):
         self._mappings = []
         fd, self._fd = self._fd, -1
         try:
-            if fd >= 0:
-                self._close_fd(fd, state)
+            self._close_fd(fd, state)
         finally:
             self._close_wakeup_fd()
 
     def _close_fd(self, fd: int, state: str) -> None:
-        by_index = getattr(self, "_enter_flags", 0) & uapi.IORING_ENTER_REGISTERED_RING
         registered_only = getattr(self, "_registered_only", False)
-        # The index would keep the ring alive. It belongs to a task, and a forked child is another one.
-        if by_index and state != "forked":
-            use = uapi.IORING_REGISTER_USE_REGISTERED_RING if registered_only else 0
-            update = bytearray(uapi.io_uring_rsrc_update.pack(offset=self._enter_fd))
-            try:
-                syscalls.io_uring_register(
-                    fd, uapi.IORING_UNREGISTER_RING_FDS | use, _pointer(update), 1
-                )
-            except OSError:
-                pass  # closed by another thread: the index goes with the thread that has it
-        if not registered_only:
-            os.close(fd)
+        try:
+            # The index would keep the ring alive. In a forked child, and in another thread, the same number
+            # is nobody's, or somebody else's.
+            if state != "forked" and self in this_thread().by_index and self._by_index():
+                this_thread().by_index.discard(self)
+                use = uapi.IORING_REGISTER_USE_REGISTERED_RING if registered_only or fd < 0 else 0
+                update = bytearray(uapi.io_uring_rsrc_update.pack(offset=self._enter_fd))
+                opcode = uapi.IORING_UNREGISTER_RING_FDS | use
+                try:
+                    syscalls.io_uring_register(self._enter_fd if use else fd, opcode, _pointer(update), 1)
+                except OSError:
+                    pass  # it goes with its thread
+        finally:
+            if fd >= 0 and not registered_only:
+                os.close(fd)
 
     def __enter__(self) -> Ring:
         """Return the ring itself; leaving the block closes it."""
@@ -1837,6 +1874,38 @@ def _release_queue(queue: SubmissionQueue | CompletionQueue) -> None:
         queue.release()
     except BufferError:
         return  # the mapping outlives the ring, for whoever still looks at it
+
+
+class _Thread(Uncopyable):
+    """A thread, by something that no later one gets: idents are used again."""
+
+    __slots__ = ("__weakref__", "by_index")
+
+    def __init__(self) -> None:
+        """Begin with no ring."""
+        #: The rings that are entered by an index of this thread.
+        self.by_index: weakref.WeakSet[Ring] = weakref.WeakSet()
+
+    def __del__(self) -> None:
+        """Let no ring use an index of a thread that has ended."""
+        for ring in list(self.by_index):
+            if not ring.closed:
+                ring._lose_index()
+
+
+_threads = _local()
+
+
+def this_thread() -> _Thread:
+    """Return what stands for the calling thread as long as it lives, and is freed when it ends.
+
+    Lifetime: none; who keeps it keeps the thread from ending.
+    """
+    try:
+        return _threads.here  # type: ignore[no-any-return]
+    except AttributeError:
+        found = _threads.here = _Thread()
+        return found
 
 
 def thread_lives(ident: int) -> bool:

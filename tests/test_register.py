@@ -53,6 +53,9 @@ class Notes:
     def fileno(self) -> int:
         return 42
 
+    def _close_wakeup_fd(self) -> None:
+        pass
+
     def enter_by_index(self, index: int | None) -> int:
         before, self.index = self.index, index
         return before or 0

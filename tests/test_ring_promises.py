@@ -10,6 +10,7 @@ import gc
 import os
 import select
 import sys
+import threading
 import warnings
 
 import pytest
@@ -210,3 +211,178 @@ def test_slots_are_taken_in_any_way_then_each_is_the_one_at_its_place(start):
             kernel.store(kernel.sq_off["head"], tail + abs(take))
             sq._move_limit()
     sq.release()
+
+
+# -- an index belongs to a thread
+
+
+def by_index(**options) -> rings.Ring:
+    """Make a ring that is entered by an index of this thread."""
+    ring = rings.Ring(8, **options)
+    try:
+        register.register_ring_fd(ring)
+    except OSError as error:
+        ring.close()
+        pytest.skip(f"IORING_REGISTER_RING_FDS (Linux 5.18): {error}")
+    return ring
+
+
+def in_a_thread(work):
+    """Run something in a thread of its own and return, or raise, what it did."""
+    results: list = []
+
+    def run() -> None:
+        try:
+            results.append((work(), None))
+        except BaseException as error:
+            results.append((None, error))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    gc.collect()  # PyPy frees what is local to a thread by its collector
+    result, error = results.pop()
+    if error is not None:
+        raise error
+    return result
+
+
+def answers_of(ring: rings.Ring, user_data: int) -> list[int]:
+    ops.prep_nop(ring.get_sqe(), user_data)
+    ring.submit_and_wait(1, 20_000_000_000)
+    return [cqe[0] for cqe in ring.reap()]
+
+
+def hand_over_and_use(first: rings.Ring) -> None:
+    assert answers_of(first, 111) == [111]
+
+
+def hand_over_and_close(first: rings.Ring) -> None:
+    first.close()
+
+
+def hand_over_and_unregister(first: rings.Ring) -> None:
+    with pytest.raises(ValueError, match="not entered by an index"):
+        register.unregister_ring_fd(first)
+
+
+@pytest.mark.parametrize("what", [hand_over_and_use, hand_over_and_close, hand_over_and_unregister])
+def test_ring_with_an_index_is_handed_over_then_the_other_threads_index_is_left_alone(what):
+    def owner() -> None:
+        first = by_index()
+        before = first._enter_fd
+
+        def other() -> None:
+            with by_index() as second:
+                assert second._enter_fd == before
+                first.bind_thread()
+                what(first)
+                assert answers_of(second, 222) == [222]
+
+        try:
+            in_a_thread(other)
+        finally:
+            if not first.closed:
+                first.bind_thread()
+                first.close()
+
+    in_a_thread(owner)  # which, ending, gives back what stays taken
+
+
+def test_ring_with_an_index_is_forgotten_in_another_thread_then_that_threads_index_stays():
+    def owner() -> None:
+        box = [by_index()]
+
+        def other() -> None:
+            with by_index() as second, warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                box.clear()
+                gc.collect()
+                assert answers_of(second, 222) == [222]
+
+        in_a_thread(other)
+
+    in_a_thread(owner)
+
+
+def test_ident_of_an_ended_thread_is_used_again_then_the_ring_does_not_use_the_new_threads_index():
+    first = in_a_thread(lambda: (by_index(), threading.get_ident()))
+    ring, ident = first
+
+    def other() -> bool:
+        if threading.get_ident() != ident:
+            return False
+        with by_index() as second:  # the index that the ring had in the thread that ended
+            assert answers_of(ring, 111) == [111]
+            assert answers_of(second, 222) == [222]
+        return True
+
+    try:
+        if not any(in_a_thread(other) for _ in range(100)):
+            pytest.skip("this system did not use the ident again")
+    finally:
+        ring.bind_thread()
+        ring.close()
+
+
+def without_descriptor() -> rings.Ring:
+    ring = by_index()
+    if not ring.features & uapi.IORING_FEAT_REG_REG_RING:
+        ring.close()
+        pytest.skip("IORING_FEAT_REG_REG_RING (Linux 6.3)")
+    ring.close_fd()
+    return ring
+
+
+def test_ring_without_a_descriptor_is_handed_over_then_refused():
+    with without_descriptor() as ring:
+        with pytest.raises(rings.WrongThread, match="no descriptor"):
+            in_a_thread(ring.bind_thread)
+        assert answers_of(ring, 1) == [1]
+        ring.bind_thread()
+        assert answers_of(ring, 2) == [2]
+
+
+def test_ring_without_a_descriptor_when_its_thread_has_ended_then_it_says_so_and_closes():
+    ring = in_a_thread(without_descriptor)
+    for use in (ring.get_sqe, ring.submit, ring.reap, ring.bind_thread):
+        with pytest.raises(rings.WrongThread):
+            use()
+    ring.close()
+    assert ring.state == "closed"
+
+
+def test_disabled_ring_without_a_descriptor_is_enabled_elsewhere_then_refused():
+    ring = make("R_DISABLED", "NO_MMAP", "REGISTERED_FD_ONLY")
+    with ring:
+        with pytest.raises(rings.WrongThread, match="no descriptor"):
+            in_a_thread(ring.enable)
+        ring.enable()
+        assert answers_of(ring, 1) == [1]
+
+
+def test_handler_raises_when_the_kernel_has_given_an_index_then_it_is_given_back(monkeypatch):
+    def strike(self, index) -> None:
+        raise KeyboardInterrupt
+
+    by_index().close()
+    with rings.Ring(8) as ring:
+        with monkeypatch.context() as patch:
+            patch.setattr(rings.Ring, "enter_by_index", strike)
+            for _ in range(20):  # a thread has 16
+                with pytest.raises(KeyboardInterrupt):
+                    register.register_ring_fd(ring)
+        register.register_ring_fd(ring)
+        assert answers_of(ring, 1) == [1]
+
+
+def test_descriptor_is_disowned_then_close_gives_the_index_back():
+    for _ in range(20):
+        ring = by_index()
+        if not ring.features & uapi.IORING_FEAT_REG_REG_RING:
+            ring.close()
+            pytest.skip("IORING_FEAT_REG_REG_RING (Linux 6.3)")
+        os.close(ring.fileno())
+        ring.disown_fd()
+        assert answers_of(ring, 1) == [1]
+        ring.close()

@@ -392,6 +392,30 @@ MUTANTS = (
         "            index = i & self.ring_mask\n            self._slots", "            index = i - self._first\n            self._slots",
         "tests/test_ring_promises.py -k taken_in_any_way",
     ),
+    Mutant(
+        "a handed-over ring keeps the other thread's index", "rawuring/rings.py",
+        "        if self._by_index() and self not in this_thread().by_index:\n            self._lose_index()\n", "",
+        "tests/test_ring_promises.py -k handed_over", quick=True,
+    ),
+    Mutant(
+        "the end of a thread leaves its index in use", "rawuring/rings.py",
+        "            if not ring.closed:\n                ring._lose_index()\n", "            pass\n",
+        "tests/test_ring_promises.py -k ended",
+    ),
+    Mutant(
+        "a ring that is forgotten elsewhere takes that thread's index", "rawuring/rings.py",
+        "self in this_thread().by_index and self._by_index():", "self._by_index():",
+        "tests/test_ring_promises.py -k forgotten_in_another_thread",
+    ),
+    Mutant(
+        "a ring without a descriptor is handed over", "rawuring/rings.py",
+        "        if self._registered_only and self not in this_thread().by_index:", "        if False:",
+        "tests/test_ring_promises.py -k without_a_descriptor",
+    ),
+    Mutant(
+        "an index that nobody heard of stays taken", "rawuring/register.py",
+        "        if taken != _ANY_INDEX:", "        if False:", "tests/test_ring_promises.py -k given_back",
+    ),
     # (end of rings)
     # Promises: the monitor
     Mutant(
