@@ -42,7 +42,8 @@ def cat(table: InFlight, path: str) -> None:
         while True:
             while block not in arrived:
                 table.ring.submit_and_wait(1)
-                table.dispatch(table.ring.reap())
+                table.reap()
+                table.dispatch()
             res = arrived.pop(block)
             if res < 0:
                 raise OSError(-res, os.strerror(-res), path)
@@ -53,7 +54,8 @@ def cat(table: InFlight, path: str) -> None:
             block += 1
         while len(table):  # reads beyond the end
             table.ring.submit_and_wait(1)
-            table.dispatch(table.ring.reap())
+            table.reap()
+            table.dispatch()
     finally:
         os.close(fd)
 

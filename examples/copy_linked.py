@@ -57,7 +57,8 @@ def _copy_blocks(ring: Ring, reader: int, writer: int, size: int) -> None:
             table.start(ops.prep_write, writer, pin.address, length, offset, handler=done, holds=[pin])
             offset += length
         ring.submit_and_wait(1)
-        table.dispatch(ring.reap())
+        table.reap()
+        table.dispatch()
 
 
 def main(arguments: list[str]) -> int:

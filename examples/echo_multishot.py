@@ -70,7 +70,8 @@ def serve(listener: socket.socket) -> None:
         accepted()
         while True:
             ring.submit_and_wait(1)
-            table.dispatch(ring.reap())
+            table.reap()
+            table.dispatch()
 
 
 if __name__ == "__main__":

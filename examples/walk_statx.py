@@ -49,7 +49,8 @@ def walk(top: str) -> Iterator[tuple[str, buffers.Statx]]:
             while waiting and len(table) < DEPTH:
                 ask(waiting.pop())
             ring.submit_and_wait(1)
-            table.dispatch(ring.reap())
+            table.reap()
+            table.dispatch()
             for path, result in found:
                 if stat.S_ISDIR(result.st_mode):
                     with os.scandir(path) as entries:

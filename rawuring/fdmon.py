@@ -650,9 +650,10 @@ class IoUringFDMon(FDMon):
         except BaseException:
             # Off the list with its SQE, or with the answer that there is none.
             if requests and requests[0] is request:
-                del requests[0]
+                # In this order, or before CPython 3.11 a signal handler that raises in between loses it.
                 if sq.sqe_tail == tail and handler is not None:
                     ready += ((handler, -errno.ECANCELED, 0),)
+                del requests[0]
             raise
 
     def process_cqe(self, events: list[Event] | None, cqe: rings.Cqe) -> None:
@@ -872,9 +873,9 @@ class IoUringFDMon(FDMon):
                 self.dequeue()
             while self._requests:
                 handler, ready = self._requests[0][1], inflight._ready
-                del self._requests[0]  # as in fill_sq_ring
                 if handler is not None:
                     ready += ((handler, -self._code, 0),)
+                del self._requests[0]  # as in _start_request
             self._reap_the_rest()
             events = instead.wait(0 if inflight._ready else timeout_ns)
             events = [event for event in events if event[0] is not self._ring_node]

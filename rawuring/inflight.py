@@ -31,11 +31,12 @@ import sys
 import weakref
 from _thread import get_ident
 from collections import deque, namedtuple
+from itertools import repeat, starmap
 from time import monotonic_ns
 
 from . import uapi
 from .ops import prep_cancel64
-from .rings import RingClosed, watcher
+from .rings import _HANDLERS_RUN_AFTER_CALLS, RingClosed, watcher
 from .syscalls import Uncopyable
 
 TYPE_CHECKING = False
@@ -109,8 +110,8 @@ class InFlight(Uncopyable):
     """The requests of one ring that have not completed yet.
 
     In use: ``table.start(ops.prep_read, fd, pin.address, n, 0, handler=..., holds=(pin,))``, or by hand
-    ``token = table.hold(handler, pin)`` and an SQE with user_data=token. Then submit, and give what
-    ring.reap() returns to dispatch(). Closing the ring closes the table first.
+    ``token = table.hold(handler, pin)`` and an SQE with user_data=token. Then submit, ``table.reap()`` and
+    ``table.dispatch()``. Closing the ring closes the table first.
     """
 
     def __init__(self, ring: Ring) -> None:
@@ -126,8 +127,12 @@ class InFlight(Uncopyable):
         self.entries: dict[int, tuple[Any, ...]] = {}
         #: CQEs whose token was not in the table: late ones, and those of requests that were not held.
         self.unknown = 0
-        self._ready: deque[tuple[Any, int, int]] = deque()
+        # (handler, res, flags), or where signal handlers run at any moment a starmap that calls it once.
+        self._ready: deque[Any] = deque()
         self._todo: deque[Cqe] = deque()
+        if not _HANDLERS_RUN_AFTER_CALLS:
+            # Takes the first starmap off the list and runs it, with no moment in between.
+            self._run_next = map(next, map(deque.popleft, repeat(self._ready))).__next__
         ring.before_close.append(self._close)
         if os.environ.get("RAWURING_DEBUG", "0") not in ("", "0"):
             debug = watcher()
@@ -213,20 +218,44 @@ class InFlight(Uncopyable):
         handler, ready = entry[0], self._ready
         wanted = callable(handler)  # neither None nor a monitor's node
         # From here until the CQE is taken off the list it stands on there is no call but that one, so from
-        # CPython 3.11 on no signal handler runs: noted exactly once, even if one raises.
+        # CPython 3.11 on no signal handler runs: noted exactly once, even if one raises. Before, the handler
+        # is noted first, for then it is at worst noted twice.
+        if wanted:
+            if _HANDLERS_RUN_AFTER_CALLS:
+                ready += ((handler, res, flags),)
+            else:
+                ready += (starmap(handler, ((res, flags),)),)
         if not flags & uapi.IORING_CQE_F_MORE:
             del self.entries[user_data]
-        if wanted:
-            ready += ((handler, res, flags),)
         return True
 
+    def reap(self) -> int:
+        """Take the completions out of the ring; their handlers run at the next dispatch().
+
+        With ``table.reap(); table.dispatch()`` no completion is lost, whatever a signal handler raises and
+        whenever it does: at every moment it is in the ring, in the table, or its handler has been called. A
+        handler is called exactly once for it on CPython 3.11 and newer; before, and on PyPy, at least once.
+        ``table.dispatch(ring.reap())`` cannot promise that: between the two nobody holds the list.
+
+        Returns: how many completions dispatch() has to look at.
+        CQE: as Ring.reap().
+        Raises: as Ring.reap().
+        Lifetime: none.
+        Threads: the ring's owner only.
+        Since: 5.1
+        """
+        todo, ring = self._todo, self._ring()
+        (self.ring if ring is None else ring).reap_into(todo)
+        return len(todo)
+
     def dispatch(self, cqes: Iterable[Cqe] = ()) -> int:
-        """Take note of CQEs, then run the handlers of all that have completed.
+        """Take note of completions, then run the handlers of all that have completed.
 
         All bookkeeping is done before the first handler runs, so a handler may submit, reap, dispatch and
         close. If one raises, the rest stay queued for the next call.
 
-        Args: cqes as Ring.reap() returned them.
+        Args: cqes as Ring.reap() returned them; none after this table's own reap(), the form that loses
+            nothing when signal handlers raise.
         Returns: how many handlers ran.
         Raises: whatever a handler raises; TypeError for what is not a CQE.
         Lifetime: none.
@@ -246,12 +275,25 @@ class InFlight(Uncopyable):
                 todo.extend([each for each in [todo.popleft() for _ in range(len(todo))] if _is_cqe(each)])
                 raise TypeError(f"{cqe!r} is not a CQE") from None
             todo.popleft()
+        if not _HANDLERS_RUN_AFTER_CALLS:
+            return self._run_each_once()
         ready, ran = self._ready, 0
         while ready:
             handler, res, flags = ready[0]
             ran += 1
             del ready[0]  # not popleft(): after a call a signal handler may raise, and this one never run
             handler(res, flags)
+        return ran
+
+    def _run_each_once(self) -> int:
+        """Do the second half of dispatch() where a signal handler may raise between any two instructions."""
+        ready, ran = self._ready, 0
+        while ready:
+            first = ready[0]
+            if type(first) is tuple:  # the monitor's
+                ready[0] = starmap(first[0], (first[1:],))
+            ran += 1
+            self._run_next()
         return ran
 
     def cancel(self, token: int) -> None:
@@ -331,8 +373,11 @@ class InFlight(Uncopyable):
 
     def _reap(self, ring: Ring, timeout_ns: int) -> None:
         ring.submit_and_wait(1, timeout_ns)
-        for cqe in ring.reap():
-            self.complete(cqe[0], cqe[1], cqe[2])
+        todo = self._todo
+        ring.reap_into(todo)
+        while todo:
+            self.complete(*todo[0][:3])
+            todo.popleft()
 
     def _cancel_all(self, ring: Ring, one_by_one: bool) -> None:
         """Queue cancellations for everything, by one request (5.19) or one by one (5.5)."""

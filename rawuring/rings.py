@@ -100,6 +100,8 @@ RECOMMENDED = (
 
 
 # Signal handlers run where a function begins, where a loop jumps back and where a call returns, nowhere else.
+# Every call counts: after len() and isinstance() CPython looks for signals until it has specialised the call,
+# which it never does when it is traced, or is free-threaded (3.13).
 _HANDLERS_RUN_AFTER_CALLS = sys.implementation.name == "cpython" and sys.version_info >= (3, 11)
 
 
@@ -540,6 +542,8 @@ class CompletionQueue(Uncopyable):
             # Again, in case a signal handler raised just before the store below: a CQ that is full for the
             # kernel and empty for us would stay so for ever.
             store_release(words, self._khead, head)
+            if self.copied:
+                self.copied = list(self.copied)  # may be what reap_columns() was about to return
             return
         entries = self.ring_entries
         if count > entries:
@@ -556,7 +560,7 @@ class CompletionQueue(Uncopyable):
         if self._mixed:
             cqes = _join_mixed(cqes)
         if self.copied:
-            cqes = self.copied + cqes
+            cqes = [*self.copied, *cqes]
         head = (head + count) & U32
         # No call stands between these two, so from CPython 3.11 on no signal handler runs there: even if one
         # raises, what was copied is found here exactly once (before 3.11, at least once).
@@ -567,8 +571,8 @@ class CompletionQueue(Uncopyable):
         # branch that it depends on.
         store_release(words, self._khead, head)
 
-    def _take_bytes(self) -> bytes:
-        """Do what fetch does, without taking the CQEs apart."""
+    def _fetch_columns(self) -> None:
+        """Do what fetch does, without taking the CQEs apart; nothing may be left in ``copied``."""
         words, head = self._words, self.head
         count = (load_acquire(words, self._ktail) - head) & U32
         entries, first, size = self.ring_entries, head & self.ring_mask, self.cqe_size
@@ -577,9 +581,10 @@ class CompletionQueue(Uncopyable):
         memory = bytes(self._cqes[first * size : (first + count) * size])
         if first + count > entries:
             memory += self._cqes[: (first + count - entries) * size]
-        self.head = head = (head + count) & U32
+        columns, head = Columns(memory), (head + count) & U32
+        self.copied = columns  # type: ignore[assignment]  # see fetch()
+        self.head = head
         store_release(words, self._khead, head)
-        return memory
 
     def overflow(self) -> int:
         """Load the kernel's count of CQEs that were lost for good.
@@ -1411,7 +1416,7 @@ class Ring(Uncopyable):
             has 32 bytes. They are copies: the slots are free again, and handlers may do anything.
         CQE: res is 0 or more, or a negative errno; flags are IORING_CQE_F_*.
         Raises: OSError with EBADR when the kernel had to drop CQEs. What a signal handler raises comes in the
-            place of the list: use reap_into() where one does.
+            place of the list: use InFlight.reap() or reap_into() where one does.
         Lifetime: none.
         Threads: the owner only.
         Since: 5.1
@@ -1428,8 +1433,9 @@ class Ring(Uncopyable):
         kflags = load_acquire(self.sq._words, self.sq._kflags)
         if kflags or (self._enter_to_reap and not cq.copied):
             self._fetch_with_help(kflags)
+        self._reaped += len(cq.copied)
+        # No call from here on, len() included: the caller gets them, or finds them here the next time.
         cqes, cq.copied = cq.copied, []
-        self._reaped += len(cqes)
         return cqes
 
     def reap_columns(self) -> Columns:
@@ -1448,10 +1454,16 @@ class Ring(Uncopyable):
         # What the flags tell of is left to reap(), which loses nothing when the kernel answers with an error.
         plain = self._quick and not cq.copied and get_ident() == self._owner
         if plain and not load_acquire(self.sq._words, self.sq._kflags):
-            memory = cq._take_bytes()
-            self._reaped += len(memory) >> 4
-            return Columns(memory)
-        return Columns(b"".join(_CQE16.pack(*cqe) for cqe in self.reap()))
+            cq._fetch_columns()
+            columns: Columns = cq.copied  # type: ignore[assignment]
+        else:
+            reaped = self._reaped
+            cq.copied = self.reap()  # back to where a signal handler that raises leaves them
+            self._reaped = reaped
+            columns = Columns(b"".join(_CQE16.pack(*cqe) for cqe in cq.copied))
+        self._reaped += len(columns)
+        cq.copied = []  # no call from here on: as in reap()
+        return columns
 
     def reap_into(self, target: deque[Cqe]) -> None:
         """Do what reap() does, but put the completions into a deque.

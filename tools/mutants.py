@@ -512,6 +512,46 @@ MUTANTS = (
     ),
     # (end of inventory and copies)
     # Promises: signals and threads
+    Mutant(
+        "reap() counts what nobody holds any more", "rawuring/rings.py",
+        "        self._reaped += len(cq.copied)\n        # No call from here on, len() included: the caller gets them, or finds them here the next time.\n"
+        "        cqes, cq.copied = cq.copied, []\n",
+        "        cqes, cq.copied = cq.copied, []\n        self._reaped += len(cqes)\n",
+        FAULTS + "test_signals.py -k reaping", quick=True,
+    ),
+    Mutant(
+        "columns are not left where a signal handler finds them", "rawuring/rings.py",
+        "        self.copied = columns  # type: ignore[assignment]  # see fetch()\n        self.head = head\n        store_release(words, self._khead, head)\n",
+        "        self.head = head\n        store_release(words, self._khead, head)\n        self.copied = columns  # type: ignore[assignment]\n",
+        FAULTS + "test_signals.py -k reaping",
+    ),
+    Mutant(
+        "columns that were not returned stay columns", "rawuring/rings.py",
+        "            if self.copied:\n                self.copied = list(self.copied)", "            if False:\n                self.copied = list(self.copied)",
+        FAULTS + "test_signals.py -k reaping",
+    ),
+    Mutant(
+        "completions are out of sight while they are made into columns", "rawuring/rings.py",
+        "            cq.copied = self.reap()  # back to where a signal handler that raises leaves them\n            self._reaped = reaped\n"
+        "            columns = Columns(b\"\".join(_CQE16.pack(*cqe) for cqe in cq.copied))\n",
+        "            columns = Columns(b\"\".join(_CQE16.pack(*cqe) for cqe in self.reap()))\n            self._reaped = reaped\n",
+        FAULTS + "test_signals.py -k reaping",
+    ),
+    Mutant(
+        "the table reaps as its caller would", "rawuring/inflight.py",
+        "        (self.ring if ring is None else ring).reap_into(todo)\n", "        todo.extend((self.ring if ring is None else ring).reap())\n",
+        FAULTS + "test_signals.py -k table_reaps", quick=True,
+    ),
+    Mutant(
+        "a handler is taken off the list before it is called", "rawuring/inflight.py",
+        "            self._run_next()\n", "            next(ready.popleft())\n",
+        FAULTS + "test_signals.py -k between_any",
+    ),
+    Mutant(
+        "an entry leaves the table before its handler is noted", "rawuring/inflight.py",
+        "        if wanted:\n            if _HANDLERS", "        if not flags & uapi.IORING_CQE_F_MORE:\n            del self.entries[user_data]\n        if wanted:\n            if _HANDLERS",
+        FAULTS + "test_signals.py -k between_any",
+    ),
     # (end of signals and threads)
     # The soak
     Mutant(

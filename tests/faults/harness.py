@@ -93,6 +93,37 @@ def strike(at: int) -> Iterator[list[int]]:
         sys.setprofile(None)
 
 
+@contextlib.contextmanager
+def strike_anywhere(at: int) -> Iterator[list[int]]:
+    """Raise before the at-th instruction of the package, as CPython before 3.11 and PyPy run signal handlers.
+
+    Gives a list, empty when the block ended first.
+    """
+    struck: list[int] = []
+    seen = 0
+
+    def trace(frame: FrameType, event: str, arg: object) -> object:
+        nonlocal seen
+        if str(ROOT / "rawuring") != os.path.dirname(frame.f_code.co_filename):
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode" and not struck:
+            seen += 1
+            if seen > at:
+                struck.append(frame.f_lineno)
+                raise Struck
+        return trace
+
+    before = sys.gettrace()
+    try:
+        sys.settrace(trace)
+        yield struck
+    except Struck:
+        assert struck
+    finally:
+        sys.settrace(before)
+
+
 #: For children: filter(CALL, FIELD) answers a system call with the errno that stands in one of its arguments,
 #: or always with the same. x86-64 and the 64-bit table of arm64 and riscv64.
 SECCOMP = r"""

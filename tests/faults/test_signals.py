@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: MIT
+"""Signal handlers that raise: at any moment, and with real signals; what is lossless by its form stays so."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections import deque
+
+import pytest
+from harness import PYPY, figures, strike, strike_anywhere
+
+from rawuring import inflight, ops, rings, uapi
+from rawuring.fakekernel import fake_ring
+
+needs_ring = pytest.mark.requires_io_uring
+needs_few_moments = pytest.mark.skipif(
+    PYPY or sys.version_info < (3, 11), reason="signal handlers that run after calls only (CPython 3.11)"
+)
+unwatched = pytest.mark.unwatched("debug mode makes calls of its own in between")
+
+
+def completed(ring, table):
+    """Have four requests of a table completed; return what their handlers note."""
+    calls: list[list[int]] = [[] for _ in range(4)]
+    for call in calls:
+        # In C, so that a strike after the call is one after the handler.
+        table.start(ops.prep_nop, handler=call.insert)
+    ring.submit()
+    return calls
+
+
+def answer(table):
+    table.reap()
+    table.dispatch()
+
+
+@needs_few_moments
+@unwatched
+def test_table_reaps_and_a_signal_handler_raises_at_any_moment_then_each_handler_is_called_once():
+    struck, at = [0], 0
+    while struck:
+        with fake_ring(entries=8) as (_, ring):
+            table = inflight.InFlight(ring)
+            calls = completed(ring, table)
+            with strike(at) as struck:
+                answer(table)
+            answer(table)
+            assert [len(call) for call in calls] == [1] * 4, struck
+            assert (len(table), table.unknown) == (0, 0)
+        at += 1
+        figures["signals"] += 1
+    assert at > 10
+
+
+@pytest.mark.skipif(PYPY, reason="tracing of single instructions (CPython)")
+@unwatched
+def test_table_reaps_and_a_signal_handler_raises_between_any_instructions_then_no_handler_is_forgotten(
+    monkeypatch,
+):
+    """As CPython before 3.11 and PyPy run them."""
+    for module in (rings, inflight):
+        monkeypatch.setattr(module, "_HANDLERS_RUN_AFTER_CALLS", False)
+    struck, at = [0], 0
+    while struck:
+        with fake_ring(entries=8) as (_, ring):
+            table = inflight.InFlight(ring)
+            calls = completed(ring, table)
+            table._ready.append((calls[0].insert, 0, 0))  # as the monitor does
+            with strike_anywhere(at) as struck:
+                answer(table)
+            answer(table)
+            assert len(calls[0]) in (2, 3) and {len(call) for call in calls[1:]} <= {1, 2}, struck
+            assert len(table) == 0
+        at += 1
+        figures["signals"] += 1
+    assert at > 100
+
+
+def test_handler_raises_and_dispatches_where_each_runs_in_one_step_then_as_everywhere(monkeypatch):
+    """As before CPython 3.11 and on PyPy: StopIteration is a handler's own, and nested calls go on."""
+    monkeypatch.setattr(inflight, "_HANDLERS_RUN_AFTER_CALLS", False)
+    with fake_ring(entries=8) as (_, ring):
+        table, ran = inflight.InFlight(ring), []
+
+        def stops(res, flags):
+            ran.append("stops")
+            raise StopIteration
+
+        def nests(res, flags):
+            ran.append(table.dispatch())
+
+        for handler in (stops, nests, lambda res, flags: ran.append("last")):
+            table.start(ops.prep_nop, handler=handler)
+        ring.submit()
+        table.reap()
+        with pytest.raises(StopIteration):
+            table.dispatch()
+        assert table.dispatch() == 1
+        assert ran == ["stops", "last", 1]
+        assert table.dispatch() == 0
+
+
+@needs_few_moments
+@unwatched
+@pytest.mark.parametrize("overflown", [False, True], ids=["in the ring", "with some that were taken out"])
+@pytest.mark.parametrize("method", ["reap", "reap_columns", "submit_and_reap", "cq.reap", "reap_into"])
+def test_signal_handler_raises_at_any_moment_of_reaping_then_what_is_not_returned_comes_next(
+    method, overflown
+):
+    """Returned and bound to a name at once, a completion is there once; len() is a call like any other."""
+    struck, at = [0], 0
+    while struck:
+        with fake_ring(entries=4, cq_entries=8) as (_, ring):
+            for i in range(6):
+                ops.prep_nop(ring.get_sqe(), i + 1)
+                ring.submit()
+                if overflown and i == 2:
+                    ring.cq.fetch()
+            into: deque = deque()
+            call = {
+                "reap": ring.reap, "reap_columns": ring.reap_columns, "cq.reap": ring.cq.reap,
+                "submit_and_reap": lambda ring=ring: ring.submit_and_reap(0),
+                "reap_into": lambda ring=ring, into=into: ring.reap_into(into),
+            }[method]  # fmt: skip
+            found = None
+            with strike(at) as struck:
+                found = call()
+            later = call()
+            seen = [cqe[0] for cqe in (*(found or ()), *(later or ()), *into)]
+            assert seen == [1, 2, 3, 4, 5, 6], struck
+            assert type(found) is type(later) or found is None
+            if method != "cq.reap":
+                assert ring.statistics().reaped == 6, struck
+        at += 1
+        figures["signals"] += 1
+    assert at > 3
+
+
+@needs_ring
+@pytest.mark.parametrize("kind", ["nop", "poll"])
+def test_signals_arrive_all_the_time_and_their_handler_raises_then_the_table_loses_nothing(kind):
+    """Real signals; on CPython 3.11 and newer exactly once, elsewhere at least once."""
+
+    class Leave(Exception):
+        pass
+
+    armed = False
+
+    def handler(*_: object) -> None:
+        nonlocal armed
+        if armed:
+            armed = False
+            raise Leave
+
+    exactly = not PYPY and sys.version_info >= (3, 11)
+    old = signal.signal(signal.SIGALRM, handler)
+    try:
+        with rings.Ring(32) as ring:
+            table = inflight.InFlight(ring)
+            for turn in range(400):
+                calls: list[list[int]] = [[] for _ in range(16)]
+                for call in calls:
+                    if kind == "nop":
+                        table.start(ops.prep_nop, handler=call.insert)
+                    else:
+                        table.start(ops.prep_poll_add, 1 << 20, 1, handler=call.insert)  # -EBADF
+                ring.submit()
+                try:
+                    armed = True
+                    signal.setitimer(signal.ITIMER_REAL, (1 + turn % 50) * 1e-6)
+                    while armed:
+                        answer(table)
+                        if len(table) == 0 and all(calls):
+                            armed = False
+                except Leave:
+                    figures["signals"] += 1
+                armed = False
+                answer(table)
+                counts = {len(call) for call in calls}
+                assert counts == {1} if exactly else counts <= {1, 2}, (turn, counts)
+                assert len(table) == 0
+                figures["operations"] += 16
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+
+
+@needs_few_moments
+@unwatched
+def test_signal_handler_raises_at_any_moment_of_a_multishot_completion_then_the_last_one_ends_it():
+    struck, at = [0], 0
+    while struck:
+        with fake_ring(entries=8) as (_, ring):
+            table = inflight.InFlight(ring)
+            call: list[int] = []
+            token = table.hold(call.insert)
+            table._todo.extend([(token, 1, uapi.IORING_CQE_F_MORE), (token, 2, 0)])
+            with strike(at) as struck:
+                table.dispatch()
+            table.dispatch()
+            assert (len(call), len(table), table.unknown) == (2, 0, 0), struck
+        at += 1
+    assert at > 5
