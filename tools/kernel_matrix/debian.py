@@ -59,7 +59,7 @@ def run(*command: str | Path, cwd: Path | None = None) -> str:
 
 
 class Apt:
-    """Run apt for one suite and architecture, with lists and a cache of its own."""
+    """Run apt for one suite and architecture, or "source", with lists and a cache of its own."""
 
     def __init__(self, cache: Path, suite: str, machine: str, mirror: str | None) -> None:
         """Write the configuration; the lists are fetched with the first question."""
@@ -67,9 +67,10 @@ class Apt:
         self.archives = self.home / "cache" / "archives"
         for folder in ("lists/partial", "cache/archives/partial", "etc/preferences.d"):
             (self.home / folder).mkdir(parents=True, exist_ok=True)
+        kind = "deb-src" if machine == "source" else f"deb\nArchitectures: {machine}"
         source = (
-            f"Types: deb\nURIs: {mirror or configured_mirror()}\nSuites: {suite}\nComponents: main\n"
-            f"Architectures: {machine}\nSigned-By: {KEYRING}\n"
+            f"Types: {kind}\nURIs: {mirror or configured_mirror()}\nSuites: {suite}\nComponents: main\n"
+            f"Signed-By: {KEYRING}\n"
         )
         (self.home / "etc" / "own.sources").write_text(source, encoding="ascii")
         places = {
@@ -78,12 +79,13 @@ class Apt:
             "Dir::Etc::preferencesparts": self.home / "etc/preferences.d",
             "Dir::State": self.home, "Dir::State::lists": self.home / "lists",
             "Dir::State::status": "/dev/null", "Dir::Cache": self.home / "cache",
-            "APT::Architecture": machine, "APT::Architectures": machine, "Acquire::Languages": "none",
+            **({} if machine == "source" else {"APT::Architecture": machine, "APT::Architectures": machine}),
+            "Acquire::Languages": "none",
             "APT::Install-Recommends": 0, "APT::Sandbox::User": "root", "Debug::NoLocking": 1,
             "Acquire::By-Hash": "force", "Acquire::Retries": 3,  # a mirror may be in the middle of an update
         }  # fmt: skip
         self.options = [word for key, value in places.items() for word in ("-o", f"{key}={value}")]
-        if not list((self.home / "lists").glob("*_Packages*")):
+        if not list((self.home / "lists").glob("*_Sources*" if machine == "source" else "*_Packages*")):
             run("apt-get", *self.options, "-qq", "update")
 
     def names(self, prefix: str) -> list[str]:

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: MIT
+"""tools/build_python.py with an archive, a compiler and a make that are made up here: no network."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TOOL = ROOT / "tools" / "build_python.py"
+
+#: It has python3.99 in two versions, the newer of which cannot be fetched, and says what it was asked.
+APT = """#!/bin/sh
+echo "$(basename "$0") $*" >>"$LOG"
+case "$*" in
+*indextargets*) echo "http://mirror.invalid/debian stable Debian" ;;
+*showsrc*) printf 'Version: 3.99.9-1\\nVersion: 3.99.10-1\\n' ;;
+*3.99.10-1*) echo "404 Not Found" >&2; exit 100 ;;
+*--download-only*) touch python3.99_3.99.9-1.dsc ;;
+esac
+"""
+
+UNPACK = """#!/bin/sh
+echo "dpkg-source $*" >>"$LOG"
+mkdir source
+cat >source/configure <<'EOS'
+#!/bin/sh
+echo "configure $*" >>"$LOG"
+prefix=${1#--prefix=}
+cat >Makefile <<EOM
+all:
+	true
+install:
+	mkdir -p \\$(DESTDIR)$prefix/bin
+	printf '#!/bin/sh\\\\necho $BUILT\\\\n' >\\$(DESTDIR)$prefix/bin/python3.99t
+	chmod +x \\$(DESTDIR)$prefix/bin/python3.99t
+EOM
+EOS
+chmod +x source/configure
+"""
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make")
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """Return a function that runs the tool among made-up programs, and the folder of everything."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name, script in (
+        ("apt-get", APT), ("apt-cache", APT), ("dpkg-source", UNPACK), ("cc", "#!/bin/sh\n"),
+    ):  # fmt: skip
+        (tools / name).write_text(script)
+        (tools / name).chmod(0o755)
+
+    def run(*arguments: str, path: str = f"{tools}{os.pathsep}{os.environ['PATH']}", built: str = "3.99t"):
+        environment = {
+            **os.environ, "PATH": path, "XDG_CACHE_HOME": str(tmp_path / "cache"), "BUILT": built,
+            "LOG": str(tmp_path / "log"),
+        }  # fmt: skip
+        return subprocess.run(
+            [sys.executable, TOOL, *arguments], env=environment, capture_output=True, text=True, check=False
+        )
+
+    return run, tmp_path
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "cache" / "rawuring").iterdir())
+
+
+def test_built_from_the_newest_version_that_is_served_and_the_second_time_nothing_is_done(archive):
+    run, folder = archive
+    done = run("3.99t")
+    program = folder / "cache" / "rawuring" / "python3.99t" / "bin" / "python3.99t"
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, str(program)), done
+    assert left(folder) == ["python3.99t"]
+    log = (folder / "log").read_text()
+    assert "--disable-gil" in log and "--skip-patches" in log
+    for line in log.splitlines():
+        if line.startswith("apt") and "indextargets" not in line:
+            # Lists, cache, sources and preferences are not the machine's.
+            for place in ("Dir::State", "Dir::State::lists", "Dir::Cache", "Dir::Etc::sourcelist"):
+                assert f"{place}={folder}/cache/rawuring/.build-" in line, line
+    assert not [line for line in log.splitlines() if " install " in line and line.startswith("apt-get")]
+
+    again = run("3.99t")
+    assert (again.returncode, again.stdout) == (0, f"{program}\n")
+    assert (folder / "log").read_text() == log
+
+
+def test_what_was_built_is_something_else_then_it_is_not_installed(archive):
+    run, folder = archive
+    done = run("3.99t", built="3.98t")
+    assert done.returncode == 77
+    assert "does not say that it is 3.99t" in done.stdout.splitlines()[-1]
+    assert left(folder) == ["python3.99t.log"]
+
+
+def test_the_archive_has_none_or_a_tool_is_missing_then_77_and_the_reason(archive):
+    run, folder = archive
+    done = run("3.99t", path=str(folder / "nothing"))
+    assert (done.returncode, "no apt-get, apt-cache" in done.stdout) == (77, True), done
+    for name in ("apt-get", "apt-cache"):
+        (folder / "tools" / name).write_text("#!/bin/sh\necho 'E: no such host' >&2\nexit 100\n")
+    done = run("3.99t")
+    assert (done.returncode, done.stdout.splitlines()[-1].endswith("E: no such host")) == (77, True), done
+    assert left(folder) == []
+
+
+def test_a_name_that_is_no_version_then_usage(archive):
+    run, _ = archive
+    done = run("main")
+    assert (done.returncode, "main is no version" in done.stderr) == (2, True)
+
+
+def test_run_tests_then_finds_it_and_gives_it_a_hypothesis_that_is_not_compiled(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import run_tests
+
+    program = tmp_path / "rawuring" / "python3.99t" / "bin" / "python3.99t"
+    program.parent.mkdir(parents=True)
+    program.write_text(
+        """#!/bin/sh\necho '["%s", "cpython", [3, 99, 1], "t"]'\n""" % program  # noqa: UP031
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert str(program) in run_tests.candidates()
+    found = run_tests.ask(str(program))
+    assert found.tag == "py3.99t"
+    assert any("hypothesis" in each and "<6.131" in each for each in run_tests.requirements(found))
+    usual = found._replace(abiflags="", version=(3, 99, 0))
+    assert not any("<6.131" in each for each in run_tests.requirements(usual))
+    monkeypatch.setattr(run_tests, "all_pythons", lambda first: [found, usual])
+    options = type("Options", (), {"all_pythons": False, "newest": True})
+    assert run_tests.wanted_pythons(options) == [usual]
