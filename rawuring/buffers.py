@@ -34,15 +34,22 @@ _PYPY = sys.implementation.name == "pypy"
 class Pin(syscalls.Uncopyable):
     """An address in memory that stays valid while this object lives."""
 
-    __slots__ = ("_export", "address", "nbytes")
+    __slots__ = ("_export", "address", "nbytes", "readonly")
 
-    def __init__(self, address: int, nbytes: int, export: Any) -> None:
+    def __init__(self, address: int, nbytes: int, export: Any, readonly: bool = False) -> None:
         """Tie an address to what keeps it valid; use pin() to make one."""
         #: Where the memory begins, as an int for an SQE's addr field.
         self.address = address
         #: How many bytes it has.
         self.nbytes = nbytes
+        #: Whether the kernel must not write there.
+        self.readonly = readonly
         self._export = export
+
+    @property
+    def length(self) -> int:
+        """Return what stands for the length in a prep function: bytes, or the items of an array."""
+        return self.nbytes
 
     def __repr__(self) -> str:
         """Show address and size."""
@@ -77,7 +84,7 @@ def pin(memory: Any, writable: bool = False) -> Pin:
         return Pin(ctypes.addressof(array), nbytes, array)
     if isinstance(memory, bytes):
         pointer = ctypes.c_char_p(memory)
-        return Pin(ctypes.cast(pointer, ctypes.c_void_p).value or 0, nbytes, pointer)
+        return Pin(ctypes.cast(pointer, ctypes.c_void_p).value or 0, nbytes, pointer, True)
     return _pin_readonly(view)
 
 
@@ -116,7 +123,7 @@ def _pin_readonly(view: memoryview) -> Pin:
     address = raw.buf
     # The view itself is an export of the same memory, so this second one is given back at once.
     ctypes.pythonapi.PyBuffer_Release(ctypes.byref(raw))
-    return Pin(address, view.nbytes, view)
+    return Pin(address, view.nbytes, view, True)
 
 
 def allocate(nbytes: int) -> Any:
@@ -166,6 +173,27 @@ class Block(Pin):
         import ctypes
 
         return ctypes.string_at(self.address, self.nbytes)
+
+
+class Array(Block):
+    """Structs in a row; their number is what stands for the length in a prep function."""
+
+    __slots__ = ("_count",)
+
+    def __init__(self, image: bytes, count: int, *keepalive: Any, readonly: bool = False) -> None:
+        """Copy the image to memory of its own.
+
+        Args: image and keepalive as for Block; count is how many structs there are; readonly says that the
+            kernel must not write where they lead.
+        """
+        super().__init__(image, *keepalive)
+        self._count = count
+        self.readonly = readonly
+
+    @property
+    def length(self) -> int:
+        """Return how many structs there are."""
+        return self._count
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -220,14 +248,15 @@ def _int_image(value: int) -> bytes:
         raise ValueError(f"{value!r:.100} is no int of 32 bits, such as a descriptor: {error}") from None
 
 
-class Ints(Block):
+class Ints(Array):
     """An array of C ints in memory."""
 
     __slots__ = ()
 
     def __init__(self, values: Iterable[int]) -> None:
         """Build it: see ints()."""
-        super().__init__(b"".join(map(_int_image, values)))
+        image = b"".join(map(_int_image, values))
+        super().__init__(image, len(image) // 4)
 
     def values(self) -> list[int]:
         """Return the ints as they are now."""
@@ -256,12 +285,11 @@ def futex_waitv(waiters: Sequence[tuple[int, int, int]]) -> Pin:
     """
     if not 1 <= len(waiters) <= uapi.FUTEX_WAITV_MAX:
         raise ValueError(f"{len(waiters)} futexes: between 1 and {uapi.FUTEX_WAITV_MAX} can be waited for")
-    return Block(
-        b"".join(
-            uapi.futex_waitv.pack(uaddr=address, val=value, flags=futex_flags)
-            for address, value, futex_flags in waiters
-        )
+    image = b"".join(
+        uapi.futex_waitv.pack(uaddr=address, val=value, flags=futex_flags)
+        for address, value, futex_flags in waiters
     )
+    return Array(image, len(waiters))
 
 
 def epoll_event_struct(data: str = "Q") -> struct.Struct:
@@ -286,7 +314,7 @@ def epoll_event(events: int, data: int) -> Pin:
     return Block(epoll_event_struct().pack(events, data))
 
 
-class EpollEvents(Block):
+class EpollEvents(Array):
     """Room for the events that EPOLL_WAIT fetches."""
 
     __slots__ = ()
@@ -297,7 +325,7 @@ class EpollEvents(Block):
         Args: maxevents is 1 or more.
         Lifetime: until the final CQE.
         """
-        super().__init__(bytes(epoll_event_struct().size * maxevents))
+        super().__init__(bytes(epoll_event_struct().size * maxevents), maxevents)
 
     def events(self, count: int) -> list[tuple[int, int]]:
         """Read what was fetched.
@@ -446,12 +474,13 @@ def iovec(memories: Iterable[Any], writable: bool = False) -> Pin:
     """Build an array of struct iovec, one for each buffer.
 
     Args: memories as pin() takes them, or Pins; writable says that the kernel will write into them.
-    Returns: a Pin that holds the buffers too; their number is nr_vecs.
+    Returns: a Pin that holds the buffers too; their number, nr_vecs, is its length.
     Raises: as pin().
     Lifetime: until the final CQE, for the buffers' sake.
     """
     pins = [memory if isinstance(memory, Pin) else pin(memory, writable) for memory in memories]
-    return Block(b"".join(struct.pack("@PN", each.address, each.nbytes) for each in pins), pins)
+    image = b"".join(struct.pack("@PN", each.address, each.nbytes) for each in pins)
+    return Array(image, len(pins), pins, readonly=any(each.readonly for each in pins))
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -524,6 +553,11 @@ class SockaddrBuffer(Pin):
         super().__init__(room.address, nbytes, (room, length))
         #: The address of the size, which the kernel overwrites.
         self.addrlen = length.address
+
+    @property
+    def length(self) -> int:
+        """Return the address of the size: what ACCEPT takes for a length."""
+        return self.addrlen
 
     def result(self) -> tuple[int, Any]:
         """Read what the kernel filled in.
@@ -775,7 +809,7 @@ class Msghdr(Pin):
                 control.address if control.nbytes else 0, control.nbytes, 0,
             )
         )  # fmt: skip
-        super().__init__(header.address, header.nbytes, (header, vector, name, control))
+        super().__init__(header.address, header.nbytes, (header, vector, name, control), vector.readonly)
 
     def name(self) -> tuple[int, Any]:
         """Read where the message came from.

@@ -20,6 +20,11 @@ memory is the one that was published; that the kernel dropped neither SQE nor CQ
 twice; and that the canaries stand: the bytes beside guarded() memory, and what lies between the end of a
 mapping and the end of its last page. A check that fails raises Damaged, with the place that started each
 request that could have done it.
+
+Three requests are refused with Damaged, before the kernel sees them: one of a table that names memory which
+nothing that it holds keeps in place (a Pin, above all), one with a token that is in use, and one whose
+user_data lies in the range of tokens while no table waits for it. start() refuses at once; what was made by
+hand is refused by the call that submits it, is answered with -EINVAL, and the rest is submitted by the next.
 """
 
 from __future__ import annotations
@@ -31,13 +36,14 @@ import time
 from collections import Counter
 
 from . import ops, uapi
+from .buffers import Pin, ProvidedBuffers, pin
 from .inflight import InFlight
 from .rings import U32, UDATA_TIMEOUT, Ring
 from .syscalls import Uncopyable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterator
     from typing import Any, Callable
 
     from .inflight import Request
@@ -232,7 +238,8 @@ class Guarded(Uncopyable):
         self._whole[:start] = self._whole[end:] = CANARY
         #: As a Pin's.
         self.address = ctypes.addressof(self._export) + start
-        self.nbytes = nbytes
+        self.nbytes = self.length = nbytes
+        self.readonly = False
         #: The memory between the canaries.
         self.memory = memoryview(self._whole)[start:end]
 
@@ -280,6 +287,47 @@ def damage_beside(held: Any) -> str:
     slack = -held.nbytes % _PAGE
     if any(_bytes_at(held.address + held.nbytes, slack)):
         return f"the bytes behind {held!r} were overwritten"
+    return ""
+
+
+def _spans(held: Any) -> Iterator[tuple[int, int, bool]]:
+    """Yield (address, nbytes, readonly) of the memory that an object keeps where it is."""
+    import ctypes
+
+    if isinstance(held, (tuple, list)):
+        for each in held:
+            yield from _spans(each)
+    elif isinstance(held, (Pin, Guarded)):
+        yield held.address, held.nbytes, held.readonly
+        yield from _spans(held._export)
+    elif isinstance(held, ProvidedBuffers):
+        yield from _spans(held._pin)
+    elif isinstance(held, (bytes, memoryview)):
+        pinned = pin(held)
+        yield pinned.address, pinned.nbytes, pinned.readonly
+    elif isinstance(held, (ctypes._SimpleCData, ctypes.Structure, ctypes.Union, ctypes.Array)):
+        yield ctypes.addressof(held), ctypes.sizeof(held), False
+
+
+def uncovered(sqe: bytes | bytearray | memoryview, held: Any) -> str:
+    """Find memory that a request names and that nothing keeps where it is.
+
+    Args: sqe is filled; held are the objects that live as long as the request: pins, above all.
+    Returns: what is wrong, "" for nothing. Addresses in the first page are left to the kernel, which answers
+        with -EFAULT.
+    Lifetime: none.
+    """
+    spans = None
+    for address, nbytes, written in ops.memory_of(sqe):  # type: ignore[arg-type]
+        spans = list(_spans(held)) if spans is None else spans
+        around = [
+            span for span in spans if span[0] <= address and address + nbytes <= span[0] + span[1]
+        ]
+        what = f"{nbytes} bytes at {address:#x}"
+        if address >= _PAGE and not around:
+            return f"nothing that the request holds keeps {what} where they are: give start() the Pin itself"
+        if written and around and all(readonly for _, _, readonly in around):
+            return f"the kernel would write {what}, which are read-only"
     return ""
 
 
@@ -346,13 +394,14 @@ class WatchedRing(Ring):
             first, tail = 0, sq.sqe_tail
         else:
             first = min(self._traced, tail)
-        step = 1
+        step, refused = 1, ""
         for index in range(first, tail):
             if step == 2:  # the second half of a slot of 128 bytes
                 step = 1
                 continue
             slot = sq.slots[index & sq.ring_mask]
             user_data = int.from_bytes(slot[32:40], sys.byteorder)
+            refused = self._refuse_sqe(slot, user_data) or refused
             if user_data != UDATA_TIMEOUT and not slot[1] & uapi.IOSQE_CQE_SKIP_SUCCESS:
                 self._outstanding[user_data] += 1
             if slot[0] == uapi.IORING_OP_POLL_REMOVE and slot[24] & uapi.IORING_POLL_UPDATE_USER_DATA:
@@ -361,6 +410,27 @@ class WatchedRing(Ring):
             step = 2 if sq._mixed and slot[0] in (uapi.IORING_OP_NOP128, uapi.IORING_OP_URING_CMD128) else 1
             trace(f"ring {self._fd}: sqe {decode_sqe(slot)}{self._whose(user_data)}")
         self._traced = tail
+        if refused:
+            raise Damaged(refused)
+
+    def _refuse_sqe(self, slot: memoryview, user_data: int) -> str:
+        """Make an SQE that breaks a rule of tokens one that the kernel answers with -EINVAL; say why."""
+        if user_data >> 56 != 1 or not self._tables:
+            return ""
+        table = next((table for table in self._tables if user_data in table.entries), None)
+        if table is None:
+            found = "user_data lies in the range of tokens, and no table waits for it (any more)"
+        elif self._outstanding[user_data]:
+            found = "its token is in use: each request takes one of its own"
+        else:
+            found = uncovered(slot, (table.entries[user_data][1], list(self.resources.values())))
+            if not found:
+                return ""
+        request = f"{decode_sqe(slot)}{self._whose(user_data)}"
+        slot[0] = 0xFF
+        if table is None or self._outstanding[user_data]:
+            slot[32:40] = bytes(8)  # its answer is nobody's
+        return f"{found}: {request}"
 
     def _whose(self, user_data: int) -> str:
         for table in self._tables:
@@ -480,12 +550,22 @@ class WatchedInFlight(InFlight):
         return token
 
     def start(
-        self, prep: Callable[..., None], *arguments: Any, handler: Any = None, holds: Iterable[Any] = (),
+        self, prep: Callable[..., None], *arguments: Any, handler: Any = None, holds: Collection[Any] = (),
         **options: Any,
     ) -> int:  # fmt: skip
-        """Queue a request and note the place; see InFlight.start."""
+        """Queue a request and note the place, or refuse it; see InFlight.start."""
+        ring = self.ring
+        tail = ring.sq.sqe_tail
         token = super().start(prep, *arguments, handler=handler, holds=holds, **options)
-        self.places[token] = place()
+        where = place()
+        slot = ring.sq.slots[tail & ring.sq.ring_mask]
+        found = uncovered(slot, (self.entries[token][1], list(ring.resources.values())))
+        if found:
+            request = decode_sqe(slot)
+            ring.sq.sqe_tail = tail
+            del self.entries[token]
+            raise Damaged(f"{found}: {request} [{where}]")
+        self.places[token] = where
         return token
 
     def complete(self, user_data: int, res: int, flags: int) -> bool:

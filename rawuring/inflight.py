@@ -13,7 +13,8 @@ Facts about completions, and what follows from them:
 
 * user_data comes back as it was sent. It is a token here, from a counter that is never set back: a late
   CQE of a forgotten request is a miss in a dictionary, and a cancellation that comes too late gets a clean
-  -ENOENT. It is never an address. Token 0 is for requests that nobody waits for.
+  -ENOENT. It is never an address. Tokens fill the range from TOKEN_BASE to 2 * TOKEN_BASE - 1, so a plain
+  request whose user_data is a small number, a descriptor or an address cannot end somebody's hold.
 * A request ends with its CQE without IORING_CQE_F_MORE. This one rule covers multishot requests and
   zero-copy sends, whose first CQE has F_MORE and whose last is the notification.
 * IOSQE_CQE_SKIP_SUCCESS posts no CQE on success, so such a request must not be held here.
@@ -31,11 +32,12 @@ import sys
 import weakref
 from _thread import get_ident
 from collections import deque, namedtuple
+from collections.abc import Collection, Mapping
 from itertools import repeat, starmap
 from time import monotonic_ns
 
 from . import uapi
-from .ops import prep_cancel64
+from .ops import memory_arguments, prep_cancel64
 from .rings import _HANDLERS_RUN_AFTER_CALLS, RingClosed, watcher
 from .syscalls import Uncopyable
 
@@ -49,8 +51,15 @@ if TYPE_CHECKING:
 #: How long close() waits for requests to end, unless told otherwise.
 CLOSE_TIMEOUT_NS = 5_000_000_000
 
+#: The first token; all have 1 in their highest byte, and no other user_data should. Besides, 0 is for
+#: requests that nobody waits for, and 2**64 - 1 is the ring's own TIMEOUT.
+TOKEN_BASE = 1 << 56
+
 # One counter for the process: a token that is meant for one table must not be found in another.
-next_token = itertools.count(1).__next__
+next_token = itertools.count(TOKEN_BASE).__next__
+
+_NOTHING: tuple[Any, ...] = ()
+_user_data = struct.Struct("=32xQ").unpack_from
 
 # What close() had to give up on. Never emptied; see the head of this file.
 _kept: list[Any] = []
@@ -84,16 +93,99 @@ class Request(namedtuple("Request", "token operation handler age_ns holds place"
 
 
 def _explain(
-    error: struct.error, prep: Callable[..., None], arguments: tuple[Any, ...], options: dict[str, Any]
+    error: Exception, prep: Callable[..., None], arguments: Iterable[Any], options: dict[str, Any]
 ) -> Exception:
-    """Say which argument struct did not like."""
+    """Say which argument struct, or the arithmetic before it, did not like."""
     name = getattr(prep, "__name__", "prep")
-    for argument in (*arguments, *options.values()):
+    for argument in (*arguments, *(value for key, value in options.items() if key != "cmd")):
         if not hasattr(argument, "__index__"):
             wanted = f"{name}(): {argument!r:.100} is no integer"
-            return TypeError(f"{wanted}; memory is given by its address, pin(object).address, and a length")
+            return TypeError(
+                f"{wanted}; memory is given as pin(object), and None stands only for the length of a Pin"
+            )
+    if isinstance(error, TypeError):  # an argument is missing, or one too many
+        return error
     given = ", ".join(f"{argument!r:.40}" for argument in (*arguments, *options.values()))
     return OverflowError(f"{name}({given}): an argument does not fit its field: {error}")
+
+
+def _refuse_handler(handler: Any) -> None:
+    raise TypeError(f"handler={handler!r:.100} cannot be called; a function of (res, flags) is, or None")
+
+
+def _objects(holds: Any) -> tuple[Any, ...]:
+    """Make sure that what is to be held are objects, and not the contents of one or a mere address."""
+    if not isinstance(holds, (tuple, list)) and (
+        isinstance(holds, (str, Mapping)) or not isinstance(holds, Collection) or _is_buffer(holds)
+    ):
+        raise TypeError(
+            f"holds={holds!r:.100}: a collection of objects is wanted, such as (pin,), and a "
+            f"{type(holds).__name__} is none"
+        )
+    held = tuple(holds)
+    for each in held:
+        if isinstance(each, int):
+            _refuse_number(each)
+    return held
+
+
+def _refuse_number(number: int) -> None:
+    raise TypeError(f"{number:#x} is a number, which keeps no memory alive: hold the Pin itself")
+
+
+def _is_buffer(value: Any) -> bool:
+    try:
+        memoryview(value).release()
+    except TypeError:
+        return False
+    return True
+
+
+def _addresses(
+    prep: Callable[..., None], arguments: tuple[Any, ...], options: dict[str, Any]
+) -> tuple[list[Any], list[Any]]:
+    """Put addresses in the place of objects that have one, and lengths in the place of None.
+
+    Returns: the arguments, and the objects, which have to be held. The options are changed.
+    """
+    values: list[Any] = list(arguments)
+    found: list[Any] = []
+    plan = memory_arguments(prep)
+    if plan is None:  # somebody else's function
+        for i, value in enumerate(arguments):
+            if hasattr(value, "address"):
+                values[i] = value.address
+                found.append(value)
+        for name, value in options.items():
+            if hasattr(value, "address"):
+                options[name] = value.address
+                found.append(value)
+        return values, found
+    for at, counter, size, written in plan:
+        if at >= len(values):
+            break
+        memory = arguments[at]
+        if memory.__class__ is int:
+            continue
+        try:
+            values[at] = memory.address
+        except AttributeError:
+            if memory is None and hasattr(arguments[at - 1], "addrlen"):  # a SockaddrBuffer
+                values[at] = arguments[at - 1].addrlen
+            continue
+        found.append(memory)
+        if counter is not None and counter < len(values):
+            count = values[counter]
+            if count is None:
+                values[counter] = count = memory.length
+            size = count * size if isinstance(count, int) else 0
+        if size > memory.nbytes:
+            raise ValueError(
+                f"{prep.__name__}(): {size} bytes are asked for, and {memory!r} has {memory.nbytes}"
+            )
+        if written and memory.readonly:
+            raise TypeError(f"{prep.__name__}() writes into its memory, and {memory!r} is read-only")
+    return values, found
 
 
 def _unanswered(prep: Callable[..., None], token: int, sqe: bytearray) -> Exception:
@@ -109,7 +201,7 @@ def _unanswered(prep: Callable[..., None], token: int, sqe: bytearray) -> Except
 class InFlight(Uncopyable):
     """The requests of one ring that have not completed yet.
 
-    In use: ``table.start(ops.prep_read, fd, pin.address, n, 0, handler=..., holds=(pin,))``, or by hand
+    In use: ``table.start(ops.prep_read, fd, pin(memory, True), None, 0, handler=...)``, or by hand
     ``token = table.hold(handler, pin)`` and an SQE with user_data=token. Then submit, ``table.reap()`` and
     ``table.dispatch()``. Closing the ring closes the table first.
     """
@@ -125,7 +217,8 @@ class InFlight(Uncopyable):
         #: token -> (handler, what must stay alive), and since when, and the prep function, as far as they are
         #: known. fdmon.py reads and writes it directly.
         self.entries: dict[int, tuple[Any, ...]] = {}
-        #: CQEs whose token was not in the table: late ones, and those of requests that were not held.
+        #: CQEs whose token was not in the table: late ones, or another table's. What has a user_data that is
+        #: no token is not counted.
         self.unknown = 0
         # (handler, res, flags), or where signal handlers run at any moment a starmap that calls it once.
         self._ready: deque[Any] = deque()
@@ -144,46 +237,70 @@ class InFlight(Uncopyable):
 
         Args: handler is called as handler(res, flags) for each CQE, or None; keepalive is whatever the kernel
             may touch: pins, timespecs, iovecs, paths.
-        Returns: the token, to be used as the SQE's user_data.
+        Returns: the token, to be used as the SQE's user_data, once.
+        Raises: TypeError for a handler that cannot be called, and for a number in the place of a Pin.
         Lifetime: until the final CQE.
         Threads: the ring's owner only.
         """
+        if handler is not None and not callable(handler):
+            _refuse_handler(handler)
+        for each in keepalive:
+            if each.__class__ is int:
+                _refuse_number(each)
         token = next_token()
         self.entries[token] = (handler, keepalive, monotonic_ns())
         return token
 
     def start(
-        self, prep: Callable[..., None], *arguments: Any, handler: Any = None, holds: Iterable[Any] = (),
-        **options: Any,
+        self, prep: Callable[..., None], *arguments: Any, handler: Any = None,
+        holds: Collection[Any] = _NOTHING, **options: Any,
     ) -> int:  # fmt: skip
         """Queue a request and hold it, or neither.
 
         Args: prep is a function of ops.py; arguments are its own, from the second on and without user_data;
-            handler and holds as for hold(); options are its keywords.
+            options are its keywords; handler as for hold(). Where prep wants an address, a Pin or another
+            object of buffers.py is given, which is held then; None in the place of its length stands for all
+            of it. holds are other objects to be held: those whose address is given as a number.
         Returns: the token, which is the request's user_data.
-        Raises: SubmissionQueueFull; TypeError for what is no integer, and for a missing argument;
-            OverflowError for what its field cannot hold; ValueError for IOSQE_CQE_SKIP_SUCCESS; what else
-            prep raises.
+        Raises: SubmissionQueueFull; TypeError for what is no integer and has no address, for a missing
+            argument, for a handler that cannot be called, for holds that is no collection of objects, and for
+            read-only memory that the kernel would write; OverflowError for what its field cannot hold;
+            ValueError for more bytes than a Pin has, and for IOSQE_CQE_SKIP_SUCCESS; what else prep raises.
         Lifetime: until the final CQE.
         Threads: the ring's owner only.
         Since: 5.1
         """
-        ring = self.ring
+        ring = self._ring()
+        if ring is None:
+            raise RingClosed("the ring of this table is gone")
+        if handler is not None and not callable(handler):
+            _refuse_handler(handler)
+        if holds is not _NOTHING:
+            holds = _objects(holds)
+        given: Any = arguments
+        found: Any = None
+        for argument in (*arguments, *options.values()) if options else arguments:
+            if argument.__class__ is not int:
+                given, found = _addresses(prep, arguments, options)
+                break
         token = next_token()
-        sqe = bytearray(ring.sq.sqe_size)
+        sq = ring.sq
+        sqe = bytearray(sq.sqe_size)
         try:
-            prep(sqe, *arguments, token, **options)
-        except struct.error as error:
-            raise _explain(error, prep, arguments, options) from None
-        if sqe[32:40] != token.to_bytes(8, sys.byteorder) or sqe[1] & uapi.IOSQE_CQE_SKIP_SUCCESS:
+            prep(sqe, *given, token, **options)
+        except (struct.error, TypeError) as error:
+            raise _explain(error, prep, given, options) from None
+        if _user_data(sqe)[0] != token or sqe[1] & uapi.IOSQE_CQE_SKIP_SUCCESS:
             raise _unanswered(prep, token, sqe)
+        if found:
+            holds = (*found, *holds)
         # Held before it is queued: between the two a signal handler may raise.
-        tail = ring.sq.sqe_tail
-        self.entries[token] = (handler, tuple(holds), monotonic_ns(), prep)
+        tail = sq.sqe_tail
+        self.entries[token] = (handler, holds, monotonic_ns(), prep)
         try:
-            ring.put(sqe)
+            sq.put(sqe)
         finally:
-            if ring.sq.sqe_tail == tail:
+            if sq.sqe_tail == tail:
                 del self.entries[token]
         return token
 
@@ -207,13 +324,14 @@ class InFlight(Uncopyable):
         """Take note of one CQE; its handler runs at the next dispatch().
 
         Args: the three parts of a CQE.
-        Returns: False when nobody waits for it.
+        Returns: False when nobody waits for it; it is counted in unknown if its user_data is a token.
         Lifetime: none.
         Threads: the ring's owner only.
         """
         entry = self.entries.get(user_data)
         if entry is None:
-            self.unknown += 1
+            if user_data >> 56 == 1:  # a token
+                self.unknown += 1
             return False
         handler, ready = entry[0], self._ready
         wanted = callable(handler)  # neither None nor a monitor's node

@@ -20,11 +20,12 @@ until the final CQE there. And every open file is held until the final CQE, what
 
 A number that its field cannot hold is refused with struct.error; C would cut it silently. struct names no
 argument: "required argument is not an integer" usually means an object where its address is wanted, which is
-pin(obj).address. InFlight.start() says more.
+pin(obj).address. InFlight.start() takes the Pin itself, and says more.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import struct
 import sys
@@ -58,6 +59,7 @@ _pack_cmd = struct.Struct("=BBHiQQIIQHHI16s").pack_into
 _pack_cmd128 = struct.Struct("=BBHiQQIIQHHI80s").pack_into
 _U64 = 0xFFFFFFFFFFFFFFFF
 _U32 = 0xFFFFFFFF
+_AT_FDCWD = AT_FDCWD & _U32
 _BIG_ENDIAN = sys.byteorder == "big"
 _ALLOC = uapi.IORING_FILE_INDEX_ALLOC
 
@@ -72,6 +74,7 @@ def poll_mask(mask: int) -> int:
     Source: Linux 6.12 io_uring/poll.c io_poll_parse_events
     """
     if _BIG_ENDIAN:
+        _unsigned(mask)
         return (mask >> 16) | (mask & 0xFFFF) << 16
     return mask
 
@@ -83,9 +86,27 @@ def _pair(first: int, second: int) -> int:
     return first << 32 | second if _BIG_ENDIAN else second << 32 | first
 
 
-def _slot(file_index: int) -> int:
+def _slot(file_index: int, alloc: bool = True) -> int:
     """Number a direct descriptor as the SQE does: from 1, because 0 means an ordinary descriptor."""
-    return _ALLOC if file_index in (_ALLOC, -1) else file_index + 1
+    if alloc and file_index in (_ALLOC, -1):
+        return _ALLOC
+    if not 0 <= file_index < _ALLOC - 1:
+        raise struct.error(f"file_index={file_index} is no slot of a table of registered files")
+    return file_index + 1
+
+
+def _int(value: int) -> int:
+    """Check what is an int in C, such as a descriptor, and does not lie in a field of that kind."""
+    if not -0x80000000 <= value <= 0x7FFFFFFF:
+        raise struct.error(f"{value} does not fit into an int of 32 bits")
+    return value
+
+
+def _unsigned(value: int) -> int:
+    """Check what has 32 bits in C and in the kernel, and lies in a field of 64."""
+    if not 0 <= value <= _U32:
+        raise struct.error(f"{value} does not fit into 32 bits")
+    return value
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -246,7 +267,7 @@ def set_target_fixed_file(sqe: Sqe, file_index: int) -> None:
     Since: 5.15
     Mirrors: liburing __io_uring_set_target_fixed_file
     """
-    set_fields(sqe, file_index=file_index + 1)
+    set_fields(sqe, file_index=_slot(file_index, False))
 
 
 def initialize_sqe(sqe: Sqe) -> None:
@@ -272,6 +293,157 @@ def prep_send_set_addr(sqe: Sqe, dest_addr: int, addr_len: int) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------
+# The memory of a request
+
+# Places in _SQE
+_FLAGS, _IOPRIO, _FD, _OFF, _ADDR, _LEN, _OP_FLAGS, _FILE_INDEX, _ADDR3 = 1, 2, 3, 4, 5, 6, 7, 11, 12
+_IOVEC = struct.calcsize("@PN")
+_MSGHDR = struct.calcsize("@PiPNPNI0P")
+_IN, _OUT = False, True
+# What each operation does with memory: the member with the address; the member that counts what lies there,
+# or -1; how many bytes each takes, or all; whether the kernel writes, there or where an iovec there leads.
+# Of a string one byte is known, of an address to be filled none, of an epoll_event what all machines have.
+_PATH: tuple[tuple[int, int, int, bool], ...] = ((_ADDR, -1, 1, _IN),)
+_TWO_PATHS = (*_PATH, (_OFF, -1, 1, _IN))
+_TIME = ((_ADDR, -1, 16, _IN),)
+_NEW_TIME = ((_OFF, -1, 16, _IN),)
+_MEMORY: dict[int, tuple[tuple[int, int, int, bool], ...]] = {
+    uapi.IORING_OP_READ: ((_ADDR, _LEN, 1, _OUT),),
+    uapi.IORING_OP_WRITE: ((_ADDR, _LEN, 1, _IN),),
+    uapi.IORING_OP_READV: ((_ADDR, _LEN, _IOVEC, _OUT),),
+    uapi.IORING_OP_WRITEV: ((_ADDR, _LEN, _IOVEC, _IN),),
+    uapi.IORING_OP_READ_FIXED: ((_ADDR, _LEN, 1, _OUT),),
+    uapi.IORING_OP_WRITE_FIXED: ((_ADDR, _LEN, 1, _IN),),
+    uapi.IORING_OP_READV_FIXED: ((_ADDR, _LEN, _IOVEC, _OUT),),
+    uapi.IORING_OP_WRITEV_FIXED: ((_ADDR, _LEN, _IOVEC, _IN),),
+    uapi.IORING_OP_PIPE: ((_ADDR, -1, 8, _OUT),),
+    uapi.IORING_OP_EPOLL_CTL: ((_ADDR, -1, 12, _IN),),
+    uapi.IORING_OP_EPOLL_WAIT: ((_ADDR, _LEN, 12, _OUT),),
+    uapi.IORING_OP_TIMEOUT: _TIME,
+    uapi.IORING_OP_TIMEOUT_REMOVE: _NEW_TIME,
+    uapi.IORING_OP_LINK_TIMEOUT: _TIME,
+    uapi.IORING_OP_BIND: ((_ADDR, _OFF, 1, _IN),),
+    uapi.IORING_OP_CONNECT: ((_ADDR, _OFF, 1, _IN),),
+    uapi.IORING_OP_ACCEPT: ((_ADDR, -1, 0, _OUT), (_OFF, -1, 4, _OUT)),
+    uapi.IORING_OP_SEND: ((_ADDR, _LEN, 1, _IN), (_OFF, _FILE_INDEX, 1, _IN)),
+    uapi.IORING_OP_SEND_ZC: ((_ADDR, _LEN, 1, _IN), (_OFF, _FILE_INDEX, 1, _IN)),
+    uapi.IORING_OP_SENDMSG: ((_ADDR, -1, _MSGHDR, _IN),),
+    uapi.IORING_OP_SENDMSG_ZC: ((_ADDR, -1, _MSGHDR, _IN),),
+    uapi.IORING_OP_RECV: ((_ADDR, _LEN, 1, _OUT),),
+    uapi.IORING_OP_RECVMSG: ((_ADDR, -1, _MSGHDR, _OUT),),
+    uapi.IORING_OP_PROVIDE_BUFFERS: ((_ADDR, _LEN, 1, _OUT),),
+    uapi.IORING_OP_OPENAT: _PATH,
+    uapi.IORING_OP_OPENAT2: (*_PATH, (_OFF, _LEN, 1, _IN)),
+    uapi.IORING_OP_FILES_UPDATE: ((_ADDR, _LEN, 4, _IN),),
+    uapi.IORING_OP_MADVISE: ((_ADDR, _LEN, 1, _IN),),
+    uapi.IORING_OP_STATX: (*_PATH, (_OFF, -1, uapi.statx.size, _OUT)),
+    uapi.IORING_OP_GETXATTR: (*_PATH, (_OFF, _LEN, 1, _OUT), (_ADDR3, -1, 1, _IN)),
+    uapi.IORING_OP_SETXATTR: (*_PATH, (_OFF, _LEN, 1, _IN), (_ADDR3, -1, 1, _IN)),
+    uapi.IORING_OP_FGETXATTR: (*_PATH, (_OFF, _LEN, 1, _OUT)),
+    uapi.IORING_OP_FSETXATTR: (*_PATH, (_OFF, _LEN, 1, _IN)),
+    uapi.IORING_OP_UNLINKAT: _PATH,
+    uapi.IORING_OP_RENAMEAT: _TWO_PATHS,
+    uapi.IORING_OP_MKDIRAT: _PATH,
+    uapi.IORING_OP_SYMLINKAT: _TWO_PATHS,
+    uapi.IORING_OP_LINKAT: _TWO_PATHS,
+    uapi.IORING_OP_WAITID: ((_OFF, -1, 128, _OUT),),
+    uapi.IORING_OP_FUTEX_WAKE: ((_ADDR, -1, 4, _IN),),
+    uapi.IORING_OP_FUTEX_WAIT: ((_ADDR, -1, 4, _IN),),
+    uapi.IORING_OP_FUTEX_WAITV: ((_ADDR, _LEN, uapi.futex_waitv.size, _IN),),
+    uapi.IORING_OP_URING_CMD: (),
+}
+_SOCKET_COMMANDS: dict[int, tuple[tuple[int, int, int, bool], ...]] = {
+    uapi.SOCKET_URING_OP_GETSOCKOPT: ((_ADDR3, _FILE_INDEX, 1, _OUT),),
+    uapi.SOCKET_URING_OP_SETSOCKOPT: ((_ADDR3, _FILE_INDEX, 1, _IN),),
+    uapi.SOCKET_URING_OP_GETSOCKNAME: ((_ADDR, -1, 0, _OUT), (_ADDR3, -1, 4, _OUT)),
+}
+
+
+def memory_of(sqe: Sqe, registered: bool = False) -> list[tuple[int, int, bool]]:
+    """Tell which memory a request names.
+
+    Args: sqe is filled; registered says that buffers which belong to the ring count, too.
+    Returns: (address, nbytes, written) for each address that is not 0: how many bytes are used at the least,
+        and whether the kernel writes there, or where an iovec there leads. Of the commands of drivers only
+        those of sockets are known.
+    Lifetime: none.
+    """
+    op = sqe[0]
+    rows = _MEMORY.get(op)
+    if rows is None:
+        return []
+    cells = list(_SQE.unpack_from(sqe))
+    if op in (uapi.IORING_OP_READ_FIXED, uapi.IORING_OP_WRITE_FIXED):
+        rows = rows if registered else ()
+    elif op in (uapi.IORING_OP_READ, uapi.IORING_OP_RECV, uapi.IORING_OP_SEND, uapi.IORING_OP_SEND_ZC):
+        ioprio = cells[_IOPRIO] if op != uapi.IORING_OP_READ else 0  # there it is a priority
+        fixed = ioprio & uapi.IORING_RECVSEND_FIXED_BUF
+        if cells[_FLAGS] & uapi.IOSQE_BUFFER_SELECT or (fixed and not registered):
+            rows = rows[1:]
+        elif ioprio & uapi.IORING_SEND_VECTORIZED and op != uapi.IORING_OP_RECV:
+            rows = ((_ADDR, _LEN, _IOVEC, _IN), *rows[1:])
+        if _BIG_ENDIAN:
+            cells[_FILE_INDEX] >>= 16  # addr_len of 16 bits; see _half()
+    elif op == uapi.IORING_OP_PROVIDE_BUFFERS:
+        cells[_LEN] *= cells[_FD]
+    elif op == uapi.IORING_OP_MADVISE:
+        cells[_LEN] = cells[_LEN] or cells[_OFF]
+    elif op == uapi.IORING_OP_TIMEOUT_REMOVE and not cells[_OP_FLAGS] & uapi.IORING_TIMEOUT_UPDATE_MASK:
+        return []
+    elif op == uapi.IORING_OP_URING_CMD:
+        rows = _SOCKET_COMMANDS.get(cells[_OFF] >> 32 if _BIG_ENDIAN else cells[_OFF] & _U32, ())
+    if rows in (_TIME, _NEW_TIME) and cells[_OP_FLAGS] & uapi.IORING_TIMEOUT_IMMEDIATE_ARG:
+        return []
+    return [
+        (cells[address], size if count < 0 else cells[count] * size, written)
+        for address, count, size, written in rows
+        if cells[address]
+    ]
+
+
+@functools.lru_cache(None)
+def memory_arguments(prep: Any) -> tuple[tuple[int, int | None, int, bool], ...] | None:
+    """Tell which arguments of a prep function are addresses, by trying it.
+
+    Args: prep is any callable.
+    Returns: for each address (its place behind the SQE, the place of the argument that counts, or None, the
+        bytes for each count, or in all, and whether the kernel writes there); None for what is not a function
+        of this file, and for prep_rw(), whose operation is an argument.
+    Lifetime: none.
+    """
+    if globals().get(getattr(prep, "__name__", "")) is not prep or prep is prep_rw:
+        return None
+    code = prep.__code__
+    names = [name for name in code.co_varnames[1 : code.co_argcount] if name not in ("user_data", "flags")]
+    found: list[tuple[int, int | None, int, bool]] = []
+    for place, name in enumerate(names):
+        for size, written in _marked(prep, names, {name: _MARK}):
+            counter = None
+            for i, other in enumerate(names):
+                more = _marked(prep, names, {other: 1, name: _MARK})
+                if more and more[0][0] > size:
+                    counter, size = i, more[0][0]
+            found.append((place, counter, size, written))
+    return tuple(found)
+
+
+_MARK = 1 << 40  # more than any member can hold but addresses, offsets and user_data
+
+
+def _marked(prep: Any, names: list[str], arguments: dict[str, int]) -> list[tuple[int, bool]]:
+    """Find the memory at the mark that a request uses; the other arguments are 0."""
+    sqe = bytearray(128)
+    others = dict.fromkeys(names, 0)
+    if prep is prep_cmd_sock:
+        others["cmd_op"] = uapi.SOCKET_URING_OP_SETSOCKOPT
+    try:
+        prep(sqe, **{**others, **arguments})
+    except (struct.error, ValueError):
+        return []
+    return [(nbytes, written) for where, nbytes, written in memory_of(sqe, True) if where == _MARK]
+
+
+# ------------------------------------------------------------------------------------------------------
 # Any operation, and none
 
 
@@ -289,8 +461,10 @@ def prep_rw(
     Since: 5.1
     Mirrors: liburing io_uring_prep_rw, plus the fields that it leaves to later assignments
     """
+    if offset == -1:
+        offset = _U64
     _pack(
-        sqe, 0, op, flags, ioprio, fd, offset & _U64, addr, length, op_flags, user_data, buf_index,
+        sqe, 0, op, flags, ioprio, fd, offset, addr, length, op_flags, user_data, buf_index,
         personality, file_index, 0, 0,
     )  # fmt: skip
 
@@ -339,8 +513,10 @@ def prep_read(
     Since: 5.6
     Mirrors: liburing io_uring_prep_read
     """
+    if offset == -1:
+        offset = _U64
     _pack(
-        sqe, 0, uapi.IORING_OP_READ, flags, ioprio, fd, offset & _U64, buf, nbytes, rw_flags, user_data,
+        sqe, 0, uapi.IORING_OP_READ, flags, ioprio, fd, offset, buf, nbytes, rw_flags, user_data,
         buf_group, personality, 0, 0, 0,
     )  # fmt: skip
 
@@ -357,8 +533,10 @@ def prep_write(
     Since: 5.6
     Mirrors: liburing io_uring_prep_write
     """
+    if offset == -1:
+        offset = _U64
     _pack(
-        sqe, 0, uapi.IORING_OP_WRITE, flags, ioprio, fd, offset & _U64, buf, nbytes, rw_flags, user_data, 0,
+        sqe, 0, uapi.IORING_OP_WRITE, flags, ioprio, fd, offset, buf, nbytes, rw_flags, user_data, 0,
         personality, 0, 0, 0,
     )  # fmt: skip
 
@@ -374,8 +552,10 @@ def prep_readv(
     Since: 5.1
     Mirrors: liburing io_uring_prep_readv
     """
+    if offset == -1:
+        offset = _U64
     _pack(
-        sqe, 0, uapi.IORING_OP_READV, flags, 0, fd, offset & _U64, iovecs, nr_vecs, 0, user_data,
+        sqe, 0, uapi.IORING_OP_READV, flags, 0, fd, offset, iovecs, nr_vecs, 0, user_data,
         0, 0, 0, 0, 0,
     )  # fmt: skip
 
@@ -392,8 +572,10 @@ def prep_readv2(
     Since: 5.1
     Mirrors: liburing io_uring_prep_readv2
     """
+    if offset == -1:
+        offset = _U64
     _pack(
-        sqe, 0, uapi.IORING_OP_READV, flags, 0, fd, offset & _U64, iovecs, nr_vecs, rw_flags, user_data,
+        sqe, 0, uapi.IORING_OP_READV, flags, 0, fd, offset, iovecs, nr_vecs, rw_flags, user_data,
         0, 0, 0, 0, 0,
     )  # fmt: skip
 
@@ -409,8 +591,10 @@ def prep_writev(
     Since: 5.1
     Mirrors: liburing io_uring_prep_writev
     """
+    if offset == -1:
+        offset = _U64
     _pack(
-        sqe, 0, uapi.IORING_OP_WRITEV, flags, 0, fd, offset & _U64, iovecs, nr_vecs, 0, user_data,
+        sqe, 0, uapi.IORING_OP_WRITEV, flags, 0, fd, offset, iovecs, nr_vecs, 0, user_data,
         0, 0, 0, 0, 0,
     )  # fmt: skip
 
@@ -427,8 +611,10 @@ def prep_writev2(
     Since: 5.1
     Mirrors: liburing io_uring_prep_writev2
     """
+    if offset == -1:
+        offset = _U64
     _pack(
-        sqe, 0, uapi.IORING_OP_WRITEV, flags, 0, fd, offset & _U64, iovecs, nr_vecs, rw_flags, user_data,
+        sqe, 0, uapi.IORING_OP_WRITEV, flags, 0, fd, offset, iovecs, nr_vecs, rw_flags, user_data,
         0, 0, 0, 0, 0,
     )  # fmt: skip
 
@@ -445,8 +631,10 @@ def prep_read_fixed(
     Since: 5.1
     Mirrors: liburing io_uring_prep_read_fixed
     """
+    if offset == -1:
+        offset = _U64
     _pack(
-        sqe, 0, uapi.IORING_OP_READ_FIXED, flags, ioprio, fd, offset & _U64, buf, nbytes, rw_flags,
+        sqe, 0, uapi.IORING_OP_READ_FIXED, flags, ioprio, fd, offset, buf, nbytes, rw_flags,
         user_data, buf_index, 0, 0, 0, 0,
     )  # fmt: skip
 
@@ -463,8 +651,10 @@ def prep_write_fixed(
     Since: 5.1
     Mirrors: liburing io_uring_prep_write_fixed
     """
+    if offset == -1:
+        offset = _U64
     _pack(
-        sqe, 0, uapi.IORING_OP_WRITE_FIXED, flags, ioprio, fd, offset & _U64, buf, nbytes, rw_flags,
+        sqe, 0, uapi.IORING_OP_WRITE_FIXED, flags, ioprio, fd, offset, buf, nbytes, rw_flags,
         user_data, buf_index, 0, 0, 0, 0,
     )  # fmt: skip
 
@@ -482,8 +672,10 @@ def prep_readv_fixed(
     Since: 6.15
     Mirrors: liburing io_uring_prep_readv_fixed
     """
+    if offset == -1:
+        offset = _U64
     _pack(
-        sqe, 0, uapi.IORING_OP_READV_FIXED, flags, 0, fd, offset & _U64, iovecs, nr_vecs, rw_flags,
+        sqe, 0, uapi.IORING_OP_READV_FIXED, flags, 0, fd, offset, iovecs, nr_vecs, rw_flags,
         user_data, buf_index, 0, 0, 0, 0,
     )  # fmt: skip
 
@@ -500,8 +692,10 @@ def prep_writev_fixed(
     Since: 6.15
     Mirrors: liburing io_uring_prep_writev_fixed
     """
+    if offset == -1:
+        offset = _U64
     _pack(
-        sqe, 0, uapi.IORING_OP_WRITEV_FIXED, flags, 0, fd, offset & _U64, iovecs, nr_vecs, rw_flags,
+        sqe, 0, uapi.IORING_OP_WRITEV_FIXED, flags, 0, fd, offset, iovecs, nr_vecs, rw_flags,
         user_data, buf_index, 0, 0, 0, 0,
     )  # fmt: skip
 
@@ -520,8 +714,10 @@ def prep_read_multishot(
     Since: 6.7
     Mirrors: liburing io_uring_prep_read_multishot
     """
+    if offset == -1:
+        offset = _U64
     _pack(
-        sqe, 0, uapi.IORING_OP_READ_MULTISHOT, flags | uapi.IOSQE_BUFFER_SELECT, 0, fd, offset & _U64, 0,
+        sqe, 0, uapi.IORING_OP_READ_MULTISHOT, flags | uapi.IOSQE_BUFFER_SELECT, 0, fd, offset, 0,
         nbytes, 0, user_data, buf_group, 0, 0, 0, 0,
     )  # fmt: skip
 
@@ -539,9 +735,14 @@ def prep_splice(
     Since: 5.7
     Mirrors: liburing io_uring_prep_splice
     """
+    if off_out == -1:
+        off_out = _U64
+    if off_in == -1:
+        off_in = _U64
+    fd_in = _int(fd_in) & _U32
     _pack(
-        sqe, 0, uapi.IORING_OP_SPLICE, flags, 0, fd_out, off_out & _U64, off_in & _U64, nbytes,
-        splice_flags, user_data, 0, 0, fd_in & _U32, 0, 0,
+        sqe, 0, uapi.IORING_OP_SPLICE, flags, 0, fd_out, off_out, off_in, nbytes,
+        splice_flags, user_data, 0, 0, fd_in, 0, 0,
     )  # fmt: skip
 
 
@@ -556,9 +757,10 @@ def prep_tee(
     Since: 5.8
     Mirrors: liburing io_uring_prep_tee
     """
+    fd_in = _int(fd_in) & _U32
     _pack(
         sqe, 0, uapi.IORING_OP_TEE, flags, 0, fd_out, 0, 0, nbytes, splice_flags, user_data,
-        0, 0, fd_in & _U32, 0, 0,
+        0, 0, fd_in, 0, 0,
     )  # fmt: skip
 
 
@@ -674,7 +876,8 @@ def prep_epoll_ctl(
     Since: 5.6
     Mirrors: liburing io_uring_prep_epoll_ctl
     """
-    _pack(sqe, 0, uapi.IORING_OP_EPOLL_CTL, flags, 0, epfd, fd & _U64, ev, op, 0, user_data, 0, 0, 0, 0, 0)
+    fd = _int(fd) & _U32
+    _pack(sqe, 0, uapi.IORING_OP_EPOLL_CTL, flags, 0, epfd, fd, ev, op, 0, user_data, 0, 0, 0, 0, 0)
 
 
 def prep_epoll_wait(
@@ -712,6 +915,7 @@ def prep_timeout(
     Since: 5.4
     Mirrors: liburing io_uring_prep_timeout
     """
+    _unsigned(count)
     _pack(
         sqe, 0, uapi.IORING_OP_TIMEOUT, flags, 0, -1, count, ts, 1, timeout_flags, user_data, 0, 0, 0, 0, 0
     )
@@ -841,6 +1045,7 @@ def prep_socket(
     Since: 5.19
     Mirrors: liburing io_uring_prep_socket
     """
+    type = _int(type) & _U64
     _pack(
         sqe, 0, uapi.IORING_OP_SOCKET, flags, 0, domain, type, 0, protocol, socket_flags, user_data,
         0, 0, 0, 0, 0,
@@ -860,6 +1065,7 @@ def prep_socket_direct(
     Since: 5.19
     Mirrors: liburing io_uring_prep_socket_direct
     """
+    type = _int(type) & _U64
     _pack(
         sqe, 0, uapi.IORING_OP_SOCKET, flags, 0, domain, type, 0, protocol, socket_flags, user_data,
         0, 0, _slot(file_index), 0, 0,
@@ -877,6 +1083,7 @@ def prep_socket_direct_alloc(
     Since: 5.19
     Mirrors: liburing io_uring_prep_socket_direct_alloc
     """
+    type = _int(type) & _U64
     _pack(
         sqe, 0, uapi.IORING_OP_SOCKET, flags, 0, domain, type, 0, protocol, socket_flags, user_data,
         0, 0, _ALLOC, 0, 0,
@@ -892,6 +1099,7 @@ def prep_bind(sqe: Sqe, fd: int, addr: int, addrlen: int, user_data: int = 0, fl
     Since: 6.11
     Mirrors: liburing io_uring_prep_bind
     """
+    _unsigned(addrlen)
     _pack(sqe, 0, uapi.IORING_OP_BIND, flags, 0, fd, addrlen, addr, 0, 0, user_data, 0, 0, 0, 0, 0)
 
 
@@ -916,6 +1124,7 @@ def prep_connect(sqe: Sqe, fd: int, addr: int, addrlen: int, user_data: int = 0,
     Since: 5.5
     Mirrors: liburing io_uring_prep_connect
     """
+    _unsigned(addrlen)
     _pack(sqe, 0, uapi.IORING_OP_CONNECT, flags, 0, fd, addrlen, addr, 0, 0, user_data, 0, 0, 0, 0, 0)
 
 
@@ -1306,6 +1515,7 @@ def prep_provide_buffers(
     Since: 5.7
     Mirrors: liburing io_uring_prep_provide_buffers
     """
+    bid = _int(bid) & _U64
     _pack(
         sqe, 0, uapi.IORING_OP_PROVIDE_BUFFERS, flags, 0, nr, bid, addr, length, 0, user_data, bgid,
         0, 0, 0, 0,
@@ -1455,7 +1665,7 @@ def prep_close_direct(sqe: Sqe, file_index: int, user_data: int = 0, flags: int 
     Mirrors: liburing io_uring_prep_close_direct
     """
     _pack(
-        sqe, 0, uapi.IORING_OP_CLOSE, flags, 0, 0, 0, 0, 0, 0, user_data, 0, 0, file_index + 1, 0, 0
+        sqe, 0, uapi.IORING_OP_CLOSE, flags, 0, 0, 0, 0, 0, 0, user_data, 0, 0, _slot(file_index, False), 0, 0
     )
 
 
@@ -1471,8 +1681,10 @@ def prep_files_update(
     Since: 5.6; IORING_FILE_INDEX_ALLOC 5.19
     Mirrors: liburing io_uring_prep_files_update
     """
+    if offset != _ALLOC:
+        offset = _int(offset) & _U64
     _pack(
-        sqe, 0, uapi.IORING_OP_FILES_UPDATE, flags, 0, -1, offset & _U64, fds, nr_fds, 0, user_data,
+        sqe, 0, uapi.IORING_OP_FILES_UPDATE, flags, 0, -1, offset, fds, nr_fds, 0, user_data,
         0, 0, 0, 0, 0,
     )  # fmt: skip
 
@@ -1752,8 +1964,9 @@ def prep_renameat(
     Since: 5.11
     Mirrors: liburing io_uring_prep_renameat
     """
+    newdfd = _int(newdfd) & _U32
     _pack(
-        sqe, 0, uapi.IORING_OP_RENAMEAT, flags, 0, olddfd, newpath, oldpath, newdfd & _U32, rename_flags,
+        sqe, 0, uapi.IORING_OP_RENAMEAT, flags, 0, olddfd, newpath, oldpath, newdfd, rename_flags,
         user_data, 0, 0, 0, 0, 0,
     )  # fmt: skip
 
@@ -1768,7 +1981,7 @@ def prep_rename(sqe: Sqe, oldpath: int, newpath: int, user_data: int = 0, flags:
     Mirrors: liburing io_uring_prep_rename
     """
     _pack(
-        sqe, 0, uapi.IORING_OP_RENAMEAT, flags, 0, AT_FDCWD, newpath, oldpath, AT_FDCWD & _U32, 0,
+        sqe, 0, uapi.IORING_OP_RENAMEAT, flags, 0, AT_FDCWD, newpath, oldpath, _AT_FDCWD, 0,
         user_data, 0, 0, 0, 0, 0,
     )  # fmt: skip
 
@@ -1841,8 +2054,9 @@ def prep_linkat(
     Since: 5.15
     Mirrors: liburing io_uring_prep_linkat
     """
+    newdfd = _int(newdfd) & _U32
     _pack(
-        sqe, 0, uapi.IORING_OP_LINKAT, flags, 0, olddfd, newpath, oldpath, newdfd & _U32, hardlink_flags,
+        sqe, 0, uapi.IORING_OP_LINKAT, flags, 0, olddfd, newpath, oldpath, newdfd, hardlink_flags,
         user_data, 0, 0, 0, 0, 0,
     )  # fmt: skip
 
@@ -1859,7 +2073,7 @@ def prep_link(
     Mirrors: liburing io_uring_prep_link
     """
     _pack(
-        sqe, 0, uapi.IORING_OP_LINKAT, flags, 0, AT_FDCWD, newpath, oldpath, AT_FDCWD & _U32,
+        sqe, 0, uapi.IORING_OP_LINKAT, flags, 0, AT_FDCWD, newpath, oldpath, _AT_FDCWD,
         hardlink_flags, user_data, 0, 0, 0, 0, 0,
     )  # fmt: skip
 
@@ -1920,7 +2134,7 @@ def prep_msg_ring_fd(
     """
     _pack(
         sqe, 0, uapi.IORING_OP_MSG_RING, flags, 0, fd, data, uapi.IORING_MSG_SEND_FD, 0, msg_ring_flags,
-        user_data, 0, 0, _slot(target_fd), source_fd & _U64, 0,
+        user_data, 0, 0, _slot(target_fd), _int(source_fd) & _U64, 0,
     )  # fmt: skip
 
 
@@ -1937,7 +2151,7 @@ def prep_msg_ring_fd_alloc(
     """
     _pack(
         sqe, 0, uapi.IORING_OP_MSG_RING, flags, 0, fd, data, uapi.IORING_MSG_SEND_FD, 0, msg_ring_flags,
-        user_data, 0, 0, _ALLOC, source_fd & _U64, 0,
+        user_data, 0, 0, _ALLOC, _int(source_fd) & _U64, 0,
     )  # fmt: skip
 
 

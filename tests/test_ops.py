@@ -32,6 +32,9 @@ RENAMED = {
 # Helpers that change an SQE instead of filling one.
 MODIFIERS = {name for name in DATA["helpers"] if "prep_" not in name} | {"io_uring_prep_send_set_addr"}
 
+# C makes slot 0 of -1, which means an ordinary descriptor: prep_close_direct() would close stdin.
+NO_SLOT = {"__io_uring_set_target_fixed_file", "io_uring_prep_close_direct"}
+
 
 def counterpart(helper: str):
     name = RENAMED.get(helper, helper[len("io_uring_") :])
@@ -112,6 +115,8 @@ def test_same_bytes_as_liburing(vector, before):
                 continue
             if same(vector, sqe):
                 return
+        if vector["helper"] in NO_SLOT and wide:
+            return
         raise
     assert not wide, f"{wide} should have been refused, not cut"
     assert same(vector, sqe), (sqe.hex(), vector["sqe"])

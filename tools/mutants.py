@@ -49,7 +49,7 @@ MUTANTS = (
     ),
     Mutant(
         "a request is not held", "rawuring/inflight.py",
-        "        self.entries[token] = (handler, tuple(holds), monotonic_ns(), prep)",
+        "        self.entries[token] = (handler, holds, monotonic_ns(), prep)",
         "        self.entries[token] = (handler, (), monotonic_ns(), prep)",
         FAULTS + "test_memory.py -k forgotten_by_its_owner", quick=True,
     ),
@@ -356,6 +356,68 @@ MUTANTS = (
         FAULTS + "test_errnos.py -k the_monitor_says_so",
     ),
     # Promises: memory of requests
+    Mutant(
+        "memory in the place of a collection of objects is taken", "rawuring/inflight.py",
+        "            holds = _objects(holds)", "            holds = tuple(holds)",
+        "tests/test_request_memory.py -k holds", quick=True,
+    ),
+    Mutant(
+        "a Pin in the place of an address is not held", "rawuring/inflight.py",
+        "            holds = (*found, *holds)\n", "            pass\n",
+        "tests/test_request_memory.py -k pins_in_the_place_of_addresses", quick=True,
+    ),
+    Mutant(
+        "more bytes than a Pin has", "rawuring/inflight.py",
+        "        if size > memory.nbytes:", "        if False:",
+        "tests/test_request_memory.py -k pins_in_the_place_of_addresses",
+    ),
+    Mutant(
+        "read-only memory is written", "rawuring/inflight.py",
+        "        if written and memory.readonly:", "        if False:",
+        "tests/test_request_memory.py -k read_only",
+    ),
+    Mutant(
+        "an address is held in the place of a Pin", "rawuring/inflight.py",
+        "            if each.__class__ is int:\n                _refuse_number(each)", "            pass",
+        "tests/test_request_memory.py -k hold_of_an_address",
+    ),
+    Mutant(
+        "start() takes a handler that cannot be called", "rawuring/inflight.py",
+        '            raise RingClosed("the ring of this table is gone")\n        if handler is not None and',
+        '            raise RingClosed("the ring of this table is gone")\n        if False and',
+        "tests/test_request_memory.py -k cannot_be_called", quick=True,
+    ),
+    Mutant(
+        "hold() takes a handler that cannot be called", "rawuring/inflight.py",
+        '        """\n        if handler is not None and', '        """\n        if False and',
+        "tests/test_request_memory.py -k cannot_be_called",
+    ),
+    Mutant(
+        "tokens are small numbers", "rawuring/inflight.py",
+        "next_token = itertools.count(TOKEN_BASE).__next__", "next_token = itertools.count(1).__next__",
+        "tests/test_request_memory.py -k token or plain_requests", quick=True,
+    ),
+    Mutant(
+        "every stranger is counted as late", "rawuring/inflight.py",
+        "            if user_data >> 56 == 1:  # a token\n", "            if True:\n",
+        "tests/test_request_memory.py -k unknown",
+    ),
+    Mutant(
+        "debug mode takes an address that nothing covers", "rawuring/debug.py",
+        "        if address >= _PAGE and not around:", "        if False:",
+        "tests/test_request_memory.py -k watched", quick=True,
+    ),
+    Mutant(
+        "debug mode takes a token twice", "rawuring/debug.py",
+        "        elif self._outstanding[user_data]:\n            found = ", "        elif False:\n            found = ",
+        "tests/test_request_memory.py -k used_twice",
+    ),
+    Mutant(
+        "debug mode takes a user_data of the range of tokens", "rawuring/debug.py",
+        '        if user_data >> 56 != 1 or not self._tables:\n            return ""\n',
+        '        if not any(user_data in table.entries for table in self._tables):\n            return ""\n',
+        "tests/test_request_memory.py -k of_the_range",
+    ),
     # (end of memory of requests)
     # Promises: rings
     Mutant(

@@ -206,10 +206,11 @@ def test_bytes_behind_a_mapping_overwritten_then_said(watched, pipe):
         pin = buffers.pin(memory, writable=True)
         if getattr(pin._export, "_objects", None) is None:
             pytest.skip("the owner of a pin's memory (CPython)")
-        table.start(ops.prep_read, pipe[0], pin.address, 200, -1, holds=(pin,))  # more than there is room for
+        table.start(ops.prep_nop, holds=(pin,))
+        ops.prep_read(ring.get_sqe(), pipe[0], pin.address, 200, -1, 7)  # more than there is room for
         os.write(pipe[1], b"x" * 200)
         with pytest.raises(debug.Damaged, match=r"behind <Pin 100 bytes.*test_debug.py"):
-            _ = ring.submit_and_wait(1), ring.reap()
+            _ = ring.submit_and_wait(2), ring.reap()
         ctypes.memset(pin.address + 100, 0, 100)
         table.dispatch(ring.reap())
     figures["damages found by debug mode"] += 1
