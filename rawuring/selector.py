@@ -39,7 +39,7 @@ import time
 import warnings
 from _thread import get_ident
 from array import array
-from collections import deque
+from collections import deque, namedtuple
 from collections.abc import Mapping
 from itertools import repeat
 from operator import itemgetter
@@ -447,7 +447,11 @@ class Strategy(syscalls.Uncopyable):
 # ------------------------------------------------------------------------------------------------------
 # An epoll set, changed and watched through a ring
 
-_CTL = 1 << 62  # marks the user_data of an EPOLL_CTL; tokens are counted from 1
+_CTL = 1 << 62  # marks the user_data of an EPOLL_CTL; no token has this bit
+
+# The request that waits, with all that belongs to it. It is replaced as a whole, by one store: when a signal
+# handler raises while the next one is made, the old one stays, and never a new size with old memory.
+_Request = namedtuple("_Request", "token capacity memory sqe held")
 
 
 class EpollWait(Strategy):
@@ -487,7 +491,11 @@ class EpollWait(Strategy):
         self._on_the_way: Changes | None = {}
         #: A descriptor that is always ready: in the set it ends a wait. See _overtake.
         self._waker = -1
-        self._token = 0
+        #: The thread whose request waits in the kernel.
+        self._thread = 0
+        #: Where in the queue (sq.sqe_tail) the wait was put; whether an exception may have left SQEs there.
+        self._armed_at = 0
+        self._unclean = False
         wish = fdmon.IoUringFDMon.WISH
         # Two at least: one for the wait, one for changes.
         self.ring: rings.Ring = rings.Ring(max(entries, 2), wish=wish, min_entries=2)
@@ -774,28 +782,32 @@ class EpollWait(Strategy):
     def _wait_in_ring(self, timeout_ns: int | None, keys: Keys) -> Ready:
         # Shaped by speed (bench/bench_selector.py): this is an iteration of a busy loop.
         ring = self.ring
-        if ring._owner != get_ident():
-            self._bind()
         deadline = time.monotonic_ns() + timeout_ns if timeout_ns else 0
         sent: Changes = {}
         try:
+            if self._thread != get_ident():
+                self._bind()
+            if self._unclean:
+                self._drop_queued()
             # What completed between two waits is a hint, and may be out of date: dropped, and armed again.
             if self._cqes or ring.cq.ready():
                 self._take_completions(None)
             while True:
+                self._unclean = True
                 if self._pending:
                     sent = self._queue_changes(keys)
-                if self._token not in self._inflight.entries:
+                if self._wait.token not in self._inflight.entries:
                     self._arm(len(keys))
                 if sent and not self._silent:
                     ring.submit()  # their completions must not be taken for events
                     self._take_completions(None)
-                    if self._token not in self._inflight.entries:
+                    if self._wait.token not in self._inflight.entries:
                         self._arm(len(keys))
                 if timeout_ns == 0:
                     ring.submit_and_wait(0)
                 else:
                     ring.submit_and_wait(1, timeout_ns)
+                self._unclean = False
                 if sent:
                     sent = self._on_the_way = self._forget_sent(sent)
                 ready = self._take_completions(keys)
@@ -818,17 +830,28 @@ class EpollWait(Strategy):
             raise
 
     def _drop_queued(self) -> None:
-        """Drop what was queued and not sent; the next wait makes it again."""
-        for user_data in () if self.ring.closed else self.ring.discard():
-            self._inflight.entries.pop(user_data, None)
+        """Drop what was queued and not sent; the next wait makes it again.
+
+        To begin anew is harmless, after an exception in here.
+        """
+        if not self.ring.closed:
+            sq = self.ring.sq
+            if sq.sqe_tail - sq.pending() <= self._armed_at:  # the kernel has not taken the wait
+                self._inflight.entries.pop(self._wait.token, None)
+            self.ring.discard()
+        self._unclean = False
 
     def _bind(self) -> None:
         """Move to the calling thread; the request of the old one is abandoned, with its memory."""
         self.ring.bind_thread()
-        if self._token in self._inflight.entries:
-            self._inflight.cancel(self._token)
-            self._prepare_wait(self._capacity)
+        if self._unclean:
+            self._drop_queued()
+        if self._wait.token in self._inflight.entries:
+            self._unclean = True
+            self._inflight.cancel(self._wait.token)
             self.ring.submit()  # before _queue_changes, which drops what it finds
+            self._prepare_wait(self._wait.capacity)
+        self._thread = get_ident()  # last: what an exception has interrupted is done again
 
     def _queue_changes(self, keys: Keys) -> Changes:
         """Turn pending changes into requests, sending what does not fit beforehand.
@@ -968,23 +991,22 @@ class EpollWait(Strategy):
 
     def _prepare_wait(self, capacity: int) -> None:
         """Make the request that waits, with memory of its own."""
-        self._token = token = next_token()
-        self._capacity = capacity
-        self._memory = buffers.allocate(capacity * self._event.size)
-        self._memory_view = memoryview(self._memory)
-        pin = buffers.pin(self._memory, writable=True)
-        sqe = bytearray(self.ring.sq.sqe_size)
+        memory = buffers.allocate(capacity * self._event.size)
+        pin = buffers.pin(memory, writable=True)
+        sqe, token = bytearray(self.ring.sq.sqe_size), next_token()
         ops.prep_rw(sqe, self._wait_op, self._epoll.fileno(), pin.address, capacity, 0, token)
-        self._wait_sqe = bytes(sqe)
-        self._held: tuple[Any, tuple[Any, ...]] = (None, (pin, self._memory))
+        self._wait = _Request(token, capacity, memoryview(memory), bytes(sqe), (None, (pin, memory)))
 
     def _arm(self, count: int) -> None:
         """Queue the request that waits."""
-        if count > self._capacity:
+        if count > self._wait.capacity:
             self._prepare_wait(1 << (count - 1).bit_length())
-        self.ring.put(self._wait_sqe)
+        ring, wait = self.ring, self._wait
+        # Held before it is queued; what of this an exception leaves behind _drop_queued undoes.
+        self._armed_at = ring.sq.sqe_tail
         # The same token again: each request has exactly one completion, and it has come.
-        self._inflight.entries[self._token] = self._held
+        self._inflight.entries[wait.token] = wait.held
+        ring.put(wait.sqe)
 
     def _take_completions(self, keys: Keys | None) -> Ready:
         """Handle every completion; without keys they are only hints."""
@@ -997,7 +1019,7 @@ class EpollWait(Strategy):
             if user_data & _CTL:
                 if res < 0:
                     self._control_failed(user_data & ~_CTL, -res, keys)
-            elif self._inflight.entries.pop(user_data, None) and user_data == self._token:
+            elif self._inflight.entries.pop(user_data, None) and user_data == self._wait.token:
                 ready += self._collect(res, keys) if keys is not None else ()
             cqes.popleft()
         return ready
@@ -1022,7 +1044,7 @@ class EpollWait(Strategy):
         self._found = res
         ready: Ready = []
         get = keys.get
-        for mask, fd in self._event.iter_unpack(self._memory_view[: res * self._event.size]):
+        for mask, fd in self._event.iter_unpack(self._wait.memory[: res * self._event.size]):
             key = get(fd)
             if key is not None:
                 events = _EVENTS[mask & 31] & key.events
@@ -1104,12 +1126,15 @@ class _EventReader(syscalls.Uncopyable):
         import ctypes
 
         self._ctypes = ctypes
-        self._call = ctypes.CDLL(None, use_errno=True)["epoll_wait"]
+        # Not a CDLL of its own: each is a new class, which only the collector frees.
+        syscalls._load()
+        self._call = syscalls._libc["epoll_wait"]
         self._size = layout.size
         #: Where the highest byte of the descriptor lies, which gives way to the mask.
         self._high = layout.size - 8 + 3 - _LOW
         self._formats: dict[int, tuple[bool, Callable[..., Any]]] = {}
-        self._capacity = 0
+        #: For how many events there is memory, the memory, and what ctypes passes of it: replaced as a whole.
+        self._room: tuple[int, Any, Any] = (0, b"", None)
 
     def wait(self, epfd: int, maxevents: int, timeout_ms: int) -> tuple[int, ...]:
         """Wait; signal handlers run, and the wait goes on.
@@ -1120,13 +1145,11 @@ class _EventReader(syscalls.Uncopyable):
         Raises: OSError.
         Lifetime: none.
         """
-        if maxevents > self._capacity:
-            self._capacity = 1 << (maxevents - 1).bit_length()
-            self._memory = buffers.allocate(self._size * (self._capacity + self._capacity // 8 + 1))
-            self._array = (self._ctypes.c_char * len(self._memory)).from_buffer(self._memory)
-        memory = self._memory
+        capacity, memory, pointer = self._room
+        if maxevents > capacity:
+            capacity, memory, pointer = self._room = self._make_room(maxevents)
         while True:
-            count = self._call(epfd, self._array, maxevents, timeout_ms)
+            count = self._call(epfd, pointer, maxevents, timeout_ms)
             if count >= 0:
                 # Shaped by speed (bench/run.py --only "100 of 100 ready").
                 size = self._size
@@ -1138,6 +1161,11 @@ class _EventReader(syscalls.Uncopyable):
             code = self._ctypes.set_errno(0)
             if code not in (0, errno.EINTR):
                 raise OSError(code, os.strerror(code))
+
+    def _make_room(self, maxevents: int) -> tuple[int, Any, Any]:
+        capacity = 1 << (maxevents - 1).bit_length()
+        memory = buffers.allocate(self._size * (capacity + capacity // 8 + 1))  # see _format()
+        return capacity, memory, self._ctypes.byref(self._ctypes.c_char.from_buffer(memory))
 
     def _format(self, count: int) -> tuple[bool, Callable[..., Any]]:
         """Choose what unpacks so many events; say whether it gives no more than those."""
@@ -1164,12 +1192,9 @@ class EpollPoll(EpollWait):
     reason = "EPOLL_CTL works here (Linux 5.6): one system call for changes, one for events"
 
     def _prepare_wait(self, capacity: int) -> None:
-        self._token = token = next_token()
-        self._capacity = capacity
-        sqe = bytearray(self.ring.sq.sqe_size)
+        sqe, token = bytearray(self.ring.sq.sqe_size), next_token()
         ops.prep_poll_add(sqe, self._epoll.fileno(), _IN, token)
-        self._wait_sqe = bytes(sqe)
-        self._held = (None, ())
+        self._wait = _Request(token, capacity, memoryview(b""), bytes(sqe), (None, ()))
 
     def _collect(self, res: int, keys: Keys) -> Ready:
         return self._ask_epoll(0, keys)

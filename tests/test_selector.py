@@ -530,10 +530,9 @@ def test_events_of_either_layout_then_mask_and_descriptor(size, count):
     reader = module._EventReader(layout)
     expected = [(i % 32, 3 * i) for i in range(count)]
     memory = b"".join(layout.pack(*event) for event in expected)
-    reader._array = None
-    reader._capacity, reader._call = count, lambda *_: count
+    reader._call = lambda *_: count
     for _ in range(2):  # the second time as noted the first time
-        reader._memory = bytearray(memory + bytes(count * size))
+        reader._room = count, bytearray(memory + bytes(count * size)), None
         events = reader.wait(-1, count, 0)
         assert [module._unpack(event) for event in events] == expected
         assert all(event == fd for event, (mask, fd) in zip(events, expected) if mask == 1)

@@ -512,6 +512,19 @@ MUTANTS = (
     ),
     # (end of the monitor)
     # Promises: the selector and asyncio
+    Mutant(
+        "selector: a new size is noted before there is memory for it", "rawuring/selector.py",
+        "            capacity, memory, pointer = self._room = self._make_room(maxevents)",
+        "            self._room = maxevents, memory, pointer\n"
+        "            capacity, memory, pointer = self._room = self._make_room(maxevents)",
+        FAULTS + "test_selector_strikes.py -k memory_grows",
+    ),
+    Mutant(
+        "selector: the wait that was queued before an exception counts as sent", "rawuring/selector.py",
+        "                self._inflight.entries.pop(self._wait.token, None)\n            self.ring.discard()",
+        "                pass\n            self.ring.discard()",
+        FAULTS + "test_selector_strikes.py -k every_call",
+    ),
     # (end of the selector and asyncio)
     # Promises: the probe and denied environments
     Mutant(
