@@ -36,6 +36,21 @@ def pytest_report_header() -> str:
     )
 
 
+#: What takes long, or tests what no Python changes: see the marker long.
+LONG = {
+    "faults", "test_bench.py", "test_check_kernel.py", "test_command_line.py", "test_docs.py",
+    "test_docstrings.py", "test_examples.py", "test_kernel_matrix.py", "test_layout.py", "test_packages.py",
+    "test_probe_denied.py", "test_readme.py", "test_tour.py", "test_uapi_header.py", "test_vendor.py",
+}  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of the files that are LONG."""
+    for item in items:
+        if LONG & {item.path.name, item.path.parent.name}:
+            item.add_marker(pytest.mark.long)
+
+
 def pytest_collection_finish() -> None:
     """Leave what pytest has collected out of later garbage collections, of which tests make thousands."""
     # hypothesis asks the collector who holds its source of randomness, before it uses it for the first time;

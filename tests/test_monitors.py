@@ -893,6 +893,7 @@ def _every_kind():
     return module
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("backend", ["io_uring", "poll"])
 def test_random_changes_of_every_kind_then_each_answer_is_that_of_select_poll(backend, request):
     make(backend).destroy()

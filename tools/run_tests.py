@@ -32,6 +32,8 @@ from xml.etree import ElementTree
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 OLDEST = (3, 9)
+#: How much longer a byte of these test files takes than one of the others.
+SLOW = {"test_monitors.py": 4, "test_bench.py": 10, "test_hostile.py": 20, "test_vendor.py": 3}
 
 
 class Python(NamedTuple):
@@ -66,18 +68,72 @@ def main() -> int:
     # Deleted at the end; used only where the checkout cannot be written to.
     with tempfile.TemporaryDirectory(prefix="rawuring-tests-") as scratch:
         pythons = wanted_pythons(options)
-        if options.jobs > 1:  # what takes longest begins first, so that no core waits for it at the end
-            pythons.sort(key=lambda python: python.implementation == "cpython")
-        with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-            runs = [pool.submit(run, python, options, pytest_arguments, Path(scratch)) for python in pythons]
-        results = [each.result() for each in runs]
+        if not pythons:
+            print("no other Python on this machine")
+        if len(pythons) == 1 and not pytest_arguments:
+            results = [run_in_parts(pythons[0], options, Path(scratch))]
+        else:
+            results = run_each(pythons, options, pytest_arguments, Path(scratch))
     if len(results) > 1:
         print_table(results)
-    passed, failed, skipped = (
-        sum(column) for column in zip(*((result.passed, result.failed, result.skipped) for result in results))
-    )
+    passed, failed, skipped = (sum(result[column] for result in results) for column in (1, 2, 3))
     print(f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""))
     return next((result.code for result in results if result.code), 0)
+
+
+def run_each(
+    pythons: list[Python], options: argparse.Namespace, arguments: list[str], scratch: Path
+) -> list[Result]:
+    """Run the tests for each interpreter, options.jobs at a time."""
+    if options.jobs > 1:  # what takes longest begins first, so that no core waits for it at the end
+        pythons.sort(key=lambda python: python.implementation == "cpython")
+    brief = pythons_between(pythons) if options.brief else []
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        runs = [
+            pool.submit(
+                run, python, options, [*arguments, *(["-m", "not long"] if python in brief else [])], scratch
+            )
+            for python in pythons
+        ]
+    return [each.result() for each in runs]
+
+
+def pythons_between(pythons: list[Python]) -> list[Python]:
+    """List the CPythons that are neither the oldest nor the newest of their kind."""
+    between = []
+    for abiflags in {python.abiflags for python in pythons}:
+        kind = [p for p in pythons if p.implementation == "cpython" and p.abiflags == abiflags]
+        between += sorted(kind, key=lambda python: python.version)[1:-1]
+    return between
+
+
+def run_in_parts(python: Python, options: argparse.Namespace, scratch: Path) -> Result:
+    """Run the test files on all cores, in as many processes; the first is shown while it runs."""
+    parts = divide(sorted((CHECKOUT / "tests").rglob("test_*.py")), min(4, os.cpu_count() or 1))
+    started = time.monotonic()
+    try:
+        prepare(python, scratch, dict(os.environ), options.no_venv)  # once, and not in each
+    except SetupError as error:
+        print(f"{python.tag}: {error}", flush=True)
+        return Result(python.tag, 0, 1, 0, time.monotonic() - started, 1)
+    with concurrent.futures.ThreadPoolExecutor(len(parts)) as pool:
+        runs = [
+            pool.submit(run, python, options, [str(each.relative_to(CHECKOUT)) for each in part], scratch, i)
+            for i, part in enumerate(parts)
+        ]
+    results = [each.result() for each in runs]
+    passed, failed, skipped = (sum(each[column] for each in results) for column in (1, 2, 3))
+    code = next((each.code for each in results if each.code), 0)
+    return Result(python.tag, passed, failed, skipped, time.monotonic() - started, code)
+
+
+def divide(files: list[Path], count: int) -> list[list[Path]]:
+    """Divide test files into parts that take about as long, by their size and what is known of a few."""
+    weights = {path: path.stat().st_size * SLOW.get(path.name, 1) for path in files}
+    parts: list[list[Path]] = [[] for _ in range(count)]
+    for path in sorted(files, key=lambda path: -weights[path]):
+        min(parts, key=lambda part: sum(weights[each] for each in part)).append(path)
+    return [sorted(part) for part in parts if part]
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
@@ -91,9 +147,15 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     which.add_argument(
         "--all-pythons", action="store_true", help="one run for each CPython X.Y and PyPy X.Y on this machine"
     )
+    which.add_argument("--other-pythons", action="store_true", help="the same, without this interpreter")
     which.add_argument("--newest", action="store_true", help="run on the newest CPython on this machine")
     parser.add_argument(
         "--no-venv", action="store_true", help="use the interpreter's own pytest and hypothesis (offline)"
+    )
+    parser.add_argument(
+        "--brief",
+        action="store_true",
+        help="of several Pythons only the oldest, the newest and PyPy run what is marked long",
     )
     parser.add_argument("--dev", action="store_true", help="run the interpreter with -X dev -W error")
     parser.add_argument(
@@ -117,29 +179,32 @@ def print_table(results: list[Result]) -> None:
 # One run
 
 
-def run(python: Python, options: argparse.Namespace, arguments: list[str], scratch: Path) -> Result:
+def run(
+    python: Python, options: argparse.Namespace, arguments: list[str], scratch: Path, part: int = 0
+) -> Result:
     """Run pytest under one interpreter and count what its report says."""
+    shown = options.jobs == 1 and not part
     started = time.monotonic()
     environment = dict(os.environ)
-    title = f"==== {python.tag}: {python.path}"
-    if options.jobs == 1:
+    title = f"==== {python.tag}: {python.path}" + (f", part {part + 1}" if part else "")
+    if shown:
         print(title, flush=True)
     try:
         executable = prepare(python, scratch, environment, options.no_venv)
     except SetupError as error:
         print(f"{python.tag}: {error}", flush=True)
         return Result(python.tag, 0, 1, 0, time.monotonic() - started, 1)
-    report = scratch / f"{python.tag}.xml"
+    report = scratch / f"{python.tag}.{part}.xml"
     command = [executable]
     if options.dev:
         command += ["-X", "dev", "-W", "error"]
     command += ["-m", "pytest", f"--junitxml={report}", *arguments]
-    if not os.access(CHECKOUT, os.W_OK):
+    if part or not os.access(CHECKOUT, os.W_OK):
         command += ["-p", "no:cacheprovider"]
-    if options.jobs == 1:
+    if shown:
         code = subprocess.run(command, cwd=CHECKOUT, env=environment).returncode
     else:
-        with (scratch / f"{python.tag}.log").open("w+", encoding="utf-8", errors="replace") as log:
+        with (scratch / f"{python.tag}.{part}.log").open("w+", encoding="utf-8", errors="replace") as log:
             code = subprocess.run(command, cwd=CHECKOUT, env=environment, stdout=log, stderr=log).returncode
             log.seek(0)
             print(f"{title}\n{log.read()}", end="", flush=True)
@@ -250,6 +315,8 @@ def wanted_pythons(options: argparse.Namespace) -> list[Python]:
     assert this is not None, f"{sys.executable} does not run"
     if options.all_pythons:
         return all_pythons(this)
+    if options.other_pythons:
+        return all_pythons(this)[1:]
     if options.newest:
         # Free-threaded only where there is nothing else.
         def rank(python: Python) -> tuple[bool, bool, tuple[int, ...]]:
