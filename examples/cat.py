@@ -44,8 +44,7 @@ def cat(table: InFlight, path: str) -> None:
                 table.ring.submit_and_wait(1)
                 table.reap()
                 table.dispatch()
-            res = arrived.pop(block)
-            if res < 0:
+            if (res := arrived.pop(block)) < 0:
                 raise OSError(-res, os.strerror(-res), path)
             write_all(memories[block % DEPTH][:res])
             if res < BLOCK:

@@ -59,7 +59,6 @@ def serve(listener: socket.socket) -> None:
     """Accept and echo for ever."""
     with Ring(1024, wish=rings.RECOMMENDED) as ring:
         table, group = InFlight(ring), register.setup_buf_ring(ring, 0, 256, 4096)
-
         def accepted(res: int = -1, flags: int = 0) -> None:
             if res >= 0:
                 echo(table, group, res)

@@ -627,6 +627,12 @@ MUTANTS = (
         "        if wanted:\n            if _HANDLERS", "        if not flags & uapi.IORING_CQE_F_MORE:\n            del self.entries[user_data]\n        if wanted:\n            if _HANDLERS",
         FAULTS + "test_signals.py -k between_any",
     ),
+    Mutant(
+        "the soak: a completion is out of sight for a moment", "rawuring/inflight.py",
+        "        (self.ring if ring is None else ring).reap_into(todo)\n",
+        "        found = (self.ring if ring is None else ring).reap()\n        [None for _ in range(3000)]\n        todo.extend(found)\n",
+        FAULTS + "test_abuse.py -k everything_at_once",
+    ),
     # (end of signals and threads)
     # The soak
     Mutant(
