@@ -36,7 +36,8 @@ import build_zipapp  # noqa: E402
 from rawuring import __version__  # noqa: E402
 
 BUILD = "import sys; from flit_core import buildapi; buildapi.build_{kind}(sys.argv[1])"
-IN_SDIST = ("LICENSE", "README.md", "CHANGELOG.md", "DESIGN.md", "pyproject.toml", "PKG-INFO", ".ci/run",
+IN_SDIST = ("LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "DESIGN.md", "pyproject.toml",
+            "PKG-INFO", ".ci/run",
             "tests/conftest.py", "tests/data/abi.json", "tools/run_tests.py", "examples/readme.py",
             "docs/kernel-interface.md")  # fmt: skip
 
