@@ -28,7 +28,8 @@ def echo(table: InFlight, group: buffers.ProvidedBuffers, fd: int) -> None:
         table.start(ops.prep_recv_multishot, fd, 0, 0, 0, handler=received, **select)
 
     def received(res: int, flags: int) -> None:
-        if data := group.copy(res, flags):
+        data = group.copy(res, flags) if res > 0 else b""
+        if data:
             waiting.append(data)
             if len(waiting) == 1:
                 send()

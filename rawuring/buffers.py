@@ -16,6 +16,7 @@ only memory that lives outside the Python heap is accepted: allocate() makes suc
 
 from __future__ import annotations
 
+import functools
 import os
 import struct
 import sys
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _PYPY = sys.implementation.name == "pypy"
+_U64 = 0xFFFFFFFFFFFFFFFF
 
 
 class Pin(syscalls.Uncopyable):
@@ -68,7 +70,11 @@ def pin(memory: Any, writable: bool = False) -> Pin:
     """
     import ctypes
 
-    view = memoryview(memory)
+    try:
+        view = memoryview(memory)
+    except TypeError:
+        wanted = "an object with a buffer is wanted, such as bytes, a bytearray or what allocate() returns"
+        raise TypeError(f"memory={memory!r:.100}: {wanted}") from None
     if not view.c_contiguous:
         raise BufferError("memory must be contiguous to have one address")
     nbytes = view.nbytes
@@ -80,12 +86,17 @@ def pin(memory: Any, writable: bool = False) -> Pin:
         _refuse_movable(memory)
     if not view.readonly:
         view.release()
-        array = (ctypes.c_char * nbytes).from_buffer(memory)
-        return Pin(ctypes.addressof(array), nbytes, array)
+        first = ctypes.c_char.from_buffer(memory)  # exports the whole; a type for each size would be a cycle
+        return Pin(ctypes.addressof(first), nbytes, first)
     if isinstance(memory, bytes):
         pointer = ctypes.c_char_p(memory)
         return Pin(ctypes.cast(pointer, ctypes.c_void_p).value or 0, nbytes, pointer, True)
-    return _pin_readonly(view)
+    raw = _py_buffer()()
+    ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(view), ctypes.byref(raw), 0)
+    address = raw.buf
+    # The view itself is an export of the same memory, so this second one is given back at once.
+    ctypes.pythonapi.PyBuffer_Release(ctypes.byref(raw))
+    return Pin(address, nbytes, view, True)
 
 
 def _refuse_movable(memory: Any) -> None:
@@ -99,8 +110,9 @@ def _refuse_movable(memory: Any) -> None:
         )
 
 
-def _pin_readonly(view: memoryview) -> Pin:
-    """Get the address of read-only memory, which ctypes does not give."""
+@functools.lru_cache(None)
+def _py_buffer() -> Any:
+    """Define Py_buffer, in which Python tells the address of read-only memory, which ctypes does not."""
     import ctypes
 
     class PyBuffer(ctypes.Structure):
@@ -118,12 +130,31 @@ def _pin_readonly(view: memoryview) -> Pin:
             ("internal", ctypes.c_void_p),
         )
 
-    raw = PyBuffer()
-    ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(view), ctypes.byref(raw), 0)
-    address = raw.buf
-    # The view itself is an export of the same memory, so this second one is given back at once.
-    ctypes.pythonapi.PyBuffer_Release(ctypes.byref(raw))
-    return Pin(address, view.nbytes, view, True)
+    return PyBuffer
+
+
+@functools.lru_cache(None)
+def _words(bits: int) -> Any:
+    """Define an array of 2**bits words, once: a type of its own for each size would be a cycle each time."""
+    import ctypes
+
+    return ctypes.c_uint64 * (1 << bits)
+
+
+def _integer(name: str, value: Any, least: int, most: int, what: str = "a number") -> Any:
+    """Make sure that an argument is a number in its range, or name it."""
+    if not hasattr(value, "__index__"):
+        raise TypeError(f"{name}={value!r:.100}: {what} is wanted, an int")
+    if not least <= value <= most:
+        raise ValueError(f"{name}={value!r:.100}: {what} lies between {least} and {most}")
+    return value
+
+
+def _objects_of(name: str, values: Any, what: str) -> list[Any]:
+    """Make sure that an argument is a collection, not one piece of memory, or name it."""
+    if isinstance(values, (str, bytes, bytearray, memoryview)) or not hasattr(values, "__iter__"):
+        raise TypeError(f"{name}={values!r:.100}: a list of {what} is wanted, no {type(values).__name__}")
+    return list(values)
 
 
 def allocate(nbytes: int) -> Any:
@@ -136,8 +167,7 @@ def allocate(nbytes: int) -> Any:
     """
     import mmap
 
-    if nbytes < 1:
-        raise ValueError(f"nbytes={nbytes}: memory has a byte at least")
+    _integer("nbytes", nbytes, 1, sys.maxsize, "a size in bytes")
     if hasattr(mmap, "MAP_PRIVATE"):
         # Not shared, as it would be by default: shared memory is a file, and kernels before 5.12 answer
         # EOPNOTSUPP when such a buffer is to be registered.
@@ -160,7 +190,7 @@ class Block(Pin):
         if not isinstance(image, bytes):  # memmove() would take an int for an address
             raise TypeError(f"the image of a struct is bytes, not {type(image).__name__}")
         # Of 64-bit words, so that it is aligned for every struct.
-        memory = (ctypes.c_uint64 * ((len(image) + 7) // 8))()
+        memory = _words((max(len(image) - 1, 0) // 8).bit_length())()
         ctypes.memmove(memory, image, len(image))
         super().__init__(ctypes.addressof(memory), len(image), (memory, keepalive))
 
@@ -205,15 +235,15 @@ def timespec(timeout_ns: int) -> Pin:
 
     Args: timeout_ns in nanoseconds, 0 or more.
     Returns: a Pin of 16 bytes.
+    Raises: TypeError for what is no int, such as seconds in a float; ValueError for less than 0.
     Lifetime: until submit returns; until the final CQE on an SQPOLL ring or before 5.5.
     Source: Linux include/uapi/linux/time_types.h
     """
     import ctypes
 
-    if not 0 <= timeout_ns < 10**9 << 63:  # ctypes would cut it to 64 bits
-        raise ValueError(f"timeout_ns={timeout_ns} is negative, or more than the kernel can count")
-    array = (ctypes.c_int64 * 2)(*divmod(timeout_ns, 1_000_000_000))
-    return Pin(ctypes.addressof(array), 16, array)
+    _integer("timeout_ns", timeout_ns, 0, (10**9 << 63) - 1, "a time in nanoseconds")
+    words = _words(1)(*divmod(timeout_ns, 1_000_000_000))
+    return Pin(ctypes.addressof(words), 16, words)
 
 
 def path(name: str | bytes | os.PathLike[Any]) -> Pin:
@@ -221,10 +251,13 @@ def path(name: str | bytes | os.PathLike[Any]) -> Pin:
 
     Args: name is encoded as os.fsencode does.
     Returns: a Pin.
-    Raises: ValueError for a zero byte inside.
+    Raises: ValueError for a zero byte inside; TypeError for what is no path.
     Lifetime: until submit returns; until the final CQE on an SQPOLL ring or before 5.5.
     """
-    encoded = os.fsencode(name)
+    try:
+        encoded = os.fsencode(name)
+    except TypeError:
+        raise TypeError(f"name={name!r:.100}: a str, bytes or os.PathLike is wanted") from None
     if b"\0" in encoded:
         raise ValueError(f"a zero byte in the path {encoded!r}")
     return Block(encoded + b"\0")
@@ -255,7 +288,7 @@ class Ints(Array):
 
     def __init__(self, values: Iterable[int]) -> None:
         """Build it: see ints()."""
-        image = b"".join(map(_int_image, values))
+        image = b"".join(map(_int_image, _objects_of("values", values, "ints")))
         super().__init__(image, len(image) // 4)
 
     def values(self) -> list[int]:
@@ -272,6 +305,8 @@ def open_how(open_flags: int, mode: int = 0, resolve: int = 0) -> Pin:
     Lifetime: until submit returns; until the final CQE on an SQPOLL ring.
     Source: Linux include/uapi/linux/openat2.h
     """
+    for name, value in (("open_flags", open_flags), ("mode", mode), ("resolve", resolve)):
+        _integer(name, value, 0, _U64, "a mask of 64 bits")
     return Block(uapi.open_how.pack(flags=open_flags, mode=mode, resolve=resolve))
 
 
@@ -283,12 +318,18 @@ def futex_waitv(waiters: Sequence[tuple[int, int, int]]) -> Pin:
     Raises: ValueError for none, or more than FUTEX_WAITV_MAX.
     Lifetime: until the final CQE.
     """
+    waiters = _objects_of("waiters", waiters, "(address, value, flags)")
     if not 1 <= len(waiters) <= uapi.FUTEX_WAITV_MAX:
         raise ValueError(f"{len(waiters)} futexes: between 1 and {uapi.FUTEX_WAITV_MAX} can be waited for")
-    image = b"".join(
-        uapi.futex_waitv.pack(uaddr=address, val=value, flags=futex_flags)
-        for address, value, futex_flags in waiters
-    )
+    image = b""
+    for waiter in waiters:
+        try:
+            address, value, futex_flags = waiter
+            image += uapi.futex_waitv.pack(uaddr=address, val=value, flags=futex_flags)
+        except (TypeError, ValueError, struct.error) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            wanted = "(address of a word, the value it should hold, a mask of FUTEX2_*) is wanted"
+            raise kind(f"waiter {waiter!r:.100}: {wanted}: {error}") from None
     return Array(image, len(waiters))
 
 
@@ -311,6 +352,8 @@ def epoll_event(events: int, data: int) -> Pin:
     Returns: a Pin.
     Lifetime: until submit returns; until the final CQE on an SQPOLL ring.
     """
+    _integer("events", events, 0, 0xFFFFFFFF, "a mask of select.EPOLL*")
+    _integer("data", data, 0, _U64, "a number of 64 bits")
     return Block(epoll_event_struct().pack(events, data))
 
 
@@ -325,6 +368,7 @@ class EpollEvents(Array):
         Args: maxevents is 1 or more.
         Lifetime: until the final CQE.
         """
+        _integer("maxevents", maxevents, 1, 0x7FFFFFFF // 16, "a number of events")
         super().__init__(bytes(epoll_event_struct().size * maxevents), maxevents)
 
     def events(self, count: int) -> list[tuple[int, int]]:
@@ -332,8 +376,11 @@ class EpollEvents(Array):
 
         Args: count is the CQE's res.
         Returns: (events, data) for each.
+        Raises: the OSError that a negative res stands for.
         Lifetime: none.
         """
+        if count < 0:
+            raise OSError(-count, f"EPOLL_WAIT: {os.strerror(-count)}")
         layout = epoll_event_struct()
         return list(layout.iter_unpack(self.read()[: count * layout.size]))
 
@@ -373,6 +420,10 @@ class Statx(
     stx_dio_offset_align: int
 
 
+# uapi.statx in one piece, up to the last member that Statx has: reading it member by member took 29 us.
+_STATX = struct.Struct("=IIQIIIH2xQQQQ" + "qI4x" * 4 + "IIIIQII")
+
+
 class StatxBuffer(Block):
     """A struct statx for the kernel to fill."""
 
@@ -391,31 +442,18 @@ class StatxBuffer(Block):
         Returns: a Statx; a member whose bit is not set in stx_mask is 0 or a guess of the file system.
         Lifetime: none.
         """
-        raw = uapi.statx.unpack(self.read())
-        times = {name: raw[f"stx_{name}"] for name in ("atime", "btime", "ctime", "mtime")}
-        nanoseconds = {name: t["tv_sec"] * 1_000_000_000 + t["tv_nsec"] for name, t in times.items()}
+        (
+            mask, blksize, attributes, nlink, uid, gid, mode, ino, size, blocks, attributes_mask,
+            atime, atime_ns, btime, btime_ns, ctime, ctime_ns, mtime, mtime_ns,
+            rdev_major, rdev_minor, dev_major, dev_minor, mnt_id, dio_mem_align, dio_offset_align,
+        ) = _STATX.unpack_from(self._export[0])  # fmt: skip
         return Statx(
-            raw["stx_mode"],
-            raw["stx_ino"],
-            os.makedev(raw["stx_dev_major"], raw["stx_dev_minor"]),
-            raw["stx_nlink"],
-            raw["stx_uid"],
-            raw["stx_gid"],
-            raw["stx_size"],
-            nanoseconds["atime"],
-            nanoseconds["mtime"],
-            nanoseconds["ctime"],
-            nanoseconds["btime"],
-            raw["stx_blocks"],
-            raw["stx_blksize"],
-            os.makedev(raw["stx_rdev_major"], raw["stx_rdev_minor"]),
-            raw["stx_mask"],
-            raw["stx_attributes"],
-            raw["stx_attributes_mask"],
-            raw["stx_mnt_id"],
-            raw["stx_dio_mem_align"],
-            raw["stx_dio_offset_align"],
-        )
+            mode, ino, os.makedev(dev_major, dev_minor), nlink, uid, gid, size,
+            atime * 1_000_000_000 + atime_ns, mtime * 1_000_000_000 + mtime_ns,
+            ctime * 1_000_000_000 + ctime_ns, btime * 1_000_000_000 + btime_ns,
+            blocks, blksize, os.makedev(rdev_major, rdev_minor), mask, attributes, attributes_mask, mnt_id,
+            dio_mem_align, dio_offset_align,
+        )  # fmt: skip
 
 
 class Siginfo(Block):
@@ -478,7 +516,8 @@ def iovec(memories: Iterable[Any], writable: bool = False) -> Pin:
     Raises: as pin().
     Lifetime: until the final CQE, for the buffers' sake.
     """
-    pins = [memory if isinstance(memory, Pin) else pin(memory, writable) for memory in memories]
+    given = _objects_of("memories", memories, "buffers or Pins")
+    pins = [memory if isinstance(memory, Pin) else pin(memory, writable) for memory in given]
     image = b"".join(struct.pack("@PN", each.address, each.nbytes) for each in pins)
     return Array(image, len(pins), pins, readonly=any(each.readonly for each in pins))
 
@@ -508,6 +547,7 @@ def pack_sockaddr(family: int, address: Any) -> bytes:
     Raises: ValueError for an address that the family does not have.
     Lifetime: none.
     """
+    _integer("family", family, 0, 0xFFFF, "a socket.AF_*")
     raw = family != _AF_UNIX and isinstance(address, (bytes, bytearray))
     encode = _codec(family, raw)[0]
     try:
@@ -548,6 +588,7 @@ class SockaddrBuffer(Pin):
         Args: nbytes for the struct; 128 holds every family.
         Lifetime: until the final CQE.
         """
+        _integer("nbytes", nbytes, 0, 0x7FFFFFFF, "a size in bytes")
         length = Block(struct.pack("=I", nbytes))
         room = Block(bytes(nbytes))
         super().__init__(room.address, nbytes, (room, length))
@@ -749,7 +790,7 @@ def cmsg_space(nbytes: int) -> int:
     Lifetime: none.
     Mirrors: libc CMSG_SPACE
     """
-    return _CMSGHDR.size + _cmsg_align(nbytes)
+    return _CMSGHDR.size + _cmsg_align(_integer("nbytes", nbytes, 0, sys.maxsize >> 1, "a size in bytes"))
 
 
 def pack_control(items: Iterable[tuple[int, int, Any]]) -> bytes:
@@ -762,9 +803,17 @@ def pack_control(items: Iterable[tuple[int, int, Any]]) -> bytes:
     Mirrors: libc CMSG_FIRSTHDR, CMSG_NXTHDR
     """
     packed = b""
-    for level, kind, data in items:
-        payload = memoryview(data).tobytes()
-        header = _CMSGHDR.pack(_CMSGHDR.size + len(payload), level, kind)
+    for item in _objects_of("control", items, "(level, type, data)"):
+        try:
+            level, kind, data = item
+            _integer("level", level, -0x80000000, 0x7FFFFFFF)
+            _integer("type", kind, -0x80000000, 0x7FFFFFFF)
+            payload = memoryview(data).tobytes()
+            header = _CMSGHDR.pack(_CMSGHDR.size + len(payload), level, kind)
+        except (TypeError, ValueError) as error:
+            failed = TypeError if isinstance(error, TypeError) else ValueError
+            wanted = "(level, type, data) is wanted, two ints and an object with a buffer"
+            raise failed(f"control item {item!r:.100}: {wanted}: {error}") from None
         packed += header + payload.ljust(_cmsg_align(len(payload)), b"\0")
     return packed
 
@@ -869,6 +918,10 @@ def msghdr(
 
     if isinstance(name, Pin):
         name = ctypes.string_at(name.address, name.nbytes)
+    elif not isinstance(name, (bytes, type(None))):
+        raise TypeError(f"name={name!r:.100}: what sockaddr() or pack_sockaddr() returns is wanted")
+    _integer("name_size", name_size, 0, 0x7FFFFFFF, "a size in bytes")
+    _integer("control_size", control_size, 0, sys.maxsize >> 1, "a size in bytes")
     return Msghdr(
         iovec(memories, writable),
         Block(name or bytes(name_size)),
@@ -903,6 +956,8 @@ def recvmsg_out(data: Any, msg: Msghdr) -> RecvmsgOut:
     Since: 6.0
     Mirrors: liburing io_uring_recvmsg_validate, _name, _cmsg_firsthdr, _payload, _payload_length
     """
+    if not isinstance(msg, Msghdr):
+        raise TypeError(f"msg={msg!r:.100}: the Msghdr of the request is wanted")
     view = memoryview(data)
     head = uapi.io_uring_recvmsg_out
     name_at = head.size
@@ -958,7 +1013,8 @@ class BufferRing(syscalls.Uncopyable):
             in one piece.
         Mirrors: liburing io_uring_buf_ring_init
         """
-        if not 1 <= entries <= 32768 or entries & (entries - 1):
+        _integer("entries", entries, 1, 32768, "a power of two")
+        if entries & (entries - 1):
             raise ValueError(f"entries={entries} is not a power of two between 1 and 32768")
         if len(memory) < entries * uapi.io_uring_buf.size:
             raise ValueError(f"{len(memory)} bytes are too few for {entries} entries of 16")
@@ -1017,7 +1073,7 @@ class BufferRing(syscalls.Uncopyable):
         self._bytes.release()
 
 
-class Piece(namedtuple("Piece", "bid data done")):
+class Piece(namedtuple("Piece", "bid data done length")):
     """Data that arrived in a provided buffer."""
 
     __slots__ = ()
@@ -1028,6 +1084,8 @@ class Piece(namedtuple("Piece", "bid data done")):
     data: memoryview
     #: False when the kernel goes on filling the same buffer (IOU_PBUF_RING_INC): nothing is to be given back.
     done: bool
+    #: How long the data were; more than len(data) when the rest was cut off (socket.MSG_TRUNC).
+    length: int
 
 
 class ProvidedBuffers(syscalls.Uncopyable):
@@ -1097,47 +1155,58 @@ class ProvidedBuffers(syscalls.Uncopyable):
         self._ours[bid] = True
         return bid
 
-    def take(self, res: int, flags: int) -> list[Piece]:
+    def take(self, res: int, flags: int, *, bundle: bool = False) -> list[Piece]:
         """Find the data of a CQE.
 
-        Args: res and flags of the CQE.
+        A res that is more than the buffer holds has two meanings, which only the one who made the request can
+        tell apart: that the data go on in the next buffers, or that what did not fit is gone.
+
+        Args: res and flags of the CQE; bundle says that the request asked for one (IORING_RECVSEND_BUNDLE).
         Returns: the pieces in order: none when the CQE brought no buffer, several for a bundle. Those that
-            are done belong to us until recycle().
-        Raises: RuntimeError for a buffer that the kernel cannot have filled.
+            are done belong to us until recycle(). Without bundle a res that is more than the buffer holds
+            makes one piece, cut, with res as its length (socket.MSG_TRUNC).
+        Raises: the OSError that a negative res stands for, after giving back a buffer that came with it;
+            RuntimeError for a buffer that the kernel cannot have filled. Nothing is taken then.
         Lifetime: none.
         Threads: one at a time.
         Mirrors: liburing has no such call; its examples do this by hand
         """
+        if res < 0:
+            if flags & uapi.IORING_CQE_F_BUFFER:
+                self.recycle(self.claim(flags))
+            raise OSError(-res, f"no data for group {self.bgid}: {os.strerror(-res)}")
         if not flags & uapi.IORING_CQE_F_BUFFER:
             return []
         bid = flags >> uapi.IORING_CQE_BUFFER_SHIFT
-        left = max(res, 0)
+        left = res
         pieces: list[Piece] = []
         while True:
-            if bid >= self.count or self._ours[bid]:
+            if bid >= self.count or self._ours[bid] or len(pieces) == self.count:
                 raise RuntimeError(f"the CQE names buffer {bid} of group {self.bgid}, which it cannot have")
             used = self._used[bid]
             taken = min(left, self.size - used)
-            left -= taken
+            length, left = (taken, left - taken) if bundle else (left, 0)
             start = bid * self.size + used
             more = not left and bool(flags & uapi.IORING_CQE_F_BUF_MORE)
-            pieces.append(Piece(bid, self._memory[start : start + taken], not more))
-            self._used[bid] = used + taken
-            self._ours[bid] = not more
+            pieces.append(Piece(bid, self._memory[start : start + taken], not more, length))
             if not left:
-                return pieces
+                break
             bid = self._order[(self._place[bid] + 1) & self.ring.mask]
+        for piece in pieces:
+            self._used[piece.bid] += len(piece.data)
+            self._ours[piece.bid] = piece.done
+        return pieces
 
-    def copy(self, res: int, flags: int) -> bytes:
+    def copy(self, res: int, flags: int, *, bundle: bool = False) -> bytes:
         """Copy the data of a CQE out, and give its buffers back.
 
-        Args: res and flags of the CQE.
-        Returns: the data.
+        Args: as take().
+        Returns: the data, as far as the buffer had room for them.
         Raises: as take().
         Lifetime: none.
         Threads: one at a time.
         """
-        pieces = self.take(res, flags)
+        pieces = self.take(res, flags, bundle=bundle)
         data = b"".join(piece.data for piece in pieces)
         self.recycle(*(piece.bid for piece in pieces if piece.done))
         return data

@@ -279,7 +279,7 @@ def damage_beside(held: Any) -> str:
     if isinstance(held, Guarded):
         return held.damage()
     owners = getattr(getattr(held, "_export", None), "_objects", None)
-    owner = next(iter(owners.values()), None) if isinstance(owners, dict) else None
+    owner = next(iter(owners.values()), None) if isinstance(owners, dict) else owners
     memory = getattr(owner, "obj", owner)  # a memoryview of it on CPython
     if not isinstance(memory, mmap.mmap) or memory.closed or len(memory) != held.nbytes:
         return ""

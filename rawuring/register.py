@@ -371,8 +371,11 @@ def setup_buf_ring(
     Since: 5.19
     Mirrors: liburing io_uring_setup_buf_ring, which leaves the buffers to the caller
     """
-    if not 1 <= count <= 32768 or size < 1:
-        raise ValueError(f"count={count}, size={size}: between 1 and 32768 buffers of at least a byte")
+    for name, value, least, most in (
+        ("bgid", bgid, 0, 0xFFFF), ("count", count, 1, 32768), ("size", size, 1, 0xFFFFFFFF),
+        ("min_left", min_left, 0, 0xFFFFFFFF),
+    ):  # fmt: skip
+        buffers._integer(name, value, least, most)
     if not kernel_memory and gates.applies("pbuf-highmem") and _has_high_memory():
         raise OSError(
             errno.EOPNOTSUPP,

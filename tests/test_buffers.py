@@ -98,12 +98,12 @@ def test_timespec_then_seconds_and_nanoseconds(ns):
 def test_timespec_beyond_64_bits_then_value_error():
     longest = buffers.timespec(2**63 * 1_000_000_000 - 1)
     assert ctypes.string_at(longest.address, 16) == struct.pack("=qq", 2**63 - 1, 999_999_999)
-    with pytest.raises(ValueError, match="more than"):
+    with pytest.raises(ValueError, match=r"timeout_ns=9.*: a time in nanoseconds lies between"):
         buffers.timespec(2**63 * 1_000_000_000)
 
 
 def test_negative_timespec_then_value_error():
-    with pytest.raises(ValueError, match="negative"):
+    with pytest.raises(ValueError, match=r"timeout_ns=-1: a time in nanoseconds lies between"):
         buffers.timespec(-1)
 
 
@@ -413,7 +413,7 @@ def test_provided_buffers_then_every_byte_arrives_once_and_in_order(
         data = bytes(chance.randrange(256) for _ in range(chance.randrange(1, 3 * size + 1)))
         res, flags = kernel.receive(data, bundle)
         sent += data[: max(res, 0)]
-        pieces = group.take(res, flags)
+        pieces = group.take(res, flags, bundle=bundle) if res >= 0 else []
         received += b"".join(piece.data for piece in pieces)
         held += [piece.bid for piece in pieces if piece.done]
         chance.shuffle(held)
@@ -444,7 +444,7 @@ def test_provided_buffers_when_the_cqe_is_impossible_or_given_back_twice_then_an
     with pytest.raises(ValueError, match="not ours"):
         group.recycle(2)
     with pytest.raises(RuntimeError, match="cannot have"):
-        group.take(100, buffer)
+        group.take(100, buffer, bundle=True)
 
 
 def test_provided_buffer_claimed_as_a_whole_then_ours_until_given_back():

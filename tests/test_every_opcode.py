@@ -723,12 +723,12 @@ def test_send_and_recv_bundle_then_several_buffers_at_once(do):
     left, right = socket.socketpair()
     with left, right:
         left.sendall(b"abcdefghij")
-        pieces = [piece for cqe in receive_bundles(do, right, 10) for piece in group.take(*cqe)]
+        pieces = [piece for cqe in receive_bundles(do, right, 10) for piece in group.take(*cqe, bundle=True)]
         assert [piece.data.tobytes() for piece in pieces] == [b"abcd", b"efgh", b"ij"]
         group.recycle(*(piece.bid for piece in reversed(pieces)))
         # Given back in another order: a bundle goes in the order of the ring, not of the numbers.
         left.sendall(b"0123456789" * 3)
-        received = [group.copy(*cqe) for cqe in receive_bundles(do, right, 30)]
+        received = [group.copy(*cqe, bundle=True) for cqe in receive_bundles(do, right, 30)]
         assert b"".join(received) == b"0123456789" * 3
         assert max(map(len, received)) > 4 or gates.applies("bundle-single")
         # What is sent this way is what stands in the buffers.

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import array
+import ctypes
+import gc
 import os
 import re
 import socket
@@ -438,3 +440,224 @@ def test_memory_of_every_kind_of_request_then_known():
     ]:
         prep(sqe, *arguments, 7, **options)
         assert ops.memory_of(sqe) == expected, prep.__name__
+
+
+# ------------------------------------------------------------------------------------------------------
+# One field, two meanings: a res that is more than a buffer holds
+
+
+def new_group(count: int = 4, size: int = 100) -> buffers.ProvidedBuffers:
+    ring = buffers.BufferRing(buffers.allocate(count * 16), count)
+    return buffers.ProvidedBuffers(ring, buffers.allocate(count * size), size, 1, count)
+
+
+def test_res_beyond_the_buffer_then_one_piece_that_was_cut_unless_a_bundle_was_asked_for():
+    buffer = uapi.IORING_CQE_F_BUFFER
+    group = new_group()
+    (piece,) = group.take(150, buffer)
+    assert (piece.bid, len(piece.data), piece.done, piece.length, len(group)) == (0, 100, True, 150, 3)
+    assert group.copy(150, buffer | 1 << 16) == bytes(100)
+    assert len(group) == 3
+    pieces = group.take(150, buffer | 2 << 16, bundle=True)
+    assert [(each.bid, len(each.data), each.done) for each in pieces] == [(2, 100, True), (3, 50, True)]
+    assert [each.length for each in pieces] == [100, 50]
+    assert len(group) == 1
+
+
+def test_bundle_that_cannot_be_then_nothing_is_taken():
+    group = new_group()
+    buffer = uapi.IORING_CQE_F_BUFFER
+    group.take(1, buffer | 2 << 16)
+    for res in (201, 10**6):
+        with pytest.raises(RuntimeError, match="cannot have"):
+            group.take(res, buffer, bundle=True)
+    assert len(group) == 3
+    assert [piece.bid for piece in group.take(200, buffer, bundle=True)] == [0, 1]
+
+
+@needs_ring
+@pytest.mark.parametrize("multishot", [False, True])
+def test_datagram_longer_than_its_buffer_then_cut_and_the_next_one_is_whole(multishot):
+    """By the kernel: with MSG_TRUNC res is the length of the datagram."""
+    with rings.Ring(8) as ring:
+        try:
+            group = register.setup_buf_ring(ring, 1, 4, 100)
+        except OSError as error:
+            pytest.skip(f"rings of provided buffers (5.19): {error}")
+        table, answers = InFlight(ring), []
+        here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        prep = ops.prep_recv_multishot if multishot else ops.prep_recv
+        select = {"flags": uapi.IOSQE_BUFFER_SELECT, "buf_group": 1}
+
+        def note(res, flags):
+            answers.append((res, flags))
+
+        with here, there:
+            there.send(b"A" * 150)
+            there.send(b"B" * 20)
+            while len(answers) < 2:
+                if not len(table):
+                    length = 0 if multishot else 100
+                    table.start(prep, here.fileno(), 0, length, socket.MSG_TRUNC, handler=note, **select)
+                ring.submit_and_wait(1)
+                table.dispatch(ring.reap())
+                if answers and answers[-1][0] == -22:
+                    pytest.skip("IORING_RECV_MULTISHOT (6.0)")
+            pieces = [piece for cqe in answers for piece in group.take(*cqe)]
+            assert [bytes(piece.data) for piece in pieces] == [b"A" * 100, b"B" * 20]
+            assert [piece.done for piece in pieces] == [True, True]
+            assert pieces[0].length in (150, 100)  # what MSG_TRUNC says of a multishot hangs on the kernel
+            assert multishot or pieces[0].length == 150
+            assert len(group) == 2
+
+
+def test_error_of_a_receive_then_raised_and_not_taken_for_the_end():
+    group = new_group()
+    for take in (group.copy, group.take):
+        with pytest.raises(ConnectionResetError, match="group 1"):
+            take(-104, 0)
+        tail = group.ring.tail
+        with pytest.raises(OSError, match="group 1"):
+            take(-105, uapi.IORING_CQE_F_BUFFER | 2 << 16)  # a buffer comes with it: given back
+        assert (len(group), group.ring.tail) == (4, tail + 1)
+        assert not take(0, 0)
+    with pytest.raises(OSError, match="EPOLL_WAIT"):
+        buffers.EpollEvents(4).events(-9)
+
+
+# ------------------------------------------------------------------------------------------------------
+# Builders: which argument, and what it should be
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: pin(5), "memory=5"),
+        (lambda: pin("text"), "memory='text'"),
+        (lambda: buffers.allocate("8"), "nbytes='8'"),
+        (lambda: buffers.allocate(1.5), "nbytes=1.5"),
+        (lambda: buffers.timespec(1.5), "timeout_ns=1.5: a time in nanoseconds is wanted, an int"),
+        (lambda: buffers.timespec(None), "timeout_ns=None"),
+        (lambda: buffers.path(5), "name=5"),
+        (lambda: buffers.ints(5), "values=5"),
+        (lambda: buffers.ints(b"ab"), "values=b'ab'"),
+        (lambda: buffers.open_how("r"), "open_flags='r'"),
+        (lambda: buffers.open_how(0, "rw"), "mode='rw'"),
+        (lambda: buffers.open_how(0, 0, None), "resolve=None"),
+        (lambda: buffers.futex_waitv(7), "waiters=7"),
+        (lambda: buffers.futex_waitv([7]), "waiter 7"),
+        (lambda: buffers.futex_waitv([("x", 0, 2)]), "waiter .*'x'"),
+        (lambda: buffers.epoll_event("r", 0), "events='r'"),
+        (lambda: buffers.epoll_event(1, None), "data=None"),
+        (lambda: buffers.EpollEvents("8"), "maxevents='8'"),
+        (lambda: buffers.iovec(b"bytes"), "memories=b'bytes'"),
+        (lambda: buffers.iovec(5), "memories=5"),
+        (lambda: buffers.iovec([5]), "memory=5"),
+        (lambda: buffers.sockaddr("inet", ("127.0.0.1", 1)), "family='inet'"),
+        (lambda: buffers.SockaddrBuffer("128"), "nbytes='128'"),
+        (lambda: buffers.cmsg_space("4"), "nbytes='4'"),
+        (lambda: buffers.pack_control(5), "control=5"),
+        (lambda: buffers.pack_control([5]), "control item 5"),
+        (lambda: buffers.pack_control([(1, 1, "text")]), "control item .*'text'"),
+        (lambda: buffers.pack_control([(1.5, 1, b"x")]), "control item .*1.5"),
+        (lambda: buffers.msghdr(b"bytes"), "memories=b'bytes'"),
+        (lambda: buffers.msghdr(name="peer"), "name='peer'"),
+        (lambda: buffers.msghdr(name_size="4"), "name_size='4'"),
+        (lambda: buffers.msghdr(control_size=None), "control_size=None"),
+        (lambda: buffers.recvmsg_out(b"", None), "msg=None"),
+        (lambda: buffers.BufferRing(bytearray(64), "4"), "entries='4'"),
+        (lambda: register.setup_buf_ring(None, "1", 4, 4), "bgid='1'"),
+        (lambda: register.setup_buf_ring(None, 1, "4", 4), "count='4'"),
+        (lambda: register.setup_buf_ring(None, 1, 4, 4.0), "size=4.0"),
+    ],
+)
+def test_builder_given_what_it_cannot_take_then_the_argument_is_named(build, words):
+    with pytest.raises(TypeError, match=words):
+        build()
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: buffers.allocate(0), "nbytes=0"),
+        (lambda: buffers.open_how(-1), "open_flags=-1"),
+        (lambda: buffers.open_how(0, 2**64), "mode=1844"),
+        (lambda: buffers.futex_waitv([(0, 2**64, 2)]), "waiter"),
+        (lambda: buffers.epoll_event(2**32, 0), "events=4294967296"),
+        (lambda: buffers.epoll_event(1, -1), "data=-1"),
+        (lambda: buffers.EpollEvents(0), "maxevents=0"),
+        (lambda: buffers.EpollEvents(-4), "maxevents=-4"),
+        (lambda: buffers.sockaddr(-1, b""), "family=-1"),
+        (lambda: buffers.sockaddr(2**16, b""), "family=65536"),
+        (lambda: buffers.SockaddrBuffer(-1), "nbytes=-1"),
+        (lambda: buffers.cmsg_space(-1), "nbytes=-1"),
+        (lambda: buffers.pack_control([(2**31, 1, b"x")]), "control item"),
+        (lambda: buffers.msghdr(name_size=-1), "name_size=-1"),
+        (lambda: buffers.BufferRing(bytearray(64), 0), "entries=0"),
+        (lambda: register.setup_buf_ring(None, 2**16, 4, 4), "bgid=65536"),
+        (lambda: register.setup_buf_ring(None, 1, 0, 4), "count=0"),
+        (lambda: register.setup_buf_ring(None, 1, 4, 0), "size=0"),
+    ],
+)
+def test_builder_given_a_number_out_of_range_then_the_argument_is_named(build, words):
+    with pytest.raises(ValueError, match=words):
+        build()
+
+
+# ------------------------------------------------------------------------------------------------------
+# Weight
+
+
+def test_statx_read_in_one_piece_then_as_member_by_member():
+    """By uapi's layout, of bytes that are all different, and by os.stat()."""
+    answer = buffers.StatxBuffer()
+    image = bytearray((7 * i + 3) & 0xFF for i in range(256))
+    struct.pack_into("=IIII", image, 128, 4000, 70, 259, 1_000_000)  # devices that makedev() knows
+    ctypes.memmove(answer.address, bytes(image), 256)
+    raw, got = uapi.statx.unpack(image), answer.result()
+    for name, value in got._asdict().items():
+        member = name if name.startswith("stx_") else name.replace("st_", "stx_", 1)
+        if name.endswith("time_ns"):
+            part = raw[member[:-3].replace("birthtime", "btime")]
+            assert value == part["tv_sec"] * 10**9 + part["tv_nsec"], name
+        elif name in ("st_dev", "st_rdev"):
+            assert value == os.makedev(raw[f"{member}_major"], raw[f"{member}_minor"]), name
+        else:
+            assert value == raw[member], name
+
+
+BUILDERS = {
+    "pin bytes": lambda: pin(b"x" * 4099),
+    "pin view": lambda: pin(memoryview(b"x" * 4099)[5:]),
+    "pin writable": lambda: pin(buffers.allocate(4099), writable=True),
+    "timespec": lambda: buffers.timespec(1),
+    "path": lambda: buffers.path("/some/path/of/its/own"),
+    "ints": lambda: buffers.ints(range(77)),
+    "open_how": lambda: buffers.open_how(0),
+    "futex_waitv": lambda: buffers.futex_waitv([(8, 0, 2)]),
+    "epoll_event": lambda: buffers.epoll_event(1, 1),
+    "EpollEvents": lambda: buffers.EpollEvents(33),
+    "StatxBuffer": lambda: buffers.StatxBuffer().result(),
+    "Siginfo": lambda: buffers.Siginfo().si_pid,
+    "iovec": lambda: buffers.iovec([b"a", b"b", b"c"]),
+    "sockaddr": lambda: buffers.sockaddr(socket.AF_INET, ("127.0.0.1", 1)),
+    "SockaddrBuffer": lambda: buffers.SockaddrBuffer().result(),
+    "msghdr": lambda: buffers.msghdr([b"x"], name_size=128, control_size=64),
+    "guarded": lambda: debug.guarded(55),
+}
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="reference counts are CPython's")
+@pytest.mark.parametrize("name", BUILDERS)
+def test_memory_made_and_forgotten_then_nothing_for_the_collector(name):
+    """A ctypes type made per call is a reference cycle of some 30 objects."""
+    build = BUILDERS[name]
+    build()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            build()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

@@ -418,6 +418,42 @@ MUTANTS = (
         '        if not any(user_data in table.entries for table in self._tables):\n            return ""\n',
         "tests/test_request_memory.py -k of_the_range",
     ),
+    Mutant(
+        "a long res is always a bundle", "rawuring/buffers.py",
+        "(taken, left - taken) if bundle else (left, 0)", "(taken, left - taken)",
+        "tests/test_request_memory.py -k beyond_the_buffer or datagram", quick=True,
+    ),
+    Mutant(
+        "a bundle that cannot be takes what it has seen", "rawuring/buffers.py",
+        "            pieces.append(Piece(bid, ",
+        "            self._ours[bid] = not more\n            pieces.append(Piece(bid, ",
+        "tests/test_request_memory.py -k bundle_that_cannot",
+    ),
+    Mutant(
+        "the error of a receive is the end of the data", "rawuring/buffers.py",
+        "        if res < 0:\n            if flags & uapi.IORING_CQE_F_BUFFER:", "        if False:\n            if flags & 1:",
+        "tests/test_request_memory.py -k error_of_a_receive", quick=True,
+    ),
+    Mutant(
+        "the buffer of an error is not given back", "rawuring/buffers.py",
+        "                self.recycle(self.claim(flags))", "                pass",
+        "tests/test_request_memory.py -k error_of_a_receive",
+    ),
+    Mutant(
+        "a type for each read-only view", "rawuring/buffers.py",
+        "@functools.lru_cache(None)\ndef _py_buffer", "def _py_buffer",
+        "tests/test_request_memory.py -k collector",
+    ),
+    Mutant(
+        "a type for each size of a struct", "rawuring/buffers.py",
+        "@functools.lru_cache(None)\ndef _words", "def _words",
+        "tests/test_request_memory.py -k collector",
+    ),
+    Mutant(
+        "a builder takes a float", "rawuring/buffers.py",
+        '    if not hasattr(value, "__index__"):', "    if False:",
+        "tests/test_request_memory.py -k builder",
+    ),
     # (end of memory of requests)
     # Promises: rings
     Mutant(
