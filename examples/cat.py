@@ -29,10 +29,9 @@ def cat(table: InFlight, path: str) -> None:
     arrived: dict[int, int] = {}  # block -> how many bytes of it are there, or a negative errno
 
     def read(block: int) -> None:
-        pin = pins[block % DEPTH]
         table.start(
-            ops.prep_read, fd, pin.address, BLOCK, block * BLOCK,
-            handler=lambda res, flags: arrived.update({block: res}), holds=[pin],
+            ops.prep_read, fd, pins[block % DEPTH], None, block * BLOCK,
+            handler=lambda res, flags: arrived.update({block: res}),
         )  # fmt: skip
 
     try:

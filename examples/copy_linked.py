@@ -51,10 +51,9 @@ def _copy_blocks(ring: Ring, reader: int, writer: int, size: int) -> None:
                 check(res, flags)
 
             table.start(
-                ops.prep_read, reader, pin.address, length, offset,
-                handler=check, holds=[pin], flags=uapi.IOSQE_IO_LINK,
-            )  # fmt: skip
-            table.start(ops.prep_write, writer, pin.address, length, offset, handler=done, holds=[pin])
+                ops.prep_read, reader, pin, length, offset, handler=check, flags=uapi.IOSQE_IO_LINK
+            )
+            table.start(ops.prep_write, writer, pin, length, offset, handler=done)
             offset += length
         ring.submit_and_wait(1)
         table.reap()

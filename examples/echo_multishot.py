@@ -43,8 +43,7 @@ def echo(table: InFlight, group: buffers.ProvidedBuffers, fd: int) -> None:
             os.close(fd)
 
     def send() -> None:
-        pin, whole = buffers.pin(waiting[0]), socket.MSG_WAITALL
-        table.start(ops.prep_send, fd, pin.address, pin.nbytes, whole, handler=sent, holds=[pin])
+        table.start(ops.prep_send, fd, buffers.pin(waiting[0]), None, socket.MSG_WAITALL, handler=sent)
 
     def sent(res: int, flags: int) -> None:
         waiting.popleft()

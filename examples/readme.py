@@ -12,7 +12,8 @@ with Ring(8) as ring, open(__file__, "rb") as file:
     def done(res: int, flags: int) -> None:
         print(f"{res} bytes, the first 28: {memory[:28]!r}")
 
-    token = inflight.hold(done, target)  # keeps the memory until the kernel has let go of it
-    ops.prep_read(ring.get_sqe(), file.fileno(), target.address, target.nbytes, 0, user_data=token)
+    # The table keeps the memory until the kernel has let go of it. None: as many bytes as it has.
+    inflight.start(ops.prep_read, file.fileno(), target, None, 0, handler=done)
     ring.submit_and_wait(1)
-    inflight.dispatch(ring.reap())
+    inflight.reap()
+    inflight.dispatch()
