@@ -495,9 +495,8 @@ class WatchedRing(Ring):
             found.append(f"the kernel lost {cq.overflow()} CQEs")
         return found
 
-    def remap(self, params: dict[str, Any]) -> None:
-        """Map the rings again; see Ring.remap."""
-        super().remap(params)
+    def _map_again(self, params: dict[str, Any]) -> None:
+        super()._map_again(params)
         self._made_at, made_at = "", self._made_at
         tables, outstanding = self._tables, self._outstanding
         self._begin_to_watch()
@@ -609,7 +608,7 @@ class WatchedInFlight(InFlight):
 
     def _close(self, ring: Ring, explicit: bool, timeout_ns: int = 5_000_000_000) -> None:
         try:
-            if isinstance(ring, WatchedRing) and not ring.closed:
+            if isinstance(ring, WatchedRing) and ring.state == "open":
                 self._warn_of_idle(ring)
         finally:
             super()._close(ring, explicit, timeout_ns)

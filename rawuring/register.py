@@ -15,7 +15,9 @@ the kernel's errno, and the message says what such an errno means here.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 import sys
 from collections import namedtuple
 
@@ -24,7 +26,7 @@ from .buffers import Block, ProvidedBuffers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
     from .rings import Ring
@@ -65,7 +67,9 @@ def _register(ring: Ring, opcode: int, arg: Any, nr_args: int) -> int:
     try:
         return ring.register(opcode, arg, nr_args)
     except OSError as error:
-        raise _explained(error, opcode) from None
+        explained = _explained(error, opcode)
+        explained.of_kernel = syscalls.is_of_kernel(error)  # type: ignore[attr-defined]
+        raise explained from None
 
 
 def _register_blind(opcode: int, arg: Any, nr_args: int) -> int:
@@ -75,6 +79,28 @@ def _register_blind(opcode: int, arg: Any, nr_args: int) -> int:
         return syscalls.io_uring_register(-1, opcode, arg, nr_args)
     except OSError as error:
         raise _explained(error, opcode, blind=True) from None
+
+
+@contextlib.contextmanager
+def _held(ring: Ring, *memory: Any) -> Iterator[None]:
+    """Hold memory before the kernel hears of it, and until it is entered where it belongs.
+
+    In between a signal handler may raise. Then nobody knows whether it was registered: the ring holds it
+    until it is closed.
+    """
+    key = ("unsure", next(_unsure))
+    ring.resources[key] = memory
+    try:
+        yield
+    except OSError as error:
+        if getattr(error, "of_kernel", False):
+            del ring.resources[key]
+        raise
+    else:
+        del ring.resources[key]
+
+
+_unsure = itertools.count()
 
 
 def _forget(ring: Ring, kind: str) -> None:
@@ -124,8 +150,9 @@ def register_buffers(ring: Ring, memories: Iterable[Any]) -> list[buffers.Pin]:
     """
     pins = _pins(memories)
     vector = buffers.iovec(pins)
-    _register(ring, uapi.IORING_REGISTER_BUFFERS, vector.address, len(pins))
-    _keep_buffers(ring, 0, pins)
+    with _held(ring, pins):
+        _register(ring, uapi.IORING_REGISTER_BUFFERS, vector.address, len(pins))
+        _keep_buffers(ring, 0, pins)
     return pins
 
 
@@ -148,8 +175,9 @@ def register_buffers_tags(
     argument = Block(
         uapi.io_uring_rsrc_register.pack(nr=len(pins), data=vector.address, tags=_address(tag_array))
     )
-    _register(ring, uapi.IORING_REGISTER_BUFFERS2, argument.address, argument.nbytes)
-    _keep_buffers(ring, 0, pins)
+    with _held(ring, pins):
+        _register(ring, uapi.IORING_REGISTER_BUFFERS2, argument.address, argument.nbytes)
+        _keep_buffers(ring, 0, pins)
     return pins
 
 
@@ -188,9 +216,10 @@ def register_buffers_update_tag(
             offset=off, nr=len(pins), data=vector.address, tags=_address(tag_array)
         )
     )
-    done = _register(ring, uapi.IORING_REGISTER_BUFFERS_UPDATE, argument.address, argument.nbytes)
-    del pins[done:]  # the kernel still has what was there before
-    _keep_buffers(ring, off, pins)
+    with _held(ring, *pins):
+        done = _register(ring, uapi.IORING_REGISTER_BUFFERS_UPDATE, argument.address, argument.nbytes)
+        del pins[done:]  # the kernel still has what was there before
+        _keep_buffers(ring, off, pins)
     return pins
 
 
@@ -226,10 +255,14 @@ def clone_buffers(
             flags=uapi.IORING_REGISTER_DST_REPLACE if replace else 0,
         )
     )  # fmt: skip
-    _register(dst, uapi.IORING_REGISTER_CLONE_BUFFERS, argument.address, 1)
-    for (kind, index), pin in list(src.resources.items()):
-        if kind == "buffer" and index >= src_off and (not nr or index < src_off + nr):
-            dst.resources["buffer", index - src_off + dst_off] = pin
+    pins = {
+        ("buffer", index - src_off + dst_off): pin
+        for (kind, index), pin in list(src.resources.items())
+        if kind == "buffer" and index >= src_off and (not nr or index < src_off + nr)
+    }
+    with _held(dst, pins):
+        _register(dst, uapi.IORING_REGISTER_CLONE_BUFFERS, argument.address, 1)
+        dst.resources.update(pins)
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -986,7 +1019,8 @@ def resize_rings(ring: Ring, entries: int, cq_entries: int | None = None) -> Non
     Raises: OSError: EINVAL without DEFER_TASKRUN, EOVERFLOW when what is there does not fit; EOPNOTSUPP for a
         ring with an index array where the kernel does not say to which place it moves that; EBUSY for SQEs
         of 128 bytes that are queued and CQEs of 32 bytes that wait, where the kernel would mix them up
-        (gates.py, resize-wide).
+        (gates.py, resize-wide); what mmap(2) says when the kernel has moved the rings: the ring is broken
+        then, see Ring.remap(); ValueError for a ring without a descriptor.
     Lifetime: none; views of old slots are void.
     Threads: the owner only.
     Since: 6.13; rings with an index array 7.2 or near it
@@ -1006,8 +1040,12 @@ def resize_rings(ring: Ring, entries: int, cq_entries: int | None = None) -> Non
             " mixes up SQEs of 128 bytes and CQEs of 32 bytes that wait: submit what is queued and reap what"
             " has completed, then resize",
         )
-    params = _resize(ring, entries, cq_entries)
-    ring.remap(params)
+    try:
+        ring._resize(_sizes(entries, cq_entries))
+    except OSError as error:
+        if ring.state != "open":
+            raise
+        raise _explained(error, uapi.IORING_REGISTER_RESIZE_RINGS) from None
 
 
 def _waiting_and_wide(ring: Ring) -> bool:
@@ -1016,23 +1054,22 @@ def _waiting_and_wide(ring: Ring) -> bool:
     return bool(queued or (ring.flags & uapi.IORING_SETUP_CQE32 and ring.cq.ready()))
 
 
-def _resize(ring: Ring, entries: int, cq_entries: int | None) -> dict[str, Any]:
+def _sizes(entries: int, cq_entries: int | None) -> Block:
     fields = {"sq_entries": entries}
     flags = 0
     if cq_entries is not None:
         flags |= uapi.IORING_SETUP_CQSIZE
         fields["cq_entries"] = cq_entries
-    argument = Block(uapi.io_uring_params.pack(flags=flags, **fields))
-    ring.sq.flush()
-    _register(ring, uapi.IORING_REGISTER_RESIZE_RINGS, argument.address, 1)
-    return uapi.io_uring_params.unpack(argument.read())
+    return Block(uapi.io_uring_params.pack(flags=flags, **fields))
 
 
 def _tells_where_the_array_is() -> bool:
     """Resize a ring of our own, and look."""
     flags = uapi.IORING_SETUP_SINGLE_ISSUER | uapi.IORING_SETUP_DEFER_TASKRUN
     with rings.Ring(2, flags=flags) as ring:
-        return bool(_resize(ring, 4, None)["sq_off"]["array"])
+        argument = _sizes(4, None)
+        _register(ring, uapi.IORING_REGISTER_RESIZE_RINGS, argument.address, 1)
+        return bool(uapi.io_uring_params.unpack(argument.read())["sq_off"]["array"])
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -1088,8 +1125,9 @@ def register_region(ring: Ring, memory: Any, flags: int = 0) -> None:
         )
     )
     argument = Block(uapi.io_uring_mem_region_reg.pack(region_uptr=region.address, flags=flags))
-    _register(ring, uapi.IORING_REGISTER_MEM_REGION, argument.address, 1)
-    ring.resources["region", 0] = pin
+    with _held(ring, pin):
+        _register(ring, uapi.IORING_REGISTER_MEM_REGION, argument.address, 1)
+        ring.resources["region", 0] = pin
 
 
 def register_wait_reg(ring: Ring, entries: int) -> WaitRegion:
@@ -1204,10 +1242,11 @@ def register_ifq(
             region_ptr=region_desc.address, rx_buf_len=rx_buf_len,
         )
     )  # fmt: skip
-    _register(ring, uapi.IORING_REGISTER_ZCRX_IFQ, argument.address, 1)
-    filled = uapi.io_uring_zcrx_ifq_reg.unpack(argument.read())
-    token = uapi.io_uring_zcrx_area_reg.unpack(area_reg.read())["rq_area_token"]
-    ring.resources["zcrx", filled["zcrx_id"]] = (pin, region_pin)
+    with _held(ring, pin, region_pin):
+        _register(ring, uapi.IORING_REGISTER_ZCRX_IFQ, argument.address, 1)
+        filled = uapi.io_uring_zcrx_ifq_reg.unpack(argument.read())
+        token = uapi.io_uring_zcrx_area_reg.unpack(area_reg.read())["rq_area_token"]
+        ring.resources["zcrx", filled["zcrx_id"]] = (pin, region_pin)
     return ZcrxIfq(filled["zcrx_id"], area, token, region, filled["offsets"], filled["rq_entries"])
 
 

@@ -370,8 +370,8 @@ class SubmissionQueue(Uncopyable):
 
     def _need_room(self, count: int) -> None:
         """Make sure that count slots are free, or say why not."""
-        if not self.owner:
-            raise RingClosed("this ring is closed, or belongs to the parent process")
+        if self.owner <= 0:
+            raise RingClosed("this ring is closed or broken, or belongs to the parent process")
         if get_ident() != self.owner:
             raise WrongThread(
                 f"this queue belongs to thread {self.owner} and was used in thread {get_ident()}"
@@ -431,6 +431,7 @@ class SubmissionQueue(Uncopyable):
 _ALL_CUT = 1 << 63  # above every index
 _SQE_HEAD = struct.Struct("=BBHi56s")
 _USER_DATA = struct.Struct("=Q")
+_U32 = struct.Struct("=I")
 _SQE128_OPS = (uapi.IORING_OP_NOP128, uapi.IORING_OP_URING_CMD128)
 
 
@@ -808,6 +809,7 @@ class Ring(Uncopyable):
         #: The ring can no longer be used.
         self.closed = True
         self._fd = self._wakeup_fd = -1
+        self._registered_only = False
         self._mappings: list[Any] = []
         self._borrowed = memory is not None
         fields = {"sq_thread_cpu": sq_thread_cpu or 0, "sq_thread_idle": sq_thread_idle_ms or 0}
@@ -824,14 +826,13 @@ class Ring(Uncopyable):
         check_sizes(entries, cq_entries, flags, wish)
         if (flags | wish) & uapi.IORING_SETUP_SQPOLL and not barriers.ordered():
             raise ValueError("IORING_SETUP_SQPOLL needs a full memory fence, and this machine offers none")
-        if flags & uapi.IORING_SETUP_NO_MMAP:
-            self._setup_in(memory, entries, flags, wish, fields)
-        else:
-            wish &= ~(uapi.IORING_SETUP_NO_MMAP | uapi.IORING_SETUP_REGISTERED_FD_ONLY)
-            result = setup(entries, flags, wish, fields, min_entries or entries)
-            self._fd, self.params, self.dropped = result
-            self._mappings = []
         try:
+            if flags & uapi.IORING_SETUP_NO_MMAP:
+                self._setup_in(memory, entries, flags, wish, fields)
+            else:
+                wish &= ~(uapi.IORING_SETUP_NO_MMAP | uapi.IORING_SETUP_REGISTERED_FD_ONLY)
+                result = setup(entries, flags, wish, fields, min_entries or entries)
+                self._fd, self.params, self.dropped = result
             self._attach(single_mmap)
         except BaseException:
             self._release()
@@ -848,8 +849,12 @@ class Ring(Uncopyable):
             "sq_off": {"user_addr": ctypes.addressof(ctypes.c_char.from_buffer(sqes))},
             "cq_off": {"user_addr": ctypes.addressof(ctypes.c_char.from_buffer(rings))},
         }
-        self._fd, self.params, self.dropped = setup(entries, flags, wish, {**fields, **packed}, entries)
+        # The kernel believes the addresses: in memory that is too small it would write into what comes next.
+        cq_entries = fields.get("cq_entries", 0)
+        _check_room(rings, sqes, _least_room(entries, cq_entries, flags | wish))
         self._mappings = [rings, rings, sqes]
+        self._fd, self.params, self.dropped = setup(entries, flags, wish, {**fields, **packed}, entries)
+        _check_room(rings, sqes, memory_sizes(self.params))
 
     def _attach(self, single_mmap: bool) -> None:
         """Map the ring, and note what its flags mean for each call."""
@@ -932,11 +937,16 @@ class Ring(Uncopyable):
     def _lose_index(self) -> None:
         """Take note that the index is of no use any more: it is another thread's, or went with its thread."""
         if self._registered_only:
-            self._owner, self.sq.owner = 0, -1
+            self._break()
         else:
-            self._enter_fd = self._fd
-            self._enter_flags = 0
-            self._turn_flags = self._wait_flags
+            self._enter_by(self._fd, 0)
+
+    def _enter_by(self, number: int, flags: int) -> None:
+        try:
+            self._enter_fd, self._enter_flags, self._turn_flags = number, flags, self._wait_flags | flags
+        except BaseException:  # before CPython 3.11 a signal handler may raise between the three
+            self._enter_fd, self._enter_flags, self._turn_flags = number, flags, self._wait_flags | flags
+            raise
 
     def _refuse_to_move(self) -> None:
         if self._registered_only and self not in this_thread().by_index:
@@ -983,7 +993,13 @@ class Ring(Uncopyable):
         if self._state != "open":
             self._refuse()
         self._refuse_to_move()
-        self._register(uapi.IORING_REGISTER_ENABLE_RINGS, None, 0)
+        try:
+            self._register(uapi.IORING_REGISTER_ENABLE_RINGS, None, 0)
+        except OSError as error:
+            # It may run already: a signal handler raised when the call had got through.
+            known = self.flags & uapi.IORING_SETUP_R_DISABLED
+            if not known or error.errno != getattr(errno, "EBADFD", -1):
+                raise
         self._own()
         try:
             self._enter(0, 0, 0)
@@ -1019,9 +1035,7 @@ class Ring(Uncopyable):
             this_thread().by_index.discard(self)
         else:
             this_thread().by_index.add(self)
-            self._enter_fd = index
-            self._enter_flags = uapi.IORING_ENTER_REGISTERED_RING
-            self._turn_flags = self._wait_flags | self._enter_flags
+            self._enter_by(index, uapi.IORING_ENTER_REGISTERED_RING)
         return before
 
     def close_fd(self) -> None:
@@ -1046,30 +1060,83 @@ class Ring(Uncopyable):
     def remap(self, params: dict[str, Any]) -> None:
         """Map the rings again after the kernel has moved them: see register.resize_rings().
 
+        When they cannot be mapped the ring is broken, and so is one that a signal handler's exception leaves
+        half done. A broken ring takes no call but close(), which tries once more, and drains it.
+
         Args: params is the unpacked io_uring_params that the kernel filled.
-        Raises: OSError from mmap(2).
+        Raises: OSError from mmap(2), when the ring is broken.
         Lifetime: none; views of the old slots stay valid memory, which nobody looks at.
         Threads: the owner only.
         Since: 6.13
         """
         if get_ident() != self._owner:
             self._refuse()
+        self._break()
+        self._map_again(params)
+        self._mend()
+
+    def _resize(self, argument: Any) -> None:
+        """Let the kernel move the rings as a Block with a struct io_uring_params says, and map them again."""
+        self.fileno()  # what has no descriptor cannot be mapped
+        self.sq.flush()
+        # From here on until they are mapped, whatever raises leaves a ring that says that it is broken.
+        self._break()
+        try:
+            self._register(uapi.IORING_REGISTER_RESIZE_RINGS, argument.address, 1)
+        except OSError as error:
+            if syscalls.is_of_kernel(error):
+                self._mend()  # nothing was moved
+            raise
+        self._map_again(uapi.io_uring_params.unpack(argument.read()))
+        self._mend()
+
+    def _break(self) -> None:
+        self._state = "broken"
+        self._owner_before = self._owner
+        self._owner = self.sq.owner = self.sq._limit = 0
+        self.get_sqe = _REFUSED["broken"]
+
+    def _mend(self) -> None:
+        self.sq._move_limit()
+        self.get_sqe = self.sq.get_sqe
+        owner = self._owner_before
+        self._owner, self.sq.owner, self._state = owner, owner, "open"
+
+    def _map_again(self, params: dict[str, Any]) -> None:
+        """Let go of memory that the kernel may have left, and map what it has now."""
         params = {**params, "flags": self.flags, "features": self.features}
-        copied = self.cq.copied
-        old = self._mappings
-        self._mappings = list(map_rings(self._fd, params))
+        copied, old = self.cq.copied, self._mappings
         for queue in (self.sq, self.cq):
             _release_queue(queue)
         _unmap(old)
+        try:
+            self._mappings = list(map_rings(self._fd, params))
+        except OSError as error:
+            what = f"the kernel has moved the rings, and they cannot be mapped: {error.strerror}"
+            raise OSError(error.errno, f"{what}. This ring is broken: close it") from None
         self.params = params
         self._attach_queues()
         self.cq.copied = copied
 
+    def _map_what_is_there(self) -> None:
+        """Map a broken ring by the sizes that the kernel has written into it."""
+        import mmap
+
+        sq_off, cq_off = self.params["sq_off"], self.params["cq_off"]
+        offset = uapi.IORING_OFF_SQ_RING
+        with mmap.mmap(self._fd, mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ, offset=offset) as page:
+            sq_entries = _U32.unpack_from(page, sq_off["ring_entries"])[0]
+            cq_entries = _U32.unpack_from(page, cq_off["ring_entries"])[0]
+        if sq_off["array"]:
+            # Behind the CQEs, in whole cache lines, for all kernels that move it and say where.
+            cqes = cq_off["cqes"] + cq_entries * self.cq.cqe_size
+            sq_off = {**sq_off, "array": -(-cqes // 64) * 64}
+        self._map_again({**self.params, "sq_entries": sq_entries, "cq_entries": cq_entries, "sq_off": sq_off})
+        self._mend()
+
     def _refuse(self) -> NoReturn:
         if self._state != "open":
             _REFUSED[self._state]()
-        if not self._owner:
-            raise WrongThread("this ring had an index of a thread that has ended, and no descriptor")
         raise WrongThread(
             f"this ring belongs to thread {self._owner} and was used in thread {get_ident()}: use one ring "
             "per thread, or bind_thread() to hand it over"
@@ -1369,11 +1436,17 @@ class Ring(Uncopyable):
         # Kept until its CQE: the kernel reads the timespec when it consumes the SQE, which on an SQPOLL
         # ring is after we returned.
         timespec = syscalls.array_type(ctypes.c_int64, 2)(*divmod(timeout_ns, 1_000_000_000))
-        self._timeouts.append(timespec)
-        self.get_sqe()[:] = uapi.io_uring_sqe.pack(
+        sqe = uapi.io_uring_sqe.pack(
             opcode=uapi.IORING_OP_TIMEOUT, fd=-1, addr=ctypes.addressof(timespec), len=1, off=count,
             user_data=UDATA_TIMEOUT,
         ).ljust(self.sq.sqe_size, b"\0")  # fmt: skip
+        tail = self.sq.sqe_tail
+        self._timeouts.append(timespec)
+        try:
+            self.sq.put(sqe)
+        finally:
+            if self.sq.sqe_tail == tail:  # or later waits would count on a TIMEOUT that nobody sent
+                self._timeouts.pop()
 
     def _enter(
         self, to_submit: int, min_complete: int, flags: int, timeout: syscalls.GeteventsArg | None = None
@@ -1672,7 +1745,7 @@ class Ring(Uncopyable):
 
     @property
     def state(self) -> str:
-        """Return "open", "closed", or "forked" in a child that inherited the ring."""
+        """Return "open", "closed", "forked" in a child that inherited the ring, or "broken": see remap()."""
         return self._state
 
     @property
@@ -1736,9 +1809,15 @@ class Ring(Uncopyable):
         Threads: the owner, or any thread once the owner has ended.
         Mirrors: liburing io_uring_queue_exit
         """
-        if self._state != "open":
+        if self.closed:
             return
-        if get_ident() != self._owner:
+        if self._state in ("closed", "forked"):  # half done
+            self._release(self._state)
+            return
+        if self._state == "broken":
+            if get_ident() != self._owner_before and thread_lives(self._owner_before):
+                self._refuse()
+        elif get_ident() != self._owner:
             if thread_lives(self._owner):
                 self._refuse()
             if not self.flags & uapi.IORING_SETUP_SINGLE_ISSUER:  # the kernel lets no other thread enter it
@@ -1747,6 +1826,11 @@ class Ring(Uncopyable):
 
     def _close(self, explicit: bool) -> None:
         try:
+            if self._state == "broken" and get_ident() == self._owner_before and not self._registered_only:
+                try:
+                    self._map_what_is_there()
+                except OSError:
+                    pass  # then the tables keep for ever what is in flight
             self._call_before_close(explicit)
         finally:
             self._release()
@@ -1762,39 +1846,47 @@ class Ring(Uncopyable):
 
     def _release(self, state: str = "closed") -> None:
         """Give back memory and descriptor without touching an index."""
-        self._state = state
-        self.closed = True
         self._owner = 0
+        self._state = state
         self.get_sqe = _REFUSED[state]  # no method of this ring: that would be a cycle
+        # Each step may be done twice: what a signal handler's exception leaves undone the next close() does.
         for queue in (getattr(self, "sq", None), getattr(self, "cq", None)):
             if queue is not None:
                 _release_queue(queue)
         if not self._borrowed:
             _unmap(self._mappings)
         self._mappings = []
-        fd, self._fd = self._fd, -1
+        self._give_back_index(state)
         try:
-            self._close_fd(fd, state)
-        finally:
+            self._close_fd()
+        finally:  # somebody else may have closed it
             self._close_wakeup_fd()
+            self.closed = self._fd < 0
 
-    def _close_fd(self, fd: int, state: str) -> None:
-        registered_only = getattr(self, "_registered_only", False)
+    def _give_back_index(self, state: str) -> None:
+        """Unregister the index, which would keep the ring alive.
+
+        In a forked child, and in another thread, the same number is nobody's, or somebody else's.
+        """
+        here = this_thread().by_index
+        if state == "forked" or self not in here or not self._by_index():
+            return
+        here.discard(self)
+        by_itself = self._registered_only or self._fd < 0
+        update = bytearray(uapi.io_uring_rsrc_update.pack(offset=self._enter_fd))
+        opcode = uapi.IORING_UNREGISTER_RING_FDS
+        if by_itself:
+            opcode |= uapi.IORING_REGISTER_USE_REGISTERED_RING
         try:
-            # The index would keep the ring alive. In a forked child, and in another thread, the same number
-            # is nobody's, or somebody else's.
-            if state != "forked" and self in this_thread().by_index and self._by_index():
-                this_thread().by_index.discard(self)
-                use = uapi.IORING_REGISTER_USE_REGISTERED_RING if registered_only or fd < 0 else 0
-                update = bytearray(uapi.io_uring_rsrc_update.pack(offset=self._enter_fd))
-                opcode = uapi.IORING_UNREGISTER_RING_FDS | use
-                try:
-                    syscalls.io_uring_register(self._enter_fd if use else fd, opcode, _pointer(update), 1)
-                except OSError:
-                    pass  # it goes with its thread
-        finally:
-            if fd >= 0 and not registered_only:
-                os.close(fd)
+            syscalls.io_uring_register(self._enter_fd if by_itself else self._fd, opcode, _pointer(update), 1)
+        except OSError:
+            pass  # it goes with its thread
+
+    def _close_fd(self) -> None:
+        if self._fd >= 0 and not self._registered_only:
+            fd, self._fd = self._fd, -1  # no call stands between these two, so no signal handler does
+            os.close(fd)
+        self._fd = -1
 
     def __enter__(self) -> Ring:
         """Return the ring itself; leaving the block closes it."""
@@ -1808,7 +1900,11 @@ class Ring(Uncopyable):
 
     def __del__(self) -> None:
         """Close a ring that was forgotten, with a warning."""
-        if self._state == "open":
+        if getattr(self, "closed", True):
+            return
+        if self._state in ("closed", "forked"):  # half done
+            self._release(self._state)
+        else:
             import warnings
 
             try:
@@ -1834,7 +1930,16 @@ def _refuse_forked() -> NoReturn:
     )
 
 
-_REFUSED: dict[str, Callable[[], NoReturn]] = {"closed": _refuse_closed, "forked": _refuse_forked}
+def _refuse_broken() -> NoReturn:
+    raise RingClosed(
+        "this ring is broken: it could not be mapped again when the kernel had moved it, or it had only an "
+        "index of a thread that has ended: close it"
+    )
+
+
+_REFUSED: dict[str, Callable[[], NoReturn]] = {
+    "closed": _refuse_closed, "forked": _refuse_forked, "broken": _refuse_broken,
+}  # fmt: skip
 
 _ENTER_ADVICE = {
     errno.EBUSY: "Completions are waiting to be reaped: call reap(), then submit again; nothing was lost.",
@@ -1864,6 +1969,22 @@ def _allocate(entries: int, cq_entries: int, flags: int) -> tuple[Any, Any]:
     # The header is 5 cache lines at most, and cache lines are 256 bytes at most.
     header = 8 * 256
     return mmap.mmap(-1, header + cq * cqe_size + sq * 4), mmap.mmap(-1, sq * sqe_size)
+
+
+def _least_room(entries: int, cq_entries: int, flags: int) -> tuple[int, int, int]:
+    """Compute what a ring takes at least, without the words before the CQEs, as memory_sizes does."""
+    sq = 1 << (min(entries, MAX_ENTRIES) - 1).bit_length()
+    cq = 1 << (min(max(cq_entries, 2 * sq if not cq_entries else sq), 2 * MAX_ENTRIES) - 1).bit_length()
+    array = 0 if flags & uapi.IORING_SETUP_NO_SQARRAY else sq * 4
+    cqe_size = 32 if flags & uapi.IORING_SETUP_CQE32 else 16
+    return array, cq * cqe_size + array, sq * (128 if flags & uapi.IORING_SETUP_SQE128 else 64)
+
+
+def _check_room(rings: Any, sqes: Any, sizes: tuple[int, int, int]) -> None:
+    for name, memory, wanted in (("rings", rings, max(sizes[:2])), ("SQEs", sqes, sizes[2])):
+        nbytes = memoryview(memory).nbytes
+        if nbytes < wanted:
+            raise ValueError(f"memory: {nbytes} bytes for the {name} are too few, {wanted} are needed")
 
 
 def _pointer(memory: bytearray) -> Any:

@@ -257,6 +257,18 @@ def io_uring_register(fd: int, opcode: int, arg: Any, nr_args: int) -> int:
             raise OSError(code, f"io_uring_register(fd {fd}, {name}): {os.strerror(code)}")
 
 
+def is_of_kernel(error: BaseException) -> bool:
+    """Tell whether an exception says what the kernel answered, and was not raised by a signal handler.
+
+    Args: error was caught, and comes from a call of this file.
+    Returns: False when the call may have succeeded.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals is globals()
+
+
 def membarrier(command: int, flags: int = 0) -> int:
     """Ask the kernel for a memory barrier; see barriers.py for why one might.
 

@@ -7,6 +7,8 @@ import collections
 import contextlib
 import errno
 import gc
+import itertools
+import mmap
 import os
 import select
 import sys
@@ -346,7 +348,7 @@ def test_ring_without_a_descriptor_is_handed_over_then_refused():
 def test_ring_without_a_descriptor_when_its_thread_has_ended_then_it_says_so_and_closes():
     ring = in_a_thread(without_descriptor)
     for use in (ring.get_sqe, ring.submit, ring.reap, ring.bind_thread):
-        with pytest.raises(rings.WrongThread):
+        with pytest.raises(rings.RingClosed, match="broken"):
             use()
     ring.close()
     assert ring.state == "closed"
@@ -386,3 +388,219 @@ def test_descriptor_is_disowned_then_close_gives_the_index_back():
         ring.disown_fd()
         assert answers_of(ring, 1) == [1]
         ring.close()
+
+
+# -- a change that is half done says so
+
+
+class Strike(BaseException):
+    """What a signal handler raises."""
+
+
+def strike_at_call(number: int, work) -> bool:
+    """Do something and raise where a signal handler may: where a function begins, and after calls.
+
+    Args: number is the one of these places in the package, in the order in which they are reached.
+    Returns: False when there are not so many.
+    """
+    package, left = os.path.dirname(rings.__file__), [number]
+
+    def look(frame, event, argument):
+        if event != "c_call" and os.path.dirname(frame.f_code.co_filename) == package:
+            left[0] -= 1
+            if left[0] < 0:
+                sys.setprofile(None)
+                raise Strike
+
+    before = sys.getprofile()
+    sys.setprofile(look)
+    try:
+        work()
+    except Strike:
+        return True
+    finally:
+        sys.setprofile(before)
+    return False
+
+
+def resizable() -> rings.Ring:
+    """Make a ring that can be resized, or skip."""
+    ring = rings.Ring(4, wish=rings.RECOMMENDED)
+    try:
+        register.resize_rings(ring, 8)
+    except (OSError, ValueError) as error:
+        ring.close()
+        pytest.skip(f"IORING_REGISTER_RESIZE_RINGS (Linux 6.13): {error}")
+    return ring
+
+
+def read_in_flight(ring: rings.Ring, fd: int) -> tuple[InFlight, list[int]]:
+    """Start a read that waits for data."""
+    table, answers = InFlight(ring), []
+    target = buffers.pin(buffers.allocate(64), writable=True)
+    table.start(
+        ops.prep_read, fd, target.address, 64, -1, holds=(target,), handler=lambda res, _: answers.append(res)
+    )
+    ring.submit()
+    return table, answers
+
+
+@pytest.fixture
+def read_end():
+    r, w = os.pipe()
+    yield r
+    os.close(r)
+    os.close(w)
+
+
+def test_rings_cannot_be_mapped_if_resized_then_broken_and_close_maps_them_and_drains(monkeypatch, read_end):
+    ring = resizable()
+    table, answers = read_in_flight(ring, read_end)
+    with monkeypatch.context() as patch:
+        def no_memory(*arguments):
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+        patch.setattr(rings, "map_rings", no_memory)
+        with pytest.raises(OSError, match="broken: close it") as caught:
+            register.resize_rings(ring, 256)
+    assert (caught.value.errno, ring.state, repr(ring)[:12]) == (errno.ENOMEM, "broken", "<Ring broken")
+    for use in (ring.get_sqe, ring.submit, ring.reap, ring.fileno, ring.bind_thread, ring.sq.get_sqe):
+        with pytest.raises(rings.RingClosed, match="broken"):
+            use()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ring.close()
+    assert (ring.state, answers, len(table)) == ("closed", [-errno.ECANCELED], 0)
+
+
+def test_broken_ring_can_never_be_mapped_then_close_keeps_the_memory_and_says_so(monkeypatch, read_end):
+    ring = resizable()
+    table, answers = read_in_flight(ring, read_end)
+
+    def no_memory(*arguments):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(rings, "map_rings", no_memory)
+    with pytest.raises(OSError, match="broken: close it"):
+        register.resize_rings(ring, 256)
+    with pytest.warns(ResourceWarning, match="could not be ended"):
+        ring.close()
+    assert (ring.state, answers, len(table)) == ("closed", [], 0)
+
+
+@pytest.mark.unwatched("debug mode makes calls of its own")
+def test_handler_raises_at_any_call_of_a_resize_then_broken_or_whole_and_close_drains(read_end):
+    number, raised = 0, True
+    states = set()
+    while raised:
+        ring = resizable()
+        table, answers = read_in_flight(ring, read_end)
+        raised = strike_at_call(number, lambda ring=ring: register.resize_rings(ring, 32, 128))
+        states.add(ring.state)
+        if ring.state == "open":
+            assert answers_of(ring, 9) == [9]
+        else:
+            with pytest.raises(rings.RingClosed):
+                ring.submit()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            ring.close()
+        assert (answers, len(table)) == ([-errno.ECANCELED], 0), number
+        number += 1
+    assert states == {"open", "broken"}
+
+
+def test_kernel_refuses_to_resize_then_the_ring_goes_on():
+    with resizable() as ring:
+        with pytest.raises(OSError, match="Invalid argument"):
+            register.resize_rings(ring, 1 << 20)
+        assert ring.state == "open"
+        assert answers_of(ring, 9) == [9]
+
+
+def test_ring_without_a_descriptor_when_resized_then_refused_before_anything_moves():
+    with resizable() as ring:
+        register.register_ring_fd(ring)
+        ring.close_fd()
+        with pytest.raises(ValueError, match="no descriptor"):
+            register.resize_rings(ring, 32)
+        assert answers_of(ring, 9) == [9]
+
+
+@pytest.mark.unwatched("debug mode makes calls of its own")
+@pytest.mark.parametrize("flags", [0, uapi.IORING_SETUP_NO_MMAP], ids=["mapped", "in memory of ours"])
+def test_handler_raises_at_any_call_of_close_then_the_next_close_ends_it(flags):
+    def close_interrupted(number: int) -> bool:
+        ring = make("NO_MMAP") if flags else rings.Ring(4)
+        ops.prep_nop(ring.get_sqe(), 1)
+        fd = ring.fileno()
+        with contextlib.suppress(OSError):
+            register.register_ring_fd(ring)
+        raised = strike_at_call(number, ring.close)
+        ring.close()
+        assert ring.state == "closed"
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+        return raised
+
+    # Each in a thread of its own, which takes along the index that nobody could give back.
+    numbers = itertools.count()
+    while in_a_thread(lambda: close_interrupted(next(numbers))):
+        pass
+    assert next(numbers) > 10
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in a generator that is freed
+def test_handler_raises_when_a_ring_was_enabled_then_the_next_enable_goes_on():
+    with make("R_DISABLED", "SINGLE_ISSUER") as ring:
+        number = 0
+        while ring.flags & uapi.IORING_SETUP_R_DISABLED:
+            strike_at_call(number, ring.enable)
+            number += 1
+        assert number > 1
+        assert answers_of(ring, 1) == [1]
+        with pytest.raises(OSError, match="bad state"):
+            ring.enable()
+
+
+def test_memory_for_a_ring_is_too_small_then_refused():
+    page = mmap.PAGESIZE
+    make("NO_MMAP").close()
+    for rings_size, sqes_size in ((page, 64 * page), (64 * page, page)):
+        with mmap.mmap(-1, rings_size) as first, mmap.mmap(-1, sqes_size) as second:
+            with pytest.raises(ValueError, match="are too few"):
+                rings.Ring(1024, memory=(first, second))
+            gc.collect()
+
+
+def test_handler_raises_when_buffers_were_registered_then_the_ring_holds_them(monkeypatch):
+    with rings.Ring(4) as ring:
+        memory = buffers.allocate(4096)
+
+        def strike(*arguments):
+            raise Strike
+
+        with monkeypatch.context() as patch:
+            patch.setattr(register, "_keep_buffers", strike)
+            with pytest.raises(Strike):
+                register.register_buffers(ring, [memory])
+        held = [pin for each in ring.resources.values() for pins in each for pin in pins]
+        assert [pin.nbytes for pin in held] == [4096]
+        with pytest.raises(OSError, match="registered already"):
+            register.register_buffers(ring, [memory])
+        assert len(ring.resources) == 1  # what the kernel refused is not held
+
+
+def test_handler_raises_when_a_timeout_is_queued_then_the_next_wait_ends(monkeypatch):
+    with rings.Ring(4) as ring:
+        ring._ext_arg = False  # as before 5.11
+
+        def strike(sqe):
+            raise Strike
+
+        with monkeypatch.context() as patch:
+            patch.setattr(rings.SubmissionQueue, "put", lambda self, sqe: strike(sqe))
+            with pytest.raises(Strike):
+                ring.submit_and_wait(1, 1_000_000)
+        ring.submit_and_wait(1, 1_000_000)
+        assert ring.reap() == []

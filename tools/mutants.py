@@ -514,6 +514,47 @@ MUTANTS = (
         "an index that nobody heard of stays taken", "rawuring/register.py",
         "        if taken != _ANY_INDEX:", "        if False:", "tests/test_ring_promises.py -k given_back",
     ),
+    Mutant(
+        "a ring that cannot be mapped again stays open", "rawuring/rings.py",
+        "        # From here on until they are mapped, whatever raises leaves a ring that says that it is broken.\n"
+        "        self._break()\n", "        self._owner_before = self._owner\n",
+        "tests/test_ring_promises.py -k resize", quick=True,
+    ),
+    Mutant(
+        "a broken ring is not mapped again to be drained", "rawuring/rings.py",
+        "                    self._map_what_is_there()\n", "                    pass\n",
+        "tests/test_ring_promises.py -k maps_them_and_drains",
+    ),
+    Mutant(
+        "a close that was interrupted is not ended", "rawuring/rings.py",
+        "        self._owner = 0\n        self._state = state\n",
+        "        self._owner = 0\n        self._state = state\n        self.closed = True\n",
+        "tests/test_ring_promises.py -k next_close_ends_it",
+    ),
+    Mutant(
+        "an enable that was interrupted is not known", "rawuring/rings.py",
+        "            known = self.flags & uapi.IORING_SETUP_R_DISABLED\n", "            known = 0\n",
+        "tests/test_ring_promises.py -k next_enable",
+    ),
+    Mutant(
+        "memory for a ring may be too small", "rawuring/rings.py",
+        "        if nbytes < wanted:", "        if False:", "tests/test_ring_promises.py -k too_small",
+    ),
+    Mutant(
+        "buffers are held when they are registered and not before", "rawuring/register.py",
+        "    ring.resources[key] = memory\n    try:\n        yield", "    ring.resources[key] = ()\n    try:\n        yield",
+        "tests/test_ring_promises.py -k ring_holds_them",
+    ),
+    Mutant(
+        "a timeout that was not queued is waited for", "rawuring/rings.py",
+        "                self._timeouts.pop()\n", "                pass\n",
+        "tests/test_ring_promises.py -k timeout_is_queued",
+    ),
+    Mutant(
+        "a ring without a descriptor is moved", "rawuring/rings.py",
+        "        self.fileno()  # what has no descriptor cannot be mapped\n", "",
+        "tests/test_ring_promises.py -k before_anything_moves",
+    ),
     # (end of rings)
     # Promises: the monitor
     Mutant(
