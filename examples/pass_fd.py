@@ -54,9 +54,9 @@ def pass_file(path: str) -> bytes:
     """Open here, read there; return what was read."""
     born, ends, found = threading.Event(), [], []
     thread = threading.Thread(target=reader, args=(born, ends, found))
-    thread.start()
-    born.wait()
-    with Ring(8) as ring:
+    with Ring(8) as ring:  # first: where it is refused, nobody waits for a thread that was refused, too
+        thread.start()
+        born.wait()
         register.register_files_sparse(ring, 1)
         name = buffers.path(path)
         # Two links of one chain: the message is sent when the file is open.
