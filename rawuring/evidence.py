@@ -6,7 +6,7 @@ modules; and the rules that turn an errno and these facts into one word and one 
 Mirrors: Docker's check-config.sh, kvm-ok.
 Must not know: a ring. Nothing here makes an io_uring call.
 Invariant: what cannot be read is left out, and never an error.
-Read next: survey.py.
+Read next: forbid.py.
 """
 
 from __future__ import annotations

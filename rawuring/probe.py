@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 
-from . import command, report, survey
+from . import command, forbid, report, survey
 from .report import MISSING, NOT_USABLE, SCHEMA, UNKNOWN, USABLE, USAGE, as_dict, library, verdict
 from .survey import Capabilities, Finding, prove
 
@@ -118,8 +118,8 @@ items of --require, separated by commas:
   OP:RECV  SETUP:DEFER_TASKRUN  FEAT:EXT_ARG  REG:PBUF_RING  ENTER:NO_IOWAIT  SQE:CQE_SKIP_SUCCESS  KERNEL:6.1
 
 exit code: 0 usable, and all that is required is there; 1 not usable; 2 wrong usage; 3 something required is
-missing; 4 cannot tell. With --compare: 0 no difference, 1 differences, 2 not readable. In any form: 74 the
-output could not be written.
+missing; 4 cannot tell. With --compare: 0 no difference, 1 differences, 2 not readable. With --forbid: 0 all
+three calls are refused, 1 something is open, 4 cannot tell. In any form: 74 the output could not be written.
 """
 
 
@@ -146,10 +146,15 @@ def main(arguments: list[str] | None = None, ring: Ring | None = None) -> int:
     amount.add_argument("-q", "--quiet", action="store_true", help="print the verdict, and what is missing")
     amount.add_argument("-v", "--verbose", action="store_true", help="every name, and how it was learned")
     parser.add_argument("--require", metavar="ITEMS", default="", help="exit with 3 if one is missing")
+    parser.add_argument(
+        "--forbid", action="store_true", help="exit with 0 only if it is closed in every way that is tried"
+    )
     parser.add_argument("--list", action="store_true", help="print what the tables know; ask nothing")
     parser.add_argument("--explain", metavar="ERRNO", help="say what an error of io_uring means; ask nothing")
     parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="compare two files made with --json")
     options = parser.parse_args(arguments)
+    if options.forbid:
+        return forbid.tell(_form(options))
     required = tuple(item.strip() for item in options.require.split(",") if item.strip())
     try:
         for item in required:
@@ -168,6 +173,10 @@ def main(arguments: list[str] | None = None, ring: Ring | None = None) -> int:
             report.print_tables()
         return USABLE
     return _run(options, required, ring)
+
+
+def _form(options: argparse.Namespace) -> str:
+    return next((form for form in ("json", "python", "quiet") if getattr(options, form)), "")
 
 
 _NOTHING_FOUND = Capabilities(None, "", "", "", (), "", {}, {}, {}, None)

@@ -39,6 +39,7 @@ ORDER = (
     "debug",
     "command",
     "evidence",
+    "forbid",
     "survey",
     "report",
     "probe",

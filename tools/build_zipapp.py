@@ -39,7 +39,9 @@ if sys.version_info < (3, 9):
 
 import runpy
 
-runpy.run_module("rawuring.probe", run_name="__main__")
+# A file in a zip is compiled at each start, so what needs little takes little along.
+alone = "--forbid" in sys.argv and len(sys.argv) <= 3
+runpy.run_module("rawuring.forbid" if alone else "rawuring.probe", run_name="__main__")
 """
 
 

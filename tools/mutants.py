@@ -656,6 +656,42 @@ MUTANTS = (
         '        if seccomp.state()[0] != "0":\n            raise', "        raise",
         "tests/test_probe.py -k asked_here_unless",
     ),
+    Mutant(
+        "--forbid: EFAULT to NULL parameters is a refusal", "rawuring/forbid.py",
+        "_REFUSALS = (errno.EPERM,", "_REFUSALS = (errno.EFAULT, errno.EPERM,", "tests/test_forbid.py -k matrix",
+    ),
+    Mutant(
+        "--forbid: true parameters are not tried", "rawuring/forbid.py",
+        "self.params() if true else None", "None", "tests/test_forbid.py -k matrix",
+    ),
+    Mutant(
+        "--forbid: an answer that could be the kernel's is believed", "rawuring/forbid.py",
+        "    filtered = mode ==", "    filtered = False and mode ==", "tests/test_forbid.py -k not_believed",
+    ),
+    Mutant(
+        "--forbid: success without a ring is success", "rawuring/forbid.py",
+        "        if result != expected:", "        if False:", "tests/test_forbid.py -k not_believed",
+    ),
+    Mutant(
+        "--forbid: nobody looks for inherited rings", "rawuring/forbid.py",
+        '            if "[io_uring]" in os.readlink', '            if "[no]" in os.readlink',
+        "tests/test_forbid.py -k a_ring_was_inherited",
+    ),
+    Mutant(
+        "--forbid: a ring that needs no system call is overlooked", "rawuring/forbid.py",
+        "    attempts += [_by_memory(fd) for fd in rings if _has_sqpoll(fd)]\n", "",
+        "tests/test_forbid.py -k sqpoll",
+    ),
+    Mutant(
+        "--forbid: only the native table is tried", "rawuring/forbid.py",
+        '    if abi == "x86_64":\n        x32', '    if False:\n        x32',
+        "tests/test_forbid.py -k native_table_only",
+    ),
+    Mutant(
+        "--forbid: what was not tried counts as closed", "rawuring/forbid.py",
+        '    return None if "unknown" in states else True', "    return True",
+        "tests/test_forbid.py -k no_child_can_be_made",
+    ),
     # (end of the probe and denied environments)
     # Promises: inventory and copies
     Mutant(
