@@ -103,7 +103,8 @@ def _explain(
             return TypeError(
                 f"{wanted}; memory is given as pin(object), and None stands only for the length of a Pin"
             )
-    if isinstance(error, TypeError):  # an argument is missing, or one too many
+    # An argument is missing, or one too many; or prep has its own rules. PyPy says so of a negative number.
+    if isinstance(error, TypeError) or (isinstance(error, ValueError) and "negative" not in str(error)):
         return error
     given = ", ".join(f"{argument!r:.40}" for argument in (*arguments, *options.values()))
     return OverflowError(f"{name}({given}): an argument does not fit its field: {error}")
@@ -288,7 +289,7 @@ class InFlight(Uncopyable):
         sqe = bytearray(sq.sqe_size)
         try:
             prep(sqe, *given, token, **options)
-        except (struct.error, TypeError) as error:
+        except (struct.error, TypeError, ValueError) as error:
             raise _explain(error, prep, given, options) from None
         if _user_data(sqe)[0] != token or sqe[1] & uapi.IOSQE_CQE_SKIP_SUCCESS:
             raise _unanswered(prep, token, sqe)

@@ -454,6 +454,27 @@ MUTANTS = (
         '    if not hasattr(value, "__index__"):', "    if False:",
         "tests/test_request_memory.py -k builder",
     ),
+    Mutant(
+        "an offset is cut to 64 bits", "rawuring/ops.py",
+        "    if offset == -1:\n        offset = _U64\n    _pack(\n        sqe, 0, uapi.IORING_OP_READ, ",
+        "    offset &= _U64\n    _pack(\n        sqe, 0, uapi.IORING_OP_READ, ",
+        "tests/test_fields.py -k prep_read", quick=True,
+    ),
+    Mutant(
+        "a descriptor is cut to 32 bits", "rawuring/ops.py",
+        "    if not -0x80000000 <= value <= 0x7FFFFFFF:\n", "    if False:\n",
+        "tests/test_fields.py -k linkat or renameat or splice or tee", quick=True,
+    ),
+    Mutant(
+        "what the kernel cuts to 32 bits is passed on", "rawuring/ops.py",
+        "    if not 0 <= value <= _U32:\n        raise", "    if False:\n        raise",
+        "tests/test_fields.py -k prep_connect or prep_timeout",
+    ),
+    Mutant(
+        "slot -1 is descriptor 0", "rawuring/ops.py",
+        "    if not 0 <= file_index < _ALLOC - 1:", "    if False:",
+        "tests/test_fields.py -k slots",
+    ),
     # (end of memory of requests)
     # Promises: rings
     Mutant(

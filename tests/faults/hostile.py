@@ -205,6 +205,7 @@ MAKERS = {
     "buffers.Block": plain(lambda: buffers.Block(bytes(16))),
     "buffers.BufferRing": buffer_ring,
     "buffers.EpollEvents": plain(lambda: buffers.EpollEvents(4)),
+    "buffers.Array": plain(lambda: buffers.Array(bytes(32), 2)),
     "buffers.Ints": plain(lambda: buffers.ints([1, 2])),
     "buffers.Msghdr": plain(lambda: buffers.msghdr([buffers.allocate(16)], name_size=128, control_size=64)),
     "buffers.Pin": plain(lambda: buffers.pin(buffers.allocate(16))),
