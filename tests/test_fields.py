@@ -181,12 +181,12 @@ REGISTRATIONS = [
 ]
 WIDE_REGISTRATIONS = {
     ("register_sync_cancel", "target"), ("register_region", "flags"),
-    ("register_wait_reg", "entries"), ("register_ifq", "rq_entries"),  # memory of that size is asked for first
+    ("register_wait_reg", "entries"), ("register_ifq", "rq_entries"),  # memory for them is asked for first
 }  # fmt: skip
 #: How the other arguments are filled, by their names.
 OTHERS = {
-    "memories": lambda: [buffers.allocate(4096)], "memory": lambda: buffers.allocate(4096), "tags": lambda: [1],
-    "fds": lambda: [0], "instructions": list, "area": lambda: buffers.allocate(4096),
+    "memories": lambda: [buffers.allocate(4096)], "memory": lambda: buffers.allocate(4096),
+    "tags": lambda: [1], "fds": lambda: [0], "instructions": list, "area": lambda: buffers.allocate(4096),
     "program": lambda: b"", "operation": lambda: 0,
 }  # fmt: skip
 
