@@ -254,7 +254,8 @@ print("fine")
 def in_child(code: str, *arguments: str) -> None:
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error", "-c", f"FILTER = {FILTER!r}\n{code}", *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "RAWURING_DEBUG": "0"}, capture_output=True, text=True,
+        timeout=120,
     )  # fmt: skip
     if done.returncode == 77:
         pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
