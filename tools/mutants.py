@@ -761,7 +761,26 @@ MUTANTS = (
     Mutant(
         "--forbid: what was not tried counts as closed", "rawuring/forbid.py",
         '    return None if "unknown" in states else True', "    return True",
-        "tests/test_forbid.py -k no_child_can_be_made",
+        "tests/test_forbid.py -k could_not_be_tried",
+    ),
+    Mutant(
+        "what is refused and not known to be there is unknown", "rawuring/report.py",
+        "    if finding.admitted is False:  # whether", "    if False:  # whether",
+        "tests/test_probe.py -k register_refused",
+    ),
+    Mutant(
+        "a closed stdout passes for one that was written", "rawuring/command.py",
+        "os.open(os.devnull, os.O_RDONLY)", "os.open(os.devnull, os.O_RDWR)",
+        "tests/test_command_line.py -k stdout_is_closed",
+    ),
+    Mutant(
+        "a Python without mmap ends in a traceback", "rawuring/survey.py",
+        "    except ImportError as error:  # what rings.py", "    except ZeroDivisionError as error:  # what rings.py",
+        "tests/test_probe.py -k without_a_module",
+    ),
+    Mutant(
+        "what could not be read vanishes", "rawuring/evidence.py",
+        '            unread.append(f"{path} ({error.strerror})")\n', "", "tests/test_probe.py -k could_not_be_read",
     ),
     # (end of the probe and denied environments)
     # Promises: inventory and copies
