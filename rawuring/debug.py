@@ -622,7 +622,8 @@ class WatchedInFlight(InFlight):
         for request in self.requests():
             token = request.token
             if token in self.places and token not in queued and not ring._outstanding[token]:
-                warnings.warn(f"held, and never submitted: {request}", ResourceWarning, stacklevel=4)
+                what = "held, and never submitted, or reaped and not dispatched"
+                warnings.warn(f"{what}: {request}", ResourceWarning, stacklevel=4)
 
 
 # ------------------------------------------------------------------------------------------------------

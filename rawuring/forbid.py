@@ -149,7 +149,7 @@ _NOT_TRIED = {
 }
 
 
-class _Native:
+class _Native(syscalls.Uncopyable):
     """The three calls through libc's syscall(), by their numbers in one table."""
 
     def __init__(self, numbers: tuple[int, ...]) -> None:

@@ -25,6 +25,7 @@ Facts about completions, and what follows from them:
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import struct
@@ -37,8 +38,8 @@ from itertools import repeat, starmap
 from time import monotonic_ns
 
 from . import uapi
-from .ops import memory_arguments, prep_cancel64
-from .rings import _HANDLERS_RUN_AFTER_CALLS, RingClosed, watcher
+from .ops import memory_arguments, prep_cancel64, prep_nop
+from .rings import _HANDLERS_RUN_AFTER_CALLS, RingClosed, call_all, watcher
 from .syscalls import Uncopyable
 
 TYPE_CHECKING = False
@@ -57,6 +58,9 @@ TOKEN_BASE = 1 << 56
 
 # One counter for the process: a token that is meant for one table must not be found in another.
 next_token = itertools.count(TOKEN_BASE).__next__
+
+# user_data of what close() asks: no tokens, for nobody waits for them in a table.
+_next_question = itertools.count(0xFFFFFFFF00000000).__next__
 
 _NOTHING: tuple[Any, ...] = ()
 _user_data = struct.Struct("=32xQ").unpack_from
@@ -227,6 +231,7 @@ class InFlight(Uncopyable):
         if not _HANDLERS_RUN_AFTER_CALLS:
             # Takes the first starmap off the list and runs it, with no moment in between.
             self._run_next = map(next, map(deque.popleft, repeat(self._ready))).__next__
+        _free_forgotten(ring.before_close)
         ring.before_close.append(self._close)
         if os.environ.get("RAWURING_DEBUG", "0") not in ("", "0"):
             debug = watcher()
@@ -459,10 +464,14 @@ class InFlight(Uncopyable):
         self._end(ring, timeout_ns)
         if explicit:
             try:
-                self.dispatch()
+                call_all(iter(self._dispatch_the_rest, None))
             finally:
                 if self.entries:  # what the handlers have started
                     self._end(ring, timeout_ns)
+
+    def _dispatch_the_rest(self) -> Any:
+        """Return what runs the next handlers; one that raises must not keep those behind it from running."""
+        return self.dispatch if self._ready or self._todo else None
 
     def _end(self, ring: Ring, timeout_ns: int) -> None:
         try:
@@ -476,36 +485,57 @@ class InFlight(Uncopyable):
         for user_data in ring.discard():
             self.entries.pop(user_data, None)
         deadline = monotonic_ns() + timeout_ns
-        pause_ns, sweep = 1_000_000, 0
+        pause_ns, sweep, last = 1_000_000, 0, 0
+        # What requests of ours are about, by their user_data, and what they were answered; 0 is for the last.
+        asked: dict[int, int] = {}
+        answers: dict[int, int] = {}
         while self.entries:
             # Repeated with growing pauses: a request that was just being started escapes one sweep, and a
             # cancelled link may start another. The thread of an SQPOLL ring may not have made room yet.
-            if ring.sq.space_left():
-                self._cancel_all(ring, one_by_one=bool(sweep % 2))
-            self._reap(ring, 0)
+            if ring.sq.space_left() and not last:
+                missing = [token for token in self.entries if answers.get(token) != -errno.ENOENT]
+                if not missing and 0 not in answers:
+                    # The kernel finds none of them: nobody submitted them, or somebody lost their CQEs. Or it
+                    # cannot find them, as direct I/O: so a NOP that waits for all others has the last word.
+                    last = _next_question()
+                    asked[last] = 0
+                    prep_nop(ring.get_sqe(), last, uapi.IOSQE_IO_DRAIN)
+                else:
+                    self._cancel_all(ring, missing if sweep % 2 else [], asked)
+            self._reap(ring, 0, asked, answers)
             left = deadline - monotonic_ns()
+            if self.entries and left > 0:
+                self._reap(ring, min(left, pause_ns), asked, answers)
+            if last and 0 in answers:
+                last = 0
+                if answers[0] == 0:
+                    self.entries.clear()
             if left <= 0:
                 return
-            if self.entries:
-                self._reap(ring, min(left, pause_ns))
             pause_ns, sweep = pause_ns * 2, sweep + 1
 
-    def _reap(self, ring: Ring, timeout_ns: int) -> None:
+    def _reap(self, ring: Ring, timeout_ns: int, asked: dict[int, int], answers: dict[int, int]) -> None:
         ring.submit_and_wait(1, timeout_ns)
         todo = self._todo
         ring.reap_into(todo)
         while todo:
-            self.complete(*todo[0][:3])
+            cqe = todo[0]
+            if cqe[0] in asked:
+                answers[asked[cqe[0]]] = cqe[1]
+            else:
+                self.complete(*cqe[:3])
             todo.popleft()
 
-    def _cancel_all(self, ring: Ring, one_by_one: bool) -> None:
-        """Queue cancellations for everything, by one request (5.19) or one by one (5.5)."""
-        if not one_by_one:
+    def _cancel_all(self, ring: Ring, tokens: list[int], asked: dict[int, int]) -> None:
+        """Queue cancellations one by one (5.5), or of everything by one request (5.19) when none is named."""
+        if not tokens:
             every = uapi.IORING_ASYNC_CANCEL_ALL | uapi.IORING_ASYNC_CANCEL_ANY
             prep_cancel64(ring.get_sqe(), 0, every)
             return
-        for token in list(self.entries)[: ring.sq.space_left()]:
-            prep_cancel64(ring.get_sqe(), token, 0)
+        for token in tokens[: ring.sq.space_left()]:
+            ours = _next_question()
+            asked[ours] = token
+            prep_cancel64(ring.get_sqe(), token, 0, ours)
 
     def _keep_for_ever(self, ring: Ring) -> None:
         import warnings
@@ -537,6 +567,36 @@ class InFlight(Uncopyable):
 
 def _is_cqe(cqe: Any) -> bool:
     return isinstance(cqe, (tuple, list)) and len(cqe) >= 3
+
+
+def _free_forgotten(callbacks: list[Any]) -> None:
+    """Let go of empty tables that only their ring has: a program may make one for each connection.
+
+    A reference that is weak would not do: see InFlight.__init__. Where references are not counted (PyPy), the
+    tables stay until the ring is closed.
+    """
+    count = len(callbacks)
+    now = count < 16 or not count & (count - 1)  # not always, when there are many
+    if now and hasattr(sys, "getrefcount"):
+        alone = _references([_Sample().method], 0)
+        callbacks[:] = [
+            callback for i, callback in enumerate(callbacks)
+            if not _is_idle(callback) or _references(callbacks, i) > alone
+        ]  # fmt: skip
+
+
+class _Sample:
+    def method(self) -> None:
+        """Stand for InFlight._close."""
+
+
+def _is_idle(callback: Any) -> bool:
+    table = getattr(callback, "__self__", None)
+    return isinstance(table, InFlight) and not (table.entries or table._ready or table._todo)
+
+
+def _references(methods: list[Any], index: int) -> int:
+    return sys.getrefcount(methods[index].__self__)
 
 
 def _immortalize(memory: Any) -> None:

@@ -68,6 +68,7 @@ import sys
 import weakref
 from _thread import _local, get_ident
 from collections import namedtuple
+from functools import partial
 
 from . import barriers, syscalls, uapi
 from .barriers import load_acquire, store_release
@@ -1837,12 +1838,12 @@ class Ring(Uncopyable):
 
     def _call_before_close(self, explicit: bool) -> None:
         """Call them all, even when one raises: each may have memory to protect."""
-        if not self.before_close:
-            return
-        try:
-            self.before_close.pop(0)(self, explicit)
-        finally:
-            self._call_before_close(explicit)
+        call_all(self._callbacks(explicit))
+
+    def _callbacks(self, explicit: bool) -> Iterator[Callable[[], object]]:
+        while self.before_close:
+            callback = self.before_close.pop(0)
+            yield partial(callback, self, explicit)
 
     def _release(self, state: str = "closed") -> None:
         """Give back memory and descriptor without touching an index."""
@@ -2009,6 +2010,27 @@ def _release_queue(queue: SubmissionQueue | CompletionQueue) -> None:
         return  # the mapping outlives the ring, for whoever still looks at it
 
 
+def call_all(calls: Iterable[Callable[[], object]]) -> None:
+    """Call each, even when others raise.
+
+    Args: calls are functions without arguments.
+    Raises: the last exception, with those before it as its context.
+    """
+    raised: BaseException | None = None
+    for call in calls:
+        try:
+            call()
+        except BaseException as error:
+            if error.__context__ is None:
+                error.__context__ = raised
+            raised = error
+    if raised is not None:
+        try:
+            raise raised
+        finally:
+            del raised  # or the frame and its exception would be a cycle
+
+
 class _Thread(Uncopyable):
     """A thread, by something that no later one gets: idents are used again."""
 
@@ -2094,12 +2116,13 @@ def _after_fork_in_child() -> None:
     # The rings are shared memory: one index touched here would be the parent's. The descriptors must
     # go at once, or this process would keep the parent's requests alive after the parent closed its ring.
     for ring in list(_live):
-        ring._release("forked")
+        try:
+            ring._release("forked")
+        except OSError:
+            continue  # somebody has closed its descriptor, and the rest are to be disowned all the same
     _live.clear()
 
 
 def _at_exit() -> None:
     # Buffers are freed while the interpreter comes down; no request may be writing to them by then.
-    for ring in list(_live):
-        if not ring.closed:
-            ring._close(explicit=False)
+    call_all(partial(ring._close, explicit=False) for ring in list(_live) if not ring.closed)

@@ -429,9 +429,9 @@ def test_close_when_the_kernel_cannot_cancel_all_at_once_then_one_by_one(ring, p
     """IORING_ASYNC_CANCEL_ALL came with 5.19; before, it is refused."""
     cancel_all = InFlight._cancel_all
 
-    def as_before_5_19(table, ring, one_by_one):
-        if one_by_one:
-            cancel_all(table, ring, True)
+    def as_before_5_19(table, ring, tokens, asked):
+        if tokens:
+            cancel_all(table, ring, tokens, asked)
 
     table = InFlight(ring)
     got = []

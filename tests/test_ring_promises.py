@@ -6,6 +6,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import errno
+import functools
 import gc
 import itertools
 import mmap
@@ -18,7 +19,7 @@ import warnings
 import pytest
 from driver import need_ring
 
-from rawuring import buffers, fakekernel, ops, register, rings, syscalls, uapi
+from rawuring import buffers, fakekernel, inflight, ops, register, rings, syscalls, uapi
 from rawuring.inflight import InFlight
 
 pytestmark = [pytest.mark.requires_io_uring, pytest.mark.leakcheck]
@@ -489,6 +490,7 @@ def test_broken_ring_can_never_be_mapped_then_close_keeps_the_memory_and_says_so
 
 
 @pytest.mark.unwatched("debug mode makes calls of its own")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in what PyPy frees just then
 def test_handler_raises_at_any_call_of_a_resize_then_broken_or_whole_and_close_drains(read_end):
     number, raised = 0, True
     states = set()
@@ -604,3 +606,122 @@ def test_handler_raises_when_a_timeout_is_queued_then_the_next_wait_ends(monkeyp
                 ring.submit_and_wait(1, 1_000_000)
         ring.submit_and_wait(1, 1_000_000)
         assert ring.reap() == []
+
+
+# -- one bad thing does not spoil the others
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_descriptor_of_one_ring_is_gone_then_a_forked_child_disowns_the_others():
+    several = [rings.Ring(4) for _ in range(5)]
+    try:
+        for bad in several[:-1]:
+            os.close(bad.fileno())
+        pid = os.fork()
+        if not pid:
+            os._exit(sum(ring.state != "forked" for ring in several))
+        assert os.waitpid(pid, 0)[1] == 0
+        assert answers_of(several[-1], 1) == [1]
+    finally:
+        for ring in several:
+            with contextlib.suppress(OSError):
+                ring.close()
+
+
+def test_one_of_many_raises_then_the_rest_are_called_and_the_last_exception_has_the_others_as_context():
+    called = []
+
+    def call(number: int) -> None:
+        called.append(number)
+        if number in (1, 3):
+            raise ValueError(number)
+
+    with pytest.raises(ValueError, match="3") as caught:
+        rings.call_all(functools.partial(call, number) for number in range(5))
+    assert (called, str(caught.value.__context__)) == ([0, 1, 2, 3, 4], "1")
+
+
+def test_handlers_raise_while_closing_then_those_behind_them_run():
+    called = []
+
+    def handler(number: int) -> None:
+        called.append(number)
+        raise ValueError(number)
+
+    ring = rings.Ring(8)
+    table = InFlight(ring)
+    for number in range(4):
+        table.start(ops.prep_nop, handler=lambda res, flags, number=number: handler(number))
+    ring.submit()
+    with pytest.raises(ValueError, match="3"):
+        ring.close()
+    assert (called, ring.state) == ([0, 1, 2, 3], "closed")
+
+
+@pytest.mark.filterwarnings("ignore:held, and never submitted:ResourceWarning")  # as debug mode says
+def test_held_and_never_submitted_then_close_neither_waits_nor_warns(monkeypatch):
+    with rings.Ring(8) as ring:
+        table, target = InFlight(ring), buffers.pin(buffers.allocate(64), writable=True)
+        for _ in range(20):  # more than the ring has slots
+            table.hold(None, target)
+        ring.get_sqe()  # which a prep function was to fill, and raised
+        monkeypatch.setattr(inflight, "_immortalize", lambda memory: pytest.fail("kept for ever"))
+        table.close(timeout_ns=600_000_000_000)
+        assert len(table) == 0
+
+
+@pytest.mark.filterwarnings("ignore:held, and never submitted:ResourceWarning")
+def test_completions_were_lost_then_close_does_not_wait_for_them():
+    with rings.Ring(8) as ring:
+        table = InFlight(ring)
+        for _ in range(3):
+            table.start(ops.prep_nop)
+        ring.submit_and_wait(3)
+        ring.reap()  # and never dispatched
+        table.close(timeout_ns=600_000_000_000)
+        assert len(table) == 0
+
+
+def test_nothing_finds_a_request_then_its_memory_stays_until_it_has_ended(monkeypatch, read_end):
+    """-ENOENT alone proves nothing: direct I/O in flight gets the same answer."""
+    with rings.Ring(8) as ring:
+        table, _ = read_in_flight(ring, read_end)
+        cancel = inflight.prep_cancel64
+        # The cancellations name a request that does not exist, as if the kernel could not find this one.
+        monkeypatch.setattr(
+            inflight, "prep_cancel64", lambda sqe, target, flags, user_data=0: cancel(sqe, 1, 0, user_data)
+        )
+        monkeypatch.setattr(inflight, "_immortalize", lambda memory: None)
+        kept: list = []
+        monkeypatch.setattr(inflight, "_kept", kept)
+        with pytest.warns(ResourceWarning, match="could not be ended"):
+            table.close(timeout_ns=300_000_000)
+        assert len(kept) == 1
+
+
+@pytest.mark.skipif(not hasattr(sys, "getrefcount"), reason="counts references")
+@pytest.mark.unwatched("debug mode has references of its own")
+def test_tables_are_made_and_forgotten_then_freed_and_the_others_stay(read_end):
+    with rings.Ring(8) as ring:
+        used, answers = read_in_flight(ring, read_end)
+        del used
+        empty = InFlight(ring)
+        method = InFlight(ring).dispatch
+        for _ in range(1000):
+            InFlight(ring)
+        assert [each.__self__ for each in ring.before_close][1:3] == [empty, method.__self__]
+        assert len(ring.before_close) <= 4
+        ring.close()
+    assert answers == [-errno.ECANCELED]
+
+
+@pytest.mark.filterwarnings("ignore:held, and never submitted:ResourceWarning")  # by another table
+def test_ring_has_thousands_of_tables_then_close_drains_them_all():
+    ring = rings.Ring(8)
+    tables = [InFlight(ring) for _ in range(3000)]
+    tables[0].start(ops.prep_nop)
+    tables[-1].start(ops.prep_nop)
+    ring.close()
+    assert not any(tables)
+    assert ring.before_close == []

@@ -24,6 +24,7 @@ VALUES = {
     "barriers.Words": "a protocol, for type checkers only",
     "buffers.PyBuffer": "the layout of a C struct",
     "fakekernel.Memory": "a bytearray: its copy has bytes of its own",
+    "inflight._Sample": "has no state",
     "ops.Block": "bytes that are copied into a queue, which nobody else looks at",
     "rings.Columns": "bytes that were copied out of a queue",
     "rings._Released": "has no state",

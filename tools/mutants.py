@@ -576,6 +576,35 @@ MUTANTS = (
         "        self.fileno()  # what has no descriptor cannot be mapped\n", "",
         "tests/test_ring_promises.py -k before_anything_moves",
     ),
+    Mutant(
+        "a bad ring keeps others from being disowned", "rawuring/rings.py",
+        "        except OSError:\n            continue  # somebody has closed its descriptor", "        except OSError:\n            break  # ",
+        "tests/test_ring_promises.py -k forked_child_disowns",
+    ),
+    Mutant(
+        "what is called after one that raised is not", "rawuring/rings.py",
+        "            if error.__context__ is None:\n                error.__context__ = raised\n", "            raise\n",
+        "tests/test_ring_promises.py -k raise", quick=True,
+    ),
+    Mutant(
+        "what was never submitted is waited for", "rawuring/inflight.py",
+        "                if not missing and 0 not in answers:", "                if False:",
+        "tests/test_ring_promises.py -k never_submitted",
+    ),
+    Mutant(
+        "what no cancellation finds is given up", "rawuring/inflight.py",
+        "                    prep_nop(ring.get_sqe(), last, uapi.IOSQE_IO_DRAIN)", "                    prep_nop(ring.get_sqe(), last)",
+        "tests/test_ring_promises.py -k nothing_finds",
+    ),
+    Mutant(
+        "forgotten tables stay", "rawuring/inflight.py",
+        "        _free_forgotten(ring.before_close)\n", "", "tests/test_ring_promises.py -k tables_are_made",
+    ),
+    Mutant(
+        "tables that somebody has are freed", "rawuring/inflight.py",
+        "or _references(callbacks, i) > alone", "or _references(callbacks, i) > alone + 1",
+        "tests/test_ring_promises.py -k tables_are_made",
+    ),
     # (end of rings)
     # Promises: the monitor
     Mutant(
