@@ -16,6 +16,7 @@ Read next: DESIGN.md.
 from __future__ import annotations
 
 import asyncio
+import functools
 import selectors
 import sys
 
@@ -71,6 +72,13 @@ class IoUringEventLoop(Uncopyable, asyncio.SelectorEventLoop):
         """
         self._checked(super().add_writer, fd, callback, args)
 
+    def _remove_reader(self, fd: Any) -> Any:
+        # A loop that is forgotten closes itself when it is collected, maybe after its own socket, which has
+        # no number any more. (asyncio's are so few objects that the collector takes them in their order.)
+        if isinstance(fd, int) and fd < 0:
+            return False
+        return super()._remove_reader(fd)  # type: ignore[misc]
+
     def _checked(
         self, method: Callable[..., Any], fd: Any, callback: Callable[..., Any], args: tuple[Any, ...]
     ) -> None:
@@ -101,16 +109,55 @@ def run(main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:
     Returns: what the coroutine returns.
     Raises: what the coroutine raises; RuntimeError inside a running loop.
     """
+    if asyncio._get_running_loop() is not None:
+        raise RuntimeError("rawuring.aio.run() cannot be called from a running event loop")
     if sys.version_info >= (3, 11):
-        with asyncio.Runner(debug=debug, loop_factory=new_event_loop) as runner:
+        with _Runner(debug=debug, loop_factory=new_event_loop) as runner:
             return runner.run(main)
-    # asyncio.run() of 3.9 and 3.10 asks the policy for its loop.
-    old = asyncio.get_event_loop_policy()
-    asyncio.set_event_loop_policy(event_loop_policy())
+    return _run_before_311(main, debug)
+
+
+# Looked up when this file is imported: a program may put run() in the place of asyncio.run.
+if sys.version_info >= (3, 11):
+    _Runner = asyncio.Runner
+
+
+def _run_before_311(main: Coroutine[Any, Any, T], debug: bool | None) -> T:
+    """Do what asyncio.run() of 3.9 and 3.10 does, which asks the policy for its loop.
+
+    A policy belongs to the whole process: another one may not stand there while somebody else's thread looks.
+    """
+    if not asyncio.iscoroutine(main):
+        raise ValueError(f"a coroutine was expected, got {main!r}")
+    loop = new_event_loop()
     try:
-        return asyncio.run(main, debug=debug)
+        asyncio.set_event_loop(loop)  # of this thread
+        if debug is not None:
+            loop.set_debug(debug)
+        return loop.run_until_complete(main)
     finally:
-        asyncio.set_event_loop_policy(old)
+        try:
+            _cancel_all_tasks(loop)
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.run_until_complete(loop.shutdown_default_executor())
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+
+
+def _cancel_all_tasks(loop: asyncio.AbstractEventLoop) -> None:
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    for task in tasks:
+        if not task.cancelled() and task.exception() is not None:
+            loop.call_exception_handler({
+                "message": "unhandled exception during rawuring.aio.run() shutdown",
+                "exception": task.exception(),
+                "task": task,
+            })  # fmt: skip
 
 
 def event_loop_policy() -> Any:
@@ -119,10 +166,15 @@ def event_loop_policy() -> Any:
     Returns: an asyncio.DefaultEventLoopPolicy. Python 3.14 deprecates policies: use new_event_loop().
     """
 
+    return _policy_class()()
+
+
+@functools.cache  # a class for each call would be a cycle for each call
+def _policy_class() -> Any:
     class IoUringEventLoopPolicy(asyncio.DefaultEventLoopPolicy):
         _loop_factory = IoUringEventLoop
 
-    return IoUringEventLoopPolicy()
+    return IoUringEventLoopPolicy
 
 
 def install() -> None:

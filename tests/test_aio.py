@@ -4,11 +4,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
+import gc
 import os
+import selectors
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -247,6 +252,204 @@ def test_command_where_io_uring_is_denied_then_the_line_says_so_and_no_warning_b
 def test_installed_then_asyncio_run_uses_io_uring():
     done = python("-W", "error", "-c", "from rawuring import aio; aio.install()" + SCRIPT)
     assert (done.stdout, done.returncode) == ("io_uring,__main__\n", 7), done.stderr
+
+
+# -- where io_uring is refused, and what a program may have replaced
+
+REPLACED = """
+import asyncio, selectors, sys
+from rawuring import aio
+from rawuring.selector import IoUringSelector
+aio.install()
+for name in ("DefaultSelector", "EpollSelector", "PollSelector", "SelectSelector"):
+    setattr(selectors, name, IoUringSelector)
+asyncio.SelectorEventLoop = aio.IoUringEventLoop
+asyncio.new_event_loop = aio.new_event_loop
+asyncio.run = aio.run
+asyncio.Runner = None
+asyncio.set_event_loop_policy = asyncio.get_event_loop_policy = None
+"""
+DENIED = [0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS, 0x00050000 | errno.EMFILE]
+
+
+@pytest.mark.parametrize("action", DENIED)
+@pytest.mark.parametrize("before", ["from rawuring import aio; aio.install()", REPLACED])
+def test_denied_when_names_of_the_standard_library_are_ours_then_it_runs_on_the_librarys_own(before, action):
+    """The selector of the fallback was looked up where install() had put ours: RecursionError."""
+    done = python("-W", "ignore", "-c", FILTER + before + SCRIPT, hex(action))
+    if done.returncode == 77:
+        pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
+    words = done.stdout.strip().split(",")
+    assert (words[0], words[-1], done.returncode, done.stderr) == ("epoll", "__main__", 7, "")
+
+
+@pytest.mark.parametrize("action", DENIED)
+def test_denied_command_with_a_script_then_it_runs_on_the_librarys_own(tmp_path, action):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    script = str(tmp_path / "script.py")
+    command = f"""
+import os
+os.execv(sys.executable, [sys.executable, "-W", "ignore", "-m", "rawuring.aio", {script!r}])
+"""
+    done = python("-c", FILTER + command, hex(action))
+    if done.returncode == 77:
+        pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
+    assert (done.stdout, done.returncode, done.stderr) == ("epoll,__main__\n", 7, "")
+
+
+def test_replaced_names_where_io_uring_works_then_it_is_used():
+    done = python("-c", REPLACED + SCRIPT)
+    assert (done.stdout, done.returncode, done.stderr) == ("io_uring,__main__\n", 7, "")
+
+
+def test_run_in_two_threads_at_once_then_the_process_keeps_its_policy():
+    """Before 3.11 a policy of ours stood there for a moment, and the other thread took it for the old one."""
+    policies, ran = [], []
+    both = threading.Barrier(2)
+
+    async def main() -> None:
+        both.wait()
+        policies.append(current_policy())
+        ran.append(type(asyncio.get_running_loop()))
+        both.wait()
+
+    before = current_policy()
+    threads = [threading.Thread(target=lambda: aio.run(main())) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ran == [aio.IoUringEventLoop] * 2
+    assert {id(policy) for policy in (*policies, current_policy())} == {id(before)}
+
+
+def test_run_then_tasks_generators_and_executor_are_ended_as_asyncio_does():
+    seen = []
+
+    async def endless() -> None:
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            seen.append("cancelled")
+
+    async def numbers():
+        try:
+            yield 1
+        finally:
+            seen.append("closed")
+
+    async def main() -> object:
+        asyncio.get_running_loop().create_task(endless())
+        generator = numbers()
+        seen.append(await generator.__anext__())
+        seen.append(generator)
+        unused = asyncio.sleep(0)
+        with contextlib.closing(unused), pytest.raises(RuntimeError, match="running event loop"):
+            aio.run(unused)
+        return asyncio.get_running_loop()
+
+    loop = aio.run(main(), debug=True)
+    assert [seen[0], *seen[2:]] == [1, "cancelled", "closed"]
+    assert loop.get_debug()
+    assert loop.is_closed()
+    with pytest.raises(ValueError, match="coroutine"):
+        aio.run(None)
+
+
+# -- loops that are forgotten, and what they leave
+
+
+FORGOTTEN = """
+import asyncio, gc, sys, warnings
+from rawuring import aio
+from rawuring.selector import IoUringSelector
+warnings.simplefilter("ignore", ResourceWarning)
+make = eval(sys.argv[1])
+def work():
+    loop = make()
+    loop.run_until_complete(asyncio.sleep(0))
+for threshold in range(4, 100, 3):  # the younger go first: so it is once the loop, and once the socket
+    getattr(gc, "set_threshold", print)(threshold, 1000, 1000)  # PyPy has none
+    work()
+    gc.collect()
+"""
+
+
+@pytest.mark.parametrize("make", [
+    "aio.new_event_loop", *(f"lambda: aio.IoUringEventLoop(IoUringSelector({name!r}))" for name in STRATEGIES)
+])  # fmt: skip
+def test_loop_that_is_forgotten_then_nothing_on_stderr(make):
+    """Its own socket may be finalized first, and has no number any more when the loop removes it."""
+    done = python("-c", FORGOTTEN, make)
+    if "Linux" in done.stderr:
+        pytest.skip(f"EPOLL_WAIT (Linux 6.15) or EPOLL_CTL (Linux 5.6): {done.stderr[-200:]}")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def left_over(use) -> int:
+    """Count what only the collector frees."""
+    for _ in range(2):
+        use()
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        use()
+        return gc.collect()
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="reference counts")
+@pytest.mark.unwatched("debug mode keeps what it watches")
+@pytest.mark.parametrize("strategy", [None, *STRATEGIES, "epoll"])
+def test_selector_and_loop_used_and_closed_then_no_more_cycles_than_with_epoll_selector(strategy):
+    pairs = [socket.socketpair() for _ in range(30)]
+
+    def use(make) -> None:
+        with make() as sel:
+            for a, _ in pairs:
+                sel.register(a, selectors.EVENT_WRITE)
+            for timeout in (0, 0, 0.001, None):
+                sel.select(timeout)
+        loop = asyncio.SelectorEventLoop(make())
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+
+    try:
+        IoUringSelector(strategy, fallback=False).close()
+    except OSError as error:
+        pytest.skip(f"EPOLL_WAIT (Linux 6.15) or EPOLL_CTL (Linux 5.6): {error}")
+    try:
+        expected = left_over(lambda: use(selectors.EpollSelector))
+        assert left_over(lambda: use(lambda: IoUringSelector(strategy))) <= expected
+        assert left_over(lambda: aio.new_event_loop().close()) <= expected
+    finally:
+        for pair in pairs:
+            for sock in pair:
+                sock.close()
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="the collector's count of objects")
+@pytest.mark.unwatched("debug mode keeps what it watches")
+@pytest.mark.parametrize("strategy", list(STRATEGIES))
+def test_selector_then_a_hundred_objects_at_most(strategy):
+    """It was more than a thousand: a view for each slot of its queue."""
+    try:
+        IoUringSelector(strategy, fallback=False).close()
+    except OSError as error:
+        pytest.skip(f"EPOLL_WAIT (Linux 6.15) or EPOLL_CTL (Linux 5.6): {error}")
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(gc.get_objects())
+        sel = IoUringSelector(strategy)
+        assert len(gc.get_objects()) - before <= 100
+        sel.close()
+    finally:
+        gc.enable()
 
 
 # -- examples
