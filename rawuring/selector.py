@@ -41,6 +41,7 @@ from _thread import get_ident
 from array import array
 from collections import deque, namedtuple
 from collections.abc import Mapping
+from functools import cache
 from itertools import repeat
 from operator import itemgetter
 from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
@@ -60,20 +61,16 @@ if TYPE_CHECKING:
 
 # poll(2)'s and epoll's bits; these five have the same values on every architecture.
 _IN, _OUT = 0x01, 0x04
-class _Masks(dict):  # type: ignore[type-arg]
-    """EVENT_READ | EVENT_WRITE -> mask; other bits mean nothing, as in EpollSelector."""
-
-    def __missing__(self, events: int) -> int:
-        return (_IN if events & EVENT_READ else 0) | (_OUT if events & EVENT_WRITE else 0)
-
-
-_MASK = _Masks({0: 0, EVENT_READ: _IN, EVENT_WRITE: _OUT, EVENT_READ | EVENT_WRITE: _IN | _OUT})
+_BOTH = EVENT_READ | EVENT_WRITE
+#: EVENT_READ | EVENT_WRITE, by which it is indexed, to a mask; other bits mean nothing, as in EpollSelector.
+_MASK = (0, _IN, _OUT, _IN | _OUT)
 # As in EpollSelector: whatever is not IN makes writable, whatever is not OUT makes readable, so that an error
 # or a hang-up wakes whoever waits.
 _EVENTS = tuple(
     (EVENT_WRITE if mask & ~_IN else 0) | (EVENT_READ if mask & ~_OUT else 0) for mask in range(32)
 )
 _ADD, _MOD = 1, 3  # EPOLL_CTL_ADD, EPOLL_CTL_MOD in linux/eventpoll.h
+_MOST_FD = 0x7FFFFFFF  # an int in C
 _HIGHEST_FD = (1 << 24) - 1  # that fits into an int with the mask: see _EventReader
 _BESIDE_IN = bytes(mask ^ _IN for mask in range(256))
 _MANY = 12  # so many events at once are worth a look into the cache of answers
@@ -110,8 +107,9 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
             takes the first that works; fallback says whether a selector of the standard library may take
             its place, with a RuntimeWarning that names the reason; entries is the size of the ring, and so
             the number of changes that fit into one system call; trusting takes plain numbers at their
-            word: register() then makes no system call for them either, and a number that cannot be
-            watched is reported as ready instead of being refused.
+            word: register() and modify() then make no system call for them either. A number that cannot be
+            watched is reported as ready instead of being refused, and one that was closed is silent; one
+            that was closed and used again between register() and the next select() is the new file's.
         Raises: Unavailable with the cause, without fallback; ValueError for an unknown strategy.
         Threads: any; the first select() binds it to a thread.
         Since: 5.1; 5.6 for an epoll set, 6.15 for one system call with it
@@ -159,15 +157,17 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
         Threads: any; a select() that is going on takes notice.
         Mirrors: CPython selectors.EpollSelector.register
         """
-        if not events or events & ~(EVENT_READ | EVENT_WRITE):
+        if not events or events & ~_BOTH:
             raise ValueError(f"Invalid events: {events!r}")
         fd = self._view.fd_of(fileobj)
         key = _new_tuple(SelectorKey, (fileobj, fd, events, data))
         if fd in self._map:
             raise KeyError(f"{fileobj!r} (FD {fd}) is already registered")
+        if fd > _MOST_FD:
+            raise OverflowError(f"{fileobj!r}: {fd} is no file descriptor, which is an int of 32 bits")
         known = isinstance(fileobj, socket) or self.trusting
-        self._map[fd] = key
         try:
+            self._map[fd] = key
             self._strategy.add(key, known)
         except BaseException:
             self._map.pop(fd, None)
@@ -193,18 +193,20 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
             del self._map[fd]
             self._strategy.remove(key)
         except BaseException:
-            self._strategy.forget_answers(fd)  # a signal handler has raised, maybe before that was done
+            self._strategy.remove(key)  # a signal handler has raised, maybe before that was done
             raise
         return key
 
     def modify(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
         """Change what a file object is watched for, or the data that belongs to it.
 
-        Costs no system call: the kernel hears of it with the next select().
+        Costs no system call for what has a fileno(): the kernel hears of it with the next select(). A plain
+        number costs one, as in register(): it may be closed, and another file's, by the next select().
 
         Args: as register().
         Returns: the new key.
-        Raises: KeyError when it is not registered. Events without EVENT_READ and EVENT_WRITE are fine: the
+        Raises: KeyError when it is not registered; OSError when the kernel no longer knows it, which ends the
+            registration. Events without EVENT_READ and EVENT_WRITE are fine: the
             file object stays registered, and nothing is reported.
         Lifetime: none.
         Threads: any.
@@ -213,8 +215,11 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
         # Shaped by speed (bench/run.py --only changes): the usual object, asked once for its number, and a
         # change that only has to be noted. Items of a key cost half of what its members by name do.
         try:
-            key = self._map[fileobj if type(fileobj) is int else fileobj.fileno()]
-            known = key[0] is fileobj
+            if type(fileobj) is int:
+                key, known = self._map[fileobj], self.trusting
+            else:
+                key = self._map[fileobj.fileno()]
+                known = key[0] is fileobj
         except (KeyError, AttributeError, TypeError, ValueError):
             key, known = self._view[fileobj], False
         if events == key[2]:
@@ -227,7 +232,7 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
                     self._strategy.forget_answers(key.fd)  # as in unregister()
                     raise
             return key
-        mask = _MASK[events]  # a TypeError, before anything has changed
+        mask = _MASK[events & _BOTH]  # a TypeError, before anything has changed
         fd, strategy = key[1], self._strategy
         changed = _new_tuple(SelectorKey, (key[0], fd, events, data))
         try:
@@ -244,7 +249,7 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
                 if strategy._waiting:
                     strategy._apply_now(fd)
             else:
-                strategy.change(changed, mask, known or _is_open(key.fileobj))
+                strategy.change(changed, mask, known or bool(_still(key)))
         except BaseException:
             self._map.pop(fd, None)
             strategy.forget_answers(fd)  # as in unregister()
@@ -333,15 +338,6 @@ def _fileno(fileobj: Any) -> int:
     if fd < 0:
         raise ValueError(f"Invalid file descriptor: {fd}")
     return int(fd)
-
-
-def _is_open(fileobj: Any) -> bool:
-    """Tell whether a file object was not closed, as far as it can tell itself."""
-    try:
-        _fileno(fileobj)
-    except ValueError:
-        return False
-    return True
 
 
 class _Map(Mapping):  # type: ignore[type-arg]
@@ -454,12 +450,16 @@ _CTL = 1 << 62  # marks the user_data of an EPOLL_CTL; no token has this bit
 _Request = namedtuple("_Request", "token capacity memory sqe held")
 
 
+#: The operations (that which waits, that which changes) that have worked in this process.
+_WORKING: set[tuple[int, int]] = set()
+
+
 class EpollWait(Strategy):
     """Send changes as EPOLL_CTL and wait with EPOLL_WAIT, all in one io_uring_enter (6.15)."""
 
     name = "io_uring:epoll_wait"
     reason = "EPOLL_CTL and EPOLL_WAIT work here (Linux 6.15): one system call for changes and events"
-    _wait_op = uapi.IORING_OP_EPOLL_WAIT
+    _wait_op: int = uapi.IORING_OP_EPOLL_WAIT
 
     def __init__(self, entries: int) -> None:
         """Create the ring and the set, and see whether they work together.
@@ -467,13 +467,15 @@ class EpollWait(Strategy):
         Args: entries is the SQ size.
         Raises: Unavailable when there is no ring; OSError when the kernel does not know an operation.
         """
-        self._event = buffers.epoll_event_struct("i4x")
+        self._event = _event_layout()
         #: fd -> mask, with _NEW for an addition: what the kernel has not heard of yet.
         self._pending: dict[int, int] = {}
         #: The descriptors that the set may know, each with those of its events that are in _answers.
         self._given: dict[int, list[int] | None] = {}
         #: The same, or empty while a change is more than a note in _pending.
         self._settled = self._given
+        #: Additions that are on their way, or were when an exception came: the set may know them.
+        self._unsure: set[int] = set()
         #: Those that it would not take, although somebody vouched for them.
         self._refused: set[int] = set()
         self._cqes: deque[rings.Cqe] = deque()
@@ -493,6 +495,8 @@ class EpollWait(Strategy):
         self._waker = -1
         #: The thread whose request waits in the kernel.
         self._thread = 0
+        #: What sends many changes; made when there are many.
+        self._block: _CtlBlock | None = None
         #: Where in the queue (sq.sqe_tail) the wait was put; whether an exception may have left SQEs there.
         self._armed_at = 0
         self._unclean = False
@@ -519,16 +523,18 @@ class EpollWait(Strategy):
             raise
 
     def _try_out(self) -> None:
-        """Find out by trying whether this kernel knows the operations."""
-        self._waker, w = os.pipe()  # a pipe that nobody can write to is ready
-        try:
-            key = SelectorKey(w, w, EVENT_WRITE, None)
-            self._pending[w] = _OUT | _NEW
-            if self._wait_in_ring(1_000_000_000, {w: key}) != [(key, EVENT_WRITE)]:
-                raise OSError(errno.EIO, f"{self.name} does not report what is ready")
-            self._forget(w)
-        finally:
-            os.close(w)
+        """Find out by trying whether this kernel knows the operations; once, for kernels do not change."""
+        self._waker, w = os.pipe()
+        os.close(w)  # a pipe that nobody can write to is ready
+        operations = self._wait_op, uapi.IORING_OP_EPOLL_CTL
+        if operations in _WORKING:
+            return
+        key = SelectorKey(self._waker, self._waker, EVENT_READ, None)
+        self._pending[key.fd] = _IN | _NEW
+        if self._wait_in_ring(1_000_000_000, {key.fd: key}) != [(key, EVENT_READ)]:
+            raise OSError(errno.EIO, f"{self.name} does not report what is ready")
+        self.remove(key)
+        _WORKING.add(operations)
 
     # -- changes
 
@@ -540,20 +546,24 @@ class EpollWait(Strategy):
         if fd > _HIGHEST_FD:
             self._reader = None  # before its first event can come
         if known and not self._direct:
-            self._pending[fd] = _MASK[key.events] | _NEW
+            self._given.pop(fd, None)  # left by another thread: see _confirm
+            self._pending[fd] = _MASK[key.events & _BOTH] | _NEW
             if self._waiting:
                 self._apply_now(fd)
             return
         self._pending.pop(fd, None)  # left when a signal handler raised in unregister()
+        self._add_now(fd, _MASK[key.events & _BOTH])
+
+    def _add_now(self, fd: int, mask: int) -> None:
         try:
-            self._epoll.register(fd, _MASK[key.events])
+            self._epoll.register(fd, mask)
         except FileExistsError:  # by an addition that was on its way when the number was unregistered
-            self._epoll.modify(fd, _MASK[key.events])
+            self._epoll.modify(fd, mask)
         self._given[fd] = None
         self._overtake(fd)
 
     def change(self, key: SelectorKey, mask: int, known: bool) -> None:
-        """Queue a modification; if the file object says that it was closed, let the kernel raise."""
+        """Queue a modification; one that nobody vouches for is made at once, so that the kernel can raise."""
         if self.ring.closed:
             self._check_ring()
         fd = key.fd
@@ -563,10 +573,14 @@ class EpollWait(Strategy):
                 self._settled = self._given
         self.forget_answers(fd)
         given = fd in self._given
-        if given and (self._direct or not known):
+        if not known or (given and self._direct):
+            new = not given and self._pending.get(fd, 0) & _NEW and _still(key) is not False
             self._pending.pop(fd, None)
             try:
-                self._epoll.modify(fd, mask)
+                if new:
+                    self._add_now(fd, mask)
+                else:
+                    self._epoll.modify(fd, mask)
             except BaseException:
                 self.remove(key)
                 raise
@@ -575,7 +589,7 @@ class EpollWait(Strategy):
         self._pending[fd] = mask if given else mask | _NEW
         if self.keys.get(fd) is not key:
             self._note_newest(fd)
-        if self._waiting:
+        if self._waiting or self._direct:
             self._apply_now(fd)
 
     def _note_newest(self, fd: int) -> None:
@@ -585,7 +599,7 @@ class EpollWait(Strategy):
 
     def remove(self, key: SelectorKey) -> None:
         """Take a descriptor out of the set at once: its number may be another file's soon."""
-        given = key.fd in self._given
+        given = key.fd in self._given or key.fd in self._unsure
         self._forget(key.fd)
         if given and not self._epoll.closed and self.ring.state != "forked":
             try:
@@ -597,6 +611,7 @@ class EpollWait(Strategy):
         self._pending.pop(fd, None)
         self.forget_answers(fd)
         self._given.pop(fd, None)
+        self._unsure.discard(fd)
         self._refused.discard(fd)
 
     def forget_answers(self, fd: int) -> None:
@@ -623,8 +638,11 @@ class EpollWait(Strategy):
     def _apply(self, fd: int) -> None:
         change = self._pending.get(fd)
         while change is not None:  # else another thread was faster
-            self._given.setdefault(fd)
+            self._unsure.add(fd)  # first: whoever removes it meanwhile has to know
             self._control(fd, change)
+            if fd in self._unsure:
+                self._given.setdefault(fd)
+                self._unsure.discard(fd)
             # Off the list only when it is done: a signal handler may raise at any moment.
             self._forget_sent({fd: change})
             change = self._pending.get(fd)  # the newest, if another thread has made one meanwhile
@@ -639,11 +657,16 @@ class EpollWait(Strategy):
                 return  # somebody has done so already
 
     def _control(self, fd: int, change: int) -> None:
-        """Call epoll_ctl; what is there already is modified, and what is gone is added."""
+        """Call epoll_ctl; what is there already is modified, and what is gone is added.
+
+        The latter only if a socket says that it still has the number, which may be another file's by now.
+        """
         for new in (True, False) if change & _NEW else (False, True):
             key = self.keys.get(fd)
-            if new and key is not None and _was_closed(key):
-                return  # the number may be another file's by now
+            if new and key is not None:
+                still = _still(key)
+                if still is False or not (change & _NEW or isinstance(key.fileobj, socket)):
+                    return
             call = self._epoll.register if new else self._epoll.modify
             try:
                 call(fd, change & ~_NEW)
@@ -662,6 +685,8 @@ class EpollWait(Strategy):
         if code != errno.EBADF and fd in self.keys:
             self._refused.add(fd)
             self._settled = {}  # whoever is modified is no longer refused: change() does that
+            self._given.pop(fd, None)
+            self._unsure.discard(fd)
             if fd not in self.keys:  # unregistered meanwhile, and nobody else would end it
                 self._refused.discard(fd)
 
@@ -780,7 +805,7 @@ class EpollWait(Strategy):
             warnings.warn(f"{self.reason}; going on with epoll", RuntimeWarning, stacklevel=4)
 
     def _wait_in_ring(self, timeout_ns: int | None, keys: Keys) -> Ready:
-        # Shaped by speed (bench/run.py --only ready): this is an iteration of a busy loop.
+        # Shaped by speed (bench/bench_selector.py): this is an iteration of a busy loop.
         ring = self.ring
         deadline = time.monotonic_ns() + timeout_ns if timeout_ns else 0
         sent: Changes = {}
@@ -810,6 +835,8 @@ class EpollWait(Strategy):
                 self._unclean = False
                 if sent:
                     sent = self._on_the_way = self._forget_sent(sent)
+                    if self._unsure:
+                        self._confirm()
                 ready = self._take_completions(keys)
                 if self._refused:
                     return self._with_refused(ready, keys)
@@ -873,22 +900,20 @@ class EpollWait(Strategy):
             if not self._still_open(new, keys):
                 changes = _snapshot(self._pending)
                 masks = bytes(list(changes.values()))
-            # Those that the set knows already may have kept answers. No set operation with _given itself: it
-            # would go through all that is registered.
-            self._given.update(dict.fromkeys([fd for fd in new if fd not in self._given]))
+            self._unsure.update(new)
         self._on_the_way = changes
-        if len(changes) < min(_FEW, self._ctl.count + 1):
-            words, step, at = self._ctl_words
+        if len(changes) < min(_FEW, self._most + 1):
+            words, step, at, pin, _ = self._few
             for i, (fd, change) in enumerate(changes.items()):
                 # Not through columns: PyPy 8.0 puts every item of a view with a step first.
                 words[i * step], words[i * step + at] = change & ~_NEW, fd
-                address = self._ctl_pin.address + i * self._event.size
+                address = pin.address + i * self._event.size
                 ops.prep_rw(
                     ring.get_sqe(), uapi.IORING_OP_EPOLL_CTL, self._epfd, address,
                     _ADD if change & _NEW else _MOD, fd, _CTL | fd, self._ctl_flags,
                 )  # fmt: skip
             return changes
-        room, items = self._ctl.count, list(changes.items()) if len(changes) > self._ctl.count else []
+        room, items = self._most, list(changes.items()) if len(changes) > self._most else []
         for first in range(0, len(changes) - room, room):
             sent = dict(items[first : first + room])
             self._queue_block(sent, masks[first : first + room])
@@ -901,58 +926,33 @@ class EpollWait(Strategy):
         return changes
 
     def _queue_block(self, changes: Changes, masks: bytes) -> None:
-        """Queue up to a ring of changes by column; what does not differ was written by _prepare_ctl.
+        """Queue up to a ring of changes by column.
 
         Args: masks are the values of changes.
         """
-        count, size = len(changes), self._event.size
-        if not masks.isascii():
-            self._ctl_adds = True
-            self._ctl.set("len", masks.translate(_CTL_OPS))
-            masks = masks.translate(_CTL_MASKS)
-        elif self._ctl_adds:
-            self._ctl.set("len", [_MOD] * self._ctl.count)
-            self._ctl_adds = False
-        self._ctl_memory[_LOW : count * size : size] = masks  # a tenth of what words cost
-        fds = memoryview(array("I", list(changes)))
-        for column in self._ctl_fds:
-            column[:count] = fds
-        self.ring.push(self._ctl.first(count))
+        block = self._block
+        if block is None:
+            # A few hundred microseconds, which most selectors never need.
+            block = self._block = _CtlBlock(self._most, self._event, self._epfd, self._ctl_flags)
+        self.ring.push(block.fill(changes, masks))
 
     def _still_open(self, new: list[int], keys: Keys) -> bool:
         """Drop additions that were closed before the kernel heard of them; say whether there were none."""
         closed = []
         for fd in new:
             key = keys.get(fd)
-            if key is not None and _was_closed(key):
+            if key is not None and _still(key) is False:
                 closed.append(fd)
         for fd in closed:
             self._pending.pop(fd, None)
         return not closed
 
     def _prepare_ctl(self) -> None:
-        """Make the requests that change the set, with the struct epoll_event of each."""
-        count = self.ring.sq.ring_entries - 1  # one slot is for the wait
-        size = self._event.size
-        self._ctl_memory = buffers.allocate(size * count)
-        self._ctl_pin = buffers.pin(self._ctl_memory)
-        address = self._ctl_pin.address
-        words = memoryview(self._ctl_memory).cast("B").cast("I")[: size * count // 4]
-        step, at = size // 4, 2 if size == 16 else 1
-        self._ctl_words = words, step, at
+        """Make room for the struct epoll_event of a few changes."""
+        self._most = self.ring.sq.ring_entries - 1  # one slot is for the wait
         self._epfd = self._epoll.fileno()
-        self._ctl_flags = flags = uapi.IOSQE_CQE_SKIP_SUCCESS if self._silent else 0
-        self._ctl = ops.Block(
-            count, ops.prep_rw, uapi.IORING_OP_EPOLL_CTL, self._epfd, 0, _MOD, 0, flags=flags
-        )
-        self._ctl.set("addr", range(address, address + size * count, size))
-        self._ctl.set("user_data", [_CTL] * count)
-        #: Some of the block's requests are additions.
-        self._ctl_adds = False
-        sqes, low = memoryview(self._ctl.memory).cast("I"), sys.byteorder == "big"
-        #: Where a descriptor goes: into the event, and into the lower half of off and of user_data.
-        self._ctl_fds = words[at::step], sqes[2 + low :: 16], sqes[8 + low :: 16]
-
+        self._ctl_flags = uapi.IOSQE_CQE_SKIP_SUCCESS if self._silent else 0
+        self._few = _events_memory(min(_FEW, self._most), self._event)
     def _forget_sent(self, sent: Changes) -> Changes:
         """Take what was sent off the list, unless it has changed again; return an empty dictionary.
 
@@ -987,7 +987,14 @@ class EpollWait(Strategy):
         """Repeat the newest change: another thread made one meanwhile, and which came last is not known."""
         key = self.keys.get(fd)
         if key is not None:
-            self._pending.setdefault(fd, _MASK[key.events])
+            self._pending.setdefault(fd, _MASK[key.events & _BOTH] | (0 if fd in self._given else _NEW))
+
+    def _confirm(self) -> None:
+        """Take note that the additions on their way have been sent: from now on they are modified."""
+        # Those that the set knows already may have kept answers. No set operation with _given itself: it
+        # would go through all that is registered.
+        self._given.update(dict.fromkeys([fd for fd in self._unsure if fd not in self._given]))
+        self._unsure.clear()
 
     def _prepare_wait(self, capacity: int) -> None:
         """Make the request that waits, with memory of its own."""
@@ -1028,10 +1035,9 @@ class EpollWait(Strategy):
         if code in (errno.EINVAL, errno.EOPNOTSUPP) and not self._given.keys() - {fd}:
             raise OSError(code, "this kernel has no IORING_OP_EPOLL_CTL (Linux 5.6)")
         key = keys.get(fd) if keys else None
-        mask = _MASK[key.events] if key else None if keys else self._pending.get(fd)
+        mask = _MASK[key.events & _BOTH] if key else None if keys else self._pending.get(fd)
         if mask is not None and code in (errno.EEXIST, errno.ENOENT):
-            # Closed and opened again, or made twice.
-            self._control(fd, mask & ~_NEW | (_NEW if code == errno.ENOENT else 0))
+            self._control(fd, mask & ~_NEW)  # closed and opened again, or made twice
         else:
             self._refuse_late(fd, code)
 
@@ -1066,6 +1072,7 @@ class EpollWait(Strategy):
             self._strayed = True
         if fd in self.keys:
             # Another thread has registered it meanwhile, and what was put out may have been that.
+            self._given.pop(fd, None)
             self._send_again(fd)
             if self._direct:
                 self._apply_now(fd)
@@ -1099,6 +1106,7 @@ class EpollWait(Strategy):
         self._pending.clear()
         self._answers.clear()
         self._given.clear()
+        self._unsure.clear()
         self._close_set()
 
     def _close_set(self) -> None:
@@ -1126,9 +1134,7 @@ class _EventReader(syscalls.Uncopyable):
         import ctypes
 
         self._ctypes = ctypes
-        # Not a CDLL of its own: each is a new class, which only the collector frees.
-        syscalls._load()
-        self._call = syscalls._libc["epoll_wait"]
+        self._call = _epoll_wait()
         self._size = layout.size
         #: Where the highest byte of the descriptor lies, which gives way to the mask.
         self._high = layout.size - 8 + 3 - _LOW
@@ -1185,10 +1191,74 @@ def _unpack(event: int) -> tuple[int, int]:
     return event >> 24 ^ _IN, event & _HIGHEST_FD
 
 
+# Made once: each function of ctypes refers to itself, and only the collector would free it.
+@cache
+def _epoll_wait() -> Any:
+    syscalls._load()
+    return syscalls._libc["epoll_wait"]
+
+
+@cache
+def _event_layout() -> struct.Struct:
+    return buffers.epoll_event_struct("i4x")
+
+
+def _events_memory(count: int, layout: struct.Struct) -> tuple[memoryview, int, int, buffers.Pin, Any]:
+    """Make memory for struct epoll_events.
+
+    Returns: its words, how many an event has and which of them is the descriptor, and what owns the memory.
+    """
+    memory = buffers.allocate(layout.size * count)
+    words = memoryview(memory).cast("B").cast("I")[: layout.size * count // 4]
+    return words, layout.size // 4, 2 if layout.size == 16 else 1, buffers.pin(memory), memory
+
+
+class _CtlBlock:
+    """EPOLL_CTL requests with their struct epoll_events, of which only what differs is written, by column."""
+
+    def __init__(self, count: int, layout: struct.Struct, epfd: int, flags: int) -> None:
+        """Make them.
+
+        Args: count requests; layout is that of a struct epoll_event; epfd is the set; flags are IOSQE bits.
+        """
+        words, step, at, self._pin, self._memory = _events_memory(count, layout)
+        self._size = size = layout.size
+        self._sqes = ops.Block(count, ops.prep_rw, uapi.IORING_OP_EPOLL_CTL, epfd, 0, _MOD, 0, flags=flags)
+        self._sqes.set("addr", range(self._pin.address, self._pin.address + size * count, size))
+        self._sqes.set("user_data", [_CTL] * count)
+        #: Some of the requests are additions.
+        self._adds = False
+        cells, low = memoryview(self._sqes.memory).cast("I"), sys.byteorder == "big"
+        #: Where a descriptor goes: into the event, and into the lower half of off and of user_data.
+        self._fds = words[at::step], cells[2 + low :: 16], cells[8 + low :: 16]
+
+    def fill(self, changes: Changes, masks: bytes) -> memoryview:
+        """Write changes into the first requests.
+
+        Args: masks are the values of changes, which are no more than the requests.
+        Returns: the SQEs, for Ring.push().
+        Lifetime: until they were submitted: the kernel reads an event when it takes the request.
+        """
+        count = len(changes)
+        if not masks.isascii():
+            self._adds = True
+            self._sqes.set("len", masks.translate(_CTL_OPS))
+            masks = masks.translate(_CTL_MASKS)
+        elif self._adds:
+            self._sqes.set("len", [_MOD] * self._sqes.count)
+            self._adds = False
+        self._memory[_LOW : count * self._size : self._size] = masks  # a tenth of what words cost
+        fds = memoryview(array("I", list(changes)))
+        for column in self._fds:
+            column[:count] = fds
+        return self._sqes.first(count)
+
+
 class EpollPoll(EpollWait):
     """Send changes as EPOLL_CTL, watch the set with POLL_ADD, and ask the set when it is ready (5.6)."""
 
     name = "io_uring:epoll_poll"
+    _wait_op = uapi.IORING_OP_POLL_ADD
     reason = "EPOLL_CTL works here (Linux 5.6): one system call for changes, one for events"
 
     def _prepare_wait(self, capacity: int) -> None:
@@ -1200,9 +1270,25 @@ class EpollPoll(EpollWait):
         return self._ask_epoll(0, keys)
 
 
-def _was_closed(key: SelectorKey) -> bool:
-    """Tell whether a socket was closed (or detached: it does not say which) while it was registered."""
-    return isinstance(key.fileobj, socket) and key.fileobj.fileno() != key.fd
+def _still(key: SelectorKey) -> bool | None:
+    """Tell whether a file object still has its number; None for a plain number, which cannot tell.
+
+    False when it was closed, or detached: a socket does not say which.
+    """
+    if isinstance(key.fileobj, int):
+        return None
+    try:
+        return bool(key.fileobj.fileno() == key.fd)
+    except Exception:  # whatever it raises when it is closed
+        return False
+
+
+def _file_of(fd: int) -> tuple[int, int] | None:
+    try:
+        found = os.fstat(fd)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _raised_here(error: OSError) -> bool:
@@ -1251,26 +1337,45 @@ class PollAdd(Strategy):
         # The nodes of each number that may be in the monitor. Which of them is there, if a signal handler has
         # raised, nobody has to know: the next change gives all up, in the step in which it starts a new one.
         self._nodes: dict[int, tuple[fdmon.AioHandler, ...]] = {}
+        # What the next wait arms by its number, with the file that it was, as far as that was asked.
+        self._unarmed: dict[int, tuple[int, int] | None] = {}
 
     def add(self, key: SelectorKey, known: bool) -> None:
         """Refuse what epoll would refuse, as far as fstat can tell; the rest is done by the next wait."""
         if self._monitor.backend == "io_uring":
             self.ring.fileno()  # refuses after close() and in a forked child
+        file = None
         if not known:
-            mode = os.fstat(key.fd).st_mode
-            if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+            found = os.fstat(key.fd)
+            if stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode):
                 raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+            file = found.st_dev, found.st_ino
         for left in self._nodes.get(key.fd, ()):  # when a signal handler raised in unregister()
             self._monitor.release(left)
-        self._replace(key.fd, _MASK[key.events])
+        self._unarmed[key.fd] = file
+        self._replace(key.fd, _MASK[key.events & _BOTH])
 
     def change(self, key: SelectorKey, mask: int, known: bool) -> None:
         """Replace the handler; the kernel hears of it with the next wait."""
         if self._monitor.backend == "io_uring":
             self.ring.fileno()  # as in add()
-        if not known:
-            os.fstat(key.fd)
+        if key.fd not in self._nodes:  # see _drop_closed
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        if not (known and isinstance(key.fileobj, socket)):
+            found = os.fstat(key.fd)
+            self._unarmed.setdefault(key.fd, (found.st_dev, found.st_ino))
+        else:
+            self._unarmed.setdefault(key.fd, None)
         self._replace(key.fd, mask)
+
+    def _drop_closed(self, keys: Keys) -> None:
+        """Give up what was closed since it was added or modified: its number may be another file's by now."""
+        for fd, file in list(self._unarmed.items()):
+            key = keys.get(fd)
+            if key is not None and (_still(key) is False or (file is not None and file != _file_of(fd))):
+                for node in self._nodes.pop(fd, ()):
+                    self._monitor.remove(node)
+        self._unarmed.clear()
 
     def _replace(self, fd: int, mask: int) -> None:
         old = self._nodes.get(fd, ())
@@ -1284,21 +1389,22 @@ class PollAdd(Strategy):
         """End the poll, so that the file is free."""
         for node in self._nodes.get(key.fd, ()):
             self._monitor.release(node)
+        self._unarmed.pop(key.fd, None)
         self._nodes.pop(key.fd, None)  # last, as in add()
 
     def wait(self, timeout_ns: int | None, keys: Keys) -> Ready:
         """Wait in the monitor; a closed descriptor is silent, as in EpollSelector."""
         deadline = None if not timeout_ns else time.monotonic_ns() + timeout_ns
+        if self._unarmed:
+            self._drop_closed(keys)
         while True:
             ready: Ready = []
-            closed = 0
             found = self._monitor.wait(timeout_ns)
             self._note_loss()
             for node, mask in found:
                 key = keys.get(node.fd)
                 if mask & fdmon.POLLNVAL:
                     self._monitor.remove(node)
-                    closed += 1
                 elif key is not None:
                     events = _EVENTS[mask & 31] & key.events
                     if events:
@@ -1380,7 +1486,7 @@ class Stdlib(Strategy):
 # ------------------------------------------------------------------------------------------------------
 # Choosing
 
-#: The strategies over io_uring, the best first: see bench/run.py --only ready.
+#: The strategies over io_uring, the best first: see bench/bench_selector.py.
 STRATEGIES: dict[str, type[EpollWait] | type[PollAdd]] = {
     each.name: each for each in (EpollWait, EpollPoll, PollAdd)
 }
@@ -1388,9 +1494,9 @@ STRATEGIES: dict[str, type[EpollWait] | type[PollAdd]] = {
 
 def _choose(wanted: str | None, fallback: bool, entries: int) -> Strategy:
     """Create the first strategy that works here, and let it know why."""
-    stdlib = _stdlib_named(wanted)
-    if stdlib is not None:
-        strategy: Strategy = Stdlib(stdlib)
+    strategy: Strategy
+    if wanted in _STDLIB:
+        strategy = Stdlib(_STDLIB[wanted])
         strategy.reason = f"{wanted} was asked for"
         return strategy
     if wanted is not None and wanted not in STRATEGIES:
@@ -1409,15 +1515,29 @@ def _choose(wanted: str | None, fallback: bool, entries: int) -> Strategy:
         return strategy
     if not fallback:
         raise last
-    strategy = Stdlib(selectors.DefaultSelector)
+    strategy = _first_of_stdlib()
     strategy.reason = "; ".join(failures)
     message = f"io_uring cannot be used here, {strategy.name} takes its place: {strategy.reason}"
     warnings.warn(message, RuntimeWarning, stacklevel=3)
     return strategy
 
 
-def _stdlib_named(name: str | None) -> type[selectors.BaseSelector] | None:
-    """Return the class of the standard library with a short name, None if there is none."""
-    if name not in ("epoll", "poll", "select", "kqueue", "devpoll"):
-        return None
-    return getattr(selectors, name.capitalize() + "Selector", None)
+#: The standard library's selectors, the best first, as they were when this file was imported: aio.install()
+#: puts IoUringSelector in the place of DefaultSelector, and without a ring it would look for itself there.
+_STDLIB: dict[str, type[selectors.BaseSelector]] = {
+    name: getattr(selectors, name.capitalize() + "Selector")
+    for name in ("epoll", "kqueue", "devpoll", "poll", "select")
+    if hasattr(selectors, name.capitalize() + "Selector")
+}
+
+
+def _first_of_stdlib() -> Stdlib:
+    """Create the first of the standard library's that works here."""
+    for kind in list(_STDLIB.values())[:-1]:
+        try:
+            return Stdlib(kind)
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise  # as EpollSelector() does
+            continue  # this kernel, or a filter, does not know it
+    return Stdlib(list(_STDLIB.values())[-1])

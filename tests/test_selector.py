@@ -280,19 +280,59 @@ def test_trusted_number_that_is_closed_then_silent(in_set):
     in_set.unregister(r)
 
 
-def test_modify_of_a_number_that_is_another_file_by_now_then_the_new_file_is_watched(in_set, pair):
-    """EpollSelector raises FileNotFoundError here; a queued change finds out later, and does what it can."""
+def test_modify_of_a_number_that_is_another_file_by_now_then_that_one_is_not_watched(in_set, pair):
+    """As in EpollSelector, which raises at once; a change that is queued finds out later, and is silent."""
     r1, w1 = os.pipe()
     in_set.register(r1, READ)
     assert ready(in_set) == []
     os.close(r1)
     number = os.dup(pair[0].fileno())
     assert number == r1
-    in_set.modify(number, WRITE)
-    assert ready(in_set, 0.5) == [(number, WRITE)]
-    in_set.unregister(number)
+    for _ in range(2):
+        in_set.modify(number, WRITE)
+        assert ready(in_set, 0.001) == []
+        in_set.modify(number, READ)
+    in_set.trusting = False
+    with pytest.raises(FileNotFoundError):
+        in_set.modify(number, WRITE)
+    assert number not in in_set.get_map()
     os.close(number)
     os.close(w1)
+
+
+class Named:
+    """A file object of somebody's own."""
+
+    def __init__(self, fd):
+        self.fd = fd
+
+    def fileno(self):
+        return self.fd
+
+
+@pytest.mark.parametrize("trusting", [False, True])
+@pytest.mark.parametrize("kind", [int, Named])
+def test_modified_while_open_then_closed_and_its_number_used_again_then_silent(
+    any_selector, trusting, kind
+):
+    """EpollSelector has made the change at once; a change that waits for select() found the new file."""
+    any_selector.trusting = trusting
+    if any_selector.backend == "poll":
+        pytest.skip("poll(2) looks at numbers")
+    r, w = os.pipe()
+    any_selector.register(kind(r), READ)
+    assert ready(any_selector, 0.001) == []
+    any_selector.modify(r, READ | WRITE)
+    os.close(r)
+    a, b = socket.socketpair()
+    with a, b:
+        assert a.fileno() == r
+        for timeout in (0, 0.001, 0):
+            assert ready(any_selector, timeout) == []
+        any_selector.unregister(r)
+        key = any_selector.register(a, WRITE)
+        assert any_selector.select(1) == [(key, WRITE)]
+    os.close(w)
 
 
 @pytest.mark.parametrize("watched_directly", [False, True])
@@ -693,7 +733,7 @@ def test_detached_then_an_event_unless_the_kernel_never_heard_of_it(any_selector
         any_selector.register(three, 1)
         fd = three.detach()
         four.send(b"x")
-        silent = any_selector.backend in ("io_uring:epoll_wait", "io_uring:epoll_poll")
+        silent = any_selector.backend in STRATEGIES
         assert [key.fd for key, _ in any_selector.select(0)] == ([] if silent else [fd])
         any_selector.unregister(fd)
         any_selector.register(fd, 1)  # by number it is what it says
@@ -891,12 +931,12 @@ def test_number_registered_anew_by_a_thread_while_an_older_change_is_on_its_way_
     in_set, pair, monkeypatch
 ):
     a, b = pair
-    in_set.trusting = False
     in_set.register(a.fileno(), READ)
     assert in_set.select(0) == []
     in_set.modify(a.fileno(), 0)
 
     def again():
+        in_set.trusting = False
         in_set.unregister(a.fileno())
         in_set.register(a.fileno(), READ)
 
@@ -1074,3 +1114,98 @@ def test_wait_goes_on_while_a_thread_looks_what_it_sends_then_one_look_counts(in
     finally:
         strategy.__class__ = usual
     assert strategy._epoll.poll(0) == []
+
+
+# -- what is no file object, no events, no number: the standard library's EpollSelector is the oracle
+
+NO_FILE = [
+    -1, -(2**31), -(2**70), 2**31 - 1, 2**31, 2**32 + 3, 2**63, 2**64, 2**70, 3.0, 1e300, float("nan"),
+    float("inf"), None, "3", "", b"3", (), (3,), [3], {}, object(), int, 1j, Named(-1), Named(2**31),
+    Named(2**70), Named(None), Named("x"), Named(-(2**40)),
+]  # fmt: skip
+NO_EVENTS = [
+    0, 0.0, 1.0, 2.0, 3.0, 0.5, float("nan"), None, "", "r", b"r", (), (1,), [1], {}, object(), 4, 8, 5,
+    1 << 31, 1 << 40, (1 << 70) | 1, 1 << 70, -1, -4, 1j,
+]  # fmt: skip
+
+
+def answer(call):
+    try:
+        call()
+    except Exception as error:
+        return type(error)
+    return None
+
+
+@pytest.mark.skipif(not hasattr(selectors, "EpollSelector"), reason="epoll (Linux)")
+@pytest.mark.parametrize("trusting", [False, True])
+@pytest.mark.parametrize("value", NO_FILE, ids=repr)
+def test_no_file_object_then_the_exception_of_epoll_selector_and_the_others_go_on(
+    any_selector, pair, value, trusting
+):
+    """With trusting, 2**31 was accepted, and every later select() failed for ever."""
+    any_selector.trusting = trusting
+    with selectors.EpollSelector() as oracle:
+        key = any_selector.register(pair[0], WRITE)
+        oracle.register(pair[0], WRITE)
+        for name, *arguments in [("get_key",), ("unregister",), ("modify", READ), ("register", READ)]:
+            calls = [
+                lambda sel=sel: getattr(sel, name)(value, *arguments)  # noqa: B023 - called at once
+                for sel in (any_selector, oracle)
+            ]
+            if name == "register" and value == 2**31 - 1 and (trusting or any_selector.backend == "poll"):
+                continue  # a number that may be a file's
+            assert answer(calls[0]) is answer(calls[1]), name
+        for timeout in (0, 0.001, None):
+            assert any_selector.select(timeout) == [(key, WRITE)]
+        assert len(any_selector.get_map()) == 1
+
+
+@pytest.mark.skipif(not hasattr(selectors, "EpollSelector"), reason="epoll (Linux)")
+@pytest.mark.parametrize("trusting", [False, True])
+@pytest.mark.parametrize("number", [False, True])
+@pytest.mark.parametrize("value", NO_EVENTS, ids=repr)
+def test_no_events_then_the_exception_of_epoll_selector_and_the_others_go_on(
+    any_selector, pair, value, trusting, number
+):
+    """modify(1.0) was accepted, for a dictionary takes 1.0 for 1, and every later select() failed."""
+    any_selector.trusting = trusting
+    a, b = (sock.fileno() if number else sock for sock in pair)
+    with selectors.EpollSelector() as oracle:
+        key = any_selector.register(a, WRITE)
+        oracle.register(a, WRITE)
+        expected = answer(lambda: oracle.register(b, value))
+        assert answer(lambda: any_selector.register(b, value)) is expected
+        for sel in (any_selector, oracle):
+            sel.register(b, READ)
+        expected = answer(lambda: oracle.modify(b, value, "data"))
+        assert answer(lambda: any_selector.modify(b, value, "data")) is expected
+        for timeout in (0, 0.001, None):
+            assert (key, WRITE) in any_selector.select(timeout)
+        assert ready(any_selector) == ready(oracle)
+
+
+@pytest.mark.skipif(not hasattr(selectors, "EpollSelector"), reason="epoll (Linux)")
+@pytest.mark.parametrize("timeout", ["1", float("nan"), 1j, (), object()], ids=repr)
+def test_no_timeout_then_the_exception_of_epoll_selector(any_selector, timeout):
+    with selectors.EpollSelector() as oracle:
+        assert answer(lambda: any_selector.select(timeout)) is answer(lambda: oracle.select(timeout))
+
+
+def test_modified_after_an_exception_kept_its_addition_from_being_sent_then_added(in_set, pair, monkeypatch):
+    """It was taken for known to the kernel, and a number is not added when its modification fails."""
+    fd = pair[0].fileno()
+    in_set.register(fd, WRITE)
+
+    def struck(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(in_set.ring, "submit", struck)
+        patch.setattr(in_set.ring, "submit_and_wait", struck)
+        with pytest.raises(KeyboardInterrupt):
+            in_set.select(0)
+    in_set.modify(fd, READ | WRITE)
+    assert ready(in_set, 1) == [(fd, WRITE)]
+    in_set.unregister(fd)
+    assert fd not in targets(in_set)

@@ -637,56 +637,6 @@ MUTANTS = (
         "        self._nodes[fd] = (*old, new)", "        self._nodes[fd] = old",
         FAULTS + "test_moments.py -k poll_add",
     ),
-    Mutant(
-        "a monitor that has never waited wakes no outer loop", "rawuring/fdmon.py",
-        "            outer.register(self._wake_fds[0], POLLIN)\n", "",
-        "tests/test_monitor_contract.py -k fresh",
-    ),
-    Mutant(
-        "an outer loop watches the ring, which wakes no epoll with DEFER_TASKRUN", "rawuring/fdmon.py",
-        "os.dup(self.ring.wakeup_fd())", "os.dup(self.ring.fileno())",
-        "tests/test_monitor_contract.py -k woken_for_everything",
-    ),
-    Mutant(
-        "a nested monitor goes dead with the ring", "rawuring/fdmon.py",
-        "            instead._show_in(self._outer)\n", "",
-        "tests/test_monitor_contract.py -k everything_public",
-    ),
-    Mutant(
-        "a request of a nested monitor is not sent", "rawuring/fdmon.py",
-        "        if self._outer is not None and not self._busy:\n            self.notify()", "        if False:\n            self.notify()",
-        "tests/test_monitor_contract.py -k woken_for_everything",
-    ),
-    Mutant(
-        "need_wait() of poll(2) knows intents only", "rawuring/fdmon.py",
-        "bool(self.submit_list) or len(self._nodes) > 1 or self._notified", "bool(self.submit_list)",
-        "tests/test_monitors.py -k need_wait",
-    ),
-    Mutant(
-        "a ring that was lost is drained", "rawuring/fdmon.py",
-        "                    if lost:  # and", "                    if False:  # and",
-        "tests/test_monitor_contract.py -k nobody_noticed",
-    ),
-    Mutant(
-        "POLLPRI is asked of POLL_ADD", "rawuring/fdmon.py",
-        "            if node.events & POLLPRI and", "            if False and",
-        "tests/test_monitors.py -k every_mask",
-    ),
-    Mutant(
-        "a file that never wakes is asked for without end", "rawuring/fdmon.py",
-        "            if error.errno == errno.EPERM and self._lot", "            if False and self._lot",
-        "tests/test_monitors.py -k without_wanted_events",
-    ),
-    Mutant(
-        "no poll(2) for what an SQPOLL thread has not taken", "rawuring/fdmon.py",
-        "            if late and timeout_ns is not None:", "            if False:",
-        "tests/test_fdmon_polling.py -k no_time_to_wait",
-    ),
-    Mutant(
-        "an orphan in the set of a nested poll monitor", "rawuring/fdmon.py",
-        "                self._show_in(self._outer)\n                return\n", "                return\n",
-        "tests/test_monitor_contract.py -k used_again",
-    ),
     # (end of the monitor)
     # Promises: the selector and asyncio
     Mutant(
@@ -701,6 +651,56 @@ MUTANTS = (
         "                self._inflight.entries.pop(self._wait.token, None)\n            self.ring.discard()",
         "                pass\n            self.ring.discard()",
         FAULTS + "test_selector_strikes.py -k every_call",
+    ),
+    Mutant(
+        "selector: a number beyond an int is accepted", "rawuring/selector.py",
+        "        if fd > _MOST_FD:\n", "        if False:\n",
+        "tests/test_selector.py -k no_file_object",
+    ),
+    Mutant(
+        "selector: events are looked up by what is equal to them", "rawuring/selector.py",
+        "mask = _MASK[events & _BOTH]  #", "mask = {0: 0, 1: 1, 2: 4, 3: 5}.get(events, 0)  #",
+        "tests/test_selector.py -k no_events_then",
+    ),
+    Mutant(
+        "selector: what is gone is added anew by its number", "rawuring/selector.py",
+        "if still is False or not (change & _NEW or isinstance(key.fileobj, socket)):", "if still is False:",
+        "tests/test_selector.py -k used_again_then_silent",
+    ),
+    Mutant(
+        "selector: modify() of a number is queued", "rawuring/selector.py",
+        "key, known = self._map[fileobj], self.trusting", "key, known = self._map[fileobj], True",
+        "tests/test_selector.py -k by_now_then_that_one",
+    ),
+    Mutant(
+        "selector: poll_add arms whatever has the number by then", "rawuring/selector.py",
+        "        if self._unarmed:\n            self._drop_closed(keys)\n", "",
+        "tests/test_selector.py -k used_again_then_silent",
+    ),
+    Mutant(
+        "selector: an addition that was sent or not is modified", "rawuring/selector.py",
+        "            self._unsure.update(new)\n", "            self._given.update(dict.fromkeys(new))\n",
+        "tests/test_selector.py -k modified_after_an_exception",
+    ),
+    Mutant(
+        "selector: what takes its place is looked up where install() has put it", "rawuring/selector.py",
+        "    strategy = _first_of_stdlib()\n", "    strategy = Stdlib(selectors.DefaultSelector)\n",
+        "tests/test_aio.py -k denied_when_names",
+    ),
+    Mutant(
+        "selector: a function of ctypes for each", "rawuring/selector.py",
+        "self._call = _epoll_wait()", "self._call = _epoll_wait.__wrapped__()",
+        "tests/test_aio.py -k no_more_cycles",
+    ),
+    Mutant(
+        "aio: a forgotten loop removes a socket without a number", "rawuring/aio.py",
+        "if isinstance(fd, int) and fd < 0:", "if False:",
+        "tests/test_aio.py -k forgotten",
+    ),
+    Mutant(
+        "aio: run() inside a running loop goes on to make another", "rawuring/aio.py",
+        "    if asyncio._get_running_loop() is not None:", "    if False:",
+        "tests/test_aio.py -k tasks_generators",
     ),
     # (end of the selector and asyncio)
     # Promises: the probe and denied environments
@@ -790,26 +790,7 @@ MUTANTS = (
     Mutant(
         "--forbid: what was not tried counts as closed", "rawuring/forbid.py",
         '    return None if "unknown" in states else True', "    return True",
-        "tests/test_forbid.py -k could_not_be_tried",
-    ),
-    Mutant(
-        "what is refused and not known to be there is unknown", "rawuring/report.py",
-        "    if finding.admitted is False:  # whether", "    if False:  # whether",
-        "tests/test_probe.py -k register_refused",
-    ),
-    Mutant(
-        "a closed stdout passes for one that was written", "rawuring/command.py",
-        "os.open(os.devnull, os.O_RDONLY)", "os.open(os.devnull, os.O_RDWR)",
-        "tests/test_command_line.py -k stdout_is_closed",
-    ),
-    Mutant(
-        "a Python without mmap ends in a traceback", "rawuring/survey.py",
-        "    except ImportError as error:  # what rings.py", "    except ZeroDivisionError as error:  # what rings.py",
-        "tests/test_probe.py -k without_a_module",
-    ),
-    Mutant(
-        "what could not be read vanishes", "rawuring/evidence.py",
-        '            unread.append(f"{path} ({error.strerror})")\n', "", "tests/test_probe.py -k could_not_be_read",
+        "tests/test_forbid.py -k no_child_can_be_made",
     ),
     # (end of the probe and denied environments)
     # Promises: inventory and copies
