@@ -152,6 +152,22 @@ def test_cell_that_cannot_be_had_then_another_stands_in_for_it(tmp_path, monkeyp
     assert text.endswith("kernels: 2 passed, 0 failed, 1 not to be had\n")
 
 
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["python3", "-c", "print('a b')"], "python3 -c 'print('\"'\"'a b'\"'\"')'"),
+        (["cd tests && ls"], "cd tests && ls"),
+        ([], "python3 tools/kernel_matrix/inside.py all"),
+    ],
+)
+def test_words_after_two_dashes_then_the_same_words_in_the_guest(monkeypatch, words, command):
+    seen = []
+    outcome = guest.Outcome(0, "", 1.0)
+    monkeypatch.setattr(tool, "run_in", lambda cell, command, options: seen.append(command) or outcome)
+    assert tool.main(["run", "6.1um", "--", *words]) == 0
+    assert seen == [command]
+
+
 def test_guest_that_never_ends_then_killed_with_its_children(tmp_path, monkeypatch):
     """The kernel is a shell script here: it says that it began, and sleeps."""
     kernel = tmp_path / "vmlinuz"

@@ -23,6 +23,7 @@ import concurrent.futures
 import json
 import os
 import re
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -140,7 +141,7 @@ def run_set(options: argparse.Namespace) -> int:
         if cell.name in missing:
             outcome = guest.Outcome(NOT_TO_BE_HAD, missing[cell.name], 0.0)
         else:
-            command = options.command or command_for(cell, options.name == "quick")
+            command = options.command or command_for(cell, options.name in ("quick", "ci"))
             outcome = run_in(cell, command, options)
         (options.logs / f"{cell.name}.log").write_text(outcome.output, encoding="utf-8")
         row = row_of(cell, outcome)
@@ -216,7 +217,8 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     at = given.index("--") if "--" in given else len(given)
     options = parser.parse_args(given[:at])
-    options.command = " ".join(given[at + 1 :])
+    rest = given[at + 1 :]
+    options.command = rest[0] if len(rest) == 1 else shlex.join(rest)
     if options.action == "page":
         PAGE.write_text(page(), encoding="utf-8")
         return 0
