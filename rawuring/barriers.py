@@ -50,6 +50,7 @@ it clears the bytes before it fills them, and the kernel would see an index of 0
 
 from __future__ import annotations
 
+import functools
 import operator
 import sys
 from _thread import allocate_lock
@@ -186,6 +187,7 @@ def _libatomic_fence() -> tuple[str, Callable[[], object]] | None:
     return "libatomic", lambda: function(5)  # memory_order_seq_cst
 
 
+@functools.lru_cache(None)
 def _libatomic() -> Any:
     import ctypes
 
@@ -258,7 +260,7 @@ def map_words(memory: Any) -> Words:
         import ctypes
 
         # PyPy's memoryview items tear; its ctypes items are one access.
-        array: Words = (ctypes.c_uint32 * (len(memory) // 4)).from_buffer(memory)
+        array: Words = syscalls.array_type(ctypes.c_uint32, len(memory) // 4).from_buffer(memory)
         return array
     if _moves_whole_words():
         return memoryview(memory).cast("B").cast("I")
@@ -303,12 +305,13 @@ class _AtomicWords(syscalls.Uncopyable):
     def __init__(self, memory: Any, libatomic: Any) -> None:
         import ctypes
 
-        self._memory: Any = (ctypes.c_uint32 * (len(memory) // 4)).from_buffer(memory)
+        self._memory: Any = syscalls.array_type(ctypes.c_uint32, len(memory) // 4).from_buffer(memory)
         self._address = ctypes.addressof(self._memory)
-        self._load = libatomic["__atomic_load_4"]
+        # Not by item, which is a new function each time, and one with argtypes is a cycle.
+        self._load = getattr(libatomic, "__atomic_load_4")
         self._load.argtypes = (ctypes.c_void_p, ctypes.c_int)
         self._load.restype = ctypes.c_uint32
-        self._store = libatomic["__atomic_store_4"]
+        self._store = getattr(libatomic, "__atomic_store_4")
         self._store.argtypes = (ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int)
         self._store.restype = None
 

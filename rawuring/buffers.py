@@ -133,14 +133,6 @@ def _py_buffer() -> Any:
     return PyBuffer
 
 
-@functools.lru_cache(None)
-def _words(bits: int) -> Any:
-    """Define an array of 2**bits words, once: a type of its own for each size would be a cycle each time."""
-    import ctypes
-
-    return ctypes.c_uint64 * (1 << bits)
-
-
 def _integer(name: str, value: Any, least: int, most: int, what: str = "a number") -> Any:
     """Make sure that an argument is a number in its range, or name it."""
     if not hasattr(value, "__index__"):
@@ -189,8 +181,8 @@ class Block(Pin):
 
         if not isinstance(image, bytes):  # memmove() would take an int for an address
             raise TypeError(f"the image of a struct is bytes, not {type(image).__name__}")
-        # Of 64-bit words, so that it is aligned for every struct.
-        memory = _words((max(len(image) - 1, 0) // 8).bit_length())()
+        # Of 64-bit words, so that it is aligned for every struct; a power of two of them, so types are few.
+        memory = syscalls.array_type(ctypes.c_uint64, 1 << (max(len(image) - 1, 0) // 8).bit_length())()
         ctypes.memmove(memory, image, len(image))
         super().__init__(ctypes.addressof(memory), len(image), (memory, keepalive))
 
@@ -242,7 +234,7 @@ def timespec(timeout_ns: int) -> Pin:
     import ctypes
 
     _integer("timeout_ns", timeout_ns, 0, (10**9 << 63) - 1, "a time in nanoseconds")
-    words = _words(1)(*divmod(timeout_ns, 1_000_000_000))
+    words = syscalls.array_type(ctypes.c_uint64, 2)(*divmod(timeout_ns, 1_000_000_000))
     return Pin(ctypes.addressof(words), 16, words)
 
 

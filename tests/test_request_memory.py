@@ -15,7 +15,7 @@ from collections import deque
 
 import pytest
 
-from rawuring import buffers, debug, inflight, ops, pin, register, rings, uapi
+from rawuring import barriers, buffers, debug, inflight, ops, pin, register, rings, uapi
 from rawuring.fakekernel import fake_ring
 from rawuring.inflight import TOKEN_BASE, InFlight
 from rawuring.syscalls import Unavailable
@@ -643,6 +643,9 @@ BUILDERS = {
     "sockaddr": lambda: buffers.sockaddr(socket.AF_INET, ("127.0.0.1", 1)),
     "SockaddrBuffer": lambda: buffers.SockaddrBuffer().result(),
     "msghdr": lambda: buffers.msghdr([b"x"], name_size=128, control_size=64),
+    "words": lambda: barriers.release_words(barriers.map_words(buffers.allocate(64))),
+    "words of libatomic": lambda: barriers._libatomic()
+    and barriers._AtomicWords(buffers.allocate(64), barriers._libatomic()),
     "guarded": lambda: debug.guarded(55),
 }
 

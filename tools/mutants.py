@@ -446,7 +446,7 @@ MUTANTS = (
     ),
     Mutant(
         "a type for each size of a struct", "rawuring/buffers.py",
-        "@functools.lru_cache(None)\ndef _words", "def _words",
+        "syscalls.array_type(ctypes.c_uint64, 1 <<", "(lambda kind, n: kind * n)(ctypes.c_uint64, 1 <<",
         "tests/test_request_memory.py -k collector",
     ),
     Mutant(
