@@ -1,99 +1,67 @@
 # SPDX-License-Identifier: MIT
-"""Where the time goes: measure each step, and write it into docs/costs.md.
+"""Where the time goes: the table of docs/costs.md, made from a stored run of run.py.
 
-    python3 bench/costs.py [--quick] [--rounds N] [--write FILE]
+    python3 bench/costs.py [RESULTS.json] [--write docs/costs.md]
 
-Only what stands between the two marks of the page is replaced. The page quotes the steps by
-name, and tests/test_bench.py sees to it that the names are those of the script.
+Without a file it takes the newest run in results/ that has the steps. steps.py holds the steps, and what the
+page says about each.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
+import json
 from pathlib import Path
+from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-import bench_ring
-from harness import compare, machine
+from readme_table import HERE, between
+from run import STEPS_TITLE
+from steps import LOOPED, STEPS
 
 BEGIN, END = "<!-- costs: begin -->", "<!-- costs: end -->"
 
-#: What the table shows, and what it says about it.
-STEPS = {
-    "token": "user_data from the counter of inflight.py",
-    "hold": "`InFlight.hold()`: token, handler and memory into the table",
-    "get_sqe": "`ring.get_sqe()`",
-    "prep_nop alone": "`ops.prep_nop()`",
-    "prep_poll_add alone": "`ops.prep_poll_add()`",
-    "prep_read alone": "`ops.prep_read()`, as most operations",
-    "get_sqe, a stored SQE": "64 ready bytes into a slot: `ring.get_sqe()[:] = sqe`",
-    "push of 256": "`ring.push()` of a prepared block, per SQE",
-    "Block.set, per value": "one field of a block, per SQE",
-    "flush, per call": "publish: one store of the tail, one load of the head",
-    "enter, nothing to do": "io_uring_enter through ctypes, of which the system call is about half",
-    "enter, GETEVENTS": "the same, with a look for completions",
-    "reap of 1, per CQE": "`ring.reap()` of one completion",
-    "reap of 32, per CQE": "of 32, each",
-    "reap of 256, per CQE": "of 256, each",
-    "reap_columns of 256 and its user_data, per CQE": "`ring.reap_columns().user_data`, each",
-    "dispatch, per completion": "`InFlight.dispatch()`: find, release, call the handler",
-    "full_fence": "needed by SQPOLL only",
-    "a turn of 1 NOP": "push, `submit_and_reap(1)`: everything, the kernel's work included",
-    "a turn of 32 NOPs, per NOP": "the same with 32, each",
-    "a turn of 256 NOPs, per NOP": "with 256, each",
-    "a turn of 256 NOPs by column, per NOP": "with `reap_columns()`, each",
-    "getppid, a system call of the os module": "for comparison: what any system call costs from Python",
-}
+
+def stored() -> dict[str, Any]:
+    """Read the newest stored run that has the steps."""
+    for path in sorted((HERE / "results").glob("*.json"), reverse=True):
+        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if STEPS_TITLE in report["results"]:
+            return report
+    raise SystemExit("no stored run has the steps: python3 bench/run.py --only steps --json FILE")
 
 
-def table(quick: bool, rounds: int) -> str:
-    """Measure, and write the part of the page that is generated."""
-    (systems,) = bench_ring.benches(quick).values()
-    results = compare({name: systems[name] for name in ["an empty loop", *STEPS]}, rounds)
+def table(report: dict[str, Any]) -> str:
+    """Write the part of the page that is generated."""
+    results, here = report["results"][STEPS_TITLE], report["machine"]
     loop = results["an empty loop"]["median_ns"]
-    here = "; ".join(machine().values())
+    machine = "; ".join(here[key] for key in ("date", "cpu", "kernel", "python"))
     lines = [
-        f"Measured by `python3 bench/costs.py --write docs/costs.md`: {here}; medians of {rounds} rounds.",
+        f"Medians of {report['rounds']} rounds: {machine}. To measure anew:",
+        "`python3 bench/run.py --only steps --json FILE`, then "
+        "`python3 bench/costs.py FILE --write docs/costs.md`.",
         "",
-        "| step | ns | what it is |", "|---|---:|---|",
-    ]  # fmt: skip
-    # Steps that were repeated in a Python loop contain one turn of it; those of whole batches do not.
-    looped = ("token", "enter, nothing to do", "enter, GETEVENTS", "full_fence")
+        "| step | ns | what it is |",
+        "|---|---:|---|",
+    ]
     for name, what in STEPS.items():
-        ns = results[name]["median_ns"]
-        if name.endswith("alone") or name.startswith("getppid") or name in looped:
-            ns = max(0.1, ns - loop)
-        lines.append(f"| {name} | {ns:.0f} | {what} |")
+        if what and name in results:
+            ns = results[name]["median_ns"]
+            lines.append(f"| {name} | {max(0.1, ns - loop) if name in LOOPED else ns:.0f} | {what} |")
     return "\n".join(lines)
-
-
-def replace(page: str, part: str) -> str:
-    """Put the generated part between the marks."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"the page lacks the marks {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n{part}\n{END}{after}"
 
 
 def main() -> None:
     assert __doc__
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="two short rounds, to see that it works")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("results", nargs="?", help="what run.py --json stored")
     parser.add_argument("--write", metavar="FILE", help="the page to be brought up to date")
     options = parser.parse_args()
-    part = table(options.quick, 2 if options.quick else options.rounds)
+    report = json.loads(Path(options.results).read_text(encoding="utf-8")) if options.results else stored()
+    part = table(report)
     print(part)
     if options.write:
         path = Path(options.write)
-        path.write_text(replace(path.read_text(encoding="utf-8"), part), encoding="utf-8")
-    for thing in bench_ring.KEEP:
-        close = getattr(thing, "close", None)
-        if close is not None:
-            close()
+        path.write_text(between(path.read_text(encoding="utf-8"), BEGIN, END, part), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -96,6 +96,15 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def between(page: str, begin: str, end: str, part: str) -> str:
+    """Replace what stands between two marks of a page."""
+    before, found, rest = page.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise SystemExit(f"the page lacks the marks {begin} and {end}")
+    return f"{before}{begin}\n{part}\n{end}{after}"
+
+
 def main() -> None:
     assert __doc__
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -105,11 +114,7 @@ def main() -> None:
     print(part)
     if options.write:
         path = Path(options.write)
-        before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-        _, end, after = rest.partition(END)
-        if not begin or not end:
-            raise SystemExit(f"the page lacks the marks {BEGIN} and {END}")
-        path.write_text(f"{before}{BEGIN}\n{part}\n{END}{after}", encoding="utf-8")
+        path.write_text(between(path.read_text(encoding="utf-8"), BEGIN, END, part), encoding="utf-8")
 
 
 if __name__ == "__main__":

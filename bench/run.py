@@ -3,10 +3,10 @@
 
     python3 bench/run.py [--quick] [--install-peers] [--only REGEX] [--against GITREF] [--json FILE] ...
 
-Each system is a process of its own (systems.py; oracle.c, compiled with liburing). All of a table live at the
-same time, but only one of them works at any moment: one round of A, one of B, one of C, then A again. So a
-slow moment of the machine hits all of them: read the ratios. System calls are counted in a round of their
-own, under strace where that is installed. What cannot be had, or crashes, is left out with a line.
+Each system is a process of its own (systems.py, steps.py; oracle.c, compiled with liburing). All of a table
+live at the same time, but only one of them works at any moment: one round of A, one of B, one of C, then A
+again. So a slow moment of the machine hits all of them: read the ratios. System calls are counted in a round
+of their own, under strace where that is installed. What cannot be had, or crashes, is left out with a line.
 
 --install-peers makes a virtual environment (.venv-bench in the checkout) with the compiled bindings and
 uvloop; without that folder, only what this Python can import is measured.
@@ -33,11 +33,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from steps import CALLS, STEPS
+
 HERE = Path(__file__).resolve().parent
 VENV = HERE.parent / ".venv-bench"
 PEERS = ["uring-api", "liburing", "uvloop", "aiofiles"]
 C = "C with liburing"
 LIMIT_S = 60.0
+#: asyncio receives into 256 KiB, for which glibc maps and unmaps memory each time, until a larger block was
+#: freed once: several times the time per message, or not, by accident. So malloc is the same for everybody.
+PINNED = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
 
 
 class Gone(Exception):
@@ -59,17 +64,26 @@ class Table:
     #: Subtracted from each result: what was asked for in the first place.
     offset_ns: float = 0.0
     rounds: int = 0
+    #: All systems are rawuring's own, whatever they are called.
+    ours: bool = False
+    #: A new process for each round, with malloc as it is found in one.
+    fresh: bool = False
 
 
 class System:
     """A process that does one round for each line that it is given."""
 
-    def __init__(self, name: str, command: list[str], trace: Path | None = None, root: str = "") -> None:
+    def __init__(
+        self, name: str, command: list[str], trace: Path | None = None, root: str = "", pinned: bool = True
+    ) -> None:
         self.name = name
         self.trace = trace
         if trace is not None:
             command = ["strace", "-f", "-qq", "-I2", "-o", str(trace), *command]
-        env = {**os.environ, "PYTHONUNBUFFERED": "1", **({"RAWURING_ROOT": root} if root else {})}
+        env = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+        env.update({"PYTHONUNBUFFERED": "1", **(PINNED if pinned else {})})
+        if root:
+            env["RAWURING_ROOT"] = root
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
         )
@@ -169,10 +183,12 @@ class Bench:
         root = str(self.folder / "against") if ref else ""
         try:
             if table.workload == "echo":
+                if not hasattr(os, "sched_setaffinity"):
+                    raise Gone("this Python has no os.sched_setaffinity")
                 command = [*python, "echo", base]
                 if base.startswith(C):
                     command = self._c("serve")
-                server = System(name, command, trace, root)
+                server = System(name, command, trace, root, not table.fresh)
                 port = server.greeting.split()[1]
                 try:
                     client = self._client(port, table.arguments)
@@ -204,6 +220,8 @@ class Bench:
 
     def compare(self, table: Table, rounds: int) -> dict[str, dict[str, float]]:
         """Measure all systems of a table in turn."""
+        if table.fresh:
+            return self.summary(table, self.compare_fresh(table, rounds))
         running = [each for name in self.names(table) if (each := self.start(table, name)) is not None]
         samples: dict[str, list[float]] = {each.name: [] for each in running}
         try:
@@ -219,6 +237,27 @@ class Bench:
         finally:
             for each in running:
                 each.stop()
+        return self.summary(table, samples)
+
+    def compare_fresh(self, table: Table, rounds: int) -> dict[str, list[float]]:
+        """Measure the first round of one new process after the other."""
+        samples: dict[str, list[float]] = {name: [] for name in self.names(table)}
+        for _ in range(rounds):
+            for name in list(samples):
+                each = self.start(table, name)
+                if each is None:
+                    del samples[name]
+                    continue
+                try:
+                    samples[name].append(each.round() - table.offset_ns)
+                except Gone as error:
+                    self.leave_out(f"{name} ({table.title})", error)
+                    del samples[name]
+                finally:
+                    each.stop()
+        return samples
+
+    def summary(self, table: Table, samples: dict[str, list[float]]) -> dict[str, dict[str, float]]:
         if not samples:
             return {}
         baseline = statistics.median(samples.get(table.systems[0]) or next(iter(samples.values())))
@@ -234,7 +273,7 @@ class Bench:
     def names(self, table: Table) -> list[str]:
         names = list(table.systems)
         if self.options.against:
-            ours = [name for name in names if "rawuring" in name]
+            ours = [name for name in names if table.ours or "rawuring" in name]
             names += [f"{name} @{self.options.against}" for name in ours]
         return names
 
@@ -292,6 +331,7 @@ def install_peers() -> None:
 # The workloads
 
 OURS = ["rawuring, block", "rawuring, one by one", "rawuring, in flight"]
+STEPS_TITLE = "steps of one request, per operation"
 #: The limits of the language: less than this no library in pure Python can take.
 LEAST = ["ctypes alone, completions unread", "one frame of Python, nothing checked"]
 
@@ -302,7 +342,8 @@ def tables(quick: bool, file: Path) -> Iterator[Table]:
     for size in (1, 32, 256):
         n = [str(size), str(repeat)]
         peers = [C, *OURS, *(LEAST if size == 1 else LEAST[:1]), "liburing (Python)"]
-        yield Table(f"NOP, batch of {size}, per operation", "nop", n, peers, "nop", size * repeat)
+        nops = [*peers, "rawuring, block, plain ring"]
+        yield Table(f"NOP, batch of {size}, per operation", "nop", n, nops, "nop", size * repeat)
         peers.append("uring-api")
         yield Table(f"poll, ready, batch of {size}, per operation", "poll", n, peers, "poll", size * repeat)
     repeat = 2 if quick else 20
@@ -321,6 +362,8 @@ def tables(quick: bool, file: Path) -> Iterator[Table]:
         names = [*more, "select.epoll alone", f"{C}, change"]
         title = f"interest changes, {count} at a time, per change"
         yield Table(title, "change", n, names, operations=2 * count * int(n[1]))
+        title = f"sockets added and removed, {count} at a time, per socket"
+        yield Table(title, "connect", n, more, operations=count * int(n[1]))
     loops = ["asyncio", "asyncio on rawuring", "uvloop"]
     for ready, of in [(1, 1), (100, 100), (10, 1000)]:
         n = [str(ready), str(of), str(repeat)]
@@ -353,12 +396,23 @@ def tables(quick: bool, file: Path) -> Iterator[Table]:
         n = [str(connections), str(messages)]
         title = f"TCP echo, {connections} connections, server and client on one CPU, per message"
         yield Table(title, "echo", n, servers, operations=messages)
+    for connections in (10,) if quick else (10, 100):
+        n = [str(connections), "200" if quick else "10000"]
+        title = f"TCP echo, {connections} connections, fresh servers, malloc as it starts, per message"
+        yield Table(title, "echo", n, servers[:6], fresh=True)
+    n = ["256", "5" if quick else "50"]
+    yield Table(STEPS_TITLE, "step", n, list(STEPS), ours=True)
+    yield Table("ways to call io_uring_enter, per call", "call", n, CALLS, ours=True)
 
 
-def import_cost(python: str, rounds: int, folder: Path) -> dict[str, dict[str, float]]:
+MODULES = ["rawuring", "from rawuring import Ring", "rawuring.selector", "select, selectors", "asyncio",
+           "rawuring.aio", "uvloop", "uring_api", "liburing"]  # fmt: skip
+
+
+def import_cost(
+    python: str, rounds: int, folder: Path, modules: list[str] = MODULES
+) -> dict[str, dict[str, float]]:
     """Time and memory that an import adds to a bare interpreter, the fastest of some runs each."""
-    modules = ["rawuring", "from rawuring import Ring", "rawuring.selector", "select, selectors", "asyncio",
-               "rawuring.aio", "uvloop", "uring_api", "liburing"]  # fmt: skip
     code = (
         "import sys,time\n"
         "def rss():\n"

@@ -18,94 +18,36 @@ import selectors
 import socket
 import statistics
 import sys
-import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, os.environ.get("RAWURING_ROOT") or str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-Round = Callable[[], float]
-clock = time.perf_counter_ns
+import steps
+from rounds import (
+    KEEP,
+    SYSTEMS,
+    Missing,
+    Round,
+    clock,
+    compiled,
+    end_with_parent,
+    fastest,
+    median_of,
+    our_ring,
+    raise_nofile,
+    serve_rounds,
+    system,
+)
+
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 BLOCK = 4096
 MESSAGE = b"x" * 100
-SYSTEMS: dict[tuple[str, str], Callable[..., Round]] = {}
-KEEP: list[object] = []
-
-
-class Missing(Exception):
-    """Say that a system cannot be had here, and why."""
-
-
-def system(workload: str, name: str) -> Callable[[Callable[..., Round]], Callable[..., Round]]:
-    def note(make: Callable[..., Round]) -> Callable[..., Round]:
-        SYSTEMS[workload, name] = make
-        return make
-
-    return note
-
-
-def fastest(operation: Callable[[], object], count: int, repeat: int) -> Round:
-    """Make a round: the fastest of some repetitions, divided by the number of operations in each."""
-
-    def one_round() -> float:
-        best = 1 << 62
-        for _ in range(repeat):
-            start = clock()
-            operation()
-            best = min(best, clock() - start)
-        return best / count
-
-    return one_round
-
-
-def median_of(operation: Callable[[], object], repeat: int) -> Round:
-    def one_round() -> float:
-        took = []
-        for _ in range(repeat):
-            start = clock()
-            operation()
-            took.append(clock() - start)
-        return statistics.median(took)
-
-    return one_round
-
-
-def raise_nofile() -> None:
-    """Prepare a server.
-
-    asyncio receives into 256 KiB, for which glibc maps and unmaps memory each time, until a larger block was
-    freed once: twice the time per message, or not, by accident. Here it was freed once, for everybody.
-    """
-    import resource
-
-    bytes(1 << 20)
-
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def compiled(name: str) -> Any:
-    """Import a peer."""
-    import importlib
-
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise Missing(f"{name} cannot be imported: {error}") from None
 
 
 # ------------------------------------------------------------------------------------------------------
 # Batches: NOPs, and polls of an eventfd that is ready
-
-
-def our_ring(entries: int = 512) -> Any:
-    from rawuring import Ring, rings
-
-    ring = Ring(entries, wish=rings.RECOMMENDED)
-    KEEP.append(ring)
-    return ring
 
 
 def our_batch(what: str) -> tuple[Any, tuple[int, ...]]:
@@ -154,9 +96,9 @@ def ours_one_by_one(what: str, size: int, repeat: int) -> Round:
     return fastest(nops if what == "nop" else polls, size, repeat)
 
 
-def ours_block(what: str, size: int, repeat: int) -> Round:
+def ours_block(what: str, size: int, repeat: int, wish: int | None = None) -> Round:
     """Queue what was prepared once; for larger batches, reap by column."""
-    ring = our_ring()
+    ring = our_ring(wish=wish)
     turn = one_turn(ring)
     prep, arguments = our_batch(what)
     block = bytearray(64 * size)
@@ -164,7 +106,6 @@ def ours_block(what: str, size: int, repeat: int) -> Round:
         prep(memoryview(block)[64 * i : 64 * i + 64], *arguments, i)
     sqes = bytes(block)
     total = size * (size - 1) // 2
-
     queue = ring.put if size == 1 else ring.push
 
     def short() -> None:
@@ -177,6 +118,10 @@ def ours_block(what: str, size: int, repeat: int) -> Round:
         assert sum(ring.reap_columns().user_data) == total
 
     return fastest(long if size >= 64 and hasattr(ring, "reap_columns") else short, size, repeat)
+
+
+def ours_block_plain(what: str, size: int, repeat: int) -> Round:
+    return ours_block(what, size, repeat, 0)
 
 
 def ours_in_flight(what: str, size: int, repeat: int) -> Round:
@@ -322,6 +267,7 @@ def uring_api_poll(size: int, repeat: int) -> Round:
 for _what in ("nop", "poll"):
     for _name, _make in (
         ("rawuring, block", ours_block),
+        ("rawuring, block, plain ring", ours_block_plain),
         ("rawuring, one by one", ours_one_by_one),
         ("rawuring, in flight", ours_in_flight),
         ("ctypes alone, completions unread", ctypes_alone),
@@ -405,6 +351,21 @@ def changes(sel: Any, count: int, repeat: int) -> Round:
     return fastest(turns, 2 * count, repeat)
 
 
+def connections(sel: Any, count: int, repeat: int) -> Round:
+    """Add sockets, let the kernel know, and remove them again."""
+    socks = full_sockets(count)
+    KEEP.append(sel)
+
+    def turn() -> None:
+        for sock in socks:
+            sel.register(sock, READ)
+        assert not sel.select(0)
+        for sock in socks:
+            sel.unregister(sock)
+
+    return fastest(turn, count, repeat)
+
+
 def raw_changes(count: int, repeat: int) -> Round:
     """epoll.modify itself, without a selector."""
     socks = [sock.fileno() for sock in full_sockets(count)]
@@ -437,6 +398,7 @@ for _name, _sel in SELECTORS.items():
         make(), int(ready), int(of), int(repeat), 1.0
     )
     SYSTEMS["change", _name] = lambda count, repeat, make=_sel: changes(make(), int(count), int(repeat))
+    SYSTEMS["connect", _name] = lambda count, repeat, make=_sel: connections(make(), int(count), int(repeat))
 SYSTEMS["change", "select.epoll alone"] = lambda count, repeat: raw_changes(int(count), int(repeat))
 
 
@@ -580,6 +542,12 @@ def timed_reads(file: File, count: int, run: Callable[[list[int]], int]) -> Roun
     return one_round
 
 
+def os_preadv() -> Any:
+    if not hasattr(os, "preadv"):
+        raise Missing("this Python has no os.preadv")
+    return os.preadv
+
+
 @system("read", "os.pread")
 def read_pread(path: str, direct: str, depth: str, count: str) -> Round:
     file = File(path, direct)
@@ -587,7 +555,7 @@ def read_pread(path: str, direct: str, depth: str, count: str) -> Round:
 
     memory = mmap.mmap(-1, BLOCK)
     KEEP.append(memory)
-    fd, preadv = file.fd, os.preadv
+    fd, preadv = file.fd, os_preadv()
 
     def run(offsets: list[int]) -> int:
         return sum([preadv(fd, [memory], offset) for offset in offsets])
@@ -604,7 +572,7 @@ def read_threads(path: str, direct: str, depth: str, count: str) -> Round:
     file = File(path, direct)
     pool = ThreadPoolExecutor(int(depth))
     own = local()
-    fd, preadv = file.fd, os.preadv
+    fd, preadv = file.fd, os_preadv()
 
     def read(offset: int) -> int:
         try:
@@ -941,37 +909,7 @@ def serve_multishot() -> Round:
             group.recycle(*free)
 
 
-# ------------------------------------------------------------------------------------------------------
-
-
-def serve_rounds(workload: str, name: str, arguments: list[str]) -> int:
-    try:
-        one_round = SYSTEMS[workload, name](*arguments)
-    except KeyError:
-        print(f"no system {name!r} in workload {workload!r}")
-        return 2
-    except (Missing, ImportError, AttributeError) as error:
-        print(f"missing: {error}")
-        return 3
-    print("ready", flush=True)
-    for line in sys.stdin:
-        # A system call that nothing else makes: what stands between two of them in a trace is one round.
-        if line.startswith("count"):
-            os.getpriority(os.PRIO_PROCESS, 0)
-        result = one_round()
-        if line.startswith("count"):
-            os.getpriority(os.PRIO_PROCESS, 0)
-        print(f"{result:.1f}", flush=True)
-    return 0
-
-
-def end_with_parent() -> None:
-    """Let the kernel end this process when run.py is gone: a server would wait for ever."""
-    import ctypes
-    import signal
-
-    ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))  # PR_SET_PDEATHSIG
-
+SYSTEMS.update(steps.systems())
 
 if __name__ == "__main__":
     end_with_parent()

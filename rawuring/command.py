@@ -26,7 +26,7 @@ def run(main: Callable[[], int]) -> None:
     """Call main and exit with what it returns.
 
     A reader that closes its end of the pipe ends the command silently by SIGPIPE, Ctrl-C by SIGINT; an
-    OSError is told in one line. Without a stdout the exit code is all there is.
+    OSError is told in one line. A stdout that was closed counts as one that cannot be written.
 
     Args: main is called without arguments.
     Raises: SystemExit, always.
@@ -36,7 +36,8 @@ def run(main: Callable[[], int]) -> None:
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     if sys.stdout is None:  # the descriptor is closed, and the next one opened would take its number
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        closed = os.open(os.devnull, os.O_RDONLY)  # so that writing fails, with EBADF as on the closed one
+        sys.stdout = open(closed, "w", encoding="utf-8")  # noqa: SIM115
     if hasattr(sys.stdout, "reconfigure"):  # names of files and processes need not fit the terminal
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

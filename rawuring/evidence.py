@@ -5,7 +5,7 @@ What it is: sysctls, seccomp state, limits, kernel configuration, hints of conta
 modules; and the rules that turn an errno and these facts into one word and one piece of advice.
 Mirrors: Docker's check-config.sh, kvm-ok.
 Must not know: a ring. Nothing here makes an io_uring call.
-Invariant: what cannot be read is left out, and never an error.
+Invariant: what cannot be read is named with the reason, and never an error.
 Read next: forbid.py.
 """
 
@@ -21,16 +21,30 @@ from . import syscalls
 def gather() -> tuple[str, ...]:
     """Read what the system says about itself, without any io_uring call.
 
-    Returns: "name=value" each, in the order in which they explain a refusal; what cannot be read is left out.
+    Returns: "name=value" each, in the order in which they explain a refusal; the last one names what could
+        not be read, and why.
     Lifetime: none.
     """
-    found = [("platform", sys.platform)]
+    unread: list[str] = []
+
+    def read(path: str) -> str:
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                return file.read().strip()
+        except OSError as error:
+            unread.append(f"{path} ({error.strerror})")
+            return ""
+
+    python = f"{sys.implementation.name} {sys.version.split()[0]}"
+    found = [("rawuring", own_version()), ("Python", python), ("libc", _libc_version())]
+    found.append(("platform", sys.platform))
     if hasattr(os, "uname"):
         found.append(("uname", f"{kernel_name()} {os.uname().version}"))
+    found.append(("ids", _ids()))
     if sys.platform.startswith(("linux", "android")):
         for key in ("io_uring_disabled", "io_uring_group"):
-            found.append((f"kernel.{key}", syscalls._read_text(f"/proc/sys/kernel/{key}") or ""))
-        status = syscalls._read_text("/proc/self/status") or ""
+            found.append((f"kernel.{key}", read(f"/proc/sys/kernel/{key}")))
+        status = read("/proc/self/status")
         fields = dict(line.partition(":")[::2] for line in status.splitlines())
         for key in ("Seccomp", "NoNewPrivs", "CapEff"):
             found.append((key, fields.get(key, "").strip()))
@@ -38,9 +52,33 @@ def gather() -> tuple[str, ...]:
         found.append(("CONFIG_IO_URING", _kernel_config()))
         found.append(("container", _container()))
         found.append(("emulator", _emulator()))
-        found.append(("LSM", syscalls._read_text("/sys/kernel/security/lsm") or ""))
-        found.append(("LSM context", (syscalls._read_text("/proc/self/attr/current") or "").rstrip("\0")))
+        found.append(("LSM", read("/sys/kernel/security/lsm")))
+        found.append(("LSM context", read("/proc/self/attr/current").rstrip("\0")))
+    found.append(("not read", ", ".join(unread)))
     return tuple(f"{key}={value}" for key, value in found if value)
+
+
+def own_version() -> str:
+    """Return the version of this library, whatever name a copy of it has."""
+    return str(getattr(sys.modules.get(__name__.rpartition(".")[0]), "__version__", ""))
+
+
+def _libc_version() -> str:
+    try:
+        return os.confstr("CS_GNU_LIBC_VERSION") or ""
+    except (AttributeError, OSError, ValueError):
+        return "musl" if "musl" in str(getattr(sys.implementation, "_multiarch", "")) else ""
+
+
+def _ids() -> str:
+    """Name the credentials on which kernel.io_uring_group depends."""
+    if not hasattr(os, "getuid"):
+        return ""
+    groups = " ".join(map(str, os.getgroups())) or "none"
+    effective = ""
+    if (os.geteuid(), os.getegid()) != (os.getuid(), os.getgid()):
+        effective = f" (effective uid {os.geteuid()} gid {os.getegid()})"
+    return f"uid {os.getuid()} gid {os.getgid()}{effective}, groups {groups}"
 
 
 def _limits() -> list[tuple[str, str]]:
@@ -217,7 +255,7 @@ def _why_absent(facts: dict[str, str], advice: str) -> tuple[str, str]:
     surely = _surely_absent(errno.ENOSYS, facts)
     if surely:
         return surely
-    if "ctypes" in advice or "SYSCALL_NUMBERS" in advice:
+    if any(word in advice for word in ("ctypes", "This Python", "SYSCALL_NUMBERS")):
         return "python", advice
     return "config", (
         "This kernel is new enough and has no io_uring: most likely it was built without CONFIG_IO_URING. "

@@ -23,6 +23,8 @@ Facts about polling through io_uring, and what follows from them:
 * POLL_ADD always watches RDHUP too (IO_POLL_UNMASK in the kernel), asked for or not. On a socket whose peer
   has shut down its side, a handler that waits for something else would complete at once, again and
   again. Such a handler is parked in an epoll set, which has no such habit, and the set is watched.
+* POLL_ADD does not wake for POLLPRI (io_uring/poll.c, IO_ASYNC_POLL_COMMON): it sees what is there at first,
+  and sleeps when it comes later, unless a bit beside it wakes. Handlers for it are parked from the first.
 * A pending poll follows the file, not the number. If the descriptor is closed and its number used again,
   the old poll stays with the old file: every registration has a token of its own, and the old token is
   forgotten with the old handler.
@@ -30,8 +32,8 @@ Facts about polling through io_uring, and what follows from them:
   only then is its token forgotten (QEMU frees the handler there).
 * A poll is cancelled, and its event lost, when the thread that submitted it ends. -ECANCELED for a handler
   that was not removed therefore means: arm it again.
-* An SQPOLL ring answers when its thread comes to it. There a wait that does not wait may miss what has just
-  become true; the next one finds it.
+* An SQPOLL ring answers when its thread comes to it. A wait that does not last so long asks poll(2) for the
+  handlers whose SQEs the thread has not taken, so wait(0) reports what is ready, as on other rings.
 
 Userspace polling looks for completions in memory, for up to poll_max_ns, before it blocks. Whether
 anything is to be seen there depends on how the ring was made:
@@ -55,6 +57,7 @@ import errno
 import operator
 import os
 import select
+import struct
 import sys
 import time
 from _thread import get_ident
@@ -80,6 +83,8 @@ FDMON_IO_URING_REMOVE = 1 << 2
 # poll(2)'s bits, from asm-generic/poll.h; they are the same wherever these names are used below.
 POLLIN, POLLPRI, POLLOUT, POLLERR, POLLHUP, POLLNVAL = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
 _ALWAYS = POLLERR | POLLHUP | POLLNVAL
+# What poll(2) says of a file that knows no waiting, as regular ones: the kernel's DEFAULT_POLLMASK.
+_ALWAYS_READY = POLLIN | POLLOUT | 0x0040 | 0x0100
 # IN, OUT, ERR, HUP and RDHUP of a wake-up are taken at their word. RDHUP is 0x800 on SPARC.
 _EXACT = POLLIN | POLLOUT | POLLERR | POLLHUP | POLLNVAL | 0x2000 | 0x0040
 
@@ -173,9 +178,17 @@ class FDMon(syscalls.Uncopyable):
     backend = ""
     #: Why it was chosen, in words; set by setup().
     reason = ""
+    #: The ring, None where there is none.
+    ring: rings.Ring | None = None
+    #: Userspace polling, see set_poll_params(): for how long at most, and now; 0 switches it off.
+    poll_max_ns = poll_ns = 0
 
     def __init__(self) -> None:
         """Prepare the submit list and the means to wake a waiter."""
+        self._outer: select.epoll | None = None  # what fileno() gives, once another loop watches us
+        self._source = -1  # the descriptor in it that shows completions
+        self._waiting = self._busy = False  # wait(), dispatch() for another loop: is running
+        self._notified = False
         self.submit_list: deque[tuple[AioHandler, int]] = deque()
         self._wake_fds: tuple[int, ...] = _open_notifier()
         self._notifier = AioHandler(self._wake_fds[0], POLLIN)
@@ -213,6 +226,8 @@ class FDMon(syscalls.Uncopyable):
             self.submit_list.extend(intents)
         for node in olds:
             node.deleted = True
+        if self._outer is not None and not self._busy and self._wake_fds:
+            self.notify()  # the outer loop must call wait()
 
     def _check(self) -> None:
         if not self._wake_fds:
@@ -284,6 +299,82 @@ class FDMon(syscalls.Uncopyable):
         """
         self.update(node, None)
 
+    def release(self, node: AioHandler) -> None:
+        """Remove a handler and let go of its open file before returning.
+
+        One system call, and none for a handler that has no poll in the kernel. While another thread is in
+        wait(), that one is woken and does it; while one that has waited lives, its next wait() does it.
+
+        Args: node is given up.
+        Lifetime: none.
+        Threads: any; at once only in the waiter's.
+        """
+        self.remove(node)
+        self.wake_waiter()
+
+    def wake_waiter(self) -> None:
+        """Let a wait() that is going on take notice of what was just queued.
+
+        Lifetime: none.
+        Threads: any.
+        """
+        if self._waiting:
+            self.notify()
+
+    def add_sqe(
+        self, prep: Callable[[bytearray, int], None], handler: CqeHandler | None, *keepalive: Any
+    ) -> None:
+        """Send another request through the monitor's ring.
+
+        Args: prep is called as prep(sqe, user_data) inside the next wait() and must fill the SQE; handler is
+            called as handler(res, flags) by dispatch(), for each CQE, and with -ECANCELED when prep or a
+            signal handler raised before it was queued, or None; keepalive is whatever the kernel may touch.
+        Raises: TypeError for what cannot be called; ValueError after destroy(); Unavailable where the monitor
+            was made for poll(2), with the reason. After a loss at run time the handler gets the error.
+        Lifetime: until the final CQE; the monitor holds it.
+        Threads: any; notify() lets a waiter in another thread send it at once.
+        Mirrors: QEMU aio_add_sqe; the SQE is filled later, by the waiter, so that any thread may ask
+        """
+        for name, function in (("prep", prep), ("handler", handler)):
+            if not callable(function) and (function is not None or name == "prep"):
+                raise TypeError(f"{name}={function!r:.100} cannot be called")
+        self._check()
+        self._queue_request(prep, handler, keepalive)
+
+    def _queue_request(self, prep: Any, handler: CqeHandler | None, keepalive: tuple[Any, ...]) -> None:
+        raise syscalls.Unavailable(
+            errno.EOPNOTSUPP, "add_sqe() on a monitor that uses poll(2)", "absent",
+            f"Requests need io_uring. Why it is not used: {self.reason or 'this is a PollFDMon'}.",
+        )  # fmt: skip
+
+    def set_poll_params(self, max_ns: int, grow: int = 0, shrink: int = 0) -> None:
+        """Look for completions in memory before blocking, for a time that adapts itself.
+
+        The time starts at 4 microseconds, grows while events come soon enough, and shrinks when they do not.
+        Python threads share one interpreter lock: whoever polls keeps the others of its process from running.
+
+        Args: max_ns in nanoseconds, 0 switches polling off; grow is the factor by which the time grows, 0
+            for 2; shrink the divisor by which it shrinks, 0 for back to nothing.
+        Raises: ValueError where completions do not appear in memory: see the head of this file; Unavailable
+            on poll(2), which has none.
+        Lifetime: none.
+        Threads: any; a wait() that is going on may still use the old values.
+        Mirrors: QEMU aio_context_set_poll_params
+        """
+        for name, value in (("max_ns", max_ns), ("grow", grow), ("shrink", shrink)):
+            if _integer(name, value, "a number") < 0:
+                raise ValueError(f"{name}={value} is negative")
+        self._check()
+        if max_ns and self.backend == "poll":
+            raise syscalls.Unavailable(
+                errno.EOPNOTSUPP, "userspace polling on a monitor that uses poll(2)", "absent",
+                f"Completions need io_uring. Why it is not used: {self.reason or 'this is a PollFDMon'}.",
+            )  # fmt: skip
+        self._set_poll_params(max_ns, grow, shrink)
+
+    def _set_poll_params(self, max_ns: int, grow: int, shrink: int) -> None:
+        return  # off, as it is
+
     def wait(self, timeout_ns: int | None = None) -> list[Event]:
         """Wait until a descriptor is ready, and say which are.
 
@@ -303,7 +394,9 @@ class FDMon(syscalls.Uncopyable):
     def need_wait(self) -> bool:
         """Tell whether wait() has work even if nothing is to be waited for.
 
-        Returns: True when intents, completions or deferred work are pending.
+        Returns: True when intents, completions or deferred work are pending; as long as there is a handler
+            where only wait() sees what is ready, so that none starves in ``if timeout_ns or need_wait()``.
+        Raises: ValueError after destroy().
         Lifetime: none.
         Threads: the waiter only.
         Mirrors: QEMU FDMonOps.need_wait
@@ -322,12 +415,56 @@ class FDMon(syscalls.Uncopyable):
         Threads: the waiter only.
         Mirrors: QEMU aio_dispatch_ready_handlers
         """
+        if self._outer is not None and not self._busy:
+            return self._dispatch_nested(events)
         ran = 0
         for node, revents in events:
             if not node.deleted and node.handler is not None and self._wake_fds:
                 node.handler(node, revents)
                 ran += 1
         return ran
+
+    def _dispatch_nested(self, events: list[Event]) -> int:
+        """Call the handlers, and let the outer loop know once of all that they have changed."""
+        self._busy = True
+        try:
+            return self.dispatch(events)
+        finally:
+            self._busy = False
+            if self._wake_fds and self._has_intents():
+                self.notify()
+
+    def _has_intents(self) -> bool:
+        return bool(self.submit_list)
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when wait(0) would report something, or has work to do.
+
+        For watching the monitor from another event loop: call dispatch(wait(0)) whenever it is readable. It
+        is an epoll set of the monitor's own, which wakes whoever watches it: with any setup flags, before the
+        first wait() too, and when the kernel takes io_uring away. From now on changes notify, and handlers
+        are armed again at the end of each wait() and not with the next, for there might be none: one more
+        system call.
+
+        Returns: the same number at every call, until destroy().
+        Raises: OSError when there is no descriptor left; ValueError after destroy().
+        Lifetime: none.
+        Threads: any.
+        """
+        self._check()
+        outer = self._outer
+        if outer is None:
+            outer = select.epoll()
+            outer.register(self._wake_fds[0], POLLIN)
+            self._show_in(outer)
+            self._outer = outer
+            if self._has_intents():
+                self.notify()
+        return outer.fileno()
+
+    def _show_in(self, outer: select.epoll) -> None:
+        """Let the descriptor of fileno() show what is ready."""
+        raise NotImplementedError
 
     def notify(self) -> None:
         """Let a wait() that is going on, or the next one, return soon.
@@ -338,12 +475,14 @@ class FDMon(syscalls.Uncopyable):
         Mirrors: QEMU event_notifier_set
         """
         self._check()
+        self._notified = True
         try:
             os.write(self._wake_fds[-1], _ONE)
         except BlockingIOError:
             return  # so many notifications are pending that one more changes nothing
 
     def _take_notification(self) -> None:
+        self._notified = False  # before the look: a notification may come in between
         try:
             os.read(self._wake_fds[0], 4096)
         except BlockingIOError:
@@ -355,9 +494,12 @@ class FDMon(syscalls.Uncopyable):
         Threads: the waiter, or any thread once that has ended.
         Mirrors: QEMU fdmon_io_uring_destroy
         """
-        fds, self._wake_fds = self._wake_fds, ()
-        for fd in set(fds):
+        fds, self._wake_fds = {*self._wake_fds, self._source} - {-1}, ()
+        self._source = -1
+        for fd in fds:
             os.close(fd)
+        if self._outer is not None:
+            self._outer.close()
         self.submit_list.clear()
 
     def __enter__(self) -> FDMon:
@@ -375,6 +517,7 @@ class FDMon(syscalls.Uncopyable):
             FDMon.destroy(self)
 
 
+_U64 = struct.Struct("=Q")
 _ONE = (1).to_bytes(8, sys.byteorder)
 
 
@@ -412,6 +555,7 @@ class IoUringFDMon(FDMon):
     """
 
     backend = "io_uring"
+    ring: rings.Ring
 
     #: Flags that help a monitor. Not DEFER_TASKRUN: with COOP_TASKRUN completions appear in the ring
     #: without our asking, so a wait() needs one system call even when something happened since the last one.
@@ -447,89 +591,60 @@ class IoUringFDMon(FDMon):
                 wish &= ~uapi.IORING_SETUP_COOP_TASKRUN
         if sq_thread_idle_ms is not None:
             flags |= uapi.IORING_SETUP_SQPOLL
+        if flags & uapi.IORING_SETUP_IOPOLL:
+            raise ValueError("flags: with IORING_SETUP_IOPOLL a ring takes no polls, and no monitor works")
         #: The ring; add_sqe() is the way to put other requests on it.
         self.ring = rings.Ring(entries, flags=flags, wish=wish, sq_thread_idle_ms=sq_thread_idle_ms)
         self._instead: PollFDMon | None = None
-        self._nested = self._busy = False  # another event loop watches our descriptor; dispatch() is running
         try:
             self.ring.dont_fork()
             _check_sqpoll(self.ring)
             self.inflight = InFlight(self.ring)
-            self.set_poll_params(poll_max_ns)
             super().__init__()
+            self.set_poll_params(poll_max_ns)
         except BaseException:
             self.ring.close()
+            if hasattr(self, "_wake_fds"):
+                FDMon.destroy(self)
             raise
         self._requests: deque[tuple[Any, CqeHandler | None, tuple[Any, ...]]] = deque()
         self._bound = False
-        self._waiting = False
+        self._sqpoll = bool(self.ring.flags & uapi.IORING_SETUP_SQPOLL)
         self._early: deque[rings.Cqe] = deque()
         self._lot: ParkingLot | None = None
 
-    def set_poll_params(self, max_ns: int, grow: int = 0, shrink: int = 0) -> None:
-        """Look for completions in memory before blocking, for a time that adapts itself.
-
-        The time starts at 4 microseconds, grows while events come soon enough, and shrinks when they do not.
-        Python threads share one interpreter lock: whoever polls keeps the others of its process from running.
-
-        Args: max_ns in nanoseconds, 0 switches polling off; grow is the factor by which the time grows, 0
-            for 2; shrink the divisor by which it shrinks, 0 for back to nothing.
-        Raises: ValueError where completions do not appear in memory: see the head of this file.
-        Lifetime: none.
-        Threads: any; a wait() that is going on may still use the old values.
-        Mirrors: QEMU aio_context_set_poll_params
-        """
-        for name, value in (("max_ns", max_ns), ("grow", grow), ("shrink", shrink)):
-            if _integer(name, value, "a number") < 0:
-                raise ValueError(f"{name}={value} is negative")
+    def _set_poll_params(self, max_ns: int, grow: int, shrink: int) -> None:
         why = polling_refusal(self.ring.flags) if max_ns else None
         if why:
             raise ValueError(f"userspace polling is not possible: {why}")
         self.poll_ns = 0
         self.poll_max_ns, self.poll_grow, self.poll_shrink = max_ns, grow, shrink
 
-    def fileno(self) -> int:
-        """Return a descriptor that is readable when wait(0) would report something, or has work to do.
+    def _check(self) -> None:
+        if self.ring.closed and self._instead is None:
+            self.ring.fileno()  # raises, and knows whether it was closed or came through fork()
+        super()._check()
 
-        For watching the monitor from another event loop: call dispatch(wait(0)) whenever it is readable. From
-        now on handlers are armed again at the end of each wait() and not with the next, for there might be
-        none: one more system call.
+    def _has_intents(self) -> bool:
+        return bool(self.submit_list or self._requests or self._early or self.inflight._ready)
 
-        Lifetime: none.
-        """
-        fd = self.ring.fileno()
-        if not self._nested:
-            self._nested = True
-            if self.submit_list:
-                self.notify()
-        return fd
+    def _show_in(self, outer: select.epoll) -> None:
+        if self._instead is not None:
+            self._instead._show_in(outer)
+        elif self._source < 0 and self.ring.owner == get_ident():  # else the waiter's next wait() does it
+            try:
+                # A number of our own: the ring's may be closed by somebody else, and could not be taken out.
+                self._source = os.dup(self.ring.wakeup_fd())
+                outer.register(self._source, POLLIN)
+            except OSError as error:
+                if error.errno not in GONE:
+                    raise
+                # Closed already: the next wait() finds out, and goes on without the ring.
 
-    def update(
-        self, old_node: AioHandler | None, new_node: AioHandler | None, *older: AioHandler
-    ) -> None:
-        """Give up a handler, start one, or replace one by the other; see FDMon.update."""
-        super().update(old_node, new_node, *older)
-        if self._nested and not self._busy and self._wake_fds:
-            self.notify()  # the outer loop must call wait()
-
-    def add_sqe(
-        self, prep: Callable[[bytearray, int], None], handler: CqeHandler | None, *keepalive: Any
-    ) -> None:
-        """Send another request through the monitor's ring.
-
-        Args: prep is called as prep(sqe, user_data) inside the next wait() and must fill the SQE; handler is
-            called as handler(res, flags) by dispatch(), for each CQE, and with -ECANCELED when prep or a
-            signal handler raised before it was queued, or None; keepalive is whatever the kernel may touch.
-        Raises: TypeError for what cannot be called; ValueError after destroy().
-        Lifetime: until the final CQE; the monitor holds it.
-        Threads: any; notify() lets a waiter in another thread send it at once.
-        Mirrors: QEMU aio_add_sqe; the SQE is filled later, by the waiter, so that any thread may ask
-        """
-        for name, function in (("prep", prep), ("handler", handler)):
-            if not callable(function) and (function is not None or name == "prep"):
-                raise TypeError(f"{name}={function!r:.100} cannot be called")
-        self._check()
+    def _queue_request(self, prep: Any, handler: CqeHandler | None, keepalive: tuple[Any, ...]) -> None:
         self._requests.append((prep, handler, keepalive))
+        if self._outer is not None and not self._busy:
+            self.notify()  # the outer loop must call wait()
 
     # -- from here on, only inside wait()
 
@@ -580,6 +695,8 @@ class IoUringFDMon(FDMon):
         Mirrors: QEMU add_poll_add_sqe; the SQE is prepared once and stored again at each re-arming
         """
         if not node.sqe:
+            if node.events & POLLPRI and self._park(node, asked=False):
+                return
             node.token = next_token()
             sqe = bytearray(self.ring.sq.sqe_size)
             ops.prep_poll_add(sqe, node.fd, node.events, node.token)
@@ -634,6 +751,10 @@ class IoUringFDMon(FDMon):
                 self.inflight.entries[node.token] = (node, ())
                 node.armed = True
             raise
+        lot = self._lot
+        if lot is not None and not lot.watched:
+            self.add_poll_add_sqe(lot.node)
+            lot.watched = True
         for _ in range(len(self._requests)):
             self._start_request()
 
@@ -676,7 +797,8 @@ class IoUringFDMon(FDMon):
         if node.deleted:
             pass  # its POLL_REMOVE, if it is still to be sent, will find the node idle
         elif res == -errno.EINVAL or (res > 0 and not res & (node.events | _ALWAYS)):
-            self._park(node)  # EINVAL: a terminal before 5.8, see gates.py
+            # EINVAL: a terminal before 5.8, see gates.py, or a file that never wakes.
+            self._park(node, asked=True)
         else:
             # One-shot: armed again with the next submit, which is what makes it level-triggered.
             self.submit_list.append((node, FDMON_IO_URING_ADD))
@@ -695,16 +817,22 @@ class IoUringFDMon(FDMon):
         if mask:
             events.append((node, mask))
 
-    def _park(self, node: AioHandler) -> None:
-        if self._lot is None:
-            self._lot = ParkingLot()
-            self.enqueue(self._lot.node, FDMON_IO_URING_ADD)
+    def _park(self, node: AioHandler, *, asked: bool) -> bool:
+        """Let epoll watch a handler: one that POLL_ADD was asked for in vain, or one that would sleep."""
         if node.parked:
-            return
+            return True
         try:
+            if self._lot is None:
+                self._lot = ParkingLot()
             self._lot.add(node)
-        except OSError:  # closed without being removed: the next POLL_ADD says so
-            self.enqueue(node, FDMON_IO_URING_ADD)
+        except OSError as error:
+            if not asked:
+                return False
+            if error.errno == errno.EPERM and self._lot is not None:
+                self._lot.keep(node)  # always ready, for other events than these
+            else:  # closed without being removed: the next POLL_ADD says so; or no descriptor is left
+                self.submit_list.append((node, FDMON_IO_URING_ADD))
+        return True
 
     def process_cq_ring(self, events: list[Event] | None) -> int:
         """Handle every completion that is there, overflowed ones included.
@@ -728,26 +856,36 @@ class IoUringFDMon(FDMon):
         """Submit all changes and wait, in one system call; see FDMon.wait."""
         if timeout_ns is not None and timeout_ns.__class__ is not int:
             timeout_ns = _nanoseconds(timeout_ns)
-        if self._instead is not None:
-            return self._wait_instead(self._instead, timeout_ns)
         self._waiting = True
         try:
+            if self._instead is not None:
+                return self._wait_instead(self._instead, timeout_ns)
             events = self._wait(timeout_ns)
-            if self._nested:
-                self._arm_all()
+            if self._outer is not None:
+                self._arm_all(self._outer)
             return events
         except OSError as error:
-            if not ring_lost(self.ring, error):
+            if self._instead is not None or not ring_lost(self.ring, error):
                 raise
             return self._wait_instead(self._downgrade(error), timeout_ns)
         finally:
             self._waiting = False
+            if self._outer is not None:
+                self._tell_outer()
 
-    def _arm_all(self) -> None:
+    def _arm_all(self, outer: select.epoll) -> None:
         """Send all changes, so that the ring's descriptor shows what becomes ready."""
+        self._show_in(outer)
         self.fill_sq_ring()
         self._submit()
-        if self._early:  # taken out to make room: the descriptor no longer shows it
+
+    def _tell_outer(self) -> None:
+        """Have wait() called again when something is left that its descriptor does not show.
+
+        A signal handler has raised; or completions were taken out to make room.
+        """
+        left = self.submit_list or self._requests or self._early
+        if self._wake_fds and (left or self.ring.sq.sqe_tail != self.ring.sq.published):
             self.notify()
 
     def _wait(self, timeout_ns: int | None) -> list[Event]:
@@ -769,9 +907,12 @@ class IoUringFDMon(FDMon):
                 left = None if deadline is None else max(1, deadline - time.monotonic_ns())
                 ring.submit_and_wait(0 if self._early else 1, left)
             events: list[Event] = []
+            late = self._late() if self._sqpoll else ()  # before the look at what has completed
             self.process_cq_ring(events)
             if any(event[1] & ~_EXACT for event in events):
                 events = self._ask_again(events)
+            if late and timeout_ns is not None:
+                events += self._ask_poll([node for node in late if node.armed])
             woken = self._is_woken(events)
             # A removal or a lost poll completes too, without anything to report.
             if events or woken or inflight._ready or timeout_ns == 0:
@@ -839,10 +980,13 @@ class IoUringFDMon(FDMon):
         """Move every handler to poll(2); the ring stays only for what is still in flight on it."""
         ring, entries = self.ring, self.inflight.entries
         self._code = code = error.errno or errno.EIO
-        nodes = [entry[0] for entry in entries.values() if isinstance(entry[0], AioHandler)]
+        nodes = self._polled()
         if self._lot is not None:
             nodes += self._lot.nodes()
         instead = PollFDMon()
+        if self._outer is not None:
+            instead._show_in(self._outer)
+            self._hide_source(self._outer)
         for node in nodes:
             entries.pop(node.token, None)
             node.armed = node.parked = False
@@ -864,6 +1008,19 @@ class IoUringFDMon(FDMon):
         self._instead = instead  # last: from here on nobody looks at the ring
         return instead
 
+    def _polled(self) -> list[AioHandler]:
+        return [entry[0] for entry in self.inflight.entries.values() if isinstance(entry[0], AioHandler)]
+
+    def _drop_polls(self) -> None:
+        for node in self._polled():
+            del self.inflight.entries[node.token]
+
+    def _hide_source(self, outer: select.epoll) -> None:
+        source, self._source = self._source, -1
+        if source >= 0:
+            outer.unregister(source)
+            os.close(source)
+
     def _wait_instead(self, instead: PollFDMon, timeout_ns: int | None) -> list[Event]:
         deadline = None if not timeout_ns else time.monotonic_ns() + timeout_ns
         inflight = self.inflight
@@ -878,48 +1035,43 @@ class IoUringFDMon(FDMon):
                 del self._requests[0]  # as in _start_request
             self._reap_the_rest()
             events = instead.wait(0 if inflight._ready else timeout_ns)
-            events = [event for event in events if event[0] is not self._ring_node]
-            self._reap_the_rest()
+            others = [event for event in events if event[0] is not self._ring_node]
+            if not self._reap_the_rest() and len(others) < len(events):
+                instead.remove(self._ring_node)  # what is left needs io_uring_enter, and would wake us
+            events = others
             woken = self._is_woken(events)
             if events or woken or inflight._ready or timeout_ns == 0:
                 return events
             if deadline is not None:
                 timeout_ns = max(0, deadline - time.monotonic_ns())
 
-    def _reap_the_rest(self) -> None:
+    def _reap_the_rest(self) -> int:
         """Take what still completes on the ring, without entering the kernel; close it after the last."""
         if self.ring.closed:
-            return
+            return 0
+        count = 0
         try:
             self.ring.reap_into(self._early)
         except OSError:
-            return  # what has overflowed is out of reach
+            pass  # what has overflowed is out of reach
         finally:
             while self._early:
+                count += 1
                 self.inflight.complete(*self._early[0][:3])
                 self._early.popleft()
         if not self.inflight.entries:
             if self._instead is not None:
                 self._instead.remove(self._ring_node)
             self.ring.close()
+        return count
 
     def release(self, node: AioHandler) -> None:
-        """Remove a handler and let go of its open file before returning.
-
-        One system call, and none for a handler that has no poll in the kernel. While another thread is in
-        wait(), that one is woken and does it; while one that has waited lives, its next wait() does it.
-
-        Args: node is given up.
-        Lifetime: none.
-        Threads: any; at once only in the waiter's.
-        """
+        """Remove a handler and let go of its open file before returning; see FDMon.release."""
         self.remove(node)
-        if self.ring.closed:
-            return
         if self._waiting:
             self.notify()  # also when it is not armed: the waiter may be just about to do so
             return
-        if not node.armed:
+        if self.ring.closed or not node.armed:
             return
         if self.ring.owner != get_ident():
             if self._bound and rings.thread_lives(self.ring.owner):
@@ -941,15 +1093,6 @@ class IoUringFDMon(FDMon):
             self.ring.submit_and_wait(1)
             self.ring.reap_into(self._early)
 
-    def wake_waiter(self) -> None:
-        """Let a wait() that is going on take notice of what was just queued.
-
-        Lifetime: none.
-        Threads: any.
-        """
-        if self._waiting:
-            self.notify()
-
     def _bind(self) -> None:
         """Give the ring to the first thread that waits, and to another one when that has ended."""
         if not self._bound or not rings.thread_lives(self.ring.owner):
@@ -959,11 +1102,42 @@ class IoUringFDMon(FDMon):
 
     def _ask_again(self, events: list[Event]) -> list[Event]:
         """Arm everything again and take what is true now."""
+        if self._sqpoll:
+            return self._ask_poll([node for node, _ in events])
         self.fill_sq_ring()
         self.ring.submit_and_wait(0)
         again: list[Event] = []
         self.process_cq_ring(again)
         return again
+
+    def _late(self) -> list[AioHandler]:
+        """Return the handlers whose polls an SQPOLL thread has not taken yet."""
+        sq, entries = self.ring.sq, self.inflight.entries
+        nodes = []
+        for index in range(sq.sqe_tail - sq.pending(), sq.sqe_tail):
+            entry = entries.get(_U64.unpack_from(sq.slots[index & sq.ring_mask], 32)[0])
+            if entry is not None and isinstance(entry[0], AioHandler):
+                nodes.append(entry[0])
+        return nodes
+
+    def _ask_poll(self, nodes: list[AioHandler]) -> list[Event]:
+        """Ask poll(2) what is true of some handlers now."""
+        poll = select.poll()
+        by_fd: dict[int, list[AioHandler]] = {}
+        for node in nodes:
+            if not node.deleted:
+                by_fd.setdefault(node.fd, []).append(node)
+        for fd, each in by_fd.items():
+            poll.register(fd, _union(*each))
+        events: list[Event] = []
+        for fd, revents in poll.poll(0):
+            for node in by_fd[fd]:
+                mask = revents & (node.events | _ALWAYS)
+                if self._lot is not None and node is self._lot.node:
+                    events += self._lot.events()
+                elif mask:
+                    events.append((node, mask))
+        return events
 
     def _is_woken(self, events: list[Event]) -> bool:
         for i, (node, _) in enumerate(events):
@@ -990,26 +1164,25 @@ class IoUringFDMon(FDMon):
 
     def dispatch(self, events: list[Event]) -> int:
         """Call the handlers of completed requests, then those of ready descriptors; see FDMon.dispatch."""
-        if not self._nested or self._instead is not None:
-            return self.inflight.dispatch() + super().dispatch(events)
-        busy, self._busy = self._busy, True
-        try:
-            return self.inflight.dispatch() + super().dispatch(events)
-        finally:
-            self._busy = busy
-            if self.submit_list and not self.ring.closed:
-                self.notify()
+        if self._outer is not None and not self._busy:
+            return self._dispatch_nested(events)
+        return self.inflight.dispatch() + super().dispatch(events)
 
     def destroy(self) -> None:
         """Cancel and drain everything, then close the ring; see FDMon.destroy."""
+        ring, lost = self.ring, self._instead is not None
         try:
-            if not self.ring.closed:
+            if not ring.closed:
+                if not lost and (ring.owner == get_ident() or not rings.thread_lives(ring.owner)):
+                    lost = not ring.answers()
+                    if lost:  # and nobody has noticed: close() would wait for polls that it cannot end
+                        self._drop_polls()
                 self._requests.clear()
                 while self._early:  # else close() would wait for completions that have come already
                     self.process_cqe(None, self._early.popleft())
                 self.ring.close()
-        except OSError:
-            if self._instead is None:
+        except OSError as error:
+            if not lost or error.errno not in REFUSED + GONE:
                 raise
         finally:  # also when a handler of a request that ends here raises
             if self.ring.closed:  # not refused
@@ -1063,12 +1236,14 @@ def _union(*nodes: AioHandler) -> int:
 
 
 class ParkingLot(syscalls.Uncopyable):
-    """An epoll set for handlers on which POLL_ADD fails or completes without end: see the file's head."""
+    """An epoll set for handlers on which POLL_ADD fails, sleeps or completes without end: see the head."""
 
     def __init__(self) -> None:
         """Create the set and the node that watches it."""
         self._epoll = select.epoll()
         self._nodes: dict[int, list[AioHandler]] = {}
+        #: Whether there is a poll for the node below.
+        self.watched = False
         #: Ready when one of the parked handlers is.
         self.node = AioHandler(self._epoll.fileno(), POLLIN)
 
@@ -1080,10 +1255,23 @@ class ParkingLot(syscalls.Uncopyable):
         Lifetime: none.
         Threads: the waiter only.
         """
-        nodes = self._nodes.get(node.fd, [])
-        change = self._epoll.modify if nodes else self._epoll.register
-        change(node.fd, _union(node, *nodes))
-        self._nodes[node.fd] = [node, *nodes]
+        mask = _union(node, *self._nodes.get(node.fd, ()))
+        try:
+            self._epoll.register(node.fd, mask)
+        except FileExistsError:
+            self._epoll.modify(node.fd, mask)
+        self.keep(node)
+
+    def keep(self, node: AioHandler) -> None:
+        """Park a handler of a file that epoll refuses, because it never becomes ready for what is wanted.
+
+        Args: node is idle.
+        Lifetime: none.
+        Threads: the waiter only.
+        """
+        nodes = self._nodes.setdefault(node.fd, [])
+        if node not in nodes:
+            nodes.append(node)
         node.parked = True
 
     def remove(self, node: AioHandler) -> None:
@@ -1094,7 +1282,7 @@ class ParkingLot(syscalls.Uncopyable):
         Threads: the waiter only.
         """
         node.parked = False
-        nodes = [each for each in self._nodes.pop(node.fd) if each is not node]
+        nodes = [each for each in self._nodes.pop(node.fd, ()) if each is not node]
         try:
             if nodes:
                 self._nodes[node.fd] = nodes
@@ -1112,7 +1300,7 @@ class ParkingLot(syscalls.Uncopyable):
         Threads: the waiter only.
         """
         found = []
-        for fd, revents in self._epoll.poll(0):
+        for fd, revents in self._epoll.poll(0, max(1, len(self._nodes))):
             for node in self._nodes.get(fd, ()):
                 mask = revents & (node.events | _ALWAYS)
                 if mask and not node.deleted:
@@ -1147,6 +1335,9 @@ class PollFDMon(FDMon):
         """Create the poll object."""
         self._poll = select.poll()
         self._nodes: dict[int, list[AioHandler]] = {}
+        self._set: select.epoll | None = None  # the same descriptors, for who watches us
+        self._always: set[int] = set()  # those that no epoll set takes, and that are ready all the time
+        self._marker: select.epoll | None = None  # ready all the time, in their place
         super().__init__()
 
     def _apply(self) -> None:
@@ -1155,6 +1346,7 @@ class PollFDMon(FDMon):
             # Taken off the list only when it is done: see IoUringFDMon.fill_sq_ring.
             node, flags = self.submit_list[0]
             nodes = self._nodes.setdefault(node.fd, [])
+            new = not nodes
             if flags & FDMON_IO_URING_ADD:
                 if not node.deleted and node not in nodes:
                     nodes.append(node)
@@ -1167,6 +1359,8 @@ class PollFDMon(FDMon):
             else:
                 del self._nodes[node.fd]
                 self._unregister(node.fd)
+            if self._set is not None:
+                self._show(self._set, node.fd, new)
             self.dequeue()
 
     def _unregister(self, fd: int) -> None:
@@ -1175,41 +1369,108 @@ class PollFDMon(FDMon):
         except KeyError:
             return  # it was given up before it was ever registered
 
+    def _show_in(self, outer: select.epoll) -> None:
+        """Let an epoll set show what poll(2) would: a set within it, which can be made anew."""
+        inner = select.epoll()
+        outer.register(inner, POLLIN)
+        old, self._set, self._outer = self._set, inner, outer
+        if old is not None:
+            old.close()  # and so gone from the outer set
+        self._always.clear()
+        self._mark(inner)
+        for fd in self._nodes:
+            self._show(inner, fd, True)
+
+    def _show(self, inner: select.epoll, fd: int, new: bool) -> None:
+        """Let the set show one descriptor after a change."""
+        taken = fd not in self._always
+        self._always.discard(fd)
+        try:
+            if fd in self._nodes:
+                mask = _union(*self._nodes[fd])
+                change = inner.register if new or not taken else inner.modify
+                change(fd, mask)
+            elif taken:
+                inner.unregister(fd)
+        except OSError as error:
+            if fd not in self._nodes or error.errno in (errno.ENOENT, errno.EEXIST):
+                # The number is another file's by now, or nobody's; the old file may live on, and wake us.
+                assert self._outer is not None
+                self._show_in(self._outer)
+                return
+            # Files that are always ready are refused, for no better reason; what is not open is ready, too.
+            if error.errno != errno.EPERM or mask & _ALWAYS_READY:
+                self._always.add(fd)
+        if bool(self._always) != (self._marker is not None):
+            self._mark(inner)
+
+    def _mark(self, inner: select.epoll) -> None:
+        """Let the set show that something is ready all the time, or that nothing is."""
+        marker, self._marker = self._marker, None
+        if marker is not None:
+            marker.close()
+        if self._always:
+            marker = select.epoll()
+            marker.register(self._wake_fds[-1], POLLOUT)  # there is always room
+            inner.register(marker, POLLIN)
+            self._marker = marker
+
     def wait(self, timeout_ns: int | None = None) -> list[Event]:
         """Apply all changes and call poll(2), whose timeout counts milliseconds; see FDMon.wait."""
         if timeout_ns is not None and timeout_ns.__class__ is not int:
             timeout_ns = _nanoseconds(timeout_ns)
         deadline = None if not timeout_ns else time.monotonic_ns() + timeout_ns
-        while True:
-            self._check()
-            self._apply()
-            # Rounded up: to return early would let the caller spin.
-            timeout_ms = None
-            if timeout_ns is not None:
-                timeout_ms = min(-(-max(timeout_ns, 0) // 1_000_000), 0x7FFFFFFF)  # an int to poll(2)
-            events: list[Event] = []
-            woken = False
-            for fd, revents in self._poll.poll(timeout_ms):
-                for node in self._nodes.get(fd, ()):
-                    mask = revents & (node.events | _ALWAYS)
-                    if node is self._notifier:
-                        self._take_notification()
-                        woken = True
-                    elif mask and not node.deleted:
-                        events.append((node, mask))
-            if events or woken or timeout_ns == 0:
-                return events
-            if deadline is not None:
-                timeout_ns = max(0, deadline - time.monotonic_ns())
+        self._waiting = True
+        try:
+            while True:
+                events, woken = self._look(timeout_ns)
+                if events or woken or timeout_ns == 0:
+                    return events
+                if deadline is not None:
+                    timeout_ns = max(0, deadline - time.monotonic_ns())
+        finally:
+            self._waiting = False
+            if self._outer is not None and self.submit_list and self._wake_fds:
+                self.notify()  # a signal handler has raised: wait() must be called again
+
+    def _look(self, timeout_ns: int | None) -> tuple[list[Event], bool]:
+        self._check()
+        self._apply()
+        if self._set is not None:
+            for fd in tuple(self._always):  # what was not open may be by now
+                self._show(self._set, fd, False)
+        # Rounded up: to return early would let the caller spin.
+        timeout_ms = None
+        if timeout_ns is not None:
+            timeout_ms = min(-(-max(timeout_ns, 0) // 1_000_000), 0x7FFFFFFF)  # an int to poll(2)
+        events: list[Event] = []
+        woken = False
+        for fd, revents in self._poll.poll(timeout_ms):
+            for node in self._nodes.get(fd, ()):
+                mask = revents & (node.events | _ALWAYS)
+                if node is self._notifier:
+                    self._take_notification()
+                    woken = True
+                elif mask and not node.deleted:
+                    events.append((node, mask))
+        return events, woken
 
     def need_wait(self) -> bool:
-        """Tell whether there is work for wait(): poll(2) keeps nothing back, so only intents count."""
+        """Tell whether there is work for wait(): always while there is a handler; see FDMon.need_wait.
+
+        Nothing but poll(2) sees what is ready, so a loop that asks here before it waits must ask poll(2).
+
+        Mirrors: QEMU fdmon-poll.c, whose need_wait is aio_poll_disabled: is there a handler without io_poll?
+        """
         self._check()
-        return bool(self.submit_list)
+        return bool(self.submit_list) or len(self._nodes) > 1 or self._notified
 
     def destroy(self) -> None:
         """Forget all handlers; see FDMon.destroy."""
         self._nodes.clear()
+        for inner in (self._set, self._marker):
+            if inner is not None:
+                inner.close()
         self._poll = select.poll()  # the numbers may be other files' soon
         super().destroy()
 

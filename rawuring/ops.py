@@ -909,7 +909,8 @@ def prep_timeout(
     Args: ts is the address of a __kernel_timespec (buffers.timespec); count of completions, 0 for none, with
         IORING_TIMEOUT_MULTISHOT (6.4) of expirations, 0 for ever; timeout_flags is a mask of
         IORING_TIMEOUT_*.
-    CQE: res is -ETIME when the time has passed, 0 when the count was reached, -ECANCELED. With
+    CQE: res is -ETIME when the time has passed, 0 when the count was reached, -ECANCELED. It is -ETIME with
+        IORING_TIMEOUT_ETIME_SUCCESS too, which only keeps it from breaking a link. With
         IORING_TIMEOUT_MULTISHOT one for each expiration, the last without IORING_CQE_F_MORE.
     Lifetime: until submit returns; until the final CQE on an SQPOLL ring or before 5.5.
     Since: 5.4
@@ -963,7 +964,7 @@ def prep_link_timeout(sqe: Sqe, ts: int, timeout_flags: int, user_data: int = 0,
         IORING_TIMEOUT_ABS, IORING_TIMEOUT_BOOTTIME, IORING_TIMEOUT_REALTIME. The SQE before has
         IOSQE_IO_LINK.
     CQE: res is -ETIME (the request answers -ECANCELED), -ECANCELED when the request was in time, -EALREADY
-        when it could not be stopped, -ENOENT.
+        when it could not be stopped, -ENOENT; -EINVAL when the SQE before has no IOSQE_IO_LINK.
     Lifetime: until submit returns.
     Since: 5.5
     Mirrors: liburing io_uring_prep_link_timeout
@@ -1271,7 +1272,9 @@ def prep_send_zc(
     Args: zc_flags is a mask of IORING_RECVSEND_POLL_FIRST, IORING_SEND_ZC_REPORT_USAGE and
         IORING_SEND_VECTORIZED; the others as in prep_send. prep_send_set_addr() adds a destination.
     CQE: two. The first says how many bytes were sent, or a negative errno; with IORING_CQE_F_MORE the second
-        follows, with IORING_CQE_F_NOTIF, and says that the memory is free.
+        follows, with IORING_CQE_F_NOTIF, and says that the memory is free. Its res is no errno: 0, or with
+        IORING_SEND_ZC_REPORT_USAGE -2**31, which is IORING_NOTIF_USAGE_ZC_COPIED in the 32 bits of res, where
+        the kernel copied the bytes after all.
     Lifetime: until the notification CQE.
     Since: 6.0; REPORT_USAGE 6.2, VECTORIZED 6.17
     Mirrors: liburing io_uring_prep_send_zc
@@ -1358,8 +1361,9 @@ def prep_recv(
 
     Args: buf is an address; length in bytes; msg_flags is a mask of MSG_*; ioprio of IORING_RECVSEND_*;
         buf_group goes with IOSQE_BUFFER_SELECT.
-    CQE: res is the number of bytes, 0 when the peer has closed, or a negative errno; flags may have
-        IORING_CQE_F_SOCK_NONEMPTY.
+    CQE: res is the number of bytes, 0 when the peer has closed or for an empty datagram, or a negative errno.
+        With socket.MSG_TRUNC it is the whole length of the datagram, which may be more than length. flags may
+        have IORING_CQE_F_SOCK_NONEMPTY.
     Lifetime: until the final CQE.
     Since: 5.6
     Mirrors: liburing io_uring_prep_recv
@@ -1398,7 +1402,8 @@ def prep_recvmsg(
 
     Args: msg is the address of a struct msghdr (buffers.msghdr), which is filled; msg_flags is a mask of
         MSG_*.
-    CQE: res is the number of bytes, or a negative errno.
+    CQE: res is the number of bytes, 0 when the peer has closed, or a negative errno; with socket.MSG_TRUNC
+        the whole length of the datagram.
     Lifetime: until the final CQE.
     Since: 5.3; room for ancillary data on other sockets than TCP's 5.12, -EINVAL before
     Mirrors: liburing io_uring_prep_recvmsg
@@ -1647,7 +1652,7 @@ def prep_close(sqe: Sqe, fd: int, user_data: int = 0, flags: int = 0) -> None:
     """Close a descriptor.
 
     Args: fd; a request that is in flight on it keeps the file open.
-    CQE: res is 0, or a negative errno.
+    CQE: res is 0, or a negative errno: -EBADF when it is not open, or with IOSQE_FIXED_FILE.
     Lifetime: none.
     Since: 5.6
     Mirrors: liburing io_uring_prep_close
@@ -1659,7 +1664,8 @@ def prep_close_direct(sqe: Sqe, file_index: int, user_data: int = 0, flags: int 
     """Empty a slot of the registered files.
 
     Args: file_index is the slot.
-    CQE: res is 0, or -EBADF when it is empty.
+    CQE: res is 0; -EBADF when it is empty, or with IOSQE_FIXED_FILE; -EINVAL for a slot beyond the table;
+        -ENXIO without one.
     Lifetime: none.
     Since: 5.15
     Mirrors: liburing io_uring_prep_close_direct
@@ -1676,7 +1682,8 @@ def prep_files_update(
 
     Args: fds is the address of nr_fds ints: a descriptor, -1 to empty the slot, IORING_REGISTER_FILES_SKIP to
         leave it; offset is the first slot, or IORING_FILE_INDEX_ALLOC, and fds is filled with the slots.
-    CQE: res is the number of slots, or a negative errno.
+    CQE: res is the number of slots, which is less than nr_fds when one fails; or a negative errno when the
+        first does, -ENXIO without a table.
     Lifetime: until the final CQE.
     Since: 5.6; IORING_FILE_INDEX_ALLOC 5.19
     Mirrors: liburing io_uring_prep_files_update
@@ -1695,7 +1702,7 @@ def prep_fixed_fd_install(
     """Make an ordinary descriptor of a direct one, which stays.
 
     Args: fd is the slot; install_fd_flags is 0 or IORING_FIXED_FD_NO_CLOEXEC. IOSQE_FIXED_FILE is added.
-    CQE: res is the descriptor, or a negative errno.
+    CQE: res is the descriptor, or a negative errno, -EBADF when the slot is empty.
     Lifetime: none.
     Since: 6.8
     Mirrors: liburing io_uring_prep_fixed_fd_install
@@ -2089,7 +2096,7 @@ def prep_msg_ring(
 
     Args: fd is the other ring's; length becomes res over there, data becomes user_data; msg_ring_flags is 0:
         IORING_MSG_RING_CQE_SKIP is for descriptors, and -EINVAL here.
-    CQE: res is 0, or a negative errno, -EOVERFLOW when there was no room.
+    CQE: res is 0, or a negative errno: -EOVERFLOW when there was no room, -EBADFD when fd is no ring.
     Lifetime: none.
     Since: 5.18
     Mirrors: liburing io_uring_prep_msg_ring

@@ -140,6 +140,7 @@ def main(arguments: list[str] | None = None, ring: Ring | None = None) -> int:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"rawuring {report.version()}")
     form, amount = parser.add_mutually_exclusive_group(), parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON object")
     form.add_argument("--python", action="store_true", help="print one Python literal")

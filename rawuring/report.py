@@ -81,7 +81,7 @@ def name_of(item: str) -> str:
         kinds = ", ".join(f"{name}:" for name in survey.KINDS)
         raise ValueError(f"{item!r}: the kinds are {kinds} and KERNEL:")
     for name, _ in survey.family(kind):
-        if name in (survey.KINDS[kind] + rest, f"IORING_{rest}"):
+        if name in (survey.KINDS[kind] + rest, f"IORING_{rest}", rest):
             return name
     known = [name[len(survey.KINDS[kind]) :] for name, _ in survey.family(kind)]
     what = f"{item!r}: the tables (Linux 7.2) know no {survey.KINDS[kind]}{rest}"
@@ -117,8 +117,10 @@ def ask(found: Capabilities, item: str) -> tuple[Answer, str]:
     finding = found.findings.get(name_of(item), survey.NOTHING)
     if finding.supported is False:
         return False, finding.how
-    if finding.supported and finding.admitted is not None:
-        return finding.admitted, finding.admitted_how
+    if finding.admitted is False:  # whether the kernel has it or not
+        return False, finding.admitted_how
+    if finding.supported and finding.admitted:
+        return True, finding.admitted_how
     return None, finding.admitted_how or finding.how
 
 
@@ -219,6 +221,7 @@ def as_dict(found: Capabilities, live: dict[str, str], required: tuple[str, ...]
     return {
         "schema": SCHEMA,
         "verdict": verdict(found, live),
+        "version": version(),
         **data,
         "usable": {USABLE: True, UNKNOWN: None}.get(exit_code(status), False),  # live requests count, too
         "status": status,
@@ -242,6 +245,11 @@ def as_dict(found: Capabilities, live: dict[str, str], required: tuple[str, ...]
 def _gates(found: Capabilities) -> tuple[gates.Gate, ...]:
     """List what this kernel does otherwise for its age, where there is a ring to mind it on."""
     return gates.applying() if found.usable else ()
+
+
+def version() -> str:
+    """Return the version of this library, whatever name a copy of it has."""
+    return evidence.own_version()
 
 
 def tables() -> dict[str, dict[str, str | None]]:
@@ -328,7 +336,8 @@ def print_text(found: Capabilities, live: dict[str, str], required: tuple[str, .
     for fact in found.evidence:
         print(f"  evidence: {fact}{_MEANINGS.get(fact, '')}")
     if found.usable:
-        print(f"  fence: {barriers.fence_kind()}")
+        kind = barriers.fence_kind()
+        print(f"  memory barriers: {kind} ({_FENCES[kind]})")
         print("this library:")
         for feature, state in library(found).items():
             missing = f" ({', '.join(_why_missing(found, item) for item in state['missing'])})"
@@ -336,7 +345,7 @@ def print_text(found: Capabilities, live: dict[str, str], required: tuple[str, .
         for kind in survey.KINDS:
             _print_kind(found, kind, verbose)
         for gate in _gates(found):
-            print(f"known of this release: {gate.what} (here: {gate.library})")
+            print(f"kernels of this age: {gate.what}; this library: {gate.library}")
     for name, result in live.items():
         print(f"live: {name}: {_colour(result, _GREEN if result == 'ok' else _RED)}")
     print_required(found, required, quiet=False)
@@ -350,11 +359,15 @@ def _advice(found: Capabilities, live: dict[str, str], required: tuple[str, ...]
         return advice
     answers = {item: ask(found, item)[0] for item in required}
     missing = [item for item, answer in answers.items() if answer is False]
-    refused = [item for item in missing if item[:7] != "KERNEL:" and found.findings[name_of(item)].supported]
+    findings = {item: found.findings.get(name_of(item)) for item in missing if item[:7] != "KERNEL:"}
+    refused = [item for item, finding in findings.items() if finding and finding.supported is not False]
     also = f" {advice}" if status == "degraded" else ""
     if refused:
         see = "." if also else ": see what restricts it."
-        return f"The kernel has {', '.join(refused)} and refuses it to this process{see}{also}"
+        known = all(finding.supported for item, finding in findings.items() if item in refused and finding)
+        names = ", ".join(refused)
+        has = f"The kernel has {names} and refuses it" if known else f"{names} is refused"
+        return f"{has} to this process{see}{also}"
     if missing:
         needed = ", ".join(item if item[:7] == "KERNEL:" else _with_since(item) for item in missing)
         return f"This kernel lacks what is required ({needed}): use a newer one, or do without.{also}"
@@ -363,6 +376,15 @@ def _advice(found: Capabilities, live: dict[str, str], required: tuple[str, ...]
         return f"Nobody here can tell whether {', '.join(unknown)} may be used: try it in the program.{also}"
     return advice
 
+
+# How this machine orders memory accesses: see the head of barriers.py.
+_FENCES = {
+    "lock": "the atomic instruction in Python's own locks",
+    "libatomic": "GCC's run-time library",
+    "stub": "one instruction in a page of executable memory",
+    "membarrier": "a system call each time",
+    "none": "there is no way: no SQPOLL, and the kernel is entered before completions are looked at",
+}
 
 # What a fact means, where its name does not say it.
 _MEANINGS = {
@@ -381,7 +403,7 @@ def _why_missing(found: Capabilities, item: str) -> str:
         finding = found.findings.get(name_of(item), survey.NOTHING)
     except ValueError:  # words, not an item
         return item
-    refused = finding.supported and finding.admitted is False
+    refused = finding.supported is not False and finding.admitted is False
     return f"{item}, refused to this process" if refused else _with_since(item)
 
 

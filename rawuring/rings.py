@@ -200,8 +200,8 @@ class SubmissionQueue(Uncopyable):
         Since: 5.1
         Mirrors: liburing io_uring_get_sqe, which returns NULL when full and clears some of the fields
         """
-        # Shaped by speed (bench/bench_nop.py): private words only; the kernel's head is read again when we
-        # meet the limit. An old head is safe, for it only ever moves on and so promises too little.
+        # Shaped by speed (bench/run.py --only NOP): private words only; the kernel's head is read again when
+        # we meet the limit. An old head is safe, for it only ever moves on and so promises too little.
         tail = self.sqe_tail
         if tail >= self._limit or get_ident() != self.owner:
             self._need_room(1)
@@ -534,7 +534,7 @@ class CompletionQueue(Uncopyable):
         Raises: RuntimeError when the indices are impossible, which means that the memory was damaged.
         Lifetime: none; these are copies.
         """
-        # Shaped by speed (bench/bench_nop.py): one load, at most two unpacking loops in C, one store.
+        # Shaped by speed (bench/run.py --only NOP): one load, at most two unpacking loops in C, one store.
         words = self._words
         head = self.head
         # The CQEs must be read after the tail that covers them. Pairs with the kernel's smp_store_release

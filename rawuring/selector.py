@@ -805,7 +805,7 @@ class EpollWait(Strategy):
             warnings.warn(f"{self.reason}; going on with epoll", RuntimeWarning, stacklevel=4)
 
     def _wait_in_ring(self, timeout_ns: int | None, keys: Keys) -> Ready:
-        # Shaped by speed (bench/bench_selector.py): this is an iteration of a busy loop.
+        # Shaped by speed (bench/run.py --only ready): this is an iteration of a busy loop.
         ring = self.ring
         deadline = time.monotonic_ns() + timeout_ns if timeout_ns else 0
         sent: Changes = {}
@@ -1486,7 +1486,7 @@ class Stdlib(Strategy):
 # ------------------------------------------------------------------------------------------------------
 # Choosing
 
-#: The strategies over io_uring, the best first: see bench/bench_selector.py.
+#: The strategies over io_uring, the best first: see bench/run.py --only ready.
 STRATEGIES: dict[str, type[EpollWait] | type[PollAdd]] = {
     each.name: each for each in (EpollWait, EpollPoll, PollAdd)
 }

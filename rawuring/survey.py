@@ -127,6 +127,8 @@ def examine() -> Capabilities:
             mask = ring.features
     except syscalls.Unavailable as failure:
         return _refused(facts, failure)
+    except ImportError as error:  # what rings.py imports when it makes one
+        return _refused(facts, _lacking(error))
     except OSError as error:  # the child could, and this process cannot: a limit was met in between
         return _refused(facts, syscalls.explain_setup_failure(error.errno or errno.EIO, _FIRST))
     answer = _query() or {}
@@ -242,8 +244,7 @@ def _first_calls() -> int:
     try:
         syscalls._load()
     except (AttributeError, ImportError) as error:
-        advice = f"This Python cannot call into libc: {error}. Use one that has ctypes."
-        raise syscalls.Unavailable(errno.ENOSYS, "ctypes", "absent", advice) from None
+        raise _lacking(error) from None
     codes, killer = _three_calls()
     if len(codes) < len(seccomp.CALLS):
         raise seccomp.ended_early(seccomp.CALLS[len(codes)], killer)
@@ -255,6 +256,14 @@ def _first_calls() -> int:
         advice = "A filter lets io_uring_setup pass but not io_uring_enter: allow both."
         raise syscalls.Unavailable(codes[1], seccomp.CALLS[1], "seccomp", advice)
     return codes[2] if codes[2] in _REFUSALS else 0
+
+
+def _lacking(error: Exception) -> syscalls.Unavailable:
+    """Build the exception for a Python that was built without what a ring needs."""
+    module = getattr(error, "name", None) or "ctypes"
+    what = {"ctypes": "call into libc", "mmap": "map the memory of a ring"}.get(module, "make a ring")
+    advice = f"This Python cannot {what}: {error}. Use one that has {module}."
+    return syscalls.Unavailable(errno.ENOSYS, module, "absent", advice)
 
 
 def _three_calls() -> tuple[list[int], int | None]:

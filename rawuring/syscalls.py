@@ -10,7 +10,7 @@ other threads or signal handlers did in the meantime.
 Read next: seccomp.py.
 
 How an argument crosses. ``syscall()`` is variadic and has no ctypes signature here, because on CPython a
-signature doubles the price of the call (bench/bench_syscall.py). Without one, ctypes passes
+signature doubles the price of the call (bench/run.py --only ways). Without one, ctypes passes
 
 * an int as a 32-bit C int: right for the number, the descriptor and every u32 of the three calls, and
   wrong for anything wider, whose upper half would be left over from an earlier call;
@@ -200,7 +200,7 @@ def io_uring_enter(
 def enter(fd: int, to_submit: int, min_complete: int, flags: int, timeout: GeteventsArg | None = None) -> int:
     """Do what io_uring_enter does without looking at the width of the arguments.
 
-    For rings.py, whose arguments fit by construction. Shaped by speed: bench/bench_syscall.py.
+    For rings.py, whose arguments fit by construction. Shaped by speed: bench/run.py --only ways.
 
     Args: as io_uring_enter.
     Returns: as io_uring_enter.

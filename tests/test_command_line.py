@@ -68,15 +68,15 @@ def test_command_when_the_reader_is_gone_then_ends_silently_by_sigpipe(arguments
 
 @pytest.mark.skipif(os.name != "posix", reason="no preexec_fn")
 @names
-def test_command_when_stdout_is_closed_then_the_exit_code_is_all(arguments):
-    code = run(*arguments, stdout=subprocess.DEVNULL).returncode
+def test_command_when_stdout_is_closed_then_as_when_it_cannot_be_written(arguments):
     shell = f'exec "$0" -m rawuring.{" ".join(arguments)} >&-'
     done = subprocess.run(
         ["sh", "-c", shell, sys.executable], env={**os.environ, "PYTHONPATH": ROOT},
         stderr=subprocess.PIPE, timeout=60,
     )  # fmt: skip
     assert_no_crash(done)
-    assert done.returncode == code
+    assert done.returncode == command.FAILED
+    assert done.stderr.count(b"\n") == 1 and b"Bad file descriptor" in done.stderr
 
 
 def run_main(body):

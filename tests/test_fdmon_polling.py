@@ -216,6 +216,28 @@ def test_completions_that_were_taken_while_submitting_then_not_waited_for_again(
         assert waits == [(0,)]
 
 
+@pytest.mark.parametrize("idle_ms", [1, 1000])
+def test_sqpoll_and_no_time_to_wait_then_what_is_ready_is_reported_each_time(pair, idle_ms):
+    """The thread had never taken the SQE yet, and what came in between was no more than a hint."""
+    a, b = pair
+    with monitor_with(sq_thread_idle_ms=idle_ms) as mon:
+        node = mon.add(a, POLLIN)
+        b.send(b"x")
+        for i in range(20):
+            assert mon.wait(0) == [(node, POLLIN)]
+            if i > 10:
+                time.sleep(0.001)
+        half = mon.add(b, POLLIN | select.POLLPRI)
+        a.shutdown(socket.SHUT_WR)
+        for _ in range(20):
+            assert sorted(mon.wait(0), key=lambda event: event[0] is half) == [(node, POLLIN), (half, POLLIN)]
+        a.recv(1)
+        mon.remove(half)
+        mon.notify()
+        for _ in range(3):
+            assert mon.wait(0) == []
+
+
 def test_sqpoll_when_released_then_the_peer_sees_the_end_at_once(sqpoll, pair):
     a, b = pair
     node = sqpoll.add(a.fileno(), POLLIN)
@@ -401,7 +423,7 @@ pairs[1][0].recv(1)
 mon.notify()
 assert mon.wait(None) == []
 assert mon.wait(2_000_000) == []
-assert not mon.need_wait()
+assert mon.need_wait()  # only poll(2) knows
 mon.destroy()
 pairs[0][0].close()
 pairs[0][1].settimeout(5)

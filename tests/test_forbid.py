@@ -301,6 +301,14 @@ def test_nothing_answers_then_a_kernel_without_io_uring_and_closed():
     assert forbid._conclude(attempts) is True
 
 
+def test_one_way_of_many_could_not_be_tried_then_not_called_closed():
+    refused = [forbid.Attempt(call, "", "", "EPERM", "refused", "") for call in forbid.CALLS]
+    assert forbid._conclude(refused) is True
+    assert forbid._conclude([*refused, refused[0]._replace(state="unknown")]) is None
+    assert forbid._conclude([*refused, refused[0]._replace(state="not tried")]) is True
+    assert forbid._conclude(refused[1:]) is None
+
+
 def test_bare_interpreter_without_proc_and_read_only_then_the_one_file_answers(tmp_path):
     archive = tmp_path / "probe.pyz"
     subprocess.run(

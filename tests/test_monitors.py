@@ -23,7 +23,7 @@ import pytest
 from strikes import Leave, Strikes
 
 from rawuring import fdmon, ops
-from rawuring.fdmon import POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, AioHandler
+from rawuring.fdmon import POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, POLLPRI, AioHandler
 from rawuring.rings import ForkedRing, RingClosed, WrongThread
 from rawuring.syscalls import Unavailable
 
@@ -209,6 +209,121 @@ def test_many_descriptors_then_each_reported_once(monitor):
             b.close()
 
 
+def test_regular_file_without_wanted_events_then_never_ready_and_no_spinning(monitor, tmp_path):
+    """POLL_ADD answers EINVAL, and epoll takes no regular file."""
+    with (tmp_path / "file").open("wb") as file:
+        for events in (0, POLLPRI):
+            node = monitor.add(file, events)
+            assert monitor.wait(0) == []
+            if monitor.ring is not None:
+                before = monitor.ring.statistics().enters
+                assert monitor.wait(20 * MILLISECOND) == []
+                assert monitor.ring.statistics().enters - before <= 2
+            monitor.remove(node)
+        node = monitor.add(file, POLLIN | POLLPRI)
+        for _ in range(2):
+            assert monitor.wait(0) == [(node, POLLIN)]
+        monitor.remove(node)
+        assert monitor.wait(0) == []
+
+
+def test_no_descriptor_is_left_for_the_parking_lot_then_the_others_go_on(uring, pair, pipe, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    node = uring.add(pipe[0], POLLIN)
+    os.write(pipe[1], b"x")
+    half = uring.add(pair[0], 0)
+    pair[1].shutdown(socket.SHUT_WR)
+    with monkeypatch.context() as patch:
+        patch.setattr(select, "epoll", full)
+        for _ in range(3):
+            assert uring.wait(0) == [(node, POLLIN)]
+    pair[1].close()
+    assert (half, POLLHUP) in uring.wait(0)
+
+
+def _urgent():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = socket.create_connection(server.getsockname())
+        peer = server.accept()[0]
+    yield peer.fileno(), [client, peer], [
+        (lambda: client.send(b"!", socket.MSG_OOB), POLLPRI),
+        (lambda: client.send(b"x"), POLLIN),
+        (lambda: peer.recv(1, socket.MSG_OOB), 0),
+        (lambda: client.shutdown(socket.SHUT_WR), 0x2000),
+    ]
+
+
+def _unix():
+    a, b = socket.socketpair()
+    yield a.fileno(), [a, b], [
+        (lambda: b.send(b"x"), POLLIN),
+        (lambda: b.shutdown(socket.SHUT_WR), 0x2000),
+        (lambda: a.recv(1), 0),
+        (b.close, POLLHUP),
+    ]
+
+
+def _reading_pipe():
+    r, w = os.pipe()
+    files = [os.fdopen(r, "rb", 0), os.fdopen(w, "wb", 0)]
+    yield r, files, [(lambda: files[1].write(b"x"), POLLIN), (files[1].close, POLLHUP)]
+
+
+def _writing_pipe():
+    r, w = os.pipe2(os.O_NONBLOCK)
+    files = [os.fdopen(r, "rb", 0), os.fdopen(w, "wb", 0)]
+    while files[1].write(bytes(65536)):
+        pass
+    yield w, files, [(lambda: files[0].read(1 << 20), POLLOUT), (files[0].close, POLLERR)]
+
+
+def _terminal():
+    master, slave = os.openpty()
+    files = [os.fdopen(master, "rb+", 0), os.fdopen(slave, "rb+", 0)]
+    yield master, files, [(lambda: files[1].write(b"x"), POLLIN), (files[1].close, POLLHUP)]
+
+
+def _counter():
+    if not hasattr(os, "eventfd"):
+        pytest.skip("os.eventfd (Python 3.10)")
+    fd = os.eventfd(0, os.EFD_NONBLOCK)
+    os.eventfd_write(fd, (1 << 64) - 2)
+    file = os.fdopen(fd, "rb", 0)
+    yield fd, [file], [(lambda: os.eventfd_read(fd), POLLOUT), (lambda: os.eventfd_write(fd, 1), POLLIN)]
+
+
+@pytest.mark.parametrize("make_file", [_urgent, _unix, _reading_pipe, _writing_pipe, _terminal, _counter])
+def test_every_mask_when_each_thing_happens_then_as_select_poll_says(monitor, make_file):
+    bits = [POLLIN, POLLPRI, POLLOUT, POLLERR, POLLHUP, 0x40, 0x80, 0x100, 0x200, 0x2000]
+    ((fd, files, steps),) = make_file()
+    try:
+        masks = [sum(chosen) for n in range(len(bits) + 1) for chosen in itertools.combinations(bits, n)]
+        masks += [POLLNVAL, 0x400, 0x8000, 0xFFFF]
+        nodes = {monitor.add(fd, mask): mask for mask in masks}
+        for step, shows in [(lambda: None, 0), *steps]:
+            step()
+            if shows:
+                settled = select.poll()
+                settled.register(fd, shows)
+                assert settled.poll(20_000)
+            expected = {}
+            for mask in masks:
+                oracle = select.poll()
+                oracle.register(fd, mask)
+                expected[mask] = oracle.poll(0)[0][1] if oracle.poll(0) else 0
+            found = dict.fromkeys(masks, 0)
+            for node, revents in monitor.wait(0):
+                assert not found[nodes[node]]  # once each
+                found[nodes[node]] = revents
+            wrong = {mask: (found[mask], expected[mask]) for mask in masks if found[mask] != expected[mask]}
+            assert not wrong
+    finally:
+        for file in files:
+            file.close()
+
+
 # -- changes
 
 
@@ -337,13 +452,18 @@ def test_handler_that_raises_then_the_others_are_reported_again(monitor, pair):
     assert (other, POLLOUT) in monitor.wait(0)
 
 
-def test_need_wait_then_true_for_intents_only(monitor, pipe):
+def test_need_wait_then_true_for_intents_and_where_only_wait_can_look(monitor, pipe):
     monitor.wait(0)
+    assert not monitor.need_wait()
+    monitor.notify()
+    assert monitor.need_wait()
+    for _ in range(2):  # the notifier is armed again
+        monitor.wait(0)
     assert not monitor.need_wait()
     monitor.add(pipe[0], POLLIN)
     assert monitor.need_wait()
     monitor.wait(0)
-    assert not monitor.need_wait()
+    assert monitor.need_wait() == (monitor.backend == "poll")  # which cannot look from user space
 
 
 def _closed_socket() -> socket.socket:

@@ -765,3 +765,85 @@ assert problem is None, problem
     else:
         assert answer.startswith("True ")
     assert backend == ("poll" if filtered else "io_uring")
+
+
+# ------------------------------------------------------------------------------------------------------
+# A report that can be pasted
+
+
+def test_report_then_versions_ids_and_what_could_not_be_read():
+    import rawuring
+
+    facts = dict(fact.partition("=")[::2] for fact in json.loads(tell("--json").stdout)["evidence"])
+    assert facts["rawuring"] == rawuring.__version__
+    assert facts["Python"] == f"{sys.implementation.name} {sys.version.split()[0]}"
+    if LINUX:
+        groups = " ".join(map(str, os.getgroups())) or "none"
+        assert facts["ids"] == f"uid {os.getuid()} gid {os.getgid()}, groups {groups}"
+    blind = run(NO_PROC + MAIN, "-")
+    (line,) = [line for line in blind.stdout.splitlines() if line.startswith("  evidence: not read=")]
+    assert "/proc/self/status (No such file or directory)" in line
+    assert "/proc/sys/kernel/io_uring_disabled (No such file or directory)" in line
+
+
+@pytest.mark.skipif(not LINUX, reason="Linux only")
+@pytest.mark.requires_io_uring
+def test_effective_ids_are_others_then_told():
+    code = "import os, sys\nfrom rawuring import evidence\nevidence.gather()\n"
+    code += "try:\n    os.setegid(65534); os.seteuid(65534)\nexcept OSError:\n    sys.exit(77)\n"
+    done = run(code + "print(*evidence.gather(), sep='\\n')")
+    if done.returncode == 77:
+        pytest.skip("only root can become somebody else")
+    (ids,) = [line for line in done.stdout.splitlines() if line.startswith("ids=")]
+    assert ids.startswith("ids=uid 0 gid 0 (effective uid 65534 gid 65534), groups ")
+
+
+def test_version_then_the_package_s():
+    import rawuring
+
+    assert tell("--version").stdout == f"rawuring {rawuring.__version__}\n"
+
+
+@pytest.mark.skipif(not LINUX, reason="Linux only")
+@pytest.mark.requires_io_uring
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EACCES, errno.ENOSYS])
+def test_register_refused_then_what_is_registered_is_no_and_not_unknown(code):
+    one = FILTER.replace("numbers[0]", "numbers[2]")
+    done = run(one + MAIN, hex(0x00050000 | code), "--require", "REG:BUFFERS,REG:PBUF_RING")
+    if done.returncode == 77:
+        pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
+    lines = done.stdout.splitlines()
+    (line,) = [line for line in lines if line.startswith("  registered buffers: ")]
+    assert line.startswith("  registered buffers: no (REG:BUFFERS, refused to this process")
+    assert any(line.startswith("  rings of provided buffers: no (") for line in lines)
+    assert "required: REG:BUFFERS: no (tried, refused to this process)" in lines
+    assert done.returncode == 3
+    assert "REG:BUFFERS, REG:PBUF_RING" in lines[-1] and "to this process" in lines[-1]
+
+
+def test_item_named_in_full_behind_its_kind_then_the_same():
+    assert report.name_of("OP:IORING_OP_READ") == "IORING_OP_READ"
+    assert report.name_of("SQE:IOSQE_IO_LINK") == "IOSQE_IO_LINK"
+    assert report.name_of("REG:IORING_UNREGISTER_BUFFERS") == "IORING_UNREGISTER_BUFFERS"
+    with pytest.raises(ValueError, match="know no"):
+        report.name_of("OP:IORING_SETUP_SQPOLL")
+
+
+@pytest.mark.parametrize("module", ["mmap", "ctypes"])
+@pytest.mark.requires_io_uring
+def test_python_without_a_module_then_python_is_named_and_no_traceback(module):
+    code = f"import sys\nsys.modules[{module!r}] = None\n"
+    done = run(code + MAIN, "-")
+    assert done.stdout.startswith("io_uring: ABSENT (python) ("), done
+    assert (done.returncode, done.stderr) == (1, "")
+    assert module in done.stdout.splitlines()[-1]
+    forbidden = run(code + "from rawuring import probe; sys.exit(probe.main(['--forbid']))")
+    assert (forbidden.returncode in (1, 4), forbidden.stderr) == (True, "")
+
+
+def test_text_then_words_that_say_what_they_mean():
+    text = tell().stdout
+    assert "known of this release" not in text
+    if text.startswith("io_uring: USABLE"):
+        (line,) = [line for line in text.splitlines() if line.startswith("  memory barriers: ")]
+        assert "(" in line

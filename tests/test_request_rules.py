@@ -431,3 +431,44 @@ def test_direct_descriptor_that_is_used_in_the_same_chain_that_opens_it(do, tmp_
     assert results(do, opened, read, closed) == [0, 36, 0]
     assert memory[:] == file.read_bytes()
     assert do.ring.statistics().enters - enters <= 3
+
+
+# ------------------------------------------------------------------------------------------------------
+# What the docstrings of ops.py say of res
+
+
+def test_notification_that_reports_usage_then_res_is_a_flag_and_no_errno(do):
+    server = socket.create_server(("127.0.0.1", 0))
+    with server, socket.create_connection(server.getsockname()) as sock:
+        pin = buffers.pin(b"x" * 100)
+        report = uapi.IORING_SEND_ZC_REPORT_USAGE
+        token = do.start(ops.prep_send_zc, sock.fileno(), pin.address, 100, 0, report, keep=pin)
+        first, *rest = do.finish(token)
+        if first[0] < 0:
+            pytest.skip("IORING_SEND_ZC_REPORT_USAGE (Linux 6.2)")
+        assert first[0] == 100
+        copied = uapi.IORING_NOTIF_USAGE_ZC_COPIED - 2**32  # as the loopback does
+        assert rest == [(copied, uapi.IORING_CQE_F_NOTIF)]
+
+
+def test_slots_closed_in_vain_then_the_errno_that_is_documented(do):
+    if do.run(ops.prep_close_direct, 0) == -errno.EINVAL:
+        pytest.skip("closing a direct descriptor (Linux 5.15)")
+    assert do.run(ops.prep_close_direct, 0) == -errno.ENXIO
+    register.register_files_sparse(do.ring, 2)
+    assert do.run(ops.prep_close_direct, 0) == -errno.EBADF
+    assert do.run(ops.prep_close_direct, 2) == -errno.EINVAL
+    assert do.run(ops.prep_close_direct, 0, flags=uapi.IOSQE_FIXED_FILE) == -errno.EBADF
+    assert do.run(ops.prep_close, 0, flags=uapi.IOSQE_FIXED_FILE) == -errno.EBADF
+
+
+@pytest.mark.parametrize("success", [False, True])
+def test_timeout_whose_end_is_no_failure_then_etime_all_the_same_and_the_link_holds(do, success):
+    flags = uapi.IORING_TIMEOUT_ETIME_SUCCESS if success else 0
+    ts = buffers.timespec(1000)
+    timeout = do.start(ops.prep_timeout, ts.address, 0, flags, keep=ts, flags=LINK)
+    behind = do.start(ops.prep_nop)
+    got = results(do, timeout, behind)
+    if got[0] == -errno.EINVAL:
+        pytest.skip("IORING_TIMEOUT_ETIME_SUCCESS (Linux 5.16)")
+    assert got == [-errno.ETIME, 0 if success else CANCELLED]

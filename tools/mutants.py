@@ -637,6 +637,56 @@ MUTANTS = (
         "        self._nodes[fd] = (*old, new)", "        self._nodes[fd] = old",
         FAULTS + "test_moments.py -k poll_add",
     ),
+    Mutant(
+        "a monitor that has never waited wakes no outer loop", "rawuring/fdmon.py",
+        "            outer.register(self._wake_fds[0], POLLIN)\n", "",
+        "tests/test_monitor_contract.py -k fresh",
+    ),
+    Mutant(
+        "an outer loop watches the ring, which wakes no epoll with DEFER_TASKRUN", "rawuring/fdmon.py",
+        "os.dup(self.ring.wakeup_fd())", "os.dup(self.ring.fileno())",
+        "tests/test_monitor_contract.py -k woken_for_everything",
+    ),
+    Mutant(
+        "a nested monitor goes dead with the ring", "rawuring/fdmon.py",
+        "            instead._show_in(self._outer)\n", "",
+        "tests/test_monitor_contract.py -k everything_public",
+    ),
+    Mutant(
+        "a request of a nested monitor is not sent", "rawuring/fdmon.py",
+        "        if self._outer is not None and not self._busy:\n            self.notify()", "        if False:\n            self.notify()",
+        "tests/test_monitor_contract.py -k woken_for_everything",
+    ),
+    Mutant(
+        "need_wait() of poll(2) knows intents only", "rawuring/fdmon.py",
+        "bool(self.submit_list) or len(self._nodes) > 1 or self._notified", "bool(self.submit_list)",
+        "tests/test_monitors.py -k need_wait",
+    ),
+    Mutant(
+        "a ring that was lost is drained", "rawuring/fdmon.py",
+        "                    if lost:  # and", "                    if False:  # and",
+        "tests/test_monitor_contract.py -k nobody_noticed",
+    ),
+    Mutant(
+        "POLLPRI is asked of POLL_ADD", "rawuring/fdmon.py",
+        "            if node.events & POLLPRI and", "            if False and",
+        "tests/test_monitors.py -k every_mask",
+    ),
+    Mutant(
+        "a file that never wakes is asked for without end", "rawuring/fdmon.py",
+        "            if error.errno == errno.EPERM and self._lot", "            if False and self._lot",
+        "tests/test_monitors.py -k without_wanted_events",
+    ),
+    Mutant(
+        "no poll(2) for what an SQPOLL thread has not taken", "rawuring/fdmon.py",
+        "            if late and timeout_ns is not None:", "            if False:",
+        "tests/test_fdmon_polling.py -k no_time_to_wait",
+    ),
+    Mutant(
+        "an orphan in the set of a nested poll monitor", "rawuring/fdmon.py",
+        "                self._show_in(self._outer)\n                return\n", "                return\n",
+        "tests/test_monitor_contract.py -k used_again",
+    ),
     # (end of the monitor)
     # Promises: the selector and asyncio
     Mutant(
@@ -790,7 +840,26 @@ MUTANTS = (
     Mutant(
         "--forbid: what was not tried counts as closed", "rawuring/forbid.py",
         '    return None if "unknown" in states else True', "    return True",
-        "tests/test_forbid.py -k no_child_can_be_made",
+        "tests/test_forbid.py -k could_not_be_tried",
+    ),
+    Mutant(
+        "what is refused and not known to be there is unknown", "rawuring/report.py",
+        "    if finding.admitted is False:  # whether", "    if False:  # whether",
+        "tests/test_probe.py -k register_refused",
+    ),
+    Mutant(
+        "a closed stdout passes for one that was written", "rawuring/command.py",
+        "os.open(os.devnull, os.O_RDONLY)", "os.open(os.devnull, os.O_RDWR)",
+        "tests/test_command_line.py -k stdout_is_closed",
+    ),
+    Mutant(
+        "a Python without mmap ends in a traceback", "rawuring/survey.py",
+        "    except ImportError as error:  # what rings.py", "    except ZeroDivisionError as error:  # what rings.py",
+        "tests/test_probe.py -k without_a_module",
+    ),
+    Mutant(
+        "what could not be read vanishes", "rawuring/evidence.py",
+        '            unread.append(f"{path} ({error.strerror})")\n', "", "tests/test_probe.py -k could_not_be_read",
     ),
     # (end of the probe and denied environments)
     # Promises: inventory and copies

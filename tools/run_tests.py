@@ -33,7 +33,7 @@ from xml.etree import ElementTree
 CHECKOUT = Path(__file__).resolve().parent.parent
 OLDEST = (3, 9)
 #: How much longer a byte of these test files takes than one of the others.
-SLOW = {"test_monitors.py": 4, "test_bench.py": 10, "test_hostile.py": 20, "test_vendor.py": 3}
+SLOW = {"test_monitors.py": 4, "test_bench.py": 3, "test_hostile.py": 20, "test_vendor.py": 3}
 
 
 class Python(NamedTuple):

@@ -202,10 +202,10 @@ def zcrx():
 #: Class -> how to make one. A class that is not here fails the test: say how, or why not.
 MAKERS = {
     "aio.IoUringEventLoop": a_loop,
+    "buffers.Array": plain(lambda: buffers.Array(bytes(32), 2)),
     "buffers.Block": plain(lambda: buffers.Block(bytes(16))),
     "buffers.BufferRing": buffer_ring,
     "buffers.EpollEvents": plain(lambda: buffers.EpollEvents(4)),
-    "buffers.Array": plain(lambda: buffers.Array(bytes(32), 2)),
     "buffers.Ints": plain(lambda: buffers.ints([1, 2])),
     "buffers.Msghdr": plain(lambda: buffers.msghdr([buffers.allocate(16)], name_size=128, control_size=64)),
     "buffers.Pin": plain(lambda: buffers.pin(buffers.allocate(16))),
@@ -240,6 +240,7 @@ MAKERS = {
     "selector.PollAdd": lambda: a_strategy(selector.PollAdd, 4),
     "selector.Stdlib": lambda: a_strategy(selector.Stdlib, selectors.EpollSelector),
     "selector.Strategy": plain(selector.Strategy),
+    "syscalls.Uncopyable": plain(syscalls.Uncopyable),
     "syscalls.GeteventsArg": plain(syscalls.GeteventsArg),
     "uapi.Field": plain(lambda: uapi.Field("x", "I", 0)),
     "uapi.Layout": plain(lambda: uapi.io_uring_params),
@@ -413,7 +414,7 @@ class Sweep:
             self.attempt(what, name, function, positional, keywords, value, parameter)
             # A request that was never made, or with another token than it has, never ends.
             if isinstance(thing, inflight.InFlight):
-                if not thing.ring.closed:
+                with contextlib.suppress(rings.RingClosed):  # the ring is gone, too
                     thing.ring.discard()
                 thing.entries.clear()
             if fd is not None:

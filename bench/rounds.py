@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: MIT
+"""What every system of run.py is made of: its name, its rounds, and how it answers on standard output."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, os.environ.get("RAWURING_ROOT") or str(Path(__file__).resolve().parent.parent))
+
+Round = Callable[[], float]
+clock = time.perf_counter_ns
+SYSTEMS: dict[tuple[str, str], Callable[..., Round]] = {}
+KEEP: list[object] = []
+
+
+class Missing(Exception):
+    """Say that a system cannot be had here, and why."""
+
+
+def system(workload: str, name: str) -> Callable[[Callable[..., Round]], Callable[..., Round]]:
+    def note(make: Callable[..., Round]) -> Callable[..., Round]:
+        SYSTEMS[workload, name] = make
+        return make
+
+    return note
+
+
+def fastest(
+    operation: Callable[[], object], count: int, repeat: int,
+    before: Callable[[], object] | None = None, after: Callable[[], object] | None = None,
+) -> Round:  # fmt: skip
+    """Make a round: the fastest of some repetitions, divided by the number of operations in each.
+
+    before and after set up and clean up each repetition and are not timed.
+    """
+
+    def one_round() -> float:
+        best = 1 << 62
+        for _ in range(repeat):
+            if before is not None:
+                before()
+            start = clock()
+            operation()
+            best = min(best, clock() - start)
+            if after is not None:
+                after()
+        return best / count
+
+    return one_round
+
+
+def median_of(operation: Callable[[], object], repeat: int) -> Round:
+    def one_round() -> float:
+        took = []
+        for _ in range(repeat):
+            start = clock()
+            operation()
+            took.append(clock() - start)
+        return statistics.median(took)
+
+    return one_round
+
+
+def raise_nofile() -> None:
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def compiled(name: str) -> Any:
+    """Import a peer."""
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise Missing(f"{name} cannot be imported: {error}") from None
+
+
+def our_ring(entries: int = 512, wish: int | None = None) -> Any:
+    from rawuring import Ring, rings
+
+    ring = Ring(entries, wish=rings.RECOMMENDED if wish is None else wish)
+    KEEP.append(ring)
+    return ring
+
+
+def serve_rounds(workload: str, name: str, arguments: list[str]) -> int:
+    try:
+        one_round = SYSTEMS[workload, name](*arguments)
+    except KeyError:
+        print(f"no system {name!r} in workload {workload!r}")
+        return 2
+    except (Missing, ImportError, AttributeError) as error:
+        print(f"missing: {error}")
+        return 3
+    print("ready", flush=True)
+    for line in sys.stdin:
+        # A system call that nothing else makes: what stands between two of them in a trace is one round.
+        if line.startswith("count"):
+            os.getpriority(os.PRIO_PROCESS, 0)
+        result = one_round()
+        if line.startswith("count"):
+            os.getpriority(os.PRIO_PROCESS, 0)
+        print(f"{result:.1f}", flush=True)
+    return 0
+
+
+def end_with_parent() -> None:
+    """Let the kernel end this process when run.py is gone: a server would wait for ever."""
+    import ctypes
+    import signal
+
+    ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))  # PR_SET_PDEATHSIG
