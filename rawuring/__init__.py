@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# pyright: basic
 """io_uring from pure Python.
 
 What it is: the names most programs need, each fetched from its module on first use.
@@ -41,7 +42,7 @@ __all__ = [
 ]
 
 # Public name -> the module that defines it. A module stands for itself.
-_HOME = {
+_HOME: dict[str, str] = {
     "AioHandler": "fdmon",
     "FDMon": "fdmon",
     "ForkedRing": "rings",

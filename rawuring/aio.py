@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# pyright: basic
 """asyncio on io_uring: stock event loops over IoUringSelector.
 
 What it is: a loop class, a factory for asyncio.run and Runner, a policy for Pythons that need one, and

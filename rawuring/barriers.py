@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# pyright: basic
 """load_acquire, store_release and full_fence for words that a kernel on another CPU reads and writes.
 
 What it is: the only way to the shared words of a ring. A word is an item of an indexable made by
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
 
         def __getitem__(self, index: int, /) -> int:
             """Load one word."""
+            ...
 
         def __setitem__(self, index: int, value: int, /) -> None:
             """Store one word."""

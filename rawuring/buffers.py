@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# pyright: basic
 """Pin Python memory, so that its address may be given to the kernel, and build the structs that it reads.
 
 What it is: Pin, an address together with the export that keeps it valid; a builder for each struct that an

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# pyright: basic
 """How a command ends: ``run(main)`` turns a main() into an exit code.
 
 What it is: the frame of every ``python -m`` of this package, but aio's, which runs its user's program.
@@ -38,8 +39,9 @@ def run(main: Callable[[], int]) -> None:
     if sys.stdout is None:  # the descriptor is closed, and the next one opened would take its number
         closed = os.open(os.devnull, os.O_RDONLY)  # so that writing fails, with EBADF as on the closed one
         sys.stdout = open(closed, "w", encoding="utf-8")  # noqa: SIM115
-    if hasattr(sys.stdout, "reconfigure"):  # names of files and processes need not fit the terminal
-        sys.stdout.reconfigure(errors="backslashreplace")
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:  # names of files and processes need not fit the terminal
+        reconfigure(errors="backslashreplace")
     try:
         try:
             code = main()

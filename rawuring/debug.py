@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# pyright: basic
 """Watch rings and tables at work: RAWURING_DEBUG=1.
 
 What it is: subclasses of Ring and InFlight that check every invariant at every step, know where each

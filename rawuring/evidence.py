@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# pyright: basic
 """What the system says about itself, and which layer refused io_uring.
 
 What it is: sysctls, seccomp state, limits, kernel configuration, hints of containers, emulators and security
@@ -45,7 +46,7 @@ def gather() -> tuple[str, ...]:
         for key in ("io_uring_disabled", "io_uring_group"):
             found.append((f"kernel.{key}", read(f"/proc/sys/kernel/{key}")))
         status = read("/proc/self/status")
-        fields = dict(line.partition(":")[::2] for line in status.splitlines())
+        fields = {name: value for name, _, value in (line.partition(":") for line in status.splitlines())}
         for key in ("Seccomp", "NoNewPrivs", "CapEff"):
             found.append((key, fields.get(key, "").strip()))
         found += _limits()
@@ -158,7 +159,8 @@ def classify(failure: syscalls.Unavailable, evidence: tuple[str, ...]) -> tuple[
     Lifetime: none.
     """
     cause, advice = failure.cause, failure.advice
-    facts = dict(fact.partition("=")[::2] for fact in (*evidence, *failure.evidence))
+    found = (fact.partition("=") for fact in (*evidence, *failure.evidence))
+    facts = {name: value for name, _, value in found}
     refused = cause in ("policy", "absent") and _is_filtered(facts)
     odd = cause in ("flags", "unknown") and _answers_for_the_kernel(facts)
     if cause == "seccomp" or refused or odd:

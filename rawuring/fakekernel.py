@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# pyright: basic
 """The other side of the ring: a kernel in Python, over two bytearrays.
 
 What it is: FakeKernel consumes SQEs and posts CQEs as Linux does, and refuses what would corrupt a real ring.

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# pyright: basic
 """The file-descriptor monitor: which of these descriptors are ready?
 
 What it is: FDMon, the interface, with two strategies behind it: io_uring and poll. setup() takes the first

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# pyright: basic
 """What kernels of a certain age do wrong or otherwise, and what the library does about it.
 
 What it is: a table. Features are found by trying; this is for what no trying shows.

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# pyright: basic
 """The table of what is in flight: token -> (handler, what must stay alive).
 
 What it is: the one owner of the memory that the kernel may still read or write, and the way from a CQE

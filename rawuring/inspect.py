@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# pyright: basic
 """Look at the rings of a process: ``python -m rawuring.inspect PID``.
 
 What it is: a reader of /proc/PID/fdinfo. Does this program use io_uring, how full are its rings, what does it

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# pyright: basic
 """Draw the rings, the structs and the operations: ``python -m rawuring.layout``.
 
 What it is: the memory of a ring as this kernel laid it out, with its real offsets; every struct of the
@@ -351,7 +352,7 @@ class Operation(NamedTuple):
     uses: tuple[Use, ...]
 
 
-def fillers() -> dict[str, Callable[..., None]]:
+def fillers() -> dict[str, Callable[..., object]]:
     """List the functions of ops.py that fill an SQE for one operation."""
     return {
         name: value
@@ -392,7 +393,7 @@ def learn(name: str) -> Operation:
     return Operation(name, opcode, signature, doc.splitlines()[0], since, size, tuple(sorted(uses)))
 
 
-def _parameters(function: Callable[..., None]) -> Iterable[inspect.Parameter]:
+def _parameters(function: Callable[..., object]) -> Iterable[inspect.Parameter]:
     return inspect.signature(function).parameters.values()
 
 
@@ -401,7 +402,7 @@ def _parameter(parameter: inspect.Parameter) -> str:
     return parameter.name if default is parameter.empty else f"{parameter.name}={default!r}"
 
 
-def _filled(function: Callable[..., None], arguments: dict[str, Any]) -> bytes | None:
+def _filled(function: Callable[..., object], arguments: dict[str, Any]) -> bytes | None:
     """Return the SQE that a call makes, None when the arguments are refused."""
     sqe = bytearray(128)
     try:
@@ -411,7 +412,7 @@ def _filled(function: Callable[..., None], arguments: dict[str, Any]) -> bytes |
     return bytes(sqe)
 
 
-def _changed(function: Callable[..., None], zeros: dict[str, Any], base: bytes, argument: str) -> list[int]:
+def _changed(function: Callable[..., object], zeros: dict[str, Any], base: bytes, argument: str) -> list[int]:
     """List the bytes that an argument reaches."""
     if argument == "cmd":
         wide = 80 if "128" in function.__name__ else 16
@@ -427,7 +428,7 @@ def _changed(function: Callable[..., None], zeros: dict[str, Any], base: bytes, 
 
 
 def _added(
-    function: Callable[..., None], zeros: dict[str, Any], base: bytes, argument: str, first: int, size: int
+    function: Callable[..., object], zeros: dict[str, Any], base: bytes, argument: str, first: int, size: int
 ) -> str:
     """Say what a function does to an argument on its way: " | 2" for a bit of its own, " + 1"."""
     constant = int.from_bytes(base[first : first + size], sys.byteorder)

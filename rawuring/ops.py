@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# pyright: basic
 """prep_*: fill an SQE for one operation.
 
 What it is: one function per operation and variant, named after liburing's, with liburing's arguments in

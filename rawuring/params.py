@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# pyright: basic
 """Which ring this kernel is asked for: rules of the setup flags, wishes and refusals.
 
 What it is: setup(), which calls io_uring_setup until a ring is there or it is known why not. Mirrors:

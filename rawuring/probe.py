@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# pyright: basic
 """What this kernel offers, who forbids it, and proof: ``python -m rawuring.probe``.
 
 What it is: the answers as an API, cached, and the command.

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# pyright: basic
 """register_*: what io_uring_register does, one function for each operation.
 
 What it is: registered buffers and files, rings of provided buffers, and everything else that is set up

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# pyright: basic
 """Saying what was found out: a verdict, text for people, data for programs.
 
 What it is: the forms that probe.py prints, and the questions that can be asked of a finished survey.

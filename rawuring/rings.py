@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# pyright: basic
 """The two rings: mapped, filled, submitted and reaped.
 
 What it is: SubmissionQueue and CompletionQueue, which know only memory and indices, and Ring, which adds

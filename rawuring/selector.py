@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# pyright: basic
 """A selectors.BaseSelector on io_uring, for everything that takes a selector, asyncio first of all.
 
 What it is: IoUringSelector, and the strategies behind it, which share one small interface (Strategy).
@@ -1502,6 +1503,7 @@ def _choose(wanted: str | None, fallback: bool, entries: int) -> Strategy:
     if wanted is not None and wanted not in STRATEGIES:
         raise ValueError(f"no strategy is called {wanted!r}: choose from {', '.join(STRATEGIES)}")
     failures: list[str] = []
+    last: Exception = OSError("no strategy")
     for name in [wanted] if wanted else STRATEGIES:
         try:
             strategy = STRATEGIES[name](entries)

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# pyright: basic
 """Asking this machine about io_uring: evidence, the kernel's own lists, and what it lets us do.
 
 What it is: the questions behind probe.py, in the order in which they are asked, each answered three-valued.

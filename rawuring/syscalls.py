@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# pyright: basic
 """io_uring_setup, io_uring_enter and io_uring_register through libc's syscall().
 
 What it is: the three system calls, the numbers they have on each architecture, and the one place where

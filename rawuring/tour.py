@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# pyright: basic
 """Walk once through io_uring, word by word: ``python -m rawuring.tour``.
 
 What it is: ten chapters that do what programs do with a ring, and print after each step which words of the

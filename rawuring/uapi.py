@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# pyright: basic
 """The kernel's io_uring header in Python: constants, struct layouts, and since when they exist.
 
 What it is: ``include/uapi/linux/io_uring.h`` of Linux 7.2 and the headers it leans on as data, in their order

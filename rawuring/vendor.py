@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: MIT
+# pyright: basic
 """Copies the package into another project, whole, in part or as one file, and checks such copies.
 
 What it is: ``python -m rawuring.vendor DEST``, and ``--check`` for what it has made.
 Mirrors: nothing; pip's rules for its _vendor folder (unmodified, pure Python, no build step) are the measure.
+CycloneDX 1.5 for --sbom; sha256sum(1) for lists of hashes.
 Must not know: what any module does. What belongs together is read from the import statements.
-Invariant: the same package and the same options give the same bytes, on every Python and at any time.
+Invariant: the same package and the same options give the same bytes, on every Python and at any time; only
+the .pyc files of --compiled belong to the Python that made them.
 Read next: tests/test_vendor.py.
 
-A copy is a folder NAME with a manifest (VENDORED.json), or one file NAME.py that ends with the manifest. The
-manifest holds the version, and the SHA-256 of each file as it was copied.
+A copy is a folder NAME with a manifest (VENDORED.json) and a list for sha256sum (SHA256SUMS), or one file
+NAME.py that ends with the manifest. The manifest holds the version, where it comes from, and the SHA-256 of
+each file. Each copy can check itself without this module: ``python -m NAME --check``. The package itself
+(__init__.py) of a part has the names of what is there; with --minimal the modules lack their docstrings and
+comments; all else is copied as it stands.
 
 The one file is plain Python, with one section for each module. When NAME is imported, the file runs as the
 package. When NAME.rings is imported, the same code object runs once more in the namespace of NAME.rings, and
@@ -40,13 +46,15 @@ if TYPE_CHECKING:
 
 PROJECT = "rawuring"
 MANIFEST = "VENDORED.json"
+SUMS = "SHA256SUMS"
 SCHEMA = 1
 
 DONE, MODIFIED, USAGE, OUTDATED = 0, 1, 2, 3  # exit codes
 
 _EPILOG = """\
 DEST/NAME is made, or DEST/NAME.py with --single-file. A copy that was made earlier is replaced, unless it was
-modified. --check takes a copy, or a folder that holds copies.
+modified. --check takes a copy, or a folder that holds copies; without DEST, the copy that runs. Each copy can
+check itself as well: python -m NAME --check.
 
 exit code: 0 done, or: not modified and up to date; 1 modified (and nothing was written); 2 wrong usage, or no
 copy there; 3 not modified, but not what this package would write now; 74 the system refused to read or write.
@@ -119,7 +127,8 @@ def modules() -> list[str]:
 
     Raises: VendorError where this copy is one file, from which nothing can be copied.
     """
-    found = sorted(module.name for module in pkgutil.iter_modules(sys.modules[_package()].__path__))
+    listed = pkgutil.iter_modules(sys.modules[_package()].__path__)
+    found = sorted(module.name for module in listed if module.name != "__main__")  # see _MAIN
     if not found:
         raise VendorError("this is a copy in one file: run the command from a whole package")
     waiting = {name: imports(name, found) for name in found}
@@ -142,7 +151,7 @@ def _read_next(name: str) -> str:
 def imports(name: str, known: Iterable[str]) -> set[str]:
     """Return which of the known modules a module imports when it runs, at its top or inside a function."""
     # `from . import __version__` names no module: it is in __init__.py, which every copy has.
-    return (_names_imported(source(name)) & set(known)) - {name}
+    return set(_names_imported(source(name)) & set(known)) - {name}
 
 
 @lru_cache(maxsize=64)  # each is asked for again with every part that needs it
@@ -190,42 +199,77 @@ def closure(parts: Iterable[str]) -> list[str]:
 # What a copy consists of
 
 
-def files(only: Iterable[str] = ()) -> dict[str, str]:
+def files(only: Iterable[str] = (), *, minimal: bool = False) -> dict[str, str]:
     """Return the files of a copy with their text, without the manifest.
 
-    Args: only names the parts that are wanted; all by default.
+    Args: only names the parts that are wanted; all by default. minimal leaves docstrings and comments out.
     """
-    found = {f"{name}.py": source(name) for name in ["__init__", *_names(list(only))]}
-    return {"LICENSE": LICENCE, **found, "py.typed": ""}
+    names = _names(list(only))
+    found = {f"{name}.py": text for name, text in _texts(["__init__", *names], minimal).items()}
+    return {"LICENSE": LICENCE, "__main__.py": _MAIN, **found, "py.typed": ""}
 
 
 def _names(parts: list[str]) -> list[str]:
     return closure(parts) if parts else modules()
 
 
-def package(only: Iterable[str] = ()) -> dict[str, str]:
-    """Return the files of a copy with their text, and with the manifest last."""
+def _texts(names: list[str], minimal: bool) -> dict[str, str]:
+    """Return the modules as they are copied; the package itself has the names of those that are there."""
+    found = {name: source(name) for name in names}
+    found["__init__"] = _only_names_of(found["__init__"], set(names))
+    return {name: without_comments(text) for name, text in found.items()} if minimal else found
+
+
+def package(
+    only: Iterable[str] = (), *, minimal: bool = False, compiled: bool = False
+) -> dict[str, str | bytes]:
+    """Return the files of a copy with their content, and with the manifest last.
+
+    Args: only and minimal as for files(). compiled adds a .pyc of this Python to each module: in a zip,
+        such a Python takes it, and any other the source.
+    """
     parts = sorted(set(only))
-    found = files(parts)
-    manifest = {**_manifest(parts, "package"), "files": {name: _sha256(text) for name, text in found.items()}}
-    return {**found, MANIFEST: json.dumps(manifest, indent=1, sort_keys=True) + "\n"}
+    found: dict[str, str | bytes] = dict(files(parts, minimal=minimal))
+    if compiled:
+        sources = [name for name in found if name.endswith(".py")]
+        found.update((f"{name}c", _compile(name, str(found[name]))) for name in sources)
+    manifest = _manifest(parts, "package", minimal, compiled)
+    manifest["files"] = {name: _sha256(content) for name, content in found.items()}
+    text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
+    return {**found, SUMS: _sums({**manifest["files"], MANIFEST: _sha256(text)}), MANIFEST: text}
 
 
-def single_file(only: Iterable[str] = ()) -> str:
+def _sums(hashes: dict[str, str]) -> str:
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(hashes.items()))
+
+
+def _compile(name: str, text: str) -> bytes:
+    """Return the .pyc of a module (PEP 552): checked against the hash of its source, no time in it."""
+    import importlib.util
+    import marshal
+
+    code = compile(text, f"{PROJECT}/{name}", "exec", dont_inherit=True, optimize=0)
+    checked = (0b11).to_bytes(4, "little")
+    source_hash = importlib.util.source_hash(text.encode())
+    return importlib.util.MAGIC_NUMBER + checked + source_hash + marshal.dumps(code)
+
+
+def single_file(only: Iterable[str] = (), *, minimal: bool = False) -> str:
     """Return the text of the copy in one file.
 
+    Args: as for files().
     Raises: VendorError when vendor itself is asked for: from one file there is nothing to copy.
     """
     parts = sorted(set(only))
     if "vendor" in parts:
         raise VendorError("vendor cannot be part of one file, because it copies files")
-    found = _sections(parts)
-    runnable = [name for name in found if _is_runnable(source(name))]
-    texts = {"": _head(found, runnable)}
-    texts.update((name, _section(name, source(name))) for name in found)
+    found = _texts(_sections(parts), minimal)
+    runnable = [name for name, text in found.items() if _is_runnable(text)]
+    texts = {"": _head(list(found), runnable)}
+    texts.update((name, _section(name, text)) for name, text in found.items())
     texts["__main__"] = _TAIL
     manifest = {
-        **_manifest(parts, "file"),
+        **_manifest(parts, "file", minimal, False),
         "files": {f"{name}.py": _sha256(source(name)) for name in found},
         "sections": {name: _sha256(text) for name, text in texts.items()},
     }
@@ -237,24 +281,213 @@ def _sections(parts: list[str]) -> list[str]:
     return ["__init__", *(name for name in _names(parts) if name != "vendor")]
 
 
-def _manifest(parts: list[str], form: str) -> dict[str, Any]:
+def _manifest(parts: list[str], form: str, minimal: bool, compiled: bool) -> dict[str, Any]:
+    names = _sections(parts) if form == "file" else ["__init__", *_names(parts)]
+    options = [f"--only {part}" for part in parts] + ["--single-file"] * (form == "file")
+    options += ["--minimal"] * minimal + ["--compiled"] * compiled
     return {
         "schema": SCHEMA,
         "name": PROJECT,
         "version": version(),
+        "purl": _purl(version()),
         "licence": "MIT",
+        "spdx": "MIT",
+        "upstream": {
+            "project": PROJECT,
+            "wheel": f"{PROJECT}-{version()}-py3-none-any.whl",
+            "sdist": f"{PROJECT}-{version()}.tar.gz",
+            "sha256": {f"{PROJECT}/{name}.py": _sha256(source(name)) for name in names},
+        },
         "form": form,
         "only": parts,
-        "made_by": " ".join(
-            [f"python -m {PROJECT}.vendor DEST"]
-            + [f"--only {part}" for part in parts]
-            + ["--single-file"] * (form == "file")
-        ),
+        "minimal": minimal,
+        "compiled": (sys.implementation.cache_tag or "") if compiled else "",
+        "made_by": " ".join([f"python -m {PROJECT}.vendor DEST", *options]),
     }
 
 
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+def _purl(of: str) -> str:
+    return f"pkg:pypi/{PROJECT}@{of}"
+
+
+def _sha256(content: str | bytes) -> str:
+    data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
+    return hashlib.sha256(data).hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------------
+# What is not copied as it stands
+
+
+def _only_names_of(text: str, present: set[str]) -> str:
+    """Return the package's __init__ without the names whose modules are missing."""
+    lines: list[str | None] = list(text.splitlines(keepends=True))
+    missing: set[str] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "_HOME":
+            homes = ast.literal_eval(node.value or node.target)
+            missing = {name for name, home in homes.items() if home not in present}
+            _drop(lines, [k for k in getattr(node.value, "keys", ()) if k.value in missing])
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            kept = [alias.name for alias in node.names if (node.module or alias.name) in present]
+            if not kept:
+                _drop(lines, [node])
+            elif not node.module:
+                lines[node.lineno - 1] = f"{' ' * node.col_offset}from . import {', '.join(kept)}\n"
+    for node in ast.walk(ast.parse(text)):  # __all__ stands above of _HOME
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            _drop(lines, [name for name in getattr(node.value, "elts", ()) if name.value in missing])
+    found = "".join(line for line in lines if line is not None)
+    return found.replace("\nif TYPE_CHECKING:\nelse:\n", "\nif TYPE_CHECKING:\n    pass\nelse:\n")
+
+
+def _drop(lines: list[str | None], nodes: Iterable[Any]) -> None:
+    for node in nodes:
+        lines[node.lineno - 1 : node.end_lineno] = [None] * (node.end_lineno - node.lineno + 1)
+
+
+# The licence, and what type checkers obey.
+_KEPT_COMMENT = re.compile(r"# (SPDX-License-Identifier|type|mypy|pyright):")
+
+
+def without_comments(text: str) -> str:
+    """Return a module without docstrings and comments; the lines that stay are as they were.
+
+    Done with line numbers and tokens, and not with ast.unparse(), which no two Pythons do alike.
+    """
+    lines: list[str | None] = list(text.splitlines(keepends=True))
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            _drop_docstring(lines, node)
+    inside: set[int] = set()  # lines that begin inside a string
+    for first, last in _strings(text):
+        inside.update(range(first + 1, last + 1))
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        row, column = token.start
+        if token.type == tokenize.COMMENT and not _KEPT_COMMENT.match(token.string):
+            code = (lines[row - 1] or "")[:column].rstrip()
+            lines[row - 1] = f"{code}\n" if code else None
+    kept: list[str] = []
+    empty = 2  # lines in a row; none at the beginning
+    for number, line in enumerate(lines, 1):
+        empty = empty + 1 if line == "\n" and number not in inside else 0 if line else empty
+        if line and empty <= 2:
+            kept.append(line)
+    while kept and kept[-1] == "\n":
+        del kept[-1]
+    return "".join(kept)
+
+
+def _drop_docstring(lines: list[str | None], node: Any) -> None:
+    """Take out a docstring and the empty lines below it; what has nothing else says pass."""
+    if ast.get_docstring(node, clean=False) is None:
+        return
+    docstring = node.body[0]
+    _drop(lines, [docstring])
+    if len(node.body) == 1 and not isinstance(node, ast.Module):
+        lines[docstring.lineno - 1] = f"{' ' * docstring.col_offset}pass\n"
+    elif not isinstance(node, ast.Module):
+        below = docstring.end_lineno
+        while lines[below] == "\n":
+            lines[below] = None
+            below += 1
+
+
+def _strings(text: str) -> Iterator[tuple[int, int]]:
+    """Yield the first and the last line of each string."""
+    depth = first = 0
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        kind = tokenize.tok_name[token.type]
+        if kind.endswith("STRING_START"):  # Python 3.12 and newer take f-strings apart
+            first, depth = first if depth else token.start[0], depth + 1
+        elif kind.endswith("STRING_END"):
+            depth -= 1
+            if not depth:
+                yield first, token.end[0]
+        elif kind == "STRING":
+            yield token.start[0], token.end[0]
+
+
+# ------------------------------------------------------------------------------------------------------
+# A folder that can check itself
+
+_MAIN = '''\
+# SPDX-License-Identifier: MIT
+# pyright: basic
+"""Check this copy of {project}: ``python -m NAME --check``, or ``python path/to/NAME --check``.
+
+It compares the copy with VENDORED.json, the manifest that lies beside this file. Exit code: 0 not modified, 1
+modified, 2 the manifest cannot be read. ``python -m {project}.vendor --check NAME``, where {project} is
+installed, tells besides whether the copy is out of date.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+
+FOLDER = os.path.dirname(os.path.abspath(__file__))
+
+
+def _read(name: str) -> bytes | None:
+    """Return a file of this copy, also from a zip; None where there is none."""
+    path = os.path.join(FOLDER, *name.split("/"))
+    try:
+        if os.path.isdir(FOLDER):
+            with open(path, "rb") as file:
+                return file.read()
+        return bytes(globals()["__loader__"].get_data(path))
+    except OSError:
+        return None
+
+
+def _digest(name: str, data: bytes) -> str:
+    text = not name.endswith(".pyc")  # version control may have changed the line ends
+    return hashlib.sha256(data.replace(b"\\r\\n", b"\\n") if text else data).hexdigest()
+
+
+def _modified(hashes: dict[str, str]) -> list[str]:
+    """Name what was changed, is missing, or was added."""
+    found = []
+    for name, expected in hashes.items():
+        data = _read(name)
+        if data is None:
+            found.append(name + ": missing")
+        elif _digest(name, data) != expected:
+            found.append(name + ": changed")
+    for folder, folders, names in os.walk(FOLDER):
+        folders[:] = [each for each in folders if each != "__pycache__"]
+        links = [each for each in folders if os.path.islink(os.path.join(folder, each))]
+        for each in names + links:
+            name = os.path.relpath(os.path.join(folder, each), FOLDER).replace(os.sep, "/")
+            if name not in hashes and name not in ("{manifest}", "{sums}"):
+                found.append(name + ": added")
+    return sorted(found)
+
+
+def main() -> int:
+    """Run the check; return the exit code."""
+    if sys.argv[1:] not in ([], ["--check"]):
+        print("usage: python -m NAME [--check]", file=sys.stderr)
+        return 2
+    try:
+        manifest = json.loads(_read("{manifest}") or b"")
+        what = "{project} " + str(manifest["version"])
+        modified = _modified(dict(manifest["files"]))
+    except (ValueError, KeyError, TypeError) as error:
+        print(FOLDER + ": cannot read {manifest}: " + str(error), file=sys.stderr)
+        return 2
+    print(FOLDER + ": " + what)
+    for line in ["modified:", *modified] if modified else ["not modified"]:
+        print("  " + line)
+    return 1 if modified else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
+'''.replace("{project}", PROJECT).replace("{manifest}", MANIFEST).replace("{sums}", SUMS)
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -265,17 +498,25 @@ _MARK_WIDTH = 106
 _MANIFEST_MARK = "# ======== manifest\n"
 _IS_MARK = re.compile(r"^# ======== (\w+)\.py =+$", re.MULTILINE)
 
+# What pyright finds in one namespace that is many. Each section, as a file of its own, passes.
+_UNCHECKED = """
+ArgumentType AssignmentType AttributeAccessIssue CallIssue GeneralTypeIssues IndexIssue InvalidTypeForm
+MissingImports OperatorIssue OptionalMemberAccess Redeclaration ReturnType
+"""
+
 _HEAD = '''\
 # SPDX-License-Identifier: MIT
 # ruff: noqa
 # flake8: noqa
 # mypy: ignore-errors
+# pyright: basic, {unchecked}
 #
 {licence}
 """{project} {version} in one file: io_uring from pure Python.
 
 Written by ``python -m {project}.vendor --single-file``; the manifest at the end has the options and hashes.
-``python -m {project}.vendor --check NAME.py`` tells whether it was modified, or is out of date.
+``python NAME.py --check`` tells whether it was modified, and ``python -m {project}.vendor --check NAME.py``,
+where {project} is installed, whether it is out of date as well.
 
 NAME is whatever this file is called:
 
@@ -349,9 +590,32 @@ _TAIL = """\
 # ======== __main__.py ===================================================================================
 
 if _SECTION == "__init__" and _IS_PROGRAM:
+    if _sys.argv[1:] == ["--check"]:
+        import hashlib as _hashlib, json as _json, re as _re
+
+        _text = _loader.get_data(__file__).decode("utf-8", "surrogateescape").replace("\\r\\n", "\\n")
+        _text, _, _manifest = _text.partition("# ======== manifest\\n")
+        _parts = _re.split(r"^(?=# ======== (\\w+)\\.py =+$)", _text, flags=_re.MULTILINE)
+        _found = dict(zip(["", *_parts[1::2]], _parts[::2]))
+        try:
+            _manifest = _json.loads(_manifest.replace("\\n# ", "\\n")[2:])
+            _expected, _version = dict(_manifest["sections"]), _manifest["version"]
+        except (ValueError, KeyError, TypeError) as _error:
+            print(f"{__file__}: cannot read its manifest: {_error}", file=_sys.stderr)
+            _sys.exit(2)
+        _names = sorted({*_expected, *_found})
+        _hashes = {
+            each: _hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+            for each, text in _found.items()
+        }
+        _bad = [each or "the head" for each in _names if _hashes.get(each) != _expected.get(each)]
+        print(f"{__file__}: PROJECT {_version}")
+        for _line in ["modified:", *_bad] if _bad else ["not modified"]:
+            print(f"  {_line}")
+        _sys.exit(1 if _bad else 0)
     if len(_sys.argv) < 2 or _sys.argv[1] not in _PROGRAMS:
         _asked = _sys.argv[1:2] in (["-h"], ["--help"])
-        _usage = f"usage: python {_sys.argv[0]} {'|'.join(_PROGRAMS)} [ARGUMENTS]"
+        _usage = f"usage: python {_sys.argv[0]} {'|'.join(['--check', *_PROGRAMS])} [ARGUMENTS]"
         print(_usage, file=_sys.stdout if _asked else _sys.stderr)
         _sys.exit(0 if _asked else 2)
     import runpy as _runpy
@@ -359,12 +623,13 @@ if _SECTION == "__init__" and _IS_PROGRAM:
     del _sys.argv[0]
     _runpy.run_module(f"{__name__}.{_sys.argv[0]}", run_name="__main__", alter_sys=True)
 
-"""
+""".replace("PROJECT", PROJECT)
 
 
 def _head(sections: list[str], programs: list[str]) -> str:
     return _HEAD.format(
         licence="".join(f"# {line}".rstrip() + "\n" for line in LICENCE.splitlines()),
+        unchecked=", ".join(f"report{each}=false" for each in _UNCHECKED.split()),
         project=PROJECT,
         version=version(),
         sections=json.dumps(sections[1:]),
@@ -387,6 +652,8 @@ def _section(name: str, text: str) -> str:
         if number == future:
             if lines[-1] == "\n":
                 del lines[-1]
+            continue
+        if line.startswith("# pyright:"):  # the last one of a file holds; that of the head is it
             continue
         if number == docstring:
             line = f"__doc__ = {line}"
@@ -461,18 +728,39 @@ def _read_folder(path: str) -> tuple[dict[str, Any], list[str]]:
     for name, expected in manifest["files"].items():
         if name not in present:
             modified.append(f"{name}: missing")
-        elif _sha256(_read(os.path.join(path, name)) or "") != expected:
+        elif _digest(os.path.join(path, name)) != expected:
             modified.append(f"{name}: changed")
+    if "purl" in manifest:  # older ones have no list
+        sums = _sums({**manifest["files"], MANIFEST: _digest(os.path.join(path, MANIFEST))})
+        if _read(os.path.join(path, SUMS)) != sums:
+            modified.append(f"{SUMS}: {'changed' if SUMS in present else 'missing'}")
     # An added module would be found by an import, so it counts.
-    modified += [f"{name}: added" for name in present - set(manifest["files"]) - {MANIFEST}]
+    modified += [f"{name}: added" for name in _added(manifest, present)]
     return manifest, sorted(modified)
 
 
+def _added(manifest: dict[str, Any], present: set[str]) -> set[str]:
+    return present - set(manifest["files"]) - {MANIFEST, SUMS}
+
+
 def _files_in(path: str) -> Iterator[str]:
+    """Yield the files of a folder, and links to folders, which are not followed."""
     for folder, folders, names in os.walk(path):
         folders[:] = [name for name in folders if name != "__pycache__"]
-        for name in names:
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        for name in names + links:
             yield os.path.relpath(os.path.join(folder, name), path).replace(os.sep, "/")
+
+
+def _digest(path: str) -> str:
+    """Hash a file as it was written; of text, version control may have changed the line ends."""
+    if not path.endswith(".pyc"):
+        return _sha256(_read(path) or "")
+    try:
+        with open(path, "rb") as file:
+            return _sha256(file.read())
+    except OSError:
+        return ""
 
 
 def _read_file(path: str) -> tuple[dict[str, Any], list[str]]:
@@ -528,7 +816,7 @@ def _outdated(manifest: dict[str, Any]) -> str:
         now = _would_write(manifest)
     except VendorError as error:
         return str(error)
-    then = manifest["files"]
+    then = {name: digest for name, digest in manifest["files"].items() if not name.endswith(".pyc")}
     differ = sorted(name for name in {*now, *then} if now.get(name) != then.get(name))
     return f"the version is the same, but not: {' '.join(differ)}" if differ else ""
 
@@ -536,7 +824,8 @@ def _outdated(manifest: dict[str, Any]) -> str:
 def _would_write(manifest: dict[str, Any]) -> dict[str, str]:
     if manifest["form"] == "file":
         return {f"{name}.py": _sha256(source(name)) for name in _sections(manifest["only"])}
-    return {name: _sha256(text) for name, text in files(manifest["only"]).items()}
+    found = files(manifest["only"], minimal=manifest.get("minimal") is True)
+    return {name: _sha256(text) for name, text in found.items()}
 
 
 def copies_in(path: str) -> list[str]:
@@ -554,34 +843,149 @@ def _is_copy(path: str) -> bool:
 
 
 # ------------------------------------------------------------------------------------------------------
+# For the supply chain
+
+_SUM = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)|SHA256 \((.+)\) = ([0-9a-fA-F]{64})")
+
+
+def check_against(path: str, sums: str) -> list[str]:
+    """Compare a copy, byte by byte, with hashes that were kept elsewhere.
+
+    Args: path of the copy's folder, or of its file. sums has the form of sha256sum, with or without --tag;
+        its names are relative to the folder of the copy, or to the current one.
+    Returns: what differs, as in Status.modified; what the list does not name was added.
+    Raises: VendorError for a list that is none, or is empty.
+    """
+    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    present = set(_files_in(path)) if os.path.isdir(path) else {os.path.basename(path)}
+    listed: dict[str, str] = {}
+    for number, line in enumerate(sums.splitlines(), 1):
+        found = _SUM.fullmatch(line.strip())
+        if found is None:
+            raise VendorError(f"line {number} of the hashes is none of sha256sum: {line.strip()[:60]!r}")
+        name, digest = found[2] or found[3], (found[1] or found[4]).lower()
+        name = os.path.normpath(name).replace(os.sep, "/")
+        if not os.path.lexists(os.path.join(folder, name)) and os.path.lexists(name):
+            name = os.path.relpath(name, folder).replace(os.sep, "/")
+        listed[name] = digest
+    if not listed:
+        raise VendorError("the list of hashes is empty")
+    differ = [f"{name}: added" for name in present - set(listed) - {SUMS}]
+    for name, digest in listed.items():
+        if name not in present:
+            differ.append(f"{name}: missing")
+        elif _sha256(_bytes(os.path.join(folder, name))) != digest:
+            differ.append(f"{name}: changed")
+    return sorted(differ)
+
+
+def _bytes(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def sbom(paths: Iterable[str]) -> dict[str, Any]:
+    """Return the copies as a bill of materials: CycloneDX 1.5, without anything that changes with time.
+
+    Args: paths of copies' folders or files. The hashes are those of the files as they are now.
+    Raises: VendorError where there is no copy.
+    """
+    components = [_component(path) for path in paths]
+    return {"bomFormat": "CycloneDX", "specVersion": "1.5", "version": 1, "components": components}
+
+
+def _component(path: str) -> dict[str, Any]:
+    manifest, modified = (_read_folder if os.path.isdir(path) else _read_file)(path)
+    names = sorted(_files_in(path)) if os.path.isdir(path) else [""]
+    files_now = {name: os.path.join(path, name) if name else path for name in names}
+    same = {"type": "library", "name": PROJECT, "version": manifest["version"]}
+    same["purl"] = _purl(manifest["version"])
+    base = os.path.basename(os.path.abspath(path))
+    how = [f"made by: {manifest.get('made_by')}", *(f"modified since: {each}" for each in modified)]
+    return {
+        **same,
+        "bom-ref": f"{same['purl']}#{base}",
+        "licenses": [{"license": {"id": "MIT"}}],
+        "pedigree": {"ancestors": [same], "notes": "; ".join(how)},
+        "components": [
+            {
+                "type": "file",
+                "name": f"{base}/{name}" if name else base,
+                "hashes": [{"alg": "SHA-256", "content": _sha256(_bytes(file))}],
+            }
+            for name, file in files_now.items()
+            if os.path.isfile(file)
+        ],
+    }
+
+
+# ------------------------------------------------------------------------------------------------------
 # Writing
 
 
 def copy(
-    dest: str, *, only: Iterable[str] = (), one_file: bool = False, name: str = PROJECT, force: bool = False
+    dest: str, *, only: Iterable[str] = (), one_file: bool = False, name: str = PROJECT, force: bool = False,
+    minimal: bool = False, compiled: bool = False,
 ) -> str:
     """Write a copy, in place of one that was made earlier, and return its path.
 
     Args: dest, the folder that gets it. only, the parts that are wanted. name, under which it is imported.
-        force, to overwrite a copy that was modified; files that were added to it are left alone.
+        force, to overwrite a copy that was modified, and to remove the files that were added to it. minimal
+        leaves docstrings and comments out. compiled adds .pyc files of this Python, for zip files.
     Raises: VendorError where something else is in the way, or a modified copy.
     """
     if not name.isidentifier() or keyword.iskeyword(name):
         raise VendorError(f"{name!r} cannot be imported; --name takes one Python identifier")
+    if one_file and compiled:
+        raise VendorError("--compiled belongs to a folder: --single-file has no files to compile one by one")
+    _refuse_to_copy_less(minimal)
     folder, file = os.path.join(dest, name), os.path.join(dest, f"{name}.py")
     path, other = (file, folder) if one_file else (folder, file)
-    contents = {"": single_file(only)} if one_file else package(only)
+    contents: dict[str, str | bytes] = (
+        {"": single_file(only, minimal=minimal)}
+        if one_file
+        else package(only, minimal=minimal, compiled=compiled)
+    )
     if os.path.exists(other):
         raise VendorError(f"{other} has the same name: remove it, or take another --name")
     stale = _old_files(path, force)
     os.makedirs(dest if one_file else path, exist_ok=True)
-    for each, text in contents.items():  # the manifest is last: an interrupted copy counts as modified
-        with open(os.path.join(path, each) if each else path, "w", encoding="utf-8", newline="\n") as out:
-            out.write(text)
+    for each, content in contents.items():  # the manifest is last: an interrupted copy counts as modified
+        _write(os.path.join(path, each) if each else path, content)
     for each in stale - set(contents):
-        if os.path.exists(os.path.join(path, each)):
-            os.remove(os.path.join(path, each))
+        _remove(path, each)
     return path
+
+
+def _refuse_to_copy_less(minimal: bool) -> None:
+    """Refuse where the running package is itself a copy that lacks what the new one should have."""
+    try:
+        text = pkgutil.get_data(_package(), MANIFEST)
+        manifest = json.loads(text or b"{}")
+    except (OSError, ValueError):
+        return
+    lacks = ["some modules (--only)"] * bool(manifest.get("only"))
+    lacks += ["docstrings (--minimal)"] * (manifest.get("minimal") is True and not minimal)
+    if lacks:
+        raise VendorError(f"this is itself a copy without {' and '.join(lacks)}: take a whole one")
+
+
+def _write(path: str, content: str | bytes) -> None:
+    if os.path.islink(path):  # what it points to is not ours
+        os.remove(path)
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    with open(path, "wb") as out:
+        out.write(data)
+
+
+def _remove(path: str, name: str) -> None:
+    """Remove a file of a copy, and the folders that it leaves empty."""
+    if os.path.lexists(os.path.join(path, name)):
+        os.remove(os.path.join(path, name))
+    folder = os.path.dirname(name)
+    while folder and not os.listdir(os.path.join(path, folder)):
+        os.rmdir(os.path.join(path, folder))
+        folder = os.path.dirname(folder)
 
 
 def _old_files(path: str, force: bool) -> set[str]:
@@ -592,9 +996,16 @@ def _old_files(path: str, force: bool) -> set[str]:
         raise VendorError(f"{path} is there, and no copy of {PROJECT}: remove it, or take another --name")
     manifest, modified = (_read_folder if os.path.isdir(path) else _read_file)(path)
     if modified and not force:
-        raise VendorError(f"{path} was modified ({', '.join(modified)}): --force overwrites it", MODIFIED)
+        raise VendorError(
+            f"{path} was modified ({', '.join(modified)}): --force overwrites what was changed, and removes "
+            "what was added",
+            MODIFIED,
+        )
+    if not os.path.isdir(path):
+        return set()
     # Of names that lead out of the folder there are none among its files.
-    return set(manifest["files"]) & set(_files_in(path)) if os.path.isdir(path) else set()
+    present = set(_files_in(path))
+    return (set(manifest["files"]) | {SUMS}) & present | (_added(manifest, present) if force else set())
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -607,31 +1018,25 @@ def main(arguments: list[str] | None = None) -> int:
     Args: arguments without the program's name; by default those of the process.
     Returns: the exit code: 0 good, 1 modified, 2 wrong usage or no copy there, 3 out of date.
     """
-    import argparse
-
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {PROJECT}.vendor",
-        description="Copy the package into another project, or check such a copy.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("dest", metavar="DEST", help="the folder that gets the copy, or what to check")
-    parser.add_argument(
-        "--only", metavar="MODULE", action="append", default=[],
-        help="copy this module and those that it needs; can be repeated",
-    )
-    parser.add_argument("--single-file", action="store_true", help="write one file instead of a folder")
-    parser.add_argument("--name", default=PROJECT, help="what the copy is called (default: %(default)s)")
-    parser.add_argument("--force", action="store_true", help="overwrite a copy that was modified")
-    parser.add_argument("--check", action="store_true", help="was a copy modified, is it out of date?")
+    parser = _parser()
     options = parser.parse_args(arguments)
+    if options.against and not options.check:
+        parser.error("--against belongs to --check")
+    if options.dest is None and not (options.check or options.sbom):
+        parser.error("DEST is missing: the folder that gets the copy")
+    dest = options.dest or os.path.dirname(os.path.abspath(str(sys.modules[_package()].__file__)))
     only = [part for each in options.only for part in each.split(",") if part]
     try:
+        if options.sbom:
+            return _print_sbom(dest)
+        if options.against:
+            return _print_against(dest, options.against)
         if options.check:
-            return _print_check(options.dest)
+            return _print_check(dest)
         path = copy(
-            options.dest, only=only, one_file=options.single_file, name=options.name, force=options.force
-        )
+            dest, only=only, one_file=options.single_file, name=options.name, force=options.force,
+            minimal=options.minimal, compiled=options.compiled,
+        )  # fmt: skip
     except VendorError as error:
         print(error, file=sys.stderr)
         return error.code
@@ -640,12 +1045,65 @@ def main(arguments: list[str] | None = None) -> int:
     return DONE
 
 
-def _print_check(path: str) -> int:
+def _parser() -> Any:
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {PROJECT}.vendor",
+        description="Copy the package into another project, or check such a copy.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "dest", metavar="DEST", nargs="?", help="the folder that gets the copy, or what to check"
+    )
+    parser.add_argument(
+        "--only", metavar="MODULE", action="append", default=[],
+        help="copy this module and those that it needs; can be repeated",
+    )  # fmt: skip
+    parser.add_argument("--single-file", action="store_true", help="write one file instead of a folder")
+    parser.add_argument("--minimal", action="store_true", help="leave docstrings and comments out")
+    parser.add_argument(
+        "--compiled", action="store_true",
+        help="add the .pyc files of this Python: in a zip it compiles nothing at a start",
+    )  # fmt: skip
+    parser.add_argument("--name", default=PROJECT, help="what the copy is called (default: %(default)s)")
+    parser.add_argument(
+        "--force", action="store_true", help="overwrite a copy that was modified, and remove what was added"
+    )
+    parser.add_argument("--check", action="store_true", help="was a copy modified, is it out of date?")
+    parser.add_argument(
+        "--against", metavar="FILE", help="with --check: compare with these hashes, as sha256sum prints them"
+    )
+    parser.add_argument("--sbom", action="store_true", help="print a copy as a CycloneDX bill of materials")
+    return parser
+
+
+def _copies_at(path: str) -> list[str]:
     copies = copies_in(path)
     if not copies:
         raise VendorError(f"{path}: no copy of {PROJECT} in it")
+    return copies
+
+
+def _print_sbom(path: str) -> int:
+    print(json.dumps(sbom(_copies_at(path)), indent=1, sort_keys=True))
+    return DONE
+
+
+def _print_against(path: str, against: str) -> int:
+    try:
+        sums = sys.stdin.read() if against == "-" else _bytes(against).decode("utf-8", "replace")
+    except OSError as error:
+        raise VendorError(f"{against}: {error.strerror}") from None
+    differ = check_against(path, sums)
+    print(f"{path}:", *(differ or ["as listed"]), sep="\n  ")
+    return MODIFIED if differ else DONE
+
+
+def _print_check(path: str) -> int:
     codes = set()
-    for status in map(check, copies):
+    for status in map(check, _copies_at(path)):
         codes.add(status.code)
         print(f"{status.path}: {PROJECT} {status.version}")
         for line in ["modified:", *status.modified] if status.modified else ["not modified"]:

@@ -39,6 +39,7 @@ def test_zipapp_then_what_the_probe_needs_and_nothing_of_this_machine(zipapp):
     archive = zipfile.ZipFile(zipapp)
     modules = {f"rawuring/{name}.py" for name in ["__init__", *vendor.closure(["probe"])]}
     others = {"__main__.py", "rawuring/LICENSE", "rawuring/VENDORED.json", "rawuring/py.typed"}
+    others |= {"rawuring/SHA256SUMS", "rawuring/__main__.py"}
     assert set(archive.namelist()) == modules | others
     assert {each.date_time for each in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
     assert {each.compress_type for each in archive.infolist()} == {zipfile.ZIP_STORED}

@@ -12,12 +12,14 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tokenize
 import zipfile
 from pathlib import Path
 
@@ -141,7 +143,8 @@ def test_folder_then_the_files_as_they_are_with_licence_version_and_hashes(tmp_p
     assert command(tmp_path, "--name", "ring") == vendor.DONE
     copy = tmp_path / "ring"
     files = {path.name for path in copy.iterdir()}
-    assert files == {path.name for path in PACKAGE.glob("*.py")} | {"LICENSE", "py.typed", "VENDORED.json"}
+    made = {"LICENSE", "py.typed", "VENDORED.json", "SHA256SUMS", "__main__.py"}
+    assert files == {path.name for path in PACKAGE.glob("*.py")} | made
     for path in PACKAGE.glob("*.py"):
         assert (copy / path.name).read_bytes() == path.read_bytes()
     assert (copy / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
@@ -151,7 +154,7 @@ def test_folder_then_the_files_as_they_are_with_licence_version_and_hashes(tmp_p
     assert manifest["licence"] == "MIT"
     for name, digest in manifest["files"].items():
         assert hashlib.sha256((copy / name).read_bytes()).hexdigest() == digest
-    assert set(manifest["files"]) == files - {"VENDORED.json"}
+    assert set(manifest["files"]) == files - {"VENDORED.json", "SHA256SUMS"}
     assert str(tmp_path) not in (copy / "VENDORED.json").read_text()
     assert capsys.readouterr().out.startswith(f"{copy}: rawuring {rawuring.__version__} (uapi ")
 
@@ -180,7 +183,33 @@ def test_copies_when_made_again_elsewhere_by_another_process_then_the_same_bytes
     assert found[0] == found[1] and len(found[0]) > 20
 
 
-# Reproducibility from one Python to another: tools/test_copies.py is run with each of them.
+OTHER_PYTHONS = sorted(
+    str(path)
+    for pattern in (".pyenv/versions/3.9.*", ".pyenv/versions/3.1[0-9].*")
+    for path in Path.home().glob(f"{pattern}/bin/python")
+)
+DIGEST = """
+import hashlib, json, sys
+sys.path.insert(0, sys.argv[1])
+from rawuring import vendor
+found = [vendor.single_file(), vendor.single_file(["fdmon"], minimal=True)]
+for only, minimal in (([], False), ([], True), (["fdmon"], False), (["fdmon", "ops"], True)):
+    found.append(json.dumps(vendor.package(only, minimal=minimal)))
+print(*(hashlib.sha256(each.encode()).hexdigest() for each in found))
+"""
+
+
+@pytest.mark.skipif(not OTHER_PYTHONS, reason="no other Python here")
+def test_copies_when_made_by_other_pythons_then_the_same_bytes(tmp_path):
+    digests = {
+        python: subprocess.run(
+            [python, "-I", "-c", DIGEST, str(ROOT)], capture_output=True, text=True, check=True, timeout=120
+        ).stdout.split()
+        for python in [sys.executable, *OTHER_PYTHONS]
+    }
+    assert len(digests[sys.executable]) == 6
+    for python, digest in digests.items():
+        assert digest == digests[sys.executable], python
 
 
 def test_order_of_options_then_the_same_bytes():
@@ -238,6 +267,335 @@ def test_commands_of_the_readme_then_they_do_what_they_say(tmp_path, arguments, 
 def test_readme_then_it_shows_each_way_to_copy():
     assert len(README) == 5
     assert all(any(option in each for each in README) for option in ("--only", "--single-file", "--check"))
+
+
+# ------------------------------------------------------------------------------------------------------
+# A part, and what is left out
+
+
+@pytest.mark.parametrize("one_file", [False, True])
+@pytest.mark.parametrize("only", ["fdmon", "gates", "inflight", "uapi"])
+def test_part_then_its_names_are_those_of_the_modules_that_are_there(tmp_path, only, one_file):
+    vendor.copy(str(tmp_path), name="part", only=[only], one_file=one_file)
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\nimport part\nfrom part import *\n"
+        "assert {name for name in part.__all__ if name != '__version__'} == set(part._HOME)\n"
+        "print(*sorted(part.__all__))"
+    )
+    done = run("-I", "-c", code, tmp_path, cwd=tmp_path)
+    present = set(vendor.closure([only]))
+    expected = {name for name, home in rawuring._HOME.items() if home in present}
+    assert done.stderr == ""
+    assert set(done.stdout.split()) == expected | {"__version__"}
+
+
+def test_part_then_what_type_checkers_see_is_there_too():
+    text = vendor.files(["fdmon"])["__init__.py"]
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            modules = {node.module} if node.module else {alias.name for alias in node.names}
+            assert modules <= set(vendor.closure(["fdmon"]))
+    assert "\n    pass\nelse:\n" in vendor.files(["gates"])["__init__.py"]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_for_types_then_they_are_in_the_closure(name):
+    """A part that lacked one would fail in a type checker."""
+    wanted = set()
+    for node in ast.walk(ast.parse(vendor.source(name))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            wanted.update({node.module} if node.module else {alias.name for alias in node.names})
+    assert wanted & set(MODULES) <= set(vendor.closure([name]))
+
+
+def without_docstrings(text: str) -> str:
+    """Dump a tree without docstrings: an oracle that knows no lines."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+        if documented and ast.get_docstring(node, clean=False) is not None:
+            del node.body[0]
+            if not node.body and not isinstance(node, ast.Module):
+                node.body.append(ast.Pass())
+    return ast.dump(tree)
+
+
+@pytest.mark.parametrize("name", ["__init__", *MODULES])
+def test_minimal_then_the_same_statements_without_docstrings_and_comments(name):
+    text = vendor.source(name)
+    found = vendor.without_comments(text)
+    assert ast.dump(ast.parse(found)) == without_docstrings(text)
+    assert vendor.without_comments(found) == found
+    assert found.startswith("# SPDX-License-Identifier: MIT\n# pyright: basic\n")
+    words = [line.split() for line in text.splitlines()]
+    for line in found.splitlines():  # no line is put together from others
+        assert line.strip() == "pass" or any(line.split() == each[: len(line.split())] for each in words)
+    tokens = tokenize.generate_tokens(io.StringIO(found).readline)
+    comments = [token.string for token in tokens if token.type == tokenize.COMMENT]
+    assert {each.partition(":")[0] for each in comments} <= {
+        "# SPDX-License-Identifier", "# pyright", "# type",
+    }  # fmt: skip
+
+
+LOOKS_LIKE_COMMENTS = '''\
+"""Doc."""
+
+A = "# no"  # yes
+B = """
+# no
+
+
+
+# no
+"""
+C = f"""
+# {A} no
+
+
+
+"""  # yes
+D = 1  # type: ignore[x]  # why
+
+
+
+
+
+class E(Exception):  # yes
+    """Doc."""
+
+
+def f():
+    """Doc.
+
+    # More.
+    """
+
+    # yes
+    return (
+        1  # yes
+        # yes
+    )
+'''
+WITHOUT = '''\
+A = "# no"
+B = """
+# no
+
+
+
+# no
+"""
+C = f"""
+# {A} no
+
+
+
+"""
+D = 1  # type: ignore[x]  # why
+
+
+class E(Exception):
+    pass
+
+
+def f():
+    return (
+        1
+    )
+'''
+
+
+def test_minimal_when_strings_look_like_comments_then_they_stay():
+    assert vendor.without_comments(LOOKS_LIKE_COMMENTS) == WITHOUT
+
+
+def test_minimal_copy_when_used_then_it_works_and_is_no_source_of_a_whole_one(tmp_path):
+    vendor.copy(str(tmp_path / "host"), name="ring", minimal=True)
+    done = run("-m", "host.ring.probe", "--quiet", cwd=tmp_path)
+    assert done.returncode in (0, 1, 4) and done.stdout.startswith("io_uring:") and not done.stderr
+    assert run("-m", "host.ring.vendor", "--check", cwd=tmp_path).returncode == 0
+    done = run("-m", "host.ring.vendor", "out", cwd=tmp_path)
+    assert done.returncode == vendor.USAGE and "docstrings" in done.stderr
+    assert not (tmp_path / "out").exists()
+    assert run("-m", "host.ring.vendor", "out", "--minimal", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "out" / "rawuring" / "ops.py").read_bytes() == (
+        tmp_path / "host" / "ring" / "ops.py"
+    ).read_bytes()
+
+
+def test_part_when_it_has_vendor_then_it_makes_no_copy_that_claims_to_be_whole(tmp_path):
+    vendor.copy(str(tmp_path / "host"), name="ring", only=["vendor"])
+    done = run("-m", "host.ring.vendor", "out", cwd=tmp_path)
+    assert done.returncode == vendor.USAGE and "some modules" in done.stderr
+    assert run("-m", "host.ring.vendor", "--check", "host", cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="PyPy's zipimport knows no such .pyc")
+def test_compiled_copy_in_a_zip_then_nothing_is_compiled_and_lines_are_shown(tmp_path):
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "sys.addaudithook(lambda event, arguments: event == 'compile' and print('compiles', arguments[1]))\n"
+        "from ring import Ring\nimport traceback\n"
+        "try:\n    Ring(0)\nexcept ValueError:\n    print(traceback.format_exc())"
+    )
+    compiled_files = {}
+    for compiled in (False, True):
+        folder = tmp_path / f"host-{compiled}"
+        copy = Path(vendor.copy(str(folder), name="ring", compiled=compiled, only=["rings"]))
+        archive = shutil.make_archive(str(tmp_path / f"copy-{compiled}"), "zip", folder)
+        done = run("-I", "-c", code, archive, cwd=tmp_path)
+        assert "raise ValueError" in done.stdout, done
+        compiled_files[compiled] = re.findall(r"^compiles .*\.zip.(\S+)$", done.stdout, re.MULTILINE)
+    assert "ring/rings.py" in compiled_files[False]
+    assert compiled_files[True] == []
+    assert vendor.check(str(copy)).code == vendor.DONE
+    (copy / "rings.pyc").write_bytes((copy / "rings.pyc").read_bytes()[:-1] + b"x")
+    assert vendor.check(str(copy)).modified == ["rings.pyc: changed"]
+
+
+def test_compiled_and_single_file_then_refused(tmp_path, capsys):
+    assert command(tmp_path, "--single-file", "--compiled") == vendor.USAGE
+    assert "folder" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------------
+# The supply chain
+
+
+def test_manifest_then_where_it_comes_from():
+    one = vendor.single_file(["ops"]).partition("manifest\n")[2]
+    for text in (vendor.package(["ops"])["VENDORED.json"], one):
+        manifest = json.loads(re.sub(r"(?m)^# ", "", text))
+        assert manifest["purl"] == f"pkg:pypi/rawuring@{rawuring.__version__}"
+        assert manifest["spdx"] == "MIT"
+        upstream = manifest["upstream"]
+        assert upstream["project"] == "rawuring"
+        assert upstream["wheel"] == f"rawuring-{rawuring.__version__}-py3-none-any.whl"
+        assert set(upstream["sha256"]) == {"rawuring/__init__.py", "rawuring/ops.py", "rawuring/uapi.py"}
+        for name, digest in upstream["sha256"].items():
+            assert hashlib.sha256((ROOT / name).read_bytes()).hexdigest() == digest
+
+
+def test_sums_then_sha256sum_agrees(tmp_path):
+    copy = Path(vendor.copy(str(tmp_path), only=["fdmon"], minimal=True))
+    listed = dict(line.split("  ")[::-1] for line in (copy / "SHA256SUMS").read_text().splitlines())
+    assert set(listed) == {path.name for path in copy.iterdir()} - {"SHA256SUMS"}
+    if shutil.which("sha256sum"):
+        command = ["sha256sum", "-c", "--strict", "--quiet", "SHA256SUMS"]
+        assert subprocess.run(command, cwd=copy, capture_output=True, check=False).returncode == 0
+    for name, digest in listed.items():
+        assert hashlib.sha256((copy / name).read_bytes()).hexdigest() == digest
+    (copy / "SHA256SUMS").unlink()
+    assert vendor.check(str(copy)).modified == ["SHA256SUMS: missing"]
+
+
+@pytest.mark.parametrize("tagged", [False, True])
+def test_check_against_a_list_then_every_byte_counts(copied, tmp_path, capsys, tagged):
+    files = [copied] if copied.suffix else [path for path in copied.iterdir() if path.name != "SHA256SUMS"]
+    form = "SHA256 ({1}) = {0}\n" if tagged else "{0}  {1}\n"
+    sums = tmp_path / "kept-elsewhere"
+    digest = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    sums.write_text("".join(form.format(digest[path.name], path.name) for path in files))
+    assert command("--check", copied, "--against", sums) == vendor.DONE
+    assert "as listed" in capsys.readouterr().out
+    spoil(copied)
+    assert command("--check", copied, "--against", sums) == vendor.MODIFIED
+    assert f"  {copied.name if copied.suffix else 'ops.py'}: changed\n" in capsys.readouterr().out
+
+
+def test_check_against_a_list_when_files_differ_then_which(tmp_path, monkeypatch):
+    copy = Path(vendor.copy(str(tmp_path), only=["ops"]))
+    sums = (copy / "SHA256SUMS").read_text()
+    (copy / "more.py").write_text("")
+    (copy / "ops.py").unlink()
+    assert vendor.check_against(str(copy), sums) == ["more.py: added", "ops.py: missing"]
+    monkeypatch.chdir(tmp_path)  # names relative to the current folder, as `sha256sum rawuring/*` prints them
+    there = re.sub(r"(?m)  ", "  ./rawuring/", sums)
+    assert vendor.check_against("rawuring", there) == ["more.py: added", "rawuring/ops.py: missing"]
+
+
+@pytest.mark.parametrize("text", ["", "\n", "no list", "0" * 63 + "  x", "0" * 64 + " x"])
+def test_check_against_when_it_is_no_list_then_2_and_the_line(copied, tmp_path, text, capsys):
+    sums = tmp_path / "sums"
+    sums.write_text(text)
+    assert command("--check", copied, "--against", sums) == vendor.USAGE
+    error = capsys.readouterr().err
+    assert "line 1" in error or "empty" in error
+    assert command("--check", copied, "--against", tmp_path / "nothing") == vendor.USAGE
+
+
+def test_sbom_then_a_component_with_the_hashes_that_the_files_have(copied, capsys):
+    assert command("--sbom", copied) == vendor.DONE
+    found = json.loads(capsys.readouterr().out)
+    assert (found["bomFormat"], found["specVersion"]) == ("CycloneDX", "1.5")
+    (component,) = found["components"]
+    assert component["purl"] == f"pkg:pypi/rawuring@{rawuring.__version__}"
+    assert component["licenses"] == [{"license": {"id": "MIT"}}]
+    for file in component["components"]:
+        path = copied.parent / file["name"]
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        assert file["hashes"] == [{"alg": "SHA-256", "content": digest}]
+    assert "--only ops" in component["pedigree"]["notes"] and "modified" not in component["pedigree"]["notes"]
+    spoil(copied)
+    assert command("--sbom", copied.parent) == vendor.DONE
+    assert "modified since" in json.loads(capsys.readouterr().out)["components"][0]["pedigree"]["notes"]
+
+
+# ------------------------------------------------------------------------------------------------------
+# A copy that checks itself
+
+
+def check_itself(copied: Path) -> list[subprocess.CompletedProcess]:
+    """Let a copy check itself in each way that it can be called."""
+    outside = copied.parent.parent
+    module = f"{copied.parent.name}.{copied.stem}"
+    return [
+        run("-m", module, "--check", cwd=outside),
+        run("-I", copied, "--check", cwd=outside),
+    ]
+
+
+def test_copy_when_it_checks_itself_then_as_vendor_does(copied):
+    for done in check_itself(copied):
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == f"{copied}: rawuring {rawuring.__version__}\n  not modified\n"
+    spoil(copied)
+    for done in check_itself(copied):
+        assert done.returncode == 1
+        assert done.stdout.endswith(f"  modified:\n  {'ops' if copied.suffix else 'ops.py: changed'}\n")
+
+
+def test_copy_when_it_checks_itself_then_added_missing_and_line_ends(tmp_path):
+    copy = Path(vendor.copy(str(tmp_path / "host"), name="ring", only=["ops"]))
+    for path in copy.iterdir():
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert {done.returncode for done in check_itself(copy)} == {0}
+    (copy / "more.py").write_text("")
+    (copy / "uapi.py").unlink()
+    for done in check_itself(copy)[1:]:
+        assert done.returncode == 1
+        assert done.stdout.endswith("  modified:\n  more.py: added\n  uapi.py: missing\n")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}"])
+def test_copy_when_its_manifest_is_spoiled_then_2(copied, text):
+    if copied.suffix:
+        copied.write_text(copied.read_text().partition("# ======== manifest\n")[0] + text)
+    else:
+        (copied / "VENDORED.json").write_text(text)
+    for done in check_itself(copied):
+        assert done.returncode == 2 and "manifest" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_copy_in_a_zip_then_it_checks_itself(copied, tmp_path):
+    (copied.parent / "__init__.py").touch()
+    archive = shutil.make_archive(str(tmp_path.parent / "zipped"), "zip", copied.parent)
+    code = (
+        f"import runpy, sys; sys.path[:0] = [{archive!r}]; sys.argv = ['', '--check']\n"
+        "runpy.run_module('ring', run_name='__main__', alter_sys=True)"
+    )
+    done = run("-I", "-c", code, cwd=tmp_path)
+    assert done.returncode == 0 and "  not modified\n" in done.stdout, done
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -490,7 +848,9 @@ def test_copy_again_then_it_is_replaced_and_what_is_no_part_of_it_goes(tmp_path)
     copy = Path(vendor.copy(str(tmp_path), only=["fdmon"]))
     assert (copy / "fdmon.py").exists()
     vendor.copy(str(tmp_path), only=["ops"])
-    assert sorted(path.name for path in copy.glob("*.py")) == ["__init__.py", "ops.py", "uapi.py"]
+    assert sorted(path.name for path in copy.glob("*.py")) == [
+        "__init__.py", "__main__.py", "ops.py", "uapi.py",
+    ]  # fmt: skip
     assert vendor.check(str(copy)).code == vendor.DONE
 
 
@@ -503,12 +863,35 @@ def test_copy_over_a_modified_one_then_refused_unless_forced(copied, capsys):
     assert command("--check", copied) == vendor.DONE
 
 
-def test_copy_when_forced_then_added_files_stay_and_are_still_told(tmp_path):
+def test_copy_when_forced_then_added_files_go_and_the_next_update_needs_no_force(tmp_path):
     copy = Path(vendor.copy(str(tmp_path)))
-    (copy / "notes.txt").write_text("ours")
+    (copy / "notes.txt").write_text("theirs")
+    (copy / "sub" / "deeper").mkdir(parents=True)
+    (copy / "sub" / "deeper" / "x.py").write_text("")
+    (copy / "sub" / "y.py").write_text("")
+    with pytest.raises(vendor.VendorError, match=r"notes\.txt: added.*--force .* removes what was added"):
+        vendor.copy(str(tmp_path))
+    assert (copy / "notes.txt").exists()
     vendor.copy(str(tmp_path), force=True)
-    assert (copy / "notes.txt").read_text() == "ours"
-    assert vendor.check(str(copy)).modified == ["notes.txt: added"]
+    assert vendor.check(str(copy)).code == vendor.DONE
+    assert not (copy / "sub").exists()
+    vendor.copy(str(tmp_path))
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink") or os.name != "posix", reason="no symbolic links")
+def test_copy_when_forced_then_links_go_and_what_they_point_to_stays(tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious.py").write_text("precious = 1\n")
+    copy = Path(vendor.copy(str(tmp_path / "host"), only=["ops"]))
+    (copy / "linked").symlink_to(outside)
+    (copy / "ops.py").unlink()
+    (copy / "ops.py").symlink_to(outside / "precious.py")
+    assert vendor.check(str(copy)).modified == ["linked: added", "ops.py: changed"]
+    vendor.copy(str(tmp_path / "host"), only=["ops"], force=True)
+    assert vendor.check(str(copy)).code == vendor.DONE
+    assert (outside / "precious.py").read_text() == "precious = 1\n"
+    assert (copy / "ops.py").read_bytes() == (PACKAGE / "ops.py").read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
@@ -530,8 +913,8 @@ def test_copy_that_was_interrupted_then_it_counts_as_modified(tmp_path, monkeypa
     copy = Path(vendor.copy(str(tmp_path)))
     real = vendor.package
 
-    def interrupted(only):
-        found = {name: f"{text}# new\n" for name, text in real(only).items()}
+    def interrupted(only, **options):
+        found = {name: f"{text}# new\n" for name, text in real(only, **options).items()}
         return {**found, "register.py": None}  # what cannot be written ends the copy there
 
     monkeypatch.setattr(vendor, "package", interrupted)

@@ -125,7 +125,7 @@ def api_index() -> str:
 def package_names() -> dict[str, str]:
     """Return what `from rawuring import ...` offers, by the module that has it."""
     for node in parse("__init__").body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_HOME":
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "_HOME" and node.value:
             return dict(ast.literal_eval(node.value))
     raise AssertionError("rawuring/__init__.py has no _HOME")
 
