@@ -264,6 +264,7 @@ def single_file(only: Iterable[str] = (), *, minimal: bool = False) -> str:
     if "vendor" in parts:
         raise VendorError("vendor cannot be part of one file, because it copies files")
     found = _texts(_sections(parts), minimal)
+    found["__init__"] = _without_imports_for_types(found["__init__"])
     runnable = [name for name, text in found.items() if _is_runnable(text)]
     texts = {"": _head(list(found), runnable)}
     texts.update((name, _section(name, text)) for name, text in found.items())
@@ -337,8 +338,24 @@ def _only_names_of(text: str, present: set[str]) -> str:
     for node in ast.walk(ast.parse(text)):  # __all__ stands above of _HOME
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             _drop(lines, [name for name in getattr(node.value, "elts", ()) if name.value in missing])
-    found = "".join(line for line in lines if line is not None)
-    return found.replace("\nif TYPE_CHECKING:\nelse:\n", "\nif TYPE_CHECKING:\n    pass\nelse:\n")
+    return _never_empty("".join(line for line in lines if line is not None))
+
+
+def _without_imports_for_types(text: str) -> str:
+    """Return the package's __init__ for one file, in which type checkers find classes, but no modules."""
+    lines: list[str | None] = list(text.splitlines(keepends=True))
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            _drop(lines, [node])
+            if not node.module:
+                indent = " " * node.col_offset
+                names = "".join(f"{indent}{alias.name}: Any\n" for alias in node.names)
+                lines[node.lineno - 1] = f"{indent}from typing import Any\n\n{names}"
+    return _never_empty("".join(line for line in lines if line is not None))
+
+
+def _never_empty(text: str) -> str:
+    return text.replace("\nif TYPE_CHECKING:\nelse:\n", "\nif TYPE_CHECKING:\n    pass\nelse:\n")
 
 
 def _drop(lines: list[str | None], nodes: Iterable[Any]) -> None:

@@ -255,7 +255,10 @@ README = re.findall(r"python3 -m rawuring\.vendor ([^`\n]*)", (ROOT / "README.md
 @pytest.mark.parametrize("arguments", README)
 def test_commands_of_the_readme_then_they_do_what_they_say(tmp_path, arguments, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    if "--check" in arguments:
+    if "--against" in arguments:
+        vendor.copy("host/_vendor", only=["ops"])
+        shutil.copy("host/_vendor/rawuring/SHA256SUMS", "FILE")
+    elif "--check" in arguments or "--sbom" in arguments:
         vendor.copy("host/_vendor", one_file=True, only=["ops"])
     assert command(*arguments.split()) == vendor.DONE
     assert command("--check", "host/_vendor") == vendor.DONE
@@ -265,8 +268,9 @@ def test_commands_of_the_readme_then_they_do_what_they_say(tmp_path, arguments, 
 
 
 def test_readme_then_it_shows_each_way_to_copy():
-    assert len(README) == 5
-    assert all(any(option in each for each in README) for option in ("--only", "--single-file", "--check"))
+    assert len(README) == 9
+    options = ("--only", "--single-file", "--check", "--minimal", "--compiled", "--sbom", "--against")
+    assert all(any(option in each for each in README) for option in options)
 
 
 # ------------------------------------------------------------------------------------------------------

@@ -867,6 +867,50 @@ MUTANTS = (
         "an old Python gets a traceback", "rawuring/__init__.py", "        sys.exit(_TOO_OLD)\n", "        pass\n",
         "tests/test_packages.py -k too_old",
     ),
+    Mutant(
+        "a part names what it does not have", "rawuring/vendor.py",
+        '    found["__init__"] = _only_names_of(found["__init__"], set(names))\n', "",
+        "tests/test_vendor.py -k names_are_those",
+    ),
+    Mutant(
+        "--force leaves what was added", "rawuring/vendor.py",
+        " | (_added(manifest, present) if force else set())", "",
+        "tests/test_vendor.py -k forced",
+    ),
+    Mutant(
+        "--force writes through a link", "rawuring/vendor.py",
+        "    if os.path.islink(path):  # what it points to is not ours\n        os.remove(path)\n", "",
+        "tests/test_vendor.py -k forced",
+    ),
+    Mutant(
+        "a link to a folder does not count as added", "rawuring/vendor.py",
+        "        for name in names + links:\n            yield", "        for name in names:\n            yield",
+        "tests/test_vendor.py -k forced",
+    ),
+    Mutant(
+        "--minimal takes what looks like a comment", "rawuring/vendor.py",
+        'if line == "\\n" and number not in inside else', 'if line == "\\n" else',
+        "tests/test_vendor.py -k look_like_comments",
+    ),
+    Mutant(
+        "a .pyc is not checked", "rawuring/vendor.py",
+        "            return _sha256(file.read())\n    except", "            return _sha256(file.read()[:99])\n    except",
+        "tests/test_vendor.py -k compiled_copy",
+    ),
+    Mutant(
+        "a minimal copy passes for a whole one", "rawuring/vendor.py",
+        "    _refuse_to_copy_less(minimal)\n", "", "tests/test_vendor.py -k no_source_of or claims_to_be_whole",
+    ),
+    Mutant(
+        "a copy that checks itself overlooks what was added", "rawuring/vendor.py",
+        '                found.append(name + ": added")\n', "                pass\n",
+        "tests/test_vendor.py -k checks_itself",
+    ),
+    Mutant(
+        "a list of hashes overlooks what it does not name", "rawuring/vendor.py",
+        '    differ = [f"{name}: added" for name in present - set(listed) - {SUMS}]\n', "    differ = []\n",
+        "tests/test_vendor.py -k check_against",
+    ),
     # (end of inventory and copies)
     # Promises: signals and threads
     Mutant(

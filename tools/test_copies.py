@@ -4,6 +4,8 @@
 
     python3 tools/test_copies.py                   every kind of copy
     python3 tools/test_copies.py --kind one-file --python pypy3 -- -x -k nop
+    python3 tools/test_copies.py --types           mypy --strict and pyright on copies in a host
+    python3 tools/test_copies.py --table           the README's table of the forms: sizes and import times
 
 For each copy a tree is made that has the tests, but not the package. Its ``rawuring.py`` makes every import
 of rawuring, in the tests and in the processes that they start, an import of the copy. So what the tests say,
@@ -18,8 +20,11 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import json
+import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -57,6 +62,8 @@ class Kind(NamedTuple):
     one_file: bool
     zipped: bool
     tests: str  # a regular expression for the names of test files
+    minimal: bool = False
+    compiled: bool = False
 
 
 _CORE = r"test_(rings\w*|nop_tutorial|ops|syscalls|inflight|monitors|request_rules)"
@@ -68,6 +75,9 @@ KINDS = {
     "one-file-in-zip": Kind((), True, True, r"test_(rings\w*|aio|probe)"),
     "part": Kind(("fdmon", "buffers", "fakekernel"), False, False, _PART),
     "part-in-one-file": Kind(("fdmon", "buffers", "fakekernel"), True, False, _PART),
+    "minimal": Kind((), False, False, rf"{_CORE}|test_(register|buffers|selector|aio|probe)", minimal=True),
+    "minimal-in-one-file": Kind((), True, False, _PART, minimal=True),
+    "compiled-in-zip": Kind((), False, True, _PART, compiled=True),
 }
 
 ALIAS = '''\
@@ -123,8 +133,11 @@ def make_tree(root: Path, kind: Kind) -> None:
     name = "host._vendor.ring"
     place = root / "place"
     path = Path(
-        vendor.copy(str(place / "host" / "_vendor"), only=kind.only, one_file=kind.one_file, name="ring")
-    )
+        vendor.copy(
+            str(place / "host" / "_vendor"), only=kind.only, one_file=kind.one_file, name="ring",
+            minimal=kind.minimal, compiled=kind.compiled,
+        )
+    )  # fmt: skip
     assert vendor.check(str(path)).code == vendor.DONE
     for package in ("host", "host/_vendor"):
         (place / package / "__init__.py").touch()
@@ -176,14 +189,125 @@ def run_tree(root: Path, kind: Kind, python: str, pytest_arguments: list[str]) -
     return passed, failed or int(done.returncode != 0)
 
 
+# ------------------------------------------------------------------------------------------------------
+# Type checkers, in the settings of a host
+
+FORMS = {
+    "folder, whole": (),
+    "folder, whole, --minimal": ("--minimal",),
+    "folder, --only fdmon": ("--only", "fdmon"),
+    "folder, --only fdmon --minimal": ("--only", "fdmon", "--minimal"),
+    "one file, whole": ("--single-file",),
+    "one file, --only fdmon --minimal": ("--single-file", "--only", "fdmon", "--minimal"),
+}
+HOST = '''\
+"""A program that uses the copy, and is checked as strictly as can be."""
+
+from __future__ import annotations
+
+from host._vendor.ring import FDMon, InFlight, Ring, ops, uapi
+
+
+def one(ring: Ring, inflight: InFlight) -> int:
+    """Use what the names stand for."""
+    ops.prep_nop(ring.get_sqe(), user_data=1)
+    return ring.submit() + len(inflight) + int(uapi.IORING_OP_NOP)
+
+
+def two(monitor: FDMon) -> None:
+    """Use a method."""
+    monitor.destroy()
+'''
+
+
+def check_types() -> int:
+    """Run mypy and pyright on each form, in a host; return how many of the runs failed."""
+    beside = os.pathsep.join([str(Path(sys.executable).parent), str(CHECKOUT / ".venv-ci" / "bin")])
+    path = os.pathsep.join([beside, os.environ.get("PATH", "")])
+    checkers = {name: shutil.which(name, path=path) for name in ("mypy", "pyright")}
+    passed = failed = 0
+    for name, executable in checkers.items():
+        if executable is None:
+            print(f"NOT CHECKED: {name} is not here")
+            continue
+        for form, options in FORMS.items():
+            with tempfile.TemporaryDirectory(prefix="rawuring-types-") as folder:
+                host = Path(folder).resolve() / "host"
+                make(host / "_vendor", *options)
+                for package in (host, host / "_vendor"):
+                    (package / "__init__.py").touch()
+                (host / "app.py").write_text(HOST)
+                settings = {"include": ["host"], "typeCheckingMode": "strict"}
+                (host.parent / "pyrightconfig.json").write_text(json.dumps(settings))
+                arguments = ["--strict", "--cache-dir", os.devnull, "host"] if name == "mypy" else []
+                done = subprocess.run([executable, *arguments], cwd=folder, capture_output=True, text=True)
+            said = done.stdout + done.stderr if done.returncode else "good"
+            print(f"{name}, {form}: {said}", flush=True)
+            passed, failed = passed + (not done.returncode), failed + bool(done.returncode)
+    print(f"{passed} passed, {failed} failed")
+    return failed
+
+
+def make(folder: Path, *options: str) -> Path:
+    """Make a copy called ring as the command does."""
+    command = [sys.executable, "-m", "rawuring.vendor", str(folder), "--name", "ring", *options]
+    subprocess.run(command, cwd=CHECKOUT, check=True, stdout=subprocess.DEVNULL)
+    return folder / ("ring.py" if "--single-file" in options else "ring")
+
+
+# ------------------------------------------------------------------------------------------------------
+# What the forms weigh
+
+TIMED = """
+import sys, ctypes, mmap, select, socket, struct, threading, zipimport, zlib
+sys.path.insert(0, sys.argv[1])
+from time import process_time  # whatever else the machine does
+start = process_time()
+from ring import FDMon, InFlight, Ring, ops
+print((process_time() - start) * 1e3)
+"""
+
+
+def table(rounds: int = 15) -> None:
+    """Print the table of the README."""
+    print("| form | KB | KB, zipped | import from a folder, ms | from a zip, ms |")
+    print("|---|---:|---:|---:|---:|")
+    forms = {**FORMS, "folder, whole, --compiled": ("--compiled",)}
+    forms["folder, --only fdmon --minimal --compiled"] = ("--only", "fdmon", "--minimal", "--compiled")
+    for form, options in forms.items():
+        with tempfile.TemporaryDirectory(prefix="rawuring-table-") as folder:
+            path = make(Path(folder) / "in", *options)
+            files = [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]
+            size = sum(each.stat().st_size for each in files)
+            archive = Path(shutil.make_archive(str(Path(folder) / "copy"), "zip", path.parent))
+            zipped = archive.stat().st_size
+            folder_ms, zip_ms = (median_ms(str(where), rounds) for where in (path.parent, archive))
+        sizes = f"{size / 1e3:.0f} | {zipped / 1e3:.0f}"
+        print(f"| {form} | {sizes} | {folder_ms:.0f} | {zip_ms:.0f} |", flush=True)
+
+
+def median_ms(where: str, rounds: int) -> float:
+    """Return how long an import takes in a new process; the first one may write __pycache__."""
+    command = [sys.executable, "-I", "-S", "-c", TIMED, where]
+    runs = [float(subprocess.check_output(command)) for _ in range(rounds + 1)]
+    return statistics.median(runs[1:])
+
+
 def main() -> int:
     """Run the command; return the exit code: 0 when nothing failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kind", action="append", choices=sorted(KINDS), help="default: every kind")
     parser.add_argument("--python", default=sys.executable, help="the interpreter that has pytest")
+    parser.add_argument("--types", action="store_true", help="run type checkers instead of the tests")
+    parser.add_argument("--table", action="store_true", help="print sizes and import times instead")
     parser.add_argument("pytest", nargs="*", metavar="ARGUMENT", help="for pytest, after --")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="copies at a time")
     options = parser.parse_args()
+    if options.types:
+        return 1 if check_types() else 0
+    if options.table:
+        table()
+        return 0
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         results = list(
             pool.map(lambda name: run(name, options.python, options.pytest), options.kind or KINDS)
