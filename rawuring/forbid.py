@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# pyright: basic
 """Is io_uring closed here? Every way in, tried: ``python -m rawuring.probe --forbid``.
 
 What it is: the three calls, with true and with useless arguments, on descriptors that are none, no ring or an
@@ -326,7 +327,7 @@ _HIGHEST = 1024
 
 def _has_sqpoll(fd: int) -> bool:
     text = syscalls._read_text(f"/proc/self/fdinfo/{fd}") or ""
-    fields = dict(line.partition(":")[::2] for line in text.splitlines())
+    fields = {name: value for name, _, value in (line.partition(":") for line in text.splitlines())}
     return fields.get("SqThread", "-1").strip() not in ("-1", "")
 
 
@@ -366,7 +367,7 @@ def _judge(
     plans: list[_Plan], answers: list[_Answer], mode: str, facts: tuple[str, ...]
 ) -> list[Attempt]:
     said = {(plan.abi, plan.call, plan.way): answer for plan, answer in zip(plans, answers)}
-    known = dict(fact.partition("=")[::2] for fact in facts)
+    known = {name: value for name, _, value in (fact.partition("=") for fact in facts)}
     attempts: list[Attempt] = []
     for plan, (code, killer) in zip(plans, answers):
         if not plan.call:

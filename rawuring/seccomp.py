@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# pyright: basic
 """Seccomp filters that kill: seen beforehand, and asked in a child.
 
 What it is: check(), which stands before the first io_uring call of a ring, and the child that makes the three
@@ -89,7 +90,7 @@ def state() -> tuple[str, str]:
             except (OSError, ImportError, AttributeError):
                 return "", ""
         return {0: "0", 2: "2"}.get(_prctl_mode(), ""), "?"
-    fields = dict(line.partition(b":")[::2] for line in text.splitlines())
+    fields = {name: value for name, _, value in (line.partition(b":") for line in text.splitlines())}
     mode, filters = (fields.get(key, b"").strip().decode() for key in (b"Seccomp", b"Seccomp_filters"))
     return mode or "0", filters  # a kernel that does not name it has none
 

@@ -302,6 +302,12 @@ def test_part_then_what_type_checkers_see_is_there_too():
     assert "\n    pass\nelse:\n" in vendor.files(["gates"])["__init__.py"]
 
 
+@pytest.mark.parametrize("name", ["__init__", *MODULES])
+def test_module_then_it_says_how_strictly_pyright_is_to_check_it(name):
+    """Or the settings of a host that has a copy would decide: tools/test_copies.py --types."""
+    assert vendor.source(name).splitlines()[1] == "# pyright: basic"
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_imports_for_types_then_they_are_in_the_closure(name):
     """A part that lacked one would fail in a type checker."""
