@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 
-from . import command, forbid, report, survey
+from . import command, credentials, forbid, profiles, remedies, report, survey
 from .report import MISSING, NOT_USABLE, SCHEMA, UNKNOWN, USABLE, USAGE, as_dict, library, verdict
 from .survey import Capabilities, Finding, prove
 
@@ -118,9 +118,10 @@ _EPILOG = """\
 items of --require, separated by commas:
   OP:RECV  SETUP:DEFER_TASKRUN  FEAT:EXT_ARG  REG:PBUF_RING  ENTER:NO_IOWAIT  SQE:CQE_SKIP_SUCCESS  KERNEL:6.1
 
-exit code: 0 usable, and all that is required is there; 1 not usable; 2 wrong usage; 3 something required is
-missing; 4 cannot tell. With --compare: 0 no difference, 1 differences, 2 not readable. With --forbid: 0 all
-three calls are refused, 1 something is open, 4 cannot tell. In any form: 74 the output could not be written.
+exit code, also of --fix and --profile: 0 usable, and all that is required is there; 1 not usable; 2 wrong
+usage; 3 something required is missing; 4 cannot tell. With --compare: 0 no difference, 1 differences, 2 not
+readable. With --forbid: 0 all three calls are refused, 1 something is open, 4 cannot tell. In any form: 74
+the output could not be written.
 """
 
 
@@ -148,19 +149,36 @@ def main(arguments: list[str] | None = None, ring: Ring | None = None) -> int:
     amount.add_argument("-q", "--quiet", action="store_true", help="print the verdict, and what is missing")
     amount.add_argument("-v", "--verbose", action="store_true", help="every name, and how it was learned")
     parser.add_argument("--require", metavar="ITEMS", default="", help="exit with 3 if one is missing")
-    parser.add_argument(
+    modes = parser.add_mutually_exclusive_group()
+    modes.add_argument(
         "--forbid", action="store_true", help="exit with 0 only if it is closed in every way that is tried"
     )
     parser.add_argument("--list", action="store_true", help="print what the tables know; ask nothing")
     parser.add_argument("--explain", metavar="ERRNO", help="say what an error of io_uring means; ask nothing")
     parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="compare two files made with --json")
+    modes.add_argument(
+        "--fix", nargs="?", const="", metavar="LAYER",
+        help=f"print what to paste for the layer that refused, or for {', '.join(remedies.LAYERS)}",
+    )  # fmt: skip
+    modes.add_argument(
+        "--profile", metavar="NAME", help=f"what a program needs: {', '.join(profiles.PROFILES)}, or a file"
+    )
+    somebody = parser.add_mutually_exclusive_group()
+    somebody.add_argument("--as", dest="user", metavar="USER", help="ask as this user would see it (as root)")
+    somebody.add_argument("--unprivileged", action="store_true", help="ask as nobody, in no group (as root)")
     options = parser.parse_args(arguments)
-    if options.forbid:
-        return forbid.tell(_form(options))
     required = tuple(item.strip() for item in options.require.split(",") if item.strip())
+    rows: tuple[profiles.Row, ...] = ()
+    whom = credentials.UNPRIVILEGED if options.unprivileged else None
     try:
         for item in required:
-            report.ask(_NOTHING_FOUND, item)  # the tables know it, or it is wrong usage
+            report.check(item)
+        if options.fix and options.fix not in remedies.LAYERS:
+            raise ValueError(f"--fix {options.fix}: the layers are {', '.join(remedies.LAYERS)}")
+        if options.profile is not None:
+            options.profile, rows = profiles.load(options.profile)
+        if options.user is not None:
+            whom = credentials.find(options.user)
         if options.explain is not None:
             print(*report.explain(options.explain), sep="\n")
             return USABLE
@@ -174,14 +192,61 @@ def main(arguments: list[str] | None = None, ring: Ring | None = None) -> int:
         else:
             report.print_tables()
         return USABLE
+    if whom is None:
+        return _answer(options, required, rows, ring)
+    _load_all()
+    return credentials.run_as(whom, lambda: _answer(options, required, rows, None))
+
+
+def _answer(
+    options: argparse.Namespace, required: tuple[str, ...], rows: tuple[profiles.Row, ...], ring: Ring | None
+) -> int:
+    if options.forbid:
+        return forbid.tell(_form(options))
+    if options.fix is not None:
+        return _fix(options)
+    if options.profile is not None:
+        return _profile(options, rows)
     return _run(options, required, ring)
+
+
+def _load_all() -> None:
+    """Import what is imported late: somebody else may not be able to read it."""
+    for name in ("ctypes", "difflib", "mmap", "pprint", "resource", "signal", "warnings", "zlib"):
+        try:
+            __import__(name)
+        except ImportError:  # the answer will be about that
+            continue
+
+
+def _fix(options: argparse.Namespace) -> int:
+    found = capabilities()
+    live = prove() if found.usable else {}
+    status, cause, advice = report.conclude(found, live)
+    layers = remedies.layers_of(found._replace(status=status, cause=cause))
+    said = report.verdict(found, live)
+    if options.fix:
+        layers, advice = [options.fix], f"This is for {options.fix}, whatever refuses io_uring here."
+    if options.json or options.python:
+        _print_data(remedies.as_dict(layers, said, advice), options.python)
+    else:
+        remedies.print_text(layers, said, advice)
+    return report.exit_code(status)
+
+
+def _profile(options: argparse.Namespace, rows: tuple[profiles.Row, ...]) -> int:
+    found = capabilities()
+    said = report.verdict(found)
+    if options.json or options.python:
+        _print_data(profiles.as_dict(found, options.profile, rows, said), options.python)
+    else:
+        profiles.print_text(found, options.profile, rows, said)
+    code = report.exit_code(found.status)
+    return code or {True: USABLE, False: MISSING, None: UNKNOWN}[profiles.conclude(found, rows)]
 
 
 def _form(options: argparse.Namespace) -> str:
     return next((form for form in ("json", "python", "quiet") if getattr(options, form)), "")
-
-
-_NOTHING_FOUND = Capabilities(None, "", "", "", (), "", {}, {}, {}, None)
 
 
 def _run(options: argparse.Namespace, required: tuple[str, ...], ring: Ring | None) -> int:

@@ -6,7 +6,7 @@ What it is: the forms that probe.py prints, and the questions that can be asked 
 Mirrors: bpftool feature probe's text and JSON, virt-host-validate's lines, kvm-ok's verdict and hint.
 Must not know: how an answer is found. It makes no system call but writing to stdout.
 Invariant: the verdict comes first and the advice last, and all forms say the same.
-Read next: probe.py.
+Read next: remedies.py.
 """
 
 from __future__ import annotations
@@ -100,6 +100,19 @@ def _full_name(item: str) -> str:
     if any(item == name for kind in survey.KINDS for name, _ in survey.family(kind)):
         return item
     raise ValueError(f"{item!r} is neither a name of the tables nor of the form OP:RECV")
+
+
+def check(item: str) -> None:
+    """Refuse an item that ask() would not understand.
+
+    Args: item as for ask().
+    Raises: ValueError for what the tables do not know.
+    Lifetime: none.
+    """
+    if item.startswith("KERNEL:"):
+        _wanted_release(item)
+    else:
+        name_of(item)
 
 
 def ask(found: Capabilities, item: str) -> tuple[Answer, str]:

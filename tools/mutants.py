@@ -861,6 +861,22 @@ MUTANTS = (
         "what could not be read vanishes", "rawuring/evidence.py",
         '            unread.append(f"{path} ({error.strerror})")\n', "", "tests/test_probe.py -k could_not_be_read",
     ),
+    Mutant(
+        "--as: the child keeps its privileges", "rawuring/credentials.py",
+        "            os.setuid(whom.uid)\n", "", "tests/test_operators.py -k his_ids",
+    ),
+    Mutant(
+        "--as: the groups of the caller go along", "rawuring/credentials.py",
+        "            os.setgroups(whom.groups)\n", "            os.setgroups([0])\n", "tests/test_operators.py -k his_ids",
+    ),
+    Mutant(
+        "--fix: what would refuse behind the filter is left out", "rawuring/remedies.py",
+        '        layers.append("sysctl")', "        pass", "tests/test_operators.py -k layer_that_refused",
+    ),
+    Mutant(
+        "--profile: an item that nobody knows is taken", "rawuring/profiles.py",
+        "        report.check(item)\n", "        pass\n", "tests/test_operators.py -k profile_that_is_none",
+    ),
     # (end of the probe and denied environments)
     # Promises: inventory and copies
     Mutant(

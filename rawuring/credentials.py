@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: MIT
+"""The probe as somebody else would see it: ``--as USER`` and ``--unprivileged``.
+
+What it is: a child that gives up its privileges and does the rest; its output and exit code are the parent's.
+Mirrors: bpftool feature probe unprivileged, setpriv(1).
+Must not know: what is asked.
+Invariant: this process keeps its credentials; the child never gets them back.
+Read next: probe.py.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections import namedtuple
+
+from . import seccomp, syscalls
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
+
+NOBODY = 65534  # the kernel's overflowuid
+
+
+class Identity(namedtuple("Identity", "uid gid groups")):
+    """Whom to become."""
+
+    __slots__ = ()
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+
+
+UNPRIVILEGED = Identity(NOBODY, NOBODY, ())
+
+
+def find(user: str) -> Identity:
+    """Find a user by name or number.
+
+    Args: user is a name, or a number, which need not be known to this machine.
+    Returns: the user with his groups; a number that is unknown has itself as its only group.
+    Raises: ValueError for a name that is unknown.
+    Lifetime: none.
+    """
+    try:
+        import pwd
+
+        entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+    except (KeyError, OverflowError):
+        if user.isdecimal() and int(user) < 1 << 32:
+            return Identity(int(user), int(user), ())
+        raise ValueError(f"--as {user}: this machine knows no such user") from None
+    except ImportError:
+        raise ValueError("--as: this system has no users in the sense of Unix") from None
+    return Identity(entry.pw_uid, entry.pw_gid, tuple(os.getgrouplist(entry.pw_name, entry.pw_gid)))
+
+
+def run_as(whom: Identity, work: Callable[[], int]) -> int:
+    """Let a child become somebody and work; print what it printed.
+
+    Args: work prints to sys.stdout and returns an exit code; what it imports should be imported before, for
+        the child may not be able to read it.
+    Returns: what work returned.
+    Raises: OSError where this process may not become that user, with the advice to be root.
+    Lifetime: none.
+    Threads: the main thread.
+    """
+    import posix
+
+    sys.stdout.flush()
+    read_end, write_end = os.pipe()
+    pid = seccomp._fork(posix.fork)
+    if not pid:
+        code = 255
+        try:
+            os.close(read_end)
+            code = _work_as(whom, work, write_end)
+        finally:
+            os._exit(code)
+    os.close(write_end)
+    with open(read_end, "rb") as file:
+        status, _, text = file.read().partition(b"\n")
+    posix.waitpid(pid, 0)
+    kind, _, value = status.decode().partition(" ")
+    if kind == "refused":
+        what = f"become uid {whom.uid}: {os.strerror(int(value))}: run this as root"
+        raise PermissionError(int(value), what)
+    if kind != "done":
+        raise OSError(f"the child that became uid {whom.uid} ended early")
+    sys.stdout.write(text.decode())
+    return int(value)
+
+
+def _work_as(whom: Identity, work: Callable[[], int], out: int) -> int:
+    try:
+        if (os.getuid(), os.getgid(), set(os.getgroups())) != (whom.uid, whom.gid, set(whom.groups)):
+            os.setgroups(whom.groups)
+            os.setgid(whom.gid)
+            os.setuid(whom.uid)
+    except OSError as error:
+        os.write(out, f"refused {error.errno}\n".encode())
+        return 0
+    _stay_readable()
+    sys.stdout = io.StringIO()
+    code = work()
+    with open(out, "wb") as file:
+        file.write(f"done {code}\n".encode() + sys.stdout.getvalue().encode())
+    return 0
+
+
+def _stay_readable() -> None:
+    """Ask for /proc/self back, which belongs to root after a change of the user."""
+    try:
+        syscalls._load()
+    except (OSError, ImportError, AttributeError):
+        return
+    syscalls._libc.prctl(4, 1, None, None, None)  # PR_SET_DUMPABLE

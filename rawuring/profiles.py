@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: MIT
+"""What programs need of io_uring, and whether they get it here: ``python -m rawuring.probe --profile NAME``.
+
+What it is: a table of programs, each with rows of what it uses, and the form of such tables in files.
+Mirrors: virt-host-validate's list for each driver.
+Must not know: how an answer is found; report.ask() has it.
+Invariant: each row names the place in the program's source that it was read from.
+Read next: credentials.py.
+
+A file has the same form, as JSON:
+
+    {"name": "mine", "rows": [{"what": "reads", "items": ["OP:READ"], "optional": false, "source": "mine.c"}]}
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+
+from . import report
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .survey import Answer, Capabilities
+
+SCHEMA = 1
+
+
+class Row(namedtuple("Row", "what items optional source")):
+    """One thing that a program does, and the items (as of --require) that it takes."""
+
+    __slots__ = ()
+
+    what: str
+    items: tuple[str, ...]
+    optional: bool
+    source: str
+
+
+def _rows(source: str, *rows: tuple[str, str, bool]) -> tuple[Row, ...]:
+    return tuple(Row(what, tuple(items.split()), optional, source) for what, items, optional in rows)
+
+
+_LIBUV = "libuv src/unix/linux.c"
+_TOKIO = "tokio tokio/src/runtime/io/driver/uring.rs and tokio/src/io/uring"
+_FIO = "fio engines/io_uring.c"
+#: name -> what the program does with io_uring. Without what is optional it goes on with less.
+PROFILES: dict[str, tuple[Row, ...]] = {
+    "qemu": (
+        *_rows(
+            "QEMU util/fdmon-io_uring.c",
+            ("event loop", "OP:POLL_ADD OP:POLL_REMOVE OP:TIMEOUT", False),
+        ),
+        *_rows(
+            "QEMU block/io_uring.c",
+            ("disks with aio=io_uring", "OP:READV OP:WRITEV OP:FSYNC", False),
+            ("the ring by its index", "REG:RING_FDS", True),
+        ),
+    ),
+    "libuv": _rows(
+        _LIBUV,
+        ("any ring", "FEAT:RSRC_TAGS FEAT:SINGLE_MMAP FEAT:NODROP", False),
+        ("changes of interest in batches", "OP:EPOLL_CTL", False),
+        ("no array of indices", "SETUP:NO_SQARRAY", True),
+        (
+            "files, with UV_USE_IO_URING=1",
+            "SETUP:SQPOLL OP:OPENAT OP:CLOSE OP:READV OP:WRITEV OP:FSYNC OP:STATX", True,
+        ),
+        (
+            "links and names, with UV_USE_IO_URING=1",
+            "OP:LINKAT OP:MKDIRAT OP:RENAMEAT OP:SYMLINKAT OP:UNLINKAT", True,
+        ),
+        ("ftruncate, with UV_USE_IO_URING=1", "OP:FTRUNCATE", True),
+    ),
+    "tokio": _rows(
+        _TOKIO,
+        ("asks what the kernel knows", "REG:PROBE", False),
+        ("files", "OP:OPENAT OP:READ OP:WRITE", False),
+        ("metadata", "OP:STATX", True),
+        ("names", "OP:RENAMEAT OP:UNLINKAT OP:MKDIRAT OP:SYMLINKAT OP:LINKAT", True),
+    ),
+    "mariadb": _rows(
+        "MariaDB tpool/aio_liburing.cc",
+        ("reads and writes of InnoDB", "OP:READV OP:WRITEV", False),
+        ("shutdown", "OP:NOP", False),
+    ),
+    "postgresql": _rows(
+        "PostgreSQL src/backend/storage/aio/method_io_uring.c",
+        ("io_method=io_uring", "OP:READ OP:READV OP:WRITE OP:WRITEV SQE:ASYNC", False),
+        ("the rings of all backends in one allocation", "SETUP:NO_MMAP", True),
+    ),
+    "fio": _rows(
+        _FIO,
+        ("ioengine=io_uring", "OP:READV OP:WRITEV OP:FSYNC", False),
+        ("without iovecs", "REG:PROBE OP:READ OP:WRITE", True),
+        ("a CQ of its own size", "SETUP:CQSIZE", True),
+        ("completions on demand", "SETUP:COOP_TASKRUN SETUP:SINGLE_ISSUER SETUP:DEFER_TASKRUN", True),
+        ("fixedbufs", "REG:BUFFERS OP:READ_FIXED OP:WRITE_FIXED", True),
+        ("registerfiles", "REG:FILES SQE:FIXED_FILE", True),
+        ("sqthread_poll", "SETUP:SQPOLL REG:FILES SQE:FIXED_FILE", True),
+        ("hipri", "SETUP:IOPOLL", True),
+        ("ioengine=io_uring_cmd", "OP:URING_CMD SETUP:SQE128 SETUP:CQE32", True),
+    ),
+}  # fmt: skip
+
+# The parts of this library: what they cannot do without, and what else of report.LIBRARY they use.
+_ONE_SHOT, _MONITOR = "selector and asyncio, one-shot polls", "monitor (fdmon)"
+_PARTS = {
+    "rawuring": ((_MONITOR, _ONE_SHOT), tuple(report.LIBRARY)),
+    "fdmon": (
+        (_MONITOR,),
+        (
+            _MONITOR, "monitor of more descriptors than the ring has entries",
+            "timeouts without a request of their own", "idle waits that do not count as iowait",
+            "submission by a kernel thread",
+        ),
+    ),
+    "selector": (
+        (_ONE_SHOT,),
+        (
+            _ONE_SHOT, "selector and asyncio, an epoll set",
+            "selector and asyncio, an epoll set in one system call",
+            "timeouts without a request of their own",
+        ),
+    ),
+}  # fmt: skip
+_PARTS["aio"] = _PARTS["selector"]
+PROFILES.update({
+    name: tuple(
+        Row(feature, report.LIBRARY[feature], feature not in needed, "rawuring/report.py LIBRARY")
+        for feature in used
+    )
+    for name, (needed, used) in _PARTS.items()
+})
+PROFILES["node"] = PROFILES["libuv"]
+
+
+def load(name: str) -> tuple[str, tuple[Row, ...]]:
+    """Find a profile by its name, or read it from a file.
+
+    Args: name is a key of PROFILES, or the path of a file.
+    Returns: the name and the rows.
+    Raises: ValueError for an unknown name, and for a file that is no profile.
+    Lifetime: none.
+    """
+    if name in PROFILES:
+        return name, PROFILES[name]
+    import json
+
+    try:
+        with open(name, encoding="utf-8") as file:
+            data = json.load(file)
+    except OSError as error:
+        known = ", ".join(PROFILES)
+        raise ValueError(f"{name!r} is no profile ({known}), and no file: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name}: no JSON: {error}") from None
+    try:
+        rows = tuple(_row(row) for row in data["rows"])
+        title = data.get("name", name)
+    except (KeyError, TypeError, AttributeError) as error:
+        form = "a list of rows with what and items"
+        raise ValueError(f"{name}: no profile, which has {form}: {error!r}") from None
+    if not isinstance(title, str) or not rows:
+        raise ValueError(f"{name}: no profile: its name is a string, and it has rows")
+    return title, rows
+
+
+def _row(row: dict[str, Any]) -> Row:
+    what, items = row["what"], row["items"]
+    optional, source = row.get("optional", False), row.get("source", "")
+    if not isinstance(what, str) or not isinstance(source, str) or not isinstance(optional, bool):
+        raise TypeError("what and source are strings, and optional is true or false")
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise TypeError("items is a list of strings such as OP:READ")
+    for item in items:
+        report.check(item)
+    return Row(what, tuple(items), optional, source)
+
+
+def answer(found: Capabilities, row: Row) -> tuple[Answer, list[str]]:
+    """Tell whether one row is had here.
+
+    Args: found as probe.capabilities() returned it.
+    Returns: yes, no or unknown, and the items because of which it is not yes.
+    Lifetime: none.
+    """
+    if not found.usable:
+        return found.usable, ["a ring"]
+    answers = {item: report.ask(found, item)[0] for item in row.items}
+    whole: Answer = False if False in answers.values() else None if None in answers.values() else True
+    return whole, [item for item, each in answers.items() if each is whole] if not whole else []
+
+
+def conclude(found: Capabilities, rows: tuple[Row, ...]) -> Answer:
+    """Tell whether everything that is not optional is there."""
+    answers = [answer(found, row)[0] for row in rows if not row.optional]
+    return False if False in answers else None if None in answers else True
+
+
+def as_dict(found: Capabilities, name: str, rows: tuple[Row, ...], verdict: str) -> dict[str, Any]:
+    """Put the profile and its answers into a dict that JSON can hold."""
+    told = []
+    for row in rows:
+        each, missing = answer(found, row)
+        told.append({**row._asdict(), "items": list(row.items), "answer": each, "missing": missing})
+    return {
+        "schema": SCHEMA, "verdict": verdict, "profile": name, "answer": conclude(found, rows), "rows": told,
+        "advice": found.advice,
+    }  # fmt: skip
+
+
+def print_text(found: Capabilities, name: str, rows: tuple[Row, ...], verdict: str) -> None:
+    """Print them for a person."""
+    print(verdict)
+    words: dict[Answer, str] = {True: "yes", False: "no", None: "unknown"}
+    for row in rows:
+        each, missing = answer(found, row)
+        lacking = f" ({', '.join(missing)})" if missing else ""
+        optional = " (optional)" if row.optional else ""
+        print(f"  {row.what}{optional}: {words[each]}{lacking}")
+        print(f"      {' '.join(row.items) or 'a memory fence'}{f'; {row.source}' if row.source else ''}")
+    whole = {
+        True: "everything that is required is there",
+        False: "something that is required is missing",
+        None: "not everything could be learned",
+    }[conclude(found, rows)]
+    print(f"profile {name}: {whole}")
+    print(f"hint: {found.advice}")

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: MIT
+"""What to paste where io_uring is refused: ``python -m rawuring.probe --fix``.
+
+What it is: for each layer that can refuse, the lines for the places where it is told otherwise, and what is
+given up by them.
+Mirrors: audit2allow, which turns a refusal into a rule.
+Must not know: how a refusal is found out.
+Invariant: what is printed can be pasted as it is, and nothing is changed here.
+Read next: profiles.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import namedtuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .survey import Capabilities
+
+SCHEMA = 1
+CALLS = ("io_uring_setup", "io_uring_enter", "io_uring_register")
+
+
+class Fix(namedtuple("Fix", "layer where paste gives_up")):
+    """One thing to paste.
+
+    ``where`` says into which file, or with which option; ``gives_up`` what is lost by it.
+    """
+
+    __slots__ = ()
+
+    layer: str
+    where: str
+    paste: str
+    gives_up: str
+
+
+# What container runtimes refuse by default. Source: Docker's documentation, "Significant syscalls blocked by
+# the default profile", and the mount calls of Linux 5.2 and newer.
+_REFUSED_BY_DEFAULT = [
+    "_sysctl", "acct", "add_key", "bpf", "clock_adjtime", "clock_settime", "create_module",
+    "delete_module", "finit_module", "fsconfig", "fsmount", "fsopen", "fspick", "get_kernel_syms",
+    "get_mempolicy", "init_module", "ioperm", "iopl", "kcmp", "kexec_file_load", "kexec_load", "keyctl",
+    "lookup_dcookie", "mbind", "mount", "mount_setattr", "move_mount", "move_pages", "nfsservctl",
+    "open_by_handle_at", "open_tree", "perf_event_open", "pivot_root", "process_vm_readv",
+    "process_vm_writev", "ptrace", "query_module", "quotactl", "quotactl_fd", "reboot", "request_key",
+    "set_mempolicy", "setns", "settimeofday", "stime", "swapoff", "swapon", "sysfs", "syslog", "umount",
+    "umount2", "unshare", "uselib", "userfaultfd", "ustat", "vhangup", "vm86", "vm86old",
+]  # fmt: skip
+_SURFACE = "io_uring is attack surface of the kernel, and filters do not see what goes over a ring"
+
+
+def profile() -> dict[str, Any]:
+    """Make a seccomp profile that admits io_uring, valid for --security-opt and localhostProfile.
+
+    Returns: the profile as data; it lists what is refused, where the runtimes' own list what is allowed.
+    """
+    return {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [
+            {"names": _REFUSED_BY_DEFAULT, "action": "SCMP_ACT_ERRNO", "errnoRet": 1},
+            {"names": list(CALLS), "action": "SCMP_ACT_ALLOW"},
+        ],
+    }
+
+
+def fragment() -> dict[str, Any]:
+    """Make the one rule that a profile which lists what is allowed lacks."""
+    return {"names": list(CALLS), "action": "SCMP_ACT_ALLOW"}
+
+
+def _seccomp() -> list[Fix]:
+    whole, rule = json.dumps(profile(), indent=1), json.dumps(fragment())
+    weaker = (
+        f"{_SURFACE}; and this profile lists what is refused, where the runtime's own lists what is allowed: "
+        "calls that are newer than it are admitted"
+    )
+    return [
+        Fix(
+            "seccomp",
+            "Docker, Podman, nerdctl: save as io_uring.json, then --security-opt seccomp=io_uring.json",
+            whole, weaker,
+        ),
+        Fix(
+            "seccomp",
+            "or into the runtime's own, default.json (Podman: /usr/share/containers/seccomp.json)",
+            f"jq '.syscalls += [{rule}]' default.json > io_uring.json", _SURFACE,
+        ),
+        Fix(
+            "seccomp",
+            "Kubernetes: io_uring.json into /var/lib/kubelet/seccomp/profiles of each node, and into the Pod",
+            "securityContext:\n  seccompProfile:\n    type: Localhost\n"
+            "    localhostProfile: profiles/io_uring.json",
+            _SURFACE,
+        ),
+        Fix(
+            "seccomp",
+            "systemd, for a unit that has a SystemCallFilter= already (for others this line would refuse all "
+            "else): systemctl edit UNIT",
+            f"[Service]\nSystemCallFilter={' '.join(CALLS)}", _SURFACE,
+        ),
+    ]  # fmt: skip
+
+
+def _sysctl() -> list[Fix]:
+    gid = os.getgid() if hasattr(os, "getgid") else 0
+    return [
+        Fix(
+            "sysctl", "/etc/sysctl.d/60-io_uring.conf, then sysctl --system: for one group and CAP_SYS_ADMIN",
+            f"kernel.io_uring_disabled = 1\nkernel.io_uring_group = {gid}",
+            f"{_SURFACE}, to the members of group {gid} (that of this process)",
+        ),
+        Fix(
+            "sysctl", "or the same file: for everybody", "kernel.io_uring_disabled = 0",
+            f"{_SURFACE}, to every user of this machine",
+        ),
+    ]  # fmt: skip
+
+
+def _limit(layer: str, name: str, unit: str, value: str, loss: str) -> list[Fix]:
+    resource = {"memlock": "LimitMEMLOCK", "nofile": "LimitNOFILE"}[name]
+    user = _user()
+    return [
+        Fix(
+            layer, "/etc/security/limits.d/60-io_uring.conf, then log in again",
+            f"{user} soft {name} {value}\n{user} hard {name} {value}", loss,
+        ),
+        Fix(layer, "systemd: systemctl edit UNIT", f"[Service]\n{resource}={value}{unit}", loss),
+        Fix(layer, "Docker, Podman: an option of run", f"--ulimit {name}={_BYTES.get(name, value)}", loss),
+    ]  # fmt: skip
+
+
+_BYTES = {"memlock": str(64 << 20)}  # limits.conf counts KiB, --ulimit bytes
+
+
+def _user() -> str:
+    try:
+        import pwd
+
+        return pwd.getpwuid(os.getuid()).pw_name
+    except (ImportError, KeyError, AttributeError):
+        return "*"
+
+
+def _lsm() -> list[Fix]:
+    return [
+        Fix(
+            "lsm", "SELinux, as root: makes a rule of what was refused just now",
+            "ausearch -m avc -ts recent | audit2allow -M io_uring_local && semodule -i io_uring_local.pp",
+            "what the policy kept from this domain; read io_uring_local.te before it is loaded",
+        ),
+        Fix(
+            "lsm", "AppArmor: a line of the program's profile, from AppArmor 4 on",
+            "io_uring,", f"{_SURFACE}, to the programs of this profile",
+        ),
+    ]  # fmt: skip
+
+
+#: layer -> its fixes. The layers are causes of a Capabilities.
+LAYERS = ("seccomp", "sysctl", "group", "memlock", "nofile", "lsm")
+
+
+def fixes(layer: str) -> list[Fix]:
+    """List what can be pasted for one layer.
+
+    Args: layer is one of LAYERS.
+    Returns: the fixes, the narrowest first; none for a layer that nothing can be pasted for.
+    Lifetime: none.
+    """
+    if layer == "seccomp":
+        return _seccomp()
+    if layer in ("sysctl", "group"):
+        return _sysctl()
+    if layer == "memlock":
+        loss = "memory that cannot be swapped out, up to 64 MiB for all processes of the user"
+        return _limit("memlock", "memlock", "K", str(64 << 10), loss)
+    if layer == "nofile":
+        loss = "that programs which leak descriptors are stopped early"
+        return _limit("nofile", "nofile", "", "65536", loss)
+    return _lsm() if layer == "lsm" else []
+
+
+def layers_of(found: Capabilities) -> list[str]:
+    """Name the layers that stand in the way, the first first.
+
+    Args: found as probe.capabilities() returned it.
+    Returns: the cause, and what would refuse it behind a filter.
+    Lifetime: none.
+    """
+    facts = dict(fact.partition("=")[::2] for fact in found.evidence)
+    layers = [found.cause] if found.cause in LAYERS and found.status != "usable" else []
+    if found.cause == "seccomp" and facts.get("kernel.io_uring_disabled", "0") != "0":
+        layers.append("sysctl")
+    return layers
+
+
+def as_dict(layers: list[str], verdict: str, advice: str) -> dict[str, Any]:
+    """Put the fixes into a dict that JSON can hold."""
+    return {
+        "schema": SCHEMA,
+        "verdict": verdict,
+        "layers": layers,
+        "fixes": [fix._asdict() for layer in layers for fix in fixes(layer)],
+        "advice": advice,
+    }
+
+
+def print_text(layers: list[str], verdict: str, advice: str) -> None:
+    """Print them for a person: what begins with # is not to be pasted."""
+    print(f"# {verdict}")
+    for layer in layers:
+        for fix in fixes(layer):
+            print(f"\n# {fix.where}\n{fix.paste}\n# gives up: {fix.gives_up}")
+    print(f"\n# hint: {advice}" if layers else f"# nothing to paste: {advice}")

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: MIT
+"""What operators paste, whom they ask as, and what their programs need: --fix, --as, --profile.
+
+What it is: each option in processes of their own, where it matters under a filter; what is printed is read by
+the programs that it is for, as far as these are here.
+Must not know: how the texts are put together.
+Invariant: nothing here changes anything for the rest of the machine.
+Read next: test_forbid.py.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+
+import pytest
+from test_probe import FILTER, LINUX, MAIN, run, tell
+from test_probe_denied import ERRNO, KILL, filtered
+
+from rawuring import profiles, remedies, report, survey
+
+pytestmark = [pytest.mark.requires_io_uring, pytest.mark.skipif(not LINUX, reason="Linux only")]
+
+
+def under(code: str, *arguments: str) -> subprocess.CompletedProcess:
+    done = run("import sys\n" + code + MAIN, "-", *arguments)
+    if done.returncode == 77:
+        pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5), or root")
+    assert done.stderr == "", done
+    return done
+
+
+# ------------------------------------------------------------------------------------------------------
+# --fix
+
+
+@pytest.mark.parametrize("action", [ERRNO | errno.EPERM, ERRNO | errno.ENOSYS, KILL])
+def test_filter_refuses_then_a_profile_a_rule_a_pod_and_a_unit(action):
+    text = under(filtered(action), "--fix")
+    assert text.stdout.startswith("# io_uring: DENIED by seccomp (")
+    assert text.returncode == 1
+    data = json.loads(under(filtered(action), "--fix", "--json").stdout)
+    assert data["layers"] == ["seccomp"]
+    docker, rule, pod, unit = data["fixes"]
+    profile = json.loads(docker["paste"])
+    allowed = [each["names"] for each in profile["syscalls"] if each["action"] == "SCMP_ACT_ALLOW"]
+    assert allowed == [["io_uring_setup", "io_uring_enter", "io_uring_register"]]
+    (refused,) = [set(each["names"]) for each in profile["syscalls"] if each["action"] == "SCMP_ACT_ERRNO"]
+    assert {"mount", "ptrace", "bpf", "kexec_load", "open_by_handle_at"} <= refused
+    assert not {name for name in refused if name.startswith("io_uring")}
+    assert "--security-opt seccomp=" in docker["where"]
+    assert rule["paste"].startswith("jq ") and "io_uring_register" in rule["paste"]
+    assert "localhostProfile: profiles/io_uring.json" in pod["paste"]
+    assert unit["paste"].startswith("[Service]\nSystemCallFilter=")
+    for fix in data["fixes"]:
+        assert fix["paste"] in text.stdout
+        assert f"# gives up: {fix['gives_up']}" in text.stdout
+        assert fix["gives_up"]
+
+
+def test_profile_then_as_the_runtimes_read_it():
+    """The members and actions of the OCI runtime specification, which Docker, Podman and CRI share."""
+    profile = remedies.profile()
+    assert profile["defaultAction"] == "SCMP_ACT_ALLOW"
+    for rule in profile["syscalls"]:
+        assert rule["action"] in ("SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO")
+        assert len(set(rule["names"])) == len(rule["names"])
+        assert set(rule) <= {"names", "action", "errnoRet", "args"}
+
+
+@pytest.mark.parametrize(
+    ("cause", "facts", "layers", "word"),
+    [
+        ("sysctl", (), ["sysctl"], "kernel.io_uring_disabled = 0"),
+        ("group", (), ["group"], f"kernel.io_uring_group = {os.getgid()}" if LINUX else ""),
+        ("seccomp", ("kernel.io_uring_disabled=2",), ["seccomp", "sysctl"], "kernel.io_uring_disabled = 1"),
+        ("memlock", (), ["memlock"], "hard memlock 65536"),
+        ("nofile", (), ["nofile"], "LimitNOFILE=65536"),
+        ("lsm", (), ["lsm"], "audit2allow"),
+        ("old-kernel", (), [], "nothing to paste"),
+    ],
+)
+def test_layer_that_refused_then_what_is_for_it(capsys, cause, facts, layers, word):
+    found = survey.Capabilities(False, cause, "The advice.", "", facts, "Linux", {}, {}, {}, None, "denied")
+    assert remedies.layers_of(found) == layers
+    remedies.print_text(layers, "io_uring: DENIED", "The advice.")
+    text = capsys.readouterr().out
+    assert word in text
+    assert "The advice." in text.splitlines()[-1]
+    for line in text.splitlines():
+        assert line.isprintable()
+
+
+def test_usable_then_nothing_to_paste_and_a_layer_by_name():
+    done = tell("--fix")
+    assert (done.returncode, "nothing to paste" in done.stdout) == (0, True)
+    assert "kernel.io_uring_disabled = 0" in tell("--fix", "sysctl").stdout
+    wrong = tell("--fix", "sysctrl")
+    assert (wrong.returncode, "the layers are" in wrong.stderr) == (2, True)
+
+
+def test_sysctl_lines_then_sysctl_s_own_form():
+    for fix in remedies.fixes("sysctl"):
+        for line in fix.paste.splitlines():
+            key, _, value = line.partition(" = ")
+            assert key in ("kernel.io_uring_disabled", "kernel.io_uring_group")
+            assert value.isdecimal()
+
+
+# ------------------------------------------------------------------------------------------------------
+# --as
+
+
+def test_as_somebody_then_his_ids_and_the_caller_s_afterwards():
+    if os.getuid():
+        pytest.skip("only root can become somebody else")
+    data = json.loads(tell("--as", "nobody", "--json").stdout)
+    facts = dict(fact.partition("=")[::2] for fact in data["evidence"])
+    import pwd
+
+    nobody = pwd.getpwnam("nobody")
+    assert facts["ids"].startswith(f"uid {nobody.pw_uid} gid {nobody.pw_gid}, groups ")
+    assert int(facts["CapEff"], 16) == 0
+    assert data["usable"] is True
+    bare = json.loads(tell("--unprivileged", "--json").stdout)
+    assert "ids=uid 65534 gid 65534, groups none" in bare["evidence"]
+    assert f"ids=uid 0 gid {os.getgid()}" in tell("--verbose").stdout
+
+
+def test_as_a_number_that_nobody_has_then_taken_and_a_name_refused():
+    if os.getuid():
+        pytest.skip("only root can become somebody else")
+    assert "evidence: ids=uid 54321 gid 54321, groups none" in tell("--as", "54321").stdout
+    wrong = tell("--as", "no-such-user")
+    assert (wrong.returncode, "no such user" in wrong.stderr) == (2, True)
+
+
+NOT_ROOT = """
+import contextlib, io, os, pwd, sys
+from rawuring import command, probe
+with contextlib.redirect_stdout(io.StringIO()):
+    probe.main(["-q"])
+probe._load_all()
+try:
+    os.setgid(65534)
+    os.setuid(65534)
+except OSError:
+    pass
+command.run(lambda: probe.main(["--as", "1"]))
+"""
+
+
+def test_as_somebody_when_not_root_then_one_line():
+    done = run(NOT_ROOT, "-")
+    assert done.returncode == 74, done
+    assert done.stderr.count("\n") == 1 and "run this as root" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--forbid", "--quiet"), ("--profile", "libuv"), ("--fix",), ("--quiet",)], ids=str
+)
+def test_as_somebody_with_another_question_then_its_answer_and_exit_code(arguments):
+    if os.getuid():
+        pytest.skip("only root can become somebody else")
+    own, other = tell(*arguments), tell("--unprivileged", *arguments)
+    assert (own.stdout, own.returncode) == (other.stdout, other.returncode)
+    assert other.stderr == ""
+
+
+def test_as_somebody_when_io_uring_is_denied_then_denied():
+    done = under(filtered(KILL), "--unprivileged")
+    if os.getuid():
+        pytest.skip("only root can become somebody else")
+    assert (done.stdout.startswith("io_uring: DENIED by seccomp"), done.returncode) == (True, 1)
+
+
+# ------------------------------------------------------------------------------------------------------
+# --profile
+
+
+@pytest.mark.parametrize("name", profiles.PROFILES)
+def test_profile_then_rows_that_the_tables_know_and_a_source_for_each(name):
+    title, rows = profiles.load(name)
+    assert title == name
+    assert any(not row.optional for row in rows)
+    for row in rows:
+        assert row.source and row.what
+        for item in row.items:
+            report.check(item)
+    text, data = tell("--profile", name), json.loads(tell("--profile", name, "--json").stdout)
+    assert [row["what"] for row in data["rows"]] == [row.what for row in rows]
+    assert text.returncode == {True: 0, False: 3, None: 4}[data["answer"]]
+    for row in data["rows"]:
+        assert row["answer"] is True or row["missing"]
+        assert row["source"] in text.stdout
+
+
+def test_profile_when_something_is_refused_then_that_row_and_exit_code_3():
+    one = FILTER.replace("numbers[0]", "numbers[2]")
+    done = run(one + MAIN, hex(ERRNO | errno.EPERM), "--profile", "tokio")
+    if done.returncode == 77:
+        pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
+    assert "  asks what the kernel knows: no (REG:PROBE)" in done.stdout.splitlines()
+    assert done.returncode == 3
+
+
+def test_profile_where_io_uring_is_denied_then_no_ring_and_exit_code_1():
+    done = under(filtered(KILL), "--profile", "qemu", "--json")
+    data = json.loads(done.stdout)
+    assert {row["answer"] for row in data["rows"]} == {False}
+    assert {tuple(row["missing"]) for row in data["rows"]} == {("a ring",)}
+    assert (data["answer"], done.returncode) == (False, 1)
+
+
+def test_profile_of_a_user_then_read_from_the_file(tmp_path):
+    path = tmp_path / "mine.json"
+    rows = [
+        {"what": "polls", "items": ["OP:POLL_ADD"], "source": "mine.c"},
+        {"what": "dreams", "items": ["KERNEL:99.0"], "optional": True},
+    ]
+    path.write_text(json.dumps({"name": "mine", "rows": rows}), encoding="utf-8")
+    done = tell("--profile", str(path))
+    assert done.returncode == 0
+    assert "  dreams (optional): no (KERNEL:99.0)" in done.stdout.splitlines()
+    assert "profile mine: everything that is required is there" in done.stdout
+    rows[1]["optional"] = False
+    path.write_text(json.dumps({"rows": rows}), encoding="utf-8")
+    assert tell("--profile", str(path)).returncode == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        ("[", "no JSON"), ("[]", "no profile"), ('{"rows": []}', "no profile"),
+        ('{"rows": [1]}', "no profile"),
+        ('{"rows": [{"what": "x", "items": "OP:READ"}]}', "list of strings"),
+        ('{"rows": [{"what": "x", "items": ["OP:RED"]}]}', "did you mean READ?"),
+        ('{"rows": [{"what": "x", "items": [], "optional": 1}]}', "true or false"),
+        (None, "is no profile (qemu, "),
+    ],
+)  # fmt: skip
+def test_profile_that_is_none_then_usage_error_and_the_reason(tmp_path, content, word):
+    path = tmp_path / "mine.json"
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    done = tell("--profile", str(path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert word in " ".join(done.stderr.split()), done.stderr
+
+
+def test_two_questions_at_once_then_usage_error():
+    for arguments in (("--fix", "--forbid"), ("--profile", "fio", "--fix"), ("--as", "0", "--unprivileged")):
+        assert tell(*arguments).returncode == 2
