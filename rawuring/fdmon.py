@@ -1012,10 +1012,6 @@ class IoUringFDMon(FDMon):
     def _polled(self) -> list[AioHandler]:
         return [entry[0] for entry in self.inflight.entries.values() if isinstance(entry[0], AioHandler)]
 
-    def _drop_polls(self) -> None:
-        for node in self._polled():
-            del self.inflight.entries[node.token]
-
     def _hide_source(self, outer: select.epoll) -> None:
         source, self._source = self._source, -1
         if source >= 0:
@@ -1171,27 +1167,34 @@ class IoUringFDMon(FDMon):
 
     def destroy(self) -> None:
         """Cancel and drain everything, then close the ring; see FDMon.destroy."""
-        ring, lost = self.ring, self._instead is not None
+        ring = self.ring
         try:
             if not ring.closed:
-                if not lost and (ring.owner == get_ident() or not rings.thread_lives(ring.owner)):
-                    lost = not ring.answers()
-                    if lost:  # and nobody has noticed: close() would wait for polls that it cannot end
-                        self._drop_polls()
                 self._requests.clear()
                 while self._early:  # else close() would wait for completions that have come already
                     self.process_cqe(None, self._early.popleft())
-                self.ring.close()
-        except OSError as error:
-            if not lost or error.errno not in REFUSED + GONE:
+                if ring.owner == get_ident():
+                    _disown_if_gone(ring)
+                ring.close()
+        except OSError:
+            if self._instead is None:
                 raise
         finally:  # also when a handler of a request that ends here raises
-            if self.ring.closed:  # not refused
+            if ring.closed:  # not refused
                 if self._lot is not None:
                     self._lot.close()
                 if self._instead is not None:
                     self._instead.destroy()
                 super().destroy()
+
+
+def _disown_if_gone(ring: rings.Ring) -> None:
+    """Leave a number alone that somebody has closed, and that may be another file's by now."""
+    try:
+        syscalls.enter(ring._enter_fd, 0, 0, ring._enter_flags)
+    except OSError as error:
+        if error.errno in GONE:
+            ring.disown_fd()
 
 
 def ring_lost(ring: rings.Ring, error: OSError) -> bool:

@@ -478,6 +478,12 @@ class InFlight(Uncopyable):
         try:
             if not ring.closed and ring.owner == get_ident():
                 self._drain(ring, timeout_ns)
+        except OSError:
+            if ring.answers():
+                raise
+            # A filter refuses io_uring by now, or the descriptor is gone: nothing can be cancelled. A poll of
+            # a monitor needs no memory, so there is nothing to keep for it, or to warn of.
+            self.entries = {token: entry for token, entry in self.entries.items() if entry[1]}
         finally:
             if self.entries:
                 self._keep_for_ever(ring)

@@ -277,7 +277,7 @@ def test_everything_public_then_it_works_or_says_why_not(state, nested):
 
 #: io_uring is taken away, and the monitor is destroyed, or forgotten, before anybody has noticed.
 END = r"""
-import socket, sys
+import os, socket, sys
 from rawuring import fdmon
 from rawuring.fdmon import POLLIN
 mon = fdmon.setup(("io_uring",))
@@ -288,12 +288,24 @@ mon.add(a, POLLIN)
 half = mon.add(b, 0)
 a.shutdown(socket.SHUT_WR)
 mon.wait(0)
-exec(FILTER)
-mon.destroy()
+how = sys.argv[3]
+if how == "closed":
+    os.close(mon.ring.fileno())
+    others = os.pipe()  # one of them has the number
+else:
+    exec(FILTER)
+if how == "left":
+    keep = mon  # until the interpreter ends, which is silent, too
+else:
+    mon.destroy()
+    a.close()
+    b.settimeout(20)
+    while b.recv(1):
+        pass
+    if how == "closed":
+        for fd in others:
+            os.close(fd)
 a.close()
-b.settimeout(20)
-while b.recv(1):
-    pass
 b.close()
 print("fine")
 """
@@ -302,8 +314,9 @@ print("fine")
 @pytest.mark.requires_io_uring
 @pytest.mark.parametrize("nested", ["nested", "alone"])
 @pytest.mark.parametrize("code", [errno.EPERM, errno.ENOSYS])
-def test_destroyed_after_a_loss_that_nobody_noticed_then_silent(code, nested):
-    in_child(END, hex(0x00050000 | code), nested)
+@pytest.mark.parametrize("how", ["destroyed", "left", "closed"])
+def test_destroyed_after_a_loss_that_nobody_noticed_then_silent(code, nested, how):
+    in_child(END, hex(0x00050000 | code), nested, how)
 
 
 # -- nested in another loop

@@ -663,8 +663,8 @@ MUTANTS = (
         "tests/test_monitors.py -k need_wait",
     ),
     Mutant(
-        "a ring that was lost is drained", "rawuring/fdmon.py",
-        "                    if lost:  # and", "                    if False:  # and",
+        "a ring that was lost is drained", "rawuring/inflight.py",
+        "            if ring.answers():\n                raise\n", "            raise\n",
         "tests/test_monitor_contract.py -k nobody_noticed",
     ),
     Mutant(
