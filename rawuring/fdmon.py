@@ -1366,6 +1366,9 @@ class PollFDMon(FDMon):
             if self._set is not None:
                 self._show(self._set, node.fd, new)
             self.dequeue()
+        if self._set is not None:
+            for fd in tuple(self._always):  # what was not open may be by now
+                self._show(self._set, fd, False)
 
     def _unregister(self, fd: int) -> None:
         try:
@@ -1427,7 +1430,24 @@ class PollFDMon(FDMon):
         self._waiting = True
         try:
             while True:
-                events, woken = self._look(timeout_ns)
+                if not self._wake_fds:
+                    self._check()
+                if self.submit_list or self._always:
+                    self._apply()
+                # Rounded up: to return early would let the caller spin.
+                timeout_ms = None
+                if timeout_ns is not None:
+                    timeout_ms = min(-(-max(timeout_ns, 0) // 1_000_000), 0x7FFFFFFF)  # an int to poll(2)
+                events: list[Event] = []
+                woken = False
+                for fd, revents in self._poll.poll(timeout_ms):
+                    for node in self._nodes.get(fd, ()):
+                        mask = revents & (node.events | _ALWAYS)
+                        if node is self._notifier:
+                            self._take_notification()
+                            woken = True
+                        elif mask and not node.deleted:
+                            events.append((node, mask))
                 if events or woken or timeout_ns == 0:
                     return events
                 if deadline is not None:
@@ -1436,28 +1456,6 @@ class PollFDMon(FDMon):
             self._waiting = False
             if self._outer is not None and self.submit_list and self._wake_fds:
                 self.notify()  # a signal handler has raised: wait() must be called again
-
-    def _look(self, timeout_ns: int | None) -> tuple[list[Event], bool]:
-        self._check()
-        self._apply()
-        if self._set is not None:
-            for fd in tuple(self._always):  # what was not open may be by now
-                self._show(self._set, fd, False)
-        # Rounded up: to return early would let the caller spin.
-        timeout_ms = None
-        if timeout_ns is not None:
-            timeout_ms = min(-(-max(timeout_ns, 0) // 1_000_000), 0x7FFFFFFF)  # an int to poll(2)
-        events: list[Event] = []
-        woken = False
-        for fd, revents in self._poll.poll(timeout_ms):
-            for node in self._nodes.get(fd, ()):
-                mask = revents & (node.events | _ALWAYS)
-                if node is self._notifier:
-                    self._take_notification()
-                    woken = True
-                elif mask and not node.deleted:
-                    events.append((node, mask))
-        return events, woken
 
     def need_wait(self) -> bool:
         """Tell whether there is work for wait(): always while there is a handler; see FDMon.need_wait.
