@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // What C with liburing does: the other side of the workloads in systems.py.
 //
-//     oracle nop SIZE REPEAT | poll SIZE REPEAT | ready READY OF REPEAT | change COUNT REPEAT
+//     oracle nop SIZE REPEAT | poll SIZE REPEAT | ready READY OF REPEAT | monitor READY OF REPEAT
+//     oracle change COUNT REPEAT
 //     oracle wait USEC REPEAT | epoll USEC REPEAT | read FILE DIRECT DEPTH COUNT
 //     oracle serve | talk PORT CONNECTIONS MESSAGES
 //
@@ -224,6 +225,47 @@ static double reads(int fd, char *memory, unsigned long long blocks, int depth, 
 	return (now() - start) / count;
 }
 
+static void poll_again(int i)
+{
+	struct io_uring_sqe *sqe;
+
+	while (!(sqe = io_uring_get_sqe(&ring)))
+		check(io_uring_submit(&ring), "submit");
+	io_uring_prep_poll_add(sqe, watched[i], POLLIN);
+	io_uring_sqe_set_data64(sqe, i);
+}
+
+// One-shot polls, armed again with the next submit: what fdmon.py does, as QEMU does it.
+static double monitor(int ready, int repeat)
+{
+	struct __kernel_timespec ts = { .tv_sec = 1 };
+	static unsigned seen[8192];
+	double best = 1e18;
+
+	for (int i = 0; i < repeat; i++) {
+		struct io_uring_cqe *cqe;
+		double start = now(), end;
+		unsigned head, count = 0, want;
+
+		io_uring_submit_and_wait_timeout(&ring, &cqe, 1, &ts, NULL);
+		want = io_uring_cq_ready(&ring);
+		io_uring_for_each_cqe(&ring, head, cqe) {
+			if (count == want || cqe->res != POLLIN)
+				break;
+			seen[count++] = cqe->user_data;
+		}
+		io_uring_cq_advance(&ring, count);
+		for (unsigned k = 0; k < count; k++)
+			poll_again(seen[k]);
+		end = now();
+		if (count != (unsigned)ready)
+			check(-EIO, "monitor");
+		if (end - start < best)
+			best = end - start;
+	}
+	return best / ready;
+}
+
 // An echo server with multishot accept and receive on provided buffers.
 #define BUFFERS 4096
 #define BUFFER 256
@@ -362,14 +404,17 @@ int main(int argc, char **argv)
 	getrlimit(RLIMIT_NOFILE, &limit);
 	limit.rlim_cur = limit.rlim_max;
 	setrlimit(RLIMIT_NOFILE, &limit);
-	if (io_uring_queue_init(strcmp(what, "serve") ? 512 : 4096, &ring, FLAGS))
+	if (io_uring_queue_init(strcmp(what, "serve") && strcmp(what, "monitor") ? 512 : 4096, &ring, FLAGS))
 		check(io_uring_queue_init(512, &ring, 0), "queue_init");
 	if (!strcmp(what, "serve"))
 		serve();
 	if (!strcmp(what, "poll"))
 		fd = eventfd(1, 0);
-	if (!strcmp(what, "ready"))
+	if (!strcmp(what, "ready") || !strcmp(what, "monitor"))
 		epfd = epoll_of(a, b);
+	if (!strcmp(what, "monitor"))
+		for (int i = 0; i < b; i++)
+			poll_again(i);
 	if (!strcmp(what, "change"))
 		epfd = epoll_of(0, a);
 	if (!strcmp(what, "epoll"))
@@ -396,6 +441,8 @@ int main(int argc, char **argv)
 			result = batch(fd, a, b);
 		else if (!strcmp(what, "ready"))
 			result = ask(epfd, a, b, c);
+		else if (!strcmp(what, "monitor"))
+			result = monitor(a, c);
 		else if (!strcmp(what, "change"))
 			result = change(epfd, a, b);
 		else if (!strcmp(what, "wait") || !strcmp(what, "epoll"))

@@ -15,6 +15,9 @@ HERE = Path(__file__).resolve().parent
 BEGIN, END = "<!-- speed: begin -->", "<!-- speed: end -->"
 C = "C with liburing"
 
+IN_FLIGHT = "InFlight, batch of {}, from start to handler, per request"
+MONITOR = "monitor, {} of {} ready, a wait of at most 1 s and a handler each, per event"
+
 #: What the table shows: a name for the row, the table of run.py, ours, and what stands beside it.
 ROWS: list[tuple[str, str, str, list[str]]] = [
     ("NOP, 256 at a time, prepared block", "NOP, batch of 256, per operation", "rawuring, block",
@@ -29,6 +32,17 @@ ROWS: list[tuple[str, str, str, list[str]]] = [
      [C, "uring-api", "liburing (Python)"]),
     ("poll, one at a time", "poll, ready, batch of 1, per operation", "rawuring, one by one",
      [C, "uring-api", "liburing (Python)"]),
+    ("InFlight, 256 at a time, start() to handler", IN_FLIGHT.format(256), "rawuring, in flight, start",
+     [C, "uring-api, handlers", "liburing (Python), handlers"]),
+    ("InFlight, 256 at a time, hold() to handler", IN_FLIGHT.format(256), "rawuring, in flight",
+     [C, "uring-api, handlers", "liburing (Python), handlers"]),
+    ("InFlight, one request, start() to handler", IN_FLIGHT.format(1), "rawuring, in flight, start",
+     [C, "uring-api, handlers", "liburing (Python), handlers"]),
+    ("fdmon, 1 of 1 ready", MONITOR.format(1, 1), "rawuring, fdmon", ["EpollSelector", f"{C}, monitor"]),
+    ("fdmon, 100 of 100 ready", MONITOR.format(100, 100), "rawuring, fdmon",
+     ["EpollSelector", f"{C}, monitor"]),
+    ("fdmon, 10 of 10,000 ready", MONITOR.format(10, 10000), "rawuring, fdmon",
+     ["EpollSelector", f"{C}, monitor"]),
     ("select(), 1,000 of 1,000 ready", "select(), 1000 of 1000 ready, per event", "rawuring",
      ["EpollSelector", f"{C}, ready"]),
     ("select(), 100 of 100 ready", "select(), 100 of 100 ready, per event", "rawuring",
@@ -91,6 +105,7 @@ def table(report: dict[str, Any]) -> str:
                 theirs = rows[other]["median_ns"]
                 ratio = f" ({mine / theirs:.2f})" if theirs > 0 else " (too early)"
                 short = other.partition(", ready")[0].partition(", change")[0]
+                short = short.partition(", monitor")[0].partition(", handlers")[0]
                 beside.append(f"{short} {number(theirs)}{ratio}")
         lines.append(f"| {name} | {number(mine)} | {', '.join(beside)} |")
     return "\n".join(lines)

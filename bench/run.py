@@ -346,6 +346,11 @@ def tables(quick: bool, file: Path) -> Iterator[Table]:
         yield Table(f"NOP, batch of {size}, per operation", "nop", n, nops, "nop", size * repeat)
         peers.append("uring-api")
         yield Table(f"poll, ready, batch of {size}, per operation", "poll", n, peers, "poll", size * repeat)
+        forms = [f"rawuring, in flight{way}" for way in ("", ", table.reap", ", start", ", no handlers")]
+        peers = [C, *forms, "rawuring, one by one", "rawuring, block", "uring-api, handlers", "uring-api",
+                 "liburing (Python), handlers", "liburing (Python)"]  # fmt: skip
+        title = f"InFlight, batch of {size}, from start to handler, per request"
+        yield Table(title, "poll", n, peers, "poll", size * repeat)
     repeat = 2 if quick else 20
     every = ["EpollSelector", "rawuring", "select.epoll alone", f"{C}, ready"]
     more = ["EpollSelector", "rawuring", "rawuring, epoll_poll", "rawuring, poll_add"]
@@ -357,6 +362,14 @@ def tables(quick: bool, file: Path) -> Iterator[Table]:
         yield Table(f"select(), {ready} of {of} ready, per event", "ready", n, every, operations=calls)
         title = f"select(1.0), {ready} of {of} ready, per event"
         yield Table(title, "ready with timeout", n, more, operations=calls)
+    monitors = ["EpollSelector", "rawuring, fdmon", "rawuring, poll_add", "rawuring, fdmon, poll backend",
+                "rawuring", f"{C}, monitor"]  # fmt: skip
+    sizes = [(1, 1), (10, 10), (100, 100), (1, 1000), (10, 1000), (1000, 1000), (10, 10000)]
+    for ready, of in sizes[:4] if quick else sizes:
+        times = max(2, repeat * 100 // max(ready, 100))
+        title = f"monitor, {ready} of {of} ready, a wait of at most 1 s and a handler each, per event"
+        n = [str(ready), str(of), str(times)]
+        yield Table(title, "monitor", n, monitors, operations=ready * 10 * times)
     for count in (1, 100) if quick else (1, 10, 100, 1000, 10000):
         n = [str(count), str(max(2, repeat * 100 // max(count, 100)))]
         names = [*more, "select.epoll alone", f"{C}, change"]

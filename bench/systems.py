@@ -124,25 +124,46 @@ def ours_block_plain(what: str, size: int, repeat: int) -> Round:
     return ours_block(what, size, repeat, 0)
 
 
-def ours_in_flight(what: str, size: int, repeat: int) -> Round:
+def nothing(res: int, flags: int) -> None:
+    return None
+
+
+def ours_in_flight(what: str, size: int, repeat: int, way: str = "") -> Round:
+    """Hold requests until their handlers run, in each way there is; an older package lacks some."""
     from rawuring import InFlight
 
     prep, arguments = our_batch(what)
     ring = our_ring()
     table = InFlight(ring)
     KEEP.append(table)
+    hold, dispatch, get_sqe, turn = table.hold, table.dispatch, ring.get_sqe, ring.submit_and_wait
+    handler = None if way == "no handlers" else nothing
 
-    def handler(res: int, flags: int) -> None:
-        return None
-
-    def batch() -> None:
-        get_sqe, hold = ring.get_sqe, table.hold
+    def by_hand() -> None:
         for _ in range(size):
             prep(get_sqe(), *arguments, hold(handler))
-        ring.submit_and_wait(size)
-        assert table.dispatch(ring.reap()) == size
+        turn(size)
+        assert dispatch(ring.reap()) == (size if handler else 0)
 
-    return fastest(batch, size, repeat)
+    if way in ("", "no handlers"):
+        return fastest(by_hand, size, repeat)
+    reap, start = table.reap, table.start
+
+    def reaped() -> None:
+        for _ in range(size):
+            prep(get_sqe(), *arguments, hold(nothing))
+        turn(size)
+        reap()
+        assert dispatch() == size
+
+    def started() -> None:
+        for _ in range(size):
+            start(prep, *arguments, handler=nothing)
+        turn(size)
+        reap()
+        assert dispatch() == size
+
+    return fastest(reaped if way == "table.reap" else started, size, repeat)
 
 
 def ctypes_alone(what: str, size: int, repeat: int) -> Round:
@@ -246,6 +267,54 @@ def uring_api_ring(flags: bool = True) -> Any:
     return ring
 
 
+def uring_api_handlers(size: int, repeat: int) -> Round:
+    """Call a handler for each completion: the binding keeps any object as user_data."""
+    ring, fd = uring_api_ring(), ready_eventfd()
+    mask = int(select.POLLIN)
+
+    def batch() -> None:
+        prepare = ring.prepare_poll
+        for _ in range(size):
+            prepare(fd, mask, nothing)
+        ring.submit()
+        done = 0
+        while done < size:
+            for completion in ring.wait(1.0):
+                completion.user_data(completion.res, 0)
+                done += 1
+
+    return fastest(batch, size, repeat)
+
+
+def liburing_handlers(size: int, repeat: int) -> Round:
+    """Find a handler by user_data, and call it."""
+    lib = compiled("liburing")
+    fd = ready_eventfd()
+    ring, cqe = lib.Ring(), lib.Cqe()
+    lib.io_uring_queue_init(512, ring, int(lib.IORING_SETUP_SINGLE_ISSUER | lib.IORING_SETUP_DEFER_TASKRUN))
+    get_sqe, prep_poll, follow = lib.io_uring_get_sqe, lib.io_uring_prep_poll_add, lib.io_uring_cqe_iter_next
+    handlers: dict[int, Callable[[int, int], None]] = {}
+    mask = int(select.POLLIN)
+
+    def batch() -> None:
+        for i in range(1, size + 1):
+            sqe = get_sqe(ring)
+            prep_poll(sqe, fd, mask)
+            sqe.user_data = i
+            handlers[i] = nothing
+        lib.io_uring_submit_and_wait(ring, size)
+        done = 0
+        cqes = lib.io_uring_cqe_iter_init(ring)
+        while follow(cqes, cqe):
+            entry = cqe[0]
+            handlers.pop(entry.user_data)(entry.res, entry.flags)
+            done += 1
+        lib.io_uring_cq_advance(ring, done)
+        assert done == size
+
+    return fastest(batch, size, repeat)
+
+
 def uring_api_poll(size: int, repeat: int) -> Round:
     ring, fd = uring_api_ring(), ready_eventfd()
     mask = int(select.POLLIN)
@@ -278,6 +347,14 @@ for _what in ("nop", "poll"):
             what, int(size), int(repeat)
         )
 SYSTEMS["poll", "uring-api"] = lambda size, repeat: uring_api_poll(int(size), int(repeat))
+for _way in ("start", "table.reap", "no handlers"):
+    SYSTEMS["poll", f"rawuring, in flight, {_way}"] = lambda size, repeat, way=_way: ours_in_flight(
+        "poll", int(size), int(repeat), way
+    )
+SYSTEMS["poll", "uring-api, handlers"] = lambda size, repeat: uring_api_handlers(int(size), int(repeat))
+SYSTEMS["poll", "liburing (Python), handlers"] = lambda size, repeat: liburing_handlers(
+    int(size), int(repeat)
+)
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -414,6 +491,61 @@ def raw_ready(ready: str, of: str, repeat: str) -> Round:
             epoll.poll(-1, int(of))
 
     return fastest(turns, 10 * int(ready), int(repeat))
+
+
+# ------------------------------------------------------------------------------------------------------
+# Monitors: a wait, and a handler for each event
+
+SECOND_NS = 1_000_000_000
+
+
+def called(node: Any, mask: int) -> None:
+    return None
+
+
+def handled(sel: Any, ready: int, of: int, repeat: int) -> Round:
+    """Do with a selector what a monitor does: its data are handlers."""
+    for sock in sockets(ready, of):
+        sel.register(sock, READ, called)
+    KEEP.append(sel)
+    assert len(sel.select(1.0)) == ready
+
+    def turns() -> None:
+        for _ in range(10):
+            for key, mask in sel.select(1.0):
+                key.data(key, mask)
+
+    return fastest(turns, 10 * ready, repeat)
+
+
+def monitored(strategy: str, ready: int, of: int, repeat: int) -> Round:
+    from rawuring import fdmon
+
+    try:
+        monitor = fdmon.setup((strategy,))
+    except OSError as error:
+        raise Missing(str(error)) from None
+    for sock in sockets(ready, of):
+        monitor.add(sock.fileno(), select.POLLIN, called)
+    KEEP.append(monitor)
+    wait, dispatch = monitor.wait, monitor.dispatch
+    assert dispatch(wait(SECOND_NS)) == ready
+
+    def turns() -> None:
+        for _ in range(10):
+            assert dispatch(wait(SECOND_NS)) == ready
+
+    return fastest(turns, 10 * ready, repeat)
+
+
+for _name in ("EpollSelector", "rawuring", "rawuring, poll_add"):
+    SYSTEMS["monitor", _name] = lambda ready, of, repeat, make=SELECTORS[_name]: handled(
+        make(), int(ready), int(of), int(repeat)
+    )
+for _name, _strategy in (("rawuring, fdmon", "io_uring"), ("rawuring, fdmon, poll backend", "poll")):
+    SYSTEMS["monitor", _name] = lambda ready, of, repeat, strategy=_strategy: monitored(
+        strategy, int(ready), int(of), int(repeat)
+    )
 
 
 # ------------------------------------------------------------------------------------------------------
