@@ -197,28 +197,48 @@ def decode_cqe(cqe: tuple[int, ...]) -> str:
     return " ".join(words)
 
 
-_log: Any = None
+#: The descriptor of the log, and its path. No file object: one that is not closed at the end complains.
+_log: tuple[int, str] | None = None
 
 
 def trace(line: str) -> None:
-    """Write one line to the trace.
+    """Write one line to the trace; where that fails, there is none.
+
+    A program must not behave differently because its stderr is closed or the disk is full.
 
     Args: line without its end.
     Lifetime: none.
     """
-    global _log
     target = os.environ.get("RAWURING_DEBUG_LOG")
     if target == "-":
         return
     text = f"rawuring {time.monotonic():.6f} {line}\n"
-    if not target:
-        sys.stderr.write(text)
+    try:
+        if target:
+            os.write(_open_log(target), text.encode("utf-8", "backslashreplace"))
+        elif sys.stderr is not None:
+            sys.stderr.write(text)
+    except (OSError, ValueError):
         return
-    if _log is None or _log.name != target or _log.closed:
-        if _log is not None:
-            _log.close()
-        _log = open(target, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
-    _log.write(text)
+
+
+def _open_log(target: str) -> int:
+    global _log
+    if _log is None or _log[1] != target:
+        close_log()
+        _log = os.open(target, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666), target
+    return _log[0]
+
+
+def close_log() -> None:
+    """Close the log that RAWURING_DEBUG_LOG names; the next line of the trace opens it again.
+
+    Lifetime: none.
+    """
+    global _log
+    if _log is not None:
+        fd, _log = _log[0], None
+        os.close(fd)
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -508,11 +528,24 @@ class WatchedRing(Ring):
     def _close(self, explicit: bool) -> None:
         trace(f"ring {self._fd}: closing")
         try:
+            self._warn_of_queued()
             if not explicit and not self._told:
                 self._told = True
                 self._warn_of_leak("when the interpreter ended")
         finally:  # even where warnings are errors
             super()._close(explicit)
+
+    def _warn_of_queued(self) -> None:
+        import warnings
+
+        if self._state != "open":
+            return
+        sq = self.sq
+        count = sq.sqe_tail - sq.published if self._sqpoll else sq.pending()
+        if count:
+            first = decode_sqe(sq.slots[(sq.sqe_tail - count) & sq.ring_mask])
+            what = f"{count} SQEs were queued and never submitted, and are dropped; the first: {first}"
+            warnings.warn(f"{what}: {self!r}", ResourceWarning, source=self, stacklevel=4)
 
     def _warn_of_leak(self, when: str) -> None:
         import warnings

@@ -176,12 +176,38 @@ def _refused_flags(flags: int) -> list[str]:
     return refused
 
 
-def check_sizes(entries: int, cq_entries: int | None, flags: int, wish: int) -> None:
+def check_integers(**arguments: Any) -> None:
+    """Refuse arguments of a ring that are no integers, or that no kernel's field holds.
+
+    Args: arguments by their names; None stands for one that was not given.
+    Raises: TypeError and ValueError, which name the argument.
+    """
+    for name, value in arguments.items():
+        if value is None and name not in ("entries", "flags", "wish"):
+            continue
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            wanted = _WHAT.get(name, "an int")
+            raise TypeError(f"{name} is {wanted}, not {type(value).__name__}: {value!r:.50}")
+        limit = 0x7FFFFFFF if name == "wq_fd" else 0xFFFFFFFF
+        if name not in ("entries", "cq_entries") and not 0 <= value <= limit:
+            raise ValueError(f"{name}={value} is not between 0 and {limit}")
+
+
+_WHAT = {"flags": "a mask of IORING_SETUP_*", "wish": "a mask of IORING_SETUP_*", "wq_fd": "a descriptor"}
+
+
+def check_sizes(
+    entries: int, cq_entries: int | None, flags: int, wish: int, wq_fd: int | None = None
+) -> None:  # fmt: skip
     """Refuse sizes that the kernel would only answer with EINVAL.
 
-    Args: entries and cq_entries as for rings.Ring; flags and wish are masks of IORING_SETUP_*.
+    Args: entries, cq_entries and wq_fd as for rings.Ring; flags and wish are masks of IORING_SETUP_*.
     Raises: ValueError.
     """
+    if (flags | wish) & uapi.IORING_SETUP_CQSIZE and cq_entries is None:
+        raise ValueError("IORING_SETUP_CQSIZE needs cq_entries, which sets it")
+    if (flags | wish) & uapi.IORING_SETUP_ATTACH_WQ and wq_fd is None:
+        raise ValueError("IORING_SETUP_ATTACH_WQ needs wq_fd, which sets it")
     clamp = (flags | wish) & uapi.IORING_SETUP_CLAMP
     if not 1 <= entries <= (0xFFFFFFFF if clamp else MAX_ENTRIES):
         raise ValueError(f"entries={entries} is not between 1 and {MAX_ENTRIES}")

@@ -73,7 +73,7 @@ from functools import partial
 
 from . import barriers, syscalls, uapi
 from .barriers import load_acquire, store_release
-from .params import MAX_ENTRIES, check_sizes, flag_names, setup
+from .params import MAX_ENTRIES, check_integers, check_sizes, flag_names, setup
 from .syscalls import Uncopyable
 
 TYPE_CHECKING = False
@@ -801,7 +801,7 @@ class Ring(Uncopyable):
             and sq_thread_idle_ms are for SQPOLL; wq_fd is a ring whose workers are shared; memory is a
             pair of page-aligned writable buffers (rings, SQEs) for NO_MMAP, made when it is absent;
             single_mmap False maps the CQ on its own, as before 5.4.
-        Raises: Unavailable with the cause; ValueError for arguments that no kernel would take.
+        Raises: Unavailable with the cause; TypeError and ValueError for arguments that no kernel would take.
         Threads: the creator becomes the owner.
         Since: 5.1
         Mirrors: liburing io_uring_queue_init_params
@@ -814,6 +814,12 @@ class Ring(Uncopyable):
         self._registered_only = False
         self._mappings: list[Any] = []
         self._borrowed = memory is not None
+        check_integers(
+            entries=entries, flags=flags, wish=wish, cq_entries=cq_entries, min_entries=min_entries,
+            sq_thread_cpu=sq_thread_cpu, sq_thread_idle_ms=sq_thread_idle_ms, wq_fd=wq_fd,
+        )  # fmt: skip
+        if memory is not None and not (isinstance(memory, (tuple, list)) and len(memory) == 2):
+            raise TypeError(f"memory is a pair of buffers (rings, SQEs), not {memory!r:.50}")
         fields = {"sq_thread_cpu": sq_thread_cpu or 0, "sq_thread_idle": sq_thread_idle_ms or 0}
         if cq_entries is not None:
             flags |= uapi.IORING_SETUP_CQSIZE
@@ -825,7 +831,7 @@ class Ring(Uncopyable):
             fields["wq_fd"] = wq_fd
         if memory is not None:
             flags |= uapi.IORING_SETUP_NO_MMAP
-        check_sizes(entries, cq_entries, flags, wish)
+        check_sizes(entries, cq_entries, flags, wish, wq_fd)
         if (flags | wish) & uapi.IORING_SETUP_SQPOLL and not barriers.ordered():
             raise ValueError("IORING_SETUP_SQPOLL needs a full memory fence, and this machine offers none")
         try:
@@ -1919,7 +1925,8 @@ class Ring(Uncopyable):
         if self._state != "open":
             return f"<Ring {self._state}>"
         names = flag_names(self.flags) or "no flags"
-        return f"<Ring fd={self._fd} sq={self.sq.ring_entries} cq={self.cq.ring_entries} {names}>"
+        at = f"index={self._enter_fd}" if self._registered_only else f"fd={self._fd}"
+        return f"<Ring {at} sq={self.sq.ring_entries} cq={self.cq.ring_entries} {names}>"
 
 
 def _refuse_closed() -> NoReturn:
@@ -2044,7 +2051,7 @@ class _Thread(Uncopyable):
 
     def __del__(self) -> None:
         """Let no ring use an index of a thread that has ended."""
-        for ring in list(self.by_index):
+        for ring in list(getattr(self, "by_index", ())):
             if not ring.closed:
                 ring._lose_index()
 

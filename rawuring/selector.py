@@ -1214,7 +1214,7 @@ def _events_memory(count: int, layout: struct.Struct) -> tuple[memoryview, int, 
     return words, layout.size // 4, 2 if layout.size == 16 else 1, buffers.pin(memory), memory
 
 
-class _CtlBlock:
+class _CtlBlock(syscalls.Uncopyable):
     """EPOLL_CTL requests with their struct epoll_events, of which only what differs is written, by column."""
 
     def __init__(self, count: int, layout: struct.Struct, epfd: int, flags: int) -> None:

@@ -12,6 +12,7 @@ import itertools
 import mmap
 import os
 import select
+import subprocess
 import sys
 import threading
 import warnings
@@ -19,8 +20,9 @@ import warnings
 import pytest
 from driver import need_ring
 
-from rawuring import buffers, fakekernel, inflight, ops, register, rings, syscalls, uapi
+from rawuring import buffers, debug, fakekernel, fdmon, inflight, ops, register, rings, syscalls, uapi
 from rawuring.inflight import InFlight
+from rawuring.selector import IoUringSelector
 
 pytestmark = [pytest.mark.requires_io_uring, pytest.mark.leakcheck]
 FLAGS = {name[13:]: value for name, value in vars(uapi).items() if name.startswith("IORING_SETUP_")}
@@ -725,3 +727,76 @@ def test_ring_has_thousands_of_tables_then_close_drains_them_all():
     ring.close()
     assert not any(tables)
     assert ring.before_close == []
+
+
+# -- words
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "words"),
+    [
+        (("8",), {}, TypeError, "entries is an int, not str"),
+        ((8.0,), {}, TypeError, "entries is an int, not float"),
+        ((True,), {}, TypeError, "entries is an int, not bool"),
+        ((None,), {}, TypeError, "entries is an int, not NoneType"),
+        ((8,), {"flags": "SQPOLL"}, TypeError, r"flags is a mask of IORING_SETUP_\*, not str: 'SQPOLL'"),
+        ((8,), {"wish": ["SQPOLL"]}, TypeError, r"wish is a mask of IORING_SETUP_\*, not list"),
+        ((8,), {"flags": -1}, ValueError, "flags=-1"),
+        ((8,), {"wish": 1 << 32}, ValueError, "wish=4294967296"),
+        ((8,), {"cq_entries": 16.0}, TypeError, "cq_entries is an int, not float"),
+        ((8,), {"min_entries": "4"}, TypeError, "min_entries is an int, not str"),
+        ((8,), {"sq_thread_cpu": 1.0}, TypeError, "sq_thread_cpu is an int"),
+        ((8,), {"sq_thread_idle_ms": 0.5}, TypeError, "sq_thread_idle_ms is an int"),
+        ((8,), {"sq_thread_idle_ms": -1}, ValueError, "sq_thread_idle_ms=-1"),
+        ((8,), {"wq_fd": "5"}, TypeError, "wq_fd is a descriptor, not str"),
+        ((8,), {"wq_fd": -1}, ValueError, "wq_fd=-1"),
+        ((8,), {"memory": b"x"}, TypeError, "memory is a pair of buffers"),
+        ((8,), {"flags": uapi.IORING_SETUP_CQSIZE}, ValueError, "IORING_SETUP_CQSIZE needs cq_entries"),
+        ((8,), {"flags": uapi.IORING_SETUP_ATTACH_WQ}, ValueError, "IORING_SETUP_ATTACH_WQ needs wq_fd"),
+        ((8,), {"wish": uapi.IORING_SETUP_CQSIZE}, ValueError, "IORING_SETUP_CQSIZE needs cq_entries"),
+    ],
+)
+def test_argument_of_a_ring_is_wrong_then_it_is_named(arguments, options, error, words):
+    with pytest.raises(error, match=words):
+        rings.Ring(*arguments, **options)
+
+
+def test_descriptor_was_closed_then_repr_shows_the_index():
+    with without_descriptor() as ring:
+        assert f"<Ring index={ring._enter_fd} sq=8 " in repr(ring)
+
+
+def test_every_finalizer_of_an_object_that_was_never_made_then_silent():
+    # A constructor that raises leaves such an object, and Python calls its finalizer.
+    rings_, monitors = (rings.Ring, rings._Thread, debug.WatchedRing), (fdmon.PollFDMon, fdmon.IoUringFDMon)
+    for kind in (*rings_, *monitors, IoUringSelector):
+        kind.__new__(kind).__del__()
+
+
+@pytest.mark.parametrize(
+    ("target", "stderr"), [("", "2>&-"), ("/nonexistent/log", ""), ("/dev/full", "")]
+)
+def test_debug_mode_has_nowhere_to_write_then_the_program_works_the_same(target, stderr):
+    code = (
+        "from rawuring import Ring, InFlight, ops\n"
+        "with Ring(4) as ring:\n"
+        "    table = InFlight(ring)\n"
+        "    table.start(ops.prep_nop, handler=lambda res, flags: print('res', res))\n"
+        "    ring.submit_and_wait(1)\n"
+        "    table.dispatch(ring.reap())\n"
+    )
+    env = {**os.environ, "RAWURING_DEBUG": "1", "RAWURING_DEBUG_LOG": target}
+    done = subprocess.run(
+        ["sh", "-c", f'"$0" -W error -c "$1" {stderr}', sys.executable, code], env=env, capture_output=True,
+        text=True, check=False, cwd=os.path.dirname(os.path.dirname(rings.__file__)),
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "res 0\n", "")
+
+
+def test_submit_was_forgotten_in_debug_mode_then_close_says_what_is_dropped(monkeypatch):
+    monkeypatch.setenv("RAWURING_DEBUG", "1")
+    monkeypatch.setenv("RAWURING_DEBUG_LOG", "-")
+    ring = rings.Ring(4)
+    ops.prep_nop(ring.get_sqe(), 77)
+    with pytest.warns(ResourceWarning, match="1 SQEs were queued and never submitted.*nop user_data=77"):
+        ring.close()

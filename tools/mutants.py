@@ -605,6 +605,25 @@ MUTANTS = (
         "or _references(callbacks, i) > alone", "or _references(callbacks, i) > alone + 1",
         "tests/test_ring_promises.py -k tables_are_made",
     ),
+    Mutant(
+        "debug mode fails where it cannot write", "rawuring/debug.py",
+        "    except (OSError, ValueError):\n        return\n\n\ndef _open_log", "    except KeyError:\n        return\n\n\ndef _open_log",
+        "tests/test_ring_promises.py -k nowhere_to_write",
+    ),
+    Mutant(
+        "a forgotten submit is not told", "rawuring/debug.py",
+        "            self._warn_of_queued()\n", "", "tests/test_ring_promises.py -k submit_was_forgotten",
+    ),
+    Mutant(
+        "a ring takes anything for an integer", "rawuring/params.py",
+        '        if isinstance(value, bool) or not hasattr(value, "__index__"):', "        if False:",
+        "tests/test_ring_promises.py -k it_is_named", quick=True,
+    ),
+    Mutant(
+        "the caller's slip looks like the kernel's refusal", "rawuring/params.py",
+        "    if (flags | wish) & uapi.IORING_SETUP_ATTACH_WQ and wq_fd is None:", "    if False:",
+        "tests/test_ring_promises.py -k it_is_named",
+    ),
     # (end of rings)
     # Promises: the monitor
     Mutant(

@@ -28,8 +28,7 @@ def watched(monkeypatch, tmp_path):
     monkeypatch.setenv("RAWURING_DEBUG", "1")
     monkeypatch.setenv("RAWURING_DEBUG_LOG", str(log))
     yield log
-    if debug._log is not None:
-        debug._log.close()
+    debug.close_log()
 
 
 @pytest.fixture
