@@ -1244,12 +1244,14 @@ class ParkingLot(syscalls.Uncopyable):
 
     def __init__(self) -> None:
         """Create the set and the node that watches it."""
-        self._epoll = select.epoll()
+        # In a set of its own, so that it can be made anew while that is watched.
+        self._outer, self._epoll = select.epoll(), select.epoll()
+        self._outer.register(self._epoll, POLLIN)
         self._nodes: dict[int, list[AioHandler]] = {}
         #: Whether there is a poll for the node below.
         self.watched = False
         #: Ready when one of the parked handlers is.
-        self.node = AioHandler(self._epoll.fileno(), POLLIN)
+        self.node = AioHandler(self._outer.fileno(), POLLIN)
 
     def add(self, node: AioHandler) -> None:
         """Park a handler.
@@ -1294,7 +1296,22 @@ class ParkingLot(syscalls.Uncopyable):
             else:
                 self._epoll.unregister(node.fd)
         except OSError:
-            return  # closed in the meantime: epoll has forgotten it by itself
+            self._renew()
+
+    def _renew(self) -> None:
+        """Make the set anew: the number was closed, but its file may live on, and would wake us for ever."""
+        try:
+            epoll = select.epoll()
+        except OSError:
+            return  # no descriptor is left
+        self._outer.register(epoll, POLLIN)
+        self._epoll.close()
+        self._epoll = epoll
+        for fd, nodes in self._nodes.items():
+            try:
+                epoll.register(fd, _union(*nodes))
+            except OSError:
+                continue  # closed as well, or never ready
 
     def events(self) -> list[Event]:
         """Return what is ready among the parked handlers.
@@ -1321,6 +1338,7 @@ class ParkingLot(syscalls.Uncopyable):
     def close(self) -> None:
         """Close the set; may be called twice."""
         self._epoll.close()
+        self._outer.close()
 
 
 # ------------------------------------------------------------------------------------------------------

@@ -209,6 +209,27 @@ def test_many_descriptors_then_each_reported_once(monitor):
             b.close()
 
 
+@pytest.mark.parametrize("events", [0, POLLIN | POLLPRI])
+def test_parked_number_closed_while_its_file_lives_on_then_no_spinning(monitor, pair, events):
+    """An epoll set goes on reporting such a file, and can no longer take it out."""
+    pair[1].shutdown(socket.SHUT_WR)
+    stays = monitor.add(pair[1], POLLPRI)
+    number = os.dup(pair[0].fileno())
+    node = monitor.add(number, events)
+    monitor.wait(0)
+    monitor.remove(node)
+    os.close(number)
+    assert monitor.wait(0) == []
+    pair[0].shutdown(socket.SHUT_WR)  # hangs up on both
+    if monitor.ring is not None:
+        before = monitor.ring.statistics().enters
+    assert monitor.wait(20 * MILLISECOND) == [(stays, POLLHUP)]
+    monitor.remove(stays)
+    assert monitor.wait(20 * MILLISECOND) == []
+    if monitor.ring is not None:
+        assert monitor.ring.statistics().enters - before <= 6
+
+
 def test_regular_file_without_wanted_events_then_never_ready_and_no_spinning(monitor, tmp_path):
     """POLL_ADD answers EINVAL, and epoll takes no regular file."""
     with (tmp_path / "file").open("wb") as file:

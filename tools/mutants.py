@@ -706,6 +706,11 @@ MUTANTS = (
         "                self._show_in(self._outer)\n                return\n", "                return\n",
         "tests/test_monitor_contract.py -k used_again",
     ),
+    Mutant(
+        "an orphan in the parking lot", "rawuring/fdmon.py",
+        "        except OSError:\n            self._renew()\n", "        except OSError:\n            return\n",
+        "tests/test_monitors.py -k its_file_lives_on",
+    ),
     # (end of the monitor)
     # Promises: the selector and asyncio
     Mutant(
