@@ -145,7 +145,11 @@ def _integer(name: str, value: Any, least: int, most: int, what: str = "a number
 
 def _objects_of(name: str, values: Any, what: str) -> list[Any]:
     """Make sure that an argument is a collection, not one piece of memory, or name it."""
-    if isinstance(values, (str, bytes, bytearray, memoryview)) or not hasattr(values, "__iter__"):
+    if isinstance(values, (list, tuple)):
+        return list(values)
+    one = isinstance(values, (str, bytes, bytearray, memoryview)) or not hasattr(values, "__iter__")
+    # PyPy's mmap can be iterated. An array of ints is a list of ints.
+    if one or type(values).__name__ == "mmap":
         raise TypeError(f"{name}={values!r:.100}: a list of {what} is wanted, no {type(values).__name__}")
     return list(values)
 

@@ -65,7 +65,7 @@ from _thread import get_ident
 from collections import deque
 
 from . import barriers, ops, rings, syscalls, uapi
-from .inflight import InFlight, next_token
+from .inflight import InFlight, _refuse_number, next_token
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -339,6 +339,9 @@ class FDMon(syscalls.Uncopyable):
         for name, function in (("prep", prep), ("handler", handler)):
             if not callable(function) and (function is not None or name == "prep"):
                 raise TypeError(f"{name}={function!r:.100} cannot be called")
+        for each in keepalive:
+            if isinstance(each, int):
+                _refuse_number(each)
         self._check()
         self._queue_request(prep, handler, keepalive)
 

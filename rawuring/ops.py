@@ -13,7 +13,8 @@ Read next: buffers.py.
 An SQE is any writable buffer of 64 bytes: what ring.get_sqe() returns, or bytearray(64). All arguments are
 ints; an address comes from buffers.pin(). After liburing's arguments come two of ours, always: ``user_data``,
 which the CQE brings back, and ``flags``, a mask of IOSQE_*. What is less often needed follows by keyword, and
-set_fields() reaches whatever is left.
+set_fields() reaches whatever is left. On a ring with an InFlight table the user_data from 2**56 to 2**57 - 1
+are the table's.
 
 Two rules of life for all of them. Memory that says "until submit returns" is copied by the kernel when it
 consumes the SQE; on an SQPOLL ring and before 5.5 (IORING_FEAT_SUBMIT_STABLE) that may be later, so keep it

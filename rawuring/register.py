@@ -116,7 +116,8 @@ def _forget(ring: Ring, kind: str) -> None:
 def _pins(memories: Iterable[Any]) -> list[buffers.Pin]:
     """Pin each, None being an empty slot."""
     empty = buffers.Pin(0, 0, None)
-    return [empty if memory is None else buffers.pin(memory, writable=True) for memory in memories]
+    given = buffers._objects_of("memories", memories, "buffers")
+    return [empty if memory is None else buffers.pin(memory, writable=True) for memory in given]
 
 
 def _keep_buffers(ring: Ring, off: int, pins: Sequence[buffers.Pin]) -> None:

@@ -15,7 +15,7 @@ from collections import deque
 
 import pytest
 
-from rawuring import barriers, buffers, debug, inflight, ops, pin, register, rings, uapi
+from rawuring import barriers, buffers, debug, fdmon, inflight, ops, pin, register, rings, uapi
 from rawuring.fakekernel import fake_ring
 from rawuring.inflight import TOKEN_BASE, InFlight
 from rawuring.syscalls import Unavailable
@@ -664,3 +664,30 @@ def test_memory_made_and_forgotten_then_nothing_for_the_collector(name):
         assert gc.collect() == 0
     finally:
         gc.enable()
+
+
+@needs_ring
+def test_address_given_to_a_monitor_in_the_place_of_a_pin_then_refused_at_the_door():
+    """Inside wait() it would be the waiter's error."""
+    memory = target()
+    monitor = fdmon.IoUringFDMon(8)
+    try:
+        with pytest.raises(TypeError, match="hold the Pin itself"):
+            monitor.add_sqe(ops.prep_nop, None, memory.address)
+        monitor.wait(0)
+    finally:
+        monitor.destroy()
+
+
+def test_one_buffer_in_the_place_of_a_list_then_refused_before_the_call():
+    """Its bytes, or its numbers, would be taken for buffers."""
+    for memory in (b"bytes", bytearray(8), memoryview(b"12"), buffers.allocate(4096), target(), "text", 5):
+        for register_them in (
+            lambda memory=memory: register.register_buffers(None, memory),
+            lambda memory=memory: register.register_buffers_tags(None, memory, [1]),
+            lambda memory=memory: register.register_buffers_update_tag(None, 0, memory, [1]),
+            lambda memory=memory: buffers.iovec(memory),
+            lambda memory=memory: buffers.msghdr(memory),
+        ):
+            with pytest.raises(TypeError, match="memories="):
+                register_them()

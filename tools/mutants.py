@@ -475,6 +475,16 @@ MUTANTS = (
         "    if not 0 <= file_index < _ALLOC - 1:", "    if False:",
         "tests/test_fields.py -k slots",
     ),
+    Mutant(
+        "a monitor takes an address in the place of a Pin", "rawuring/fdmon.py",
+        "            if isinstance(each, int):\n                _refuse_number(each)", "            pass",
+        "tests/test_request_memory.py -k monitor",
+    ),
+    Mutant(
+        "one buffer is taken for a list of them", "rawuring/buffers.py",
+        '    if one or type(values).__name__ == "mmap":', "    if False:",
+        "tests/test_request_memory.py -k one_buffer",
+    ),
     # (end of memory of requests)
     # Promises: rings
     Mutant(
