@@ -462,7 +462,12 @@ class InFlight(Uncopyable):
 
     def _close(self, ring: Ring, explicit: bool, timeout_ns: int = CLOSE_TIMEOUT_NS) -> None:
         # Takes the ring as an argument: when a forgotten ring calls this, weak references to it are dead.
-        self._end(ring, timeout_ns)
+        try:
+            self._end(ring, timeout_ns)
+        except OSError:
+            if explicit:
+                raise
+            # Else nobody can be told that io_uring was taken away; the memory is kept.
         if explicit:
             try:
                 call_all(iter(self._dispatch_the_rest, None))

@@ -1841,7 +1841,11 @@ class Ring(Uncopyable):
                     pass  # then the tables keep for ever what is in flight
             self._call_before_close(explicit)
         finally:
-            self._release()
+            try:
+                self._release()
+            except OSError:  # somebody else has closed the descriptor, and of a finalizer nobody is told
+                if explicit:
+                    raise
 
     def _call_before_close(self, explicit: bool) -> None:
         """Call them all, even when one raises: each may have memory to protect."""

@@ -1098,8 +1098,9 @@ class EpollWait(Strategy):
                 self.ring.bind_thread()
             try:
                 self.ring.close()
-            except OSError:
-                if not self._lost:
+            except OSError as error:
+                taken_away = error.errno in fdmon.REFUSED + fdmon.GONE and _raised_here(error)
+                if not (self._lost or taken_away):
                     raise
             finally:
                 if self.ring.closed:  # not refused
@@ -1512,6 +1513,8 @@ def _choose(wanted: str | None, fallback: bool, entries: int) -> Strategy:
             last = error.with_traceback(None)  # whose frames hold what is closed by now
             if isinstance(error, syscalls.Unavailable):
                 break  # without a ring there is no other strategy
+            if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+                break  # epoll needs one descriptor, poll_add as many as this
             continue
         strategy.reason = "; ".join([*failures, strategy.reason])
         return strategy

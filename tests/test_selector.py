@@ -216,6 +216,84 @@ def test_ring_closed_behind_our_back_then_nothing_is_lost_and_no_number_is_close
         os.close(w)
 
 
+ENDS = {
+    "closed": "sel.close(); sel.close(); loop.close()",
+    "left open": "",
+    "forgotten": "del sel; gc.collect(); del loop; gc.collect()",
+    "used and left open": "sel.select(0); loop.run_until_complete(asyncio.sleep(0.001))",
+    "used and forgotten": """
+sel.select(0)
+loop.run_until_complete(asyncio.sleep(0.001))
+del sel; gc.collect(); del loop; gc.collect()""",
+}
+AT_THE_END = """
+import asyncio, gc, os, socket, sys
+from rawuring.selector import IoUringSelector
+one, two = socket.socketpair()
+sel = IoUringSelector(sys.argv[2], fallback=False)
+sel.register(one, 1)
+sel.select(0.001)
+sel.modify(one, 3)
+loop = asyncio.SelectorEventLoop(IoUringSelector(sys.argv[2], fallback=False))
+loop.run_until_complete(asyncio.sleep(0.001))
+"""
+CLOSED = """
+for each in (sel, loop._selector):
+    os.close(each.ring.fileno())
+del each
+"""
+
+
+@pytest.mark.requires_io_uring
+@pytest.mark.parametrize("strategy", list(STRATEGIES))
+@pytest.mark.parametrize("action", [0x00050000 | errno.EPERM, None], ids=["filter", "closed behind our back"])
+@pytest.mark.parametrize("end", list(ENDS.values()), ids=list(ENDS))
+def test_io_uring_is_gone_at_the_end_then_no_exception_and_nothing_on_stderr(strategy, action, end):
+    taken = FILTER if action else CLOSED
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", AT_THE_END + taken + end, hex(action or 0), strategy],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "RAWURING_DEBUG": "0"},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    if done.returncode == 77:
+        pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
+    if "Linux 6.15" in done.stderr or "Linux 5.6" in done.stderr:
+        pytest.skip("EPOLL_WAIT (Linux 6.15) or EPOLL_CTL (Linux 5.6)")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+SCARCE = """
+import os, resource, selectors, sys, warnings
+from rawuring.selector import IoUringSelector
+warnings.simplefilter("ignore")
+for free in range(1, 12):
+    with IoUringSelector():
+        pass  # what is opened once is open
+    used = os.dup(0)
+    os.close(used)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + free, hard))
+    sel = IoUringSelector()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    print(free, sel.backend)
+    sel.close()
+"""
+
+
+@pytest.mark.requires_io_uring
+def test_few_free_descriptors_then_epoll_and_never_single_polls():
+    done = subprocess.run(
+        [sys.executable, "-c", SCARCE], env={**os.environ, "PYTHONPATH": str(ROOT), "RAWURING_DEBUG": "0"},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    backends = [line.split()[1] for line in done.stdout.splitlines()]
+    assert len(backends) == 11, done.stderr
+    if backends[-1] == "io_uring:poll_add":
+        pytest.skip("an epoll set in the ring: IORING_OP_EPOLL_CTL (Linux 5.6)")
+    assert backends[0] == "epoll"
+    assert set(backends) == {"epoll", backends[-1]}
+
+
 # -- numbers taken at their word
 
 

@@ -786,6 +786,21 @@ MUTANTS = (
         "    if asyncio._get_running_loop() is not None:", "    if False:",
         "tests/test_aio.py -k tasks_generators",
     ),
+    Mutant(
+        "selector: close() raises when io_uring was taken away", "rawuring/selector.py",
+        "if not (self._lost or taken_away):", "if not self._lost:",
+        "tests/test_selector.py -k gone_at_the_end",
+    ),
+    Mutant(
+        "a finalizer says that io_uring was taken away", "rawuring/inflight.py",
+        "            if explicit:\n                raise\n            # Else", "            raise\n            # Else",
+        "tests/test_selector.py -k gone_at_the_end",
+    ),
+    Mutant(
+        "selector: without descriptors the next strategy", "rawuring/selector.py",
+        "                break  # epoll needs one", "                continue  # epoll needs one",
+        "tests/test_selector.py -k few_free",
+    ),
     # (end of the selector and asyncio)
     # Promises: the probe and denied environments
     Mutant(
