@@ -310,8 +310,8 @@ def open_how(open_flags: int, mode: int = 0, resolve: int = 0) -> Pin:
 def futex_waitv(waiters: Sequence[tuple[int, int, int]]) -> Pin:
     """Build the array that FUTEX_WAITV takes.
 
-    Args: waiters are (address of the word, value that it should hold, mask of FUTEX2_*).
-    Returns: a Pin of 24 bytes for each.
+    Args: waiters are (Pin or address of the word, value that it should hold, mask of FUTEX2_*).
+    Returns: a Pin of 24 bytes for each, which holds the Pins of the words.
     Raises: ValueError for none, or more than FUTEX_WAITV_MAX.
     Lifetime: until the final CQE.
     """
@@ -321,13 +321,14 @@ def futex_waitv(waiters: Sequence[tuple[int, int, int]]) -> Pin:
     image = b""
     for waiter in waiters:
         try:
-            address, value, futex_flags = waiter
+            word, value, futex_flags = waiter
+            address = word.address if isinstance(word, Pin) else word
             image += uapi.futex_waitv.pack(uaddr=address, val=value, flags=futex_flags)
         except (TypeError, ValueError, struct.error) as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError
             wanted = "(address of a word, the value it should hold, a mask of FUTEX2_*) is wanted"
             raise kind(f"waiter {waiter!r:.100}: {wanted}: {error}") from None
-    return Array(image, len(waiters))
+    return Array(image, len(waiters), [waiter[0] for waiter in waiters])
 
 
 def epoll_event_struct(data: str = "Q") -> struct.Struct:

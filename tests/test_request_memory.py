@@ -112,7 +112,9 @@ def test_none_then_the_length_of_what_stands_before_it(table):
     ints, name = buffers.ints([1, 2, 3]), buffers.path("user.x")
     events = buffers.EpollEvents(7)
     words = [target(4) for _ in range(2)]
-    waiters = buffers.futex_waitv([(word.address, 0, 2) for word in words])
+    waiters = buffers.futex_waitv([(word, 0, 2) for word in words])
+    assert waiters.read() == buffers.futex_waitv([(word.address, 0, 2) for word in words]).read()
+    assert waiters._export[1][0] == words
     for prep, given, numbers in [
         (ops.prep_read, (5, memory, None, 0), (5, memory.address, 100, 0)),
         (ops.prep_write, (5, memory, None, -1), (5, memory.address, 100, -1)),
