@@ -83,7 +83,7 @@ def _register_blind(opcode: int, arg: Any, nr_args: int) -> int:
 
 
 @contextlib.contextmanager
-def _held(ring: Ring, *memory: Any) -> Iterator[None]:
+def _held(ring: Ring, *memory: Any) -> Iterator[tuple[str, int]]:
     """Hold memory before the kernel hears of it, and until it is entered where it belongs.
 
     In between a signal handler may raise. Then nobody knows whether it was registered: the ring holds it
@@ -92,10 +92,10 @@ def _held(ring: Ring, *memory: Any) -> Iterator[None]:
     key = ("unsure", next(_unsure))
     ring.resources[key] = memory
     try:
-        yield
+        yield key
     except OSError as error:
         if getattr(error, "of_kernel", False):
-            del ring.resources[key]
+            ring.resources.pop(key, None)
         raise
     else:
         del ring.resources[key]
@@ -429,15 +429,17 @@ def setup_buf_ring(
             min_left=min_left,
         )
     )  # fmt: skip
-    _register(ring, uapi.IORING_REGISTER_PBUF_RING, argument.address, 1)
-    try:
-        if ring_memory is None:
-            ring_memory = _map_pbuf_ring(ring, bgid, entries)
-        group = ProvidedBuffers(buffers.BufferRing(ring_memory, entries), slab, size, bgid, count)
-    except BaseException:
-        _unregister_pbuf_ring(ring, bgid)
-        raise
-    ring.resources["pbuf", bgid] = (group, pin, ring_memory, slab)
+    with _held(ring, pin, ring_memory, slab) as key:
+        _register(ring, uapi.IORING_REGISTER_PBUF_RING, argument.address, 1)
+        try:
+            if ring_memory is None:
+                ring_memory = _map_pbuf_ring(ring, bgid, entries)
+            group = ProvidedBuffers(buffers.BufferRing(ring_memory, entries), slab, size, bgid, count)
+        except BaseException:
+            _unregister_pbuf_ring(ring, bgid)
+            del ring.resources[key]
+            raise
+        ring.resources["pbuf", bgid] = (group, pin, ring_memory, slab)
     return group
 
 

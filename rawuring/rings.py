@@ -2137,4 +2137,12 @@ def _after_fork_in_child() -> None:
 
 def _at_exit() -> None:
     # Buffers are freed while the interpreter comes down; no request may be writing to them by then.
-    call_all(partial(ring._close, explicit=False) for ring in list(_live) if not ring.closed)
+    call_all(partial(_close_at_exit, ring) for ring in list(_live) if not ring.closed)
+
+
+def _close_at_exit(ring: Ring) -> None:
+    try:
+        ring._close(explicit=False)
+    except OSError as error:
+        if error.errno != errno.EBADF:  # somebody has closed its descriptor: nobody is left to be told
+            raise

@@ -172,13 +172,21 @@ def in_memory_of_ours() -> None:
         rings.Ring(8, flags=uapi.IORING_SETUP_NO_MMAP).close()
 
 
+def entered_by_index() -> None:
+    with rings.Ring(8) as ring, contextlib.suppress(OSError):
+        register.register_ring_fd(ring)
+        register.register_buffers(ring, [buffers.allocate(4096)])
+
+
 def refused() -> None:
     with contextlib.suppress(OSError):
         rings.Ring(8, flags=uapi.IORING_SETUP_ATTACH_WQ, wq_fd=0)
 
 
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="counts references")
-@pytest.mark.parametrize("work", [closed, used_and_closed, forgotten, in_memory_of_ours, refused])
+@pytest.mark.parametrize(
+    "work", [closed, used_and_closed, forgotten, in_memory_of_ours, entered_by_index, refused]
+)
 def test_ring_is_done_with_then_nothing_is_left_for_the_collector(work):
     assert garbage_of(work) == []
 
@@ -629,6 +637,23 @@ def test_descriptor_of_one_ring_is_gone_then_a_forked_child_disowns_the_others()
         for ring in several:
             with contextlib.suppress(OSError):
                 ring.close()
+
+
+def test_descriptor_of_one_ring_is_gone_then_the_others_are_drained_at_exit():
+    code = (
+        "import os, warnings; warnings.simplefilter('ignore')\n"
+        "from rawuring import Ring, InFlight, ops\n"
+        "several = [Ring(4) for _ in range(6)]\n"
+        "for ring in several:\n"
+        "    ring.before_close.append(lambda ring, explicit: print('drained', flush=True))\n"
+        "for ring in several[:-1]:\n"
+        "    os.close(ring.fileno())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False,
+        cwd=os.path.dirname(os.path.dirname(rings.__file__)), env={**os.environ, "RAWURING_DEBUG": ""},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "drained\n" * 6, "")
 
 
 def test_one_of_many_raises_then_the_rest_are_called_and_the_last_exception_has_the_others_as_context():
