@@ -77,8 +77,8 @@ MUTANTS = (
     ),
     Mutant(
         "reads go beside the buffer", "rawuring/inflight.py",
-        "            prep(sqe, *arguments, token, **options)",
-        "            prep(sqe, *arguments, token, **options)\n"
+        "            prep(sqe, *given, token, **options)",
+        "            prep(sqe, *given, token, **options)\n"
         "            sqe[16:24] = (int.from_bytes(sqe[16:24], 'little') + 8).to_bytes(8, 'little')",
         FAULTS + "test_memory.py -k checksum", quick=True,
     ),
