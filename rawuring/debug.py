@@ -34,7 +34,6 @@ import functools
 import os
 import sys
 import time
-from collections import Counter
 
 from . import ops, uapi
 from .buffers import Pin, ProvidedBuffers, pin
@@ -373,7 +372,9 @@ class WatchedRing(Ring):
         self._traced = self.sq.published
         self._told = False
         #: user_data -> how many requests with it the kernel has and has not ended.
-        self._outstanding: Counter[int] = Counter()
+        self._outstanding: dict[int, int] = {}
+        #: Completions that were noted and are still in cq.copied: a signal handler may raise half-way.
+        self._noted: list[tuple[int, ...]] = []
         #: The tables of this ring.
         self._tables: list[WatchedInFlight] = []
         words = self.sq._words
@@ -401,10 +402,11 @@ class WatchedRing(Ring):
 
     def _fetch(self) -> None:
         cq = self.cq
-        before = len(cq.copied)
         self.check("before reaping")
         super()._fetch()
-        for cqe in cq.copied[before:]:
+        if not (self._noted and cq.copied and self._noted[0] is cq.copied[0]):
+            self._noted = []
+        for cqe in cq.copied[len(self._noted) :]:
             self._note_end(cqe)
         self.check("after reaping")
 
@@ -415,7 +417,7 @@ class WatchedRing(Ring):
             first, tail = 0, sq.sqe_tail
         else:
             first = min(self._traced, tail)
-        step, refused = 1, ""
+        outstanding, step, refused = self._outstanding, 1, ""
         for index in range(first, tail):
             if step == 2:  # the second half of a slot of 128 bytes
                 step = 1
@@ -423,12 +425,17 @@ class WatchedRing(Ring):
             slot = sq.slots[index & sq.ring_mask]
             user_data = int.from_bytes(slot[32:40], sys.byteorder)
             refused = self._refuse_sqe(slot, user_data) or refused
-            if user_data != UDATA_TIMEOUT and not slot[1] & uapi.IOSQE_CQE_SKIP_SUCCESS:
-                self._outstanding[user_data] += 1
-            if slot[0] == uapi.IORING_OP_POLL_REMOVE and slot[24] & uapi.IORING_POLL_UPDATE_USER_DATA:
-                new = int.from_bytes(slot[8:16], sys.byteorder)  # the name it has from now on
-                self._outstanding[new] += 1
+            counted = user_data != UDATA_TIMEOUT and not slot[1] & uapi.IOSQE_CQE_SKIP_SUCCESS
+            renamed = slot[0] == uapi.IORING_OP_POLL_REMOVE and slot[24] & uapi.IORING_POLL_UPDATE_USER_DATA
+            new = int.from_bytes(slot[8:16], sys.byteorder)  # the name it has from now on
+            count, of_new = outstanding.get(user_data, 0) + 1, outstanding.get(new, 0) + 1
             step = 2 if sq._mixed and slot[0] in (uapi.IORING_OP_NOP128, uapi.IORING_OP_URING_CMD128) else 1
+            # Counted once, even if a signal handler raises: no call stands between these.
+            if counted:
+                outstanding[user_data] = count
+            if renamed:
+                outstanding[new] = of_new + (counted and new == user_data)
+            self._traced = index + step
             trace(f"ring {self._fd}: sqe {decode_sqe(slot)}{self._whose(user_data)}")
         self._traced = tail
         if refused:
@@ -441,7 +448,7 @@ class WatchedRing(Ring):
         table = next((table for table in self._tables if user_data in table.entries), None)
         if table is None:
             found = "user_data lies in the range of tokens, and no table waits for it (any more)"
-        elif self._outstanding[user_data]:
+        elif user_data in self._outstanding:
             found = "its token is in use: each request takes one of its own"
         else:
             found = uncovered(slot, (table.entries[user_data][1], list(self.resources.values())))
@@ -449,7 +456,7 @@ class WatchedRing(Ring):
                 return ""
         request = f"{decode_sqe(slot)}{self._whose(user_data)}"
         slot[0] = 0xFF
-        if table is None or self._outstanding[user_data]:
+        if table is None or user_data in self._outstanding:
             slot[32:40] = bytes(8)  # its answer is nobody's
         return f"{found}: {request}"
 
@@ -462,14 +469,19 @@ class WatchedRing(Ring):
     def _note_end(self, cqe: tuple[int, ...]) -> None:
         user_data = cqe[0]
         trace(f"ring {self._fd}: cqe {decode_cqe(cqe)}{self._whose(user_data)}")
+        outstanding, noted = self._outstanding, self._noted
         if cqe[2] & uapi.IORING_CQE_F_MORE or user_data == UDATA_TIMEOUT:
+            noted += (cqe,)
             return
-        if self._outstanding[user_data] > 1:
-            self._outstanding[user_data] -= 1
-            return
-        ended = self._outstanding.pop(user_data, 0)
+        left = outstanding.get(user_data, 0)
+        # No call stands between the two, as in _trace_sqes().
+        if left > 1:
+            outstanding[user_data] = left - 1
+        elif left:
+            del outstanding[user_data]
+        noted += (cqe,)
         # Numbers that no table knows may come from elsewhere: another ring's MSG_RING, the tag of a resource.
-        if not ended and any(user_data in table.places for table in self._tables):
+        if not left and any(user_data in table.places for table in self._tables):
             raise Damaged(f"request {user_data} ended without having been submitted{self._whose(user_data)}")
 
     # -- the checks
@@ -655,7 +667,7 @@ class WatchedInFlight(InFlight):
                   for i in range(tail - max(count, 0), tail)}  # fmt: skip
         for request in self.requests():
             token = request.token
-            if token in self.places and token not in queued and not ring._outstanding[token]:
+            if token in self.places and token not in queued and token not in ring._outstanding:
                 what = "held, and never submitted, or reaped and not dispatched"
                 warnings.warn(f"{what}: {request}", ResourceWarning, stacklevel=4)
 

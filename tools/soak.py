@@ -733,7 +733,7 @@ class Strikes(Churn):
                 elif change is not None:
                     change(fd)
                     mine.register(fd, events)
-                while True:
+                while self.armed:
                     mine.select(0)
 
             self.strike(act)

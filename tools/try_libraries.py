@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Run aiohttp, uvicorn, websockets, anyio and tornado on asyncio over IoUringSelector.
+"""Run aiohttp, uvicorn, websockets, anyio, tornado and twisted on asyncio over IoUringSelector.
 
     python3 tools/try_libraries.py [--python PATH] [NAME ...]
 
 What it is: a virtual environment in a temporary folder, into which pip installs the libraries, and a server
-and clients for each of them, run through ``python -m rawuring.aio``. It needs a package index, so no test
-does.
+and clients for each of them, run through ``python -m rawuring.aio``; also those of their own tests that
+count what a loop leaves behind. It needs a package index, so no test does.
 Must not know: how the loop works.
 Invariant: the last line says ``N passed, N failed``, and the exit code is 0 only when nothing failed.
 Read next: rawuring/aio.py.
@@ -229,8 +229,42 @@ async def main():
 asyncio.run(main())
 """
 
+OWN_LOOP = """
+def check_new_loop():
+    loop = asyncio.new_event_loop()
+    backend = loop._selector.backend
+    loop.close()
+    assert backend.startswith("io_uring"), backend
+    return backend
+"""
+
+CIRCLEREFS = OWN_LOOP + """
+from tornado.test import runtests
+
+backend = check_new_loop()
+sys.argv = ["runtests", "tornado.test.circlerefs_test"]
+try:
+    runtests.main()
+except SystemExit as ended:
+    assert not ended.code, ended
+report("tornado", f"circlerefs_test on {backend}")
+"""
+
+TWISTED = OWN_LOOP + """
+from twisted.trial.reporter import Reporter
+from twisted.trial.runner import TestLoader, TrialRunner
+
+backend = check_new_loop()
+suite = TestLoader().loadByName("twisted.internet.test.test_asyncioreactor")
+# In a folder of its own, which is gone afterwards.
+result = TrialRunner(Reporter, workingDirectory=sys.argv[0] + ".trial").run(suite)
+assert result.wasSuccessful() and result.testsRun > len(result.skips)
+report("twisted", f"test_asyncioreactor: {result.testsRun} tests on {backend}")
+"""
+
 PROGRAMS = {
     "aiohttp": AIOHTTP, "uvicorn": UVICORN, "websockets": WEBSOCKETS, "anyio": ANYIO, "tornado": TORNADO,
+    "tornado-circlerefs": CIRCLEREFS, "twisted-asyncioreactor": TWISTED,
 }  # fmt: skip
 
 
@@ -245,12 +279,15 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="rawuring-libraries-") as folder:
         subprocess.run([options.python, "-m", "venv", folder], check=True)
         python = Path(folder, "bin", "python")
-        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *names]
+        packages = dict.fromkeys(name.partition("-")[0] for name in names)
+        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages]
         subprocess.run(install, check=True)
         for name in names:
             script = Path(folder, f"try_{name}.py")
             script.write_text(START + PROGRAMS[name])
-            command = [python, "-X", "dev", "-m", "rawuring.aio", script]
+            # Their own tests count objects, and the development mode of asyncio keeps some.
+            flags = [] if "-" in name else ["-X", "dev"]
+            command = [python, *flags, "-m", "rawuring.aio", script]
             environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
             try:
                 code = subprocess.run(command, env=environment, timeout=120).returncode

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections import deque
 
 import pytest
 from harness import PYPY, figures, strike, strike_anywhere
+from strikes import Leave, Strikes
 
 from rawuring import inflight, ops, rings, uapi
 from rawuring.fakekernel import fake_ring
@@ -143,49 +143,29 @@ def test_signal_handler_raises_at_any_moment_of_reaping_then_what_is_not_returne
 @pytest.mark.parametrize("kind", ["nop", "poll"])
 def test_signals_arrive_all_the_time_and_their_handler_raises_then_the_table_loses_nothing(kind):
     """Real signals; on CPython 3.11 and newer exactly once, elsewhere at least once."""
-
-    class Leave(Exception):
-        pass
-
-    armed = False
-
-    def handler(*_: object) -> None:
-        nonlocal armed
-        if armed:
-            armed = False
-            raise Leave
-
     exactly = not PYPY and sys.version_info >= (3, 11)
-    old = signal.signal(signal.SIGALRM, handler)
-    try:
-        with rings.Ring(32) as ring:
-            table = inflight.InFlight(ring)
-            for turn in range(400):
-                calls: list[list[int]] = [[] for _ in range(16)]
-                for call in calls:
-                    if kind == "nop":
-                        table.start(ops.prep_nop, handler=call.insert)
-                    else:
-                        table.start(ops.prep_poll_add, 1 << 20, 1, handler=call.insert)  # -EBADF
-                ring.submit()
-                try:
-                    armed = True
-                    signal.setitimer(signal.ITIMER_REAL, (1 + turn % 50) * 1e-6)
-                    while armed:
-                        answer(table)
-                        if len(table) == 0 and all(calls):
-                            armed = False
-                except Leave:
-                    figures["signals"] += 1
-                armed = False
-                answer(table)
-                counts = {len(call) for call in calls}
-                assert counts == {1} if exactly else counts <= {1, 2}, (turn, counts)
-                assert len(table) == 0
-                figures["operations"] += 16
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, old)
+    with rings.Ring(32) as ring, Strikes() as strikes:
+        table = inflight.InFlight(ring)
+        for turn in range(400):
+            calls: list[list[int]] = [[] for _ in range(16)]
+            for call in calls:
+                if kind == "nop":
+                    table.start(ops.prep_nop, handler=call.insert)
+                else:
+                    table.start(ops.prep_poll_add, 1 << 20, 1, handler=call.insert)  # -EBADF
+            ring.submit()
+            try:
+                strikes.arm((1 + turn % 50) * 1e-6)
+                while strikes.armed and not (len(table) == 0 and all(calls)):
+                    answer(table)
+                strikes.disarm()
+            except Leave:
+                figures["signals"] += 1
+            answer(table)
+            counts = {len(call) for call in calls}
+            assert counts == {1} if exactly else counts <= {1, 2}, (turn, counts)
+            assert len(table) == 0
+            figures["operations"] += 16
 
 
 @needs_few_moments
