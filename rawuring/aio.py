@@ -41,11 +41,17 @@ class IoUringEventLoop(Uncopyable, asyncio.SelectorEventLoop):
     their word; the numbers that come through add_reader() and add_writer() it has checked by the kernel.
     """
 
+    #: Until __init__ is through: asyncio's __del__ closes what is open.
+    _closed = True
+
     def __init__(self, selector: selectors.BaseSelector | None = None) -> None:
         """Make a loop.
 
         Args: selector is used instead of IoUringSelector(trusting=True), if given.
+        Raises: TypeError for what is no selector.
         """
+        if selector is not None and not callable(getattr(selector, "select", None)):
+            raise TypeError(f"selector={selector!r}: a selector is wanted, as the module selectors has them")
         super().__init__(IoUringSelector(trusting=True) if selector is None else selector)
 
     @property

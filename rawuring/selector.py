@@ -111,7 +111,8 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
             word: register() and modify() then make no system call for them either. A number that cannot be
             watched is reported as ready instead of being refused, and one that was closed is silent; one
             that was closed and used again between register() and the next select() is the new file's.
-        Raises: Unavailable with the cause, without fallback; ValueError for an unknown strategy.
+        Raises: Unavailable with the cause, without fallback; TypeError, ValueError for an unknown strategy
+            and for entries that are no number from 1 to 32768.
         Threads: any; the first select() binds it to a thread.
         Since: 5.1; 5.6 for an epoll set, 6.15 for one system call with it
         """
@@ -1496,6 +1497,12 @@ STRATEGIES: dict[str, type[EpollWait] | type[PollAdd]] = {
 
 def _choose(wanted: str | None, fallback: bool, entries: int) -> Strategy:
     """Create the first strategy that works here, and let it know why."""
+    if wanted is not None and not isinstance(wanted, str):
+        raise TypeError(f"strategy={wanted!r}: a name is wanted, one of {', '.join(STRATEGIES)}")
+    if not hasattr(entries, "__index__"):
+        raise TypeError(f"entries={entries!r}: the size of the ring is wanted, an int")
+    if not 1 <= entries <= 32768:
+        raise ValueError(f"entries={entries!r}: the size of the ring lies between 1 and 32768")
     strategy: Strategy
     if wanted in _STDLIB:
         strategy = Stdlib(_STDLIB[wanted])

@@ -387,6 +387,16 @@ def test_loop_that_is_forgotten_then_nothing_on_stderr(make):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_loop_that_could_not_be_made_then_the_reason_and_nothing_from_its_finalizer(recwarn):
+    with pytest.raises(TypeError, match="selector='x': a selector is wanted"):
+        aio.IoUringEventLoop("x")
+    main = "import rawuring.aio as aio\ntry: aio.new_event_loop()\nexcept RuntimeWarning: print('refused')"
+    done = python("-W", "error", "-c", FILTER + main, hex(DENIED[0]))
+    if done.returncode == 77:
+        pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
+    assert (done.stdout, done.stderr) == ("refused\n", "")
+
+
 def left_over(use) -> int:
     """Count what only the collector frees."""
     for _ in range(2):
