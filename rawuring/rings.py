@@ -1091,9 +1091,11 @@ class Ring(Uncopyable):
         self._break()
         try:
             self._register(uapi.IORING_REGISTER_RESIZE_RINGS, argument.address, 1)
-        except OSError as error:
-            if syscalls.is_of_kernel(error):
+        except BaseException as error:
+            if isinstance(error, OSError) and syscalls.is_of_kernel(error):
                 self._mend()  # nothing was moved
+            else:  # a signal handler's: nobody knows
+                self._map_what_is_there()
             raise
         self._map_again(uapi.io_uring_params.unpack(argument.read()))
         self._mend()

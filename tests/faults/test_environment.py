@@ -103,6 +103,11 @@ def test_enter_fails_with_any_errno_then_nothing_is_lost(waiting):
             figures["operations"] += 5
 
 
+def registered(ring):
+    """Return what is registered; a refusal of ours is not known to be the kernel's, and leaves more held."""
+    return {key: value for key, value in ring.resources.items() if key[0] != "unsure"}
+
+
 @needs_ring
 def test_register_fails_with_any_errno_then_an_oserror_with_advice(monkeypatch):
     calls = [
@@ -124,7 +129,7 @@ def test_register_fails_with_any_errno_then_an_oserror_with_advice(monkeypatch):
                 with pytest.raises(OSError, match=r".") as caught:
                     call(ring)
                 assert caught.value.errno == code
-                assert not ring.resources
+                assert registered(ring) == {}
                 figures["faults injected"] += 1
         monkeypatch.undo()
         ops.prep_nop(ring.get_sqe(), 1)
@@ -158,7 +163,7 @@ def test_taking_back_a_registration_fails_with_any_errno_then_its_memory_stays_h
                 with pytest.raises(OSError, match=r".") as caught:
                     call(ring)
                 assert caught.value.errno == code
-                assert ring.resources == before
+                assert registered(ring) == before
                 figures["faults injected"] += 1
         monkeypatch.undo()
         register.unregister_buffers(ring)
