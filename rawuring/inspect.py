@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: MIT
 # pyright: basic
-"""Look at the rings of a process: ``python -m rawuring.inspect PID``.
+"""Look at the rings of a process, or of all: ``python -m rawuring.inspect PID``, ``--all``.
 
 What it is: a reader of /proc/PID/fdinfo. Does this program use io_uring, how full are its rings, what does it
-poll, what is registered, does a kernel thread submit for it? As text or JSON. Mirrors: nothing; lsof(8) and
-ss(8) are its relatives.
+poll, what is registered, does a kernel thread submit for it, and what of that is unusual? As text or JSON,
+once or again and again. Mirrors: nothing; lsof(8), ss(8) and top(1) are its relatives.
 Must not know: rings of its own; it only reads files, and changes nothing.
-Invariant: what a kernel does not tell is None in the data and "not told" in the text, never a zero.
+Invariant: what a kernel does not tell is None in the data and "not told" in the text, never a zero; a process
+that ends while it is looked at is no error, and what may not be read is counted.
 Read next: DESIGN.md.
 
 What the kernels tell (io_uring/fdinfo.c):
@@ -20,6 +21,10 @@ SqHead is what the application sees, CachedSqHead what the kernel has really tak
 of a request that waits for its descriptor, but not the descriptor. The lists are left out while somebody
 holds the ring's lock. A ring with several descriptors (each mmap of Python before 3.13 keeps one) is
 recognised by its inode where rings have inodes of their own; on older kernels each descriptor is shown.
+
+Of the flags of a ring, only those show that leave a trace: SQPOLL by its thread, CQE32 and SQE128 by the form
+of entries that wait, NAPI. Memory is what /proc/PID/maps says is mapped. That also shows rings whose
+descriptor was closed after it was registered; for --all only processes with a descriptor are read so closely.
 """
 
 from __future__ import annotations
@@ -28,13 +33,17 @@ import errno
 import os
 import re
 import sys
+from functools import lru_cache
+from typing import NamedTuple
 
 from . import command, uapi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Any
+
+    Rows = dict[tuple[Any, ...], tuple[str, ...]]
 
 RING_LINK = "anon_inode:[io_uring]"
 PROC = "/proc"
@@ -50,8 +59,9 @@ def parse_fdinfo(text: str) -> dict[str, Any]:
     Args: text is the content of /proc/PID/fdinfo/FD.
     Returns: sq and cq with head, tail, entries, used, cached (None where the kernel does not tell);
         sq_thread, sq_cpu; user_files and user_bufs with their number and what is listed; polls, opcode ->
-        number; overflow, the user_data of CQEs that wait for room; waiting_sqes and waiting_cqes; and raw,
-        every line of the form "Name: value" that was found.
+        number, and polls_woken, how many of them have an event that their task was not told of yet; overflow,
+        the user_data of CQEs that wait for room; waiting_sqes and waiting_cqes; flags, those that can be
+        told; and raw, every line of the form "Name: value" that was found.
     """
     raw, lists = _split(text)
     return {
@@ -66,8 +76,10 @@ def parse_fdinfo(text: str) -> dict[str, Any]:
         "user_files": {"count": _number(raw.get("UserFiles")), "listed": lists.get("UserFiles", [])},
         "user_bufs": {"count": _number(raw.get("UserBufs")), "listed": lists.get("UserBufs", [])},
         "polls": _polls(lists.get("PollList")) if "PollList" in raw else None,
+        "polls_woken": _woken(lists.get("PollList", [])) if "PollList" in raw else None,
         "overflow": _overflow(lists.get("CqOverflowList", [])) if "CqOverflowList" in raw else None,
         "napi": raw.get("NAPI"),
+        "flags": _flags(raw, lists),
         "raw": raw,
     }
 
@@ -118,6 +130,21 @@ def _polls(lines: list[str] | None) -> dict[str, int]:
     return found
 
 
+def _woken(lines: list[str]) -> int:
+    return sum(1 for line in lines if re.search(r"\btask_works=[1-9]", line))
+
+
+def _flags(raw: dict[str, str], lists: dict[str, list[str]]) -> list[str]:
+    """Name the flags that leave a trace; that one is missing says nothing."""
+    traces = {
+        "SQPOLL": _thread(raw.get("SqThread")) is not None,
+        "SQE128": any(re.search(r"\be0:0x", line) for line in lists.get("SQEs", [])),
+        "CQE32": any("extra1:" in line for line in lists.get("CQEs", [])),
+        "NAPI": raw.get("NAPI", "disabled") not in ("disabled", ""),
+    }
+    return [name for name, there in traces.items() if there]
+
+
 def _overflow(lines: list[str]) -> list[int]:
     return [int(found[1]) for found in (re.search(r"user_data=(\d+)", line) for line in lines) if found]
 
@@ -125,50 +152,72 @@ def _overflow(lines: list[str]) -> list[int]:
 # ------------------------------------------------------------------------------------------------------
 # Processes
 
+#: What it means that a file of /proc is not there any more.
+_ENDED = (errno.ENOENT, errno.ESRCH)
+
 
 def rings_of(pid: int | str, proc: str = PROC) -> list[dict[str, Any]]:
     """Read all rings of a process.
 
     Args: pid is a number or "self"; proc is where procfs is mounted.
-    Returns: parse_fdinfo() of each ring, with "fd" and "other_fds".
+    Returns: parse_fdinfo() of each ring, with "fd", "other_fds" and "inode".
     Raises: OSError: ENOENT when there is no such process, EACCES when we may not look.
     Lifetime: none.
     """
     folder = f"{proc}/{pid}/fd"
     found: list[dict[str, Any]] = []
     by_inode: dict[int, dict[str, Any]] = {}
-    for fd in sorted(map(int, os.listdir(folder))):
+    for fd in sorted(_ring_descriptors(folder)):
         try:
-            if os.readlink(f"{folder}/{fd}") != RING_LINK:
-                continue
             with open(f"{proc}/{pid}/fdinfo/{fd}", encoding="ascii", errors="replace") as file:
                 ring = {"fd": fd, "other_fds": [], **parse_fdinfo(file.read())}
-            inode = os.stat(f"{folder}/{fd}").st_ino
-            first = ring if inode == _shared_inode() else by_inode.setdefault(inode, ring)
-            if first is ring:
-                found.append(ring)
-            else:
-                first["other_fds"].append(fd)
-        except FileNotFoundError:
-            continue  # closed in the meantime, or the descriptor of our own listing
+            inode = _number(ring["raw"].get("ino"))
+            if inode is None:  # told since 5.14
+                inode = os.stat(f"{folder}/{fd}").st_ino
+        except OSError as error:
+            if error.errno in _ENDED:
+                continue  # closed in the meantime
+            raise
+        own = inode if inode != _shared_inode() else None
+        ring["inode"] = own
+        first = ring if own is None else by_inode.setdefault(own, ring)
+        if first is ring:
+            found.append(ring)
+        else:
+            first["other_fds"].append(fd)
     return found
 
 
+def _ring_descriptors(folder: str) -> list[int]:
+    found = []
+    for name in os.listdir(folder):
+        try:
+            if os.readlink(f"{folder}/{name}") == RING_LINK:
+                found.append(int(name))
+        except OSError as error:
+            if error.errno not in _ENDED:
+                raise
+    return found
+
+
+@lru_cache(maxsize=1)
 def _shared_inode() -> int:
     """Return the inode that descriptors without one of their own share; rings were among them."""
     import select
 
-    if not hasattr(select, "epoll"):
+    try:
+        with select.epoll() as one:
+            return os.fstat(one.fileno()).st_ino
+    except (AttributeError, OSError):
         return -1
-    with select.epoll() as one:
-        return os.fstat(one.fileno()).st_ino
 
 
 def look_at(pid: int | str, proc: str = PROC) -> dict[str, Any]:
     """Find out whether a process uses io_uring, and how.
 
     Args: as rings_of().
-    Returns: pid, name, rings, and error: None, or a sentence that says why there is no answer.
+    Returns: pid, name, rings, and error: None, or a sentence that says why there is no answer. Where there is
+        an answer, also what details() finds.
     Lifetime: none.
     """
     report: dict[str, Any] = {"pid": pid, "name": _name(pid, proc), "rings": [], "error": None}
@@ -176,7 +225,169 @@ def look_at(pid: int | str, proc: str = PROC) -> dict[str, Any]:
         report["rings"] = rings_of(pid, proc)
     except OSError as error:
         report["error"] = explain(error, pid)
-    return report
+        return report
+    return {**report, **details(pid, report["rings"], proc)}
+
+
+def details(pid: int | str, rings: list[dict[str, Any]], proc: str = PROC) -> dict[str, Any]:
+    """Read what belongs to the process of some rings, and add to each ring what is found elsewhere.
+
+    Args: rings are those of rings_of(); each gets "mapped", the bytes of it that the process has mapped, and
+        "sqpoll": None, or state and cpu_s of its thread.
+    Returns: command, uid, user, container (None for none that is known), pinned (bytes of memory that cannot
+        be moved, registered buffers among them), workers (number, blocked and cpu_s of io-wq's threads),
+        without_descriptor (mapped rings, inode -> bytes, that no descriptor belongs to), and unread: the
+        files of /proc that could not be read.
+    Lifetime: none.
+    """
+    unread: list[str] = []
+
+    def read(name: str) -> str:
+        try:
+            with open(f"{proc}/{pid}/{name}", encoding="utf-8", errors="backslashreplace") as file:
+                return file.read()
+        except OSError as error:
+            unread.append(f"{name}: {error.strerror}")
+            return ""
+
+    status = dict(re.findall(r"^(\w+):\t(.*)$", read("status"), re.MULTILINE))
+    uid = _number((status.get("Uid") or "x").split()[0])
+    mapped = _mapped(read("maps"))
+    threads = _threads(f"{proc}/{pid}/task", unread)
+    could_map = not any(each.startswith("maps:") for each in unread)
+    for ring in rings:
+        ring["mapped"] = mapped.get(ring["inode"], 0) if could_map and ring["inode"] is not None else None
+        ring["sqpoll"] = _sqpoll(ring["sq_thread"], threads, proc)
+    known = {ring["inode"] for ring in rings} | {_shared_inode()}
+    return {
+        "command": read("cmdline").replace("\0", " ").strip() or None,
+        "uid": uid,
+        "user": None if uid is None else _user(uid),
+        "container": container_of(read("cgroup")),
+        "pinned": _kilobytes(status.get("VmPin")),
+        "workers": _workers(threads) if threads is not None else None,
+        "without_descriptor": {inode: size for inode, size in mapped.items() if inode not in known},
+        "unread": unread,
+    }
+
+
+def _kilobytes(text: str | None) -> int | None:
+    number = _number((text or "x").split()[0])
+    return None if number is None else number * 1024
+
+
+def _mapped(maps: str) -> dict[int, int]:
+    """Return inode -> bytes of the rings that a process has mapped."""
+    found: dict[int, int] = {}
+    for line in maps.splitlines():
+        if line.endswith(RING_LINK):
+            where, _, _, _, inode = line.split()[:5]
+            start, _, end = where.partition("-")
+            found[int(inode)] = found.get(int(inode), 0) + int(end, 16) - int(start, 16)
+    return found
+
+
+class _Thread(NamedTuple):
+    name: str
+    state: str
+    cpu_s: float
+
+
+def _threads(folder: str, unread: list[str]) -> dict[int, _Thread] | None:
+    try:
+        numbers = [int(name) for name in os.listdir(folder)]
+    except OSError as error:
+        unread.append(f"task: {error.strerror}")
+        return None
+    found = {number: _read_thread(f"{folder}/{number}/stat") for number in numbers}
+    return {number: thread for number, thread in found.items() if thread}
+
+
+def _read_thread(path: str) -> _Thread | None:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            head, _, rest = file.read().rpartition(")")
+        fields = rest.split()
+        ticks = int(fields[11]) + int(fields[12])
+        return _Thread(head.partition("(")[2], fields[0], ticks / os.sysconf("SC_CLK_TCK"))
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def _sqpoll(number: int | None, threads: dict[int, _Thread] | None, proc: str) -> dict[str, Any] | None:
+    """Return what the thread of a ring does; before 5.12 it is none of the process, but the kernel's own."""
+    if number is None:
+        return None
+    thread = (threads or {}).get(number) or _read_thread(f"{proc}/{number}/stat")
+    if thread is None or not thread.name.startswith(("iou-sqp", "io_uring-sq")):
+        return {"state": None, "cpu_s": None}
+    return {"state": thread.state, "cpu_s": thread.cpu_s}
+
+
+def _workers(threads: dict[int, _Thread]) -> dict[str, Any]:
+    found = [thread for thread in threads.values() if thread.name.startswith("iou-wrk")]
+    blocked = sum(1 for thread in found if thread.state == "D")
+    return {"number": len(found), "blocked": blocked, "cpu_s": sum(thread.cpu_s for thread in found)}
+
+
+@lru_cache(maxsize=1024)
+def _user(uid: int) -> str | None:
+    try:
+        import pwd
+
+        return pwd.getpwuid(uid).pw_name
+    except (ImportError, KeyError, OSError):
+        return None
+
+
+_RUNTIMES = ("kubepods", "docker", "libpod", "containerd", "crio", "buildkit", "garden")
+
+
+def container_of(cgroup: str) -> str | None:
+    """Say in which container a process is, as far as its control group tells.
+
+    Args: cgroup is the content of /proc/PID/cgroup.
+    Returns: kind and the first 12 characters of the name, such as "docker 0123456789ab"; None for none known.
+    """
+    identified = re.search(r"[0-9a-f]{64}", cgroup)
+    if identified:
+        kind = next((name for name in _RUNTIMES if name in cgroup), "container")
+        return f"{kind} {identified[0][:12]}"
+    named = re.search(r"/(lxc)(?:\.payload\.|/)([^/\n]+)|/(machine)-([^/\n]+)\.scope", cgroup)
+    return f"{named[1] or named[3]} {(named[2] or named[4])[:12]}" if named else None
+
+
+def inventory(proc: str = PROC) -> dict[str, Any]:
+    """List every process that has a ring.
+
+    Returns: processes, as look_at() reports them; counts of all processes, of those with_rings, of rings, of
+        those that ended meanwhile, and of those that were unreadable; unreadable, reason -> number.
+    Raises: OSError where there is no /proc.
+    Lifetime: none.
+    """
+    found: list[dict[str, Any]] = []
+    reasons: dict[str, int] = {}
+    counts = {"processes": 0, "with_rings": 0, "rings": 0, "ended": 0, "unreadable": 0}
+    for pid in all_processes(proc):
+        counts["processes"] += 1
+        try:
+            if not _ring_descriptors(f"{proc}/{pid}/fd"):
+                continue
+            rings = rings_of(pid, proc)
+        except OSError as error:
+            if error.errno in _ENDED:
+                counts["ended"] += 1
+            else:
+                counts["unreadable"] += 1
+                reason = explain(error, "PID")
+                reasons[reason] = reasons.get(reason, 0) + 1
+            continue
+        if rings:
+            base = {"pid": pid, "name": _name(pid, proc), "rings": rings, "error": None}
+            found.append({**base, **details(pid, rings, proc)})
+            counts["with_rings"] += 1
+            counts["rings"] += len(rings)
+    return {"processes": found, "counts": counts, "unreadable": reasons}
 
 
 def explain(error: OSError, pid: int | str) -> str:
@@ -191,8 +402,10 @@ def explain(error: OSError, pid: int | str) -> str:
             f"may not look at process {pid}: it belongs to somebody else, or has made itself undumpable. "
             "Ask as its user, or as root (the right is the one to ptrace it: CAP_SYS_PTRACE)"
         )
-    if error.errno in (errno.ENOENT, errno.ESRCH):
+    if error.errno in _ENDED:
         return f"there is no process {pid} (any more), or /proc is mounted with hidepid"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"{error.strerror}: no descriptor is free to read /proc (ulimit -n)"
     return f"process {pid}: {error.strerror}"
 
 
@@ -232,39 +445,231 @@ def descendants(pid: int, proc: str = PROC) -> list[int]:
 
 
 # ------------------------------------------------------------------------------------------------------
-# The command
+# What is unusual
+
+
+class Oddity(NamedTuple):
+    """Something that a healthy ring does not show for long."""
+
+    what: str
+    means: str
+    do: str
+    page: str
+
+
+_PAGES = {
+    "queues": "docs/concepts.md, Two queues",
+    "calls": "docs/concepts.md, Three system calls, and mmap",
+    "memory": "docs/concepts.md, How long memory must live",
+    "overflow": "docs/confusions.md, 6. CQ overflow is told in the SQ",
+    "indices": "docs/confusions.md, 4. Who writes which index",
+    "sqpoll": "docs/faq.md, Do I need SQPOLL?",
+    "polls": "docs/faq.md, Why does POLL_ADD report a descriptor only once?",
+    "workers": "docs/faq.md, What are the iou-wrk threads?",
+    "life": "docs/concepts.md, Life of a request",
+}
+
+
+def unusual(
+    ring: dict[str, Any], before: dict[str, Any] | None = None, process: dict[str, Any] | None = None
+) -> list[Oddity]:
+    """Find what is unusual about a ring.
+
+    Args: ring as look_at() reports it; before is the same ring a moment earlier: only then can be told what
+        stands still. process is the report that the ring is part of.
+    Returns: nothing for a healthy ring.
+    """
+    found = list(_odd_queues(ring, before)) + list(_odd_polls(ring, before))
+    polled = ring.get("sqpoll")
+    if polled and polled["state"] is None:
+        found.append(Oddity(
+            "its SQPOLL thread is gone", "nobody takes its entries any more", "close the ring",
+            _PAGES["sqpoll"],
+        ))  # fmt: skip
+    elif before and _grew(ring, before, "sq_total_us") and not _grew(ring, before, "sq_work_us"):
+        found.append(Oddity(
+            "its SQPOLL thread spins without work", "it takes a CPU, and finds no entries",
+            "choose a shorter sq_thread_idle, or go without SQPOLL", _PAGES["sqpoll"],
+        ))  # fmt: skip
+    workers = (process or {}).get("workers")
+    if workers and workers["blocked"]:
+        found.append(Oddity(
+            f"{workers['blocked']} of {workers['number']} io-wq workers of the process are blocked (state D)",
+            "the requests that they run wait for a disk or a network file system",
+            "look at that file system; IORING_REGISTER_IOWQ_MAX_WORKERS limits them", _PAGES["workers"],
+        ))  # fmt: skip
+    return found
+
+
+def _grew(ring: dict[str, Any], before: dict[str, Any], key: str) -> bool:
+    return (ring[key] or 0) > (before[key] or 0)
+
+
+def _odd_queues(ring: dict[str, Any], before: dict[str, Any] | None) -> Iterator[Oddity]:
+    for key, name in (("sq", "SQ"), ("cq", "CQ")):
+        used, entries = ring[key]["used"], ring[key]["entries"]
+        if used is not None and entries is not None and used > entries:
+            yield Oddity(
+                f"the {name} says that {used} of its {entries} entries are used",
+                "a head or a tail was overwritten: shared memory is damaged", "close the ring; look for a "
+                "program that writes an index which is the other side's", _PAGES["indices"],
+            )  # fmt: skip
+    if _is_full(ring["sq"]):
+        yield Oddity(
+            "the SQ is full", "the program has published entries that the kernel has not taken: without "
+            "SQPOLL, it has not called io_uring_enter since; with SQPOLL, the thread sleeps or is busy",
+            "submit before the next entry, or ask for a larger ring", _PAGES["queues"],
+        )  # fmt: skip
+    elif _stands_still(ring, before, "sq"):
+        yield Oddity(
+            f"{ring['sq']['used']} entries of the SQ wait, and none was taken meanwhile",
+            "they were published, but io_uring_enter was not called", "call submit()", _PAGES["life"],
+        )  # fmt: skip
+    if ring["overflow"]:
+        yield Oddity(
+            f"the CQ overflows: {len(ring['overflow'])} CQEs wait in the kernel for room",
+            "completions come faster than the program reaps them; multishot requests end", "reap more often, "
+            "or ask for a larger CQ (IORING_SETUP_CQSIZE)", _PAGES["overflow"],
+        )  # fmt: skip
+    elif _is_full(ring["cq"]):
+        yield Oddity(
+            "the CQ is full", "the next completion overflows", "reap; or ask for a larger CQ "
+            "(IORING_SETUP_CQSIZE)", _PAGES["overflow"],
+        )  # fmt: skip
+    elif _stands_still(ring, before, "cq"):
+        yield Oddity(
+            f"{ring['cq']['used']} CQEs wait, and none was reaped meanwhile",
+            "the program is busy elsewhere, or has forgotten its ring", "find out what its thread does "
+            "(/proc/PID/stack, py-spy)", _PAGES["life"],
+        )  # fmt: skip
+
+
+def _is_full(queue: dict[str, int | None]) -> bool:
+    return queue["entries"] is not None and queue["used"] == queue["entries"]
+
+
+def _stands_still(ring: dict[str, Any], before: dict[str, Any] | None, key: str) -> bool:
+    queue = ring[key]
+    return bool(before and queue["used"] and before[key]["used"] and queue["head"] == before[key]["head"])
+
+
+def _odd_polls(ring: dict[str, Any], before: dict[str, Any] | None) -> Iterator[Oddity]:
+    if before is None:
+        return
+    if ring["polls_woken"] and before["polls_woken"]:
+        yield Oddity(
+            f"{ring['polls_woken']} polls hang: their events came, and are not delivered",
+            "the thread that started them runs no task work: it does not enter the kernel, or (with "
+            "DEFER_TASKRUN) does not wait on this ring", "find out what that thread does", _PAGES["polls"],
+        )  # fmt: skip
+    if ring["polls"] is None and before["polls"] is None:
+        yield Oddity(
+            "somebody held the ring's lock, twice", "a thread submits or waits all the time, or is stuck in "
+            "io_uring_enter", "look again; then at /proc/PID/task/*/stack", _PAGES["calls"],
+        )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------
+# As text
 
 
 def describe(report: dict[str, Any]) -> str:
     """Turn what look_at() returned into text."""
-    who = f"{report['pid']}" + (f" ({report['name']})" if report["name"] else "")
+    who = f"{report['pid']}" + (f" ({_printable(report['name'])})" if report["name"] else "")
     if report["error"]:
         return f"{who}: unknown: {report['error']}\n"
-    if not report["rings"]:
-        return f"{who}: no io_uring (a ring that was registered and then closed is not seen here)\n"
+    closed = report.get("without_descriptor") or {}
+    also = f", and {len(closed)} whose descriptor was closed, mapped all the same" if closed else ""
     count = len(report["rings"])
-    text = f"{who}: uses io_uring, {count} ring{'s' if count > 1 else ''}\n"
-    return text + "".join(map(_describe_ring, report["rings"]))
+    if not report["rings"] and not closed:
+        return f"{who}: no io_uring (a ring that was registered, closed and never mapped is not seen here)\n"
+    text = f"{who}: uses io_uring, {count} ring{'s' if count != 1 else ''}{also}\n{_describe_process(report)}"
+    return text + "".join(_describe_ring(ring) for ring in report["rings"])
+
+
+def _printable(text: str) -> str:
+    """Escape what a terminal would obey: the name and the arguments of a process are whatever it wants."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
+def _describe_process(report: dict[str, Any]) -> str:
+    lines = []
+    if report.get("command"):
+        lines.append(f"command: {_printable(report['command'])}")
+    if report.get("uid") is not None:
+        lines.append(f"user: {report['user'] or report['uid']}")
+    if report.get("container"):
+        lines.append(f"container: {_printable(report['container'])}")
+    if report.get("pinned") is not None:
+        lines.append(f"pinned memory: {_size(report['pinned'])}")
+    workers = report.get("workers")
+    if workers is not None:
+        lines.append(f"io-wq workers: {workers['number']}, {workers['cpu_s']:.2f} s of CPU time")
+    if report.get("unread"):
+        lines.append(f"could not be read: {'; '.join(report['unread'])}")
+    return "".join(f"  {line}\n" for line in lines)
+
+
+def _size(number: int | None) -> str:
+    """Write a number of bytes for people."""
+    if number is None:
+        return "not told"
+    for unit in ("B", "KiB", "MiB"):
+        if number < 1024 or unit == "MiB":
+            break
+        number //= 1024
+    return f"{number} {unit}"
 
 
 def _describe_ring(ring: dict[str, Any]) -> str:
     others = f", also {', '.join(map(str, ring['other_fds']))}" if ring["other_fds"] else ""
-    lines = [f"  descriptor {ring['fd']}{others}"]
-    lines.append(f"    submission queue: {_fill(ring['sq'])}")
-    lines.append(f"    completion queue: {_fill(ring['cq'])}{_waiting(ring['overflow'])}")
-    polls = ring["polls"]
-    if polls is None:
-        lines.append("    waits for descriptors: not told (somebody holds the ring's lock)")
-    else:
-        named = ", ".join(f"{number} x {name}" for name, number in sorted(polls.items()))
-        lines.append(f"    waits for descriptors: {named or 'none'}")
+    flags = f" ({', '.join(ring['flags'])})" if ring["flags"] else ""
+    lines = [f"  descriptor {ring['fd']}{others}{flags}"]
+    lines += [f"    {name}: {value}" for name, value, _, _ in _figures(ring)]
+    for key, what in (("user_files", "files"), ("user_bufs", "buffers")):
+        lines += [f"      {what[:-1]} {_printable(line)}" for line in ring[key]["listed"]]
+    lines += [f"    unusual: {odd.what}" for odd in unusual(ring)]
+    return "\n".join(lines) + "\n"
+
+
+def _figures(ring: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    """Yield each figure: its name, the value, what it means, and the page that treats it."""
+    yield (
+        "submission queue", _fill(ring["sq"]),
+        "entries that the program has published by moving the tail, and the kernel has not taken",
+        _PAGES["queues"],
+    )  # fmt: skip
+    yield (
+        "completion queue", _fill(ring["cq"]) + _waiting(ring["overflow"]),
+        "completions that the kernel has put there, and that the program has not reaped; those that do not "
+        "fit wait in the kernel", _PAGES["overflow"],
+    )  # fmt: skip
+    named = ", ".join(f"{number} x {name}" for name, number in sorted((ring["polls"] or {}).items()))
+    yield (
+        "waits for descriptors",
+        "not told (somebody holds the ring's lock)" if ring["polls"] is None else named or "none",
+        "requests in flight that wait until a descriptor is ready, by operation; which one is not told",
+        _PAGES["polls"],
+    )  # fmt: skip
     for key, what in (("user_files", "registered files"), ("user_bufs", "registered buffers")):
         count = ring[key]["count"]
-        lines.append(f"    {what}: {'not told' if count is None else count}")
-        lines += [f"      {line}" for line in ring[key]["listed"]]
+        yield (
+            what, "not told" if count is None else str(count),
+            "slots of the table that the ring holds on to, until it is unregistered or the ring is gone",
+            _PAGES["memory"],
+        )  # fmt: skip
+    if ring.get("mapped") is not None:
+        yield (
+            "memory", f"{_size(ring['mapped'])} mapped",
+            "the two mappings: the words with the CQEs, and the SQEs; a process that got the descriptor from "
+            "another one has mapped nothing", _PAGES["calls"],
+        )  # fmt: skip
     if ring["sq_thread"] is not None:
-        lines.append(f"    SQPOLL: thread {ring['sq_thread']}{_busy(ring)}")
-    return "\n".join(lines) + "\n"
+        yield (
+            "SQPOLL", f"thread {ring['sq_thread']}{_busy(ring)}",
+            "a thread of the kernel that takes the entries, so that the program need not enter it",
+            _PAGES["sqpoll"],
+        )  # fmt: skip
 
 
 def _fill(queue: dict[str, int | None]) -> str:
@@ -279,10 +684,127 @@ def _waiting(overflow: list[int] | None) -> str:
 
 
 def _busy(ring: dict[str, Any]) -> str:
-    cpu = "" if ring["sq_cpu"] is None else f" on CPU {ring['sq_cpu']}"
-    if not ring["sq_total_us"]:
-        return cpu
-    return f"{cpu}, {ring['sq_work_us']} of {ring['sq_total_us']} us at work"
+    text = "" if ring["sq_cpu"] is None else f" on CPU {ring['sq_cpu']}"
+    if ring["sq_total_us"]:
+        text += f", {ring['sq_work_us']} of {ring['sq_total_us']} us at work"
+    polled = ring.get("sqpoll")
+    return text + (f", {polled['cpu_s']:.2f} s of CPU time" if polled and polled["cpu_s"] is not None else "")
+
+
+def explain_ring(
+    ring: dict[str, Any], before: dict[str, Any] | None = None, process: dict[str, Any] | None = None
+) -> str:
+    """Say what each figure of a ring means, what of it is unusual, and which page treats it.
+
+    Args: as unusual().
+    """
+    lines = [f"descriptor {ring['fd']}"]
+    for name, value, means, page in _figures(ring):
+        lines += [f"  {name}: {value}", f"    {means}", f"    see {page}"]
+    odd = unusual(ring, before, process)
+    for each in odd:
+        lines += [f"  UNUSUAL: {each.what}", f"    it means: {each.means}", f"    do: {each.do}"]
+        lines.append(f"    see {each.page}")
+    if not odd:
+        when = "in two looks" if before else "in one look; what stands still shows in two"
+        lines.append(f"  nothing unusual {when}")
+    return "\n".join(lines) + "\n"
+
+
+# ------------------------------------------------------------------------------------------------------
+# The inventory, once and again
+
+_COLUMNS = ("PID", "FD", "USER", "CONTAINER", "SQ", "CQ", "OVFL", "PENDING", "FILES", "BUFS", "MEMORY",
+            "SQPOLL", "IO-WQ", "FLAGS", "COMMAND")  # fmt: skip
+
+
+def _rows_of(processes: Iterable[dict[str, Any]]) -> Rows:
+    """Return a row of text for each ring, by what it is known by: pid, descriptor and inode."""
+    found: Rows = {}
+    for report in processes:
+        workers = report.get("workers")
+        for ring in report["rings"]:
+            polled = ring.get("sqpoll")
+            found[report["pid"], ring["fd"], ring["inode"]] = (
+                str(report["pid"]), str(ring["fd"]),
+                _printable(report["user"] or str("?" if report["uid"] is None else report["uid"])),
+                _printable(report["container"] or "-"), _short(ring["sq"]), _short(ring["cq"]),
+                _or_unknown(ring["overflow"] and len(ring["overflow"]), ring["overflow"] is None),
+                _or_unknown(sum((ring["polls"] or {}).values()), ring["polls"] is None),
+                _or_unknown(ring["user_files"]["count"]), _or_unknown(ring["user_bufs"]["count"]),
+                "?" if ring["mapped"] is None else _size(ring["mapped"]).replace(" ", ""),
+                "-" if not polled else "gone" if polled["cpu_s"] is None else f"{polled['cpu_s']:.2f}s",
+                "?" if workers is None else str(workers["number"]), ",".join(ring["flags"]) or "-",
+                _printable(report["command"] or report["name"] or "?"),
+            )  # fmt: skip
+    return found
+
+
+def _short(queue: dict[str, int | None]) -> str:
+    return "?" if queue["used"] is None else f"{queue['used']}/{_or_unknown(queue['entries'])}"
+
+
+def _or_unknown(number: Any, unknown: bool = False) -> str:
+    return "?" if unknown or number is None else str(number or 0)
+
+
+def _table(rows: Rows, before: Rows | None = None, width: int = 0) -> list[str]:
+    """Return the lines of a table.
+
+    Args: before are the rows a moment earlier: what changed is shown bold. width cuts the lines; 0 does not.
+    """
+    widths = [max(map(len, column)) for column in zip(_COLUMNS, *rows.values())]
+    lines = [_line(_COLUMNS, widths, width, ())]
+    for key, row in rows.items():
+        old = (before or {}).get(key, ("",) * len(row))
+        lines.append(_line(row, widths, width, old if before is not None else ()))
+    return lines
+
+
+def _line(cells: tuple[str, ...], widths: list[int], width: int, old: tuple[str, ...]) -> str:
+    line, shown = "", 0
+    for index, cell in enumerate(cells):
+        text = (cell if index == len(cells) - 1 else cell.ljust(widths[index])) + " "
+        if width:
+            text = text[: max(width - shown, 0)]
+        shown += len(text)
+        line += f"\x1b[1m{text}\x1b[0m" if old and old[index] != cell else text
+    return line.rstrip()
+
+
+def _summary(found: dict[str, Any]) -> list[str]:
+    """Say how much of the machine was seen."""
+    counts = found["counts"]
+    seen = f"{counts['processes']} processes, {counts['with_rings']} with io_uring; rings: {counts['rings']}"
+    lines = [seen]
+    if counts["ended"]:
+        lines[0] += f"; {counts['ended']} ended meanwhile"
+    for reason, number in found["unreadable"].items():
+        lines.append(f"{number} could not be looked at: {reason}")
+    missing = sum(1 for report in found["processes"] if report.get("unread"))
+    if missing:
+        one = next(report for report in found["processes"] if report.get("unread"))
+        example = f"{one['pid']}: {one['unread'][0]}"
+        lines.append(f"of {missing} not everything could be read, for example {example}")
+    return lines
+
+
+def _changes(rows: Rows, before: Rows) -> list[str]:
+    """Say in plain lines what is new, what changed and what is gone."""
+    lines = []
+    for key, row in rows.items():
+        named = [f"{name} {value}" for name, value in zip(_COLUMNS, row)]
+        if key not in before:
+            lines.append("+ " + " ".join(named))
+        elif before[key] != row:
+            differ = [f"{text} (was {old})" for text, new, old in zip(named, row, before[key]) if new != old]
+            lines.append(f"  {named[0]} {named[1]}: {', '.join(differ)}")
+    lines += [f"- PID {row[0]} FD {row[1]}: gone" for key, row in before.items() if key not in rows]
+    return lines
+
+
+# ------------------------------------------------------------------------------------------------------
+# The command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -291,6 +813,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args: arguments are the command line's by default.
     Returns: the exit code: 0 when at least one ring was found, 1 when none, 4 when it could not be told.
     """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if bool(options.pid) == options.all:
+        parser.error("name processes, or say --all")
+    for pid in options.pid:
+        if pid != "self" and not pid.isdecimal():
+            parser.error(f"{pid!r} is neither a number nor self")
+    if options.explain and (options.all or options.watch is not None):
+        parser.error("--explain is for one look at processes that are named")
+    if options.watch is not None and not 0 <= options.watch < 1e6:
+        parser.error(f"--watch {options.watch}: the seconds between two looks are expected")
+    try:
+        if options.watch is not None:
+            return _watch(options)
+        found = _collect(options)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE):
+            raise
+        print(f"rawuring.inspect: cannot list /proc: {explain(error, 'self')}", file=sys.stderr)
+        return 4
+    _print(found, options)
+    return _exit_code(found)
+
+
+def _parser() -> Any:
     import argparse
 
     parser = argparse.ArgumentParser(
@@ -298,49 +845,122 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog="Exit code: 0 a ring was found, 1 none, 2 wrong usage, 4 none, but not all could be seen.",
     )  # fmt: skip
     parser.add_argument("pid", nargs="*", help="process numbers, or self")
-    parser.add_argument("--all", action="store_true", help="every process; only those with rings are shown")
+    parser.add_argument("--all", action="store_true", help="every process that has a ring, as a table")
     parser.add_argument("--children", action="store_true", help="the children of the processes as well")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args(arguments)
-    if bool(options.pid) == options.all:
-        parser.error("name processes, or say --all")
-    for pid in options.pid:
-        if pid != "self" and not pid.isdecimal():
-            parser.error(f"{pid!r} is neither a number nor self")
-    try:
-        reports = _collect(options)
-    except OSError as error:
-        print(f"rawuring.inspect: {explain(error, 'self')}", file=sys.stderr)
-        return 4
-    _print(reports, options)
-    if any(report["rings"] for report in reports):
+    parser.add_argument("--explain", action="store_true", help="look twice, and say what each figure means")
+    parser.add_argument(
+        "--watch", metavar="SECONDS", nargs="?", type=float, const=2.0,
+        help="look again and again: a page on a terminal, else a line for each change (default: 2)",
+    )  # fmt: skip
+    parser.add_argument("--count", metavar="N", type=int, default=0, help="with --watch: end after N looks")
+    parser.add_argument("--json", action="store_true", help="data; with --watch, one object on each line")
+    return parser
+
+
+def _exit_code(found: dict[str, Any]) -> int:
+    if any(report["rings"] or report.get("without_descriptor") for report in found["processes"]):
         return 0
-    return 4 if any(report["error"] for report in reports) else 1
+    unknown = found["counts"]["unreadable"] or any(report["error"] for report in found["processes"])
+    return 4 if unknown else 1
 
 
-def _collect(options: Any) -> list[dict[str, Any]]:
-    pids: list[int | str] = list(all_processes()) if options.all else []
+def _collect(options: Any) -> dict[str, Any]:
+    """Look at everything that was asked for; the same form for all processes and for some."""
+    if options.all:
+        return inventory()
+    pids: list[int] = []
     for pid in options.pid:
         number = os.getpid() if pid == "self" else int(pid)
         pids += descendants(number) if options.children else [number]
-    return [look_at(pid) for pid in pids]
+    reports = [look_at(pid) for pid in dict.fromkeys(pids)]
+    found = [report for report in reports if report["rings"]]
+    counts = {"processes": len(reports), "with_rings": len(found), "ended": 0}
+    counts["rings"] = sum(len(report["rings"]) for report in found)
+    counts["unreadable"] = sum(1 for report in reports if report["error"])
+    return {"processes": reports, "counts": counts, "unreadable": {}}
 
 
-def _print(reports: list[dict[str, Any]], options: Any) -> None:
+def _print(found: dict[str, Any], options: Any) -> None:
     if options.json:
         import json
 
-        print(json.dumps({"schema": 1, "processes": reports}, indent=1))
-        return
-    hidden = sum(1 for report in reports if report["error"])
-    for report in reports:
-        if not options.all or report["rings"]:
+        print(json.dumps({"schema": 1, **_with_oddities(found)}, indent=1 if options.watch is None else None))
+    elif options.all:
+        rows = _rows_of(found["processes"])
+        print(*(_table(rows) if rows else []), *_summary(found), sep="\n")
+    elif options.explain:
+        _print_explained(found, options)
+    else:
+        for report in found["processes"]:
             sys.stdout.write(describe(report))
-    if options.all:
-        print(f"{len(reports)} processes, {sum(bool(report['rings']) for report in reports)} with io_uring")
-        if hidden:
-            reason = next(report["error"] for report in reports if report["error"])
-            print(f"{hidden} could not be looked at, for example: {reason}")
+
+
+def _with_oddities(found: dict[str, Any]) -> dict[str, Any]:
+    for report in found["processes"]:
+        for ring in report["rings"]:
+            ring["unusual"] = [odd._asdict() for odd in unusual(ring, None, report)]
+    return found
+
+
+def _print_explained(found: dict[str, Any], options: Any) -> None:
+    """Look once more, a moment later, so that what stands still shows."""
+    import time
+
+    time.sleep(_MOMENT_S)
+    before = {report["pid"]: {ring["fd"]: ring for ring in report["rings"]} for report in found["processes"]}
+    for report in _collect(options)["processes"]:
+        if report["error"] or not report["rings"]:
+            sys.stdout.write(describe(report))
+            continue
+        print(f"{report['pid']} ({_printable(report['name'] or '?')})")
+        sys.stdout.write(_describe_process(report))
+        for ring in report["rings"]:
+            earlier = before.get(report["pid"], {}).get(ring["fd"])
+            sys.stdout.write(explain_ring(ring, earlier, report))
+
+
+_MOMENT_S = 0.2
+
+
+def _watch(options: Any) -> int:
+    """Look again and again, until interrupted or as often as was asked for."""
+    import time
+
+    page = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb" and not options.json
+    before: Rows | None = None
+    looks = 0
+    while True:
+        found = _collect(options)
+        rows = _rows_of(report for report in found["processes"] if report["rings"])
+        if options.json:
+            _print(found, options)
+        elif page:
+            _print_page(found, rows, before)
+        else:
+            now = time.strftime("%H:%M:%S")
+            print(*(f"{now} {line}\n" for line in _changes(rows, before or {})), sep="", end="")
+            if before is None:
+                print(*(f"{now} {line}" for line in _summary(found)), sep="\n")
+        sys.stdout.flush()
+        before = rows
+        looks += 1
+        if looks == options.count:
+            return _exit_code(found)
+        time.sleep(options.watch)
+
+
+def _print_page(found: dict[str, Any], rows: Rows, before: Rows | None) -> None:
+    """Draw from the top left corner, each line to its end, so that nothing flickers."""
+    import shutil
+    import time
+
+    width, height = shutil.get_terminal_size()
+    head = [f"{time.strftime('%H:%M:%S')} {line}"[:width] for line in _summary(found)]
+    gone = [line[:width] for line in _changes(rows, before or {}) if line.startswith("- ")]
+    lines = [*head, "", *_table(rows, before, width), *gone]
+    if len(lines) >= height:
+        lines = [*lines[: max(height - 2, 1)], f"... and {len(lines) - height + 2} lines more"]
+    sys.stdout.write("\x1b[H" + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J")
 
 
 if __name__ == "__main__":

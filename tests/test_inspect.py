@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -245,14 +248,392 @@ def test_command_line_when_used_wrongly_then_a_usage_error(capsys):
 
 
 @pytest.mark.parametrize(
-    ("reports", "code"),
+    ("reports", "unreadable", "code"),
     [
-        ([{"rings": [1], "error": None}, {"rings": [], "error": "no"}], 0),
-        ([{"rings": [], "error": "no"}, {"rings": [], "error": None}], 4),
-        ([{"rings": [], "error": None}], 1),
+        ([{"rings": [1], "error": None}, {"rings": [], "error": "no"}], 1, 0),
+        ([{"rings": [], "error": "no"}, {"rings": [], "error": None}], 1, 4),
+        ([{"rings": [], "error": None}], 0, 1),
+        ([{"rings": [], "error": None, "without_descriptor": {5: 4096}}], 0, 0),
+        ([], 3, 4),
     ],
 )
-def test_exit_code_then_found_or_cannot_tell_or_none(monkeypatch, reports, code):
-    monkeypatch.setattr(inspect, "_collect", lambda options: reports)
+def test_exit_code_then_found_or_cannot_tell_or_none(monkeypatch, reports, unreadable, code):
+    found = {"processes": reports, "counts": {"unreadable": unreadable}, "unreadable": {}}
+    monkeypatch.setattr(inspect, "_collect", lambda options: found)
     monkeypatch.setattr(inspect, "_print", lambda reports, options: None)
     assert inspect.main(["1"]) == code
+
+
+# ------------------------------------------------------------------------------------------------------
+# The inventory, of a made-up host
+
+DOCKER = "0::/system.slice/docker-" + "0123456789ab" + "c" * 52 + ".scope\n"
+MAPS = (
+    "7f00-8f00 rw-s 00000000 00:10 2749    anon_inode:[io_uring]\n"
+    "1000000-1002000 rw-s 10000000 00:10 2749    anon_inode:[io_uring]\n"
+    "2000000-2001000 rw-s 00000000 00:10 77    anon_inode:[io_uring]\n"
+    "3000000-3001000 rw-s 00000000 00:10 2749    /dev/zero\n"
+)
+STATUS = "Name:\tx\nUid:\t4000123\t4000123\t4000123\t4000123\nVmPin:\t      16 kB\n"
+
+
+def thread(name, state, ticks):
+    return f"1 ({name}) {state} 1 1 1 0 -1 64 0 0 0 0 {ticks} 0 0 0 20 0 3 0 1 2 3"
+
+
+@pytest.fixture
+def host(proc):
+    """Add a process with everything, and one whose files cannot be read."""
+    (proc / "10" / "fdinfo" / "5").write_text(V6_1.replace("SqThread:\t-1", "SqThread:\t31"))
+    (proc / "10" / "status").write_text(STATUS)
+    (proc / "10" / "cmdline").write_bytes(b"prog\0--evil=\x1b[2J\0")
+    (proc / "10" / "cgroup").write_text(DOCKER)
+    (proc / "10" / "maps").write_text(MAPS)
+    tick = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+    for number, stat in (
+        (10, thread("one", "S", 0)), (31, thread("iou-sqp-10", "S", 2 * tick)),
+        (32, thread("iou-wrk-10", "D", tick)), (33, thread("iou-wrk-10", "S", tick)),
+    ):  # fmt: skip
+        (proc / "10" / "task" / str(number)).mkdir(parents=True)
+        (proc / "10" / "task" / str(number) / "stat").write_text(stat)
+    (proc / "20" / "fd" / "3").symlink_to(inspect.RING_LINK)
+    (proc / "20" / "fdinfo" / "3").write_text(V6_18.replace("SqMask", "ino:\t99\nSqMask", 1))
+    return proc
+
+
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="what /proc tells on Linux")
+
+
+@linux
+def test_inventory_then_every_figure_of_each_ring(host):
+    found = inspect.inventory(str(host))
+    assert found["counts"] == {"processes": 4, "with_rings": 2, "rings": 2, "ended": 0, "unreadable": 0}
+    one, other = found["processes"]
+    assert (one["pid"], one["name"], one["uid"], one["user"]) == (10, "one", 4000123, None)
+    assert one["command"] == "prog --evil=\x1b[2J"
+    assert one["container"] == "docker 0123456789ab"
+    assert one["pinned"] == 16 * 1024
+    assert one["workers"] == {"number": 2, "blocked": 1, "cpu_s": 2.0}
+    assert one["without_descriptor"] == {77: 0x1000}
+    assert one["unread"] == []
+    (ring,) = one["rings"]
+    assert (ring["inode"], ring["mapped"]) == (2749, 0x1000 + 0x2000)
+    assert ring["sqpoll"] == {"state": "S", "cpu_s": 2.0}
+    assert ring["flags"] == ["SQPOLL"]
+    # What is not there is None, and is named; the inventory goes on.
+    assert (other["pid"], other["user"], other["container"], other["pinned"]) == (20, None, None, None)
+    assert other["rings"][0]["mapped"] is None and other["workers"] is None
+    assert {each.partition(":")[0] for each in other["unread"]} == {
+        "status", "maps", "task", "cmdline", "cgroup",
+    }  # fmt: skip
+
+
+@linux
+def test_inventory_when_processes_end_or_refuse_then_they_are_counted(host, monkeypatch):
+    real = os.listdir
+
+    def listdir(path):
+        if str(path).endswith("/11/fd"):
+            raise ProcessLookupError(errno.ESRCH, "No such process")
+        if str(path).endswith("/12/fd"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    found = inspect.inventory(str(host))
+    assert found["counts"] == {"processes": 4, "with_rings": 2, "rings": 2, "ended": 1, "unreadable": 1}
+    ((reason, number),) = found["unreadable"].items()
+    assert number == 1 and "CAP_SYS_PTRACE" in reason
+
+
+@linux
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ESRCH])
+def test_ring_when_it_goes_between_two_looks_then_it_is_none(host, monkeypatch, number):
+    import builtins
+
+    real = builtins.open
+
+    def vanish(path, *arguments, **options):
+        if "fdinfo" in str(path):
+            raise OSError(number, "gone")
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "open", vanish)
+    assert inspect.rings_of(10, str(host)) == []
+    assert inspect.inventory(str(host))["counts"]["rings"] == 0
+
+
+@linux
+@pytest.mark.leakcheck
+def test_inventory_of_this_host_then_nothing_is_left_behind():
+    found = inspect.inventory()
+    assert found["counts"]["processes"] >= 1
+    assert len(found["processes"]) == found["counts"]["with_rings"]
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "container"),
+    [
+        ("0::/\n", None),
+        ("0::/system.slice/docker.service\n", None),
+        ("0::/user.slice/user-0.slice/session-1.scope\n", None),
+        (DOCKER, "docker 0123456789ab"),
+        ("5:devices:/docker/" + "a" * 64 + "\n0::/\n", "docker aaaaaaaaaaaa"),
+        ("0::/kubepods.slice/p.slice/cri-containerd-" + "b" * 64 + ".scope\n", "kubepods bbbbbbbbbbbb"),
+        ("0::/machine.slice/libpod-" + "c" * 64 + ".scope/container\n", "libpod cccccccccccc"),
+        ("0::/lxc.payload.web/init.scope\n", "lxc web"),
+        ("0::/machine.slice/machine-web.scope/payload\n", "machine web"),
+        ("0::/" + "d" * 64 + "\n", "container dddddddddddd"),
+    ],
+)  # fmt: skip
+def test_container_then_kind_and_name(cgroup, container):
+    assert inspect.container_of(cgroup) == container
+
+
+@pytest.fixture
+def command_on(host, monkeypatch, capsys):
+    """Run the command on the made-up host."""
+
+    def run(*arguments):
+        for function in ("inventory", "look_at", "descendants"):
+            real = getattr(inspect, function)
+            if not hasattr(real, "func"):
+                partial = functools.partial(real, proc=str(host))
+                monkeypatch.setattr(inspect, function, partial)
+        code = inspect.main([str(each) for each in arguments])
+        return code, capsys.readouterr().out
+
+    return run
+
+
+@linux
+def test_all_then_a_table_that_a_terminal_can_show(command_on):
+    code, out = command_on("--all")
+    lines = out.splitlines()
+    assert code == 0
+    assert lines[0].split() == list(inspect._COLUMNS)
+    assert lines[1].split()[:12] == [
+        "10", "5", "4000123", "docker", "0123456789ab", "0/8", "0/16", "0", "1", "0", "0", "12KiB",
+    ]  # fmt: skip
+    assert lines[1].endswith(r"2.00s  2     SQPOLL prog --evil=\x1b[2J")
+    assert lines[2].split()[:4] == ["20", "3", "?", "-"] and lines[2].endswith(" else")
+    assert lines[3] == "4 processes, 2 with io_uring; rings: 2"
+    assert "of 1 not everything could be read, for example 20: status" in lines[4]
+    assert "\x1b" not in out
+
+
+@linux
+def test_all_as_json_then_the_processes_with_rings_and_the_counts(command_on):
+    code, out = command_on("--all", "--json")
+    data = json.loads(out)
+    assert code == 0 and data["schema"] == 1
+    assert [each["pid"] for each in data["processes"]] == [10, 20]
+    assert data["counts"]["processes"] == 4 and data["unreadable"] == {}
+    assert [each["what"] for each in data["processes"][1]["rings"][0]["unusual"]] == [
+        "the CQ overflows: 2 CQEs wait in the kernel for room",
+        "its SQPOLL thread is gone",
+    ]
+
+
+@linux
+def test_explain_then_each_figure_what_is_unusual_and_where_it_is_written(command_on, monkeypatch):
+    monkeypatch.setattr(inspect, "_MOMENT_S", 0)
+    code, out = command_on("10", "20", "11", "--explain")
+    assert code == 0
+    for fact in (
+        "10 (one)", "command: prog --evil=\\x1b[2J", "container: docker 0123456789ab",
+        "submission queue: 0 of 8", "memory: 12 KiB mapped", "SQPOLL: thread 31", "2.00 s of CPU time",
+        "io-wq workers: 2, 2.00 s of CPU",
+        "UNUSUAL: 1 of 2 io-wq workers of the process are blocked", "UNUSUAL: the CQ overflows: 2 CQEs",
+        "UNUSUAL: 2 entries of the SQ wait, and none was taken meanwhile", "11 (two) (x): no io_uring",
+        "see docs/confusions.md, 6. CQ overflow is told in the SQ",
+    ):  # fmt: skip
+        assert fact in out, fact
+    assert "\x1b" not in out
+
+
+@linux
+def test_watch_without_a_terminal_then_a_line_for_each_change(command_on, host, monkeypatch):
+    later = iter([
+        lambda: (host / "10" / "fdinfo" / "5").write_text(V6_1.replace("SqTail:\t1", "SqTail:\t3")),
+        lambda: None,
+        lambda: (host / "20" / "fd" / "3").unlink(),
+    ])  # fmt: skip
+    monkeypatch.setattr("time.sleep", lambda seconds: next(later)())
+    monkeypatch.setattr("time.strftime", lambda form: "12:00:00")
+    code, out = command_on("--all", "--watch", "7", "--count", "4")
+    assert code == 0
+    lines = [line.partition(" ")[2] for line in out.splitlines()]
+    assert [line[:14] for line in lines[:2]] == ["+ PID 10 FD 5 ", "+ PID 20 FD 3 "]
+    assert lines[2] == "4 processes, 2 with io_uring; rings: 2"
+    assert lines[4:] == [
+        "  PID 10 FD 5: SQ 2/8 (was 0/8), SQPOLL - (was 2.00s), FLAGS - (was SQPOLL)",
+        "- PID 20 FD 3: gone",
+    ]
+
+
+@linux
+def test_watch_as_json_then_an_object_on_each_line(command_on, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    _, out = command_on("10", "--watch", "0", "--count", "3", "--json")
+    assert [json.loads(line)["processes"][0]["pid"] for line in out.splitlines()] == [10, 10, 10]
+
+
+@linux
+def test_watch_on_a_terminal_then_a_page_that_fits_and_what_changed_is_bold(command_on, host, monkeypatch):
+    change = (host / "10" / "fdinfo" / "5").write_text
+    monkeypatch.setattr("time.sleep", lambda seconds: change(V6_1.replace("SqTail:\t1", "SqTail:\t3")))
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((40, 7)))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    _, out = command_on("--all", "--watch", "--count", "2")
+    first, second = out.split("\x1b[H")[1:]
+    for page in (first, second):
+        lines = re.sub(r"\x1b\[[0-9]*[mKJ]", "", page).splitlines()
+        assert len(lines) <= 6 and max(map(len, lines)) <= 40
+    assert "\x1b[1m" not in first
+    assert "\x1b[1m2/8" in second
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--all", "--explain"), ("1", "--explain", "--watch"), ("1", "--watch", "-1"), ("1", "--watch", "nan")],
+    ids=" ".join,
+)
+def test_command_line_when_options_do_not_go_together_then_a_usage_error(arguments, capsys):
+    with pytest.raises(SystemExit) as left:
+        inspect.main(arguments)
+    assert left.value.code == 2
+    capsys.readouterr()
+
+
+def test_command_when_there_is_no_proc_then_4_and_one_line(monkeypatch, capsys):
+    def refuse(path):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    assert inspect.main(["--all"]) == 4
+    error = capsys.readouterr().err
+    assert error.startswith("rawuring.inspect: cannot list /proc: ") and error.count("\n") == 1
+
+
+# ------------------------------------------------------------------------------------------------------
+# What is unusual
+
+
+def ring_of(text, **changed):
+    ring = {"fd": 3, "other_fds": [], "inode": 1, "mapped": 0, "sqpoll": None, **inspect.parse_fdinfo(text)}
+    return {**ring, **changed}
+
+
+FULL = V6_1.replace("SqTail:\t1", "SqTail:\t9")
+DAMAGED = V6_1.replace("SqTail:\t1", "SqTail:\t900")
+WAITS = V6_1.replace("SqTail:\t1", "SqTail:\t2")
+CQ_FULL = V6_1.replace("CqTail:\t0\nCached", "CqTail:\t16\nCached")
+CQ_WAITS = V6_1.replace("CqTail:\t0\nCached", "CqTail:\t3\nCached")
+OVERFLOWS = CQ_FULL + "  user_data=5, res=0, flags=0\n"
+WOKEN = V6_1.replace("task_works=0", "task_works=1")
+LOCKED = V6_1.partition("UserFiles")[0]
+SPINS = V6_1.replace("UserFiles", "SqTotalTime:\t500\nSqWorkTime:\t20\nUserFiles")
+
+
+@pytest.mark.parametrize(
+    ("text", "before", "what"),
+    [
+        (V6_1, V6_1, None),
+        (V5_10, V5_10, None),
+        (FULL, None, "the SQ is full"),
+        (DAMAGED, None, "the SQ says that 899 of its 8 entries are used"),
+        (WAITS, None, None),
+        (WAITS, V6_1, None),
+        (WAITS, WAITS, "1 entries of the SQ wait"),
+        (CQ_FULL, None, "the CQ is full"),
+        (OVERFLOWS, None, "the CQ overflows: 1 CQEs"),
+        (CQ_WAITS, None, None),
+        (CQ_WAITS, CQ_WAITS, "3 CQEs wait, and none was reaped"),
+        (WOKEN, None, None),
+        (WOKEN, V6_1, None),
+        (WOKEN, WOKEN, "1 polls hang"),
+        (LOCKED, V6_1, None),
+        (LOCKED, LOCKED, "somebody held the ring's lock"),
+        (SPINS.replace("500", "900"), SPINS, "its SQPOLL thread spins without work"),
+        (SPINS.replace("500", "900").replace("20", "30"), SPINS, None),
+    ],
+)
+def test_unusual_then_it_is_found_and_a_healthy_ring_has_nothing(text, before, what):
+    ring, earlier = ring_of(text), before and ring_of(before)
+    found = inspect.unusual(ring, earlier)
+    assert [odd.what[: len(what or "")] for odd in found] == ([what] if what else [])
+    explained = inspect.explain_ring(ring, earlier)
+    assert ("UNUSUAL" in explained) is bool(what)
+    assert ("nothing unusual" in explained) is not bool(what)
+
+
+def test_unusual_when_the_sqpoll_thread_is_gone_then_it_is_found():
+    ring = ring_of(V6_1, sq_thread=31, sqpoll={"state": None, "cpu_s": None})
+    assert [odd.what for odd in inspect.unusual(ring)] == ["its SQPOLL thread is gone"]
+
+
+@pytest.mark.parametrize("page", sorted(set(inspect._PAGES.values())))
+def test_pages_then_they_have_such_a_section(page):
+    file, _, heading = page.partition(", ")
+    root = Path(__file__).resolve().parent.parent
+    assert f"\n## {heading}\n" in (root / file).read_text(encoding="utf-8")
+
+
+# ------------------------------------------------------------------------------------------------------
+# This kernel, as a whole
+
+
+@pytest.mark.requires_io_uring
+def test_details_of_this_process_then_memory_and_user_are_those_of_other_sources():
+    with rings.Ring(64) as ring:
+        report = inspect.look_at("self")
+        (mine,) = (r for r in report["rings"] if ring.fileno() in (r["fd"], *r["other_fds"]))
+        assert report["uid"] == os.getuid()
+        assert str(sys.executable).rpartition("/")[2][:4] in report["command"]
+        assert report["unread"] == []
+        if mine["inode"] is not None:
+            assert mine["mapped"] >= 64 * 64 + 128 * 16  # SQEs and CQEs
+            assert mine["mapped"] % 4096 == 0
+    text = inspect.describe(report)
+    assert "memory" in text and "user: " in text
+
+
+@pytest.mark.requires_io_uring
+def test_ring_with_an_overflow_then_it_is_told_as_unusual():
+    with rings.Ring(2, flags=uapi.IORING_SETUP_CQSIZE, cq_entries=2) as ring:
+        for _ in range(4):
+            ops.prep_nop(ring.get_sqe(), user_data=1)
+            ring.submit()
+        report = inspect.look_at("self")
+        (mine,) = (r for r in report["rings"] if ring.fileno() in (r["fd"], *r["other_fds"]))
+        if mine["overflow"] is None:
+            pytest.skip("CqOverflowList in fdinfo (5.17)")
+        assert [odd.what for odd in inspect.unusual(mine)] == [
+            "the CQ overflows: 2 CQEs wait in the kernel for room"
+        ]
+        assert len(ring.reap()) == 4
+
+
+UNPRIVILEGED = """
+import contextlib, io, os, sys
+sys.path.insert(0, sys.argv[1])
+from rawuring import inspect
+with contextlib.redirect_stdout(io.StringIO()):
+    inspect.main(["--all"])  # imports what nobody may not read, perhaps
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+sys.exit(inspect.main(["--all"]))
+"""
+
+
+@linux
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="root, to become somebody else")
+def test_all_as_nobody_then_what_may_not_be_read_is_counted():
+    root = os.path.dirname(os.path.dirname(inspect.__file__))
+    done = subprocess.run(
+        [sys.executable, "-c", UNPRIVILEGED, root], capture_output=True, text=True, timeout=60, cwd="/"
+    )
+    assert done.stderr == ""
+    assert done.returncode in (0, 4)
+    assert "could not be looked at: may not look at process" in done.stdout

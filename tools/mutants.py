@@ -977,6 +977,31 @@ MUTANTS = (
         '    differ = [f"{name}: added" for name in present - set(listed) - {SUMS}]\n', "    differ = []\n",
         "tests/test_vendor.py -k check_against",
     ),
+    Mutant(
+        "a process that ends meanwhile is an error", "rawuring/inspect.py",
+        "            if error.errno in _ENDED:\n                counts", "            if error.errno == 0:\n                counts",
+        "tests/test_inspect.py -k end_or_refuse",
+    ),
+    Mutant(
+        "a ring that is closed meanwhile is an error", "rawuring/inspect.py",
+        "            if error.errno in _ENDED:\n                continue  # closed",
+        "            if error.errno == errno.ENOENT:\n                continue  # closed",
+        "tests/test_inspect.py -k between_two_looks",
+    ),
+    Mutant(
+        "a process can write on the terminal of who looks", "rawuring/inspect.py",
+        "    return \"\".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)", "    return text",
+        "tests/test_inspect.py -k terminal_can_show",
+    ),
+    Mutant(
+        "memory of somebody else's mapping", "rawuring/inspect.py",
+        "        if line.endswith(RING_LINK):", "        if line.split()[4:5]:", "tests/test_inspect.py -k every_figure",
+    ),
+    Mutant(
+        "a hung poll in one look", "rawuring/inspect.py",
+        'if ring["polls_woken"] and before["polls_woken"]:', 'if ring["polls_woken"]:',
+        "tests/test_inspect.py -k unusual_then",
+    ),
     # (end of inventory and copies)
     # Promises: signals and threads
     Mutant(
