@@ -409,7 +409,7 @@ MUTANTS = (
     ),
     Mutant(
         "debug mode takes a token twice", "rawuring/debug.py",
-        "        elif self._outstanding[user_data]:\n            found = ", "        elif False:\n            found = ",
+        "        elif user_data in self._outstanding:\n            found = ", "        elif False:\n            found = ",
         "tests/test_request_memory.py -k used_twice",
     ),
     Mutant(
