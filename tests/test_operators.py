@@ -16,8 +16,8 @@ import os
 import subprocess
 
 import pytest
-from test_probe import FILTER, LINUX, MAIN, run, tell
-from test_probe_denied import ERRNO, KILL, filtered
+from test_probe import BECOME_NOBODY, FILTER, LINUX, MAIN, WARM, run, tell
+from test_probe_denied import ENVIRONMENTS, ERRNO, KILL, filtered
 
 from rawuring import profiles, remedies, report, survey
 
@@ -253,3 +253,55 @@ def test_profile_that_is_none_then_usage_error_and_the_reason(tmp_path, content,
 def test_two_questions_at_once_then_usage_error():
     for arguments in (("--fix", "--forbid"), ("--profile", "fio", "--fix"), ("--as", "0", "--unprivileged")):
         assert tell(*arguments).returncode == 2
+
+
+# ------------------------------------------------------------------------------------------------------
+# Each question in each environment
+
+QUESTIONS = (
+    ["--fix"], ["--fix", "--json"], ["--profile", "libuv"], ["--profile", "aio", "--json"], ["--forbid"],
+    ["--forbid", "--json"],
+)  # fmt: skip
+ASK = """
+import contextlib, io, json, sys
+from rawuring import probe
+told = []
+for question in QUESTIONS:
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        code = probe.main(question)
+    told.append((code, out.getvalue()))
+print(json.dumps(told))
+""".replace("QUESTIONS", repr(QUESTIONS))
+
+
+@pytest.mark.parametrize("nobody", [False, True], ids=["root", "nobody"])
+@pytest.mark.parametrize("name", ["usable", *ENVIRONMENTS])
+def test_environment_then_each_question_has_an_answer_and_says_what_is_next(name, nobody):
+    code = ENVIRONMENTS[name][0] if name != "usable" else ""
+    warm = "import contextlib, io, os, sys\nwith contextlib.redirect_stdout(io.StringIO()):\n"
+    warm += "".join(f"    {line}\n" for line in ASK.splitlines())
+    code = "import sys\n" + warm + "probe._cached = None\n" + code.replace(WARM, "")
+    if nobody and BECOME_NOBODY not in code:
+        code += BECOME_NOBODY
+    done = run(code + ASK, "-", RAWURING_DEBUG="0")
+    if done.returncode == 77:
+        pytest.skip("what this environment is made of, or root")
+    assert (done.returncode, done.stderr) == (0, ""), done
+    told = json.loads(done.stdout.splitlines()[-1])
+    for question, (exit_code, text) in zip(QUESTIONS, told):
+        assert exit_code in (0, 1, 3, 4), question
+        if "--json" in question:
+            data = json.loads(text)
+            assert data["verdict"].startswith("io_uring: ") and data["advice"]
+        else:
+            lines = text.splitlines()
+            assert "io_uring: " in lines[0]
+            assert "hint: " in lines[-1] or "nothing to paste: " in lines[-1]
+    for text, data in ((told[0], told[1]), (told[4], told[5])):
+        assert text[0] == data[0]
+        assert json.loads(data[1])["verdict"] in text[1].splitlines()[0]
+    closed = json.loads(told[5][1])["closed"]
+    if name in ("seccomp EPERM", "seccomp ENOSYS", "seccomp EOPNOTSUPP", "seccomp kills"):
+        assert closed is True
+    else:
+        assert closed is not True
