@@ -37,14 +37,16 @@ class Identity(namedtuple("Identity", "uid gid groups")):
 UNPRIVILEGED = Identity(NOBODY, NOBODY, ())
 
 
-def find(user: str) -> Identity:
+def find(user: str | None) -> Identity:
     """Find a user by name or number.
 
-    Args: user is a name, or a number, which need not be known to this machine.
+    Args: user is a name, or a number, which need not be known to this machine; None is nobody, in no group.
     Returns: the user with his groups; a number that is unknown has itself as its only group.
     Raises: ValueError for a name that is unknown.
     Lifetime: none.
     """
+    if user is None:
+        return UNPRIVILEGED
     try:
         import pwd
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 
-from . import command, credentials, forbid, profiles, remedies, report, survey
+from . import command, report, survey
 from .report import MISSING, NOT_USABLE, SCHEMA, UNKNOWN, USABLE, USAGE, as_dict, library, verdict
 from .survey import Capabilities, Finding, prove
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import argparse
     from typing import Any
 
+    from .profiles import Row
     from .rings import Ring
     from .survey import Answer
 
@@ -134,6 +135,47 @@ def main(arguments: list[str] | None = None, ring: Ring | None = None) -> int:
         tell.
     Lifetime: none.
     """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    required = tuple(item.strip() for item in options.require.split(",") if item.strip())
+    # What is not asked for is not imported: in a zip each file is compiled at each start.
+    rows: tuple[Row, ...] = ()
+    whom = None
+    try:
+        for item in required:
+            report.check(item)
+        if options.fix:
+            from . import remedies
+
+            remedies.check(options.fix)
+        if options.profile is not None:
+            from . import profiles
+
+            options.profile, rows = profiles.load(options.profile)
+        if options.user is not None or options.unprivileged:
+            from . import credentials
+
+            whom = credentials.find(options.user)
+        if options.explain is not None:
+            print(*report.explain(options.explain), sep="\n")
+            return USABLE
+        if options.compare:
+            return _compare(*options.compare)
+    except ValueError as error:
+        parser.error(str(error))
+    if options.list:
+        if options.json or options.python:
+            _print_data(report.tables(), options.python)
+        else:
+            report.print_tables()
+        return USABLE
+    if whom is None:
+        return _answer(options, required, rows, ring)
+    _load_all(options)
+    return credentials.run_as(whom, lambda: _answer(options, required, rows, None))
+
+
+def _parser() -> argparse.ArgumentParser:
     import argparse
 
     parser = argparse.ArgumentParser(
@@ -158,50 +200,24 @@ def main(arguments: list[str] | None = None, ring: Ring | None = None) -> int:
     parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="compare two files made with --json")
     modes.add_argument(
         "--fix", nargs="?", const="", metavar="LAYER",
-        help=f"print what to paste for the layer that refused, or for {', '.join(remedies.LAYERS)}",
+        help="print what to paste for the layer that refused, or for seccomp, sysctl, memlock, nofile, lsm",
     )  # fmt: skip
     modes.add_argument(
-        "--profile", metavar="NAME", help=f"what a program needs: {', '.join(profiles.PROFILES)}, or a file"
-    )
+        "--profile", metavar="NAME",
+        help="what a program needs: qemu, libuv, node, tokio, mariadb, postgresql, fio, rawuring, or a file",
+    )  # fmt: skip
     somebody = parser.add_mutually_exclusive_group()
     somebody.add_argument("--as", dest="user", metavar="USER", help="ask as this user would see it (as root)")
     somebody.add_argument("--unprivileged", action="store_true", help="ask as nobody, in no group (as root)")
-    options = parser.parse_args(arguments)
-    required = tuple(item.strip() for item in options.require.split(",") if item.strip())
-    rows: tuple[profiles.Row, ...] = ()
-    whom = credentials.UNPRIVILEGED if options.unprivileged else None
-    try:
-        for item in required:
-            report.check(item)
-        if options.fix and options.fix not in remedies.LAYERS:
-            raise ValueError(f"--fix {options.fix}: the layers are {', '.join(remedies.LAYERS)}")
-        if options.profile is not None:
-            options.profile, rows = profiles.load(options.profile)
-        if options.user is not None:
-            whom = credentials.find(options.user)
-        if options.explain is not None:
-            print(*report.explain(options.explain), sep="\n")
-            return USABLE
-        if options.compare:
-            return _compare(*options.compare)
-    except ValueError as error:
-        parser.error(str(error))
-    if options.list:
-        if options.json or options.python:
-            _print_data(report.tables(), options.python)
-        else:
-            report.print_tables()
-        return USABLE
-    if whom is None:
-        return _answer(options, required, rows, ring)
-    _load_all()
-    return credentials.run_as(whom, lambda: _answer(options, required, rows, None))
+    return parser
 
 
 def _answer(
-    options: argparse.Namespace, required: tuple[str, ...], rows: tuple[profiles.Row, ...], ring: Ring | None
+    options: argparse.Namespace, required: tuple[str, ...], rows: tuple[Row, ...], ring: Ring | None
 ) -> int:
     if options.forbid:
+        from . import forbid
+
         return forbid.tell(_form(options))
     if options.fix is not None:
         return _fix(options)
@@ -210,8 +226,12 @@ def _answer(
     return _run(options, required, ring)
 
 
-def _load_all() -> None:
+def _load_all(options: argparse.Namespace) -> None:
     """Import what is imported late: somebody else may not be able to read it."""
+    if options.forbid:
+        from . import forbid  # noqa: F401
+    elif options.fix is not None:
+        from . import remedies  # noqa: F401
     for name in ("ctypes", "difflib", "mmap", "pprint", "resource", "signal", "warnings", "zlib"):
         try:
             __import__(name)
@@ -220,6 +240,8 @@ def _load_all() -> None:
 
 
 def _fix(options: argparse.Namespace) -> int:
+    from . import remedies
+
     found = capabilities()
     live = prove() if found.usable else {}
     status, cause, advice = report.conclude(found, live)
@@ -234,7 +256,9 @@ def _fix(options: argparse.Namespace) -> int:
     return report.exit_code(status)
 
 
-def _profile(options: argparse.Namespace, rows: tuple[profiles.Row, ...]) -> int:
+def _profile(options: argparse.Namespace, rows: tuple[Row, ...]) -> int:
+    from . import profiles
+
     found = capabilities()
     said = report.verdict(found)
     if options.json or options.python:

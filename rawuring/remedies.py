@@ -164,6 +164,17 @@ def _lsm() -> list[Fix]:
 LAYERS = ("seccomp", "sysctl", "group", "memlock", "nofile", "lsm")
 
 
+def check(layer: str) -> None:
+    """Refuse a layer that fixes() would not know.
+
+    Args: layer is a word of the user's.
+    Raises: ValueError with the layers that there are.
+    Lifetime: none.
+    """
+    if layer not in LAYERS:
+        raise ValueError(f"--fix {layer}: the layers are {', '.join(LAYERS)}")
+
+
 def fixes(layer: str) -> list[Fix]:
     """List what can be pasted for one layer.
 

@@ -142,7 +142,8 @@ import contextlib, io, os, pwd, sys
 from rawuring import command, probe
 with contextlib.redirect_stdout(io.StringIO()):
     probe.main(["-q"])
-probe._load_all()
+import ctypes, difflib, mmap, pprint
+from rawuring import credentials
 try:
     os.setgid(65534)
     os.setuid(65534)
@@ -248,6 +249,14 @@ def test_profile_that_is_none_then_usage_error_and_the_reason(tmp_path, content,
     done = tell("--profile", str(path))
     assert (done.returncode, done.stdout) == (2, "")
     assert word in " ".join(done.stderr.split()), done.stderr
+
+
+def test_help_then_the_layers_and_profiles_that_there_are():
+    text = " ".join(tell("--help").stdout.split())
+    for layer in remedies.LAYERS:
+        assert layer in text or layer == "group"  # which is the sysctl's
+    for name in profiles.PROFILES:
+        assert name in text or name in ("fdmon", "selector", "aio")  # parts of rawuring
 
 
 def test_two_questions_at_once_then_usage_error():
