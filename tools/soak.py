@@ -834,6 +834,28 @@ def wait_for(pid: int) -> int:
     return os.waitpid(pid, 0)[1] | 0x10000
 
 
+def use_a_ring(seconds: float = 0) -> None:
+    """Do what a child does. Also done before the first thread begins.
+
+    The ctypes types that are made here are kept then: in a child of a free-threaded 3.13 the making of a type
+    waits for ever when another thread was making one while this one forked.
+    """
+    r, w = os.pipe()
+    with rings.Ring(8) as ring:
+        table = inflight.InFlight(ring)
+        memory = buffers.allocate(4096)
+        pin = buffers.pin(memory, writable=True)
+        table.start(ops.prep_read, r, pin.address, 4096, -1, holds=(pin,))
+        for _ in range(20):
+            ops.prep_nop(ring.get_sqe(), 0)
+            ring.submit_and_wait(1)
+            table.reap()
+            table.dispatch()
+        time.sleep(seconds)
+    os.close(r)
+    os.close(w)
+
+
 def child(kind: str, w: int) -> None:
     """Let go of what was inherited, use a ring of our own, and leave without a word."""
     code = 1
@@ -841,19 +863,7 @@ def child(kind: str, w: int) -> None:
         os.dup2(w, 3)
         os.closerange(4, 4096)
         os.write(3, b"x")
-        with rings.Ring(8) as ring:
-            table = inflight.InFlight(ring)
-            memory = buffers.allocate(4096)
-            r, _w = os.pipe()
-            pin = buffers.pin(memory, writable=True)
-            table.start(ops.prep_read, r, pin.address, 4096, -1, holds=(pin,))
-            for _ in range(20):
-                ops.prep_nop(ring.get_sqe(), 0)
-                ring.submit_and_wait(1)
-                table.reap()
-            table.dispatch()
-            if kind == "kill":
-                time.sleep(60)
+        use_a_ring(60 if kind == "kill" else 0)
         code = 0
     finally:
         os._exit(code)
@@ -936,8 +946,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     try:
-        with rings.Ring(2) as ring:
-            ring.submit()
+        use_a_ring()
     except OSError as error:
         print(f"soak: io_uring cannot be had here: {error}")
         return 77
