@@ -46,7 +46,8 @@ def check() -> None:
     """Refuse to go on where an io_uring call would end the process.
 
     Without a filter it costs one prctl(), the first time one look into /proc. Under a filter a child makes
-    the three calls once, and later the number of filters is compared.
+    the three calls once, and later the number of filters is compared (before 5.9 the kernel does not tell it,
+    and the first answer counts).
 
     Raises: Unavailable where a filter kills for one of the three calls, or where one is in force and no child
         could be made to find that out.

@@ -72,6 +72,11 @@ def test_filter_that_kills_then_everything_that_falls_back_does(call):
     assert "this machine refused" in text and "this machine's refused" in text
 
 
+@pytest.mark.parametrize("action", [0, 0x00030000], ids=["KILL_THREAD", "TRAP"])
+def test_filter_that_ends_the_process_in_another_way_then_the_same(action):
+    survive(filtered(action) + EVERYTHING)
+
+
 def test_filter_that_kills_where_there_is_no_proc_then_survived_as_well():
     survive(HIDDEN_PROC + filtered(KILL) + EVERYTHING)
 
