@@ -835,11 +835,7 @@ def wait_for(pid: int) -> int:
 
 
 def use_a_ring(seconds: float = 0) -> None:
-    """Do what a child does. Also done before the first thread begins.
-
-    The ctypes types that are made here are kept then: in a child of a free-threaded 3.13 the making of a type
-    waits for ever when another thread was making one while this one forked.
-    """
+    """Do what a child does; done once at the beginning, too, to see whether it can be done here."""
     r, w = os.pipe()
     with rings.Ring(8) as ring:
         table = inflight.InFlight(ring)
