@@ -825,3 +825,27 @@ def test_submit_was_forgotten_in_debug_mode_then_close_says_what_is_dropped(monk
     ops.prep_nop(ring.get_sqe(), 77)
     with pytest.warns(ResourceWarning, match="1 SQEs were queued and never submitted.*nop user_data=77"):
         ring.close()
+
+
+@need_ring
+def test_fork_while_another_thread_has_a_lock_of_ours_then_the_child_needs_none_of_its(monkeypatch):
+    """Free-threaded Python: each dictionary has a lock, and the thread that held it is not in the child."""
+
+    class Locked(dict):
+        def get(self, key):
+            raise AssertionError("would wait for ever")
+
+    rings.Ring(2).close()  # which sees to it that fork() is heard of
+    monkeypatch.setattr(syscalls, "_array_types", Locked())
+    pid = os.fork()
+    if not pid:
+        code = 1
+        try:
+            buffers.ints([1, 2, 3])
+            with rings.Ring(2) as ring:
+                ops.prep_nop(ring.get_sqe(), 7)
+                ring.submit_and_wait(1)
+                code = 0 if [cqe[0] for cqe in ring.reap()] == [7] else 2
+        finally:
+            os._exit(code)
+    assert os.waitpid(pid, 0)[1] == 0
