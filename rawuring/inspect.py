@@ -361,14 +361,18 @@ def inventory(proc: str = PROC) -> dict[str, Any]:
     """List every process that has a ring.
 
     Returns: processes, as look_at() reports them; counts of all processes, of those with_rings, of rings, of
-        those that ended meanwhile, and of those that were unreadable; unreadable, reason -> number.
-    Raises: OSError where there is no /proc.
+        those that ended meanwhile, and of those that were unreadable; unreadable, reason -> number; hidden,
+        whether /proc hides processes: then process 1 is missing.
+    Raises: OSError where there is no /proc, or nothing in it.
     Lifetime: none.
     """
     found: list[dict[str, Any]] = []
     reasons: dict[str, int] = {}
     counts = {"processes": 0, "with_rings": 0, "rings": 0, "ended": 0, "unreadable": 0}
-    for pid in all_processes(proc):
+    pids = list(all_processes(proc))
+    if not pids:
+        raise FileNotFoundError(errno.ENOENT, "no process is listed")
+    for pid in pids:
         counts["processes"] += 1
         try:
             if not _ring_descriptors(f"{proc}/{pid}/fd"):
@@ -387,7 +391,7 @@ def inventory(proc: str = PROC) -> dict[str, Any]:
             found.append({**base, **details(pid, rings, proc)})
             counts["with_rings"] += 1
             counts["rings"] += len(rings)
-    return {"processes": found, "counts": counts, "unreadable": reasons}
+    return {"processes": found, "counts": counts, "unreadable": reasons, "hidden": pids[0] != 1}
 
 
 def explain(error: OSError, pid: int | str) -> str:
@@ -779,6 +783,8 @@ def _summary(found: dict[str, Any]) -> list[str]:
     lines = [seen]
     if counts["ended"]:
         lines[0] += f"; {counts['ended']} ended meanwhile"
+    if found["hidden"]:
+        lines.append("process 1 is not listed: /proc hides what belongs to others (hidepid); ask as root")
     for reason, number in found["unreadable"].items():
         lines.append(f"{number} could not be looked at: {reason}")
     missing = sum(1 for report in found["processes"] if report.get("unread"))
@@ -831,7 +837,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE):
             raise
-        print(f"rawuring.inspect: cannot list /proc: {explain(error, 'self')}", file=sys.stderr)
+        mount = "; mount procfs there" if error.errno == errno.ENOENT and not options.pid else ""
+        print(f"rawuring.inspect: cannot list {PROC}: {error.strerror}{mount}", file=sys.stderr)
         return 4
     _print(found, options)
     return _exit_code(found)
@@ -860,8 +867,8 @@ def _parser() -> Any:
 def _exit_code(found: dict[str, Any]) -> int:
     if any(report["rings"] or report.get("without_descriptor") for report in found["processes"]):
         return 0
-    unknown = found["counts"]["unreadable"] or any(report["error"] for report in found["processes"])
-    return 4 if unknown else 1
+    unread = found["counts"]["unreadable"] or any(report["error"] for report in found["processes"])
+    return 4 if unread or found["hidden"] else 1
 
 
 def _collect(options: Any) -> dict[str, Any]:
@@ -877,7 +884,7 @@ def _collect(options: Any) -> dict[str, Any]:
     counts = {"processes": len(reports), "with_rings": len(found), "ended": 0}
     counts["rings"] = sum(len(report["rings"]) for report in found)
     counts["unreadable"] = sum(1 for report in reports if report["error"])
-    return {"processes": reports, "counts": counts, "unreadable": {}}
+    return {"processes": reports, "counts": counts, "unreadable": {}, "hidden": False}
 
 
 def _print(found: dict[str, Any], options: Any) -> None:

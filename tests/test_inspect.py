@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import test_probe
+import test_probe_denied
 
 from rawuring import inspect, ops, rings, uapi
 
@@ -134,7 +136,8 @@ def test_describe_then_every_fact_is_in_the_text():
 
 @pytest.fixture
 def proc(tmp_path):
-    for pid, name, parent in ((10, "one", 1), (11, "two) (x", 10), (12, "three", 11), (20, "else", 1)):
+    processes = ((1, "init", 0), (10, "one", 1), (11, "two) (x", 10), (12, "three", 11), (20, "else", 1))
+    for pid, name, parent in processes:
         folder = tmp_path / str(pid)
         (folder / "fd").mkdir(parents=True)
         (folder / "fdinfo").mkdir()
@@ -147,7 +150,7 @@ def proc(tmp_path):
 
 def test_descendants_then_children_of_children(proc):
     assert inspect.descendants(10, str(proc)) == [10, 11, 12]
-    assert list(inspect.all_processes(str(proc))) == [10, 11, 12, 20]
+    assert list(inspect.all_processes(str(proc))) == [1, 10, 11, 12, 20]
 
 
 def test_look_at_when_refused_then_the_reason_and_what_to_do(proc, monkeypatch):
@@ -258,7 +261,7 @@ def test_command_line_when_used_wrongly_then_a_usage_error(capsys):
     ],
 )
 def test_exit_code_then_found_or_cannot_tell_or_none(monkeypatch, reports, unreadable, code):
-    found = {"processes": reports, "counts": {"unreadable": unreadable}, "unreadable": {}}
+    found = {"processes": reports, "counts": {"unreadable": unreadable}, "hidden": False}
     monkeypatch.setattr(inspect, "_collect", lambda options: found)
     monkeypatch.setattr(inspect, "_print", lambda reports, options: None)
     assert inspect.main(["1"]) == code
@@ -307,7 +310,7 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="what /p
 @linux
 def test_inventory_then_every_figure_of_each_ring(host):
     found = inspect.inventory(str(host))
-    assert found["counts"] == {"processes": 4, "with_rings": 2, "rings": 2, "ended": 0, "unreadable": 0}
+    assert found["counts"] == {"processes": 5, "with_rings": 2, "rings": 2, "ended": 0, "unreadable": 0}
     one, other = found["processes"]
     assert (one["pid"], one["name"], one["uid"], one["user"]) == (10, "one", 4000123, None)
     assert one["command"] == "prog --evil=\x1b[2J"
@@ -341,7 +344,7 @@ def test_inventory_when_processes_end_or_refuse_then_they_are_counted(host, monk
 
     monkeypatch.setattr(os, "listdir", listdir)
     found = inspect.inventory(str(host))
-    assert found["counts"] == {"processes": 4, "with_rings": 2, "rings": 2, "ended": 1, "unreadable": 1}
+    assert found["counts"] == {"processes": 5, "with_rings": 2, "rings": 2, "ended": 1, "unreadable": 1}
     ((reason, number),) = found["unreadable"].items()
     assert number == 1 and "CAP_SYS_PTRACE" in reason
 
@@ -417,9 +420,18 @@ def test_all_then_a_table_that_a_terminal_can_show(command_on):
     ]  # fmt: skip
     assert lines[1].endswith(r"2.00s  2     SQPOLL prog --evil=\x1b[2J")
     assert lines[2].split()[:4] == ["20", "3", "?", "-"] and lines[2].endswith(" else")
-    assert lines[3] == "4 processes, 2 with io_uring; rings: 2"
+    assert lines[3] == "5 processes, 2 with io_uring; rings: 2"
     assert "of 1 not everything could be read, for example 20: status" in lines[4]
     assert "\x1b" not in out
+
+
+@linux
+def test_all_when_proc_hides_processes_then_it_says_so_and_cannot_tell(command_on, host):
+    for name in ("1", "10", "20"):
+        (host / name).rename(host / f"gone-{name}")
+    code, out = command_on("--all")
+    assert code == 4
+    assert "process 1 is not listed: /proc hides" in out
 
 
 @linux
@@ -428,7 +440,7 @@ def test_all_as_json_then_the_processes_with_rings_and_the_counts(command_on):
     data = json.loads(out)
     assert code == 0 and data["schema"] == 1
     assert [each["pid"] for each in data["processes"]] == [10, 20]
-    assert data["counts"]["processes"] == 4 and data["unreadable"] == {}
+    assert data["counts"]["processes"] == 5 and data["unreadable"] == {}
     assert [each["what"] for each in data["processes"][1]["rings"][0]["unusual"]] == [
         "the CQ overflows: 2 CQEs wait in the kernel for room",
         "its SQPOLL thread is gone",
@@ -465,7 +477,7 @@ def test_watch_without_a_terminal_then_a_line_for_each_change(command_on, host, 
     assert code == 0
     lines = [line.partition(" ")[2] for line in out.splitlines()]
     assert [line[:14] for line in lines[:2]] == ["+ PID 10 FD 5 ", "+ PID 20 FD 3 "]
-    assert lines[2] == "4 processes, 2 with io_uring; rings: 2"
+    assert lines[2] == "5 processes, 2 with io_uring; rings: 2"
     assert lines[4:] == [
         "  PID 10 FD 5: SQ 2/8 (was 0/8), SQPOLL - (was 2.00s), FLAGS - (was SQPOLL)",
         "- PID 20 FD 3: gone",
@@ -621,7 +633,7 @@ import contextlib, io, os, sys
 sys.path.insert(0, sys.argv[1])
 from rawuring import inspect
 with contextlib.redirect_stdout(io.StringIO()):
-    inspect.main(["--all"])  # imports what nobody may not read, perhaps
+    inspect.main(["self"])  # imports what nobody may not read, perhaps
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 sys.exit(inspect.main(["--all"]))
 """
@@ -637,3 +649,38 @@ def test_all_as_nobody_then_what_may_not_be_read_is_counted():
     assert done.stderr == ""
     assert done.returncode in (0, 4)
     assert "could not be looked at: may not look at process" in done.stdout
+
+
+# ------------------------------------------------------------------------------------------------------
+# Hostile environments: those of the probe's tests
+
+IN_ENVIRONMENT = """
+import contextlib, io, os, sys
+from rawuring import command, inspect
+with contextlib.redirect_stdout(io.StringIO()):
+    inspect.main(["self", "--json"])  # imports what could not be read in there
+{environment}
+command.run(lambda: inspect.main(sys.argv[2:]))
+"""
+
+
+@linux
+@pytest.mark.requires_io_uring
+@pytest.mark.parametrize("arguments", [("--all",), ("--all", "--json"), ("self", "--explain")], ids=" ".join)
+@pytest.mark.parametrize("name", test_probe_denied.ENVIRONMENTS)
+def test_environment_then_an_answer_or_one_line_and_its_exit_code(name, arguments):
+    environment, *_, feature = test_probe_denied.ENVIRONMENTS[name]
+    environment = environment.replace(test_probe.WARM, "")
+    done = test_probe.run(IN_ENVIRONMENT.format(environment=environment), "-", *arguments)
+    if done.returncode == 77:
+        pytest.skip(feature)
+    assert "Traceback" not in done.stderr
+    if name in ("no descriptors", "hidden /proc") and arguments[0] == "--all":
+        assert done.returncode == 4
+        assert done.stderr.startswith("rawuring.inspect: cannot list /proc: ")
+        assert done.stderr.count("\n") == 1
+    else:
+        assert done.stderr == "" and done.stdout
+        assert done.returncode in (0, 1, 4)
+        if "--json" in arguments:
+            assert json.loads(done.stdout)["counts"]["processes"] >= 1

@@ -19,14 +19,17 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import tokenize
 import zipfile
 from pathlib import Path
 
 import pytest
+import test_probe
+import test_probe_denied
 
 import rawuring
-from rawuring import vendor
+from rawuring import command as command_module, vendor
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "rawuring"
@@ -931,6 +934,40 @@ def test_copy_that_was_interrupted_then_it_counts_as_modified(tmp_path, monkeypa
     with pytest.raises(TypeError):
         vendor.copy(str(tmp_path))
     assert vendor.check(str(copy)).modified
+
+
+NOBODY = "import os\nos.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+IN_ENVIRONMENT = """
+import contextlib, io, sys, tempfile
+from rawuring import command, vendor
+with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as folder:
+    vendor.main([folder, "--only", "ops"])  # imports what could not be read in there
+    vendor.main(["--check", folder])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="root, to make an environment")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mount namespaces")
+@pytest.mark.parametrize("environment", [test_probe_denied.READ_ONLY, NOBODY], ids=["read-only", "nobody"])
+def test_environment_then_copies_can_be_checked_and_nothing_is_written(environment):
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own lets nobody else in
+        os.chmod(folder, 0o755)
+        host = Path(folder) / "host"
+        copy = vendor.copy(str(host), name="ring", only=["ops"])
+        for arguments, code in (
+            (["--check", copy], vendor.DONE),
+            (["--sbom", copy], vendor.DONE),
+            ([f"{folder}/new"], command_module.FAILED),
+            ([str(host), "--name", "ring", "--only", "uapi"], command_module.FAILED),
+        ):
+            call = f"command.run(lambda: vendor.main({arguments!r}))"
+            done = test_probe.run(IN_ENVIRONMENT + environment + call)
+            if done.returncode == 77:
+                pytest.skip("a mount namespace (root)")
+            assert (done.returncode, "Traceback" in done.stderr) == (code, False), done
+            assert done.stderr.count("\n") == (1 if code else 0)
+        assert vendor.check(copy).code == vendor.DONE
+        assert [path.name for path in Path(folder).iterdir()] == ["host"]
 
 
 def test_usage_when_no_such_option_then_2(capsys):
