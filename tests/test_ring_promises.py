@@ -827,7 +827,6 @@ def test_submit_was_forgotten_in_debug_mode_then_close_says_what_is_dropped(monk
         ring.close()
 
 
-@need_ring
 def test_fork_while_another_thread_has_a_lock_of_ours_then_the_child_needs_none_of_its(monkeypatch):
     """Free-threaded Python: each dictionary has a lock, and the thread that held it is not in the child."""
 
