@@ -6,7 +6,7 @@ What it is: the names most programs need, each fetched from its module on first 
 Mirrors: nothing; the vocabulary below is the kernel's, liburing's and QEMU's.
 Must not know: how anything works.
 Invariant: importing this file imports no other file of the package and touches nothing of the system.
-Read next: uapi.py, then syscalls.py, barriers.py and rings.py.
+Read next: uapi.py, then syscalls.py, barriers.py, queues.py and rings.py.
 
 probe is left out on purpose: ``python -m rawuring.probe`` must find it not yet imported.
 """

@@ -7,7 +7,7 @@ map_words(), and it is touched only through the three names below.
 Mirrors: liburing ``src/include/liburing/barrier.h``.
 Must not know: what the words mean.
 Invariant: an access is one whole, aligned 32-bit load or store, never two halves, never byte by byte.
-Read next: params.py, or at once rings.py.
+Read next: params.py, or at once queues.py.
 
 What each barrier is for. A ring is a one-way street with two ends. Whoever produces writes the entries
 and then moves the tail; whoever consumes reads the tail, reads the entries and then moves the head.

@@ -4,7 +4,7 @@
 
 What it is: FakeKernel consumes SQEs and posts CQEs as Linux does, and refuses what would corrupt a real ring.
 The caller decides when things complete: at once, late (in any order), or never. It serves tests, the tour,
-and who wants to read what the kernel does with the words that rings.py shares with it. Mirrors: Linux
+and who wants to read what the kernel does with the words that queues.py shares with it. Mirrors: Linux
 io_uring/io_uring.c, its submission and completion halves, without any operation that does real work.
 Must not know: how SubmissionQueue and CompletionQueue work; it sees only the bytes they leave.
 Invariant: an SQE is taken out and its slot poisoned in one step (unless told otherwise), so nobody can rely

@@ -6,7 +6,7 @@ What it is: setup(), which calls io_uring_setup until a ring is there or it is k
 liburing ``src/setup.c`` as far as it fills io_uring_params.
 Must not know: what a ring looks like in memory.
 Invariant: the caller learns of every flag that was wished for and not granted.
-Read next: rings.py.
+Read next: queues.py.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ both. Mirrors: nothing; tests/test_nop_tutorial.py is its smallest part as a tes
 Must not know: where a word stands; that is read from io_uring_params.
 Invariant: the text depends on nothing but the chapters: no addresses, descriptors or times. What comes in no
 fixed order is sorted, and said so.
-Read next: rings.py again, beside the output.
+Read next: queues.py again, beside the output.
 """
 
 from __future__ import annotations
@@ -613,7 +613,7 @@ before it is seen:
     sq.kflags            (an atomic or)            none for CQ_OVERFLOW: we enter; NEED_WAKEUP: see chapter 10
 
 A release means: whoever sees this store sees everything that was stored before it. An acquire means: nothing
-that stands after this load happens before it. The names are functions of rings.py and of Linux's io_uring.c.
+that stands after this load happens before it. The names are functions of queues.py and of Linux's io_uring.c.
 """
 
 

@@ -31,6 +31,7 @@ ORDER = (
     "seccomp",
     "barriers",
     "params",
+    "queues",
     "rings",
     "ops",
     "buffers",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rawuring import gates, ops, params, rings, syscalls, uapi
+from rawuring import gates, ops, params, queues, rings, syscalls, uapi
 from rawuring.fakekernel import POISON, FakeKernel, fake_ring
 from rawuring.rings import Ring, RingClosed, SubmissionQueueFull, WrongThread
 from rawuring.syscalls import Unavailable
@@ -404,7 +404,7 @@ def test_handler_raises_before_the_head_is_stored_then_the_next_reap_stores_it(m
         def interrupted(words, index, value):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(rings, "store_release", interrupted)
+        monkeypatch.setattr(queues, "store_release", interrupted)
         with pytest.raises(KeyboardInterrupt):
             ring.reap()
         monkeypatch.undo()

@@ -76,8 +76,9 @@ def tour_page() -> str:
     tour.run(tour.PythonKernel(), parts.append)
     return (
         f"{NOTE}# The tour\n\nWhat `python -m rawuring.tour` prints, on a real kernel and on the pure-Python "
-        "one alike. Run it, with [rings.py](reading-rings.md) beside it.\n\n"
-        "```text\n" + "".join(parts).strip("\n") + "\n```\n\nNext: [reading rings.py](reading-rings.md).\n"
+        "one alike. Run it, with [queues.py](reading-rings.md) beside it.\n\n"
+        "```text\n" + "".join(parts).strip("\n")
+        + "\n```\n\nNext: [reading queues.py and rings.py](reading-rings.md).\n"
     )
 
 

@@ -131,7 +131,7 @@ MUTANTS = (
         "tests/test_rings.py -k overflow",
     ),
     Mutant(
-        "a full queue is not noticed", "rawuring/rings.py",
+        "a full queue is not noticed", "rawuring/queues.py",
         "        if count > space:\n            raise SubmissionQueueFull(",
         "        if False:\n            raise SubmissionQueueFull(",
         FAULTS + "test_environment.py -k full_queue", quick=True,
@@ -279,7 +279,7 @@ MUTANTS = (
         FAULTS + "test_abuse.py -k TestInFlight",
     ),
     Mutant(
-        "discard() forgets to say what it dropped", "rawuring/rings.py",
+        "discard() forgets to say what it dropped", "rawuring/queues.py",
         "            forgotten.append(_USER_DATA.unpack_from(self._sqes, at + 32)[0])", "            pass",
         FAULTS + "test_abuse.py -k TestRealRing",
     ),
@@ -512,12 +512,12 @@ MUTANTS = (
         "tests/test_ring_promises.py -k left_for_the_collector", quick=True,
     ),
     Mutant(
-        "a view of each slot is made at once", "rawuring/rings.py",
+        "a view of each slot is made at once", "rawuring/queues.py",
         "        end = min(entries, max(2 * done, done + count, 8))", "        end = entries",
         "tests/test_ring_promises.py -k views_only",
     ),
     Mutant(
-        "slots are cut from place 0 on", "rawuring/rings.py",
+        "slots are cut from place 0 on", "rawuring/queues.py",
         "            index = i & self.ring_mask\n            self._slots", "            index = i - self._first\n            self._slots",
         "tests/test_ring_promises.py -k taken_in_any_way",
     ),
@@ -1012,13 +1012,13 @@ MUTANTS = (
         FAULTS + "test_signals.py -k reaping", quick=True,
     ),
     Mutant(
-        "columns are not left where a signal handler finds them", "rawuring/rings.py",
+        "columns are not left where a signal handler finds them", "rawuring/queues.py",
         "        self.copied = columns  # type: ignore[assignment]  # see fetch()\n        self.head = head\n        store_release(words, self._khead, head)\n",
         "        self.head = head\n        store_release(words, self._khead, head)\n        self.copied = columns  # type: ignore[assignment]\n",
         FAULTS + "test_signals.py -k reaping",
     ),
     Mutant(
-        "columns that were not returned stay columns", "rawuring/rings.py",
+        "columns that were not returned stay columns", "rawuring/queues.py",
         "            if self.copied:\n                self.copied = list(self.copied)", "            if False:\n                self.copied = list(self.copied)",
         FAULTS + "test_signals.py -k reaping",
     ),

@@ -28,8 +28,8 @@ import leaks
 from rawuring import buffers, fakekernel, fdmon, inflight, ops, register, rings, selector, syscalls, uapi
 
 MODULES = (
-    "uapi", "syscalls", "barriers", "rings", "ops", "buffers", "register", "inflight", "debug", "fdmon",
-    "selector", "aio", "fakekernel",
+    "uapi", "syscalls", "barriers", "queues", "rings", "ops", "buffers", "register", "inflight", "debug",
+    "fdmon", "selector", "aio", "fakekernel",
 )  # fmt: skip
 
 #: What a caller may get, with words: Python's own errors for wrong values and the library's.
@@ -227,13 +227,13 @@ MAKERS = {
     "ops.Block": plain(lambda: ops.Block(4, ops.prep_nop)),
     "register.WaitRegion": plain(lambda: register.WaitRegion(buffers.allocate(4096))),
     "register.ZcrxIfq": plain(zcrx),
-    "rings.Columns": plain(lambda: rings.Columns(bytes(32))),
-    "rings.CompletionQueue": lambda: a_queue("cq"),
-    "rings.RewindSubmissionQueue": lambda: a_queue(
+    "queues.Columns": plain(lambda: rings.Columns(bytes(32))),
+    "queues.CompletionQueue": lambda: a_queue("cq"),
+    "queues.RewindSubmissionQueue": lambda: a_queue(
         "sq", flags=uapi.IORING_SETUP_NO_SQARRAY | uapi.IORING_SETUP_SQ_REWIND
     ),
     "rings.Ring": a_ring,
-    "rings.SubmissionQueue": lambda: a_queue("sq"),
+    "queues.SubmissionQueue": lambda: a_queue("sq"),
     "selector.EpollPoll": lambda: a_strategy(selector.EpollPoll, 4),
     "selector.EpollWait": lambda: a_strategy(selector.EpollWait, 4),
     "selector.IoUringSelector": lambda: a_selector(entries=4),

@@ -208,6 +208,7 @@ MODULES = (
     "uapi",
     "syscalls",
     "barriers",
+    "queues",
     "rings",
     "ops",
     "buffers",

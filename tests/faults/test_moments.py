@@ -22,7 +22,7 @@ pytestmark = [
 
 FILES = ["fdmon.py", "inflight.py"]
 if sys.version_info < (3, 11):
-    FILES.append("rings.py")  # which is made for handlers that run after calls, from 3.11 on
+    FILES += ["queues.py", "rings.py"]  # which are made for handlers that run after calls, from 3.11 on
 
 
 OPCODES = sys.version_info < (3, 12)

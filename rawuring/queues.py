@@ -1,0 +1,714 @@
+# SPDX-License-Identifier: MIT
+# pyright: basic
+"""The two rings: mapped, filled and emptied.
+
+What it is: SubmissionQueue and CompletionQueue, which know only memory and indices, and map_rings(), which
+maps that memory. Mirrors: the halves of liburing ``src/queue.c`` and ``src/setup.c`` that touch it.
+Must not know: what makes the kernel look at the rings, or what an operation means (exceptions: the NOP that
+fills a gap, and which SQEs have 128 bytes).
+Invariant: indices run free. They only grow (discard() alone takes some back), wrap at 2**32 in shared memory,
+and are masked only to find a slot. The tail is published once per batch, after everything that could fail
+on our side.
+Read next: rings.py. On a first reading: this page, SubmissionQueue down to pending(), CompletionQueue.fetch.
+The rest is other shapes of the same.
+
+We write requests into the SQ, the submission queue, as entries of 64 bytes (SQE). The kernel writes answers
+into the CQ, the completion queue, as entries of 16 bytes (CQE). Both are rings: the producer moves the tail,
+the consumer moves the head.
+
+The memory that is shared with the kernel (offsets vary: they are read from io_uring_params)::
+
+    mmap at IORING_OFF_SQ_RING                          mmap at IORING_OFF_SQES
+    +-----------------------------------------+         +----------------------+
+    | SQ: khead ktail mask entries kflags ... |         | sqe 0    (64 bytes)  |
+    | CQ: khead ktail mask entries ...        |         | sqe 1                |
+    | cqes[cq_entries]        (16 bytes each) |         | ...                  |
+    | array[sq_entries]: index of an sqe      |-------->| sqe sq_entries - 1   |
+    +-----------------------------------------+         +----------------------+
+
+Before 5.4 the CQ half was a mapping of its own, the third. The index array says which SQE stands at which
+place of the queue, so that a program may keep SQEs inside structures of its own and send them in any order.
+We fill it once with 0, 1, 2 ... and never look at it again; from 6.6 it can be left out (NO_SQARRAY).
+
+A word is a u32 of the mapping, reached through a memoryview (barriers.map_words), which CPython reads and
+writes in one piece. load_acquire is a read that nothing after it can overtake, store_release a write that
+overtakes nothing before it. On x86 every plain read and write is such a one; elsewhere barriers.py adds a
+fence. Where it finds none, ordered() is False and we go through io_uring_enter, which orders everything.
+
+Who moves what:
+
+    ============  =========================  ==================================================
+    word          written by                 read by
+    ============  =========================  ==================================================
+    sq.ktail      us, after the SQEs         the kernel, before it reads the SQEs
+    sq.khead      the kernel, after reading  us, before an SQE slot is used again
+    sq.kflags     the kernel                 us: NEED_WAKEUP, TASKRUN, and CQ_OVERFLOW (here, because
+                                             the CQ had no such word of the kernel's)
+    sq.kdropped   the kernel                 us, for statistics: SQEs with an impossible index
+    cq.ktail      the kernel, after the CQE  us, before we read the CQEs
+    cq.khead      us, after copying CQEs     the kernel, before it overwrites a CQE
+    cq.koverflow  the kernel                 us, for statistics: CQEs that were lost
+    array[]       us, once                   the kernel, to find the SQE
+    ============  =========================  ==================================================
+
+A ``k`` marks a word that both sides see, whoever writes it. Our private counters are plain ints: sqe_tail and
+published run on beyond 32 bits and are cut when they are stored, head is kept cut, and "how many" is always
+``(tail - head) & U32``.
+
+Task work is the last step of a completion, which the kernel leaves to the thread that submitted. Usually it
+interrupts that thread for it. With DEFER_TASKRUN only io_uring_enter with GETEVENTS does it, and with
+TASKRUN_FLAG the flag IORING_SQ_TASKRUN says that some is waiting.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+from _thread import get_ident
+
+from . import barriers, uapi
+from .barriers import load_acquire, store_release
+from .syscalls import Uncopyable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    Cqe = tuple[int, ...]  # (user_data, res, flags), and two more words on a 32-byte CQE
+
+U32 = 0xFFFFFFFF
+
+
+class SubmissionQueueFull(Exception):
+    """Raised when there are not as many free SQE slots as were wanted: submit first."""
+
+
+class RingClosed(ValueError):
+    """Raised by a ring that was closed, as ValueError by a closed file."""
+
+
+class WrongThread(RuntimeError):
+    """Raised when a ring is used outside the thread that it belongs to."""
+
+
+class _Released:
+    """What stands where the words of a ring were: PyPy would let us read memory that is unmapped."""
+
+    def __getitem__(self, index: int) -> int:
+        raise RingClosed("this ring is closed, or belongs to the parent process")
+
+    def __setitem__(self, index: int, value: int) -> None:
+        raise RingClosed("this ring is closed, or belongs to the parent process")
+
+
+_RELEASED = _Released()
+
+
+def _bytes_of(memory: Any) -> memoryview:
+    view = memoryview(memory)
+    # PyPy's struct refuses slices of a cast view, so bytes are not cast to bytes.
+    return view if view.format == "B" else view.cast("B")
+
+
+# ------------------------------------------------------------------------------------------------------
+# The submission queue
+
+
+class SubmissionQueue(Uncopyable):
+    """The ring on which we are the producer.
+
+    Works on any memory that has the layout: the kernel's, or a bytearray whose other end a test drives.
+    """
+
+    __slots__ = (
+        "_cut", "_first", "_khead", "_ktail", "_kdropped", "_kflags", "_limit", "_mixed", "_slots", "_sqes",
+        "_words", "array_offset", "owner", "published", "ring_entries", "ring_mask", "sqe_size", "sqe_tail",
+    )  # fmt: skip
+
+    def __init__(self, ring_memory: Any, sqes_memory: Any, sq_off: dict[str, Any], setup_flags: int) -> None:
+        """Read the constants of the ring and fill its index array.
+
+        Args: ring_memory and sqes_memory are writable buffers; sq_off holds the byte offsets of
+            io_sqring_offsets; setup_flags are the flags that the ring was created with.
+        """
+        self._words = words = barriers.map_words(ring_memory)
+        self._khead = sq_off["head"] // 4
+        self._ktail = sq_off["tail"] // 4
+        self._kflags = sq_off["flags"] // 4
+        self._kdropped = sq_off["dropped"] // 4
+        # The offsets say where; the value itself has to be read from the mapping.
+        self.ring_mask = words[sq_off["ring_mask"] // 4]
+        self.ring_entries = words[sq_off["ring_entries"] // 4]
+        if self.ring_mask != self.ring_entries - 1:
+            raise RuntimeError(f"SQ mask {self.ring_mask} does not fit {self.ring_entries} entries")
+        self._mixed = bool(setup_flags & uapi.IORING_SETUP_SQE_MIXED)
+        self.sqe_size = 128 if setup_flags & uapi.IORING_SETUP_SQE128 else 64
+        self._sqes = _bytes_of(sqes_memory)
+        self._slots: list[Any] = [None] * self.ring_entries
+        self.array_offset = None if setup_flags & uapi.IORING_SETUP_NO_SQARRAY else sq_off["array"] // 4
+        if self.array_offset is not None:
+            # Bytes and no words: the kernel looks at none of them before the tail is stored.
+            array = struct.pack(f"={self.ring_entries}I", *range(self.ring_entries))
+            _bytes_of(ring_memory)[sq_off["array"] : sq_off["array"] + len(array)] = array
+        #: The thread that may fill slots; get_sqe() refuses others.
+        self.owner = get_ident()
+        self.sqe_tail = self.published = self._cut = self._first = load_acquire(words, self._ktail)
+        self._limit = 0
+
+    def get_sqe(self) -> memoryview:
+        """Take the next free slot.
+
+        The slot keeps what its last occupant left: write all of it, as every function in ops.py does, before
+        anything else can go wrong; after an exception, fill it (with a NOP), or discard() all that is queued.
+        It belongs to the next submit() and must not be written afterwards.
+
+        Returns: a writable view of 64 bytes (128 on an SQE128 ring).
+        Raises: SubmissionQueueFull; WrongThread, RingClosed and ForkedRing from a ring's queue.
+        Lifetime: until submit returns.
+        Threads: the owner only.
+        Since: 5.1
+        Mirrors: liburing io_uring_get_sqe, which returns NULL when full and clears some of the fields
+        """
+        # Shaped by speed (bench/run.py --only NOP): private words only; the kernel's head is read again when
+        # we meet the limit. An old head is safe, for it only ever moves on and so promises too little.
+        tail = self.sqe_tail
+        if tail >= self._limit or get_ident() != self.owner:
+            self._need_room(1)
+        self.sqe_tail = tail + 1
+        return self._slots[tail & self.ring_mask]  # type: ignore[no-any-return]
+
+    def get_sqe128(self) -> memoryview:
+        """Take a slot of 128 bytes: any slot of an SQE128 ring, or two neighbours of an SQE_MIXED ring.
+
+        Two neighbours must not wrap, so a last slot that stands alone is filled with a NOP without a CQE.
+
+        Returns: a writable view of 128 bytes.
+        Raises: as get_sqe; ValueError on a ring that has no such slots.
+        Lifetime: until submit returns.
+        Threads: the owner only.
+        Since: 5.19 (SQE128), 6.19 (SQE_MIXED)
+        Mirrors: liburing io_uring_get_sqe128
+        """
+        if self.sqe_size == 128:
+            return self.get_sqe()
+        if not self._mixed:
+            raise ValueError("128-byte SQEs need a ring with IORING_SETUP_SQE128 or IORING_SETUP_SQE_MIXED")
+        alone = (self.sqe_tail & self.ring_mask) == self.ring_mask
+        self._need_room(min(3, self.ring_entries) if alone else 2)
+        if alone:
+            _SQE_HEAD.pack_into(
+                self.get_sqe(), 0, uapi.IORING_OP_NOP, uapi.IOSQE_CQE_SKIP_SUCCESS, 0, 0, bytes(56)
+            )
+            self._need_room(2)  # a ring of two has no three: there the NOP stays, and submitting makes room
+        index = self.sqe_tail & self.ring_mask
+        self.sqe_tail += 2
+        return self._sqes[index * 64 : index * 64 + 128]
+
+    def put(self, sqe: bytes | bytearray | memoryview) -> None:
+        """Copy one ready SQE into the next slot.
+
+        Unlike get_sqe() and a prep function, it takes the slot only when it is filled, so an exception of a
+        signal handler cannot leave a slot with old content in the batch.
+
+        Args: sqe is a whole SQE of this ring's size.
+        Raises: as get_sqe; ValueError for another size.
+        Lifetime: none; the memory that the SQE points to has the lifetime that its operation says.
+        Threads: the owner only.
+        Since: 5.1
+        """
+        tail = self.sqe_tail
+        if tail >= self._limit or get_ident() != self.owner:
+            self._need_room(1)
+        self._slots[tail & self.ring_mask][:] = sqe
+        self.sqe_tail = tail + 1
+
+    def push(self, sqes: bytes | bytearray | memoryview) -> int:
+        """Copy ready SQEs into the next slots, all of them or none.
+
+        For batches: a block that was prepared once (in a bytearray of n * 64 bytes, through slices of it)
+        is queued again and again for the price of two memory copies.
+
+        Args: sqes is a contiguous buffer of whole SQEs of this ring's size.
+        Returns: the number of SQEs.
+        Raises: SubmissionQueueFull when they do not all fit; ValueError for a broken SQE.
+        Lifetime: none; the memory that the SQEs point to has the lifetime that each operation says.
+        Threads: the owner only.
+        Since: 5.1
+        Mirrors: tokio-rs/io-uring push_multiple; liburing has no such call
+        """
+        nbytes, size, tail = len(sqes), self.sqe_size, self.sqe_tail
+        count = nbytes // size
+        if count * size != nbytes:
+            raise ValueError(f"{nbytes} bytes are not a whole number of {size}-byte SQEs")
+        if tail + count > self._limit or get_ident() != self.owner:
+            self._need_room(count)
+        start = (tail & self.ring_mask) * size
+        before_wrap = self.ring_entries * size - start
+        if nbytes <= before_wrap:
+            self._sqes[start : start + nbytes] = sqes
+        else:
+            with memoryview(sqes) as block:
+                self._sqes[start:] = block[:before_wrap]
+                self._sqes[: nbytes - before_wrap] = block[before_wrap:]
+        self.sqe_tail = tail + count
+        return count
+
+    def flush(self) -> int:
+        """Publish every slot taken so far to the kernel.
+
+        Returns: how many entries the kernel has still to consume.
+        Lifetime: none.
+        Threads: the owner only.
+        Mirrors: liburing __io_uring_flush_sq
+        """
+        tail = self.sqe_tail
+        if tail != self.published:
+            # The SQEs must be seen before the tail that covers them.
+            # Pairs with the kernel's smp_load_acquire of sq.tail in io_sqring_entries.
+            store_release(self._words, self._ktail, tail & U32)
+            self.published = tail
+        return self.pending()
+
+    def pending(self) -> int:
+        """Count the entries, published or not, that the kernel has not consumed.
+
+        Returns: 0 to ring_entries, from the kernel's own head: what enter returned may have been lost to
+            an exception.
+        Lifetime: none.
+        Mirrors: liburing io_uring_sq_ready
+        """
+        # The kernel must be done with a slot before we count it as free. Pairs with its smp_store_release
+        # of sq.head in io_commit_sqring.
+        return (self.sqe_tail - load_acquire(self._words, self._khead)) & U32
+
+    def space_left(self) -> int:
+        """Count the free slots.
+
+        Returns: 0 to ring_entries.
+        Lifetime: none.
+        Mirrors: liburing io_uring_sq_space_left
+        """
+        return self.ring_entries - self.pending()
+
+    def flags(self) -> int:
+        """Load the flags that the kernel raises in the SQ ring.
+
+        Returns: a mask of IORING_SQ_NEED_WAKEUP, IORING_SQ_CQ_OVERFLOW and IORING_SQ_TASKRUN, as of now.
+        Lifetime: none.
+        """
+        # No partner is needed: the kernel raises a flag with atomic_or, each makes us enter, and that orders
+        # everything. What has to stand before a look at NEED_WAKEUP is said in Ring._submit_sqpoll.
+        return load_acquire(self._words, self._kflags)
+
+    def dropped(self) -> int:
+        """Load the kernel's count of entries with an index outside the ring.
+
+        Returns: a free-running u32; 0 unless the index array was damaged.
+        Lifetime: none.
+        """
+        return load_acquire(self._words, self._kdropped)
+
+    def consumed(self, count: int) -> None:
+        """Take note of how many SQEs an enter consumed; a plain ring reads that from the kernel's head.
+
+        Args: count as io_uring_enter returned it.
+        """
+
+    def discard(self, published_too: bool = True) -> list[int]:
+        """Forget the entries that the kernel has not consumed.
+
+        Args: published_too is False on an SQPOLL ring, where the kernel may be reading what was published.
+        Returns: the user_data of every entry that will now never complete.
+        Lifetime: none.
+        Threads: the owner only.
+        """
+        tail = self.sqe_tail
+        head = tail - self.pending() if published_too else self.published
+        forgotten = []
+        index = head
+        while index < tail:
+            at = (index & self.ring_mask) * self.sqe_size
+            forgotten.append(_USER_DATA.unpack_from(self._sqes, at + 32)[0])
+            index += 2 if self._mixed and self._sqes[at] in _SQE128_OPS else 1
+        self.sqe_tail = head
+        if head < self.published:
+            # The kernel reads this tail only when we enter, so it may go back.
+            store_release(self._words, self._ktail, head & U32)
+            self.published = head
+        self._move_limit()
+        return forgotten
+
+    def _need_room(self, count: int) -> None:
+        """Make sure that count slots are free, or say why not."""
+        if self.owner <= 0:
+            raise RingClosed("this ring is closed or broken, or belongs to the parent process")
+        if get_ident() != self.owner:
+            raise WrongThread(
+                f"this queue belongs to thread {self.owner} and was used in thread {get_ident()}"
+            )
+        space = self.space_left()
+        if count > space:
+            raise SubmissionQueueFull(
+                f"{count} slots wanted, {space} of {self.ring_entries} free: submit() first, or create the "
+                "ring with more entries"
+            )
+        if self.sqe_tail + count > self._cut:
+            self._cut_slots(count)
+        self._move_limit()
+
+    def _move_limit(self) -> None:
+        self._limit = min(self.sqe_tail + self.space_left(), self._cut)
+
+    def _cut_slots(self, count: int) -> None:
+        """Make the views of the next slots: get_sqe() allocates none, and an idle ring has none.
+
+        Each is an object for the garbage collector, and a ring of 1,024 that is half idle would bring it a
+        thousand.
+        """
+        size, entries = self.sqe_size, self.ring_entries
+        done = self._cut - self._first
+        end = min(entries, max(2 * done, done + count, 8))
+        for i in range(self._cut, self._first + end):
+            index = i & self.ring_mask
+            self._slots[index] = self._sqes[index * size : (index + 1) * size]
+        self._cut = self._first + end if end < entries else _ALL_CUT
+
+    @property
+    def slots(self) -> list[memoryview]:
+        """Return a writable view of each slot."""
+        if self._cut != _ALL_CUT:
+            self._cut_slots(self.ring_entries)
+        return self._slots
+
+    def release(self) -> None:
+        """Give up the memory, so that it can be unmapped.
+
+        Raises: BufferError while somebody holds a view that was made of a slot.
+        """
+        self._limit = self.owner = 0
+        busy = 0
+        for view in (*[slot for slot in self._slots if slot is not None], self._sqes):
+            try:
+                view.release()
+            except BufferError:
+                busy += 1
+        barriers.release_words(self._words)
+        self._words = _RELEASED
+        if busy:
+            raise BufferError(f"{busy} views of the SQE array are still in use")
+
+
+_ALL_CUT = 1 << 63  # above every index
+_SQE_HEAD = struct.Struct("=BBHi56s")
+_USER_DATA = struct.Struct("=Q")
+_SQE128_OPS = (uapi.IORING_OP_NOP128, uapi.IORING_OP_URING_CMD128)
+
+
+class RewindSubmissionQueue(SubmissionQueue):
+    """A submission queue whose batches always start at slot 0 (IORING_SETUP_SQ_REWIND, 7.0).
+
+    The kernel neither reads sq.tail nor moves sq.head here, so what it consumed is known from the return
+    value of io_uring_enter alone. If a signal handler's exception swallows that value, the batch
+    counts as consumed: submitting an operation twice would be worse.
+    """
+
+    __slots__ = ()
+
+    def flush(self) -> int:
+        """Return the length of the batch; nothing is published, the kernel looks at slot 0."""
+        return self.sqe_tail
+
+    def pending(self) -> int:
+        """Count the slots of the batch that is being filled."""
+        return self.sqe_tail
+
+    def consumed(self, count: int) -> None:
+        """Move what the kernel left over down to slot 0.
+
+        Args: count as io_uring_enter returned it.
+        """
+        size, left = self.sqe_size, self.sqe_tail - count
+        if left > 0 and count > 0:
+            self._sqes[: left * size] = bytes(self._sqes[count * size : self.sqe_tail * size])
+        self.sqe_tail = max(left, 0)
+        self._move_limit()
+
+
+# ------------------------------------------------------------------------------------------------------
+# The completion queue
+
+_CQE16 = struct.Struct("=QiI")  # user_data, res, flags
+_CQE32 = struct.Struct("=QiIQQ")  # and big_cqe[2]
+_CQE16_AT, _CQES16 = _CQE16.unpack_from, _CQE16.iter_unpack
+
+
+class CompletionQueue(Uncopyable):
+    """The ring on which we are the consumer."""
+
+    __slots__ = (
+        "_cqe", "_cqes", "_khead", "_koverflow", "_ktail", "_mixed", "_words", "copied", "cqe_size", "head",
+        "ring_entries", "ring_mask",
+    )  # fmt: skip
+
+    def __init__(self, ring_memory: Any, cq_off: dict[str, Any], setup_flags: int) -> None:
+        """Read the constants of the ring.
+
+        Args: ring_memory is a writable buffer; cq_off holds the byte offsets of io_cqring_offsets;
+            setup_flags are the flags that the ring was created with.
+        """
+        self._words = words = barriers.map_words(ring_memory)
+        self._khead = cq_off["head"] // 4
+        self._ktail = cq_off["tail"] // 4
+        self._koverflow = cq_off["overflow"] // 4
+        self.ring_mask = words[cq_off["ring_mask"] // 4]
+        self.ring_entries = words[cq_off["ring_entries"] // 4]
+        if self.ring_mask != self.ring_entries - 1:
+            raise RuntimeError(f"CQ mask {self.ring_mask} does not fit {self.ring_entries} entries")
+        self._mixed = bool(setup_flags & uapi.IORING_SETUP_CQE_MIXED)
+        self._cqe = _CQE32 if setup_flags & uapi.IORING_SETUP_CQE32 else _CQE16
+        self.cqe_size = size = self._cqe.size
+        start = cq_off["cqes"]
+        self._cqes = _bytes_of(ring_memory)[start : start + self.ring_entries * size]
+        self.head = load_acquire(words, self._khead)
+        #: CQEs that were copied out of the ring and not returned yet.
+        self.copied: list[Cqe] = []
+
+    def ready(self) -> int:
+        """Count the slots that hold CQEs.
+
+        Returns: 0 to ring_entries, as of now; more may arrive at any time.
+        Lifetime: none.
+        Mirrors: liburing io_uring_cq_ready
+        """
+        # No CQE is read here, so nothing has to be ordered; the load is the same as in fetch().
+        return (load_acquire(self._words, self._ktail) - self.head) & U32
+
+    def reap(self) -> list[Cqe]:
+        """Copy all CQEs out, free their slots and return the copies.
+
+        Returns: tuples (user_data, res, flags); with two more u64 where the CQE has 32 bytes.
+        Raises: RuntimeError when the indices are impossible, which means that the memory was damaged.
+        Lifetime: none; these are copies.
+        Since: 5.1; 32-byte CQEs 5.19, mixed sizes 6.18
+        Mirrors: liburing io_uring_for_each_cqe and io_uring_cq_advance in one step
+        """
+        self.fetch()
+        cqes, self.copied = self.copied, []
+        return cqes
+
+    def fetch(self) -> None:
+        """Copy all CQEs to ``copied`` and free their slots.
+
+        Raises: RuntimeError when the indices are impossible, which means that the memory was damaged.
+        Lifetime: none; these are copies.
+        """
+        # Shaped by speed (bench/run.py --only NOP): one load, at most two unpacking loops in C, one store.
+        words = self._words
+        head = self.head
+        # The CQEs must be read after the tail that covers them. Pairs with the kernel's smp_store_release
+        # of cq.tail in io_commit_cqring.
+        count = (load_acquire(words, self._ktail) - head) & U32
+        if not count:
+            # Again, in case a signal handler raised just before the store below: a CQ that is full for the
+            # kernel and empty for us would stay so for ever.
+            store_release(words, self._khead, head)
+            if self.copied:
+                self.copied = list(self.copied)  # may be what reap_columns() was about to return
+            return
+        entries = self.ring_entries
+        if count > entries:
+            raise RuntimeError(f"the CQ of {entries} entries claims to hold {count}: its memory was damaged")
+        first = head & self.ring_mask
+        size = self.cqe_size
+        if count == 1:
+            cqes: list[Cqe] = [self._cqe.unpack_from(self._cqes, first * size)]
+        elif first + count <= entries:
+            cqes = list(self._cqe.iter_unpack(self._cqes[first * size : (first + count) * size]))
+        else:
+            cqes = list(self._cqe.iter_unpack(self._cqes[first * size :]))
+            cqes += self._cqe.iter_unpack(self._cqes[: (first + count - entries) * size])
+        if self._mixed:
+            cqes = _join_mixed(cqes)
+        if self.copied:
+            cqes = [*self.copied, *cqes]
+        head = (head + count) & U32
+        # No call stands between these two, so from CPython 3.11 on no signal handler runs there: even if one
+        # raises, what was copied is found here exactly once (before 3.11, at least once).
+        self.copied = cqes
+        self.head = head
+        # The copies must be complete before the kernel may overwrite the slots. Pairs with a control
+        # dependency: the kernel's io_get_cqe branches on cq.head before it writes, and no store overtakes the
+        # branch that it depends on.
+        store_release(words, self._khead, head)
+
+    def _fetch_columns(self) -> None:
+        """Do what fetch does, without taking the CQEs apart; nothing may be left in ``copied``."""
+        words, head = self._words, self.head
+        count = (load_acquire(words, self._ktail) - head) & U32
+        entries, first, size = self.ring_entries, head & self.ring_mask, self.cqe_size
+        if count > entries:
+            raise RuntimeError(f"the CQ of {entries} entries claims to hold {count}: its memory was damaged")
+        memory = bytes(self._cqes[first * size : (first + count) * size])
+        if first + count > entries:
+            memory += self._cqes[: (first + count - entries) * size]
+        columns, head = Columns(memory), (head + count) & U32
+        self.copied = columns  # type: ignore[assignment]  # see fetch()
+        self.head = head
+        store_release(words, self._khead, head)
+
+    def overflow(self) -> int:
+        """Load the kernel's count of CQEs that were lost for good.
+
+        Returns: a free-running u32; with IORING_FEAT_NODROP (5.5) it stays 0 unless the kernel has no memory.
+        Lifetime: none.
+        """
+        return load_acquire(self._words, self._koverflow)
+
+    def release(self) -> None:
+        """Give up the memory, so that it can be unmapped."""
+        self._cqes.release()
+        barriers.release_words(self._words)
+        self._words = _RELEASED
+
+
+class Columns:
+    """Completions by field: ``user_data``, ``res`` and ``flags`` are lists of equal length.
+
+    Taking 256 CQEs apart in one step per field costs half as much as making 256 tuples. Iterating gives the
+    tuples that reap() returns.
+    """
+
+    __slots__ = ("_bytes",)
+
+    def __init__(self, memory: bytes) -> None:
+        """Keep the CQEs as they came.
+
+        Args: memory holds whole CQEs of 16 bytes.
+        """
+        self._bytes = memory
+
+    @property
+    def user_data(self) -> list[int]:
+        """Return the user_data of each."""
+        return memoryview(self._bytes).cast("Q")[::2].tolist()
+
+    @property
+    def res(self) -> list[int]:
+        """Return the result of each: 0 or more, or a negative errno."""
+        return memoryview(self._bytes).cast("i")[2::4].tolist()
+
+    @property
+    def flags(self) -> list[int]:
+        """Return the IORING_CQE_F_* mask of each."""
+        return memoryview(self._bytes).cast("I")[3::4].tolist()
+
+    def __len__(self) -> int:
+        """Count the completions."""
+        return len(self._bytes) >> 4
+
+    def __iter__(self) -> Iterator[Cqe]:
+        """Go through the completions as tuples (user_data, res, flags)."""
+        return _CQE16.iter_unpack(self._bytes)
+
+
+def _join_mixed(slots: list[Cqe]) -> list[Cqe]:
+    """Put 32-byte CQEs together from two slots, and leave out the fillers at the end of the ring."""
+    cqes: list[Cqe] = []
+    it = iter(slots)
+    for cqe in it:
+        flags = cqe[2]
+        if flags & uapi.IORING_CQE_F_SKIP:
+            continue
+        if flags & uapi.IORING_CQE_F_32:
+            extra = _CQE16.pack(*next(it))
+            cqe += struct.unpack("=QQ", extra)
+        cqes.append(cqe)
+    return cqes
+
+
+# ------------------------------------------------------------------------------------------------------
+# The memory
+
+
+def map_rings(fd: int, params: dict[str, Any], single_mmap: bool = True) -> tuple[Any, Any, Any]:
+    """Map the memory that a ring shares with us.
+
+    Args: fd is the ring's descriptor; params is the unpacked io_uring_params; single_mmap False maps the
+        CQ ring on its own even where one mapping would do, as before 5.4.
+    Returns: the SQ ring, the CQ ring (the same object when they share a mapping) and the SQE array.
+    Raises: OSError from mmap(2).
+    Lifetime: none; the mappings stay until they are closed and every view of them is gone.
+    Since: 5.1; one mapping for both rings 5.4
+    Mirrors: liburing io_uring_mmap
+    """
+    import mmap
+
+    flags = params["flags"]
+    sq_size, cq_size, sqes_size = memory_sizes(params)
+    single_mmap = single_mmap and bool(params["features"] & uapi.IORING_FEAT_SINGLE_MMAP)
+    # Without an index array sq_off.array is 0, and sq_size says nothing.
+    if single_mmap or flags & uapi.IORING_SETUP_NO_SQARRAY:
+        sq_size = cq_size = max(sq_size, cq_size)
+
+    def map_at(size: int, offset: int) -> mmap.mmap:
+        # Populated, so that no page fault comes between us and the kernel later on.
+        populate = getattr(mmap, "MAP_POPULATE", 0)
+        return mmap.mmap(
+            fd, size, mmap.MAP_SHARED | populate, mmap.PROT_READ | mmap.PROT_WRITE, offset=offset
+        )
+
+    done: list[mmap.mmap] = []
+    pypy = sys.implementation.name == "pypy"
+    known = _ring_fds() if pypy else set()
+    try:
+        done.append(map_at(sq_size, uapi.IORING_OFF_SQ_RING))
+        done.append(done[0] if single_mmap else map_at(cq_size, uapi.IORING_OFF_CQ_RING))
+        done.append(map_at(sqes_size, uapi.IORING_OFF_SQES))
+    except BaseException:
+        for memory in done:
+            memory.close()
+        raise
+    finally:
+        if pypy:
+            # Its mmap keeps a copy of the descriptor that is not close-on-exec.
+            for copy in _ring_fds() - known:
+                _keep_from_programs(copy)
+    return done[0], done[1], done[2]
+
+
+def _keep_from_programs(fd: int) -> None:
+    try:
+        os.set_inheritable(fd, False)
+    except OSError:
+        return  # another thread's ring, closed by now
+
+
+def _ring_fds() -> set[int]:
+    found = set()
+    try:
+        for name in os.listdir("/proc/self/fd"):
+            try:
+                if "io_uring" in os.readlink(f"/proc/self/fd/{name}"):
+                    found.add(int(name))
+            except OSError:
+                continue  # closed meanwhile, as the listing's own descriptor is
+    except OSError:
+        pass  # no /proc
+    return found
+
+
+def memory_sizes(params: dict[str, Any]) -> tuple[int, int, int]:
+    """Compute how many bytes a ring takes.
+
+    Args: params is the unpacked io_uring_params that the kernel filled.
+    Returns: the sizes of the SQ ring, the CQ ring and the SQE array.
+    Mirrors: liburing get_sq_cq_mmap_size, io_uring_mmap
+    """
+    flags = params["flags"]
+    cqe_size = 32 if flags & uapi.IORING_SETUP_CQE32 else 16
+    sqe_size = 128 if flags & uapi.IORING_SETUP_SQE128 else 64
+    sq_size = params["sq_off"]["array"] + params["sq_entries"] * 4
+    cq_size = params["cq_off"]["cqes"] + params["cq_entries"] * cqe_size
+    return sq_size, cq_size, params["sq_entries"] * sqe_size
