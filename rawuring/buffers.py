@@ -172,7 +172,7 @@ def allocate(nbytes: int) -> Any:
     return mmap.mmap(-1, nbytes)
 
 
-class Block(Pin):
+class StructBuffer(Pin):
     """Memory of a struct that was built here; the base of all builders that can be read again."""
 
     __slots__ = ()
@@ -202,7 +202,7 @@ class Block(Pin):
         return ctypes.string_at(self.address, self.nbytes)
 
 
-class Array(Block):
+class Array(StructBuffer):
     """Structs in a row; their number is what stands for the length in a prep function."""
 
     __slots__ = ("_count",)
@@ -210,8 +210,8 @@ class Array(Block):
     def __init__(self, image: bytes, count: int, *keepalive: Any, readonly: bool = False) -> None:
         """Copy the image to memory of its own.
 
-        Args: image and keepalive as for Block; count is how many structs there are; readonly says that the
-            kernel must not write where they lead.
+        Args: image and keepalive as for StructBuffer; count is how many structs there are; readonly says that
+            the kernel must not write where they lead.
         """
         super().__init__(image, *keepalive)
         self._count = count
@@ -257,7 +257,7 @@ def path(name: str | bytes | os.PathLike[Any]) -> Pin:
         raise TypeError(f"name={name!r:.100}: a str, bytes or os.PathLike is wanted") from None
     if b"\0" in encoded:
         raise ValueError(f"a zero byte in the path {encoded!r}")
-    return Block(encoded + b"\0")
+    return StructBuffer(encoded + b"\0")
 
 
 def ints(values: Iterable[int]) -> Ints:
@@ -304,7 +304,7 @@ def open_how(open_flags: int, mode: int = 0, resolve: int = 0) -> Pin:
     """
     for name, value in (("open_flags", open_flags), ("mode", mode), ("resolve", resolve)):
         _integer(name, value, 0, _U64, "a mask of 64 bits")
-    return Block(uapi.open_how.pack(flags=open_flags, mode=mode, resolve=resolve))
+    return StructBuffer(uapi.open_how.pack(flags=open_flags, mode=mode, resolve=resolve))
 
 
 def futex_waitv(waiters: Sequence[tuple[int, int, int]]) -> Pin:
@@ -352,7 +352,7 @@ def epoll_event(events: int, data: int) -> Pin:
     """
     _integer("events", events, 0, 0xFFFFFFFF, "a mask of select.EPOLL*")
     _integer("data", data, 0, _U64, "a number of 64 bits")
-    return Block(epoll_event_struct().pack(events, data))
+    return StructBuffer(epoll_event_struct().pack(events, data))
 
 
 class EpollEvents(Array):
@@ -422,7 +422,7 @@ class Statx(
 _STATX = struct.Struct("=IIQIIIH2xQQQQ" + "qI4x" * 4 + "IIIIQII")
 
 
-class StatxBuffer(Block):
+class StatxBuffer(StructBuffer):
     """A struct statx for the kernel to fill."""
 
     __slots__ = ()
@@ -454,7 +454,7 @@ class StatxBuffer(Block):
         )  # fmt: skip
 
 
-class Siginfo(Block):
+class Siginfo(StructBuffer):
     """A siginfo_t for WAITID to fill; the attributes are those of os.waitid()'s result."""
 
     __slots__ = ()
@@ -534,7 +534,7 @@ def sockaddr(family: int, address: Any) -> Pin:
     Raises: ValueError for an address that the family does not have.
     Lifetime: until submit returns; until the final CQE on an SQPOLL ring or before 5.5.
     """
-    return Block(pack_sockaddr(family, address))
+    return StructBuffer(pack_sockaddr(family, address))
 
 
 def pack_sockaddr(family: int, address: Any) -> bytes:
@@ -587,8 +587,8 @@ class SockaddrBuffer(Pin):
         Lifetime: until the final CQE.
         """
         _integer("nbytes", nbytes, 0, 0x7FFFFFFF, "a size in bytes")
-        length = Block(struct.pack("=I", nbytes))
-        room = Block(bytes(nbytes))
+        length = StructBuffer(struct.pack("=I", nbytes))
+        room = StructBuffer(bytes(nbytes))
         super().__init__(room.address, nbytes, (room, length))
         #: The address of the size, which the kernel overwrites.
         self.addrlen = length.address
@@ -844,13 +844,13 @@ class Msghdr(Pin):
     #: name, namelen, iov, iovlen, control, controllen, flags; the kernel's user_msghdr
     _LAYOUT = struct.Struct("@PiPNPNI0P")
 
-    def __init__(self, vector: Pin, name: Block, control: Block) -> None:
+    def __init__(self, vector: Pin, name: StructBuffer, control: StructBuffer) -> None:
         """Tie the parts together; use msghdr() to make one."""
         self._name, self._control = name, control
         #: How many bytes there are for the address and for ancillary data.
         self.name_size, self.control_size = name.nbytes, control.nbytes
         nr_vecs = vector.nbytes // struct.calcsize("@PN")
-        self._header = header = Block(
+        self._header = header = StructBuffer(
             self._LAYOUT.pack(
                 name.address if name.nbytes else 0, name.nbytes, vector.address if nr_vecs else 0, nr_vecs,
                 control.address if control.nbytes else 0, control.nbytes, 0,
@@ -922,8 +922,8 @@ def msghdr(
     _integer("control_size", control_size, 0, sys.maxsize >> 1, "a size in bytes")
     return Msghdr(
         iovec(memories, writable),
-        Block(name or bytes(name_size)),
-        Block(pack_control(control) or bytes(control_size)),
+        StructBuffer(name or bytes(name_size)),
+        StructBuffer(pack_control(control) or bytes(control_size)),
     )
 
 

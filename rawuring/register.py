@@ -23,7 +23,7 @@ import sys
 from collections import namedtuple
 
 from . import barriers, buffers, gates, rings, seccomp, syscalls, uapi
-from .buffers import Block, ProvidedBuffers
+from .buffers import ProvidedBuffers, StructBuffer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -125,15 +125,15 @@ def _keep_buffers(ring: Ring, off: int, pins: Sequence[buffers.Pin]) -> None:
         ring.resources["buffer", index] = pin
 
 
-def _tag_array(tags: Sequence[int] | None, count: int) -> Block | None:
+def _tag_array(tags: Sequence[int] | None, count: int) -> StructBuffer | None:
     if tags is None:
         return None
     if len(tags) != count:
         raise ValueError(f"{len(tags)} tags for {count} slots")
-    return Block(b"".join(tag.to_bytes(8, sys.byteorder) for tag in tags))
+    return StructBuffer(b"".join(tag.to_bytes(8, sys.byteorder) for tag in tags))
 
 
-def _address(block: Block | None) -> int:
+def _address(block: StructBuffer | None) -> int:
     return 0 if block is None else block.address
 
 
@@ -174,7 +174,7 @@ def register_buffers_tags(
     """
     pins = _pins(memories)
     vector, tag_array = buffers.iovec(pins), _tag_array(tags, len(pins))
-    argument = Block(
+    argument = StructBuffer(
         uapi.io_uring_rsrc_register.pack(nr=len(pins), data=vector.address, tags=_address(tag_array))
     )
     with _held(ring, pins):
@@ -193,7 +193,7 @@ def register_buffers_sparse(ring: Ring, nr: int) -> None:
     Since: 5.19
     Mirrors: liburing io_uring_register_buffers_sparse
     """
-    argument = Block(uapi.io_uring_rsrc_register.pack(nr=nr, flags=uapi.IORING_RSRC_REGISTER_SPARSE))
+    argument = StructBuffer(uapi.io_uring_rsrc_register.pack(nr=nr, flags=uapi.IORING_RSRC_REGISTER_SPARSE))
     _register(ring, uapi.IORING_REGISTER_BUFFERS2, argument.address, argument.nbytes)
 
 
@@ -213,7 +213,7 @@ def register_buffers_update_tag(
     """
     pins = _pins(memories)
     vector, tag_array = buffers.iovec(pins), _tag_array(tags, len(pins))
-    argument = Block(
+    argument = StructBuffer(
         uapi.io_uring_rsrc_update2.pack(
             offset=off, nr=len(pins), data=vector.address, tags=_address(tag_array)
         )
@@ -251,7 +251,7 @@ def clone_buffers(
     Since: 6.12; offsets and replace 6.13
     Mirrors: liburing io_uring_clone_buffers, io_uring_clone_buffers_offset
     """
-    argument = Block(
+    argument = StructBuffer(
         uapi.io_uring_clone_buffers.pack(
             src_fd=src.fileno(), src_off=src_off, dst_off=dst_off, nr=nr,
             flags=uapi.IORING_REGISTER_DST_REPLACE if replace else 0,
@@ -300,7 +300,7 @@ def register_files_tags(ring: Ring, fds: Iterable[int], tags: Sequence[int]) -> 
     array = buffers.ints(fds)
     count = array.nbytes // 4
     tag_array = _tag_array(tags, count)
-    argument = Block(
+    argument = StructBuffer(
         uapi.io_uring_rsrc_register.pack(nr=count, data=array.address, tags=_address(tag_array))
     )
     _register(ring, uapi.IORING_REGISTER_FILES2, argument.address, argument.nbytes)
@@ -316,7 +316,7 @@ def register_files_sparse(ring: Ring, nr: int) -> None:
     Since: 5.19
     Mirrors: liburing io_uring_register_files_sparse
     """
-    argument = Block(uapi.io_uring_rsrc_register.pack(nr=nr, flags=uapi.IORING_RSRC_REGISTER_SPARSE))
+    argument = StructBuffer(uapi.io_uring_rsrc_register.pack(nr=nr, flags=uapi.IORING_RSRC_REGISTER_SPARSE))
     _register(ring, uapi.IORING_REGISTER_FILES2, argument.address, argument.nbytes)
 
 
@@ -333,7 +333,7 @@ def register_files_update(ring: Ring, off: int, fds: Iterable[int]) -> int:
     Mirrors: liburing io_uring_register_files_update
     """
     array = buffers.ints(fds)
-    argument = Block(uapi.io_uring_rsrc_update.pack(offset=off, data=array.address))
+    argument = StructBuffer(uapi.io_uring_rsrc_update.pack(offset=off, data=array.address))
     return _register(ring, uapi.IORING_REGISTER_FILES_UPDATE, argument.address, array.nbytes // 4)
 
 
@@ -353,7 +353,7 @@ def register_files_update_tag(
     array = buffers.ints(fds)
     count = array.nbytes // 4
     tag_array = _tag_array(tags, count)
-    argument = Block(
+    argument = StructBuffer(
         uapi.io_uring_rsrc_update2.pack(offset=off, nr=count, data=array.address, tags=_address(tag_array))
     )
     return _register(ring, uapi.IORING_REGISTER_FILES_UPDATE2, argument.address, argument.nbytes)
@@ -369,7 +369,7 @@ def register_file_alloc_range(ring: Ring, off: int, length: int) -> None:
     Since: 6.0
     Mirrors: liburing io_uring_register_file_alloc_range
     """
-    argument = Block(uapi.io_uring_file_index_range.pack(off=off, len=length))
+    argument = StructBuffer(uapi.io_uring_file_index_range.pack(off=off, len=length))
     _register(ring, uapi.IORING_REGISTER_FILE_ALLOC_RANGE, argument.address, 0)
 
 
@@ -423,7 +423,7 @@ def setup_buf_ring(
     slab = buffers.allocate(count * size)
     flags = (uapi.IOU_PBUF_RING_MMAP if kernel_memory else 0) | (uapi.IOU_PBUF_RING_INC if incremental else 0)
     pin = None if ring_memory is None else buffers.pin(ring_memory, writable=True)
-    argument = Block(
+    argument = StructBuffer(
         uapi.io_uring_buf_reg.pack(
             ring_addr=0 if pin is None else pin.address, ring_entries=entries, bgid=bgid, flags=flags,
             min_left=min_left,
@@ -461,7 +461,7 @@ def _map_pbuf_ring(ring: Ring, bgid: int, entries: int) -> Any:
 
 
 def _unregister_pbuf_ring(ring: Ring, bgid: int) -> None:
-    argument = Block(uapi.io_uring_buf_reg.pack(bgid=bgid))
+    argument = StructBuffer(uapi.io_uring_buf_reg.pack(bgid=bgid))
     _register(ring, uapi.IORING_UNREGISTER_PBUF_RING, argument.address, 1)
 
 
@@ -492,7 +492,7 @@ def buf_ring_head(ring: Ring, bgid: int) -> int:
     Since: 6.8
     Mirrors: liburing io_uring_buf_ring_head
     """
-    argument = Block(uapi.io_uring_buf_status.pack(buf_group=bgid))
+    argument = StructBuffer(uapi.io_uring_buf_status.pack(buf_group=bgid))
     _register(ring, uapi.IORING_REGISTER_PBUF_STATUS, argument.address, 1)
     return int(uapi.io_uring_buf_status.unpack(argument.read())["head"])
 
@@ -620,7 +620,7 @@ def register_restrictions(
     Mirrors: liburing io_uring_register_restrictions
     """
     packed = _restrictions(register_ops, sqe_ops, sqe_flags_allowed, sqe_flags_required)
-    argument = Block(b"".join(packed))
+    argument = StructBuffer(b"".join(packed))
     _register(ring, uapi.IORING_REGISTER_RESTRICTIONS, argument.address, len(packed))
 
 
@@ -676,7 +676,7 @@ def register_task_restrictions(
     Mirrors: liburing io_uring_register_task_restrictions
     """
     packed = _restrictions(register_ops, sqe_ops, sqe_flags_allowed, sqe_flags_required)
-    argument = Block(uapi.io_uring_task_restriction.pack(nr_res=len(packed)) + b"".join(packed))
+    argument = StructBuffer(uapi.io_uring_task_restriction.pack(nr_res=len(packed)) + b"".join(packed))
     _register_blind(uapi.IORING_REGISTER_RESTRICTIONS, argument.address, 1)
 
 
@@ -713,8 +713,8 @@ def register_bpf_filter(
     count, rest = divmod(len(program), 8)
     if rest or not count:
         raise ValueError(f"{len(program)} bytes are no BPF program: each instruction has 8")
-    code = Block(program)
-    argument = Block(
+    code = StructBuffer(program)
+    argument = StructBuffer(
         uapi.io_uring_bpf.pack(
             cmd_type=uapi.IO_URING_BPF_CMD_FILTER,
             filter={
@@ -747,7 +747,7 @@ def register_probe(ring: Ring) -> dict[int, bool]:
     Mirrors: liburing io_uring_get_probe_ring
     """
     head, each = uapi.io_uring_probe, uapi.io_uring_probe_op
-    argument = Block(bytes(head.size + 256 * each.size))
+    argument = StructBuffer(bytes(head.size + 256 * each.size))
     _register(ring, uapi.IORING_REGISTER_PROBE, argument.address, 256)
     answer = argument.read()
     entries = (each.unpack(answer, head.size + i * each.size) for i in range(head.unpack(answer)["ops_len"]))
@@ -776,8 +776,8 @@ def query(query_op: int, ring: Ring | None = None) -> dict[str, Any]:
     layout = _QUERIES.get(query_op)
     if layout is None:
         raise ValueError(f"query_op={query_op} is not known here")
-    answer = Block(bytes(layout.size))
-    argument = Block(
+    answer = StructBuffer(bytes(layout.size))
+    argument = StructBuffer(
         uapi.io_uring_query_hdr.pack(query_data=answer.address, query_op=query_op, size=layout.size)
     )
     if ring is None:
@@ -812,7 +812,7 @@ def register_iowq_aff(ring: Ring, cpus: Iterable[int]) -> None:
     # The kernel reads an array of longs, whose order in memory is this machine's.
     words = max(1, (mask.bit_length() + 63) // 64)
     longs = [mask >> 64 * i & 0xFFFFFFFFFFFFFFFF for i in range(words)]
-    argument = Block(b"".join(_long_words(long) for long in longs))
+    argument = StructBuffer(b"".join(_long_words(long) for long in longs))
     _register(ring, uapi.IORING_REGISTER_IOWQ_AFF, argument.address, argument.nbytes)
 
 
@@ -868,7 +868,7 @@ def register_ring_fd(ring: Ring) -> int:
     Since: 5.18
     Mirrors: liburing io_uring_register_ring_fd
     """
-    argument = Block(uapi.io_uring_rsrc_update.pack(offset=_ANY_INDEX, data=ring.fileno()))
+    argument = StructBuffer(uapi.io_uring_rsrc_update.pack(offset=_ANY_INDEX, data=ring.fileno()))
     index = _ANY_INDEX
     try:
         _register(ring, uapi.IORING_REGISTER_RING_FDS, argument.address, 1)
@@ -886,7 +886,7 @@ def register_ring_fd(ring: Ring) -> int:
 
 
 def _unregister_index(ring: Ring, index: int) -> None:
-    argument = Block(uapi.io_uring_rsrc_update.pack(offset=index))
+    argument = StructBuffer(uapi.io_uring_rsrc_update.pack(offset=index))
     _register(ring, uapi.IORING_UNREGISTER_RING_FDS, argument.address, 1)
 
 
@@ -926,7 +926,7 @@ def register_napi(
     Since: 6.9
     Mirrors: liburing io_uring_register_napi
     """
-    argument = Block(
+    argument = StructBuffer(
         uapi.io_uring_napi.pack(
             busy_poll_to=busy_poll_usec, prefer_busy_poll=int(prefer_busy_poll), opcode=opcode,
             op_param=op_param,
@@ -946,12 +946,12 @@ def unregister_napi(ring: Ring) -> Napi:
     Since: 6.9
     Mirrors: liburing io_uring_unregister_napi
     """
-    argument = Block(uapi.io_uring_napi.pack())
+    argument = StructBuffer(uapi.io_uring_napi.pack())
     _register(ring, uapi.IORING_UNREGISTER_NAPI, argument.address, 1)
     return _napi(argument)
 
 
-def _napi(argument: Block) -> Napi:
+def _napi(argument: StructBuffer) -> Napi:
     before = uapi.io_uring_napi.unpack(argument.read())
     return Napi(before["busy_poll_to"], bool(before["prefer_busy_poll"]))
 
@@ -969,7 +969,7 @@ def register_clock(ring: Ring, clockid: int) -> None:
     Since: 6.12
     Mirrors: liburing io_uring_register_clock
     """
-    argument = Block(uapi.io_uring_clock_register.pack(clockid=clockid))
+    argument = StructBuffer(uapi.io_uring_clock_register.pack(clockid=clockid))
     _register(ring, uapi.IORING_REGISTER_CLOCK, argument.address, 0)
 
 
@@ -993,7 +993,7 @@ def register_sync_cancel(
     """
     # Minus one in both members means no timeout.
     seconds, nanoseconds = (-1, -1) if timeout_ns is None else divmod(timeout_ns, 1_000_000_000)
-    argument = Block(
+    argument = StructBuffer(
         uapi.io_uring_sync_cancel_reg.pack(
             addr=target, fd=fd, flags=cancel_flags, opcode=opcode,
             timeout={"tv_sec": seconds, "tv_nsec": nanoseconds},
@@ -1012,7 +1012,7 @@ def register_sync_msg(sqe: bytes | bytearray | memoryview) -> int:
     Since: 6.13
     Mirrors: liburing io_uring_register_sync_msg
     """
-    argument = Block(bytes(sqe[:64]))
+    argument = StructBuffer(bytes(sqe[:64]))
     return _register_blind(uapi.IORING_REGISTER_SEND_MSG_RING, argument.address, 1)
 
 
@@ -1058,13 +1058,13 @@ def _waiting_and_wide(ring: Ring) -> bool:
     return bool(queued or (ring.flags & uapi.IORING_SETUP_CQE32 and ring.cq.ready()))
 
 
-def _sizes(entries: int, cq_entries: int | None) -> Block:
+def _sizes(entries: int, cq_entries: int | None) -> StructBuffer:
     fields = {"sq_entries": entries}
     flags = 0
     if cq_entries is not None:
         flags |= uapi.IORING_SETUP_CQSIZE
         fields["cq_entries"] = cq_entries
-    return Block(uapi.io_uring_params.pack(flags=flags, **fields))
+    return StructBuffer(uapi.io_uring_params.pack(flags=flags, **fields))
 
 
 def _tells_where_the_array_is() -> bool:
@@ -1123,12 +1123,12 @@ def register_region(ring: Ring, memory: Any, flags: int = 0) -> None:
     Mirrors: liburing io_uring_register_region
     """
     pin = buffers.pin(memory, writable=True)
-    region = Block(
+    region = StructBuffer(
         uapi.io_uring_region_desc.pack(
             user_addr=pin.address, size=pin.nbytes, flags=uapi.IORING_MEM_REGION_TYPE_USER
         )
     )
-    argument = Block(uapi.io_uring_mem_region_reg.pack(region_uptr=region.address, flags=flags))
+    argument = StructBuffer(uapi.io_uring_mem_region_reg.pack(region_uptr=region.address, flags=flags))
     with _held(ring, pin):
         _register(ring, uapi.IORING_REGISTER_MEM_REGION, argument.address, 1)
         ring.resources["region", 0] = pin
@@ -1234,13 +1234,13 @@ def register_ifq(
     size = mmap.PAGESIZE + rq_entries * uapi.io_uring_zcrx_rqe.size
     region = buffers.allocate(-(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
     pin, region_pin = buffers.pin(area, writable=True), buffers.pin(region, writable=True)
-    region_desc = Block(
+    region_desc = StructBuffer(
         uapi.io_uring_region_desc.pack(
             user_addr=region_pin.address, size=region_pin.nbytes, flags=uapi.IORING_MEM_REGION_TYPE_USER
         )
     )
-    area_reg = Block(uapi.io_uring_zcrx_area_reg.pack(addr=pin.address, len=pin.nbytes))
-    argument = Block(
+    area_reg = StructBuffer(uapi.io_uring_zcrx_area_reg.pack(addr=pin.address, len=pin.nbytes))
+    argument = StructBuffer(
         uapi.io_uring_zcrx_ifq_reg.pack(
             if_idx=if_idx, if_rxq=if_rxq, rq_entries=rq_entries, flags=flags, area_ptr=area_reg.address,
             region_ptr=region_desc.address, rx_buf_len=rx_buf_len,
@@ -1267,6 +1267,6 @@ def zcrx_ctrl(ring: Ring, zcrx_id: int, op: int, **member: dict[str, int]) -> di
     Since: 6.19
     Mirrors: liburing io_uring_register_zcrx_ctrl
     """
-    argument = Block(uapi.zcrx_ctrl.pack(zcrx_id=zcrx_id, op=op, **member))
+    argument = StructBuffer(uapi.zcrx_ctrl.pack(zcrx_id=zcrx_id, op=op, **member))
     _register(ring, uapi.IORING_REGISTER_ZCRX_CTRL, argument.address, 0)
     return uapi.zcrx_ctrl.unpack(argument.read())

@@ -419,7 +419,7 @@ class Ring(Uncopyable):
         self._mend()
 
     def _resize(self, argument: Any) -> None:
-        """Let the kernel move the rings as a Block with a struct io_uring_params says, and map them again."""
+        """Let the kernel move the rings as a StructBuffer with io_uring_params says, and map them again."""
         self.fileno()  # what has no descriptor cannot be mapped
         self.sq.flush()
         # From here on until they are mapped, whatever raises leaves a ring that says that it is broken.

@@ -203,7 +203,7 @@ def zcrx():
 MAKERS = {
     "aio.IoUringEventLoop": a_loop,
     "buffers.Array": plain(lambda: buffers.Array(bytes(32), 2)),
-    "buffers.Block": plain(lambda: buffers.Block(bytes(16))),
+    "buffers.StructBuffer": plain(lambda: buffers.StructBuffer(bytes(16))),
     "buffers.BufferRing": buffer_ring,
     "buffers.EpollEvents": plain(lambda: buffers.EpollEvents(4)),
     "buffers.Ints": plain(lambda: buffers.ints([1, 2])),

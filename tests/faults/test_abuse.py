@@ -578,7 +578,7 @@ def test_everything_at_once_for_a_second_then_nothing_lost_corrupt_or_left():
         (lambda: syscalls.io_uring_enter("text", 0, 0, 0), TypeError, "not str"),
         (lambda: syscalls.io_uring_register(-1, 1.5, None, 0), TypeError, "opcode is an int, not float"),
         (lambda: rings.Ring(1.5), TypeError, "entries is an int, not float"),
-        (lambda: buffers.Block(4096), TypeError, "bytes, not int"),
+        (lambda: buffers.StructBuffer(4096), TypeError, "bytes, not int"),
         (lambda: buffers.pack_sockaddr(99, 2**31), ValueError, "no address of family 99"),
     ],
 )
