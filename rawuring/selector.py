@@ -44,7 +44,6 @@ from collections import deque, namedtuple
 from collections.abc import Mapping
 from functools import cache
 from itertools import repeat
-from operator import itemgetter
 from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
 from socket import socket
 
@@ -72,9 +71,6 @@ _EVENTS = tuple(
 )
 _ADD, _MOD = 1, 3  # EPOLL_CTL_ADD, EPOLL_CTL_MOD in linux/eventpoll.h
 _MOST_FD = 0x7FFFFFFF  # an int in C
-_HIGHEST_FD = (1 << 24) - 1  # that fits into an int with the mask: see _EventReader
-_BESIDE_IN = bytes(mask ^ _IN for mask in range(256))
-_MANY = 12  # so many events at once are worth a look into the cache of answers
 _FEW = 12  # so many changes are prepared one by one
 _LONGEST, _LONGEST_NS = 9.2e9, 9_200_000_000 * 10**9  # 292 years: 63 bits of nanoseconds
 _LONGEST_STDLIB = 2_000_000  # 23 days: poll(2) and epoll_wait(2) count milliseconds in an int
@@ -227,23 +223,14 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
         if events == key[2]:
             if data != key.data:
                 key = key._replace(data=data)
-                try:
-                    self._map[key.fd] = key
-                    self._strategy.forget_answers(key.fd)
-                except BaseException:
-                    self._strategy.forget_answers(key.fd)  # as in unregister()
-                    raise
+                self._map[key.fd] = key
             return key
         mask = _MASK[events & _BOTH]  # a TypeError, before anything has changed
         fd, strategy = key[1], self._strategy
         changed = _new_tuple(SelectorKey, (key[0], fd, events, data))
         try:
-            self._map[fd] = changed  # before the look at what has to be forgotten: see _ask_for_many
-            try:
-                noted = known and not strategy._settled[fd] and not strategy.ring.closed  # type: ignore[union-attr]
-            except KeyError:
-                noted = False
-            if noted:
+            self._map[fd] = changed
+            if known and fd in strategy._settled and not strategy.ring.closed:  # type: ignore[union-attr]
                 # What change() would do, without its frame.
                 strategy._pending[fd] = mask
                 if not _ONE_STEP and self._map.get(fd) is not changed:
@@ -254,7 +241,6 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
                 strategy.change(changed, mask, known or bool(_still(key)))
         except BaseException:
             self._map.pop(fd, None)
-            strategy.forget_answers(fd)  # as in unregister()
             raise
         return changed
 
@@ -387,9 +373,8 @@ class Strategy(syscalls.Uncopyable):
     ring: rings.Ring | None = None
     #: What is registered: the selector's own dictionary.
     keys: Keys = {}  # noqa: RUF012 - a placeholder, which nobody changes
-    #: The descriptors whose changes modify() may note in _pending, unless there is something to be forgotten
-    #: of them: see EpollWait.
-    _settled: dict[int, list[int] | None] = {}  # noqa: RUF012 - the others have none
+    #: The descriptors whose changes modify() may note in _pending: see EpollWait.
+    _settled: set[int] = set()  # noqa: RUF012 - the others have none
     #: What belongs to it: the notes, whether they would come too late, and what makes one of them at once.
     _pending: Changes
     _waiting: bool
@@ -426,12 +411,6 @@ class Strategy(syscalls.Uncopyable):
         Returns: pairs (key, events).
         """
         raise NotImplementedError
-
-    def forget_answers(self, fd: int) -> None:
-        """Take note that the key of a descriptor is another one now.
-
-        Args: fd is the descriptor.
-        """
 
     def fileno(self) -> int:
         """Return the descriptor for nesting."""
@@ -472,8 +451,8 @@ class EpollWait(Strategy):
         self._event = _event_layout()
         #: fd -> mask, with _NEW for an addition: what the kernel has not heard of yet.
         self._pending: dict[int, int] = {}
-        #: The descriptors that the set may know, each with those of its events that are in _answers.
-        self._given: dict[int, list[int] | None] = {}
+        #: The descriptors that the set knows.
+        self._given: set[int] = set()
         #: The same, or empty while a change is more than a note in _pending.
         self._settled = self._given
         #: Additions that are on their way, or were when an exception came: the set may know them.
@@ -481,9 +460,6 @@ class EpollWait(Strategy):
         #: Those that it would not take, although somebody vouched for them.
         self._refused: set[int] = set()
         self._cqes: deque[rings.Cqe] = deque()
-        #: What an event of epoll stands for: see _EventReader.
-        self._answers: dict[int, tuple[SelectorKey, int]] = {}
-        self._reader: _EventReader | None = None
         #: How many events the last wait brought.
         self._found = 0
         self._waiting = False
@@ -512,8 +488,6 @@ class EpollWait(Strategy):
         except BaseException:
             self.ring.close()
             raise
-        if sys.implementation.name == "cpython":
-            self._reader = _EventReader(self._event)
         try:
             # Success is silent (5.17), so that a wait for one completion is a wait for an event.
             self._silent = bool(self.ring.features & uapi.IORING_FEAT_CQE_SKIP)
@@ -545,10 +519,8 @@ class EpollWait(Strategy):
         if self.ring.closed:
             self._check_ring()
         fd = key.fd
-        if fd > _HIGHEST_FD:
-            self._reader = None  # before its first event can come
         if known and not self._direct:
-            self._given.pop(fd, None)  # left by another thread: see _confirm
+            self._given.discard(fd)  # left by another thread: see _confirm
             self._pending[fd] = _MASK[key.events & _BOTH] | _NEW
             if self._waiting:
                 self._apply_now(fd)
@@ -561,7 +533,7 @@ class EpollWait(Strategy):
             self._epoll.register(fd, mask)
         except FileExistsError:  # by an addition that was on its way when the number was unregistered
             self._epoll.modify(fd, mask)
-        self._given[fd] = None
+        self._given.add(fd)
         self._overtake(fd)
 
     def change(self, key: SelectorKey, mask: int, known: bool) -> None:
@@ -573,7 +545,6 @@ class EpollWait(Strategy):
             self._refused.discard(fd)
             if not (self._refused or self._direct):
                 self._settled = self._given
-        self.forget_answers(fd)
         given = fd in self._given
         if not known or (given and self._direct):
             new = not given and self._pending.get(fd, 0) & _NEW and _still(key) is not False
@@ -611,21 +582,9 @@ class EpollWait(Strategy):
 
     def _forget(self, fd: int) -> None:
         self._pending.pop(fd, None)
-        self.forget_answers(fd)
-        self._given.pop(fd, None)
+        self._given.discard(fd)
         self._unsure.discard(fd)
         self._refused.discard(fd)
-
-    def forget_answers(self, fd: int) -> None:
-        """Forget what a descriptor's events were answered with.
-
-        Args: fd is the descriptor.
-        """
-        events = self._given.get(fd)
-        if events:
-            for event in events:
-                self._answers.pop(event, None)
-            self._given[fd] = None  # last: what a signal handler has interrupted is done again
 
     def _check_ring(self) -> None:
         # In a forked child the set is still the parent's, and would be changed there.
@@ -643,7 +602,7 @@ class EpollWait(Strategy):
             self._unsure.add(fd)  # first: whoever removes it meanwhile has to know
             self._control(fd, change)
             if fd in self._unsure:
-                self._given.setdefault(fd)
+                self._given.add(fd)
                 self._unsure.discard(fd)
             # Off the list only when it is done: a signal handler may raise at any moment.
             self._forget_sent({fd: change})
@@ -686,8 +645,8 @@ class EpollWait(Strategy):
         """
         if code != errno.EBADF and fd in self.keys:
             self._refused.add(fd)
-            self._settled = {}  # whoever is modified is no longer refused: change() does that
-            self._given.pop(fd, None)
+            self._settled = set()  # whoever is modified is no longer refused: change() does that
+            self._given.discard(fd)
             self._unsure.discard(fd)
             if fd not in self.keys:  # unregistered meanwhile, and nobody else would end it
                 self._refused.discard(fd)
@@ -703,7 +662,7 @@ class EpollWait(Strategy):
                 self._check_ring()
             for fd in _snapshot(self._pending):
                 self._apply(fd)
-            return self._ask_epoll(timeout_ns, keys, alone=False)
+            return self._ask_epoll(timeout_ns, keys)
         if self._refused:
             timeout_ns = 0
         self._waiting = True
@@ -731,62 +690,25 @@ class EpollWait(Strategy):
         finally:
             self._waiting = False
 
-    def _ask_epoll(self, timeout_ns: int | None, keys: Keys, alone: bool = True) -> Ready:
-        """Wait without the ring, for whole milliseconds; the reader's memory is for one wait at a time."""
-        if alone and self._found >= _MANY and self._reader is not None and not (timeout_ns or self._refused):
-            return self._ask_for_many(timeout_ns, keys)
+    def _ask_epoll(self, timeout_ns: int | None, keys: Keys) -> Ready:
+        """Wait without the ring, for whole milliseconds."""
         # -1 and not None, for PyPy.
         timeout = -1 if timeout_ns is None else min(-(-timeout_ns // 1_000_000) / 1000, _LONGEST_STDLIB)
         ready: Ready = []
         found = self._epoll.poll(timeout, len(keys) or 1)
         self._found = len(found)
-        for fd, mask in found:
-            key = keys.get(fd)
-            if key is not None:
-                events = _EVENTS[mask & 31] & key.events
-                if events:
-                    ready.append((key, events))
-            else:
-                self._stray(fd)
-        if timeout_ns is None and not ready and [fd for fd, _ in found] == [self._waker]:
-            return self._ask_epoll(timeout_ns, keys, alone)  # the wait that it was for had ended by then
-        return self._with_refused(ready, keys) if self._refused else ready
-
-    def _ask_for_many(self, timeout_ns: int | None, keys: Keys) -> Ready:
-        """Wait without the ring, and answer known events from the cache."""
-        assert self._reader is not None
-        events = self._reader.wait(self._epoll.fileno(), len(keys) or 1, -1 if timeout_ns is None else 0)
-        if self._reader is None:
-            return self._ask_epoll(timeout_ns, keys)  # another thread has added what it cannot tell
-        self._found = len(events)
-        answers = self._answers
-        try:
-            # No Python in this loop: half of what EpollSelector needs (bench/run.py --only ready).
-            return list(itemgetter(*events)(answers)) if len(events) > 1 else [answers[e] for e in events]
-        except KeyError:
-            pass  # an event that is new here
-        ready: Ready = []
-        for event in events:
-            mask, fd = _unpack(event)
-            key = keys.get(fd)
-            if key is None:
+        for fd, mask in found:  # shaped by speed: a third of what EpollSelector's own loop takes
+            try:
+                key = keys[fd]
+            except KeyError:
                 self._stray(fd)
                 continue
-            found = _EVENTS[mask & 31] & key.events
-            if found:
-                ready.append((key, found))
-                known = self._given.get(fd)
-                if known is None:
-                    known = self._given[fd] = []
-                known.append(event)  # first: a signal handler may raise before there is an answer
-                answers[event] = key, found
-                if keys.get(fd) is not key:
-                    # Changed by another thread: modify() may have looked too early, or into an older list.
-                    answers.pop(event, None)
-                    self.forget_answers(fd)
-        if timeout_ns is None and not ready and [_unpack(event)[1] for event in events] == [self._waker]:
-            return self._ask_epoll(timeout_ns, keys)  # as there
-        return ready
+            events = _EVENTS[mask & 31] & key[2]
+            if events:
+                ready.append((key, events))
+        if timeout_ns is None and not ready and [fd for fd, _ in found] == [self._waker]:
+            return self._ask_epoll(timeout_ns, keys)  # the wait that it was for had ended by then
+        return self._with_refused(ready, keys) if self._refused else ready
 
     def _with_refused(self, ready: Ready, keys: Keys) -> Ready:
         # epoll_poll comes here twice in one wait.
@@ -801,7 +723,7 @@ class EpollWait(Strategy):
             if error.errno in fdmon.GONE:
                 self.ring.disown_fd()
             self._lost = self._direct = True
-            self._settled = {}
+            self._settled = set()
             self.reason = f"{self.name} stopped working: {error}"
             self.name = "epoll"
             warnings.warn(f"{self.reason}; going on with epoll", RuntimeWarning, stacklevel=4)
@@ -993,9 +915,7 @@ class EpollWait(Strategy):
 
     def _confirm(self) -> None:
         """Take note that the additions on their way have been sent: from now on they are modified."""
-        # Those that the set knows already may have kept answers. No set operation with _given itself: it
-        # would go through all that is registered.
-        self._given.update(dict.fromkeys([fd for fd in self._unsure if fd not in self._given]))
+        self._given |= self._unsure
         self._unsure.clear()
 
     def _prepare_wait(self, capacity: int) -> None:
@@ -1034,7 +954,7 @@ class EpollWait(Strategy):
         return ready
 
     def _control_failed(self, fd: int, code: int, keys: Keys | None) -> None:
-        if code in (errno.EINVAL, errno.EOPNOTSUPP) and not self._given.keys() - {fd}:
+        if code in (errno.EINVAL, errno.EOPNOTSUPP) and not self._given - {fd}:
             raise OSError(code, "this kernel has no IORING_OP_EPOLL_CTL (Linux 5.6)")
         key = keys.get(fd) if keys else None
         mask = _MASK[key.events & _BOTH] if key else None if keys else self._pending.get(fd)
@@ -1051,15 +971,15 @@ class EpollWait(Strategy):
             raise OSError(-res, f"IORING_OP_EPOLL_WAIT (Linux 6.15): {os.strerror(-res)}")
         self._found = res
         ready: Ready = []
-        get = keys.get
         for mask, fd in self._event.iter_unpack(self._wait.memory[: res * self._event.size]):
-            key = get(fd)
-            if key is not None:
-                events = _EVENTS[mask & 31] & key.events
-                if events:
-                    ready.append((key, events))
-            else:
+            try:
+                key = keys[fd]
+            except KeyError:
                 self._stray(fd)
+                continue
+            events = _EVENTS[mask & 31] & key[2]
+            if events:
+                ready.append((key, events))
         return ready
 
     def _stray(self, fd: int) -> None:
@@ -1074,7 +994,7 @@ class EpollWait(Strategy):
             self._strayed = True
         if fd in self.keys:
             # Another thread has registered it meanwhile, and what was put out may have been that.
-            self._given.pop(fd, None)
+            self._given.discard(fd)
             self._send_again(fd)
             if self._direct:
                 self._apply_now(fd)
@@ -1085,7 +1005,7 @@ class EpollWait(Strategy):
         """Return the descriptor of the set, which from now on knows of every change at once."""
         self._check_ring()
         self._direct = True
-        self._settled = {}
+        self._settled = set()
         for fd in _snapshot(self._pending):
             self._apply(fd)
         return self._epoll.fileno()
@@ -1107,7 +1027,6 @@ class EpollWait(Strategy):
                 if self.ring.closed:  # not refused
                     self._close_set()
         self._pending.clear()
-        self._answers.clear()
         self._given.clear()
         self._unsure.clear()
         self._close_set()
@@ -1117,88 +1036,6 @@ class EpollWait(Strategy):
         waker, self._waker = self._waker, -1
         if waker >= 0:
             os.close(waker)
-
-
-class _EventReader(syscalls.Uncopyable):
-    """epoll_wait(2) through libc, into memory of ours: events as one int each, see _unpack.
-
-    select.epoll makes a tuple of each event, which costs half as much as the kernel's work for it.
-
-    The hash of an int is the int, and a dictionary goes by its lowest bits. So the descriptor is there: with
-    the mask there, as they lie in memory, all would be looked for at the same place, for three times as long.
-    And what can be read, and nothing else, is no more than its number: up to 256 Python has that already.
-    """
-
-    def __init__(self, layout: struct.Struct) -> None:
-        """Find the function and make room.
-
-        Args: layout is that of a struct epoll_event with a descriptor.
-        """
-        import ctypes
-
-        self._ctypes = ctypes
-        self._call = _epoll_wait()
-        self._size = layout.size
-        #: Where the highest byte of the descriptor lies, which gives way to the mask.
-        self._high = layout.size - 8 + 3 - _LOW
-        self._formats: dict[int, tuple[bool, Callable[..., Any]]] = {}
-        #: For how many events there is memory, the memory, and what ctypes passes of it: replaced as a whole.
-        self._room: tuple[int, Any, Any] = (0, b"", None)
-
-    def wait(self, epfd: int, maxevents: int, timeout_ms: int) -> tuple[int, ...]:
-        """Wait; signal handlers run, and the wait goes on.
-
-        Args: epfd is the set, with no descriptor above _HIGHEST_FD; timeout_ms in milliseconds: 0, or -1 for
-            ever.
-        Returns: each event as _unpack() takes it.
-        Raises: OSError.
-        Lifetime: none.
-        """
-        capacity, memory, pointer = self._room
-        if maxevents > capacity:
-            capacity, memory, pointer = self._room = self._make_room(maxevents)
-        while True:
-            count = self._call(epfd, pointer, maxevents, timeout_ms)
-            if count >= 0:
-                # Shaped by speed (bench/run.py --only "100 of 100 ready").
-                size = self._size
-                end = count * size
-                memory[self._high : end : size] = memory[_LOW:end:size].translate(_BESIDE_IN)
-                all_of, unpack = self._formats.get(count) or self._format(count)
-                events: tuple[int, ...] = unpack(memory)
-                return events if all_of else events[:count]
-            code = self._ctypes.set_errno(0)
-            if code not in (0, errno.EINTR):
-                raise OSError(code, os.strerror(code))
-
-    def _make_room(self, maxevents: int) -> tuple[int, Any, Any]:
-        capacity = 1 << (maxevents - 1).bit_length()
-        memory = buffers.allocate(self._size * (capacity + capacity // 8 + 1))  # see _format()
-        return capacity, memory, self._ctypes.byref(self._ctypes.c_char.from_buffer(memory))
-
-    def _format(self, count: int) -> tuple[bool, Callable[..., Any]]:
-        """Choose what unpacks so many events; say whether it gives no more than those."""
-        # Events to spare are unpacked as well: few formats serve all counts, in steps of an eighth.
-        step = 1 << max(0, count.bit_length() - 4)
-        rounded = -(-count // step) * step
-        if rounded == count:
-            found = True, struct.Struct("=" + f"{self._size - 8}xI4x" * count).unpack_from
-        else:
-            found = False, (self._formats.get(rounded) or self._format(rounded))[1]
-        self._formats[count] = found
-        return found
-
-
-def _unpack(event: int) -> tuple[int, int]:
-    """Return the lowest eight bits of the mask, and the descriptor, of what _EventReader gave."""
-    return event >> 24 ^ _IN, event & _HIGHEST_FD
-
-
-# Made once: each function of ctypes refers to itself, and only the collector would free it.
-@cache
-def _epoll_wait() -> Any:
-    syscalls._load()
-    return syscalls._libc["epoll_wait"]
 
 
 @cache
