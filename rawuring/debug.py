@@ -73,57 +73,19 @@ def place() -> str:
 # SQEs and CQEs in words
 
 
-def _changed(prep: Callable[..., None], name: str, value: int, base: bytes) -> list[int]:
-    """Find the bytes of an SQE that an argument changes; none when it does not take that value."""
-    try:
-        sqe = _prepare(prep, {name: value})
-    except Exception:
-        return []
-    return [i for i in range(64) if sqe[i] != base[i]]
-
-
-def _prepare(prep: Callable[..., None], arguments: dict[str, int]) -> bytes:
-    sqe = bytearray(128)
-    defaults = {"cmd": b""}
-    values = {name: arguments.get(name, defaults.get(name, 0)) for name in _parameters(prep)}
-    prep(sqe if prep.__name__.endswith("128") else memoryview(sqe)[:64], **values)
-    return bytes(sqe)
-
-
-def _parameters(prep: Callable[..., None]) -> tuple[str, ...]:
-    code = prep.__code__
-    return code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
-
-
-def _shape(prep: Callable[..., None]) -> tuple[bytes, list[tuple[str, int, int]]] | None:
-    """Find out what a prep function writes where: constants, and (name, offset, size) for each argument."""
-    try:
-        base = _prepare(prep, {})
-    except Exception:
-        return None
-    places = []
-    for name in _parameters(prep):
-        if name in ("user_data", "flags"):
-            continue
-        for bits in (64, 63, 32, 31, 16, 8):
-            changed = _changed(prep, name, (1 << bits) - 1, base)
-            if changed:
-                first = changed[0]
-                if changed == list(range(first, first + len(changed))):
-                    places.append((name, first, len(changed)))
-                break
-    return base, places
-
-
 @functools.lru_cache(None)
 def _shapes() -> dict[int, list[tuple[str, bytes, list[tuple[str, int, int]]]]]:
-    """Ask every prep function once what it writes."""
+    """List by opcode (name, constants, [(argument, offset, size)]) of each prep function."""
     found: dict[int, list[tuple[str, bytes, list[tuple[str, int, int]]]]] = {}
-    for name, prep in vars(ops).items():
-        if name.startswith("prep_") and name not in ("prep_rw", "prep_send_set_addr"):
-            shape = _shape(prep)
-            if shape is not None:
-                found.setdefault(shape[0][0], []).append((name[5:], *shape))
+    for name, prep in ops.fillers().items():
+        base, reached = ops.written(prep)
+        places = []
+        for argument, changed in reached.items():
+            seen = [i for i in changed if i < 64]
+            in_one_piece = seen and seen[-1] - seen[0] == len(seen) - 1
+            if argument not in ("user_data", "flags") and in_one_piece:
+                places.append((argument, seen[0], len(seen)))
+        found.setdefault(base[0], []).append((name[5:], base[:64], places))
     return found
 
 

@@ -6,8 +6,7 @@ What it is: the memory of a ring as this kernel laid it out, with its real offse
 header, member by member; and what each operation means by the members of an SQE. As text, JSON or SVG.
 Mirrors: pahole(1) for the structs; nothing for the rest.
 Must not know: any offset of its own, with one exception (known_params, for machines without io_uring, which
-a test compares with a kernel). Structs come from uapi.py; what an operation means is learned by calling
-its prep function with one argument after the other and looking which bytes change.
+a test compares with a kernel). Structs come from uapi.py; what an operation means comes from ops.written().
 Invariant: nothing is drawn that was not asked of a kernel, of uapi.py or of ops.py, so no picture can be old.
 Read next: tour.py.
 """
@@ -16,12 +15,12 @@ from __future__ import annotations
 
 import inspect
 import os
-import struct
 import sys
 import textwrap
 from typing import NamedTuple
 
 from . import command, fakekernel, ops, rings, uapi
+from .ops import fillers
 from .params import MAX_ENTRIES, broken_rule
 
 TYPE_CHECKING = False
@@ -327,10 +326,6 @@ def struct_as_data(layout: uapi.Layout) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------
 # The operations
 
-# These write what their caller says instead of one operation, or change an SQE that is filled already.
-_GENERAL = ("prep_rw", "prep_uring_cmd_op", "prep_send_set_addr")
-
-
 class Use(NamedTuple):
     """What a prep function puts into one member."""
 
@@ -352,37 +347,23 @@ class Operation(NamedTuple):
     uses: tuple[Use, ...]
 
 
-def fillers() -> dict[str, Callable[..., object]]:
-    """List the functions of ops.py that fill an SQE for one operation."""
-    return {
-        name: value
-        for name, value in vars(ops).items()
-        if name.startswith("prep_") and callable(value) and name not in _GENERAL
-    }
-
-
 def learn(name: str) -> Operation:
     """Find out what a prep function writes where, by calling it.
 
-    Each argument is tried with every single bit that it takes; the bytes that change are its own. What is
-    not zero although every argument is, the function sets by itself.
+    What is not zero although every argument is, the function sets by itself.
 
     Args: name of a function in ops.py.
     """
     function = fillers()[name]
-    arguments = list(inspect.signature(function).parameters)[1:]
-    zeros: dict[str, Any] = {argument: b"" if argument == "cmd" else 0 for argument in arguments}
-    base = _filled(function, zeros)
-    assert base is not None
+    base, reached = ops.written(function)
     opcode = base[0]
     op_name = uapi.name_of("IORING_OP_", opcode)
     owner: dict[int, str] = {}
     uses = []
-    for argument in arguments:
-        changed = _changed(function, zeros, base, argument)
+    for argument, changed in reached.items():
         owner.update(dict.fromkeys(changed, argument))
         for first, size in _runs(changed):
-            source = argument + _added(function, zeros, base, argument, first, size)
+            source = argument + _added(function, base, argument, first, size)
             uses.append(Use(first, size, _member(first, size, argument, op_name), source))
     for first, size in _runs([i for i, byte in enumerate(base) if byte and i not in owner]):
         uses += _constants(base, first, size, op_name)
@@ -402,45 +383,18 @@ def _parameter(parameter: inspect.Parameter) -> str:
     return parameter.name if default is parameter.empty else f"{parameter.name}={default!r}"
 
 
-def _filled(function: Callable[..., object], arguments: dict[str, Any]) -> bytes | None:
-    """Return the SQE that a call makes, None when the arguments are refused."""
-    sqe = bytearray(128)
-    try:
-        function(sqe, **arguments)
-    except (struct.error, ValueError, OverflowError, TypeError):
-        return None
-    return bytes(sqe)
-
-
-def _changed(function: Callable[..., object], zeros: dict[str, Any], base: bytes, argument: str) -> list[int]:
-    """List the bytes that an argument reaches."""
-    if argument == "cmd":
-        wide = 80 if "128" in function.__name__ else 16
-        values: list[Any] = [b"\xff" * wide]
-    else:
-        values = [1 << bit for bit in range(64)]
-    changed: set[int] = set()
-    for value in values:
-        image = _filled(function, {**zeros, argument: value})
-        if image is not None:
-            changed.update(i for i in range(128) if image[i] != base[i])
-    return sorted(changed)
-
-
-def _added(
-    function: Callable[..., object], zeros: dict[str, Any], base: bytes, argument: str, first: int, size: int
-) -> str:
+def _added(function: Callable[..., None], base: bytes, argument: str, first: int, size: int) -> str:
     """Say what a function does to an argument on its way: " | 2" for a bit of its own, " + 1"."""
     constant = int.from_bytes(base[first : first + size], sys.byteorder)
     if not constant:
         return ""
     bit = constant & -constant
-    image = _filled(function, {**zeros, argument: bit})
+    image = ops.filled(function, **{argument: bit})
     same = image is not None and image[first : first + size] == base[first : first + size]
     return f" {'|' if same else '+'} {constant}"
 
 
-def _runs(places: list[int]) -> list[tuple[int, int]]:
+def _runs(places: Iterable[int]) -> list[tuple[int, int]]:
     """Join neighbours: (first, how many)."""
     runs: list[list[int]] = []
     for place in places:

@@ -39,7 +39,7 @@ from .uapi import AT_FDCWD
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Any, Union
+    from typing import Any, Callable, Union
 
     Sqe = Union[memoryview, bytearray]
 
@@ -403,9 +403,79 @@ def memory_of(sqe: Sqe, registered: bool = False) -> list[tuple[int, int, bool]]
     ]
 
 
+# ------------------------------------------------------------------------------------------------------
+# What a prep function writes, learned by trying it: no table repeats the functions below
+
+# These write what their caller says instead of one operation, or change an SQE that is filled already.
+_GENERAL = ("prep_rw", "prep_uring_cmd_op", "prep_send_set_addr")
+_WIDEST = tuple((1 << bits) - 1 for bits in (64, 63, 32, 31, 16, 8))
+
+
+def fillers() -> dict[str, Callable[..., None]]:
+    """List the functions of this file that fill an SQE for one operation.
+
+    Returns: the functions by their names.
+    Lifetime: none.
+    """
+    return {
+        name: value
+        for name, value in list(globals().items())  # PyPy: module dictionaries change while they are read
+        if name.startswith("prep_") and callable(value) and name not in _GENERAL
+    }
+
+
+def parameters(prep: Callable[..., None]) -> tuple[str, ...]:
+    """Name the parameters of a prep function that follow the SQE.
+
+    Args: prep is a function of Python.
+    Lifetime: none.
+    """
+    code = prep.__code__
+    return code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
+
+
+def filled(prep: Callable[..., None], **arguments: Any) -> bytes | None:
+    """Fill an SQE, with 0 for each parameter that is not given.
+
+    Args: prep is a function of this file; arguments are its own, by name.
+    Returns: 128 bytes; None when prep rejects the arguments.
+    Lifetime: none.
+    """
+    sqe = bytearray(128)
+    zeros = {name: b"" if name == "cmd" else 0 for name in parameters(prep)}
+    try:
+        prep(sqe, **{**zeros, **arguments})
+    except (struct.error, ValueError, OverflowError, TypeError):
+        return None
+    return bytes(sqe)
+
+
+@functools.lru_cache(None)
+def written(prep: Callable[..., None]) -> tuple[bytes, dict[str, tuple[int, ...]]]:
+    """Find out which bytes of an SQE each argument of a prep function reaches.
+
+    Args: prep is a function of this file.
+    Returns: the SQE with 0 for every argument, in which everything that is not 0 is the function's own; and
+        by parameter the places of the bytes that its values change.
+    Raises: ValueError for a function that rejects zeros.
+    Lifetime: none.
+    """
+    base = filled(prep)
+    if base is None:
+        raise ValueError(f"{prep.__name__}() takes no zeros")
+    places = {}
+    for name in parameters(prep):
+        values = (b"\xff" * (80 if "128" in prep.__name__ else 16),) if name == "cmd" else _WIDEST
+        changed = 0
+        for image in (filled(prep, **{name: value}) for value in values):
+            changed |= int.from_bytes(image or base, "little") ^ int.from_bytes(base, "little")
+        places[name] = tuple(i for i in range(128) if changed >> i * 8 & 0xFF)
+    return base, places
+
+
 @functools.lru_cache(None)
 def memory_arguments(prep: Any) -> tuple[tuple[int, int | None, int, bool], ...] | None:
-    """Tell which arguments of a prep function are addresses, by trying it.
+    """Tell which arguments of a prep function are addresses.
 
     Args: prep is any callable.
     Returns: for each address (its place behind the SQE, the place of the argument that counts, or None, the
@@ -415,34 +485,31 @@ def memory_arguments(prep: Any) -> tuple[tuple[int, int | None, int, bool], ...]
     """
     if globals().get(getattr(prep, "__name__", "")) is not prep or prep is prep_rw:
         return None
-    code = prep.__code__
-    names = [name for name in code.co_varnames[1 : code.co_argcount] if name not in ("user_data", "flags")]
+    positional = parameters(prep)[: prep.__code__.co_argcount - 1]
+    names = [name for name in positional if name not in ("user_data", "flags")]
     found: list[tuple[int, int | None, int, bool]] = []
     for place, name in enumerate(names):
-        for size, written in _marked(prep, names, {name: _MARK}):
+        for size, kernel_writes in _marked(prep, {name: _MARK}):
             counter = None
             for i, other in enumerate(names):
-                more = _marked(prep, names, {other: 1, name: _MARK})
+                more = _marked(prep, {other: 1, name: _MARK})
                 if more and more[0][0] > size:
                     counter, size = i, more[0][0]
-            found.append((place, counter, size, written))
+            found.append((place, counter, size, kernel_writes))
     return tuple(found)
 
 
 _MARK = 1 << 40  # more than any member can hold but addresses, offsets and user_data
 
 
-def _marked(prep: Any, names: list[str], arguments: dict[str, int]) -> list[tuple[int, bool]]:
+def _marked(prep: Any, arguments: dict[str, int]) -> list[tuple[int, bool]]:
     """Find the memory at the mark that a request uses; the other arguments are 0."""
-    sqe = bytearray(128)
-    others = dict.fromkeys(names, 0)
     if prep is prep_cmd_sock:
-        others["cmd_op"] = uapi.SOCKET_URING_OP_SETSOCKOPT
-    try:
-        prep(sqe, **{**others, **arguments})
-    except (struct.error, ValueError):
+        arguments = {"cmd_op": uapi.SOCKET_URING_OP_SETSOCKOPT, **arguments}
+    sqe = filled(prep, **arguments)
+    if sqe is None:
         return []
-    return [(nbytes, written) for where, nbytes, written in memory_of(sqe, True) if where == _MARK]
+    return [(nbytes, writes) for where, nbytes, writes in memory_of(bytearray(sqe), True) if where == _MARK]
 
 
 # ------------------------------------------------------------------------------------------------------

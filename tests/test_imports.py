@@ -49,7 +49,6 @@ ORDER = (
     "probe",
     "fdmon",
     "selector",
-    "files",
     "aio",
     "vendor",
     # Tools for readers: nothing above imports them.
@@ -92,6 +91,12 @@ def outside_imports(path: Path) -> set[str]:
 def test_package_when_listed_then_every_file_is_in_the_order() -> None:
     found = {path.relative_to(PACKAGE).with_suffix("").as_posix() for path in PACKAGE.rglob("*.py")}
     assert found - {"__init__"} <= set(ORDER)
+
+
+def test_order_when_the_package_is_whole_then_each_of_its_names_is_a_file() -> None:
+    if not (PACKAGE.parent / "pyproject.toml").exists():
+        pytest.skip("a copy, which may be a part of the package")
+    assert set(ORDER) == set(PRESENT)
 
 
 @pytest.mark.parametrize("name", PRESENT)
