@@ -73,7 +73,7 @@ from .syscalls import Uncopyable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
     Cqe = tuple[int, ...]  # (user_data, res, flags), and two more words on a 32-byte CQE
@@ -141,8 +141,7 @@ class SubmissionQueue(Uncopyable):
         # The offsets say where; the value itself has to be read from the mapping.
         self.ring_mask = words[sq_off["ring_mask"] // 4]
         self.ring_entries = words[sq_off["ring_entries"] // 4]
-        if self.ring_mask != self.ring_entries - 1:
-            raise RuntimeError(f"SQ mask {self.ring_mask} does not fit {self.ring_entries} entries")
+        _check_words("sq", self, words)
         self._mixed = bool(setup_flags & uapi.IORING_SETUP_SQE_MIXED)
         self.sqe_size = 128 if setup_flags & uapi.IORING_SETUP_SQE128 else 64
         self._sqes = _bytes_of(sqes_memory)
@@ -403,6 +402,7 @@ class SubmissionQueue(Uncopyable):
 _ALL_CUT = 1 << 63  # above every index
 _SQE_HEAD = struct.Struct("=BBHi56s")
 _USER_DATA = struct.Struct("=Q")
+_U32 = struct.Struct("=I")
 _SQE128_OPS = (uapi.IORING_OP_NOP128, uapi.IORING_OP_URING_CMD128)
 
 
@@ -464,8 +464,7 @@ class CompletionQueue(Uncopyable):
         self._koverflow = cq_off["overflow"] // 4
         self.ring_mask = words[cq_off["ring_mask"] // 4]
         self.ring_entries = words[cq_off["ring_entries"] // 4]
-        if self.ring_mask != self.ring_entries - 1:
-            raise RuntimeError(f"CQ mask {self.ring_mask} does not fit {self.ring_entries} entries")
+        _check_words("cq", self, words)
         self._mixed = bool(setup_flags & uapi.IORING_SETUP_CQE_MIXED)
         self._cqe = _CQE32 if setup_flags & uapi.IORING_SETUP_CQE32 else _CQE16
         self.cqe_size = size = self._cqe.size
@@ -628,6 +627,18 @@ def _join_mixed(slots: list[Cqe]) -> list[Cqe]:
     return cqes
 
 
+def _check_words(name: str, queue: SubmissionQueue | CompletionQueue, words: barriers.Words) -> None:
+    """Refuse sizes and indices that no ring has: with them we would write where nothing is ours."""
+    entries, mask = queue.ring_entries, queue.ring_mask
+    if not entries or entries & (entries - 1):
+        raise RuntimeError(f"{name}.ring_entries is {entries}, which is no power of two")
+    if mask != entries - 1:
+        raise RuntimeError(f"{name}.ring_mask is {mask:#x}, which does not fit {entries} entries")
+    tail, head = load_acquire(words, queue._ktail), load_acquire(words, queue._khead)
+    if (tail - head) & U32 > entries:
+        raise RuntimeError(f"{name}.head is {head} and {name}.tail is {tail}: more than {entries} entries")
+
+
 # ------------------------------------------------------------------------------------------------------
 # The memory
 
@@ -712,3 +723,50 @@ def memory_sizes(params: dict[str, Any]) -> tuple[int, int, int]:
     sq_size = params["sq_off"]["array"] + params["sq_entries"] * 4
     cq_size = params["cq_off"]["cqes"] + params["cq_entries"] * cqe_size
     return sq_size, cq_size, params["sq_entries"] * sqe_size
+
+
+_WORDS = ("head", "tail", "ring_mask", "ring_entries")
+_SQ_WORDS = [(f"sq_off.{word}", word) for word in (*_WORDS, "flags", "dropped")]
+_CQ_WORDS = [(f"cq_off.{word}", word) for word in (*_WORDS, "overflow")]
+
+
+def check_layout(mappings: Sequence[Any], params: dict[str, Any]) -> None:
+    """Refuse offsets and sizes that do not describe the memory: we would write to what is not ours.
+
+    Args: mappings are the SQ ring, the CQ ring and the SQE array; params is the unpacked io_uring_params that
+        the kernel filled.
+    Raises: RuntimeError, which names the word.
+    Mirrors: the assertions of Zig's IoUring.init
+    """
+    flags, sq_off, cq_off = params["flags"], params["sq_off"], params["cq_off"]
+    # (where it begins, how long it is, what it is aligned to, its name)
+    sq = [(sq_off[word], 4, 4, name) for name, word in _SQ_WORDS]
+    cq = [(cq_off[word], 4, 4, name) for name, word in _CQ_WORDS]
+    cqe_size = 32 if flags & uapi.IORING_SETUP_CQE32 else 16
+    cq.append((cq_off["cqes"], params["cq_entries"] * cqe_size, 8, "cq_off.cqes"))
+    if not flags & uapi.IORING_SETUP_NO_SQARRAY:
+        sq.append((sq_off["array"], params["sq_entries"] * 4, 4, "sq_off.array"))
+    shared = mappings[0] is mappings[1]
+    _check_parts(mappings[0], sq + cq if shared else sq)
+    if not shared:
+        _check_parts(mappings[1], cq)
+    _check_parts(mappings[2], [(0, memory_sizes(params)[2], 1, "the place of the SQEs")])
+    for ring, memory, offsets in (("sq", mappings[0], sq_off), ("cq", mappings[1], cq_off)):
+        found, told = _U32.unpack_from(memory, offsets["ring_entries"])[0], params[f"{ring}_entries"]
+        if found != told:
+            raise RuntimeError(f"{ring}.ring_entries is {found}, and io_uring_params says {told}")
+
+
+def _check_parts(memory: Any, parts: list[tuple[int, int, int, str]]) -> None:
+    with memoryview(memory) as view:
+        room = view.nbytes
+    end, before = 0, ""  # of the part before
+    parts.sort()
+    for start, nbytes, alignment, name in parts:
+        if start % alignment:
+            raise RuntimeError(f"{name} is {start}, which is no multiple of {alignment}")
+        if start + nbytes > room:
+            raise RuntimeError(f"{name} is {start}, where {nbytes} bytes exceed a mapping of {room}")
+        if start < end:
+            raise RuntimeError(f"{name} is {start}, which lies in {before}")
+        end, before = start + nbytes, name

@@ -32,6 +32,7 @@ from .queues import (
     _CQE16,
     _CQE16_AT,
     _CQES16,
+    _U32,
     U32 as U32,
     Columns as Columns,
     CompletionQueue as CompletionQueue,
@@ -40,6 +41,7 @@ from .queues import (
     SubmissionQueue as SubmissionQueue,
     SubmissionQueueFull as SubmissionQueueFull,
     WrongThread as WrongThread,
+    check_layout,
     map_rings as map_rings,
     memory_sizes as memory_sizes,
 )
@@ -72,8 +74,6 @@ RECOMMENDED = (
 # Every call counts: after len() and isinstance() CPython looks for signals until it has specialised the call,
 # which it never does when it is traced, or is free-threaded (3.13).
 _HANDLERS_RUN_AFTER_CALLS = sys.implementation.name == "cpython" and sys.version_info >= (3, 11)
-
-_U32 = struct.Struct("=I")
 
 
 class ForkedRing(RuntimeError):
@@ -259,6 +259,7 @@ class Ring(Uncopyable):
 
     def _attach_queues(self) -> None:
         sq_memory, cq_memory, sqes_memory = self._mappings
+        check_layout(self._mappings, self.params)
         queue = RewindSubmissionQueue if self._rewind else SubmissionQueue
         self.sq = queue(sq_memory, sqes_memory, self.params["sq_off"], self.flags)
         self.cq = CompletionQueue(cq_memory, self.params["cq_off"], self.flags)

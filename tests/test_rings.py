@@ -625,3 +625,104 @@ def test_unknown_required_flag_then_named(flags):
     with pytest.raises(Unavailable, match="does not know 0x80000000") as caught:
         Ring(2, flags=flags)
     assert caught.value.cause == "flags"
+
+
+# ------------------------------------------------------------------------------------------------------
+# What cannot be a ring is not used as one
+
+
+def words_of(kernel):
+    """Yield (its name, its offset) for each word of a ring."""
+    for ring, offsets in (("sq", kernel.sq_off), ("cq", kernel.cq_off)):
+        for name, offset in offsets.items():
+            yield f"{ring}_off.{name}", offset
+
+
+OFFSETS = [name for name, _ in words_of(FakeKernel())]
+
+
+def refused(monkeypatch, spoil, flags=0):
+    """Make a ring of a kernel that spoil() has touched, and return what the RuntimeError says."""
+    good = FakeKernel.setup
+
+    def setup(kernel, entries, params):
+        spoil(kernel)
+        return good(kernel, entries, params)
+
+    monkeypatch.setattr(FakeKernel, "setup", setup)
+    with pytest.raises(RuntimeError) as caught, fake_ring(entries=8, flags=flags):
+        pass
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("what", ["odd", "outside", "far outside", "just outside", "its neighbour's"])
+@pytest.mark.parametrize("name", OFFSETS)
+def test_offset_that_is_wrong_then_the_ring_is_refused_and_the_offset_named(monkeypatch, name, what):
+    ring, _, word = name.partition("_off.")
+
+    def spoil(kernel):
+        offsets = kernel.sq_off if ring == "sq" else kernel.cq_off
+        offsets[word] = {
+            "odd": offsets[word] + 2,
+            "outside": len(kernel.ring),
+            "far outside": 0xFFFFFFFC,
+            "just outside": len(kernel.ring) - 2,
+            "its neighbour's": next(at for each, at in words_of(kernel) if each != name),
+        }[what]
+
+    message = refused(monkeypatch, spoil)
+    other = next(each for each in OFFSETS if each != name)
+    assert name in message or (what == "its neighbour's" and other in message), message
+
+
+@pytest.mark.parametrize("value", [0, 1, 3, 7, 16, 0xFFFFFFFF])
+@pytest.mark.parametrize("word", ["ring_mask", "ring_entries"])
+@pytest.mark.parametrize("ring", ["sq", "cq"])
+def test_mask_or_size_that_is_wrong_then_refused_and_the_word_named(monkeypatch, ring, word, value):
+    def spoil(kernel):
+        offsets = kernel.sq_off if ring == "sq" else kernel.cq_off
+        right = kernel.load(offsets[word])
+        kernel.store(offsets[word], value if value != right else right + 1)
+
+    assert f"{ring}.{word} is " in refused(monkeypatch, spoil)
+
+
+@pytest.mark.parametrize("ring", ["sq", "cq"])
+def test_sizes_that_are_no_powers_of_two_then_refused(monkeypatch, ring):
+    def spoil(kernel):
+        setattr(kernel, f"{ring}_entries", 6)
+        offsets = kernel.sq_off if ring == "sq" else kernel.cq_off
+        kernel.store(offsets["ring_entries"], 6)
+        kernel.store(offsets["ring_mask"], 5)
+
+    assert refused(monkeypatch, spoil) == f"{ring}.ring_entries is 6, which is no power of two"
+
+
+@pytest.mark.parametrize(("head", "tail"), [(1, 0), (0, 17), (5, 4), (0, 0x80000000), (0xFFFFFFFF, 16)])
+@pytest.mark.parametrize("ring", ["sq", "cq"])
+def test_indices_further_apart_than_the_ring_is_long_then_refused(monkeypatch, ring, head, tail):
+    def spoil(kernel):
+        offsets = kernel.sq_off if ring == "sq" else kernel.cq_off
+        kernel.store(offsets["head"], head)
+        kernel.store(offsets["tail"], tail)
+
+    assert f"{ring}.head is {head} and {ring}.tail is {tail}" in refused(monkeypatch, spoil)
+
+
+@pytest.mark.parametrize("flags", [0, uapi.IORING_SETUP_SQE128, uapi.IORING_SETUP_NO_SQARRAY])
+def test_mapping_that_is_too_short_then_refused(monkeypatch, flags):
+    assert "the place of the SQEs" in refused(monkeypatch, lambda kernel: kernel.sqes.pop(), flags)
+    part = "cq_off.cqes" if flags & uapi.IORING_SETUP_NO_SQARRAY else "sq_off.array"
+
+    def cut(kernel):
+        del kernel.ring[kernel.cq_off["cqes"] + kernel.cq_entries * 16 + 4 * kernel.sq_entries - 1 :]
+        if flags & uapi.IORING_SETUP_NO_SQARRAY:
+            del kernel.ring[kernel.cq_off["cqes"] + kernel.cq_entries * 16 - 1 :]
+
+    assert part in refused(monkeypatch, cut, flags)
+
+
+def test_what_is_right_then_taken_wherever_it_stands(monkeypatch):
+    with fake_ring(entries=1, cq_entries=1, sq_start=0xFFFFFFFF, cq_start=0xFFFFFFFF) as (_, ring):
+        ops.prep_nop(ring.get_sqe(), 1)
+        assert ring.submit_and_reap(1) == [(1, 0, 0)]

@@ -635,6 +635,32 @@ MUTANTS = (
         "    if (flags | wish) & uapi.IORING_SETUP_ATTACH_WQ and wq_fd is None:", "    if False:",
         "tests/test_ring_promises.py -k it_is_named",
     ),
+    Mutant(
+        "an offset outside of the mapping is used", "rawuring/queues.py",
+        "        if start + nbytes > room:\n", "        if start + nbytes > room + 4096:\n",
+        "tests/test_rings.py -k offset_that_is_wrong",
+    ),
+    Mutant(
+        "two words may stand in one place", "rawuring/queues.py",
+        "        if start < end:\n", "        if start < end - 4:\n",
+        "tests/test_rings.py -k offset_that_is_wrong",
+    ),
+    Mutant(
+        "a word may stand across two", "rawuring/queues.py",
+        "        if start % alignment:\n", "        if False:\n", "tests/test_rings.py -k offset_that_is_wrong",
+    ),
+    Mutant(
+        "any size is taken from the mapping", "rawuring/queues.py",
+        "        if found != told:\n", "        if False:\n", "tests/test_rings.py -k mask_or_size",
+    ),
+    Mutant(
+        "any mask is taken from the mapping", "rawuring/queues.py",
+        "    if mask != entries - 1:\n", "    if False:\n", "tests/test_rings.py -k mask_or_size",
+    ),
+    Mutant(
+        "any indices are taken from the mapping", "rawuring/queues.py",
+        "    if (tail - head) & U32 > entries:\n", "    if False:\n", "tests/test_rings.py -k indices_further_apart",
+    ),
     # (end of rings)
     # Promises: the monitor
     Mutant(
