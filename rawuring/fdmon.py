@@ -617,54 +617,12 @@ class IoUringFDMon(FDMon):
         self._early: deque[rings.Cqe] = deque()
         self._lot: ParkingLot | None = None
 
-    def _set_poll_params(self, max_ns: int, grow: int, shrink: int) -> None:
-        why = polling_refusal(self.ring.flags) if max_ns else None
-        if why:
-            raise ValueError(f"userspace polling is not possible: {why}")
-        self.poll_ns = 0
-        self.poll_max_ns, self.poll_grow, self.poll_shrink = max_ns, grow, shrink
-
     def _check(self) -> None:
         if self.ring.closed and self._instead is None:
             self.ring.fileno()  # raises, and knows whether it was closed or came through fork()
         super()._check()
 
-    def _has_intents(self) -> bool:
-        return bool(self.submit_list or self._requests or self._early or self.inflight._ready)
-
-    def _show_in(self, outer: select.epoll) -> None:
-        if self._instead is not None:
-            self._instead._show_in(outer)
-        elif self._source < 0 and self.ring.owner == get_ident():  # else the waiter's next wait() does it
-            try:
-                # A number of our own: the ring's may be closed by somebody else, and could not be taken out.
-                self._source = os.dup(self.ring.wakeup_fd())
-                outer.register(self._source, POLLIN)
-            except OSError as error:
-                if error.errno not in GONE:
-                    raise
-                # Closed already: the next wait() finds out, and goes on without the ring.
-
-    def _queue_request(self, prep: Any, handler: CqeHandler | None, keepalive: tuple[Any, ...]) -> None:
-        self._requests.append((prep, handler, keepalive))
-        if self._outer is not None and not self._busy:
-            self.notify()  # the outer loop must call wait()
-
-    # -- from here on, only inside wait()
-
-    def get_sqe(self) -> memoryview:
-        """Take a slot, submitting what is queued when there is none.
-
-        Returns: a 64-byte slot.
-        Lifetime: until submit returns.
-        Threads: the waiter only.
-        Mirrors: QEMU get_sqe
-        """
-        try:
-            return self.ring.get_sqe()
-        except rings.SubmissionQueueFull:
-            self._make_room()
-            return self.ring.get_sqe()
+    # -- QEMU's functions in QEMU's order; the rings are touched by these only, inside wait()
 
     def _put(self, sqe: bytes | bytearray) -> None:
         """Store a ready SQE, submitting what is queued when there is no slot."""
@@ -689,6 +647,11 @@ class IoUringFDMon(FDMon):
         except BlockingIOError:  # EAGAIN: no memory; completions give some back
             self.ring.reap_into(self._early)
             self.ring.submit()
+
+    def _queue_request(self, prep: Any, handler: CqeHandler | None, keepalive: tuple[Any, ...]) -> None:
+        self._requests.append((prep, handler, keepalive))
+        if self._outer is not None and not self._busy:
+            self.notify()  # the outer loop must call wait()
 
     def add_poll_add_sqe(self, node: AioHandler) -> None:
         """Arm a handler.
@@ -821,23 +784,6 @@ class IoUringFDMon(FDMon):
         if mask:
             events.append((node, mask))
 
-    def _park(self, node: AioHandler, *, asked: bool) -> bool:
-        """Let epoll watch a handler: one that POLL_ADD was asked for in vain, or one that would sleep."""
-        if node.parked:
-            return True
-        try:
-            if self._lot is None:
-                self._lot = ParkingLot()
-            self._lot.add(node)
-        except OSError as error:
-            if not asked:
-                return False
-            if error.errno == errno.EPERM and self._lot is not None:
-                self._lot.keep(node)  # always ready, for other events than these
-            else:  # closed without being removed: the next POLL_ADD says so; or no descriptor is left
-                self.submit_list.append((node, FDMON_IO_URING_ADD))
-        return True
-
     def process_cq_ring(self, events: list[Event] | None) -> int:
         """Handle every completion that is there, overflowed ones included.
 
@@ -877,21 +823,6 @@ class IoUringFDMon(FDMon):
             if self._outer is not None:
                 self._tell_outer()
 
-    def _arm_all(self, outer: select.epoll) -> None:
-        """Send all changes, so that the ring's descriptor shows what becomes ready."""
-        self._show_in(outer)
-        self.fill_sq_ring()
-        self._submit()
-
-    def _tell_outer(self) -> None:
-        """Have wait() called again when something is left that its descriptor does not show.
-
-        A signal handler has raised; or completions were taken out to make room.
-        """
-        left = self.submit_list or self._requests or self._early
-        if self._wake_fds and (left or self.ring.sq.sqe_tail != self.ring.sq.published):
-            self.notify()
-
     def _wait(self, timeout_ns: int | None) -> list[Event]:
         ring = self.ring
         if ring.owner != get_ident():
@@ -929,7 +860,192 @@ class IoUringFDMon(FDMon):
             self.adjust_polling_time(time.monotonic_ns() - start)
         return events
 
-    # -- userspace polling
+    def need_wait(self) -> bool:
+        """Tell whether there is work for wait(): see FDMon.need_wait.
+
+        Returns: True for intents, requests, ready or overflowed CQEs, queued SQEs and deferred work.
+        Lifetime: none.
+        Threads: the waiter only.
+        Mirrors: QEMU fdmon_io_uring_need_wait
+        """
+        self._check()
+        if self.submit_list or self._requests or self.inflight._ready or self._early:
+            return True
+        if self._instead is not None:
+            return self._instead.need_wait()
+        return bool(self.ring.cq_ready() or self.ring.need_enter())
+
+    def _show_in(self, outer: select.epoll) -> None:
+        if self._instead is not None:
+            self._instead._show_in(outer)
+        elif self._source < 0 and self.ring.owner == get_ident():  # else the waiter's next wait() does it
+            try:
+                # A number of our own: the ring's may be closed by somebody else, and could not be taken out.
+                self._source = os.dup(self.ring.wakeup_fd())
+                outer.register(self._source, POLLIN)
+            except OSError as error:
+                if error.errno not in GONE:
+                    raise
+
+    def _arm_all(self, outer: select.epoll) -> None:
+        """Send all changes, so that the ring's descriptor shows what becomes ready."""
+        self._show_in(outer)
+        self.fill_sq_ring()
+        self._submit()
+
+    def destroy(self) -> None:
+        """Cancel and drain everything, then close the ring; see FDMon.destroy."""
+        ring = self.ring
+        try:
+            if not ring.closed:
+                self._requests.clear()
+                while self._early:  # else close() would wait for completions that have come already
+                    self.process_cqe(None, self._early.popleft())
+                if ring.owner == get_ident():
+                    _disown_if_gone(ring)
+                ring.close()
+        except OSError:
+            if self._instead is None:
+                raise
+        finally:  # also when a handler of a request that ends here raises
+            if ring.closed:  # not refused
+                if self._lot is not None:
+                    self._lot.close()
+                if self._instead is not None:
+                    self._instead.destroy()
+                super().destroy()
+
+    # -- what follows is ours: handlers that POLL_ADD does not suit
+
+    def _park(self, node: AioHandler, *, asked: bool) -> bool:
+        """Let epoll watch a handler: one that POLL_ADD was asked for in vain, or one that would sleep."""
+        if node.parked:
+            return True
+        try:
+            if self._lot is None:
+                self._lot = ParkingLot()
+            self._lot.add(node)
+        except OSError as error:
+            if not asked:
+                return False
+            if error.errno == errno.EPERM and self._lot is not None:
+                self._lot.keep(node)  # always ready, for other events than these
+            else:  # closed without being removed: the next POLL_ADD says so; or no descriptor is left
+                self.submit_list.append((node, FDMON_IO_URING_ADD))
+        return True
+
+    # -- wake-ups that do not tell what is true now, and SQPOLL
+
+    def _ask_again(self, events: list[Event]) -> list[Event]:
+        """Arm everything again and take what is true now."""
+        if self._sqpoll:
+            return self._ask_poll([node for node, _ in events])
+        self.fill_sq_ring()
+        self.ring.submit_and_wait(0)
+        again: list[Event] = []
+        self.process_cq_ring(again)
+        return again
+
+    def _late(self) -> list[AioHandler]:
+        """Return the handlers whose polls an SQPOLL thread has not taken yet."""
+        sq, entries = self.ring.sq, self.inflight.entries
+        nodes = []
+        for index in range(sq.sqe_tail - sq.pending(), sq.sqe_tail):
+            entry = entries.get(_U64.unpack_from(sq.slots[index & sq.ring_mask], 32)[0])
+            if entry is not None and isinstance(entry[0], AioHandler):
+                nodes.append(entry[0])
+        return nodes
+
+    def _ask_poll(self, nodes: list[AioHandler]) -> list[Event]:
+        """Ask poll(2) what is true of some handlers now."""
+        poll = select.poll()
+        by_fd: dict[int, list[AioHandler]] = {}
+        for node in nodes:
+            if not node.deleted:
+                by_fd.setdefault(node.fd, []).append(node)
+        for fd, each in by_fd.items():
+            poll.register(fd, _union(*each))
+        events: list[Event] = []
+        for fd, revents in poll.poll(0):
+            for node in by_fd[fd]:
+                mask = revents & (node.events | _ALWAYS)
+                if self._lot is not None and node is self._lot.node:
+                    events += self._lot.events()
+                elif mask:
+                    events.append((node, mask))
+        return events
+
+    def _wait_for_end(self, node: AioHandler) -> None:
+        """Wait for a poll's last completion; on an SQPOLL ring, submitted is not done."""
+        while not any(cqe[0] == node.token for cqe in self._early):
+            self.ring.submit_and_wait(1)
+            self.ring.reap_into(self._early)
+
+    def _is_woken(self, events: list[Event]) -> bool:
+        for i, (node, _) in enumerate(events):
+            if node is self._notifier:
+                del events[i]
+                self._take_notification()
+                return True
+        return False
+
+    # -- threads, and the loop outside
+
+    def release(self, node: AioHandler) -> None:
+        """Remove a handler and let go of its open file before returning; see FDMon.release."""
+        self.remove(node)
+        if self._waiting:
+            self.notify()  # also when it is not armed: the waiter may be just about to do so
+            return
+        if self.ring.closed or not node.armed:
+            return
+        if self.ring.owner != get_ident():
+            if self._bound and rings.thread_lives(self.ring.owner):
+                return  # that one's next wait() does it
+            self._bind()
+        try:
+            self.fill_sq_ring()
+            self._submit()
+            if self.ring.flags & uapi.IORING_SETUP_SQPOLL:
+                self._wait_for_end(node)
+        except OSError as error:
+            if not ring_lost(self.ring, error):
+                raise
+            self._downgrade(error)
+
+    def _bind(self) -> None:
+        """Give the ring to the first thread that waits, and to another one when that has ended."""
+        if not self._bound or not rings.thread_lives(self.ring.owner):
+            self.ring.bind_thread()
+            self._bound = True
+        self.ring.cq_ready()  # refuses the wrong thread, with the reason
+
+    def _has_intents(self) -> bool:
+        return bool(self.submit_list or self._requests or self._early or self.inflight._ready)
+
+    def _tell_outer(self) -> None:
+        """Have wait() called again when something is left that its descriptor does not show.
+
+        A signal handler has raised; or completions were taken out to make room.
+        """
+        left = self.submit_list or self._requests or self._early
+        if self._wake_fds and (left or self.ring.sq.sqe_tail != self.ring.sq.published):
+            self.notify()
+
+    def dispatch(self, events: list[Event]) -> int:
+        """Call the handlers of completed requests, then those of ready descriptors; see FDMon.dispatch."""
+        if self._outer is not None and not self._busy:
+            return self._dispatch_nested(events)
+        return self.inflight.dispatch() + super().dispatch(events)
+
+    # -- userspace polling; mirrors QEMU aio-posix.c
+
+    def _set_poll_params(self, max_ns: int, grow: int, shrink: int) -> None:
+        why = polling_refusal(self.ring.flags) if max_ns else None
+        if why:
+            raise ValueError(f"userspace polling is not possible: {why}")
+        self.poll_ns = 0
+        self.poll_max_ns, self.poll_grow, self.poll_shrink = max_ns, grow, shrink
 
     def try_poll_mode(self, timeout_ns: int | None) -> bool:
         """Submit, and look for completions in memory for a while.
@@ -1064,131 +1180,6 @@ class IoUringFDMon(FDMon):
                 self._instead.remove(self._ring_node)
             self.ring.close()
         return count
-
-    def release(self, node: AioHandler) -> None:
-        """Remove a handler and let go of its open file before returning; see FDMon.release."""
-        self.remove(node)
-        if self._waiting:
-            self.notify()  # also when it is not armed: the waiter may be just about to do so
-            return
-        if self.ring.closed or not node.armed:
-            return
-        if self.ring.owner != get_ident():
-            if self._bound and rings.thread_lives(self.ring.owner):
-                return  # that one's next wait() does it
-            self._bind()
-        try:
-            self.fill_sq_ring()
-            self._submit()
-            if self.ring.flags & uapi.IORING_SETUP_SQPOLL:
-                self._wait_for_end(node)
-        except OSError as error:
-            if not ring_lost(self.ring, error):
-                raise
-            self._downgrade(error)
-
-    def _wait_for_end(self, node: AioHandler) -> None:
-        """Wait for a poll's last completion; on an SQPOLL ring, submitted is not done."""
-        while not any(cqe[0] == node.token for cqe in self._early):
-            self.ring.submit_and_wait(1)
-            self.ring.reap_into(self._early)
-
-    def _bind(self) -> None:
-        """Give the ring to the first thread that waits, and to another one when that has ended."""
-        if not self._bound or not rings.thread_lives(self.ring.owner):
-            self.ring.bind_thread()
-            self._bound = True
-        self.ring.cq_ready()  # refuses the wrong thread, with the reason
-
-    def _ask_again(self, events: list[Event]) -> list[Event]:
-        """Arm everything again and take what is true now."""
-        if self._sqpoll:
-            return self._ask_poll([node for node, _ in events])
-        self.fill_sq_ring()
-        self.ring.submit_and_wait(0)
-        again: list[Event] = []
-        self.process_cq_ring(again)
-        return again
-
-    def _late(self) -> list[AioHandler]:
-        """Return the handlers whose polls an SQPOLL thread has not taken yet."""
-        sq, entries = self.ring.sq, self.inflight.entries
-        nodes = []
-        for index in range(sq.sqe_tail - sq.pending(), sq.sqe_tail):
-            entry = entries.get(_U64.unpack_from(sq.slots[index & sq.ring_mask], 32)[0])
-            if entry is not None and isinstance(entry[0], AioHandler):
-                nodes.append(entry[0])
-        return nodes
-
-    def _ask_poll(self, nodes: list[AioHandler]) -> list[Event]:
-        """Ask poll(2) what is true of some handlers now."""
-        poll = select.poll()
-        by_fd: dict[int, list[AioHandler]] = {}
-        for node in nodes:
-            if not node.deleted:
-                by_fd.setdefault(node.fd, []).append(node)
-        for fd, each in by_fd.items():
-            poll.register(fd, _union(*each))
-        events: list[Event] = []
-        for fd, revents in poll.poll(0):
-            for node in by_fd[fd]:
-                mask = revents & (node.events | _ALWAYS)
-                if self._lot is not None and node is self._lot.node:
-                    events += self._lot.events()
-                elif mask:
-                    events.append((node, mask))
-        return events
-
-    def _is_woken(self, events: list[Event]) -> bool:
-        for i, (node, _) in enumerate(events):
-            if node is self._notifier:
-                del events[i]
-                self._take_notification()
-                return True
-        return False
-
-    def need_wait(self) -> bool:
-        """Tell whether there is work for wait(): see FDMon.need_wait.
-
-        Returns: True for intents, requests, ready or overflowed CQEs, queued SQEs and deferred work.
-        Lifetime: none.
-        Threads: the waiter only.
-        Mirrors: QEMU fdmon_io_uring_need_wait
-        """
-        self._check()
-        if self.submit_list or self._requests or self.inflight._ready or self._early:
-            return True
-        if self._instead is not None:
-            return self._instead.need_wait()
-        return bool(self.ring.cq_ready() or self.ring.need_enter())
-
-    def dispatch(self, events: list[Event]) -> int:
-        """Call the handlers of completed requests, then those of ready descriptors; see FDMon.dispatch."""
-        if self._outer is not None and not self._busy:
-            return self._dispatch_nested(events)
-        return self.inflight.dispatch() + super().dispatch(events)
-
-    def destroy(self) -> None:
-        """Cancel and drain everything, then close the ring; see FDMon.destroy."""
-        ring = self.ring
-        try:
-            if not ring.closed:
-                self._requests.clear()
-                while self._early:  # else close() would wait for completions that have come already
-                    self.process_cqe(None, self._early.popleft())
-                if ring.owner == get_ident():
-                    _disown_if_gone(ring)
-                ring.close()
-        except OSError:
-            if self._instead is None:
-                raise
-        finally:  # also when a handler of a request that ends here raises
-            if ring.closed:  # not refused
-                if self._lot is not None:
-                    self._lot.close()
-                if self._instead is not None:
-                    self._instead.destroy()
-                super().destroy()
 
 
 def _disown_if_gone(ring: rings.Ring) -> None:
