@@ -63,6 +63,7 @@ import sys
 import time
 from _thread import get_ident
 from collections import deque
+from itertools import islice
 
 from . import barriers, ops, rings, syscalls, uapi
 from .inflight import InFlight, _refuse_number, next_token
@@ -123,7 +124,8 @@ class AioHandler(syscalls.Uncopyable):
         self.opaque = opaque
         #: Set by update() when the node is given up; nothing is reported for it from then on.
         self.deleted = False
-        #: A POLL_ADD of this node is in the kernel. Only wait() looks at it and at the next three.
+        #: A POLL_ADD of this node is in the kernel, or goes there with the next submit. Only wait() looks at
+        #: it and at the next three.
         self.armed = False
         self.parked = False
         self.token = 0
@@ -183,6 +185,8 @@ class FDMon(syscalls.Uncopyable):
     ring: rings.Ring | None = None
     #: Userspace polling, see set_poll_params(): for how long at most, and now; 0 switches it off.
     poll_max_ns = poll_ns = 0
+    #: The requests of add_sqe(), and what they are answered; None where there is no ring.
+    inflight: InFlight | None = None
 
     def __init__(self) -> None:
         """Prepare the submit list and the means to wake a waiter."""
@@ -408,7 +412,7 @@ class FDMon(syscalls.Uncopyable):
         raise NotImplementedError
 
     def dispatch(self, events: list[Event]) -> int:
-        """Call the handlers of what wait() returned.
+        """Call the handlers of requests that have completed, then those of what wait() returned.
 
         A handler that was given up by an earlier one in the same list is not called: after destroy(), none.
 
@@ -421,7 +425,9 @@ class FDMon(syscalls.Uncopyable):
         """
         if self._outer is not None and not self._busy:
             return self._dispatch_nested(events)
-        ran = 0
+        ran, inflight = 0, self.inflight
+        if inflight is not None and inflight.ready:
+            ran = inflight.dispatch()
         for node, revents in events:
             if not node.deleted and node.handler is not None and self._wake_fds:
                 node.handler(node, revents)
@@ -560,6 +566,7 @@ class IoUringFDMon(FDMon):
 
     backend = "io_uring"
     ring: rings.Ring
+    inflight: InFlight
 
     #: Flags that help a monitor. Not DEFER_TASKRUN: with COOP_TASKRUN completions appear in the ring
     #: without our asking, so a wait() needs one system call even when something happened since the last one.
@@ -612,6 +619,11 @@ class IoUringFDMon(FDMon):
                 FDMon.destroy(self)
             raise
         self._requests: deque[tuple[Any, CqeHandler | None, tuple[Any, ...]]] = deque()
+        #: token -> handler: the polls that are in the kernel, or go there with the next submit.
+        self._polls: dict[int, AioHandler] = {}
+        #: token -> SQE, of those that have completed and go there again.
+        self._rearm: dict[int, bytes] = {}
+        self._woken = self._doubtful = False  # see process_cqe_aio_handler
         self._bound = False
         self._sqpoll = bool(self.ring.flags & uapi.IORING_SETUP_SQPOLL)
         self._early: deque[rings.Cqe] = deque()
@@ -624,8 +636,14 @@ class IoUringFDMon(FDMon):
 
     # -- QEMU's functions in QEMU's order; the rings are touched by these only, inside wait()
 
-    def _put(self, sqe: bytes | bytearray) -> None:
-        """Store a ready SQE, submitting what is queued when there is no slot."""
+    def put_sqe(self, sqe: bytes | bytearray) -> None:
+        """Queue a complete SQE, submitting what is queued when there is no slot.
+
+        Args: sqe is a whole SQE of the ring's size.
+        Lifetime: none; a poll needs no memory.
+        Threads: the waiter only.
+        Mirrors: QEMU get_sqe, whose callers fill the slot: between the two a signal handler may raise here
+        """
         try:
             self.ring.put(sqe)
         except rings.SubmissionQueueFull:
@@ -668,9 +686,9 @@ class IoUringFDMon(FDMon):
             sqe = bytearray(self.ring.sq.sqe_size)
             ops.prep_poll_add(sqe, node.fd, node.events, node.token)
             node.sqe = bytes(sqe)
-        # The same token again: each arming has exactly one CQE, and it has come.
-        self._put(node.sqe)
-        self.inflight.entries[node.token] = (node, ())
+        self._polls[node.token] = node
+        self.inflight.expect(node.token)
+        self.put_sqe(node.sqe)
         node.armed = True
 
     def add_poll_remove_sqe(self, node: AioHandler) -> None:
@@ -683,7 +701,7 @@ class IoUringFDMon(FDMon):
         """
         sqe = bytearray(self.ring.sq.sqe_size)
         ops.prep_poll_remove(sqe, node.token, 0)
-        self._put(sqe)
+        self.put_sqe(sqe)
 
     def fill_sq_ring(self) -> None:
         """Turn the intents on the submit list into SQEs.
@@ -706,18 +724,20 @@ class IoUringFDMon(FDMon):
                         self.add_poll_add_sqe(node)
                 else:
                     node.deleted = True
-                    if node.armed:
+                    if node.armed and node.token not in self._rearm:
                         self.add_poll_remove_sqe(node)
-                    elif node.parked and self._lot is not None:
+                    else:
+                        self._forget(node)
+                    if node.parked and self._lot is not None:
                         self._lot.remove(node)
                 tail = sq.sqe_tail
                 self.dequeue()
         except BaseException:
             if node is not None and sq.sqe_tail != tail and not node.deleted:
-                # As in add_poll_add_sqe(), or a second poll would go out with the same token.
-                self.inflight.entries[node.token] = (node, ())
-                node.armed = True
+                node.armed = True  # or a second poll would go out with the same token
             raise
+        if self._rearm:
+            self._arm_again()
         lot = self._lot
         if lot is not None and not lot.watched:
             self.add_poll_add_sqe(lot.node)
@@ -727,7 +747,7 @@ class IoUringFDMon(FDMon):
 
     def _start_request(self) -> None:
         """Send the oldest request of add_sqe()."""
-        requests, sq, ready = self._requests, self.ring.sq, self.inflight._ready
+        requests, sq = self._requests, self.ring.sq
         request = prep, handler, keepalive = requests[0]
         if not sq.space_left():
             self._make_room()
@@ -740,51 +760,64 @@ class IoUringFDMon(FDMon):
             if requests and requests[0] is request:
                 # In this order, or before CPython 3.11 a signal handler that raises in between loses it.
                 if sq.sqe_tail == tail and handler is not None:
-                    ready += ((handler, -errno.ECANCELED, 0),)
+                    self.inflight.answer(handler, -errno.ECANCELED)
                 del requests[0]
             raise
 
-    def process_cqe(self, events: list[Event] | None, cqe: rings.Cqe) -> None:
-        """Handle one completion.
+    def process_cqe_aio_handler(self, events: list[Event], node: AioHandler, res: int) -> None:
+        """Report the completion of a handler's poll, and arm the handler again.
 
-        Args: events receives what is to be reported; None means that the completion is only a hint, and
-            the handler is just re-armed.
+        Args: events as for process_cqe; res is what the poll has answered.
         Lifetime: none.
         Threads: the waiter only.
-        Mirrors: QEMU process_cqe and process_cqe_aio_handler
+        Mirrors: QEMU process_cqe_aio_handler
         """
-        user_data, res, flags = cqe[0], cqe[1], cqe[2]
-        if not user_data:
-            return  # a POLL_REMOVE: the poll itself answers too
-        entry = self.inflight.entries.get(user_data)
-        node = entry[0] if entry is not None else None
-        if not isinstance(node, AioHandler):
-            self.inflight.complete(user_data, res, flags)
-            return
         if node.deleted:
-            pass  # its POLL_REMOVE, if it is still to be sent, will find the node idle
-        elif res == -errno.EINVAL or (res > 0 and not res & (node.events | _ALWAYS)):
+            self._forget(node)  # its POLL_REMOVE, if it is still to be sent, will find the node idle
+            return
+        if res == -errno.EINVAL or (res > 0 and not res & (node.events | _ALWAYS)):
             # EINVAL: a terminal before 5.8, see gates.py, or a file that never wakes.
             self._park(node, asked=True)
-        else:
-            # One-shot: armed again with the next submit, which is what makes it level-triggered.
-            self.submit_list.append((node, FDMON_IO_URING_ADD))
-        node.armed = False
-        del self.inflight.entries[user_data]
-        if events is None or node.deleted or res == -errno.ECANCELED:
-            return
+            self._forget(node)
+            return  # epoll tells
+        # One-shot: armed again with the next submit, which is what makes it level-triggered.
+        self._rearm[node.token] = node.sqe
+        if res < 0:
+            if res == -errno.ECANCELED:
+                return
+            res = POLLNVAL if res == -errno.EBADF else POLLERR
+        self._report(events, node, res)
+
+    def _report(self, events: list[Event], node: AioHandler, revents: int) -> None:
+        """Add what is true of a handler to the events; two handlers are our own."""
+        mask = revents & (node.events | _ALWAYS)
         if self._lot is not None and node is self._lot.node:
             events += self._lot.events()
-            return
-        if node.parked:
-            return  # epoll tells
-        if res < 0:
-            res = POLLNVAL if res == -errno.EBADF else POLLERR
-        mask = res & (node.events | _ALWAYS)
-        if mask:
+        elif node is self._notifier:
+            self._woken = True
+        elif mask:
             events.append((node, mask))
+            if mask & ~_EXACT:
+                self._doubtful = True
 
-    def process_cq_ring(self, events: list[Event] | None) -> int:
+    def process_cqe(self, events: list[Event], cqe: rings.Cqe) -> None:
+        """Handle one completion.
+
+        Args: events receives what is to be reported.
+        Lifetime: none.
+        Threads: the waiter only.
+        Mirrors: QEMU process_cqe
+        """
+        user_data = cqe[0]
+        if not user_data:
+            return  # a POLL_REMOVE: the poll itself answers too
+        node = self._polls.get(user_data)
+        if node is not None:
+            self.process_cqe_aio_handler(events, node, cqe[1])
+        else:
+            self.inflight.complete(user_data, cqe[1], cqe[2])
+
+    def process_cq_ring(self, events: list[Event]) -> int:
         """Handle every completion that is there, overflowed ones included.
 
         Args: events as for process_cqe.
@@ -831,10 +864,11 @@ class IoUringFDMon(FDMon):
         deadline = start + timeout_ns if timeout_ns else None
         inflight = self.inflight
         if ring.cq_ready() or ring.sq.flags() or self._early:
-            self.process_cq_ring(None)
+            # Hints only: what they say is thrown away, and the answer to the next submit counts.
+            self.process_cq_ring([])
         while True:
             self.fill_sq_ring()
-            if timeout_ns == 0 or inflight._ready or self._early:
+            if timeout_ns == 0 or inflight.ready or self._early:
                 ring.submit_and_wait(0)
             elif not self.poll_max_ns:
                 ring.submit_and_wait(1, timeout_ns)
@@ -843,14 +877,18 @@ class IoUringFDMon(FDMon):
                 ring.submit_and_wait(0 if self._early else 1, left)
             events: list[Event] = []
             late = self._late() if self._sqpoll else ()  # before the look at what has completed
+            self._woken = self._doubtful = False
             self.process_cq_ring(events)
-            if any(event[1] & ~_EXACT for event in events):
+            if self._doubtful:
                 events = self._ask_again(events)
             if late and timeout_ns is not None:
-                events += self._ask_poll([node for node in late if node.armed])
-            woken = self._is_woken(events)
+                rearm = self._rearm
+                self._ask_poll([node for node in late if node.armed and node.token not in rearm], events)
+            if self._woken:
+                self._take_notification()
+                break
             # A removal or a lost poll completes too, without anything to report.
-            if events or woken or inflight._ready or timeout_ns == 0:
+            if events or inflight.ready or timeout_ns == 0:
                 break
             if deadline is not None:
                 timeout_ns = deadline - time.monotonic_ns()
@@ -869,7 +907,7 @@ class IoUringFDMon(FDMon):
         Mirrors: QEMU fdmon_io_uring_need_wait
         """
         self._check()
-        if self.submit_list or self._requests or self.inflight._ready or self._early:
+        if self._has_intents():
             return True
         if self._instead is not None:
             return self._instead.need_wait()
@@ -900,7 +938,9 @@ class IoUringFDMon(FDMon):
             if not ring.closed:
                 self._requests.clear()
                 while self._early:  # else close() would wait for completions that have come already
-                    self.process_cqe(None, self._early.popleft())
+                    self.process_cqe([], self._early.popleft())
+                for token in list(self._rearm):
+                    self._forget(self._polls[token])
                 if ring.owner == get_ident():
                     _disown_if_gone(ring)
                 ring.close()
@@ -917,8 +957,42 @@ class IoUringFDMon(FDMon):
 
     # -- what follows is ours: handlers that POLL_ADD does not suit
 
+    def _forget(self, node: AioHandler) -> None:
+        """Take note that no poll of a handler is in the kernel, and that none is to go there."""
+        self._rearm.pop(node.token, None)
+        if node.token in self._polls:
+            self.inflight.complete(node.token, -errno.ECANCELED, 0)
+            del self._polls[node.token]
+        node.armed = False
+
+    def _arm_again(self) -> None:
+        """Queue what _rearm holds, in one piece as far as there is room."""
+        rearm, sq = self._rearm, self.ring.sq
+        sqes = [*rearm.values()]
+        # How many were queued, the tail, and how many are being queued. One value, so that at every moment at
+        # which a signal handler may raise it is known what went out: or a second poll had the same token.
+        state = 0, 0, 0
+        try:
+            while state[0] < len(sqes):
+                if not sq.space_left():
+                    self._make_room()
+                block = sqes[state[0] : state[0] + sq.space_left()]
+                state = state[0], sq.sqe_tail, len(block)
+                sq.push(b"".join(block))
+                state = state[0] + len(block), 0, 0
+            self._rearm = {}
+        except BaseException:
+            done, tail, count = state
+            if count and sq.sqe_tail != tail:
+                done += count
+            self._rearm = dict(islice(rearm.items(), done, None))
+            raise
+
     def _park(self, node: AioHandler, *, asked: bool) -> bool:
-        """Let epoll watch a handler: one that POLL_ADD was asked for in vain, or one that would sleep."""
+        """Let epoll watch a handler: one that POLL_ADD was asked for in vain, or one that would sleep.
+
+        Returns: False when POLL_ADD has to be asked.
+        """
         if node.parked:
             return True
         try:
@@ -939,25 +1013,24 @@ class IoUringFDMon(FDMon):
     def _ask_again(self, events: list[Event]) -> list[Event]:
         """Arm everything again and take what is true now."""
         if self._sqpoll:
-            return self._ask_poll([node for node, _ in events])
+            again: list[Event] = []
+            self._ask_poll([node for node, _ in events], again)
+            return again
         self.fill_sq_ring()
         self.ring.submit_and_wait(0)
-        again: list[Event] = []
+        again = []
         self.process_cq_ring(again)
         return again
 
     def _late(self) -> list[AioHandler]:
         """Return the handlers whose polls an SQPOLL thread has not taken yet."""
-        sq, entries = self.ring.sq, self.inflight.entries
-        nodes = []
-        for index in range(sq.sqe_tail - sq.pending(), sq.sqe_tail):
-            entry = entries.get(_U64.unpack_from(sq.slots[index & sq.ring_mask], 32)[0])
-            if entry is not None and isinstance(entry[0], AioHandler):
-                nodes.append(entry[0])
-        return nodes
+        sq, polls = self.ring.sq, self._polls
+        waiting = range(sq.sqe_tail - sq.pending(), sq.sqe_tail)
+        tokens = [_U64.unpack_from(sq.slots[index & sq.ring_mask], 32)[0] for index in waiting]
+        return [polls[token] for token in tokens if token in polls]
 
-    def _ask_poll(self, nodes: list[AioHandler]) -> list[Event]:
-        """Ask poll(2) what is true of some handlers now."""
+    def _ask_poll(self, nodes: list[AioHandler], events: list[Event]) -> None:
+        """Ask poll(2) what is true of some handlers now, and report it."""
         poll = select.poll()
         by_fd: dict[int, list[AioHandler]] = {}
         for node in nodes:
@@ -965,29 +1038,15 @@ class IoUringFDMon(FDMon):
                 by_fd.setdefault(node.fd, []).append(node)
         for fd, each in by_fd.items():
             poll.register(fd, _union(*each))
-        events: list[Event] = []
         for fd, revents in poll.poll(0):
             for node in by_fd[fd]:
-                mask = revents & (node.events | _ALWAYS)
-                if self._lot is not None and node is self._lot.node:
-                    events += self._lot.events()
-                elif mask:
-                    events.append((node, mask))
-        return events
+                self._report(events, node, revents)
 
     def _wait_for_end(self, node: AioHandler) -> None:
         """Wait for a poll's last completion; on an SQPOLL ring, submitted is not done."""
         while not any(cqe[0] == node.token for cqe in self._early):
             self.ring.submit_and_wait(1)
             self.ring.reap_into(self._early)
-
-    def _is_woken(self, events: list[Event]) -> bool:
-        for i, (node, _) in enumerate(events):
-            if node is self._notifier:
-                del events[i]
-                self._take_notification()
-                return True
-        return False
 
     # -- threads, and the loop outside
 
@@ -997,13 +1056,15 @@ class IoUringFDMon(FDMon):
         if self._waiting:
             self.notify()  # also when it is not armed: the waiter may be just about to do so
             return
-        if self.ring.closed or not node.armed:
+        if self.ring.closed or not node.armed or node.token in self._rearm:
             return
         if self.ring.owner != get_ident():
             if self._bound and rings.thread_lives(self.ring.owner):
                 return  # that one's next wait() does it
             self._bind()
         try:
+            if self._early:  # left when a signal handler has raised
+                self.process_cq_ring([])
             self.fill_sq_ring()
             self._submit()
             if self.ring.flags & uapi.IORING_SETUP_SQPOLL:
@@ -1021,22 +1082,17 @@ class IoUringFDMon(FDMon):
         self.ring.cq_ready()  # refuses the wrong thread, with the reason
 
     def _has_intents(self) -> bool:
-        return bool(self.submit_list or self._requests or self._early or self.inflight._ready)
+        ours = self._rearm or self._requests or self._early or self.inflight.ready
+        return bool(ours or self.submit_list)
 
     def _tell_outer(self) -> None:
         """Have wait() called again when something is left that its descriptor does not show.
 
         A signal handler has raised; or completions were taken out to make room.
         """
-        left = self.submit_list or self._requests or self._early
+        left = self.submit_list or self._rearm or self._requests or self._early
         if self._wake_fds and (left or self.ring.sq.sqe_tail != self.ring.sq.published):
             self.notify()
-
-    def dispatch(self, events: list[Event]) -> int:
-        """Call the handlers of completed requests, then those of ready descriptors; see FDMon.dispatch."""
-        if self._outer is not None and not self._busy:
-            return self._dispatch_nested(events)
-        return self.inflight.dispatch() + super().dispatch(events)
 
     # -- userspace polling; mirrors QEMU aio-posix.c
 
@@ -1098,9 +1154,9 @@ class IoUringFDMon(FDMon):
 
     def _downgrade(self, error: OSError) -> PollFDMon:
         """Move every handler to poll(2); the ring stays only for what is still in flight on it."""
-        ring, entries = self.ring, self.inflight.entries
+        ring, inflight = self.ring, self.inflight
         self._code = code = error.errno or errno.EIO
-        nodes = self._polled()
+        nodes = list(self._polls.values())
         if self._lot is not None:
             nodes += self._lot.nodes()
         instead = PollFDMon()
@@ -1108,28 +1164,26 @@ class IoUringFDMon(FDMon):
             instead._show_in(self._outer)
             self._hide_source(self._outer)
         for node in nodes:
-            entries.pop(node.token, None)
-            node.armed = node.parked = False
+            self._forget(node)
+            node.parked = False
             if not node.deleted and (self._lot is None or node is not self._lot.node):
                 instead.enqueue(node, FDMON_IO_URING_ADD)
         if self._lot is not None:
             self._lot.close()
             self._lot = None
         for user_data in ring.discard():
-            self.inflight.complete(user_data, -code, 0)
+            if user_data in inflight:
+                inflight.complete(user_data, -code, 0)
         self._ring_node = AioHandler(max(ring._fd, 0), POLLIN)
         if code in GONE:
             ring.disown_fd()
-        elif entries:
+        elif len(inflight):
             instead.enqueue(self._ring_node, FDMON_IO_URING_ADD)
         self.backend = instead.backend
         self.reason = f"io_uring stopped working: {error}"
         self.poll_max_ns = 0
         self._instead = instead  # last: from here on nobody looks at the ring
         return instead
-
-    def _polled(self) -> list[AioHandler]:
-        return [entry[0] for entry in self.inflight.entries.values() if isinstance(entry[0], AioHandler)]
 
     def _hide_source(self, outer: select.epoll) -> None:
         source, self._source = self._source, -1
@@ -1145,18 +1199,20 @@ class IoUringFDMon(FDMon):
                 instead.submit_list.append(self.submit_list[0])
                 self.dequeue()
             while self._requests:
-                handler, ready = self._requests[0][1], inflight._ready
+                handler = self._requests[0][1]
                 if handler is not None:
-                    ready += ((handler, -self._code, 0),)
+                    inflight.answer(handler, -self._code)
                 del self._requests[0]  # as in _start_request
             self._reap_the_rest()
-            events = instead.wait(0 if inflight._ready else timeout_ns)
-            others = [event for event in events if event[0] is not self._ring_node]
-            if not self._reap_the_rest() and len(others) < len(events):
+            events = instead.wait(0 if inflight.ready else timeout_ns)
+            ours = [node for node, _ in events if node is self._ring_node or node is self._notifier]
+            events = [event for event in events if event[0] not in ours]
+            if not self._reap_the_rest() and self._ring_node in ours:
                 instead.remove(self._ring_node)  # what is left needs io_uring_enter, and would wake us
-            events = others
-            woken = self._is_woken(events)
-            if events or woken or inflight._ready or timeout_ns == 0:
+            woken = self._notifier in ours
+            if woken:
+                self._take_notification()
+            if events or woken or inflight.ready or timeout_ns == 0:
                 return events
             if deadline is not None:
                 timeout_ns = max(0, deadline - time.monotonic_ns())
@@ -1175,7 +1231,7 @@ class IoUringFDMon(FDMon):
                 count += 1
                 self.inflight.complete(*self._early[0][:3])
                 self._early.popleft()
-        if not self.inflight.entries:
+        if not len(self.inflight):
             if self._instead is not None:
                 self._instead.remove(self._ring_node)
             self.ring.close()

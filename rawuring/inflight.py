@@ -221,17 +221,18 @@ class InFlight(Uncopyable):
         # in flight would be a cycle, whose weak references die before anything could be drained.
         self._ring = weakref.ref(ring)
         #: token -> (handler, what must stay alive), and since when, and the prep function, as far as they are
-        #: known. fdmon.py reads and writes it directly.
+        #: known.
         self.entries: dict[int, tuple[Any, ...]] = {}
         #: CQEs whose token was not in the table: late ones, or another table's. What has a user_data that is
         #: no token is not counted.
         self.unknown = 0
-        # (handler, res, flags), or where signal handlers run at any moment a starmap that calls it once.
-        self._ready: deque[Any] = deque()
+        #: What dispatch() is about to call, empty when that is nothing: (handler, res, flags); where signal
+        #: handlers run at any moment, a starmap that calls it once.
+        self.ready: deque[Any] = deque()
         self._todo: deque[Cqe] = deque()
         if not _HANDLERS_RUN_AFTER_CALLS:
             # Takes the first starmap off the list and runs it, with no moment in between.
-            self._run_next = map(next, map(deque.popleft, repeat(self._ready))).__next__
+            self._run_next = map(next, map(deque.popleft, repeat(self.ready))).__next__
         _free_forgotten(ring.before_close)
         ring.before_close.append(self._close)
         if os.environ.get("RAWURING_DEBUG", "0") not in ("", "0"):
@@ -311,6 +312,30 @@ class InFlight(Uncopyable):
                 del self.entries[token]
         return token
 
+    def expect(self, token: int) -> None:
+        """Enter a request whose CQEs the caller takes itself: close() cancels it and waits for it, too.
+
+        It ends with complete(), after which the token may be entered and used again. Entering it twice is
+        entering it once.
+
+        Args: token is from next_token(), and the user_data of the request.
+        Lifetime: the request has no memory that would have to be kept.
+        Threads: the ring's owner only.
+        """
+        self.entries[token] = (None, ())
+
+    def answer(self, handler: Callable[[int, int], object], res: int) -> None:
+        """Let the next dispatch() call the handler of a request that was never sent.
+
+        Args: handler is called as handler(res, 0).
+        Lifetime: none.
+        Threads: the ring's owner only.
+        """
+        # No call, so that from CPython 3.11 on no signal handler runs before the caller has taken the request
+        # off its own list: see complete().
+        ready = self.ready
+        ready += ((handler, res, 0),)
+
     def requests(self) -> list[Request]:
         """Tell what is in flight, since when, and what it holds.
 
@@ -340,7 +365,7 @@ class InFlight(Uncopyable):
             if user_data >> 56 == 1:  # a token
                 self.unknown += 1
             return False
-        handler, ready = entry[0], self._ready
+        handler, ready = entry[0], self.ready
         wanted = callable(handler)  # neither None nor a monitor's node
         # From here until the CQE is taken off the list it stands on there is no call but that one, so from
         # CPython 3.11 on no signal handler runs: noted exactly once, even if one raises. Before, the handler
@@ -402,7 +427,7 @@ class InFlight(Uncopyable):
             todo.popleft()
         if not _HANDLERS_RUN_AFTER_CALLS:
             return self._run_each_once()
-        ready, ran = self._ready, 0
+        ready, ran = self.ready, 0
         while ready:
             handler, res, flags = ready[0]
             ran += 1
@@ -412,7 +437,7 @@ class InFlight(Uncopyable):
 
     def _run_each_once(self) -> int:
         """Do the second half of dispatch() where a signal handler may raise between any two instructions."""
-        ready, ran = self._ready, 0
+        ready, ran = self.ready, 0
         while ready:
             first = ready[0]
             if type(first) is tuple:  # the monitor's
@@ -477,7 +502,7 @@ class InFlight(Uncopyable):
 
     def _dispatch_the_rest(self) -> Any:
         """Return what runs the next handlers; one that raises must not keep those behind it from running."""
-        return self.dispatch if self._ready or self._todo else None
+        return self.dispatch if self.ready or self._todo else None
 
     def _end(self, ring: Ring, timeout_ns: int) -> None:
         try:
@@ -604,7 +629,7 @@ class _Sample:
 
 def _is_idle(callback: Any) -> bool:
     table = getattr(callback, "__self__", None)
-    return isinstance(table, InFlight) and not (table.entries or table._ready or table._todo)
+    return isinstance(table, InFlight) and not (table.entries or table.ready or table._todo)
 
 
 def _references(methods: list[Any], index: int) -> int:

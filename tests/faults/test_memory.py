@@ -159,7 +159,7 @@ def by_close(scene: Scene) -> None:
         for token, entry in scene.table.entries.items()
         if entry[0] == scene.note and token not in queued
     ]
-    before = len(scene.answers) + len(scene.table._ready)
+    before = len(scene.answers) + len(scene.table.ready)
     for token in queued:
         scene.table.entries.pop(token, None)
     scene.ring.close()

@@ -66,7 +66,7 @@ def test_table_reaps_and_a_signal_handler_raises_between_any_instructions_then_n
         with fake_ring(entries=8) as (_, ring):
             table = inflight.InFlight(ring)
             calls = completed(ring, table)
-            table._ready.append((calls[0].insert, 0, 0))  # as the monitor does
+            table.ready.append((calls[0].insert, 0, 0))  # as the monitor does
             with strike_anywhere(at) as struck:
                 answer(table)
             answer(table)
