@@ -316,10 +316,10 @@ class InFlight(Uncopyable):
         """Enter a request whose CQEs the caller takes itself: close() cancels it and waits for it, too.
 
         It ends with complete(), after which the token may be entered and used again. Entering it twice is
-        entering it once.
+        entering it once. No memory is kept for it.
 
         Args: token is from next_token(), and the user_data of the request.
-        Lifetime: the request has no memory that would have to be kept.
+        Lifetime: none.
         Threads: the ring's owner only.
         """
         self.entries[token] = (None, ())
