@@ -38,6 +38,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from . import command
+from .__main__ import MANIFEST, SUMS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,8 +46,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 PROJECT = "rawuring"
-MANIFEST = "VENDORED.json"
-SUMS = "SHA256SUMS"
 SCHEMA = 1
 
 DONE, MODIFIED, USAGE, OUTDATED = 0, 1, 2, 3  # exit codes
@@ -128,7 +127,7 @@ def modules() -> list[str]:
     Raises: VendorError where this copy is one file, from which nothing can be copied.
     """
     listed = pkgutil.iter_modules(sys.modules[_package()].__path__)
-    found = sorted(module.name for module in listed if module.name != "__main__")  # see _MAIN
+    found = sorted(module.name for module in listed if module.name != "__main__")  # it is in every copy
     if not found:
         raise VendorError("this is a copy in one file: run the command from a whole package")
     waiting = {name: imports(name, found) for name in found}
@@ -204,9 +203,9 @@ def files(only: Iterable[str] = (), *, minimal: bool = False) -> dict[str, str]:
 
     Args: only names the parts that are wanted; all by default. minimal leaves docstrings and comments out.
     """
-    names = _names(list(only))
-    found = {f"{name}.py": text for name, text in _texts(["__init__", *names], minimal).items()}
-    return {"LICENSE": LICENCE, "__main__.py": _MAIN, **found, "py.typed": ""}
+    names = ["__init__", "__main__", *_names(list(only))]
+    found = {f"{name}.py": text for name, text in _texts(names, minimal).items()}
+    return {"LICENSE": LICENCE, **found, "py.typed": ""}
 
 
 def _names(parts: list[str]) -> list[str]:
@@ -265,10 +264,9 @@ def single_file(only: Iterable[str] = (), *, minimal: bool = False) -> str:
         raise VendorError("vendor cannot be part of one file, because it copies files")
     found = _texts(_sections(parts), minimal)
     found["__init__"] = _without_imports_for_types(found["__init__"])
-    runnable = [name for name, text in found.items() if _is_runnable(text)]
-    texts = {"": _head(list(found), runnable)}
+    texts = {"": _head(list(found))}
     texts.update((name, _section(name, text)) for name, text in found.items())
-    texts["__main__"] = _TAIL
+    texts["__main__"] += _TAIL
     manifest = {
         **_manifest(parts, "file", minimal, False),
         "files": {f"{name}.py": _sha256(source(name)) for name in found},
@@ -279,11 +277,11 @@ def single_file(only: Iterable[str] = (), *, minimal: bool = False) -> str:
 
 
 def _sections(parts: list[str]) -> list[str]:
-    return ["__init__", *(name for name in _names(parts) if name != "vendor")]
+    return ["__init__", *(name for name in _names(parts) if name != "vendor"), "__main__"]
 
 
 def _manifest(parts: list[str], form: str, minimal: bool, compiled: bool) -> dict[str, Any]:
-    names = _sections(parts) if form == "file" else ["__init__", *_names(parts)]
+    names = _sections(parts) if form == "file" else ["__init__", "__main__", *_names(parts)]
     options = [f"--only {part}" for part in parts] + ["--single-file"] * (form == "file")
     options += ["--minimal"] * minimal + ["--compiled"] * compiled
     return {
@@ -426,88 +424,6 @@ def _strings(text: str) -> Iterator[tuple[int, int]]:
 
 
 # ------------------------------------------------------------------------------------------------------
-# A folder that can check itself
-
-_MAIN = '''\
-# SPDX-License-Identifier: MIT
-# pyright: basic
-"""Check this copy of {project}: ``python -m NAME --check``, or ``python path/to/NAME --check``.
-
-It compares the copy with VENDORED.json, the manifest that lies beside this file. Exit code: 0 not modified, 1
-modified, 2 the manifest cannot be read. ``python -m {project}.vendor --check NAME``, where {project} is
-installed, tells besides whether the copy is out of date.
-"""
-
-from __future__ import annotations
-
-import hashlib
-import json
-import os
-import sys
-
-FOLDER = os.path.dirname(os.path.abspath(__file__))
-
-
-def _read(name: str) -> bytes | None:
-    """Return a file of this copy, also from a zip; None where there is none."""
-    path = os.path.join(FOLDER, *name.split("/"))
-    try:
-        if os.path.isdir(FOLDER):
-            with open(path, "rb") as file:
-                return file.read()
-        return bytes(globals()["__loader__"].get_data(path))
-    except OSError:
-        return None
-
-
-def _digest(name: str, data: bytes) -> str:
-    text = not name.endswith(".pyc")  # version control may have changed the line ends
-    return hashlib.sha256(data.replace(b"\\r\\n", b"\\n") if text else data).hexdigest()
-
-
-def _modified(hashes: dict[str, str]) -> list[str]:
-    """Name what was changed, is missing, or was added."""
-    found = []
-    for name, expected in hashes.items():
-        data = _read(name)
-        if data is None:
-            found.append(name + ": missing")
-        elif _digest(name, data) != expected:
-            found.append(name + ": changed")
-    for folder, folders, names in os.walk(FOLDER):
-        folders[:] = [each for each in folders if each != "__pycache__"]
-        links = [each for each in folders if os.path.islink(os.path.join(folder, each))]
-        for each in names + links:
-            name = os.path.relpath(os.path.join(folder, each), FOLDER).replace(os.sep, "/")
-            if name not in hashes and name not in ("{manifest}", "{sums}"):
-                found.append(name + ": added")
-    return sorted(found)
-
-
-def main() -> int:
-    """Run the check; return the exit code."""
-    if sys.argv[1:] not in ([], ["--check"]):
-        print("usage: python -m NAME [--check]", file=sys.stderr)
-        return 2
-    try:
-        manifest = json.loads(_read("{manifest}") or b"")
-        what = "{project} " + str(manifest["version"])
-        modified = _modified(dict(manifest["files"]))
-    except (ValueError, KeyError, TypeError) as error:
-        print(FOLDER + ": cannot read {manifest}: " + str(error), file=sys.stderr)
-        return 2
-    print(FOLDER + ": " + what)
-    for line in ["modified:", *modified] if modified else ["not modified"]:
-        print("  " + line)
-    return 1 if modified else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
-'''.replace("{project}", PROJECT).replace("{manifest}", MANIFEST).replace("{sums}", SUMS)
-
-
-# ------------------------------------------------------------------------------------------------------
 # One file
 
 _MARK = "# ======== {}.py "
@@ -537,7 +453,8 @@ where {project} is installed, whether it is out of date as well.
 
 NAME is whatever this file is called:
 
-    from NAME import __version__, {example}{commands}
+    from NAME import __version__, {example}
+    python NAME.py      # or python -m NAME: lists the commands
 
 Each section below is one module of the package, in an order in which each imports only from those above it.
 This file runs once as the package, and once more for each module that is imported, in the namespace of that
@@ -556,7 +473,6 @@ if _SECTION == "__init__":
     from importlib.machinery import ModuleSpec as _ModuleSpec
 
     _SECTIONS = {sections}
-    _PROGRAMS = {programs}
 
     class _Finder:
         """Finds and loads the modules of this file, on sys.meta_path."""
@@ -604,8 +520,6 @@ if _SECTION == "__init__":
 '''
 
 _TAIL = """\
-# ======== __main__.py ===================================================================================
-
 if _SECTION == "__init__" and _IS_PROGRAM:
     if _sys.argv[1:] == ["--check"]:
         import hashlib as _hashlib, json as _json, re as _re
@@ -630,34 +544,22 @@ if _SECTION == "__init__" and _IS_PROGRAM:
         for _line in ["modified:", *_bad] if _bad else ["not modified"]:
             print(f"  {_line}")
         _sys.exit(1 if _bad else 0)
-    if len(_sys.argv) < 2 or _sys.argv[1] not in _PROGRAMS:
-        _asked = _sys.argv[1:2] in (["-h"], ["--help"])
-        _usage = f"usage: python {_sys.argv[0]} {'|'.join(['--check', *_PROGRAMS])} [ARGUMENTS]"
-        print(_usage, file=_sys.stdout if _asked else _sys.stderr)
-        _sys.exit(0 if _asked else 2)
     import runpy as _runpy
 
-    del _sys.argv[0]
-    _runpy.run_module(f"{__name__}.{_sys.argv[0]}", run_name="__main__", alter_sys=True)
+    _runpy.run_module(f"{__name__}.__main__", run_name="__main__", alter_sys=True)
 
 """.replace("PROJECT", PROJECT)
 
 
-def _head(sections: list[str], programs: list[str]) -> str:
+def _head(sections: list[str]) -> str:
     return _HEAD.format(
         licence="".join(f"# {line}".rstrip() + "\n" for line in LICENCE.splitlines()),
         unchecked=", ".join(f"report{each}=false" for each in _UNCHECKED.split()),
         project=PROJECT,
         version=version(),
         sections=json.dumps(sections[1:]),
-        programs=json.dumps(programs),
         example="rings" if "rings" in sections else sections[1],
-        commands="".join(f"\n    python -m NAME.{each}   # or: python NAME.py {each}" for each in programs),
     )
-
-
-def _is_runnable(text: str) -> bool:
-    return '\nif __name__ == "__main__":\n' in text
 
 
 def _section(name: str, text: str) -> str:
@@ -1057,7 +959,7 @@ def main(arguments: list[str] | None = None) -> int:
     except VendorError as error:
         print(error, file=sys.stderr)
         return error.code
-    names = _sections(only)[1:] if options.single_file else _names(only)
+    names = [name for name in _names(only) if name != "vendor" or not options.single_file]
     print(f"{path}: {PROJECT} {version()} ({' '.join(names)})")
     return DONE
 

@@ -30,6 +30,7 @@ COMMANDS = (
     ("tour", "--on", "python", "1"),
     ("inspect", "self", "--json"),
     ("aio",),
+    ("__main__",),
 )
 names = pytest.mark.parametrize("arguments", COMMANDS, ids=lambda arguments: arguments[0])
 
@@ -44,6 +45,40 @@ def run(*arguments, environment=(), **options):
 
 def assert_no_crash(done):
     assert b"Traceback" not in done.stderr and b"Exception ignored" not in done.stderr, done.stderr.decode()
+
+
+def package(*arguments):
+    settings = {**os.environ, "PYTHONPATH": ROOT, "PYTHONWARNINGS": ""}
+    return subprocess.run(
+        [sys.executable, "-m", "rawuring", *arguments],
+        env=settings, timeout=60, text=True, capture_output=True,
+    )  # fmt: skip
+
+
+def test_package_when_run_then_each_module_that_is_a_command_has_a_line():
+    runnable = {
+        path.stem for path in Path(rawuring.__file__).parent.glob("*.py")
+        if '\nif __name__ == "__main__":\n' in path.read_text(encoding="utf-8")
+    }  # fmt: skip
+    for arguments in ([], ["-h"], ["--help"]):
+        done = package(*arguments)
+        lines = [line.split(maxsplit=1) for line in done.stdout.splitlines() if line.startswith("  ")]
+        found = {name for name, words in lines if words} - {"--check"}
+        assert found == runnable - {"__main__"} and not done.stderr and done.returncode == 0
+        assert done.stdout.startswith("usage: python -m ")
+
+
+def test_package_when_a_command_is_named_then_it_runs_as_its_module_does():
+    for arguments in (["layout", "--on", "known"], ["tour", "--on", "python", "1"], ["layout", "nonsense"]):
+        done, expected = package(*arguments), run(*arguments, stdout=subprocess.PIPE)
+        assert done.returncode == expected.returncode
+        assert (done.stdout, done.stderr) == (expected.stdout.decode(), expected.stderr.decode())
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["rings"], ["-x"], ["--check", "more"]], ids=" ".join)
+def test_package_when_asked_for_what_is_no_command_then_2_and_the_list(arguments):
+    done = package(*arguments)
+    assert done.returncode == 2 and not done.stdout and "usage" in done.stderr and "probe" in done.stderr
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")

@@ -39,6 +39,7 @@ ORDER = (
     "inflight",
     "debug",
     "command",
+    "__main__",
     "evidence",
     "forbid",
     "survey",

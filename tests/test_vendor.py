@@ -62,7 +62,7 @@ def command(*arguments: object) -> int:
 
 
 def test_modules_then_all_files_and_each_after_what_it_imports():
-    assert set(MODULES) == {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    assert set(MODULES) == {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
     for position, name in enumerate(MODULES):
         assert vendor.imports(name, MODULES) <= set(MODULES[:position])
 
@@ -168,7 +168,7 @@ def test_one_file_then_it_carries_licence_version_and_hashes(tmp_path):
         assert f"\n# {line}".rstrip() + "\n" in text
     manifest = json.loads(text.partition("# ======== manifest\n")[2].replace("\n# ", "\n")[2:])
     assert (manifest["version"], manifest["only"]) == (rawuring.__version__, ["ops"])
-    assert set(manifest["files"]) == {"__init__.py", "uapi.py", "ops.py"}
+    assert set(manifest["files"]) == {"__init__.py", "__main__.py", "uapi.py", "ops.py"}
     assert manifest["files"]["ops.py"] == hashlib.sha256((PACKAGE / "ops.py").read_bytes()).hexdigest()
 
 
@@ -484,7 +484,8 @@ def test_manifest_then_where_it_comes_from():
         upstream = manifest["upstream"]
         assert upstream["project"] == "rawuring"
         assert upstream["wheel"] == f"rawuring-{rawuring.__version__}-py3-none-any.whl"
-        assert set(upstream["sha256"]) == {"rawuring/__init__.py", "rawuring/ops.py", "rawuring/uapi.py"}
+        names = {"__init__", "__main__", "ops", "uapi"}
+        assert set(upstream["sha256"]) == {f"rawuring/{name}.py" for name in names}
         for name, digest in upstream["sha256"].items():
             assert hashlib.sha256((ROOT / name).read_bytes()).hexdigest() == digest
 
@@ -638,8 +639,8 @@ def test_sections_then_each_is_its_module_statement_by_statement(one):
         test = re.match(r"if _SECTION == '(\w+)':", ast.unparse(node))
         if test:
             sections.setdefault(test[1], []).append(node)
-    assert set(sections) == {"__init__", *IN_ONE_FILE}
-    for name in IN_ONE_FILE:
+    assert set(sections) == {"__init__", *IN_ONE_FILE, "__main__"}
+    for name in [*IN_ONE_FILE, "__main__"]:
         (section,) = sections[name]
         module = ast.parse((PACKAGE / f"{name}.py").read_text())
         docstring, *body = module.body
@@ -745,11 +746,50 @@ def test_one_file_as_a_program_then_it_runs_a_module(one, tmp_path, arguments):
 
 
 def test_one_file_as_a_program_when_asked_for_nothing_then_it_says_what_there_is(one):
-    for wrong in ([], ["nonsense"]):
-        done = run(one, *wrong, cwd=one.parent)
-        assert done.returncode == 2 and "probe" in done.stderr and "usage" in done.stderr and not done.stdout
-    done = run(one, "--help", cwd=one.parent)
-    assert done.returncode == 0 and "probe" in done.stdout and "usage" in done.stdout and not done.stderr
+    done = run(one, "nonsense", cwd=one.parent)
+    assert done.returncode == 2 and "probe" in done.stderr and "usage" in done.stderr and not done.stdout
+    for right in ([], ["--help"]):
+        done = run(one, *right, cwd=one.parent)
+        assert done.returncode == 0 and "probe" in done.stdout and "usage" in done.stdout and not done.stderr
+
+
+def listed(text: str) -> list[str]:
+    """Name the commands of a list."""
+    return [line.split()[0] for line in text.splitlines() if line.startswith("  ")]
+
+
+def test_copies_as_programs_then_they_list_what_is_in_them(tmp_path):
+    """A whole copy, parts with one command and with none, one file, and a zip; nothing else is there."""
+    from rawuring.__main__ import COMMANDS
+
+    for name, parts in (("all", []), ("part", ["tour"]), ("none", ["ops"])):
+        vendor.copy(str(tmp_path), name=name, only=parts)
+    vendor.copy(str(tmp_path), name="one", one_file=True)
+    (tmp_path / "zip").mkdir()
+    shutil.make_archive(str(tmp_path / "zip" / "packed"), "zip", tmp_path, "part")
+    expected = {
+        ("-m", "all"): list(COMMANDS), ("-m", "part"): ["tour"], ("-m", "none"): [], ("part",): ["tour"],
+        ("-m", "one"): [name for name in COMMANDS if name != "vendor"],
+        ("one.py",): [name for name in COMMANDS if name != "vendor"],
+    }  # fmt: skip
+    for command_line, names in expected.items():
+        done = run(*command_line, cwd=tmp_path)
+        assert (listed(done.stdout), done.stderr, done.returncode) == ([*names, "--check"], "", 0)
+        assert done.stdout.startswith("usage: python ")
+        done = run(*command_line, "nonsense", cwd=tmp_path)
+        assert (listed(done.stderr), done.stdout, done.returncode) == ([*names, "--check"], "", 2)
+        assert run(*command_line, "--check", cwd=tmp_path).returncode == 0
+    for command_line in (("-m", "part"), ("-m", "one"), ("one.py",)):
+        done = run(*command_line, "tour", "--on", "python", "1", cwd=tmp_path)
+        assert done.stdout.startswith("On the pure-Python kernel") and not done.stderr
+    code = (
+        "import sys, runpy; sys.path[:0] = ['zip/packed.zip']\n"
+        "runpy.run_module('part', None, '__main__', True)"
+    )
+    done = run("-I", "-c", code, cwd=tmp_path)
+    assert (listed(done.stdout), done.stderr, done.returncode) == (["tour", "--check"], "", 0)
+    done = run("-I", "-c", code, "--check", cwd=tmp_path)
+    assert done.stdout.endswith("  not modified\n") and (done.stderr, done.returncode) == ("", 0)
 
 
 def test_one_file_when_imported_then_python_caches_it(one, tmp_path):
