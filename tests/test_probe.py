@@ -43,7 +43,8 @@ MAIN = "from rawuring import probe; sys.exit(probe.main(sys.argv[2:]))"
 def run(code: str, *arguments: str, **env: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT), **env}, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "RAWURING_DEBUG": "0", **env},  # it writes to stderr
+        capture_output=True, text=True, check=False,
         timeout=60,
     )  # fmt: skip
 
