@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# pyright: basic
 """What programs need of io_uring, and whether they get it here: ``python -m rawuring.probe --profile NAME``.
 
 What it is: a table of programs, each with rows of what it uses, and the form of such tables in files.

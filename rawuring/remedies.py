@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# pyright: basic
 """What to paste where io_uring is refused: ``python -m rawuring.probe --fix``.
 
 What it is: for each layer that can refuse, the lines for the places where it is told otherwise, and what is
@@ -202,7 +203,7 @@ def layers_of(found: Capabilities) -> list[str]:
     Returns: the cause, and what would refuse it behind a filter.
     Lifetime: none.
     """
-    facts = dict(fact.partition("=")[::2] for fact in found.evidence)
+    facts = {name: value for name, _, value in (fact.partition("=") for fact in found.evidence)}
     layers = [found.cause] if found.cause in LAYERS and found.status != "usable" else []
     if found.cause == "seccomp" and facts.get("kernel.io_uring_disabled", "0") != "0":
         layers.append("sysctl")
