@@ -19,7 +19,7 @@ import pytest
 from test_probe import BECOME_NOBODY, FILTER, LINUX, MAIN, WARM, run, tell
 from test_probe_denied import ENVIRONMENTS, ERRNO, KILL, filtered
 
-from rawuring import profiles, remedies, report, survey
+from rawuring import profiles, remedies, report
 
 pytestmark = [pytest.mark.requires_io_uring, pytest.mark.skipif(not LINUX, reason="Linux only")]
 
@@ -83,8 +83,7 @@ def test_profile_then_as_the_runtimes_read_it():
     ],
 )
 def test_layer_that_refused_then_what_is_for_it(capsys, cause, facts, layers, word):
-    found = survey.Capabilities(False, cause, "The advice.", "", facts, "Linux", {}, {}, {}, None, "denied")
-    assert remedies.layers_of(found) == layers
+    assert remedies.layers_of("denied", cause, facts) == layers
     remedies.print_text(layers, "io_uring: DENIED", "The advice.")
     text = capsys.readouterr().out
     assert word in text
