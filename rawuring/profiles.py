@@ -201,7 +201,7 @@ def conclude(found: Capabilities, rows: tuple[Row, ...]) -> Answer:
 
 
 def as_dict(found: Capabilities, name: str, rows: tuple[Row, ...], verdict: str) -> dict[str, Any]:
-    """Put the profile and its answers into a dict that JSON can hold."""
+    """Put profile and answers into a dict that JSON can hold; docs/profile.schema.json describes it."""
     told = []
     for row in rows:
         each, missing = answer(found, row)

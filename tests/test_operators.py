@@ -14,6 +14,7 @@ import errno
 import json
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 from test_probe import BECOME_NOBODY, FILTER, LINUX, MAIN, WARM, run, tell
@@ -282,9 +283,19 @@ print(json.dumps(told))
 """.replace("QUESTIONS", repr(QUESTIONS))
 
 
+@pytest.fixture(scope="module")
+def schemas():
+    compile_schema = pytest.importorskip("fastjsonschema").compile
+    docs = Path(__file__).resolve().parent.parent / "docs"
+    return {
+        f"--{name}": compile_schema(json.loads((docs / f"{name}.schema.json").read_text(encoding="utf-8")))
+        for name in ("fix", "profile", "forbid")
+    }
+
+
 @pytest.mark.parametrize("nobody", [False, True], ids=["root", "nobody"])
 @pytest.mark.parametrize("name", ["usable", *ENVIRONMENTS])
-def test_environment_then_each_question_has_an_answer_and_says_what_is_next(name, nobody):
+def test_environment_then_each_question_has_an_answer_and_says_what_is_next(name, nobody, schemas):
     code = ENVIRONMENTS[name][0] if name != "usable" else ""
     warm = "import contextlib, io, os, sys\nwith contextlib.redirect_stdout(io.StringIO()):\n"
     warm += "".join(f"    {line}\n" for line in ASK.splitlines())
@@ -300,6 +311,7 @@ def test_environment_then_each_question_has_an_answer_and_says_what_is_next(name
         assert exit_code in (0, 1, 3, 4), question
         if "--json" in question:
             data = json.loads(text)
+            schemas[question[0]](data)
             assert data["verdict"].startswith("io_uring: ") and data["advice"]
         else:
             lines = text.splitlines()
