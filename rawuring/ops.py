@@ -413,9 +413,9 @@ def memory_arguments(prep: Any) -> tuple[tuple[int, int | None, int, bool], ...]
         of this file, and for prep_rw(), whose operation is an argument.
     Lifetime: none.
     """
-    if prep is None or globals().get(getattr(prep, "__name__", "")) is not prep or prep is prep_rw:
+    code: Any = getattr(prep, "__code__", None)
+    if code is None or globals().get(getattr(prep, "__name__", "")) is not prep or prep is prep_rw:
         return None
-    code = prep.__code__
     names = [name for name in code.co_varnames[1 : code.co_argcount] if name not in ("user_data", "flags")]
     found: list[tuple[int, int | None, int, bool]] = []
     for place, name in enumerate(names):
