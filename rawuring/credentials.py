@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# pyright: basic
 """The probe as somebody else would see it: ``--as USER`` and ``--unprivileged``.
 
 What it is: a child that gives up its privileges and does the rest; its output and exit code are the parent's.

@@ -167,7 +167,7 @@ class _Native(syscalls.Uncopyable):
                 return -code
 
     def present(self, getpid: int) -> int:
-        return -min(self.call(getpid), 0)
+        return -min(self.call(getpid, 0), 0)  # PyPy takes no None for the first argument
 
     def setup(self, true: bool) -> int:
         """Make a ring and close it; EEXIST where a descriptor was answered that no ring has."""

@@ -265,7 +265,7 @@ def details(pid: int | str, rings: list[dict[str, Any]], proc: str = PROC) -> di
         "user": None if uid is None else _user(uid),
         "container": container_of(read("cgroup")),
         "pinned": _kilobytes(status.get("VmPin")),
-        "workers": _workers(threads) if threads is not None else None,
+        "workers": None if threads is None or _workers_are_the_kernels() else _workers(threads),
         "without_descriptor": {inode: size for inode, size in mapped.items() if inode not in known},
         "unread": unread,
     }
@@ -322,6 +322,12 @@ def _sqpoll(number: int | None, threads: dict[int, _Thread] | None, proc: str) -
     if thread is None or not thread.name.startswith(("iou-sqp", "io_uring-sq")):
         return {"state": None, "cpu_s": None}
     return {"state": thread.state, "cpu_s": thread.cpu_s}
+
+
+def _workers_are_the_kernels() -> bool:
+    """Tell whether workers are no threads of their process, as before 5.12: so whose they are is unknown."""
+    release = re.match(r"(\d+)\.(\d+)", os.uname().release if hasattr(os, "uname") else "")
+    return release is not None and (int(release[1]), int(release[2])) < (5, 12)
 
 
 def _workers(threads: dict[int, _Thread]) -> dict[str, Any]:
@@ -607,7 +613,9 @@ def _describe_process(report: dict[str, Any]) -> str:
     if report.get("pinned") is not None:
         lines.append(f"pinned memory: {_size(report['pinned'])}")
     workers = report.get("workers")
-    if workers is not None:
+    if workers is None:
+        lines.append("io-wq workers: not told")
+    else:
         lines.append(f"io-wq workers: {workers['number']}, {workers['cpu_s']:.2f} s of CPU time")
     if report.get("unread"):
         lines.append(f"could not be read: {'; '.join(report['unread'])}")

@@ -483,9 +483,10 @@ def memory_arguments(prep: Any) -> tuple[tuple[int, int | None, int, bool], ...]
         of this file, and for prep_rw(), whose operation is an argument.
     Lifetime: none.
     """
-    if globals().get(getattr(prep, "__name__", "")) is not prep or prep is prep_rw:
+    code: Any = getattr(prep, "__code__", None)
+    if code is None or globals().get(getattr(prep, "__name__", "")) is not prep or prep is prep_rw:
         return None
-    positional = parameters(prep)[: prep.__code__.co_argcount - 1]
+    positional = parameters(prep)[: code.co_argcount - 1]
     names = [name for name in positional if name not in ("user_data", "flags")]
     found: list[tuple[int, int | None, int, bool]] = []
     for place, name in enumerate(names):

@@ -232,11 +232,21 @@ def _load_all(options: argparse.Namespace) -> None:
         from . import forbid  # noqa: F401
     elif options.fix is not None:
         from . import remedies  # noqa: F401
-    for name in ("ctypes", "difflib", "mmap", "pprint", "resource", "signal", "warnings", "zlib"):
-        try:
-            __import__(name)
-        except ImportError:  # the answer will be about that
-            continue
+    import difflib  # noqa: F401
+    import pprint  # noqa: F401
+    import signal  # noqa: F401
+    import warnings  # noqa: F401
+    from contextlib import suppress
+
+    # Where one of these is missing, the answer will be about that.
+    with suppress(ImportError):
+        import ctypes  # noqa: F401
+    with suppress(ImportError):
+        import mmap  # noqa: F401
+    with suppress(ImportError):
+        import resource  # noqa: F401
+    with suppress(ImportError):
+        import zlib  # noqa: F401
 
 
 def _fix(options: argparse.Namespace) -> int:
@@ -245,7 +255,7 @@ def _fix(options: argparse.Namespace) -> int:
     found = capabilities()
     live = prove() if found.usable else {}
     status, cause, advice = report.conclude(found, live)
-    layers = remedies.layers_of(found._replace(status=status, cause=cause))
+    layers = remedies.layers_of(status, cause, found.evidence)
     said = report.verdict(found, live)
     if options.fix:
         layers, advice = [options.fix], f"This is for {options.fix}, whatever refuses io_uring here."

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# pyright: basic
 """What programs need of io_uring, and whether they get it here: ``python -m rawuring.probe --profile NAME``.
 
 What it is: a table of programs, each with rows of what it uses, and the form of such tables in files.
@@ -200,7 +201,7 @@ def conclude(found: Capabilities, rows: tuple[Row, ...]) -> Answer:
 
 
 def as_dict(found: Capabilities, name: str, rows: tuple[Row, ...], verdict: str) -> dict[str, Any]:
-    """Put the profile and its answers into a dict that JSON can hold."""
+    """Put profile and answers into a dict that JSON can hold; docs/profile.schema.json describes it."""
     told = []
     for row in rows:
         each, missing = answer(found, row)

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# pyright: basic
 """What to paste where io_uring is refused: ``python -m rawuring.probe --fix``.
 
 What it is: for each layer that can refuse, the lines for the places where it is told otherwise, and what is
@@ -18,8 +19,6 @@ from collections import namedtuple
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
-
-    from .survey import Capabilities
 
 SCHEMA = 1
 CALLS = ("io_uring_setup", "io_uring_enter", "io_uring_register")
@@ -195,22 +194,22 @@ def fixes(layer: str) -> list[Fix]:
     return _lsm() if layer == "lsm" else []
 
 
-def layers_of(found: Capabilities) -> list[str]:
+def layers_of(status: str, cause: str, evidence: tuple[str, ...]) -> list[str]:
     """Name the layers that stand in the way, the first first.
 
-    Args: found as probe.capabilities() returned it.
+    Args: status, cause and evidence of a probe.Capabilities.
     Returns: the cause, and what would refuse it behind a filter.
     Lifetime: none.
     """
-    facts = dict(fact.partition("=")[::2] for fact in found.evidence)
-    layers = [found.cause] if found.cause in LAYERS and found.status != "usable" else []
-    if found.cause == "seccomp" and facts.get("kernel.io_uring_disabled", "0") != "0":
+    facts = {name: value for name, _, value in (fact.partition("=") for fact in evidence)}
+    layers = [cause] if cause in LAYERS and status != "usable" else []
+    if cause == "seccomp" and facts.get("kernel.io_uring_disabled", "0") != "0":
         layers.append("sysctl")
     return layers
 
 
 def as_dict(layers: list[str], verdict: str, advice: str) -> dict[str, Any]:
-    """Put the fixes into a dict that JSON can hold."""
+    """Put the fixes into a dict that JSON can hold; docs/fix.schema.json describes it."""
     return {
         "schema": SCHEMA,
         "verdict": verdict,

@@ -190,8 +190,9 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
         try:
             del self._map[fd]
             self._strategy.remove(key)
-        except BaseException:
-            self._strategy.remove(key)  # a signal handler has raised, maybe before that was done
+        except BaseException:  # a signal handler has raised, maybe before all was done
+            self._strategy.remove(key)
+            self._map.pop(fd, None)
             raise
         return key
 
@@ -1119,7 +1120,7 @@ def _still(key: SelectorKey) -> bool | None:
         return None
     try:
         return bool(key.fileobj.fileno() == key.fd)
-    except Exception:  # whatever it raises when it is closed
+    except (AttributeError, TypeError, ValueError):  # as register() does
         return False
 
 

@@ -284,9 +284,15 @@ def thread(name, state, ticks):
     return f"1 ({name}) {state} 1 1 1 0 -1 64 0 0 0 0 {ticks} 0 0 0 20 0 3 0 1 2 3"
 
 
+def kernel(release):
+    return os.uname_result(("Linux", "x", release, "#1", "x86_64"))
+
+
 @pytest.fixture
-def host(proc):
-    """Add a process with everything, and one whose files cannot be read."""
+def host(proc, monkeypatch):
+    """Add a process with everything, and one whose files cannot be read; the kernel is a new one."""
+    if hasattr(os, "uname"):
+        monkeypatch.setattr(os, "uname", lambda: kernel("6.18.0"))
     (proc / "10" / "fdinfo" / "5").write_text(V6_1.replace("SqThread:\t-1", "SqThread:\t31"))
     (proc / "10" / "status").write_text(STATUS)
     (proc / "10" / "cmdline").write_bytes(b"prog\0--evil=\x1b[2J\0")
@@ -329,6 +335,15 @@ def test_inventory_then_every_figure_of_each_ring(host):
     assert {each.partition(":")[0] for each in other["unread"]} == {
         "status", "maps", "task", "cmdline", "cgroup",
     }  # fmt: skip
+
+
+@linux
+@pytest.mark.parametrize(("release", "told"), [("5.11.22", False), ("5.12.0-rc1", True), ("6.1.0-9", True)])
+def test_workers_when_they_are_the_kernels_then_not_told_instead_of_none(host, monkeypatch, release, told):
+    monkeypatch.setattr(os, "uname", lambda: kernel(release))
+    report = inspect.look_at(10, str(host))
+    assert (report["workers"] is not None) is told
+    assert ("io-wq workers: not told" in inspect.describe(report)) is not told
 
 
 @linux

@@ -14,12 +14,13 @@ import errno
 import json
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 from test_probe import BECOME_NOBODY, FILTER, LINUX, MAIN, WARM, run, tell
 from test_probe_denied import ENVIRONMENTS, ERRNO, KILL, filtered
 
-from rawuring import profiles, remedies, report, survey
+from rawuring import profiles, remedies, report
 
 pytestmark = [pytest.mark.requires_io_uring, pytest.mark.skipif(not LINUX, reason="Linux only")]
 
@@ -83,8 +84,7 @@ def test_profile_then_as_the_runtimes_read_it():
     ],
 )
 def test_layer_that_refused_then_what_is_for_it(capsys, cause, facts, layers, word):
-    found = survey.Capabilities(False, cause, "The advice.", "", facts, "Linux", {}, {}, {}, None, "denied")
-    assert remedies.layers_of(found) == layers
+    assert remedies.layers_of("denied", cause, facts) == layers
     remedies.print_text(layers, "io_uring: DENIED", "The advice.")
     text = capsys.readouterr().out
     assert word in text
@@ -283,9 +283,19 @@ print(json.dumps(told))
 """.replace("QUESTIONS", repr(QUESTIONS))
 
 
+@pytest.fixture(scope="module")
+def schemas():
+    compile_schema = pytest.importorskip("fastjsonschema").compile
+    docs = Path(__file__).resolve().parent.parent / "docs"
+    return {
+        f"--{name}": compile_schema(json.loads((docs / f"{name}.schema.json").read_text(encoding="utf-8")))
+        for name in ("fix", "profile", "forbid")
+    }
+
+
 @pytest.mark.parametrize("nobody", [False, True], ids=["root", "nobody"])
 @pytest.mark.parametrize("name", ["usable", *ENVIRONMENTS])
-def test_environment_then_each_question_has_an_answer_and_says_what_is_next(name, nobody):
+def test_environment_then_each_question_has_an_answer_and_says_what_is_next(name, nobody, schemas):
     code = ENVIRONMENTS[name][0] if name != "usable" else ""
     warm = "import contextlib, io, os, sys\nwith contextlib.redirect_stdout(io.StringIO()):\n"
     warm += "".join(f"    {line}\n" for line in ASK.splitlines())
@@ -301,6 +311,7 @@ def test_environment_then_each_question_has_an_answer_and_says_what_is_next(name
         assert exit_code in (0, 1, 3, 4), question
         if "--json" in question:
             data = json.loads(text)
+            schemas[question[0]](data)
             assert data["verdict"].startswith("io_uring: ") and data["advice"]
         else:
             lines = text.splitlines()

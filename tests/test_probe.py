@@ -43,7 +43,8 @@ MAIN = "from rawuring import probe; sys.exit(probe.main(sys.argv[2:]))"
 def run(code: str, *arguments: str, **env: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT), **env}, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "RAWURING_DEBUG": "0", **env},  # it writes to stderr
+        capture_output=True, text=True, check=False,
         timeout=60,
     )  # fmt: skip
 
@@ -397,7 +398,8 @@ def test_isolated_from_a_zip_then_the_same_verdict(tmp_path):
     code += "runpy.run_module('rawuring.probe', run_name='__main__', alter_sys=True)"
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code, str(archive), "--quiet"],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
+        cwd=tmp_path, env={**os.environ, "RAWURING_DEBUG": "0"}, capture_output=True, text=True, check=False,
+        timeout=60,
     )  # fmt: skip
     usual = run("import sys\n" + MAIN, "-", "--quiet")
     assert (done.stdout, done.stderr, done.returncode) == (usual.stdout, "", usual.returncode)

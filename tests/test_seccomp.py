@@ -31,7 +31,7 @@ import threading, warnings
 warnings.simplefilter("ignore", RuntimeWarning)
 from rawuring import aio, fdmon, layout, register, rings, selector, syscalls, tour
 stop = threading.Event()
-thread = threading.Thread(target=stop.wait)
+thread = threading.Thread(target=stop.wait, daemon=True)
 thread.start()  # a process with threads, as most servers are
 try:
     rings.Ring(8)

@@ -489,6 +489,10 @@ def compare_with_epoll(
     expected = {(key.fd, events) for key, events in oracle.select(0)}
     found = {(key.fd, events) for key, events in mine.select(timeout)}
     if found != expected:
+        # The standard library's own, on free-threaded 3.13 with signals and forks, returned nothing once
+        # in a million times while all was ready, and the right one a moment later. Ours has one try.
+        expected = {(key.fd, events) for key, events in oracle.select(0)}
+    if found != expected:
         raise Lost(f"{mine!r}: {sorted(found ^ expected)} differ from EpollSelector's answer")
     soak.count(events_compared=len(found))
 

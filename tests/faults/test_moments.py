@@ -102,6 +102,43 @@ def test_interrupted_anywhere_in_a_change_of_poll_add_then_each_key_once_and_not
     assert at > 10
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 11), reason="handlers run after calls only (CPython 3.11)")
+@pytest.mark.parametrize("strategy", selector.STRATEGIES)
+@pytest.mark.parametrize("change", ["register", "unregister", "modify"])
+def test_interrupted_anywhere_in_a_change_then_what_is_still_registered_is_reported(strategy, change):
+    struck, at = [""], 0
+    while struck:
+        a, b = socket.socketpair()
+        try:
+            sel = selector.IoUringSelector(strategy, fallback=False)
+        except OSError as error:
+            a.close()
+            b.close()
+            pytest.skip(f"IORING_OP_EPOLL_WAIT (Linux 6.15), IORING_OP_EPOLL_CTL (Linux 5.6): {error}")
+        with sel, a, b:
+            if change != "register":
+                sel.register(a.fileno(), EVENT_WRITE if change == "unregister" else EVENT_READ, "first")
+                sel.select(0)
+            with strike_anywhere(at, "selector.py", "fdmon.py") as struck:
+                if change == "register":
+                    sel.register(a.fileno(), EVENT_WRITE, "second")
+                elif change == "unregister":
+                    sel.unregister(a.fileno())
+                else:
+                    sel.modify(a.fileno(), EVENT_WRITE, "second")
+            if a.fileno() in sel.get_map():
+                key = sel.get_key(a.fileno())
+                expected = [(key, EVENT_WRITE)] if key.events & EVENT_WRITE else []
+                assert sel.select(0) == expected, struck
+                key = sel.modify(a.fileno(), EVENT_READ | EVENT_WRITE)
+                assert sel.select(0) == [(key, EVENT_WRITE)], struck
+            else:
+                assert sel.select(0) == [], struck
+        at += 1
+        figures["signals"] += 1
+    assert at > 10
+
+
 @pytest.mark.parametrize("backend", ["io_uring", "poll"])
 @pytest.mark.parametrize("change", ["add", "modify", "remove", "wait", "arm"])
 def test_interrupted_anywhere_in_the_monitor_then_what_was_done_is_done_and_nothing_is_lost(backend, change):
