@@ -349,14 +349,15 @@ class WatchedRing(Ring):
 
     # -- every step
 
-    def _enter(self, to_submit: int, min_complete: int, flags: int, timeout: Any = None) -> None:
+    def _enter(self, to_submit: int, min_complete: int, flags: int, timeout: Any = None) -> int:
         if to_submit or not self._rewind:
             self._trace_sqes()
         self.check("before io_uring_enter")
-        super()._enter(to_submit, min_complete, flags, timeout)
+        consumed = super()._enter(to_submit, min_complete, flags, timeout)
         names = _short_names("IORING_ENTER_", flags) or "no flags"
         trace(f"ring {self._fd}: enter to_submit={to_submit} min_complete={min_complete} {names}")
         self.check("after io_uring_enter")
+        return consumed
 
     def _submit_sqpoll(self, flags: int) -> int:
         self._trace_sqes(self.sq.sqe_tail)  # once published, they are the kernel's

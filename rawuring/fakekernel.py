@@ -38,7 +38,7 @@ import struct
 import sys
 from collections import deque
 
-from . import rings, seccomp, syscalls, uapi
+from . import params, rings, syscalls, uapi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -376,38 +376,39 @@ class FakeKernel(syscalls.Uncopyable):
         return os.open(os.devnull, os.O_RDWR)
 
 
+class FakeRing(rings.Ring):
+    """A Ring whose kernel is a FakeKernel: all of it but what makes a system call."""
+
+    def __init__(self, kernel: FakeKernel) -> None:
+        """Attach to the kernel's memory.
+
+        Args: kernel has not been given to another ring.
+        """
+        #: The other side.
+        self.kernel = kernel
+        super().__init__(kernel.sq_entries)
+
+    def _setup(self, entries: int, *_: Any) -> tuple[int, dict[str, Any], list[params.Dropped]]:
+        filled = bytearray(uapi.io_uring_params.size)
+        fd = self.kernel.setup(entries, filled)
+        return fd, uapi.io_uring_params.unpack(filled), []
+
+    def _map(self, params: dict[str, Any], single_mmap: bool = True) -> tuple[Any, Any, Any]:
+        return self.kernel.ring, self.kernel.ring, self.kernel.sqes
+
+    def _bind(self) -> None:
+        self._call = self.kernel.enter
+        self._plain = self._quick = False  # the short ways call what is not there
+
+
 @contextlib.contextmanager
 def fake_ring(**options: Any) -> Iterator[tuple[FakeKernel, rings.Ring]]:
-    """Make a Ring whose system calls go to a FakeKernel, for as long as the block lasts.
-
-    The three system calls of the whole process are replaced, so make no real ring meanwhile.
+    """Make a FakeKernel and a ring of it, which is closed at the end of the block.
 
     Args: options as FakeKernel's.
     Returns: the kernel and the ring.
     Lifetime: none; everything is Python's own memory.
     """
     kernel = FakeKernel(**options)
-    saved = syscalls.io_uring_setup, syscalls.enter, rings.map_rings
-    check = seccomp.check
-    bare = syscalls._syscall_enter
-    patched: Any = (syscalls, rings, seccomp)
-    patched[0].io_uring_setup, patched[0].enter = kernel.setup, kernel.enter
-    patched[0]._syscall_enter = _refused
-    patched[2].check = lambda: None  # no filter stands in front of this kernel
-    patched[1].map_rings = lambda fd, params, single_mmap=True: (kernel.ring, kernel.ring, kernel.sqes)
-    try:
-        with rings.Ring(kernel.sq_entries) as ring:
-            yield kernel, ring
-    finally:
-        patched[0].io_uring_setup, patched[0].enter, patched[1].map_rings = saved
-        patched[2].check = check
-        if syscalls._syscall_enter is _refused:  # else libc was loaded meanwhile, and stands there now
-            patched[0]._syscall_enter = bare
-
-
-def _refused(*arguments: Any) -> int:
-    """Answer the bare system call of the ring's short ways, as the kernel does for the null device.
-
-    They then go the long way, through enter(). Where there is no io_uring, the true call would raise.
-    """
-    return -1
+    with FakeRing(kernel) as ring:
+        yield kernel, ring

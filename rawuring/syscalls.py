@@ -198,12 +198,14 @@ def io_uring_enter(
     return enter(fd, to_submit, min_complete, flags, timeout)
 
 
-def enter(fd: int, to_submit: int, min_complete: int, flags: int, timeout: GeteventsArg | None = None) -> int:
+def enter(
+    fd: int, to_submit: int, min_complete: int, flags: int, timeout: GeteventsArg | int | None = None
+) -> int:
     """Do what io_uring_enter does without looking at the width of the arguments.
 
     For rings.py, whose arguments fit by construction. Shaped by speed: bench/run.py --only ways.
 
-    Args: as io_uring_enter.
+    Args: as io_uring_enter; a timeout that is an int is the offset that enter_reg() takes.
     Returns: as io_uring_enter.
     Raises: as io_uring_enter.
     Lifetime: none.
@@ -211,6 +213,8 @@ def enter(fd: int, to_submit: int, min_complete: int, flags: int, timeout: Getev
     Mirrors: liburing __sys_io_uring_enter2
     """
     if timeout is not None:
+        if isinstance(timeout, int):
+            return enter_reg(fd, to_submit, min_complete, flags, timeout)
         return _enter_until(fd, to_submit, min_complete, flags, timeout)
     result: int = _syscall_enter(_nr_enter, fd, to_submit, min_complete, flags, None, _NO_SIZE)
     while result < 0:
@@ -219,6 +223,19 @@ def enter(fd: int, to_submit: int, min_complete: int, flags: int, timeout: Getev
             raise OSError(code, f"io_uring_enter(fd {fd}): {os.strerror(code)}")
         result = _syscall_enter(_nr_enter, fd, to_submit, min_complete, flags, None, _NO_SIZE)
     return result
+
+
+def bare_enter() -> tuple[Callable[..., int], int, Any]:
+    """Return what enter() is made of, for a loop that saves its frame: a function, and two of its arguments.
+
+    Returns: (function, number, no_size). function(number, fd, to_submit, min_complete, flags, None, no_size)
+        returns -1 where enter() would raise or repeat: call enter() then.
+    Raises: Unavailable where there is no such call.
+    Lifetime: none.
+    Since: 5.1
+    """
+    _load()
+    return _syscall_enter, _nr_enter, _NO_SIZE
 
 
 def io_uring_register(fd: int, opcode: int, arg: Any, nr_args: int) -> int:

@@ -12,7 +12,7 @@ import threading
 import pytest
 from hypothesis import given, strategies as st
 
-from rawuring import ops, rings, syscalls, uapi
+from rawuring import ops, rings, uapi
 from rawuring.ops import Block
 from rawuring.rings import Columns, Ring
 
@@ -206,8 +206,9 @@ def test_turn_in_another_thread_or_after_close_then_refused():
 def test_turn_that_the_kernel_refuses_then_its_error_and_nothing_lost(monkeypatch):
     with Ring(4) as ring:
         queue(ring, 0, 1)
-        good = syscalls._syscall_enter
-        monkeypatch.setattr(syscalls, "_syscall_enter", lambda nr, fd, *rest: good(nr, -1, *rest))
+        enter, (bare, number, no_size) = ring._call, ring._bare
+        monkeypatch.setattr(ring, "_call", lambda fd, *rest: enter(-1, *rest))
+        monkeypatch.setattr(ring, "_bare", (lambda nr, fd, *rest: bare(nr, -1, *rest), number, no_size))
         with pytest.raises(OSError, match="descriptor is gone"):
             ring.submit_and_reap(1)
         with pytest.raises(OSError, match="descriptor is gone"):

@@ -468,14 +468,15 @@ def test_every_refusal_in_the_middle_of_a_wait_then_the_timeout_still_holds(monk
 
     with monitor_with() as mon:
         mon.add(pair[0].fileno(), POLLIN)
-        break_enter(monkeypatch, refuse)
+        break_enter(monkeypatch, mon.ring, refuse)
         assert mon.wait(3 * MILLISECOND) == []
         assert errno.errorcode[code] in mon.reason or os.strerror(code) in mon.reason
 
 
-def break_enter(patch, function):
+def break_enter(patch, ring, function):
     """Let every enter end in a function; the quick turns of rings.py go on with it when their call fails."""
-    patch.setattr(syscalls, "_syscall_enter", lambda *_: -1)
+    patch.setattr(ring, "_bare", (lambda *_: -1, 0, None))
+    patch.setattr(ring, "_call", function)
     patch.setattr(syscalls, "enter", function)
 
 
@@ -510,7 +511,7 @@ def test_error_that_is_not_a_refusal_then_raised(monkeypatch, pair):
     with monitor_with() as mon:
         mon.add(pair[0].fileno(), POLLIN)
         with monkeypatch.context() as patch:
-            break_enter(patch, fail)
+            break_enter(patch, mon.ring, fail)
             with pytest.raises(OSError, match="broken"):
                 mon.wait(0)
         assert mon.backend == "io_uring"

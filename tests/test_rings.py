@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rawuring import gates, ops, params, queues, rings, syscalls, uapi
-from rawuring.fakekernel import POISON, FakeKernel, fake_ring
+from rawuring.fakekernel import POISON, FakeKernel, FakeRing, fake_ring
 from rawuring.rings import Ring, RingClosed, SubmissionQueueFull, WrongThread
 from rawuring.syscalls import Unavailable
 
@@ -726,3 +726,39 @@ def test_what_is_right_then_taken_wherever_it_stands(monkeypatch):
     with fake_ring(entries=1, cq_entries=1, sq_start=0xFFFFFFFF, cq_start=0xFFFFFFFF) as (_, ring):
         ops.prep_nop(ring.get_sqe(), 1)
         assert ring.submit_and_reap(1) == [(1, 0, 0)]
+
+
+# ------------------------------------------------------------------------------------------------------
+# A ring of another kernel
+
+
+def test_two_fake_rings_at_once_then_each_has_its_own_kernel():
+    with fake_ring(entries=2) as (one, first), fake_ring(entries=8) as (two, second):
+        for number, ring in ((1, first), (2, second)):
+            ops.prep_nop(ring.get_sqe(), number)
+            assert ring.submit_and_reap(1) == [(number, 0, 0)]
+        assert (one.enters, two.enters) == (1, 1)
+
+
+@pytest.mark.requires_io_uring
+def test_real_ring_beside_a_fake_one_then_each_enters_its_own_kernel():
+    with Ring(2) as real, fake_ring(entries=2) as (kernel, fake), Ring(2) as later:
+        for number, ring in enumerate((real, fake, later)):
+            ops.prep_nop(ring.get_sqe(), number)
+            assert ring.submit_and_wait(1) == 1
+            assert ring.reap() == [(number, 0, 0)]
+        assert kernel.enters == 1
+
+
+@pytest.mark.parametrize("call", ["submit", "submit_and_wait", "submit_and_reap"])
+def test_handler_raises_oserror_when_sqes_were_consumed_then_it_comes_out(call):
+    class Interrupting(FakeKernel):
+        def enter(self, *arguments):
+            super().enter(*arguments)
+            raise OSError(errno.EIO, "a handler's")
+
+    with FakeRing(Interrupting(entries=4)) as ring:
+        ops.prep_nop(ring.get_sqe(), 1)
+        with pytest.raises(OSError, match="a handler's"):
+            getattr(ring, call)()
+        assert ring.reap() == [(1, 0, 0)]

@@ -72,6 +72,7 @@ def test_fake_ring_when_it_waits_then_no_system_call_is_made(monkeypatch):
         raise AssertionError("a fake ring called the true io_uring_enter")
 
     monkeypatch.setattr(syscalls, "_syscall_enter", forbidden)
+    monkeypatch.setattr(syscalls, "_syscall", forbidden, raising=False)
     with fakekernel.fake_ring(entries=2) as (_, ring):
         for turn in (ring.submit_and_wait, ring.submit_and_reap):
             ops.prep_nop(ring.get_sqe(), user_data=1)

@@ -103,8 +103,8 @@ MUTANTS = (
     ),
     Mutant(
         "what enter refused counts as submitted", "rawuring/rings.py",
-        "                if self.sq.pending() == first:\n                    raise\n",
-        "                if self.sq.pending() == first:\n                    self.sq.discard()\n                    raise\n",
+        "                    if submitted and not flags:\n",
+        "                    sq.discard()\n                    if submitted and not flags:\n",
         FAULTS + "test_environment.py -k enter",
     ),
     Mutant(
@@ -121,7 +121,7 @@ MUTANTS = (
     ),
     Mutant(
         "a short submit is taken for a whole one", "rawuring/rings.py",
-        "        submitted = first - self.sq.pending()\n", "        submitted = first - self.sq.pending()\n        self.sq.discard()\n",
+        "                submitted += before - left\n", "                submitted += before - left\n                sq.discard()\n",
         FAULTS + "test_environment.py -k random_faults",
     ),
     Mutant(
@@ -330,7 +330,7 @@ MUTANTS = (
     ),
     Mutant(
         "any index is taken", "rawuring/rings.py",
-        "            syscalls._check_u32(\"index\", index)\n", "            pass\n",
+        "            check_integers(index=index)\n", "            pass\n",
         FAULTS + "test_hostile.py -k no_index",
     ),
     Mutant(
@@ -668,6 +668,21 @@ MUTANTS = (
     Mutant(
         "any indices are taken from the mapping", "rawuring/queues.py",
         "    if (tail - head) & U32 > entries:\n", "    if False:\n", "tests/test_rings.py -k indices_further_apart",
+    ),
+    Mutant(
+        "submit() keeps what a signal handler raises to itself", "rawuring/rings.py",
+        "                    if submitted and not flags:\n", "                    if sq.pending() < before and not flags:\n",
+        "tests/test_rings.py -k oserror_when",
+    ),
+    Mutant(
+        "a fake ring enters the kernel of this machine", "rawuring/fakekernel.py",
+        "        self._call = self.kernel.enter\n", "        super()._bind()\n", "tests/test_rings.py -k fake_rings_at_once",
+    ),
+    Mutant(
+        "debug mode does not see a wait that a region describes", "rawuring/rings.py",
+        "        consumed = self._enter(before, wait_nr, self._wait_flags, index * uapi.io_uring_reg_wait.size)\n",
+        "        consumed = Ring._enter(self, before, wait_nr, self._wait_flags, index * uapi.io_uring_reg_wait.size)\n",
+        FAULTS + "test_debug.py -k region_describes",
     ),
     # (end of rings)
     # Promises: the monitor

@@ -108,6 +108,12 @@ def a_ring(kind=rings.Ring, **options):
 
 
 @contextlib.contextmanager
+def a_fake_ring():
+    with fakekernel.fake_ring(entries=4) as (_, ring):
+        yield ring
+
+
+@contextlib.contextmanager
 def a_queue(name, **options):
     with a_ring(**options) as ring:
         yield getattr(ring, name)
@@ -217,6 +223,7 @@ MAKERS = {
     "debug.WatchedInFlight": lambda: a_watched("table"),
     "debug.WatchedRing": lambda: a_watched("ring"),
     "fakekernel.FakeKernel": plain(fakekernel.FakeKernel),
+    "fakekernel.FakeRing": a_fake_ring,
     "fakekernel.Memory": plain(lambda: fakekernel.Memory(64)),
     "fdmon.AioHandler": plain(lambda: fdmon.AioHandler(0, 1)),
     "fdmon.FDMon": lambda: a_monitor(fdmon.FDMon),

@@ -16,7 +16,7 @@ import pytest
 from driver import need_opcode
 from harness import PYPY, ROOT, check_child, figures, run_child
 
-from rawuring import buffers, debug, inflight, ops, rings, uapi
+from rawuring import buffers, debug, inflight, ops, register, rings, uapi
 
 needs_ring = pytest.mark.requires_io_uring
 
@@ -307,6 +307,22 @@ def test_rings_of_other_kinds_then_watched_too(watched, flags):
             ring.submit_and_wait(1, 10**10)
             assert [cqe[0] for cqe in ring.reap()] == [i + 1]
     assert watched.read_text().count(": sqe nop") == 30
+
+
+@needs_ring
+def test_wait_that_a_region_describes_then_its_requests_are_watched(watched):
+    with rings.Ring(4, flags=uapi.IORING_SETUP_R_DISABLED) as ring:
+        try:
+            region = register.register_wait_reg(ring, 1)
+        except OSError as error:
+            pytest.skip(f"IORING_REGISTER_MEM_REGION (Linux 6.13): {error}")
+        ring.enable()
+        region.set(0, None)
+        table, answers = inflight.InFlight(ring), []
+        table.start(ops.prep_nop, handler=lambda res, flags: answers.append(res))
+        assert ring.submit_and_wait_reg(1, 0) == 1
+        table.dispatch(ring.reap())
+    assert answers == [0] and watched.read_text().count(": sqe nop") == 1
 
 
 # ------------------------------------------------------------------------------------------------------

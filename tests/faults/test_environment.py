@@ -566,6 +566,7 @@ def test_signal_handler_raises_at_any_moment_in_a_monitor_then_each_request_is_a
             if lost:
                 with monkeypatch.context() as patch:
                     patch.setattr(syscalls, "enter", refuse_with(errno.EPERM))
+                    patch.setattr(monitor.ring, "_call", refuse_with(errno.EPERM))
                     patch.setattr(monitor.ring, "submit_and_wait", refuse_with(errno.EPERM))
                     monitor.wait(0)
                 assert monitor.backend == "poll"
