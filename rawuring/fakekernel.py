@@ -152,12 +152,15 @@ class FakeKernel(syscalls.Uncopyable):
     def enter(self, fd: int, to_submit: int, min_complete: int, flags: int, timeout: Any = None) -> int:
         """Answer io_uring_enter.
 
-        Args: as the system call's; timeout is a syscalls.GeteventsArg, or None.
+        Args: as those of syscalls.enter().
         Returns: how many SQEs were consumed.
-        Raises: OSError from ``failures``; BrokenRing for a wait that would never end.
+        Raises: OSError from ``failures``, and EFAULT for a wait that a region describes, for there is none;
+            BrokenRing for a wait that would never end.
         """
         self.enters += 1
         code = self.failures.popleft() if self.failures else 0
+        if isinstance(timeout, int):
+            code = errno.EFAULT
         if code:
             raise OSError(code, os.strerror(code))
         if self.flags & uapi.IORING_SETUP_SQPOLL:

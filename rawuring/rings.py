@@ -214,7 +214,7 @@ class Ring(Uncopyable):
         }
         # The kernel believes the addresses: in memory that is too small it would write into what comes next.
         cq_entries = fields.get("cq_entries", 0)
-        _check_room(rings, sqes, _least_room(entries, cq_entries, flags | wish))
+        _check_room(rings, sqes, _least_sizes(entries, cq_entries, flags | wish))
         self._mappings = [rings, rings, sqes]
         self._fd, self.params, self.dropped = self._setup(entries, flags, wish, {**fields, **packed}, entries)
         _check_room(rings, sqes, memory_sizes(self.params))
@@ -230,7 +230,7 @@ class Ring(Uncopyable):
         if not self._mappings:
             self._mappings = list(self._map(params, single_mmap))
         self._rewind = bool(self.flags & uapi.IORING_SETUP_SQ_REWIND)
-        self._attach_queues()
+        self._attach_queues(params)
         self._sqpoll = bool(self.flags & uapi.IORING_SETUP_SQPOLL)
         self._enter_fd = self._fd
         self._enter_flags = 0
@@ -287,12 +287,13 @@ class Ring(Uncopyable):
         self._call: Callable[..., int] = syscalls.enter
         self._bare: tuple[Callable[..., int], int, Any] = syscalls.bare_enter()
 
-    def _attach_queues(self) -> None:
+    def _attach_queues(self, params: dict[str, Any]) -> None:
         sq_memory, cq_memory, sqes_memory = self._mappings
-        check_layout(self._mappings, self.params)
+        check_layout(self._mappings, params)
+        self.params = params
         queue = RewindSubmissionQueue if self._rewind else SubmissionQueue
-        self.sq = queue(sq_memory, sqes_memory, self.params["sq_off"], self.flags)
-        self.cq = CompletionQueue(cq_memory, self.params["cq_off"], self.flags)
+        self.sq = queue(sq_memory, sqes_memory, params["sq_off"], self.flags)
+        self.cq = CompletionQueue(cq_memory, params["cq_off"], self.flags)
         #: Take the next free slot: see SubmissionQueue.get_sqe.
         self.get_sqe: Callable[[], memoryview] = self.sq.get_sqe
 
@@ -490,8 +491,7 @@ class Ring(Uncopyable):
         except OSError as error:
             what = f"the kernel has moved the rings, and they cannot be mapped: {error.strerror}"
             raise OSError(error.errno, f"{what}. This ring is broken: close it") from None
-        self.params = params
-        self._attach_queues()
+        self._attach_queues(params)
         self.cq.copied = copied
 
     def _map_what_is_there(self) -> None:
@@ -621,7 +621,7 @@ class Ring(Uncopyable):
                 try:
                     submitted = bare(nr, self._enter_fd, before, wait_nr, self._turn_flags, None, no_size)
                 except Exception:
-                    if isinstance(wait_nr, int):
+                    if isinstance(wait_nr, int) and wait_nr <= U32:
                         raise
                     raise _not_a_count(wait_nr) from None
                 if submitted == before and ((load_acquire(cq._words, cq._ktail) - cq.head) & U32) >= wait_nr:
@@ -664,7 +664,7 @@ class Ring(Uncopyable):
                 try:
                     submitted = bare(nr, self._enter_fd, before, wait_nr, self._turn_flags, None, no_size)
                 except Exception:
-                    if isinstance(wait_nr, int):
+                    if isinstance(wait_nr, int) and wait_nr <= U32:
                         raise
                     raise _not_a_count(wait_nr) from None
                 if submitted > 0:
@@ -1339,22 +1339,20 @@ def _allocate(entries: int, cq_entries: int, flags: int) -> tuple[Any, Any]:
     """Make memory for a NO_MMAP ring: the header, CQEs and index array in one block, the SQEs in another."""
     import mmap
 
-    sq = 1 << (min(entries, MAX_ENTRIES) - 1).bit_length()
-    cq = 1 << (max(cq_entries, 2 * sq) - 1).bit_length()
-    cqe_size = 32 if flags & uapi.IORING_SETUP_CQE32 else 16
-    sqe_size = 128 if flags & uapi.IORING_SETUP_SQE128 else 64
+    _, rings, sqes = _least_sizes(entries, cq_entries, flags & ~uapi.IORING_SETUP_NO_SQARRAY)
     # The header is 5 cache lines at most, and cache lines are 256 bytes at most.
-    header = 8 * 256
-    return mmap.mmap(-1, header + cq * cqe_size + sq * 4), mmap.mmap(-1, sq * sqe_size)
+    return mmap.mmap(-1, 8 * 256 + rings), mmap.mmap(-1, sqes)
 
 
-def _least_room(entries: int, cq_entries: int, flags: int) -> tuple[int, int, int]:
-    """Compute what a ring takes at least, without the words before the CQEs, as memory_sizes does."""
+def _least_sizes(entries: int, cq_entries: int, flags: int) -> tuple[int, int, int]:
+    """Compute what memory_sizes() will say at least: it knows how many words stand before the CQEs."""
     sq = 1 << (min(entries, MAX_ENTRIES) - 1).bit_length()
-    cq = 1 << (min(max(cq_entries, 2 * sq if not cq_entries else sq), 2 * MAX_ENTRIES) - 1).bit_length()
-    array = 0 if flags & uapi.IORING_SETUP_NO_SQARRAY else sq * 4
-    cqe_size = 32 if flags & uapi.IORING_SETUP_CQE32 else 16
-    return array, cq * cqe_size + array, sq * (128 if flags & uapi.IORING_SETUP_SQE128 else 64)
+    cq = 1 << (min(max(cq_entries, sq) if cq_entries else 2 * sq, 2 * MAX_ENTRIES) - 1).bit_length()
+    nowhere = {"sq_off": {"array": 0}, "cq_off": {"cqes": 0}}
+    array, cqes, sqes = memory_sizes({"flags": flags, "sq_entries": sq, "cq_entries": cq, **nowhere})
+    if flags & uapi.IORING_SETUP_NO_SQARRAY:
+        array = 0
+    return array, cqes + array, sqes
 
 
 def _check_room(rings: Any, sqes: Any, sizes: tuple[int, int, int]) -> None:
