@@ -227,21 +227,13 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
                 self._map[key.fd] = key
             return key
         mask = _MASK[events & _BOTH]  # a TypeError, before anything has changed
-        fd, strategy = key[1], self._strategy
-        changed = _new_tuple(SelectorKey, (key[0], fd, events, data))
+        changed = _new_tuple(SelectorKey, (key[0], key[1], events, data))
         try:
-            self._map[fd] = changed
-            if known and fd in strategy._settled and not strategy.ring.closed:  # type: ignore[union-attr]
-                # What change() would do, without its frame.
-                strategy._pending[fd] = mask
-                if not _ONE_STEP and self._map.get(fd) is not changed:
-                    strategy._note_newest(fd)
-                if strategy._waiting:
-                    strategy._apply_now(fd)
-            else:
-                strategy.change(changed, mask, known or bool(_still(key)))
+            self._map[key[1]] = changed
+            self._strategy.change(changed, mask, known or bool(_still(key)))
         except BaseException:
-            self._map.pop(fd, None)
+            self._map.pop(key[1], None)
+            self._strategy.remove(changed)
             raise
         return changed
 
@@ -374,14 +366,6 @@ class Strategy(syscalls.Uncopyable):
     ring: rings.Ring | None = None
     #: What is registered: the selector's own dictionary.
     keys: Keys = {}  # noqa: RUF012 - a placeholder, which nobody changes
-    #: The descriptors whose changes modify() may note in _pending: see EpollWait.
-    _settled: set[int] = set()  # noqa: RUF012 - the others have none
-    #: What belongs to it: the notes, whether they would come too late, and what makes one of them at once.
-    _pending: Changes
-    _waiting: bool
-    _apply_now: Callable[[int], None]
-    _note_newest: Callable[[int], None]
-
     def add(self, key: SelectorKey, known: bool) -> None:
         """Start to watch.
 
@@ -539,9 +523,17 @@ class EpollWait(Strategy):
 
     def change(self, key: SelectorKey, mask: int, known: bool) -> None:
         """Queue a modification; one that nobody vouches for is made at once, so that the kernel can raise."""
+        # Shaped by speed (bench/run.py --only changes): the usual change is a note.
+        fd = key[1]
+        if known and fd in self._settled and not self.ring.closed:
+            self._pending[fd] = mask
+            if self.keys.get(fd) is not key:
+                self._note_newest(fd)
+            if self._waiting:
+                self._apply_now(fd)
+            return
         if self.ring.closed:
             self._check_ring()
-        fd = key.fd
         if self._refused:
             self._refused.discard(fd)
             if not (self._refused or self._direct):
@@ -550,14 +542,10 @@ class EpollWait(Strategy):
         if not known or (given and self._direct):
             new = not given and self._pending.get(fd, 0) & _NEW and _still(key) is not False
             self._pending.pop(fd, None)
-            try:
-                if new:
-                    self._add_now(fd, mask)
-                else:
-                    self._epoll.modify(fd, mask)
-            except BaseException:
-                self.remove(key)
-                raise
+            if new:
+                self._add_now(fd, mask)
+            else:
+                self._epoll.modify(fd, mask)
             self._overtake(fd)
             return
         self._pending[fd] = mask if given else mask | _NEW
@@ -1306,7 +1294,7 @@ class Stdlib(Strategy):
         try:
             self._selector.unregister(key.fd)
         except KeyError:
-            return  # a failed change has done so
+            return  # done already
 
     def wait(self, timeout_ns: int | None, keys: Keys) -> Ready:
         """Wait for as long as that selector can count."""
