@@ -43,7 +43,6 @@ from array import array
 from collections import deque, namedtuple
 from collections.abc import Mapping
 from functools import cache
-from itertools import repeat
 from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
 from socket import socket
 
@@ -81,6 +80,73 @@ _NEW = 1 << 7  # beside the mask of a pending change: the set does not know the 
 _CTL_OPS = bytes(_ADD if change & _NEW else _MOD for change in range(256))
 _CTL_MASKS = bytes(change & ~_NEW for change in range(256))
 _LOW = 3 if sys.byteorder == "big" else 0
+
+
+# ------------------------------------------------------------------------------------------------------
+# The machine
+
+#: What the selector and its epoll set know of a descriptor, and what happens to it: state -> event -> state.
+#: EpollWait.state() tells the state; an event that a row does not have cannot come; or it is a modify()
+#: that nobody vouches for of what the set does not know, which raises and ends the registration.
+#:
+#: =========  ===========================================================================================
+#: state      what it means
+#: =========  ===========================================================================================
+#: unknown    the set does not know it: not registered, or closed before the set could hear of it
+#: noted      an addition waits for the next select()
+#: adding     the addition is on its way
+#: unsure     the set may know it: an exception came while the addition was on its way; it is added again
+#: given      the set watches it as the key says
+#: changed    a modification waits for the next select()
+#: changing   the modification is on its way
+#: overtaken  changed while an older change was on its way: made at once, and sent again after the older
+#: abandoned  unregistered while a change was on its way; what comes of it is put out when it shows
+#: refused    the set would not take it, although somebody vouched for it: reported as ready
+#: =========  ===========================================================================================
+#:
+#: =========  ===========================================================================================
+#: event      what happens
+#: =========  ===========================================================================================
+#: change     register() or modify() of what is known to be right
+#: judge      the same of what nobody vouches for: the kernel judges, at once
+#: remove     unregister(), at once
+#: send       a select() takes all notes along
+#: sent       the kernel has taken them
+#: struck     an exception ends that select() before it is known whether the kernel has
+#: denied     the kernel answers that this file cannot be watched
+#: closed     the file is closed when the select() takes its note
+#: apply      notes are made without the ring: it is lost, or somebody watches fileno()
+#: =========  ===========================================================================================
+MACHINE: dict[str, dict[str, str]] = {
+    "unknown": {"change": "noted", "judge": "given"},
+    "noted": {
+        "change": "noted", "judge": "given", "remove": "unknown",
+        "send": "adding", "closed": "unknown", "apply": "given",
+    },
+    "adding": {
+        "change": "overtaken", "judge": "overtaken", "remove": "abandoned",
+        "sent": "given", "struck": "unsure", "denied": "refused",
+    },
+    "unsure": {
+        "change": "unsure", "judge": "given", "remove": "unknown",
+        "send": "adding", "closed": "unsure", "apply": "given",
+    },
+    "given": {"change": "changed", "judge": "given", "remove": "unknown"},
+    "changed": {
+        "change": "changed", "judge": "given", "remove": "unknown",
+        "send": "changing", "closed": "given", "apply": "given",
+    },
+    "changing": {
+        "change": "overtaken", "judge": "overtaken", "remove": "abandoned",
+        "sent": "given", "struck": "changed",
+    },
+    "overtaken": {
+        "change": "overtaken", "judge": "overtaken", "remove": "abandoned",
+        "sent": "changed", "struck": "changed",
+    },
+    "abandoned": {"change": "overtaken", "judge": "overtaken", "sent": "unknown", "struck": "unknown"},
+    "refused": {"change": "noted", "remove": "unknown"},
+}  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -169,6 +235,7 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
             self._strategy.add(key, known)
         except BaseException:
             self._map.pop(fd, None)
+            self._strategy.remove(key)
             raise
         return key
 
@@ -227,12 +294,12 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
                 self._map[key.fd] = key
             return key
         mask = _MASK[events & _BOTH]  # a TypeError, before anything has changed
-        changed = _new_tuple(SelectorKey, (key[0], key[1], events, data))
+        fd = key[1]
+        changed = _new_tuple(SelectorKey, (key[0], fd, events, data))
         try:
-            self._map[key[1]] = changed
             self._strategy.change(changed, mask, known or bool(_still(key)))
         except BaseException:
-            self._map.pop(key[1], None)
+            self._map.pop(fd, None)
             self._strategy.remove(changed)
             raise
         return changed
@@ -254,7 +321,7 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
         """
         if timeout is not None:
             timeout = 0 if timeout <= 0 else _LONGEST_NS if timeout > _LONGEST else math.ceil(timeout * 1e9)
-        return self._strategy.wait(timeout, self._map)
+        return self._strategy.wait(timeout)
 
     # -- the rest
 
@@ -364,8 +431,8 @@ class Strategy(syscalls.Uncopyable):
     name = ""
     reason = ""
     ring: rings.Ring | None = None
-    #: What is registered: the selector's own dictionary.
-    keys: Keys = {}  # noqa: RUF012 - a placeholder, which nobody changes
+    #: What is registered: descriptors to keys, the selector's own dictionary.
+    keys: Keys
     def add(self, key: SelectorKey, known: bool) -> None:
         """Start to watch.
 
@@ -377,7 +444,7 @@ class Strategy(syscalls.Uncopyable):
     def change(self, key: SelectorKey, mask: int, known: bool) -> None:
         """Watch for other events.
 
-        Args: key is the new one; mask are its events as poll bits; known as for add().
+        Args: key is the new one, which goes into keys; mask are its events as poll bits; known as for add().
         Raises: OSError.
         """
         raise NotImplementedError
@@ -389,10 +456,10 @@ class Strategy(syscalls.Uncopyable):
         """
         raise NotImplementedError
 
-    def wait(self, timeout_ns: int | None, keys: Keys) -> Ready:
+    def wait(self, timeout_ns: int | None) -> Ready:
         """Wait as select() does.
 
-        Args: timeout_ns in nanoseconds; keys maps descriptors to what is registered.
+        Args: timeout_ns in nanoseconds.
         Returns: pairs (key, events).
         """
         raise NotImplementedError
@@ -421,7 +488,20 @@ _WORKING: set[tuple[int, int]] = set()
 
 
 class EpollWait(Strategy):
-    """Send changes as EPOLL_CTL and wait with EPOLL_WAIT, all in one io_uring_enter (6.15)."""
+    """Send changes as EPOLL_CTL and wait with EPOLL_WAIT, all in one io_uring_enter (6.15).
+
+    What happens to a descriptor is the table MACHINE. Other threads call every method, and signal handlers
+    run after any call in here (before CPython 3.11 between any two bytecodes), change what they like, and
+    raise. Four rules make the rows true all the same:
+
+    * **One store publishes.** What belongs together is made aside, and is there with one store.
+    * **Off the list only when it is done.** To make a change twice is harmless, to lose it is not.
+    * **Publish, then look.** Who changes something stores the key, stores the note, and looks then whether
+      both are still in their places and whether a select() is going on. Who selects says so first, then
+      takes the list away, then reads it. So one of the two sees the other.
+    * **The key is right.** What is made without the ring, or is sent again, is what the key says by then,
+      and who has made it looks whether the key is still the same.
+    """
 
     name = "io_uring:epoll_wait"
     reason = "EPOLL_CTL and EPOLL_WAIT work here (Linux 6.15): one system call for changes and events"
@@ -433,36 +513,33 @@ class EpollWait(Strategy):
         Args: entries is the SQ size.
         Raises: Unavailable when there is no ring; OSError when the kernel does not know an operation.
         """
-        self._event = _event_layout()
-        #: fd -> mask, with _NEW for an addition: what the kernel has not heard of yet.
-        self._pending: dict[int, int] = {}
-        #: The descriptors that the set knows.
-        self._given: set[int] = set()
-        #: The same, or empty while a change is more than a note in _pending.
-        self._settled = self._given
-        #: Additions that are on their way, or were when an exception came: the set may know them.
-        self._unsure: set[int] = set()
-        #: Those that it would not take, although somebody vouched for them.
+        self.keys = {}
+        #: Notes: what the next select() sends, fd -> mask, with _NEW for an addition.
+        self._pending: Changes = {}
+        #: What a select() has taken from there and sends, or is about to send.
+        self._on_the_way: Changes = {}
+        #: Those of them that are overtaken.
+        self._overtaken: set[int] = set()
+        #: The descriptors that the set knows, and what a change of each has beside its mask: 0, or _NEW as
+        #: long as the set may not know it.
+        self._known: dict[int, int] = {}
         self._refused: set[int] = set()
-        self._cqes: deque[rings.Cqe] = deque()
-        #: How many events the last wait brought.
-        self._found = 0
+        #: A wait is going on.
         self._waiting = False
+        #: Neither that, nor the next.
+        self._idle = True
         #: Changes are made at once: somebody watches the set's own descriptor, or the ring was lost.
-        self._direct = False
-        self._lost = False
-        self._strayed = False
-        #: What the wait that is going on sends, or has sent; None while that is being put together.
-        self._on_the_way: Changes | None = {}
-        #: A descriptor that is always ready: in the set it ends a wait. See _overtake.
+        self._direct = self._lost = False
+        #: A descriptor that is always ready: in the set it ends a wait.
         self._waker = -1
+        #: How many events the last wait brought, and whether there was one that could not be put out.
+        self._found, self._strayed = 0, False
+        #: Completions that are not handled yet.
+        self._cqes: deque[rings.Cqe] = deque()
         #: The thread whose request waits in the kernel.
         self._thread = 0
-        #: What sends many changes; made when there are many.
-        self._block: _CtlBlock | None = None
         #: Where in the queue (sq.sqe_tail) the wait was put; whether an exception may have left SQEs there.
-        self._armed_at = 0
-        self._unclean = False
+        self._armed_at, self._unclean = 0, False
         wish = fdmon.IoUringFDMon.WISH
         # Two at least: one for the wait, one for changes.
         self.ring: rings.Ring = rings.Ring(max(entries, 2), wish=wish, min_entries=2)
@@ -476,7 +553,7 @@ class EpollWait(Strategy):
         try:
             # Success is silent (5.17), so that a wait for one completion is a wait for an event.
             self._silent = bool(self.ring.features & uapi.IORING_FEAT_CQE_SKIP)
-            self._prepare_ctl()
+            self._sender = _Sender(self.ring, self._epoll.fileno(), self._silent)
             self._prepare_wait(64)
             self._try_out()
         except BaseException:
@@ -491,183 +568,217 @@ class EpollWait(Strategy):
         if operations in _WORKING:
             return
         key = SelectorKey(self._waker, self._waker, EVENT_READ, None)
-        self._pending[key.fd] = _IN | _NEW
-        if self._wait_in_ring(1_000_000_000, {key.fd: key}) != [(key, EVENT_READ)]:
+        self.keys[key.fd] = key
+        self._note(key.fd)
+        if self._wait_in_ring(1_000_000_000) != [(key, EVENT_READ)]:
             raise OSError(errno.EIO, f"{self.name} does not report what is ready")
         self.remove(key)
+        self.keys = {}
         _WORKING.add(operations)
+
+    def state(self, fd: int) -> str:
+        """Name the row of MACHINE that a descriptor is in.
+
+        Args: fd is the descriptor.
+        """
+        known = self._known.get(fd)
+        if fd in self._refused:
+            return "refused"
+        if fd in self._on_the_way:
+            if fd not in self.keys:
+                return "abandoned"
+            return "overtaken" if fd in self._overtaken else "changing" if known == 0 else "adding"
+        if known:
+            return "unsure"
+        if fd in self._pending:
+            return "noted" if known is None else "changed"
+        return "unknown" if known is None else "given"
 
     # -- changes
 
     def add(self, key: SelectorKey, known: bool) -> None:
-        """Queue the addition of what is known to be right; let the kernel judge the rest."""
+        """Note the addition of what is known to be right; let the kernel judge the rest."""
         if self.ring.closed:
             self._check_ring()
-        fd = key.fd
-        if known and not self._direct:
-            self._given.discard(fd)  # left by another thread: see _confirm
-            self._pending[fd] = _MASK[key.events & _BOTH] | _NEW
-            if self._waiting:
-                self._apply_now(fd)
+        fd = key[1]
+        self._known.pop(fd, None)  # left when it was abandoned: unknown
+        if not known:
+            self._judge(key, _MASK[key[2] & _BOTH] | _NEW)
             return
-        self._pending.pop(fd, None)  # left when a signal handler raised in unregister()
-        self._add_now(fd, _MASK[key.events & _BOTH])
-
-    def _add_now(self, fd: int, mask: int) -> None:
-        try:
-            self._epoll.register(fd, mask)
-        except FileExistsError:  # by an addition that was on its way when the number was unregistered
-            self._epoll.modify(fd, mask)
-        self._given.add(fd)
-        self._overtake(fd)
+        self._note(fd)
+        if not self._idle:
+            self._apply_newer(fd)
 
     def change(self, key: SelectorKey, mask: int, known: bool) -> None:
-        """Queue a modification; one that nobody vouches for is made at once, so that the kernel can raise."""
+        """Note a modification of what is known to be right; let the kernel judge the rest."""
         # Shaped by speed (bench/run.py --only changes): the usual change is a note.
-        fd = key[1]
-        if known and fd in self._settled and not self.ring.closed:
-            self._pending[fd] = mask
-            if self.keys.get(fd) is not key:
-                self._note_newest(fd)
-            if self._waiting:
-                self._apply_now(fd)
-            return
+        fd, pending = key[1], self._pending
         if self.ring.closed:
             self._check_ring()
-        if self._refused:
-            self._refused.discard(fd)
-            if not (self._refused or self._direct):
-                self._settled = self._given
-        given = fd in self._given
-        if not known or (given and self._direct):
-            new = not given and self._pending.get(fd, 0) & _NEW and _still(key) is not False
-            self._pending.pop(fd, None)
-            if new:
-                self._add_now(fd, mask)
-            else:
-                self._epoll.modify(fd, mask)
-            self._overtake(fd)
+        if known:
+            try:
+                change = mask | self._known[fd]
+            except KeyError:  # unknown, noted or refused
+                change = mask | _NEW
+                self._refused.discard(fd)
+            self.keys[fd] = key
+            pending[fd] = change
+            if self._idle and (_ONE_STEP or (self.keys.get(fd) is key and self._pending is pending)):
+                return
+            self._note(fd)
+            if not self._idle:
+                self._apply_newer(fd)
             return
-        self._pending[fd] = mask if given else mask | _NEW
-        if self.keys.get(fd) is not key:
-            self._note_newest(fd)
-        if self._waiting or self._direct:
-            self._apply_now(fd)
-
-    def _note_newest(self, fd: int) -> None:
-        """Replace a note: a signal handler or another thread has made a change since the look-up for it."""
-        self._pending.pop(fd, None)
-        self._send_again(fd)
+        self.keys[fd] = key
+        self._refused.discard(fd)
+        # What is no longer open is not added, and a number only while its addition waits: it may have been
+        # closed, and be another file's.
+        new = 0 if _still(key) is False else self._known.get(fd, pending.get(fd, 0) & _NEW)
+        self._judge(key, mask | new)
 
     def remove(self, key: SelectorKey) -> None:
         """Take a descriptor out of the set at once: its number may be another file's soon."""
-        given = key.fd in self._given or key.fd in self._unsure
-        self._forget(key.fd)
-        if given and not self._epoll.closed and self.ring.state != "forked":
-            try:
-                self._epoll.unregister(key.fd)
-            except OSError:
-                return  # closed: the set has forgotten it by itself
-
-    def _forget(self, fd: int) -> None:
+        fd = key[1]
         self._pending.pop(fd, None)
-        self._given.discard(fd)
-        self._unsure.discard(fd)
         self._refused.discard(fd)
+        if fd in self._known:
+            if not self._epoll.closed and self.ring.state != "forked":
+                self._put_out(fd)  # what is closed the set has forgotten by itself
+            self._known.pop(fd, None)
+
+    def _note(self, fd: int) -> None:
+        """Let the next select() send what the key says."""
+        while True:
+            key, pending = self.keys.get(fd), self._pending
+            if key is None:
+                pending.pop(fd, None)
+                return
+            pending[fd] = _MASK[key[2] & _BOTH] | self._known.get(fd, _NEW)
+            if self.keys.get(fd) is key and self._pending is pending:
+                return
+
+    def _judge(self, key: SelectorKey, change: int) -> None:
+        """Make a change at once; its error is the caller's."""
+        fd = key[1]
+        self._pending.pop(fd, None)
+        self._overtake(fd)
+        self._control(key, change)
+        if self.keys.get(fd) is not key:
+            self._apply(fd)
+
+    def _apply_newer(self, fd: int) -> None:
+        """Make a change at once, while a wait is going on that may be sending an older one."""
+        self._overtake(fd)
+        self._apply(fd)
+
+    def _apply(self, fd: int) -> None:
+        """Make what the key says without the ring."""
+        while True:
+            key = self.keys.get(fd)
+            if key is not None:
+                change = _MASK[key[2] & _BOTH] | self._known.get(fd, _NEW)
+                try:
+                    if not (change & _NEW and _still(key) is False):
+                        self._control(key, change)
+                except OSError as error:
+                    if not _raised_here(error):
+                        raise
+                    self._fail(fd, error.errno)
+            self._pending.pop(fd, None)
+            if self.keys.get(fd) is key:
+                return
+
+    def _apply_all(self) -> None:
+        """Make all changes without the ring, those that are on their way, too."""
+        for fd in {**_snapshot(self._on_the_way), **_snapshot(self._pending)}:
+            self._apply(fd)
+
+    def _overtake(self, fd: int) -> None:
+        """End the wait that is going on if it sends an older change: it goes on at once with the newer."""
+        if fd in self._on_the_way:
+            self._overtaken.add(fd)
+            try:
+                self._epoll.register(self._waker, _IN)
+            except OSError as error:
+                if not _raised_here(error):
+                    raise
+                return  # somebody has done so already
+
+    def _control(self, key: SelectorKey, change: int) -> None:
+        """Call epoll_ctl; what is there already is modified, and what is gone is added.
+
+        The latter only if a socket says that it still has the number, which may be another file's by now.
+        """
+        fd, mask = key[1], change & ~_NEW
+        self._known.setdefault(fd, _NEW)  # first: whoever removes it meanwhile has to know
+        if change & _NEW:
+            try:
+                self._epoll.register(fd, mask)
+            except FileExistsError:
+                self._epoll.modify(fd, mask)
+        else:
+            try:
+                self._epoll.modify(fd, mask)
+            except FileNotFoundError:
+                if not (isinstance(key[0], socket) and _still(key)):
+                    raise
+                self._epoll.register(fd, mask)
+        if fd in self._known:
+            self._known[fd] = 0
+
+    def _fail(self, fd: int, code: int | None) -> None:
+        """Take note that a change failed which somebody had vouched for.
+
+        A descriptor that was closed in the meantime is silent, as in EpollSelector. Anything else is reported
+        as ready from now on, as poll(2) does with regular files, so that whoever waits finds out.
+        """
+        if code not in (errno.EBADF, errno.ENOENT, errno.EEXIST) and fd in self.keys:
+            self._refused.add(fd)
+            self._known.pop(fd, None)
+            if fd not in self.keys:  # unregistered meanwhile, and nobody else would end it
+                self._refused.discard(fd)
+
+    def _put_out(self, fd: int) -> bool:
+        try:
+            self._epoll.unregister(fd)
+        except OSError as error:
+            if not _raised_here(error):
+                raise
+            return False
+        return True
 
     def _check_ring(self) -> None:
         # In a forked child the set is still the parent's, and would be changed there.
         if self.ring.closed and not self._lost:
             self.ring.fileno()
 
-    def _apply_now(self, fd: int) -> None:
-        """Make one change without the ring, while a wait is going on that may be sending an older one."""
-        self._apply(fd)
-        self._overtake(fd)
-
-    def _apply(self, fd: int) -> None:
-        change = self._pending.get(fd)
-        while change is not None:  # else another thread was faster
-            self._unsure.add(fd)  # first: whoever removes it meanwhile has to know
-            self._control(fd, change)
-            if fd in self._unsure:
-                self._given.add(fd)
-                self._unsure.discard(fd)
-            # Off the list only when it is done: a signal handler may raise at any moment.
-            self._forget_sent({fd: change})
-            change = self._pending.get(fd)  # the newest, if another thread has made one meanwhile
-
-    def _overtake(self, fd: int) -> None:
-        """End the wait that is going on if it sends an older change: see _forget_sent. It goes on at once."""
-        on_the_way = self._on_the_way  # once: the wait goes on
-        if on_the_way is None or fd in on_the_way:
-            try:
-                self._epoll.register(self._waker, _IN)
-            except OSError:
-                return  # somebody has done so already
-
-    def _control(self, fd: int, change: int) -> None:
-        """Call epoll_ctl; what is there already is modified, and what is gone is added.
-
-        The latter only if a socket says that it still has the number, which may be another file's by now.
-        """
-        for new in (True, False) if change & _NEW else (False, True):
-            key = self.keys.get(fd)
-            if new and key is not None:
-                still = _still(key)
-                if still is False or not (change & _NEW or isinstance(key.fileobj, socket)):
-                    return
-            call = self._epoll.register if new else self._epoll.modify
-            try:
-                call(fd, change & ~_NEW)
-                return
-            except OSError as error:
-                if error.errno not in (errno.EEXIST, errno.ENOENT):
-                    self._refuse_late(fd, error.errno)
-                    return
-
-    def _refuse_late(self, fd: int, code: int | None) -> None:
-        """Take note that a queued change failed.
-
-        A descriptor that was closed in the meantime is silent, as in EpollSelector. Anything else is reported
-        as ready from now on, as poll(2) does with regular files, so that whoever waits finds out.
-        """
-        if code != errno.EBADF and fd in self.keys:
-            self._refused.add(fd)
-            self._settled = set()  # whoever is modified is no longer refused: change() does that
-            self._given.discard(fd)
-            self._unsure.discard(fd)
-            if fd not in self.keys:  # unregistered meanwhile, and nobody else would end it
-                self._refused.discard(fd)
-
     # -- waiting
 
-    def wait(self, timeout_ns: int | None, keys: Keys) -> Ready:
+    def wait(self, timeout_ns: int | None) -> Ready:
         """Send all changes and wait, in one system call."""
         if self._waiting:
             # A signal handler, or another thread: epoll itself does not mind. Or, before CPython 3.11, what a
             # handler raised has struck before the end of a wait was noted. Or the parent's thread.
             if self.ring.closed:
                 self._check_ring()
-            for fd in _snapshot(self._pending):
-                self._apply(fd)
-            return self._ask_epoll(timeout_ns, keys)
+            self._apply_all()
+            return self._ask_epoll(timeout_ns)
         if self._refused:
             timeout_ns = 0
-        self._waiting = True
+        self._waiting, self._idle = True, False
         try:
-            if self._lost or not (self._pending or timeout_ns):
+            if self._lost or not (self._pending or self._unclean or timeout_ns):
                 # One system call as well, and the cheaper one: see the head of this file.
                 if self.ring.closed:
                     self._check_ring()
-                return self._ask_epoll(timeout_ns, keys)
+                return self._ask_epoll(timeout_ns)
             if self._found and not self._pending:
                 # What was busy in the last turn is asked without waiting first: a fifth of the ring's turn.
                 self._check_ring()
-                ready = self._ask_epoll(0, keys)
+                ready = self._ask_epoll(0)
                 if ready:
                     return ready
-            return self._wait_in_ring(timeout_ns, keys)
+            return self._wait_in_ring(timeout_ns)
         except OSError as error:
             if self._epoll.closed:  # by a signal handler: nothing was taken away
                 raise ValueError("this selector was closed while it waited") from None
@@ -675,12 +786,13 @@ class EpollWait(Strategy):
             if not fdmon.ring_lost(self.ring, error) and (known or not _raised_here(error)):
                 raise
             self._give_up_ring(error)
-            return self._ask_epoll(timeout_ns, keys)
+            return self._ask_epoll(timeout_ns)
         finally:
-            self._waiting = False
+            self._waiting, self._idle = False, not self._direct
 
-    def _ask_epoll(self, timeout_ns: int | None, keys: Keys) -> Ready:
+    def _ask_epoll(self, timeout_ns: int | None) -> Ready:
         """Wait without the ring, for whole milliseconds."""
+        keys = self.keys
         # -1 and not None, for PyPy.
         timeout = -1 if timeout_ns is None else min(-(-timeout_ns // 1_000_000) / 1000, _LONGEST_STDLIB)
         ready: Ready = []
@@ -696,32 +808,30 @@ class EpollWait(Strategy):
             if events:
                 ready.append((key, events))
         if timeout_ns is None and not ready and [fd for fd, _ in found] == [self._waker]:
-            return self._ask_epoll(timeout_ns, keys)  # the wait that it was for had ended by then
-        return self._with_refused(ready, keys) if self._refused else ready
+            return self._ask_epoll(timeout_ns)  # the wait that it was for had ended by then
+        return self._with_refused(ready) if self._refused else ready
 
-    def _with_refused(self, ready: Ready, keys: Keys) -> Ready:
+    def _with_refused(self, ready: Ready) -> Ready:
         # epoll_poll comes here twice in one wait.
-        current = (keys.get(fd) for fd in self._refused - {key.fd for key, _ in ready})
+        current = (self.keys.get(fd) for fd in self._refused - {key.fd for key, _ in ready})
         return ready + [(key, key.events) for key in current if key is not None]
 
     def _give_up_ring(self, error: OSError) -> None:
-        """Make what is pending without the ring, for now or, if it was taken away, for good."""
-        for fd in _snapshot(self._pending):
-            self._apply(fd)
+        """Make what is noted without the ring, for now or, if it was taken away, for good."""
+        self._apply_all()
         if error.errno in fdmon.REFUSED + fdmon.GONE and not self._lost:
             if error.errno in fdmon.GONE:
                 self.ring.disown_fd()
             self._lost = self._direct = True
-            self._settled = set()
             self.reason = f"{self.name} stopped working: {error}"
             self.name = "epoll"
             warnings.warn(f"{self.reason}; going on with epoll", RuntimeWarning, stacklevel=4)
 
-    def _wait_in_ring(self, timeout_ns: int | None, keys: Keys) -> Ready:
+    def _wait_in_ring(self, timeout_ns: int | None) -> Ready:
         # Shaped by speed (bench/run.py --only ready): this is an iteration of a busy loop.
         ring = self.ring
         deadline = time.monotonic_ns() + timeout_ns if timeout_ns else 0
-        sent: Changes = {}
+        new: list[int] = []
         try:
             if self._thread != get_ident():
                 self._bind()
@@ -729,30 +839,28 @@ class EpollWait(Strategy):
                 self._drop_queued()
             # What completed between two waits is a hint, and may be out of date: dropped, and armed again.
             if self._cqes or ring.cq.ready():
-                self._take_completions(None)
+                self._take_completions(False)
             while True:
                 self._unclean = True
                 if self._pending:
-                    sent = self._queue_changes(keys)
+                    new = self._queue_changes()
                 if self._wait.token not in self._inflight.entries:
-                    self._arm(len(keys))
-                if sent and not self._silent:
+                    self._arm()
+                if self._on_the_way and not self._silent:
                     ring.submit()  # their completions must not be taken for events
-                    self._take_completions(None)
+                    self._take_completions(False)
                     if self._wait.token not in self._inflight.entries:
-                        self._arm(len(keys))
+                        self._arm()
                 if timeout_ns == 0:
                     ring.submit_and_wait(0)
                 else:
                     ring.submit_and_wait(1, timeout_ns)
+                if self._on_the_way:
+                    self._note_sent(new)
                 self._unclean = False
-                if sent:
-                    sent = self._on_the_way = self._forget_sent(sent)
-                    if self._unsure:
-                        self._confirm()
-                ready = self._take_completions(keys)
+                ready = self._take_completions(True)
                 if self._refused:
-                    return self._with_refused(ready, keys)
+                    return self._with_refused(ready)
                 if ready or timeout_ns == 0:
                     return ready
                 if self._strayed:
@@ -763,17 +871,51 @@ class EpollWait(Strategy):
                     if timeout_ns <= 0:
                         return ready
         except BaseException:
-            for fd in self._on_the_way or ():
-                self._send_again(fd)  # another thread may have changed it, and this one have come last
-            self._on_the_way = {}
             self._drop_queued()
             raise
 
-    def _drop_queued(self) -> None:
-        """Drop what was queued and not sent; the next wait makes it again.
+    def _queue_changes(self) -> list[int]:
+        """Turn notes into requests: send.
 
-        To begin anew is harmless, after an exception in here.
+        Returns: the descriptors that are added.
         """
+        # Shaped by speed (bench/run.py --only changes): no Python for each, if none is new.
+        pending = self._on_the_way = self._pending
+        self._pending = {}
+        changes = _snapshot(pending)
+        masks, new = bytes(list(changes.values())), []
+        if not masks.isascii():  # _NEW is what is not ASCII
+            for fd, change in list(changes.items()):
+                if change & _NEW:
+                    key = self.keys.get(fd)
+                    if key is not None and _still(key) is False:
+                        del changes[fd]
+                    else:
+                        new.append(fd)
+            masks = bytes(list(changes.values()))
+            self._known.update(dict.fromkeys(new, _NEW))
+        if changes:
+            self._sender.queue(changes, masks)
+        return new
+
+    def _note_sent(self, new: list[int]) -> None:
+        """Take note that the kernel has taken what was on its way: sent."""
+        known = self._known
+        for fd in new:
+            if fd in known:
+                known[fd] = 0
+        if self._overtaken:
+            for fd in tuple(self._overtaken):
+                self._note(fd)
+                self._overtaken.discard(fd)
+        self._on_the_way = {}
+
+    def _drop_queued(self) -> None:
+        """Drop what was queued and not sent, and note again what was on its way: struck."""
+        for fd in tuple(_snapshot(self._on_the_way)):
+            self._note(fd)
+        self._overtaken.clear()
+        self._on_the_way = {}
         if not self.ring.closed:
             sq = self.ring.sq
             if sq.sqe_tail - sq.pending() <= self._armed_at:  # the kernel has not taken the wait
@@ -789,134 +931,22 @@ class EpollWait(Strategy):
         if self._wait.token in self._inflight.entries:
             self._unclean = True
             self._inflight.cancel(self._wait.token)
-            self.ring.submit()  # before _queue_changes, which drops what it finds
+            self.ring.submit()
+            self._unclean = False
             self._prepare_wait(self._wait.capacity)
         self._thread = get_ident()  # last: what an exception has interrupted is done again
 
-    def _queue_changes(self, keys: Keys) -> Changes:
-        """Turn pending changes into requests, sending what does not fit beforehand.
-
-        Each stays pending until it was sent, so that an exception of a signal handler loses none; to make one
-        twice is harmless (_control).
-
-        Returns: what was queued and not sent yet.
-        """
-        # Shaped by speed (bench/run.py --only changes): by column, as far as possible.
-        ring = self.ring
-        if ring.sq.pending():
-            self._drop_queued()  # left by an exception inside our own cleaning up
-        self._on_the_way = None
-        changes = _snapshot(self._pending)
-        masks = bytes(list(changes.values()))
-        if not masks.isascii():  # _NEW is what is not ASCII
-            new = [fd for fd, change in changes.items() if change & _NEW]
-            if not self._still_open(new, keys):
-                changes = _snapshot(self._pending)
-                masks = bytes(list(changes.values()))
-            self._unsure.update(new)
-        self._on_the_way = changes
-        if len(changes) < min(_FEW, self._most + 1):
-            words, step, at, pin, _ = self._few
-            for i, (fd, change) in enumerate(changes.items()):
-                # Not through columns: PyPy 8.0 puts every item of a view with a step first.
-                words[i * step], words[i * step + at] = change & ~_NEW, fd
-                address = pin.address + i * self._event.size
-                ops.prep_rw(
-                    ring.get_sqe(), uapi.IORING_OP_EPOLL_CTL, self._epfd, address,
-                    _ADD if change & _NEW else _MOD, fd, _CTL | fd, self._ctl_flags,
-                )  # fmt: skip
-            return changes
-        room, items = self._most, list(changes.items()) if len(changes) > self._most else []
-        for first in range(0, len(changes) - room, room):
-            sent = dict(items[first : first + room])
-            self._queue_block(sent, masks[first : first + room])
-            ring.submit()
-            if ring.sq.pending():
-                raise OSError(errno.EAGAIN, "the kernel takes no more requests for now")
-            self._forget_sent(sent)
-            changes = dict(items[first + room :])
-        self._queue_block(changes, masks[-len(changes) :])
-        return changes
-
-    def _queue_block(self, changes: Changes, masks: bytes) -> None:
-        """Queue up to a ring of changes by column.
-
-        Args: masks are the values of changes.
-        """
-        block = self._block
-        if block is None:
-            # A few hundred microseconds, which most selectors never need.
-            block = self._block = _CtlBlock(self._most, self._event, self._epfd, self._ctl_flags)
-        self.ring.push(block.fill(changes, masks))
-
-    def _still_open(self, new: list[int], keys: Keys) -> bool:
-        """Drop additions that were closed before the kernel heard of them; say whether there were none."""
-        closed = []
-        for fd in new:
-            key = keys.get(fd)
-            if key is not None and _still(key) is False:
-                closed.append(fd)
-        for fd in closed:
-            self._pending.pop(fd, None)
-        return not closed
-
-    def _prepare_ctl(self) -> None:
-        """Make room for the struct epoll_event of a few changes."""
-        self._most = self.ring.sq.ring_entries - 1  # one slot is for the wait
-        self._epfd = self._epoll.fileno()
-        self._ctl_flags = uapi.IOSQE_CQE_SKIP_SUCCESS if self._silent else 0
-        self._few = _events_memory(min(_FEW, self._most), self._event)
-    def _forget_sent(self, sent: Changes) -> Changes:
-        """Take what was sent off the list, unless it has changed again; return an empty dictionary.
-
-        Then the newer change was made at once, by whoever made it, and the older may have come last: so the
-        newer is sent again. Whoever makes it ends our wait (_overtake), or we would sleep on the older one.
-        """
-        pending = self._pending
-        if len(sent) < _FEW:
-            for fd, change in sent.items():
-                unchanged = False
-                try:
-                    # Seen when it has been taken off: another thread may change it just before.
-                    unchanged = pending.pop(fd, None) == change
-                finally:
-                    if not unchanged:
-                        self._send_again(fd)
-            return {}
-        # On one line, for a tracer is called for each.
-        if _ONE_STEP and pending == sent and pending.clear() is None:  # type: ignore[func-returns-value]
-            return {}
-        unchanged = False
-        try:
-            # No Python in this loop. What changed meanwhile is seen when it has been taken off.
-            unchanged = list(map(pending.pop, sent, repeat(None))) == list(sent.values())
-        finally:  # also when a signal handler raises just after the loop
-            if not unchanged:
-                for fd in sent:
-                    self._send_again(fd)
-        return {}
-
-    def _send_again(self, fd: int) -> None:
-        """Repeat the newest change: another thread made one meanwhile, and which came last is not known."""
-        key = self.keys.get(fd)
-        if key is not None:
-            self._pending.setdefault(fd, _MASK[key.events & _BOTH] | (0 if fd in self._given else _NEW))
-
-    def _confirm(self) -> None:
-        """Take note that the additions on their way have been sent: from now on they are modified."""
-        self._given |= self._unsure
-        self._unsure.clear()
-
     def _prepare_wait(self, capacity: int) -> None:
         """Make the request that waits, with memory of its own."""
-        memory = buffers.allocate(capacity * self._event.size)
+        memory = buffers.allocate(capacity * _event_layout().size)
         pin = buffers.pin(memory, writable=True)
         sqe, token = bytearray(self.ring.sq.sqe_size), next_token()
         ops.prep_rw(sqe, self._wait_op, self._epoll.fileno(), pin.address, capacity, 0, token)
         self._wait = _Request(token, capacity, memoryview(memory), bytes(sqe), (None, (pin, memory)))
 
-    def _arm(self, count: int) -> None:
+    def _arm(self) -> None:
         """Queue the request that waits."""
+        count = len(self.keys)
         if count > self._wait.capacity:
             self._prepare_wait(1 << (count - 1).bit_length())
         ring, wait = self.ring, self._wait
@@ -926,33 +956,31 @@ class EpollWait(Strategy):
         self._inflight.entries[wait.token] = wait.held
         ring.put(wait.sqe)
 
-    def _take_completions(self, keys: Keys | None) -> Ready:
-        """Handle every completion; without keys they are only hints."""
+    def _take_completions(self, report: bool) -> Ready:
+        """Handle every completion; events that are not to be reported are only hints."""
         ready: Ready = []
         cqes = self._cqes
         self.ring.reap_into(cqes)
         while cqes:
-            # Taken off only when it is done: a signal handler may raise at any moment.
             user_data, res = cqes[0][:2]
             if user_data & _CTL:
                 if res < 0:
-                    self._control_failed(user_data & ~_CTL, -res, keys)
-            elif self._inflight.entries.pop(user_data, None) and user_data == self._wait.token:
-                ready += self._collect(res, keys) if keys is not None else ()
+                    self._control_failed(user_data & ~_CTL, -res)
+            elif self._inflight.entries.pop(user_data, None) and user_data == self._wait.token and report:
+                ready += self._collect(res)
             cqes.popleft()
         return ready
 
-    def _control_failed(self, fd: int, code: int, keys: Keys | None) -> None:
-        if code in (errno.EINVAL, errno.EOPNOTSUPP) and not self._given - {fd}:
+    def _control_failed(self, fd: int, code: int) -> None:
+        if code in (errno.EINVAL, errno.EOPNOTSUPP) and not self._known.keys() - {fd}:
             raise OSError(code, "this kernel has no IORING_OP_EPOLL_CTL (Linux 5.6)")
-        key = keys.get(fd) if keys else None
-        mask = _MASK[key.events & _BOTH] if key else None if keys else self._pending.get(fd)
-        if mask is not None and code in (errno.EEXIST, errno.ENOENT):
-            self._control(fd, mask & ~_NEW)  # closed and opened again, or made twice
+        if code in (errno.EEXIST, errno.ENOENT):  # closed and opened again, or made twice
+            if fd not in self._pending:  # else it was overtaken, and is sent again
+                self._apply(fd)
         else:
-            self._refuse_late(fd, code)
+            self._fail(fd, code)  # denied
 
-    def _collect(self, res: int, keys: Keys) -> Ready:
+    def _collect(self, res: int) -> Ready:
         """Read what EPOLL_WAIT wrote."""
         if res < 0:
             if -res in (errno.ECANCELED, errno.EINTR, errno.EAGAIN):
@@ -960,7 +988,8 @@ class EpollWait(Strategy):
             raise OSError(-res, f"IORING_OP_EPOLL_WAIT (Linux 6.15): {os.strerror(-res)}")
         self._found = res
         ready: Ready = []
-        for mask, fd in self._event.iter_unpack(self._wait.memory[: res * self._event.size]):
+        keys, event = self.keys, _event_layout()
+        for mask, fd in event.iter_unpack(self._wait.memory[: res * event.size]):
             try:
                 key = keys[fd]
             except KeyError:
@@ -972,31 +1001,27 @@ class EpollWait(Strategy):
         return ready
 
     def _stray(self, fd: int) -> None:
-        """Put out what nobody registered: a number that was closed and used again before it was added.
+        """Put out what nobody has registered: a number that was abandoned, or used again before it was added.
 
         What cannot be put out (a copy of a closed descriptor, open elsewhere) ends the wait, as in
         EpollSelector.
         """
-        try:
-            self._epoll.unregister(fd)
-        except OSError:
+        if not self._put_out(fd):
             self._strayed = True
         if fd in self.keys:
             # Another thread has registered it meanwhile, and what was put out may have been that.
-            self._given.discard(fd)
-            self._send_again(fd)
+            self._known.pop(fd, None)
+            self._note(fd)
             if self._direct:
-                self._apply_now(fd)
+                self._apply(fd)
 
     # -- the rest
 
     def fileno(self) -> int:
         """Return the descriptor of the set, which from now on knows of every change at once."""
         self._check_ring()
-        self._direct = True
-        self._settled = set()
-        for fd in _snapshot(self._pending):
-            self._apply(fd)
+        self._direct, self._idle = True, False
+        self._apply_all()
         return self._epoll.fileno()
 
     def close(self) -> None:
@@ -1016,8 +1041,7 @@ class EpollWait(Strategy):
                 if self.ring.closed:  # not refused
                     self._close_set()
         self._pending.clear()
-        self._given.clear()
-        self._unsure.clear()
+        self._known.clear()
         self._close_set()
 
     def _close_set(self) -> None:
@@ -1032,26 +1056,75 @@ def _event_layout() -> struct.Struct:
     return buffers.epoll_event_struct("i4x")
 
 
-def _events_memory(count: int, layout: struct.Struct) -> tuple[memoryview, int, int, buffers.Pin, Any]:
+def _events_memory(count: int) -> tuple[memoryview, int, int, buffers.Pin, Any]:
     """Make memory for struct epoll_events.
 
     Returns: its words, how many an event has and which of them is the descriptor, and what owns the memory.
     """
-    memory = buffers.allocate(layout.size * count)
-    words = memoryview(memory).cast("B").cast("I")[: layout.size * count // 4]
-    return words, layout.size // 4, 2 if layout.size == 16 else 1, buffers.pin(memory), memory
+    size = _event_layout().size
+    memory = buffers.allocate(size * count)
+    words = memoryview(memory).cast("B").cast("I")[: size * count // 4]
+    return words, size // 4, 2 if size == 16 else 1, buffers.pin(memory), memory
+
+
+class _Sender(syscalls.Uncopyable):
+    """What makes EPOLL_CTL requests of changes."""
+
+    def __init__(self, ring: rings.Ring, epfd: int, silent: bool) -> None:
+        """Make room for the struct epoll_events of a few changes.
+
+        Args: ring has one slot more than there are changes in a batch; epfd is the set; silent says that
+            success brings no completion.
+        """
+        self._ring = ring
+        self._epfd = epfd
+        self._flags = uapi.IOSQE_CQE_SKIP_SUCCESS if silent else 0
+        self._most = ring.sq.ring_entries - 1  # one slot is for the wait
+        self._few = _events_memory(min(_FEW, self._most))
+        # What sends many; a few hundred microseconds, which most selectors never need.
+        self._block: _CtlBlock | None = None
+
+    def queue(self, changes: Changes, masks: bytes) -> None:
+        """Queue changes, sending what does not fit beforehand.
+
+        Args: masks are the values of changes.
+        Raises: OSError when the kernel takes no more.
+        """
+        ring, most = self._ring, self._most
+        if len(changes) < min(_FEW, most + 1):
+            words, step, at, pin, _ = self._few
+            for i, (fd, change) in enumerate(changes.items()):
+                # Not through columns: PyPy 8.0 puts every item of a view with a step first.
+                words[i * step], words[i * step + at] = change & ~_NEW, fd
+                ops.prep_rw(
+                    ring.get_sqe(), uapi.IORING_OP_EPOLL_CTL, self._epfd, pin.address + 4 * i * step,
+                    _ADD if change & _NEW else _MOD, fd, _CTL | fd, self._flags,
+                )  # fmt: skip
+            return
+        block = self._block
+        if block is None:
+            block = self._block = _CtlBlock(most, self._epfd, self._flags)
+        fds = list(changes)
+        while len(fds) > most:
+            ring.push(block.fill(fds[:most], masks[:most]))
+            ring.submit()
+            if ring.sq.pending():
+                raise OSError(errno.EAGAIN, "the kernel takes no more requests for now")
+            del fds[:most]
+            masks = masks[most:]
+        ring.push(block.fill(fds, masks))
 
 
 class _CtlBlock(syscalls.Uncopyable):
     """EPOLL_CTL requests with their struct epoll_events, of which only what differs is written, by column."""
 
-    def __init__(self, count: int, layout: struct.Struct, epfd: int, flags: int) -> None:
+    def __init__(self, count: int, epfd: int, flags: int) -> None:
         """Make them.
 
-        Args: count requests; layout is that of a struct epoll_event; epfd is the set; flags are IOSQE bits.
+        Args: count requests; epfd is the set; flags are IOSQE bits.
         """
-        words, step, at, self._pin, self._memory = _events_memory(count, layout)
-        self._size = size = layout.size
+        words, step, at, self._pin, self._memory = _events_memory(count)
+        self._size = size = 4 * step
         self._sqes = ops.Block(count, ops.prep_rw, uapi.IORING_OP_EPOLL_CTL, epfd, 0, _MOD, 0, flags=flags)
         self._sqes.set("addr", range(self._pin.address, self._pin.address + size * count, size))
         self._sqes.set("user_data", [_CTL] * count)
@@ -1061,14 +1134,14 @@ class _CtlBlock(syscalls.Uncopyable):
         #: Where a descriptor goes: into the event, and into the lower half of off and of user_data.
         self._fds = words[at::step], cells[2 + low :: 16], cells[8 + low :: 16]
 
-    def fill(self, changes: Changes, masks: bytes) -> memoryview:
+    def fill(self, fds: list[int], masks: bytes) -> memoryview:
         """Write changes into the first requests.
 
-        Args: masks are the values of changes, which are no more than the requests.
+        Args: fds are no more than the requests; masks are what each is changed to.
         Returns: the SQEs, for Ring.push().
         Lifetime: until they were submitted: the kernel reads an event when it takes the request.
         """
-        count = len(changes)
+        count = len(fds)
         if not masks.isascii():
             self._adds = True
             self._sqes.set("len", masks.translate(_CTL_OPS))
@@ -1077,9 +1150,9 @@ class _CtlBlock(syscalls.Uncopyable):
             self._sqes.set("len", [_MOD] * self._sqes.count)
             self._adds = False
         self._memory[_LOW : count * self._size : self._size] = masks  # a tenth of what words cost
-        fds = memoryview(array("I", list(changes)))
+        numbers = memoryview(array("I", fds))
         for column in self._fds:
-            column[:count] = fds
+            column[:count] = numbers
         return self._sqes.first(count)
 
 
@@ -1095,8 +1168,8 @@ class EpollPoll(EpollWait):
         ops.prep_poll_add(sqe, self._epoll.fileno(), _IN, token)
         self._wait = _Request(token, capacity, memoryview(b""), bytes(sqe), (None, ()))
 
-    def _collect(self, res: int, keys: Keys) -> Ready:
-        return self._ask_epoll(0, keys)
+    def _collect(self, res: int) -> Ready:
+        return self._ask_epoll(0)
 
 
 def _still(key: SelectorKey) -> bool | None:
@@ -1104,10 +1177,11 @@ def _still(key: SelectorKey) -> bool | None:
 
     False when it was closed, or detached: a socket does not say which.
     """
-    if isinstance(key.fileobj, int):
+    file = key[0]
+    if isinstance(file, int):
         return None
     try:
-        return bool(key.fileobj.fileno() == key.fd)
+        return bool(file.fileno() == key[1])
     except (AttributeError, TypeError, ValueError):  # as register() does
         return False
 
@@ -1171,8 +1245,6 @@ class PollAdd(Strategy):
 
     def add(self, key: SelectorKey, known: bool) -> None:
         """Refuse what epoll would refuse, as far as fstat can tell; the rest is done by the next wait."""
-        if self._monitor.backend == "io_uring":
-            self.ring.fileno()  # refuses after close() and in a forked child
         file = None
         if not known:
             found = os.fstat(key.fd)
@@ -1186,8 +1258,6 @@ class PollAdd(Strategy):
 
     def change(self, key: SelectorKey, mask: int, known: bool) -> None:
         """Replace the handler; the kernel hears of it with the next wait."""
-        if self._monitor.backend == "io_uring":
-            self.ring.fileno()  # as in add()
         if key.fd not in self._nodes:  # see _drop_closed
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         if not (known and isinstance(key.fileobj, socket)):
@@ -1195,12 +1265,13 @@ class PollAdd(Strategy):
             self._unarmed.setdefault(key.fd, (found.st_dev, found.st_ino))
         else:
             self._unarmed.setdefault(key.fd, None)
+        self.keys[key.fd] = key
         self._replace(key.fd, mask)
 
-    def _drop_closed(self, keys: Keys) -> None:
+    def _drop_closed(self) -> None:
         """Give up what was closed since it was added or modified: its number may be another file's by now."""
         for fd, file in list(self._unarmed.items()):
-            key = keys.get(fd)
+            key = self.keys.get(fd)
             if key is not None and (_still(key) is False or (file is not None and file != _file_of(fd))):
                 for node in self._nodes.pop(fd, ()):
                     self._monitor.remove(node)
@@ -1221,11 +1292,12 @@ class PollAdd(Strategy):
         self._unarmed.pop(key.fd, None)
         self._nodes.pop(key.fd, None)  # last, as in add()
 
-    def wait(self, timeout_ns: int | None, keys: Keys) -> Ready:
+    def wait(self, timeout_ns: int | None) -> Ready:
         """Wait in the monitor; a closed descriptor is silent, as in EpollSelector."""
+        keys = self.keys
         deadline = None if not timeout_ns else time.monotonic_ns() + timeout_ns
         if self._unarmed:
-            self._drop_closed(keys)
+            self._drop_closed()
         while True:
             ready: Ready = []
             found = self._monitor.wait(timeout_ns)
@@ -1288,6 +1360,7 @@ class Stdlib(Strategy):
     def change(self, key: SelectorKey, mask: int, known: bool) -> None:
         """Modify the number's registration."""
         self._selector.modify(key.fd, key.events)
+        self.keys[key.fd] = key
 
     def remove(self, key: SelectorKey) -> None:
         """Unregister the number."""
@@ -1296,11 +1369,11 @@ class Stdlib(Strategy):
         except KeyError:
             return  # done already
 
-    def wait(self, timeout_ns: int | None, keys: Keys) -> Ready:
+    def wait(self, timeout_ns: int | None) -> Ready:
         """Wait for as long as that selector can count."""
         timeout = None if timeout_ns is None else min(timeout_ns / 1e9, _LONGEST_STDLIB)
         found = self._selector.select(timeout)
-        current = ((keys.get(key.fd), events) for key, events in found)
+        current = ((self.keys.get(key.fd), events) for key, events in found)
         return [(key, events) for key, events in current if key is not None]
 
     def fileno(self) -> int:

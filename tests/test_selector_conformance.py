@@ -23,7 +23,7 @@ import time
 import pytest
 from strikes import Leave, Strikes
 
-from rawuring import rings, selector
+from rawuring import rings
 from rawuring.selector import STRATEGIES, IoUringSelector
 from rawuring.syscalls import Unavailable
 
@@ -573,122 +573,6 @@ def test_signal_handler_that_raises_then_nothing_is_lost(sel, pair, timeout, err
     assert ready(sel, timeout) == [(a.fileno(), READ)]
 
 
-def test_select_inside_a_select_then_it_knows_what_was_changed_before(uring, pair):
-    """In a handler, or when a raise struck before the end of a wait was noted (CPython 3.10, PyPy)."""
-    if not hasattr(uring._strategy, "_pending"):
-        pytest.skip("these keep their changes in an epoll set")
-    uring.register(pair[0], READ)
-    pair[1].send(b"x")
-    uring._strategy._waiting = True
-    assert ready(uring, 0.1) == [(pair[0].fileno(), READ)]
-    uring._strategy._waiting = False
-    assert ready(uring, 0.1) == [(pair[0].fileno(), READ)]
-
-
-def test_change_made_by_another_thread_while_an_older_one_is_on_its_way_then_the_newer_wins(uring, pair):
-    strategy = uring._strategy
-    if not hasattr(strategy, "_pending"):
-        pytest.skip("these keep their changes in an epoll set")
-    a, b = pair
-    uring.register(a, READ)
-    assert ready(uring, 0) == []
-    b.send(b"x")
-    uring.modify(a, WRITE)
-    sent = strategy._queue_changes(uring._map)
-    strategy._waiting = True
-    uring.modify(a, READ)  # made at once
-    strategy._waiting = False
-    strategy.ring.submit()  # the older one
-    strategy._forget_sent(sent)
-    assert ready(uring, 1) == [(a.fileno(), READ)]
-
-
-@pytest.mark.parametrize("raises", [False, True])
-def test_many_changes_are_taken_off_the_list_while_one_is_made_anew_then_the_newest_counts(
-    uring, raises, monkeypatch
-):
-    """A handler changes one of them, and may raise, while one loop in C takes off those that were sent."""
-    monkeypatch.setattr(selector, "_ONE_STEP", False)  # as before CPython 3.11
-    strategy = uring._strategy
-    if not hasattr(strategy, "_pending"):
-        pytest.skip("these keep their changes in an epoll set")
-    pairs = [socket.socketpair() for _ in range(20)]
-    try:
-        for a, b in pairs:
-            uring.register(a, READ)
-            b.send(b"x")
-        assert len(ready(uring, 1)) == 20
-        for a, _ in pairs:
-            uring.modify(a, WRITE)
-
-        class Struck(dict):
-            def pop(self, fd, default=None):
-                if fd == pairs[10][0].fileno():
-                    strategy._pending = dict(self)
-                    uring.modify(pairs[0][0], READ)
-                    uring.modify(pairs[15][0], READ)
-                    self.update(strategy._pending)
-                    strategy._pending = self
-                    if raises:
-                        raise KeyboardInterrupt
-                return dict.pop(self, fd, default)
-
-        sent = strategy._queue_changes(uring._map)
-        strategy.ring.submit()
-        strategy._pending = Struck(strategy._pending)
-        try:
-            strategy._forget_sent(sent)
-        except KeyboardInterrupt:
-            assert raises
-        strategy._pending = dict(strategy._pending)
-        expected = sorted((a.fileno(), READ if i in (0, 15) else WRITE) for i, (a, _) in enumerate(pairs))
-        assert sorted(ready(uring, 1)) == expected
-    finally:
-        for sock in itertools.chain(*pairs):
-            sock.close()
-
-
-def test_one_of_many_changes_is_made_anew_while_they_are_on_their_way_then_the_newest_counts(uring):
-    strategy = uring._strategy
-    if not hasattr(strategy, "_pending"):
-        pytest.skip("these keep their changes in an epoll set")
-    pairs = [socket.socketpair() for _ in range(20)]
-    try:
-        for a, b in pairs:
-            uring.register(a, READ)
-            b.send(b"x")
-        assert len(ready(uring, 1)) == 20
-        for a, _ in pairs:
-            uring.modify(a, WRITE)
-        sent = strategy._queue_changes(uring._map)
-        uring.modify(pairs[7][0], READ)
-        strategy.ring.submit()
-        strategy._forget_sent(sent)
-        assert strategy._pending  # of the newest
-        expected = sorted((a.fileno(), READ if i == 7 else WRITE) for i, (a, _) in enumerate(pairs))
-        assert sorted(ready(uring, 1)) == expected
-        assert not strategy._pending
-    finally:
-        for sock in itertools.chain(*pairs):
-            sock.close()
-
-
-def test_handler_raises_while_a_change_is_made_at_once_then_it_is_made_later(uring, pair, monkeypatch):
-    if not hasattr(uring._strategy, "_pending"):
-        pytest.skip("these keep their changes in an epoll set")
-    uring.register(pair[0], READ)
-    pair[1].send(b"x")
-
-    def struck(fd, change):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(uring._strategy, "_control", struck)
-    with pytest.raises(KeyboardInterrupt):
-        uring._strategy._apply_now(pair[0].fileno())
-    monkeypatch.undo()
-    assert ready(uring, 0.1) == [(pair[0].fileno(), READ)]
-
-
 def test_signal_handlers_that_raise_at_any_moment_then_select_stays_right(sel):
     """Strikes fall between any two bytecodes of select(); the oracle is poll(2)."""
 
@@ -978,28 +862,6 @@ def test_changes_from_four_threads_while_one_selects_then_none_is_lost(sel, back
     assert ready(sel, 1) == expected
     for sock in (wake, waker, *(sock for pair in pairs for sock in pair)):
         sock.close()
-
-
-class Vanishing(dict):
-    """The keys, out of which another thread takes whatever was just found there."""
-
-    def __contains__(self, fd: object) -> bool:
-        found = super().__contains__(fd)
-        self.pop(fd, None)
-        return found
-
-
-def test_unregistered_by_another_thread_between_two_steps_of_a_wait_then_no_key_error(sel, pair):
-    if not isinstance(sel, IoUringSelector):
-        pytest.skip("the standard library's own")
-    sel.register(pair[0], READ)
-    pair[1].send(b"x")
-    keys = Vanishing({pair[0].fileno(): sel.get_key(pair[0])})
-    found = sel._strategy.wait(0, keys)
-    assert [key.fd for key, _ in found] == [pair[0].fileno()]
-    if hasattr(sel._strategy, "_refused"):  # what epoll does not take is always ready
-        sel._strategy._refused.add(pair[0].fileno())
-        assert sel._strategy.wait(0, keys)
 
 
 # -- the end, and fork

@@ -213,9 +213,9 @@ MUTANTS = (
     # 3. Descriptors
     Mutant(
         "unregister() waits for the next select()", "rawuring/selector.py",
-        "        if given and not self._epoll.closed and self.ring.state != \"forked\":",
-        "        if False and given and not self._epoll.closed and self.ring.state != \"forked\":",
-        FAULTS + "test_descriptors.py -k random_changes_of_a_selector",
+        "            if not self._epoll.closed and self.ring.state != \"forked\":",
+        "            if False and not self._epoll.closed and self.ring.state != \"forked\":",
+        "tests/test_selector.py -k modified_after_an_exception",
     ),
     Mutant(
         "a handler is not armed again", "rawuring/fdmon.py",
@@ -347,11 +347,6 @@ MUTANTS = (
         "select() waits only as long as poll(2) can count", "rawuring/selector.py",
         "_LONGEST_NS if timeout > _LONGEST else math", "math",
         "tests/test_selector.py -k longer_than",
-    ),
-    Mutant(
-        "a forked child may modify()", "rawuring/selector.py",
-        "        if self._monitor.backend == \"io_uring\":\n            self.ring.fileno()  # as in add()\n", "",
-        "tests/test_selector.py -k forked_child_then_refused",
     ),
     Mutant(
         "ETIME is an error", "rawuring/syscalls.py",
@@ -791,7 +786,7 @@ MUTANTS = (
     ),
     Mutant(
         "selector: what is gone is added anew by its number", "rawuring/selector.py",
-        "if still is False or not (change & _NEW or isinstance(key.fileobj, socket)):", "if still is False:",
+        "if not (isinstance(key[0], socket) and _still(key)):", "if _still(key) is False:",
         "tests/test_selector.py -k used_again_then_silent",
     ),
     Mutant(
@@ -801,12 +796,33 @@ MUTANTS = (
     ),
     Mutant(
         "selector: poll_add arms whatever has the number by then", "rawuring/selector.py",
-        "        if self._unarmed:\n            self._drop_closed(keys)\n", "",
+        "        if self._unarmed:\n            self._drop_closed()\n", "",
         "tests/test_selector.py -k used_again_then_silent",
     ),
     Mutant(
+        "selector: what was changed while it was on its way is not sent again", "rawuring/selector.py",
+        "                self._note(fd)\n                self._overtaken.discard(fd)\n",
+        "                self._overtaken.discard(fd)\n",
+        "tests/test_selector_machine.py -k overtaken",
+    ),
+    Mutant(
+        "selector: what was on its way is forgotten when a signal handler raises", "rawuring/selector.py",
+        "        for fd in tuple(_snapshot(self._on_the_way)):\n            self._note(fd)\n", "",
+        "tests/test_selector_machine.py -k struck",
+    ),
+    Mutant(
+        "selector: a change while an older one is on its way only waits", "rawuring/selector.py",
+        "        self._overtake(fd)\n        self._apply(fd)\n", "        return\n",
+        "tests/test_selector.py -k the_wait_ends",
+    ),
+    Mutant(
+        "selector: a note is not looked at again", "rawuring/selector.py",
+        "(_ONE_STEP or (self.keys.get(fd) is key and self._pending is pending))", "(_ONE_STEP or True)",
+        "tests/test_selector.py -k inside_modify",
+    ),
+    Mutant(
         "selector: an addition that was sent or not is modified", "rawuring/selector.py",
-        "            self._unsure.update(new)\n", "            self._given.update(new)\n",
+        "self._known.update(dict.fromkeys(new, _NEW))", "self._known.update(dict.fromkeys(new, 0))",
         "tests/test_selector.py -k modified_after_an_exception",
     ),
     Mutant(

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: MIT
+"""Every row of selector.MACHINE: the state that the table names, and a selector that is right afterwards.
+
+Each way into a state is the shortest that the table itself knows. What happens while changes are on their way
+happens just before the kernel takes them or just after, by a signal handler (that is: inside the call) or by
+another thread.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import selectors
+import socket
+import tempfile
+import threading
+
+import pytest
+
+from rawuring.selector import MACHINE, IoUringSelector
+
+READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+ON_THE_WAY = {"adding", "changing", "overtaken", "abandoned"}
+ENDS = {"sent", "struck", "denied"}
+
+
+def way_to(state: str) -> list[str]:
+    """Return the fewest events that lead from unknown to a state, but not past the end of the ring."""
+    ways: dict[str, list[str]] = {"unknown": []}
+    for current in (queue := ["unknown"]):
+        for event, then in MACHINE[current].items():
+            if then not in ways and event not in ("apply", "closed"):
+                ways[then] = [*ways[current], event]
+                queue.append(then)
+    return ways[state]
+
+
+class Struck(BaseException):
+    """What a signal handler raises."""
+
+
+class Play:
+    """A selector with one descriptor, to which the events of a row happen."""
+
+    def __init__(self, sel: IoUringSelector, monkeypatch, events, taken: bool, thread: bool) -> None:
+        self.sel, self.events, self.taken, self.thread = sel, list(events), taken, thread
+        self.real, self.inside = sel.ring.submit_and_wait, False
+        monkeypatch.setattr(sel.ring, "submit_and_wait", self.submit_and_wait)
+        self.one, self.two = socket.socketpair()
+        self.one.send(b"x")
+        self.two.send(b"x")  # ready for everything
+        # Only an object can say that it was closed, only a number is not vouched for.
+        self.by_object = "closed" in events
+        self.fd = self.one.fileno()
+        if "denied" in events:
+            with tempfile.TemporaryFile() as file:
+                self.fd = os.dup(file.fileno())
+        self.states = ["unknown"]
+        self.closed = False
+
+    def state(self) -> str:
+        return self.sel._strategy.state(self.fd)
+
+    def all(self) -> None:
+        """Let everything happen, and see each state."""
+        while self.events:
+            event = self.events.pop(0)
+            then = MACHINE[self.states[-1]][event]
+            if event == "send":
+                self.states.append(then)
+                self.turn()
+            else:
+                self.happen(event)
+                self.see(then)
+
+    def see(self, state: str) -> None:
+        self.states.append(state)
+        assert self.state() == state, self.states
+
+    def turn(self) -> None:
+        """Let a select() go on until what it sends was sent, or an exception comes."""
+        self.inside, self.then = True, None
+        try:
+            self.sel.select(0)
+        except Struck:
+            pass
+        self.inside = False
+        if self.then is not None:
+            self.see(self.then)
+
+    def submit_and_wait(self, *arguments):
+        if not self.inside:
+            return self.real(*arguments)
+        self.inside = False
+        if self.taken:
+            result = self.real(*arguments)
+        assert self.state() == self.states[-1], self.states
+        while self.events:
+            event = self.events.pop(0)
+            self.then = MACHINE[self.states[-1]][event]
+            if event in ENDS:
+                break
+            if self.thread:
+                thread = threading.Thread(target=self.happen, args=(event,))
+                thread.start()
+                thread.join()
+            else:
+                self.happen(event)
+            self.see(self.then)
+            self.then = None
+        if self.then and event == "struck":
+            raise Struck
+        return result if self.taken else self.real(*arguments)
+
+    def happen(self, event: str) -> None:
+        sel, fd = self.sel, self.fd
+        if "refused" in self.states and not os.path.samestat(os.fstat(fd), os.fstat(self.one.fileno())):
+            os.dup2(self.one.fileno(), fd)  # now it can be watched
+        if event in ("change", "judge"):
+            sel.trusting = event == "change"
+            file = self.one if self.by_object else fd
+            if fd in sel.get_map():
+                sel.modify(file, READ + WRITE - sel.get_key(fd).events)
+            else:
+                sel.register(file, READ)
+        elif event == "remove":
+            sel.unregister(fd)
+        elif event == "closed":
+            self.one.close()
+            self.closed = True
+            sel.select(0)
+        elif event == "apply":
+            sel.fileno()
+        else:
+            raise AssertionError(event)
+
+    def check(self) -> None:
+        """What is registered is reported, once, and nothing else."""
+        keys = self.sel.get_map()
+        expected = [(key, key.events) for key in keys.values() if not self.closed]
+        for timeout in (0, 0.001, 0):
+            self.sel.select(timeout)  # what is abandoned shows, and is put out
+        for timeout in (0, 0.001):
+            assert self.sel.select(timeout) == expected
+        assert self.state() in ("unknown", "given", "refused") or self.closed
+
+    def close(self) -> None:
+        self.one.close()
+        self.two.close()
+        if "denied" in self.states or self.fd not in (self.one.fileno(), -1):
+            try:
+                os.close(self.fd)
+            except OSError:
+                return
+
+
+ROWS = [(state, event) for state, row in MACHINE.items() for event in row]
+
+
+@pytest.mark.parametrize("backend", ["io_uring:epoll_wait", "io_uring:epoll_poll"])
+@pytest.mark.parametrize(("state", "event"), ROWS, ids=["-".join(row) for row in ROWS])
+def test_row_of_the_machine_then_its_state_and_a_selector_that_is_right(
+    requires_io_uring, monkeypatch, backend, state, event
+):
+    for taken, thread in itertools.product((False, True), repeat=2):
+        try:
+            sel = IoUringSelector(backend, fallback=False, entries=8)
+        except OSError as error:
+            pytest.skip(f"EPOLL_WAIT (Linux 6.15) or EPOLL_CTL (Linux 5.6): {error}")
+        with sel, monkeypatch.context() as patch:
+            events = [*way_to(state), event]
+            if event == "closed" and "judge" in events:
+                events[:1] = ["change", "send", "sent"]  # an object is vouched for
+            play = Play(sel, patch, events, taken, thread)
+            play.all()
+            assert play.states[-1] == MACHINE[state][event]
+            play.check()
+        play.close()
+
+
+def test_machine_then_every_state_can_be_reached_and_left():
+    assert {then for row in MACHINE.values() for then in row.values()} == set(MACHINE)
+    assert all(way_to(state) or state == "unknown" for state in MACHINE)
+    for state, row in MACHINE.items():
+        assert ({"sent", "struck"} <= set(row)) == (state in ON_THE_WAY)
