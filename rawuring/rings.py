@@ -1495,8 +1495,7 @@ def _after_fork_in_child() -> None:
         except OSError:
             continue  # somebody has closed its descriptor, and the rest are to be disowned all the same
     _live.clear()
-    # A dictionary has a lock on free-threaded Python, which another thread may have held.
-    syscalls._array_types = {}
+    syscalls.forget_array_types()
 
 
 def _at_exit() -> None:

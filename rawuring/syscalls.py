@@ -319,6 +319,15 @@ def array_type(kind: Any, length: int) -> Any:
     return found
 
 
+def forget_array_types() -> None:
+    """Make them anew, in a forked child.
+
+    A dictionary has a lock on free-threaded Python, which another thread may have held.
+    """
+    global _array_types
+    _array_types = {}
+
+
 def eventfd(initval: int = 0) -> int:
     """Make an eventfd that does not block and is closed on exec.
 
