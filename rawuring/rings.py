@@ -650,7 +650,8 @@ class Ring(Uncopyable):
         # False). Each access pairs as it does there.
         sq, cq = self.sq, self.cq
         tail, words = sq.sqe_tail, cq._words
-        if timeout_ns is None and self._quick and get_ident() == self._owner:
+        usual = timeout_ns is None or (self._ext_arg and timeout_ns.__class__ is int and timeout_ns > 0)
+        if usual and self._quick and get_ident() == self._owner:
             if tail != sq.published:
                 store_release(sq._words, sq._ktail, tail & U32)
                 sq.published = tail
@@ -661,8 +662,12 @@ class Ring(Uncopyable):
                 bare, nr, no_size = self._bare
                 # What syscalls.enter does, without its frame. When it fails, nothing was consumed, and
                 # submit_and_wait tries again and says why.
+                flags, until, size = self._turn_flags, None, no_size
+                if timeout_ns is not None:
+                    until, size = self._deadline.begin(timeout_ns), self._deadline.size
+                    flags |= uapi.IORING_ENTER_EXT_ARG
                 try:
-                    submitted = bare(nr, self._enter_fd, before, wait_nr, self._turn_flags, None, no_size)
+                    submitted = bare(nr, self._enter_fd, before, wait_nr, flags, until, size)
                 except Exception:
                     if isinstance(wait_nr, int) and wait_nr <= U32:
                         raise
@@ -686,6 +691,10 @@ class Ring(Uncopyable):
                         self._reaped += count
                         return cqes
                     return self.reap()
+                if timeout_ns is not None:
+                    timeout_ns = self._deadline.remaining_ns()
+                    if not timeout_ns and submitted == before:
+                        return self.reap()
         self.submit_and_wait(wait_nr, timeout_ns)
         return self.reap()
 

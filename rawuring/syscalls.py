@@ -369,7 +369,8 @@ class GeteventsArg(Uncopyable):
     """
 
     __slots__ = (
-        "_address", "_memory", "_sigmask_size", "_view", "deadline_ns", "min_wait_usec", "sigmask", "size",
+        "_address", "_alone_ns", "_memory", "_sigmask_size", "_view", "deadline_ns", "min_wait_usec",
+        "sigmask", "size",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -382,6 +383,7 @@ class GeteventsArg(Uncopyable):
         self._view = memoryview(self._memory).cast("B")
         self.size = ctypes.c_size_t(_GETEVENTS.size)
         self._sigmask_size = 0  # known when a mask is given
+        self._alone_ns = -1  # the timeout that begin() has left in the memory; 0 while it writes
         self.deadline_ns: int | None = 0
         self.min_wait_usec = 0
         self.sigmask: int | None = None
@@ -402,6 +404,26 @@ class GeteventsArg(Uncopyable):
         self.min_wait_usec = min_wait_usec
         self.sigmask = None if sigmask is None else self._mask_of(sigmask)
 
+    def begin(self, timeout_ns: int) -> Any:
+        """Do what start() and fill() do for a timeout without a mask and a minimum.
+
+        Shaped by speed: waits of the same length, one after another, write the memory once.
+
+        Args: timeout_ns is 1 or more.
+        Returns: as fill().
+        """
+        self.deadline_ns = time.monotonic_ns() + timeout_ns
+        if timeout_ns != self._alone_ns:
+            self.min_wait_usec, self.sigmask = 0, None
+            seconds, nanoseconds = divmod(timeout_ns, 1_000_000_000)
+            if seconds > _SECONDS_MAX:
+                seconds = _SECONDS_MAX
+            self._alone_ns = 0
+            _GETEVENTS_TIMESPEC.pack_into(self._view, 0, 0, 0, 0, self._address, seconds, nanoseconds)
+            if not self._alone_ns:  # else a signal handler has used the object in between
+                self._alone_ns = timeout_ns
+        return self._memory
+
     def _mask_of(self, signals: Iterable[int]) -> int:
         self._sigmask_size = 16 if abi().startswith("mips") else 8  # the kernel's sigset_t, not libc's
         mask = 0
@@ -420,6 +442,7 @@ class GeteventsArg(Uncopyable):
 
         Returns: the ctypes array, whose first 24 bytes are the io_uring_getevents_arg.
         """
+        self._alone_ns = -1
         seconds, nanoseconds = divmod(self.remaining_ns(), 1_000_000_000)
         _TIMESPEC.pack_into(self._view, _GETEVENTS.size, min(seconds, _SECONDS_MAX), nanoseconds)
         ts = 0 if self.deadline_ns is None else self._address
@@ -441,6 +464,7 @@ class GeteventsArg(Uncopyable):
 
 _GETEVENTS = struct.Struct("=QIIQ")  # io_uring_getevents_arg: sigmask, sigmask_sz, min_wait_usec, ts
 _TIMESPEC = struct.Struct("=qq")  # __kernel_timespec
+_GETEVENTS_TIMESPEC = struct.Struct("=QIIQqq")  # both
 _FOR_EVER = 1 << 62
 _SECONDS_MAX = 1 << 40  # 35,000 years: far below the kernel's own limit of 2**63 ns, where it saturates
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 import sys
 import threading
+import time
 
 import pytest
 from hypothesis import given, strategies as st
@@ -141,6 +143,30 @@ def test_turn_without_requests_then_what_is_there(ring):
     assert [cqe[0] for cqe in ring.submit_and_reap(1)] == [0, 1, 2]
     assert ring.submit_and_reap(0) == []
     assert ring.submit_and_reap(1, timeout_ns=1_000_000) == []
+
+
+@pytest.mark.requires_io_uring
+def test_turn_with_a_timeout_then_it_lasts_as_long_and_enters_once(ring):
+    reader, writer = os.pipe()
+    try:
+        for i, timeout_ns in enumerate([1_000_000, 20_000_000, 20_000_000, 1_000_000]):
+            ops.prep_poll_add(ring.get_sqe(), reader, select.POLLIN, i)
+            before, started = ring.statistics(), time.monotonic_ns()
+            assert ring.submit_and_reap(1, timeout_ns) == []
+            assert time.monotonic_ns() - started >= timeout_ns
+            after = ring.statistics()
+            assert after.submitted - before.submitted == 1
+            # Else a TIMEOUT is an SQE, and a completion; and some rings are always asked for completions.
+            if ring.features & uapi.IORING_FEAT_EXT_ARG and not ring.need_enter():
+                assert after.enters - before.enters == 1
+        os.write(writer, b"x")
+        found: list = []
+        while len(found) < 4:
+            found += ring.submit_and_reap(1, 10_000_000_000)
+        assert sorted(cqe[:2] for cqe in found) == [(i, select.POLLIN) for i in range(4)]
+    finally:
+        os.close(reader)
+        os.close(writer)
 
 
 @pytest.mark.requires_io_uring

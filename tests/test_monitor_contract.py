@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 #: What the waiter alone calls, under QEMU's names; no part of the interface.
 INSIDE = {
     "put_sqe", "add_poll_add_sqe", "add_poll_remove_sqe", "fill_sq_ring", "process_cqe_aio_handler",
-    "process_cqe", "process_cq_ring",
+    "process_cqe", "process_usual", "process_cq_ring",
     "try_poll_mode", "run_poll_handlers", "adjust_polling_time", "WISH",
 }  # fmt: skip
 

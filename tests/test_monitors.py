@@ -264,6 +264,17 @@ def test_no_descriptor_is_left_for_the_parking_lot_then_the_others_go_on(uring, 
     assert (half, POLLHUP) in uring.wait(0)
 
 
+def test_poll_of_the_parking_lot_that_is_late_then_what_is_parked_is_reported_all_the_same(uring, pair):
+    """The kernel answers later when a file wakes its pollers at the moment of the arming: here, never."""
+    node = uring.add(pair[0], POLLIN | POLLPRI)
+    assert uring.wait(0) == []
+    pair[1].send(b"x")
+    assert uring.wait(0) == [(node, POLLIN)]
+    uring.fill_sq_ring()
+    assert uring.ring.discard()
+    assert uring.wait(0) == [(node, POLLIN)]
+
+
 def _urgent():
     with socket.create_server(("127.0.0.1", 0)) as server:
         client = socket.create_connection(server.getsockname())

@@ -237,6 +237,20 @@ def test_getevents_arg_then_laid_out_as_the_header_says(timeout_ns, expected):
     assert 0 <= nanoseconds < 10**9
 
 
+def test_timeouts_begun_one_after_another_then_each_stands_in_the_memory_alone():
+    arg = syscalls.GeteventsArg()
+    for timeout_ns in (1, 5_000_000_007, 5_000_000_007, None, 5_000_000_007, 1 << 90, 3, 3):
+        if timeout_ns is None:
+            arg.start(2, min_wait_usec=7, sigmask=[1])
+            arg.fill()
+            continue
+        memory = bytes(arg.begin(timeout_ns))
+        fields = uapi.io_uring_getevents_arg.unpack(memory)
+        assert (fields["sigmask"], fields["sigmask_sz"], fields["min_wait_usec"]) == (0, 0, 0)
+        seconds, nanoseconds = divmod(timeout_ns, 10**9)
+        assert struct.unpack_from("=qq", memory, arg.size.value) == (min(seconds, 1 << 40), nanoseconds)
+
+
 def test_remaining_time_never_negative():
     arg = syscalls.GeteventsArg()
     arg.start(1)

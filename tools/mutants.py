@@ -148,7 +148,7 @@ MUTANTS = (
     ),
     Mutant(
         "completions that were put aside are waited for", "rawuring/fdmon.py",
-        " or inflight.ready or self._early:", " or inflight.ready:",
+        " or answers or self._early:", " or answers:",
         "tests/test_fdmon_polling.py -k taken_while",
     ),
     Mutant(
@@ -246,9 +246,9 @@ MUTANTS = (
     ),
     Mutant(
         "hints are reported", "rawuring/fdmon.py",
-        "            self.process_cq_ring([])\n        while True:",
-        "            self.process_cq_ring(early := [])\n            if early:\n                return early\n"
-        "        while True:",
+        "                self.process_cq_ring([])\n            while True:",
+        "                self.process_cq_ring(early := [])\n                if early:\n                    return early\n"
+        "            while True:",
         "tests/test_monitors.py -k drained_between_two_waits",
     ),
     Mutant(
@@ -712,6 +712,36 @@ MUTANTS = (
         FAULTS + "test_moments.py -k poll_add",
     ),
     Mutant(
+        "polls go out twice when a signal handler raises", "rawuring/fdmon.py",
+        "                self._rearm = {}  # or second", "                pass  # or second",
+        FAULTS + "test_moments.py -k rearming",
+    ),
+    Mutant(
+        "polls go out twice when a signal handler raises between two pieces", "rawuring/fdmon.py",
+        "            self._rearm = dict(islice(rearm.items(), done, None))", "            pass",
+        FAULTS + "test_moments.py -k rearming",
+    ),
+    Mutant(
+        "what is parked waits for a poll that is late", "rawuring/fdmon.py",
+        "                elif self._lot is not None and timeout_ns == 0 and", "                elif False and",
+        "tests/test_monitors.py -k that_is_late",
+    ),
+    Mutant(
+        "a removed handler is a usual one", "rawuring/fdmon.py",
+        "res & node.exact and not node.deleted:", "res & node.exact:",
+        "tests/test_monitors.py -k crosses_the_removal",
+    ),
+    Mutant(
+        "any event is a usual one", "rawuring/fdmon.py",
+        "0 < res == res & node.exact and", "0 < res and",
+        "tests/test_monitors.py -k half_closed",
+    ),
+    Mutant(
+        "a timeout is the one before", "rawuring/syscalls.py",
+        "        if timeout_ns != self._alone_ns:", "        if self._alone_ns < 0:",
+        "tests/test_syscalls.py -k one_after_another",
+    ),
+    Mutant(
         "a monitor that has never waited wakes no outer loop", "rawuring/fdmon.py",
         "            outer.register(self._wake_fds[0], POLLIN)\n", "",
         "tests/test_monitor_contract.py -k fresh",
@@ -753,7 +783,7 @@ MUTANTS = (
     ),
     Mutant(
         "no poll(2) for what an SQPOLL thread has not taken", "rawuring/fdmon.py",
-        "            if late and timeout_ns is not None:", "            if False:",
+        "                if late and timeout_ns is not None:", "                if False:",
         "tests/test_fdmon_polling.py -k no_time_to_wait",
     ),
     Mutant(

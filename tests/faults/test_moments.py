@@ -185,3 +185,30 @@ def test_interrupted_anywhere_in_the_monitor_then_what_was_done_is_done_and_noth
         at += 1
         figures["signals"] += 1
     assert at > 5
+
+
+@pytest.mark.parametrize("entries", [2, 128])
+def test_interrupted_anywhere_in_the_rearming_of_polls_then_each_is_in_the_kernel_once(entries):
+    """With two entries they go out in pieces."""
+    struck, at = [""], 0
+    while struck:
+        pairs = [socket.socketpair() for _ in range(5)]
+        with fdmon.IoUringFDMon(entries) as mon:
+            nodes = [mon.add(a, POLLOUT) for a, _ in pairs]
+            for _ in range(2):
+                assert sorted(node.fd for node, _ in mon.wait(0)) == sorted(node.fd for node in nodes)
+            with strike_anywhere(at, *FILES) as struck:
+                mon.wait(0)
+            found = [node.fd for node, _ in mon.wait(0)]
+            assert sorted(found) == sorted(node.fd for node in nodes), struck
+            for node in nodes:
+                mon.remove(node)
+            assert mon.wait(0) == []
+            for a, b in pairs:
+                a.close()
+                b.setblocking(False)
+                assert b.recv(1) == b"", struck  # no second poll holds the file
+                b.close()
+        at += 1
+        figures["signals"] += 1
+    assert at > 5
