@@ -650,7 +650,7 @@ class Ring(Uncopyable):
         # False). Each access pairs as it does there.
         sq, cq = self.sq, self.cq
         tail, words = sq.sqe_tail, cq._words
-        usual = timeout_ns is None or (self._ext_arg and timeout_ns.__class__ is int and timeout_ns > 0)
+        usual = timeout_ns is None or (timeout_ns.__class__ is int and timeout_ns > 0)
         if usual and self._quick and get_ident() == self._owner:
             if tail != sq.published:
                 store_release(sq._words, sq._ktail, tail & U32)

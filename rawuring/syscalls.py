@@ -228,7 +228,8 @@ def enter(
 def bare_enter() -> tuple[Callable[..., int], int, Any]:
     """Return what enter() is made of, for a loop that saves its frame: a function, and two of its arguments.
 
-    Returns: (function, number, no_size). function(number, fd, to_submit, min_complete, flags, None, no_size)
+    Returns: (function, number, no_size). function(number, fd, to_submit, min_complete, flags, None, no_size),
+        or with IORING_ENTER_EXT_ARG and GeteventsArg.begin() and its size in the place of the last two,
         returns -1 where enter() would raise or repeat: call enter() then.
     Raises: Unavailable where there is no such call.
     Lifetime: none.
