@@ -345,7 +345,7 @@ class InFlightMachine(RuleBasedStateMachine):
                 self.kernel.complete_late(0)
             while len(self.answers) < len(self.started):
                 self.dispatch()
-                assert self.table._ready or len(self.answers) == len(self.started) or self.ring.cq_ready()
+                assert self.table.ready or len(self.answers) == len(self.started) or self.ring.cq_ready()
             self.consistent()
             self.context.__exit__(None, None, None)
 
