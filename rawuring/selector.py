@@ -889,7 +889,7 @@ class EpollWait(Strategy):
                 if change & _NEW:
                     key = self.keys.get(fd)
                     if key is not None and _still(key) is False:
-                        del changes[fd]
+                        del changes[fd]  # closed
                     else:
                         new.append(fd)
             masks = bytes(list(changes.values()))
