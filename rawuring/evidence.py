@@ -16,7 +16,7 @@ import errno
 import os
 import sys
 
-from . import syscalls
+from . import gates, syscalls
 
 
 def gather() -> tuple[str, ...]:
@@ -164,19 +164,20 @@ def classify(failure: syscalls.Unavailable, evidence: tuple[str, ...]) -> tuple[
     refused = cause in ("policy", "absent") and _is_filtered(facts)
     odd = cause in ("flags", "unknown") and _answers_for_the_kernel(facts)
     if cause == "seccomp" or refused or odd:
-        killed = "kills" in advice
+        killed = failure.detail in ("seccomp-kill", "seccomp-untried")
         absent = None if killed else _surely_absent(failure.errno, facts)
         if absent:  # a filter that admits the calls would not help
             too = "A seccomp filter is in force, too, and may refuse it there."
             return "absent", absent[0], f"{absent[1]} {too}"
+        filtered = syscalls.REASONS["seccomp"][1]
         behind = _BEHIND_THE_FILTER.get(facts.get("kernel.io_uring_disabled", ""), "")
-        return "denied", "seccomp", f"{advice if killed else _FILTERED} {_where_to_allow(facts)}{behind}"
+        return "denied", "seccomp", f"{advice if killed else filtered} {_where_to_allow(facts)}{behind}"
     if cause in ("sysctl", "group"):
         return "denied", cause, advice
     if cause == "policy":
         return ("denied", *_which_policy(failure.errno, facts))
     if cause == "absent" and failure.errno == errno.ENOSYS:
-        return ("absent", *_why_absent(facts, advice))
+        return ("absent", *_why_absent(facts, failure))
     if cause == "memlock":
         return ("limited", *_which_memory(facts, advice))
     if cause == "nofile":
@@ -207,12 +208,6 @@ def _is_filtered(facts: dict[str, str]) -> bool:
     if _answers_for_the_kernel(facts):
         return True
     return "2" in (facts.get("Seccomp"), facts.get("PR_GET_SECCOMP"))
-
-
-_FILTERED = (
-    "A seccomp filter refuses io_uring, as container runtimes do by default: allow io_uring_setup, "
-    "io_uring_enter and io_uring_register in its profile."
-)
 
 
 # Who changes the profile and meets the next refusal would think that it was not changed.
@@ -253,12 +248,12 @@ def _which_policy(code: int | None, facts: dict[str, str]) -> tuple[str, str]:
     )
 
 
-def _why_absent(facts: dict[str, str], advice: str) -> tuple[str, str]:
+def _why_absent(facts: dict[str, str], failure: syscalls.Unavailable) -> tuple[str, str]:
     surely = _surely_absent(errno.ENOSYS, facts)
     if surely:
         return surely
-    if any(word in advice for word in ("ctypes", "This Python", "SYSCALL_NUMBERS")):
-        return "python", advice
+    if failure.detail in ("no-ctypes", "no-mmap", "no-module", "no-numbers"):
+        return "python", failure.advice
     return "config", (
         "This kernel is new enough and has no io_uring: most likely it was built without CONFIG_IO_URING. "
         "Otherwise the system calls are emulated, or a filter that does not show answers for the kernel."
@@ -303,10 +298,9 @@ def release_of(text: str) -> tuple[int, int] | None:
     Lifetime: none.
     """
     for word in text.split():
-        major, dot, rest = word.partition(".")
-        minor = rest[: len(rest) - len(rest.lstrip("0123456789"))]
-        if dot and major.isdecimal() and minor:
-            return int(major), int(minor)
+        numbers = gates.version(word)
+        if len(numbers) > 1:
+            return numbers[0], numbers[1]
     return None
 
 

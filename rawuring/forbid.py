@@ -283,8 +283,7 @@ def _load() -> None:
     try:
         syscalls._load()
     except (AttributeError, ImportError) as error:
-        advice = f"This Python cannot call into libc: {error}. Use one that has ctypes."
-        raise syscalls.Unavailable(errno.ENOSYS, "ctypes", "absent", advice) from None
+        raise syscalls.Unavailable.because(errno.ENOSYS, "ctypes", "no-ctypes", error=error) from None
 
 
 def _inherited() -> tuple[list[int], bool]:

@@ -61,6 +61,17 @@ def broken_rule(flags: int) -> str | None:
     return None
 
 
+def with_needed(flag: int) -> int:
+    """Return a setup flag together with those that it needs on every kernel.
+
+    Args: flag is an IORING_SETUP_*.
+    """
+    for wanting, needs in _NEEDS:
+        if flag & wanting and not flag & needs:
+            return with_needed(flag | needs & -needs)  # of several the oldest
+    return flag
+
+
 def flag_names(flags: int) -> str:
     """Return the names of setup flags, with | between them.
 
@@ -165,10 +176,8 @@ def _refused_flags(flags: int) -> list[str]:
     for bit in (1 << i for i in range(flags.bit_length())):
         if not flags & bit or bit in (uapi.IORING_SETUP_CQSIZE, uapi.IORING_SETUP_ATTACH_WQ):
             continue
-        alone = bit | next((needs & -needs for flag, needs in _NEEDS if flag == bit), 0)
-        alone |= next((needs & -needs for flag, needs in _NEEDS if alone & ~bit == flag), 0)
         try:
-            params = bytearray(uapi.io_uring_params.pack(flags=alone))
+            params = bytearray(uapi.io_uring_params.pack(flags=with_needed(bit)))
             os.close(syscalls.io_uring_setup(2, params))
         except OSError as error:
             if error.errno == errno.EINVAL:

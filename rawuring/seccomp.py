@@ -118,18 +118,12 @@ def _prctl_mode() -> int:
 
 
 def _no_descriptors(code: int, what: str) -> syscalls.Unavailable:
-    return syscalls.Unavailable(code, what, *syscalls._DIAGNOSES[code])
+    return syscalls.Unavailable.because(code, what, syscalls.REASON_OF_ERRNO[code])
 
 
 def _not_tried(failure: NoChild) -> syscalls.Unavailable:
-    return syscalls.Unavailable(
-        errno.EPERM,
-        f"{CALLS[0]}: not tried, for a filter may kill for it; taken for",
-        "seccomp",
-        f"A seccomp filter is in force, and no child could be made to ask whether it kills ({failure}): "
-        "allow this process a child, or run it without the filter.",
-        ("Seccomp=2",),
-    )
+    what = f"{CALLS[0]}: not tried, for a filter may kill for it; taken for"
+    return syscalls.Unavailable.because(errno.EPERM, what, "seccomp-untried", ("Seccomp=2",), why=failure)
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -181,16 +175,11 @@ def ended_early(call: str, killer: int | None) -> syscalls.Unavailable:
     Lifetime: none.
     """
     if _was_filter(killer):
-        return syscalls.Unavailable(
-            errno.EPERM,
-            f"{call}: killed by signal {_sigsys()} (SIGSYS), taken for",
-            "seccomp",
-            f"A seccomp filter kills whoever makes this call ({call}): do not make it, or change the filter.",
-        )
+        what = f"{call}: killed by signal {_sigsys()} (SIGSYS), taken for"
+        return syscalls.Unavailable.because(errno.EPERM, what, "seccomp-kill", call=call)
     ended = f"ended by signal {killer}" if killer else "ended without an answer"
-    return syscalls.Unavailable(
-        errno.EIO, f"{call}: the child that tried it {ended}", "unknown", "Run the probe again."
-    )
+    what = f"{call}: the child that tried it {ended}"
+    return syscalls.Unavailable.because(errno.EIO, what, "child-ended")
 
 
 def _was_filter(killer: int | None) -> bool:
@@ -245,7 +234,7 @@ def _in_child(
         code = error.errno or errno.EIO
         if code in _LIMITS:
             raise _no_descriptors(code, "pipe()") from None
-        raise NoChild(code, "pipe()", "unknown", "A child needs a pipe to answer through.") from None
+        raise NoChild.because(code, "pipe()", "no-pipe") from None
     read_end, write_end = ends
     pid = 0
     status: int | None = None
@@ -265,11 +254,9 @@ def _in_child(
             work(lambda number: os.write(write_end, struct.pack("=i", number)))
     except OSError as error:
         code = error.errno or errno.EIO
-        advice = "No child could be made to try the calls in: raise RLIMIT_NPROC, or free memory."
-        raise NoChild(code, "fork()", "unknown", advice) from None
+        raise NoChild.because(code, "fork()", "no-child") from None
     except RuntimeError as error:  # an isolated subinterpreter; -W error of a warning about threads
-        advice = f"No child could be made to try the calls in ({error}): ask in the main interpreter."
-        raise NoChild(errno.EAGAIN, "fork()", "unknown", advice) from None
+        raise NoChild.because(errno.EAGAIN, "fork()", "no-fork", error=error) from None
     finally:
         if os.getpid() != parent:
             os._exit(0)  # also when a signal handler raised: nothing of the caller's may run twice

@@ -31,7 +31,8 @@ from _thread import _local
 from types import MappingProxyType
 from typing import NamedTuple
 
-from . import buffers, evidence, ops, rings, seccomp, syscalls, uapi
+from . import buffers, evidence, ops, register, rings, seccomp, syscalls, uapi
+from .params import with_needed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -254,17 +255,15 @@ def _first_calls() -> int:
         failure.evidence += tuple(f"PR_GET_SECCOMP={mode}" for mode in codes[3:])
         raise failure
     if codes[1] in _REFUSALS:
-        advice = "A filter lets io_uring_setup pass but not io_uring_enter: allow both."
-        raise syscalls.Unavailable(codes[1], seccomp.CALLS[1], "seccomp", advice)
+        raise syscalls.Unavailable.because(codes[1], seccomp.CALLS[1], "seccomp-enter")
     return codes[2] if codes[2] in _REFUSALS else 0
 
 
 def _lacking(error: Exception) -> syscalls.Unavailable:
     """Build the exception for a Python that was built without what a ring needs."""
     module = getattr(error, "name", None) or "ctypes"
-    what = {"ctypes": "call into libc", "mmap": "map the memory of a ring"}.get(module, "make a ring")
-    advice = f"This Python cannot {what}: {error}. Use one that has {module}."
-    return syscalls.Unavailable(errno.ENOSYS, module, "absent", advice)
+    detail = {"ctypes": "no-ctypes", "mmap": "no-mmap"}.get(module, "no-module")
+    return syscalls.Unavailable.because(errno.ENOSYS, module, detail, error=error, module=module)
 
 
 def _three_calls() -> tuple[list[int], int | None]:
@@ -340,16 +339,6 @@ def _admit(finding: Finding, code: int | None) -> Finding:
     return Finding(supported, how if supported is not None else "", not refused, "tried")
 
 
-_COMPANIONS = {
-    uapi.IORING_SETUP_SQ_AFF: uapi.IORING_SETUP_SQPOLL,
-    uapi.IORING_SETUP_TASKRUN_FLAG: uapi.IORING_SETUP_COOP_TASKRUN,
-    uapi.IORING_SETUP_DEFER_TASKRUN: uapi.IORING_SETUP_SINGLE_ISSUER,
-    uapi.IORING_SETUP_REGISTERED_FD_ONLY: uapi.IORING_SETUP_NO_MMAP,
-    uapi.IORING_SETUP_HYBRID_IOPOLL: uapi.IORING_SETUP_IOPOLL,
-    uapi.IORING_SETUP_SQ_REWIND: uapi.IORING_SETUP_NO_SQARRAY,
-}
-
-
 def _setup_finding(finding: Finding, code: int | None) -> Finding:
     if code in _PASSING:
         return finding  # a limit was met, which says nothing about the flag
@@ -358,7 +347,7 @@ def _setup_finding(finding: Finding, code: int | None) -> Finding:
 
 def _try_flag(bit: int) -> int | None:
     """Try one setup flag, together with the one that it needs; return the errno, 0, or None."""
-    flags = bit | _COMPANIONS.get(bit, 0)
+    flags = with_needed(bit)
     try:
         if bit == uapi.IORING_SETUP_ATTACH_WQ:
             with rings.Ring(2) as other:
@@ -393,24 +382,11 @@ def _try_enter_flag(bit: int) -> int | None:
 def _query() -> dict[str, int] | None:
     """Ask REGISTER_QUERY (6.18) for all counts and masks; it needs no ring, no permission."""
     try:
-        answer = buffers.allocate(uapi.io_uring_query_opcode.size)
-        header = buffers.allocate(uapi.io_uring_query_hdr.size)
-        # Both pins live until the call is over.
-        data, pointer = buffers.pin(answer, writable=True), buffers.pin(header, writable=True)
-        query = uapi.io_uring_query_hdr.pack(
-            query_data=data.address,
-            query_op=uapi.IO_URING_QUERY_OPCODES,
-            size=uapi.io_uring_query_opcode.size,
-        )
-        header[: len(query)] = query
-        syscalls.io_uring_register(-1, uapi.IORING_REGISTER_QUERY, pointer.address, 0)
+        return register.query(uapi.IO_URING_QUERY_OPCODES)
     except (OSError, AttributeError, ImportError) as error:
         if isinstance(error, OSError):
             _note_limit(error)
         return None
-    if uapi.io_uring_query_hdr.unpack(header)["result"] < 0:
-        return None
-    return uapi.io_uring_query_opcode.unpack(answer)
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -486,18 +462,12 @@ def _admit_operation(
 
 def _probe_operations() -> dict[int, bool]:
     """Ask REGISTER_PROBE (5.6) for the operations; nothing where it is not answered."""
-    header, each = uapi.io_uring_probe, uapi.io_uring_probe_op
-    memory = buffers.allocate(header.size + 256 * each.size)
-    address = buffers.pin(memory, writable=True)
     try:
         with rings.Ring(2) as ring:
-            ring.register(uapi.IORING_REGISTER_PROBE, address.address, 256)
+            return register.register_probe(ring)
     except OSError as error:
         _note_limit(error)
         return {}
-    count = header.unpack(memory)["ops_len"]
-    flags = [each.unpack(memory, header.size + number * each.size)["flags"] for number in range(count)]
-    return {number: bool(flag & uapi.IO_URING_OP_SUPPORTED) for number, flag in enumerate(flags)}
 
 
 def admitted_operations(

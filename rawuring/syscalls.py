@@ -42,7 +42,9 @@ from . import uapi
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Any, Callable, NoReturn
+    from typing import Any, Callable, NoReturn, TypeVar
+
+    _Refusal = TypeVar("_Refusal", bound="Unavailable")
 
 # ABI name -> (io_uring_setup, io_uring_enter, io_uring_register, membarrier).
 # Source: Linux 6.12 system call tables of each architecture; fifteen of them also compiled against 7.2.
@@ -128,22 +130,105 @@ class Unavailable(OSError):
     """Report that io_uring cannot be had here, by whom it is refused and what can be done.
 
     It is an OSError with the kernel's errno. ``cause`` is one word from a fixed set (sysctl, group, seccomp,
-    policy, absent, flags, memlock, nofile, not-linux, unknown), ``advice`` a sentence, ``evidence`` the
-    facts that led to it.
+    policy, absent, flags, memlock, nofile, not-linux, unknown), ``detail`` a finer one, such as
+    "seccomp-kill" or "no-numbers", or the cause again, ``advice`` a sentence, ``evidence`` the facts that
+    led to it.
     """
 
-    def __init__(self, code: int, what: str, cause: str, advice: str, evidence: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, code: int, what: str, cause: str, advice: str, evidence: tuple[str, ...] = (), detail: str = ""
+    ) -> None:
         """Keep the parts; the message is put together from all of them."""
         says = f"{_errno_name(code)} ({os.strerror(code)})"
         facts = f" [{'; '.join(evidence)}]" if evidence else ""
         super().__init__(code, f"{what}: {says}. Cause: {cause}.{facts} {advice}")
         self.cause = cause
+        self.detail = detail or cause
         self.advice = advice
         self.evidence = evidence
+
+    @classmethod
+    def because(
+        cls: type[_Refusal], code: int, what: str, detail: str, evidence: tuple[str, ...] = (), **words: Any
+    ) -> _Refusal:
+        """Build the exception for one of the reasons that are known here.
+
+        Args: code, what and evidence as for the class; detail is a key of REASONS; words are what its advice
+            leaves open.
+        Lifetime: none.
+        """
+        cause, advice = REASONS[detail]
+        return cls(code, what, cause, advice.format(**words), evidence, detail)
 
     def __str__(self) -> str:
         """Return the message alone: it already holds the errno's name."""
         return str(self.args[1])
+
+
+#: Why io_uring cannot be had: the detail -> the cause, and what to do about it. What follows from more facts
+#: than a ring looks for, evidence.py says.
+REASONS = {
+    "sysctl": (
+        "sysctl",
+        "The administrator disabled io_uring for everybody: root enables it with sysctl -w "
+        "kernel.io_uring_disabled=0.",
+    ),
+    "group": (
+        "group",
+        "Only members of the group in kernel.io_uring_group may use io_uring here: join it{gid}, or let root "
+        "run sysctl -w kernel.io_uring_disabled=0.",
+    ),
+    "group-unset": (  # as the kernel has it until somebody names one
+        "group",
+        "Only processes with CAP_SYS_ADMIN may use io_uring here, and kernel.io_uring_group names no "
+        "group: let root name one of yours with sysctl -w kernel.io_uring_group=GID, or run sysctl -w "
+        "kernel.io_uring_disabled=0.",
+    ),
+    "seccomp": (
+        "seccomp",
+        "A seccomp filter refuses io_uring, as container runtimes do by default: allow io_uring_setup, "
+        "io_uring_enter and io_uring_register in its profile.",
+    ),
+    "seccomp-enter": (
+        "seccomp", "A filter lets io_uring_setup pass but not io_uring_enter: allow both.",
+    ),
+    "seccomp-kill": (
+        "seccomp",
+        "A seccomp filter kills whoever makes this call ({call}): do not make it, or change the filter.",
+    ),
+    "seccomp-untried": (
+        "seccomp",
+        "A seccomp filter is in force, and no child could be made to ask whether it kills ({why}): "
+        "allow this process a child, or run it without the filter.",
+    ),
+    "policy": ("policy", "A security module or sandbox refuses io_uring: ask whoever runs this machine."),
+    "no-io-uring": ("absent", "This kernel has no io_uring: older than 5.1, built without it, or emulated."),
+    "no-ctypes": ("absent", "This Python cannot call into libc: {error}. Use one that has ctypes."),
+    "no-mmap": ("absent", "This Python cannot map the memory of a ring: {error}. Use one that has mmap."),
+    "no-module": ("absent", "This Python cannot make a ring: {error}. Use one that has {module}."),
+    "no-numbers": ("absent", "Add the machine's numbers to SYSCALL_NUMBERS in syscalls.py."),
+    "flags": ("flags", "The kernel knows not all of these flags, or refuses them together."),
+    "sqpoll-privilege": (
+        "flags", "IORING_SETUP_SQPOLL needs privileges before Linux 5.13: wish for it instead.",
+    ),
+    "memlock": (
+        "memlock",
+        "Ring memory counts against RLIMIT_MEMLOCK (before 5.12 and from 6.14 on), over all processes of the "
+        "user: ask for fewer entries, close rings, or raise the limit (ulimit -l).",
+    ),
+    "nofile": ("nofile", "This process has no descriptors left: raise RLIMIT_NOFILE (ulimit -n)."),
+    "nofile-system": ("nofile", "The system has no descriptors left (fs.file-max)."),
+    "not-linux": ("not-linux", "This is {platform}; io_uring is a part of Linux."),
+    "no-pipe": ("unknown", "A child needs a pipe to answer through."),
+    "no-child": (
+        "unknown", "No child could be made to try the calls in: raise RLIMIT_NPROC, or free memory.",
+    ),
+    "no-fork": (
+        "unknown", "No child could be made to try the calls in ({error}): ask in the main interpreter.",
+    ),
+    "child-ended": ("unknown", "Run the probe again."),
+    "unknown": ("unknown", "Run the probe for details."),
+}  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -548,9 +633,7 @@ def abi() -> str:
     found = _lookup_abi(machine, wide, "/proc/self/exe")
     if found is None:
         what = f"system call numbers of machine {machine!r} with {struct.calcsize('P') * 8}-bit pointers"
-        raise Unavailable(
-            errno.ENOSYS, what, "absent", "Add the machine's numbers to SYSCALL_NUMBERS in syscalls.py."
-        )
+        raise Unavailable.because(errno.ENOSYS, what, "no-numbers")
     return found
 
 
@@ -617,9 +700,7 @@ def _load() -> None:
     if _libc is not None:
         return
     if not sys.platform.startswith(("linux", "android")):
-        raise Unavailable(
-            errno.ENOSYS, "io_uring", "not-linux", f"This is {sys.platform}; io_uring is a part of Linux."
-        )
+        raise Unavailable.because(errno.ENOSYS, "io_uring", "not-linux", platform=sys.platform)
     import ctypes
 
     numbers = SYSCALL_NUMBERS[abi()]
@@ -663,59 +744,38 @@ def explain_setup_failure(code: int, what: str, flags: int = 0) -> Unavailable:
         evidence.append(f"Seccomp={seccomp}")
     bare = _enter_errno()
     evidence.append(f"io_uring_enter(-1)={_errno_name(bare)}")
-    cause, advice = _diagnose(code, flags, disabled, seccomp, bare)
-    return Unavailable(code, what, cause, advice, tuple(evidence))
+    group = _read_text("/proc/sys/kernel/io_uring_group") if disabled == "1" else None
+    detail = _diagnose(code, flags, disabled, seccomp, bare, group)
+    gid = f" (GID {group})" if group else ""
+    return Unavailable.because(code, what, detail, tuple(evidence), gid=gid)
 
 
 def _diagnose(
-    code: int, flags: int, disabled: str | None, seccomp: str | None, bare: int
-) -> tuple[str, str]:
+    code: int, flags: int, disabled: str | None, seccomp: str | None, bare: int, group: str | None
+) -> str:
+    """Choose the reason, a key of REASONS."""
     refused = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP)
     filtered = bare != errno.EBADF
     if code == errno.ENOSYS or code in refused:
         if filtered and seccomp == "2":
-            return "seccomp", (
-                "A seccomp filter refuses the io_uring calls, as container runtimes do by default: "
-                "allow io_uring_setup, io_uring_enter and io_uring_register in its profile."
-            )
+            return "seccomp"
         if code == errno.ENOSYS:
-            return "absent", "This kernel has no io_uring: older than 5.1, built without it, or emulated."
+            return "no-io-uring"
     if code in refused:
         if disabled == "2":
-            return "sysctl", (
-                "The administrator disabled io_uring for everybody: root enables it with sysctl -w "
-                "kernel.io_uring_disabled=0."
-            )
+            return "sysctl"
         if disabled == "1":
-            return "group", _group_advice(_read_text("/proc/sys/kernel/io_uring_group"))
-        if flags & uapi.IORING_SETUP_SQPOLL:
-            return "flags", "IORING_SETUP_SQPOLL needs privileges before Linux 5.13: wish for it instead."
-        return "policy", "A security module or sandbox refuses io_uring: ask whoever runs this machine."
-    return _DIAGNOSES.get(code, ("unknown", "Run the probe for details."))
+            return "group-unset" if group == "-1" else "group"
+        return "sqpoll-privilege" if flags & uapi.IORING_SETUP_SQPOLL else "policy"
+    return REASON_OF_ERRNO.get(code, "unknown")
 
 
-def _group_advice(group: str | None) -> str:
-    if group == "-1":  # as the kernel has it until somebody names one
-        return (
-            "Only processes with CAP_SYS_ADMIN may use io_uring here, and kernel.io_uring_group names no "
-            "group: let root name one of yours with sysctl -w kernel.io_uring_group=GID, or run sysctl -w "
-            "kernel.io_uring_disabled=0."
-        )
-    return (
-        "Only members of the group in kernel.io_uring_group may use io_uring here: "
-        f"join it{f' (GID {group})' if group else ''}, or let root run sysctl -w kernel.io_uring_disabled=0."
-    )
-
-
-_DIAGNOSES = {
-    errno.EINVAL: ("flags", "The kernel knows not all of these flags, or refuses them together."),
-    errno.ENOMEM: (
-        "memlock",
-        "Ring memory counts against RLIMIT_MEMLOCK (before 5.12 and from 6.14 on), over all processes of the "
-        "user: ask for fewer entries, close rings, or raise the limit (ulimit -l).",
-    ),
-    errno.EMFILE: ("nofile", "This process has no descriptors left: raise RLIMIT_NOFILE (ulimit -n)."),
-    errno.ENFILE: ("nofile", "The system has no descriptors left (fs.file-max)."),
+#: What an errno says by itself: the key of REASONS.
+REASON_OF_ERRNO = {
+    errno.EINVAL: "flags",
+    errno.ENOMEM: "memlock",
+    errno.EMFILE: "nofile",
+    errno.ENFILE: "nofile-system",
 }
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import gzip
 import io
+import re
 import types
 
 import pytest
@@ -21,8 +22,8 @@ from rawuring import evidence, report, rings, survey, syscalls, uapi
 CAP_IPC_LOCK = f"CapEff={1 << 14:x}"
 
 
-def refusal(code, cause, *facts, advice="ADVICE"):
-    failure = syscalls.Unavailable(code, "io_uring_setup", cause, advice)
+def refusal(code, cause, *facts, detail=""):
+    failure = syscalls.Unavailable(code, "io_uring_setup", cause, "ADVICE", (), detail)
     failure.evidence = tuple(facts)
     return failure
 
@@ -41,14 +42,22 @@ def refusal(code, cause, *facts, advice="ADVICE"):
         (refusal(errno.ENOSYS, "absent"), ("CONFIG_IO_URING=n", "uname=Linux 4.9.0 x"), ("absent", "config")),
         (refusal(errno.ENOSYS, "absent"), ("uname=Linux 5.0.21 x",), ("absent", "old-kernel")),
         (refusal(errno.ENOSYS, "absent"), ("uname=Linux 5.1.0 x",), ("absent", "config")),
-        (refusal(errno.ENOSYS, "absent", advice="no ctypes"), (), ("absent", "python")),
+        (refusal(errno.ENOSYS, "absent", detail="no-io-uring"), (), ("absent", "config")),
+        (refusal(errno.ENOSYS, "absent", detail="no-ctypes"), (), ("absent", "python")),
+        (refusal(errno.ENOSYS, "absent", detail="no-mmap"), (), ("absent", "python")),
+        (refusal(errno.ENOSYS, "absent", detail="no-module"), (), ("absent", "python")),
+        (refusal(errno.ENOSYS, "absent", detail="no-numbers"), (), ("absent", "python")),
         # A container's filter, on a kernel that has nothing to admit, or in front of an emulator.
         (refusal(errno.EPERM, "seccomp"), ("Seccomp=2", "CONFIG_IO_URING=n"), ("absent", "config")),
         (refusal(errno.EPERM, "seccomp"), ("Seccomp=2", "uname=Linux 4.18.0 x"), ("absent", "old-kernel")),
         (refusal(errno.ENOSYS, "seccomp"), ("Seccomp=2", "emulator=an ARM program"), ("absent", "emulator")),
         (refusal(errno.EPERM, "seccomp"), ("Seccomp=2", "emulator=gVisor"), ("denied", "seccomp")),
         (
-            refusal(errno.EPERM, "seccomp", advice="it kills"), ("Seccomp=2", "CONFIG_IO_URING=n"),
+            refusal(errno.EPERM, "seccomp", detail="seccomp-kill"), ("Seccomp=2", "CONFIG_IO_URING=n"),
+            ("denied", "seccomp"),
+        ),
+        (
+            refusal(errno.EPERM, "seccomp", detail="seccomp-untried"), ("Seccomp=2", "CONFIG_IO_URING=n"),
             ("denied", "seccomp"),
         ),
         (refusal(errno.ENOMEM, "memlock"), ("RLIMIT_MEMLOCK=64 (hard 64)",), ("limited", "memlock")),
@@ -68,6 +77,27 @@ def test_refusal_then_layer(failure, facts, expected):
     assert evidence.classify(failure, facts)[:2] == expected
 
 
+@pytest.mark.parametrize("detail", sorted(syscalls.REASONS))
+def test_reason_then_a_cause_of_the_fixed_set_and_words_that_are_complete(detail):
+    words = dict.fromkeys(("gid", "call", "why", "error", "module", "platform"), "{WORD}")
+    failure = syscalls.Unavailable.because(errno.EPERM, "setup", detail, ("fact=1",), **words)
+    documented = re.search(r"fixed set \(([^)]*)\)", syscalls.Unavailable.__doc__)[1]
+    assert failure.cause in documented.replace(",", " ").split()
+    assert (failure.errno, failure.detail, failure.evidence) == (errno.EPERM, detail, ("fact=1",))
+    assert failure.advice in str(failure)
+    assert re.fullmatch("[A-Z].*[.]", failure.advice.replace("{WORD}", ""))
+
+
+def test_words_change_then_the_layer_stays():
+    """No rule reads an advice: what a filter that kills is called matters to nobody but people."""
+    facts = ("Seccomp=2", "CONFIG_IO_URING=n")
+    for detail, cause in (("seccomp-kill", "seccomp"), ("seccomp", "config"), ("no-module", "python")):
+        code, by = (errno.ENOSYS, "absent") if detail == "no-module" else (errno.EPERM, "seccomp")
+        for advice in ("", "It kills. This Python has no ctypes: SYSCALL_NUMBERS."):
+            failure = syscalls.Unavailable(code, "setup", by, advice, (), detail)
+            assert evidence.classify(failure, facts if by == "seccomp" else ())[1] == cause
+
+
 @pytest.mark.parametrize(("disabled", "told"), [("0", ""), ("1", "io_uring_group"), ("2", "set that to 0")])
 def test_sysctl_behind_a_filter_then_both_are_named(disabled, told):
     facts = ("Seccomp=2", f"kernel.io_uring_disabled={disabled}")
@@ -79,9 +109,8 @@ def test_sysctl_behind_a_filter_then_both_are_named(disabled, told):
 
 
 def test_answer_that_no_rule_explains_then_no_advice_to_do_what_was_just_done():
-    cause, advice = syscalls._diagnose(errno.EIO, 0, "0", "0", errno.EBADF)
-    failure = syscalls.Unavailable(errno.EIO, "io_uring_setup", cause, advice)
-    failure.evidence = ("io_uring_enter(-1)=EBADF",)
+    facts = ("io_uring_enter(-1)=EBADF",)
+    failure = syscalls.Unavailable.because(errno.EIO, "io_uring_setup", "unknown", facts)
     advice = evidence.classify(failure, ())[2]
     assert "for details" not in advice
     assert "--json" in advice
