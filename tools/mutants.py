@@ -1010,6 +1010,16 @@ MUTANTS = (
         "--profile: an item that nobody knows is taken", "rawuring/profiles.py",
         "        report.check(item)\n", "        pass\n", "tests/test_operators.py -k profile_that_is_none",
     ),
+    Mutant(
+        "a filter that kills is taken for one that refuses", "rawuring/evidence.py",
+        'killed = failure.detail in ("seccomp-kill", "seccomp-untried")', "killed = False",
+        "tests/test_evidence.py -k layer",
+    ),
+    Mutant(
+        "a Python without ctypes is taken for a kernel without io_uring", "rawuring/evidence.py",
+        '("no-ctypes", "no-mmap", "no-module", "no-numbers")', '("no-module", "no-numbers")',
+        "tests/test_evidence.py -k layer",
+    ),
     # (end of the probe and denied environments)
     # Promises: inventory and copies
     Mutant(
@@ -1051,7 +1061,7 @@ MUTANTS = (
         "    _refuse_to_copy_less(minimal)\n", "", "tests/test_vendor.py -k no_source_of or claims_to_be_whole",
     ),
     Mutant(
-        "a copy that checks itself overlooks what was added", "rawuring/vendor.py",
+        "a copy that checks itself overlooks what was added", "rawuring/__main__.py",
         '                found.append(name + ": added")\n', "                pass\n",
         "tests/test_vendor.py -k checks_itself",
     ),
@@ -1084,6 +1094,10 @@ MUTANTS = (
         "a hung poll in one look", "rawuring/inspect.py",
         'if ring["polls_woken"] and before["polls_woken"]:', 'if ring["polls_woken"]:',
         "tests/test_inspect.py -k unusual_then",
+    ),
+    Mutant(
+        "a part lists commands that it lacks", "rawuring/__main__.py",
+        'if find_spec(f"{__package__}.{name}") is not None]', "]", "tests/test_vendor.py -k as_programs",
     ),
     # (end of inventory and copies)
     # Promises: signals and threads
