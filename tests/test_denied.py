@@ -48,6 +48,7 @@ COMMANDS = {
     "python3 -m rawuring.aio script.py": (["-m", "rawuring.aio", "SCRIPT"], "ran\n", 0),
     "python3 examples/readme.py": (["examples/readme.py"], "Unavailable", 1),
     "python3 examples/cat.py README.md": (["examples/cat.py", "README.md"], "Unavailable", 1),
+    "python3 -m rawuring": (["-m", "rawuring"], "usage: python -m rawuring COMMAND", 0),
     "python3 -m rawuring.vendor host/_vendor": (["-m", "rawuring.vendor", "TMP/host/_vendor"], "", 0),
     "python3 -m rawuring.vendor host/_vendor --name ring": (
         ["-m", "rawuring.vendor", "TMP/host/_vendor", "--name", "ring"], "", 0,
@@ -69,6 +70,7 @@ COMMANDS = {
     "python3 -m rawuring.vendor --check host/_vendor": (
         ["-m", "rawuring.vendor", "--check", "TMP/host/_vendor"], "", 0,
     ),
+    "python3 -m host._vendor.rawuring probe": (["-m", "host._vendor.rawuring", "probe"], *PROBE),
     "python3 -m host._vendor.rawuring --check": (["-m", "host._vendor.rawuring", "--check"], "", 0),
     "python3 -I -S host/_vendor/rawuring --check": (["TMP/host/_vendor/rawuring", "--check"], "", 0),
     "python3 -m rawuring.vendor host/_vendor/rawuring --check --against FILE": (
