@@ -784,7 +784,7 @@ class IoUringFDMon(FDMon):
         Threads: the waiter only.
         Mirrors: QEMU process_cqe_aio_handler
         """
-        if node.deleted:
+        if node.deleted or not node.armed:
             self._forget(node)  # its POLL_REMOVE, if it is still to be sent, will find the node idle
             return
         if res == -errno.EINVAL or (res > 0 and not res & (node.events | _ALWAYS)):

@@ -319,20 +319,26 @@ class InFlight(Uncopyable):
         entering it once. No memory is kept for it.
 
         Args: token is from next_token(), and the user_data of the request.
+        Raises: ValueError for what cannot be a token.
         Lifetime: none.
         Threads: the ring's owner only.
         """
+        if not isinstance(token, int) or not 0 <= token < 1 << 64:
+            raise ValueError(f"token={token!r:.100} is not a user_data: 0 to 2**64 - 1")
         self.entries[token] = (None, ())
 
     def answer(self, handler: Callable[[int, int], object], res: int) -> None:
         """Let the next dispatch() call the handler of a request that was never sent.
 
         Args: handler is called as handler(res, 0).
+        Raises: TypeError for a handler that cannot be called.
         Lifetime: none.
         Threads: the ring's owner only.
         """
-        # No call, so that from CPython 3.11 on no signal handler runs before the caller has taken the request
-        # off its own list: see complete().
+        if not callable(handler):
+            _refuse_handler(handler)
+        # No call from here on: from CPython 3.11 on no signal handler runs before the caller has taken the
+        # request off its own list; see complete().
         ready = self.ready
         ready += ((handler, res, 0),)
 

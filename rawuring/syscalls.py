@@ -497,9 +497,10 @@ class GeteventsArg(Uncopyable):
 
         Args: timeout_ns is 1 or more.
         Returns: as fill().
+        Raises: TypeError for what is no int.
         """
-        self.deadline_ns = time.monotonic_ns() + timeout_ns
         if timeout_ns != self._alone_ns:
+            timeout_ns = index(timeout_ns)
             self.min_wait_usec, self.sigmask = 0, None
             seconds, nanoseconds = divmod(timeout_ns, 1_000_000_000)
             if seconds > _SECONDS_MAX:
@@ -508,6 +509,7 @@ class GeteventsArg(Uncopyable):
             _GETEVENTS_TIMESPEC.pack_into(self._view, 0, 0, 0, 0, self._address, seconds, nanoseconds)
             if not self._alone_ns:  # else a signal handler has used the object in between
                 self._alone_ns = timeout_ns
+        self.deadline_ns = time.monotonic_ns() + timeout_ns
         return self._memory
 
     def _mask_of(self, signals: Iterable[int]) -> int:

@@ -437,6 +437,8 @@ class Sweep:
                 except Hang:
                     self.complain(f"{label}.{name}", value, "hangs afterwards")
                 except BaseException as error:
+                    if name == "answer" and isinstance(value, type):
+                        continue  # int(res, flags): a handler, which raises when it is called
                     self.complain(f"{label}.{name}", value, f"closing afterwards: {error!r}")
 
     def klass(self, label, kind, fds):
