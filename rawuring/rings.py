@@ -1400,18 +1400,23 @@ def call_all(calls: Iterable[Callable[[], object]]) -> None:
     Raises: the last exception, with those before it as its context.
     """
     raised: BaseException | None = None
+    outer = sys.exc_info()[1]  # what the caller is handling, which Python makes the context of each
     for call in calls:
         try:
             call()
         except BaseException as error:
-            if error.__context__ is None:
+            if raised is not None and error.__context__ is outer:
                 error.__context__ = raised
             raised = error
     if raised is not None:
+        context = raised.__context__
         try:
             raise raised
+        except BaseException:
+            raised.__context__ = context  # `raise` has replaced it by the outer one
+            raise
         finally:
-            del raised  # or the frame and its exception would be a cycle
+            del raised, context, outer  # or the frame and its exception would be a cycle
 
 
 class _Thread(Uncopyable):

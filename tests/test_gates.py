@@ -8,6 +8,7 @@ import importlib.util
 import os
 import re
 import select
+import types
 from pathlib import Path
 
 import pytest
@@ -123,11 +124,12 @@ def test_buffer_ring_where_the_kernel_would_crash_then_refused_before_the_call(
         raise Called("the kernel")
 
     monkeypatch.setattr(register, "_register", call)
+    ring = types.SimpleNamespace(resources={})
     expected = (OSError, "kernel_memory=True") if refused else (Called, "the kernel")
     with pytest.raises(expected[0], match=expected[1]):
-        register.setup_buf_ring(None, 1, 4, 64)
+        register.setup_buf_ring(ring, 1, 4, 64)
     with pytest.raises(Called):
-        register.setup_buf_ring(None, 1, 4, 64, kernel_memory=True)
+        register.setup_buf_ring(ring, 1, 4, 64, kernel_memory=True)
 
 
 @pytest.mark.parametrize(

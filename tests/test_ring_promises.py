@@ -667,6 +667,13 @@ def test_one_of_many_raises_then_the_rest_are_called_and_the_last_exception_has_
     with pytest.raises(ValueError, match="3") as caught:
         rings.call_all(functools.partial(call, number) for number in range(5))
     assert (called, str(caught.value.__context__)) == ([0, 1, 2, 3, 4], "1")
+    with pytest.raises(ValueError, match="3") as caught:  # noqa: PT012 - as close() in a finally clause
+        try:
+            raise LookupError("outer")
+        finally:
+            rings.call_all(functools.partial(call, number) for number in range(5))
+    first = caught.value.__context__
+    assert (str(first), repr(first.__context__)) == ("1", "LookupError('outer')")
 
 
 def test_handlers_raise_while_closing_then_those_behind_them_run():
