@@ -38,9 +38,11 @@ def pytest_report_header() -> str:
 
 #: What takes long, or tests what no Python changes: see the marker long.
 LONG = {
-    "faults", "test_bench.py", "test_check_kernel.py", "test_command_line.py", "test_docs.py",
-    "test_docstrings.py", "test_examples.py", "test_kernel_matrix.py", "test_layout.py", "test_packages.py",
-    "test_probe_denied.py", "test_readme.py", "test_tour.py", "test_uapi_header.py", "test_vendor.py",
+    "faults", "test_bench.py", "test_build_python.py", "test_check_kernel.py", "test_command_line.py",
+    "test_denied.py", "test_docs.py", "test_docstrings.py", "test_examples.py", "test_forbid.py",
+    "test_inspect.py", "test_kernel_matrix.py", "test_layout.py", "test_operators.py", "test_packages.py",
+    "test_probe_denied.py", "test_readme.py", "test_seccomp.py", "test_tour.py", "test_uapi_header.py",
+    "test_vendor.py",
 }  # fmt: skip
 
 

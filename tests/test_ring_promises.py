@@ -541,6 +541,7 @@ def test_ring_without_a_descriptor_when_resized_then_refused_before_anything_mov
 
 @pytest.mark.unwatched("debug mode makes calls of its own")
 @pytest.mark.parametrize("flags", [0, uapi.IORING_SETUP_NO_MMAP], ids=["mapped", "in memory of ours"])
+@pytest.mark.long
 def test_handler_raises_at_any_call_of_close_then_the_next_close_ends_it(flags):
     def close_interrupted(number: int) -> bool:
         ring = make("NO_MMAP") if flags else rings.Ring(4)
