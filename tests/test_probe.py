@@ -762,6 +762,9 @@ assert problem is None, problem
         pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
     assert done.stderr == ""
     answer, backend = done.stdout.splitlines()
+    if sys.version_info[:2] == (3, 12):  # whose _ctypes does not load there, whatever the kernel would say
+        assert answer.startswith("False ") and backend == "poll"
+        return
     if filtered:
         assert answer.startswith("None unknown ") and "interpreter" in answer
     else:

@@ -41,7 +41,9 @@ from rawuring import vendor  # noqa: E402
 # These read the source files of the checkout, or make copies of it themselves.
 ABOUT_THE_CHECKOUT = {
     "test_bench.py",
+    "test_build_python.py",
     "test_command_line.py",
+    "test_denied.py",
     "test_docs.py",
     "test_docstrings.py",
     "test_imports.py",
