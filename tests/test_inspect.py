@@ -657,7 +657,7 @@ sys.exit(inspect.main(["--all"]))
 @linux
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="root, to become somebody else")
 def test_all_as_nobody_then_what_may_not_be_read_is_counted():
-    root = os.path.dirname(os.path.dirname(inspect.__file__))
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     done = subprocess.run(
         [sys.executable, "-c", UNPRIVILEGED, root], capture_output=True, text=True, timeout=60, cwd="/"
     )

@@ -652,7 +652,7 @@ def test_descriptor_of_one_ring_is_gone_then_the_others_are_drained_at_exit():
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False,
-        cwd=os.path.dirname(os.path.dirname(rings.__file__)), env={**os.environ, "RAWURING_DEBUG": ""},
+        cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))), env={**os.environ, "RAWURING_DEBUG": ""},
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "drained\n" * 6, "")
 
@@ -821,7 +821,7 @@ def test_debug_mode_has_nowhere_to_write_then_the_program_works_the_same(target,
     env = {**os.environ, "RAWURING_DEBUG": "1", "RAWURING_DEBUG_LOG": target}
     done = subprocess.run(
         ["sh", "-c", f'"$0" -W error -c "$1" {stderr}', sys.executable, code], env=env, capture_output=True,
-        text=True, check=False, cwd=os.path.dirname(os.path.dirname(rings.__file__)),
+        text=True, check=False, cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "res 0\n", "")
 

@@ -53,8 +53,8 @@ ABOUT_THE_CHECKOUT = {
     "test_vendor.py",
     "test_vendored.py",
 }
-# One test packs the checkout itself. The others are long, and about the kernel: once is enough.
-SELECTED = "not from_a_zip and not random_changes and not at_any_moment"
+# Two tests pack the checkout itself. The others are long, and about the kernel: once is enough.
+SELECTED = "not from_a_zip and not the_one_file_answers and not random_changes and not at_any_moment"
 
 
 class Kind(NamedTuple):
