@@ -652,7 +652,8 @@ def test_descriptor_of_one_ring_is_gone_then_the_others_are_drained_at_exit():
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False,
-        cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))), env={**os.environ, "RAWURING_DEBUG": ""},
+        cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
+        env={**os.environ, "RAWURING_DEBUG": ""},
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "drained\n" * 6, "")
 
