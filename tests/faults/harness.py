@@ -66,6 +66,13 @@ class Struck(Exception):
     """What a signal handler raises."""
 
 
+def finalizing(frame: FrameType | None) -> bool:
+    """Tell whether a frame runs in a finalizer, which swallows what is raised in it."""
+    while frame is not None and frame.f_code.co_name != "__del__":
+        frame = frame.f_back
+    return frame is not None
+
+
 @contextlib.contextmanager
 def strike(at: int) -> Iterator[list[int]]:
     """Raise at the at-th moment at which CPython 3.11 and newer run signal handlers in the package.
@@ -81,7 +88,7 @@ def strike(at: int) -> Iterator[list[int]]:
         ours = str(ROOT / "rawuring") == os.path.dirname(frame.f_code.co_filename)
         if ours and event in ("call", "c_return") and not struck:
             seen += 1
-            if seen > at:
+            if seen > at and not finalizing(frame):
                 struck.append(frame.f_lineno)
                 raise Struck
     try:
@@ -109,7 +116,7 @@ def strike_anywhere(at: int) -> Iterator[list[int]]:
         frame.f_trace_opcodes = True
         if event == "opcode" and not struck:
             seen += 1
-            if seen > at:
+            if seen > at and not finalizing(frame):
                 struck.append(frame.f_lineno)
                 raise Struck
         return trace
