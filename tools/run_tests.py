@@ -87,7 +87,7 @@ def run_each(
     """Run the tests for each interpreter, options.jobs at a time."""
     if options.jobs > 1:  # what takes longest begins first, so that no core waits for it at the end
         pythons.sort(key=lambda python: python.implementation == "cpython")
-    brief = pythons_between(pythons) if options.brief else []
+    brief = all_but_the_oldest(pythons) if options.brief else []
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         runs = [
             pool.submit(
@@ -98,13 +98,10 @@ def run_each(
     return [each.result() for each in runs]
 
 
-def pythons_between(pythons: list[Python]) -> list[Python]:
-    """List the CPythons that are neither the oldest nor the newest of their kind."""
-    between = []
-    for abiflags in {python.abiflags for python in pythons}:
-        kind = [p for p in pythons if p.implementation == "cpython" and p.abiflags == abiflags]
-        between += sorted(kind, key=lambda python: python.version)[1:-1]
-    return between
+def all_but_the_oldest(pythons: list[Python]) -> list[Python]:
+    """List the interpreters without the oldest CPython."""
+    oldest = min(pythons, key=lambda python: (python.implementation != "cpython", python.version), default=None)
+    return [python for python in pythons if python is not oldest]
 
 
 def run_in_parts(python: Python, options: argparse.Namespace, scratch: Path) -> Result:
@@ -155,7 +152,7 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--brief",
         action="store_true",
-        help="of several Pythons only the oldest, the newest and PyPy run what is marked long",
+        help="of several Pythons only the oldest CPython runs what is marked long",
     )
     parser.add_argument("--dev", action="store_true", help="run the interpreter with -X dev -W error")
     parser.add_argument(
