@@ -100,7 +100,7 @@ def run_each(
 
 def all_but_the_oldest(pythons: list[Python]) -> list[Python]:
     """List the interpreters without the oldest CPython."""
-    oldest = min(pythons, key=lambda python: (python.implementation != "cpython", python.version), default=None)
+    oldest = min(pythons, key=lambda p: (p.implementation != "cpython", p.version), default=None)
     return [python for python in pythons if python is not oldest]
 
 
