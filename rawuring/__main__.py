@@ -140,8 +140,11 @@ def _run() -> None:
         del sys.argv[0]
         runpy.run_module(f"{__package__}.{sys.argv[0]}", run_name="__main__", alter_sys=True)
         return
+    import importlib
+
     try:
-        from . import command
+        # By name: to a type checker of a host a part without commands has no such module.
+        command = importlib.import_module(".command", __package__ or "?")
     except ImportError:  # a part without commands, or a folder that was started by its path
         sys.exit(main())
     command.run(main)

@@ -304,12 +304,12 @@ class InFlight(Uncopyable):
             holds = (*found, *holds)
         # Held before it is queued: between the two a signal handler may raise.
         tail = sq.sqe_tail
-        self.entries[token] = (handler, holds, monotonic_ns(), prep)
         try:
+            self.entries[token] = (handler, holds, monotonic_ns(), prep)
             sq.put(sqe)
         finally:
             if sq.sqe_tail == tail:
-                del self.entries[token]
+                self.entries.pop(token, None)
         return token
 
     def expect(self, token: int) -> None:

@@ -49,8 +49,8 @@ MUTANTS = (
     ),
     Mutant(
         "a request is not held", "rawuring/inflight.py",
-        "        self.entries[token] = (handler, holds, monotonic_ns(), prep)",
-        "        self.entries[token] = (handler, (), monotonic_ns(), prep)",
+        "            self.entries[token] = (handler, holds, monotonic_ns(), prep)",
+        "            self.entries[token] = (handler, (), monotonic_ns(), prep)",
         FAULTS + "test_memory.py -k forgotten_by_its_owner", quick=True,
     ),
     Mutant(

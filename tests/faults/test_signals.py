@@ -184,3 +184,23 @@ def test_signal_handler_raises_at_any_moment_of_a_multishot_completion_then_the_
             assert (len(call), len(table), table.unknown) == (2, 0, 0), struck
         at += 1
     assert at > 5
+
+
+@pytest.mark.skipif(PYPY, reason="the instructions of PyPy's compiled loops are not traced")
+@unwatched
+def test_signal_handler_raises_anywhere_in_start_then_the_request_is_held_and_queued_or_neither():
+    struck, at = [0], 0
+    while struck:
+        with fake_ring(entries=8) as (_, ring):
+            table = inflight.InFlight(ring)
+            with strike_anywhere(at) as struck:
+                table.start(ops.prep_nop, handler=print)
+            if struck and sys.version_info >= (3, 11):
+                # Not every instruction is a moment there: what is queued has to be held.
+                assert len(table) >= ring.sq.pending()
+            else:
+                assert len(table) == ring.sq.pending(), struck
+            ring.discard()
+            table.entries.clear()
+        at += 1
+    assert at > 10
