@@ -320,7 +320,8 @@ MUTANTS = (
     ),
     Mutant(
         "cancel() takes a slot before it looks", "rawuring/inflight.py",
-        "        if not isinstance(token, int) or not 0 <= token < 1 << 64:", "        if False:",
+        "        if not isinstance(token, int) or not 0 <= token < 1 << 64:\n            raise ValueError(f\"{token!r} is",
+        "        if False:\n            raise ValueError(f\"{token!r} is",
         FAULTS + "test_hostile.py -k no_token", quick=True,
     ),
     Mutant(
@@ -597,7 +598,7 @@ MUTANTS = (
     ),
     Mutant(
         "what is called after one that raised is not", "rawuring/rings.py",
-        "            if error.__context__ is None:\n                error.__context__ = raised\n", "            raise\n",
+        "            if raised is not None and error.__context__ is outer:\n                error.__context__ = raised\n", "            raise\n",
         "tests/test_ring_promises.py -k raise", quick=True,
     ),
     Mutant(
