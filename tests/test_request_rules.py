@@ -290,7 +290,8 @@ def test_buffers_run_out_then_the_multishot_ends_and_goes_on_when_armed_again(do
     received = b"".join(group.copy(*cqe) for cqe in cqes[:-1])
     assert received == b"aaaabbbb"
     again = multishot_recv(do, right, 1)
-    received += b"".join(group.copy(*cqe) for cqe in do.more(again, 2))
+    # The end may be among them; see below.
+    received += b"".join(group.copy(*cqe) for cqe in do.more(again, 2)[:2])
     assert received == b"aaaabbbbccccdddd"
     do.run(ops.prep_cancel64, again, 0)
     # Kernels up to 6.12 end it at once, for want of a buffer for what may come.
