@@ -8,6 +8,9 @@ Must not know: how anything works.
 Invariant: importing this file imports no other file of the package and touches nothing of the system.
 Read next: uapi.py, then syscalls.py, barriers.py, queues.py and rings.py.
 
+Unless said otherwise, memory passed to a call may be freed when the call returns, any thread may call, and
+Linux 5.1 suffices. A module whose functions differ in this states its own defaults in its head.
+
 probe is left out on purpose: ``python -m rawuring.probe`` must find it not yet imported.
 """
 

@@ -9,6 +9,8 @@ Must not know: what the words mean.
 Invariant: an access is one whole, aligned 32-bit load or store, never two halves, never byte by byte.
 Read next: params.py, or at once queues.py.
 
+Unless said otherwise, memory passed to a call may be freed when the call returns.
+
 What each barrier is for. A ring is a one-way street with two ends. Whoever produces writes the entries
 and then moves the tail; whoever consumes reads the tail, reads the entries and then moves the head.
 
@@ -96,7 +98,6 @@ def load_acquire(words: Words, index: int) -> int:
 
     Args: words from map_words(); index counts 32-bit words.
     Returns: the word.
-    Lifetime: none.
     Mirrors: liburing io_uring_smp_load_acquire
     """
     value = words[index]
@@ -108,7 +109,6 @@ def store_release(words: Words, index: int, value: int) -> None:
     """Store a word after everything read or written before it.
 
     Args: words from map_words(); index counts 32-bit words; value is a u32.
-    Lifetime: none.
     Mirrors: liburing io_uring_smp_store_release
     """
     _fence()
@@ -118,7 +118,6 @@ def store_release(words: Words, index: int, value: int) -> None:
 def full_fence() -> None:
     """Let everything stored before be seen before anything loaded after.
 
-    Lifetime: none.
     Mirrors: liburing io_uring_smp_mb
     """
     _fence()
@@ -285,7 +284,6 @@ def whole_words(words: Words) -> bool:
 
     Args: words from map_words().
     Returns: False where bytes are stored one by one; an index then shows old and new bytes for a moment.
-    Lifetime: none.
     """
     return not isinstance(words, _BytewiseWords)
 

@@ -10,6 +10,9 @@ Must not know: rings, operations.
 Invariant: an address never leaves this file without an object that keeps the memory where it is.
 Read next: register.py. inflight.py holds the pins until the kernel has let go of them.
 
+Unless said otherwise, memory passed to a call may be freed when the call returns, any thread may call, and
+Linux 5.1 suffices.
+
 While a Pin lives, its object's buffer is exported: Python itself then refuses to resize or free it
 (``bytearray.extend`` raises BufferError). PyPy moves and resizes exported bytearrays all the same, so there
 only memory that lives outside the Python heap is accepted: allocate() makes such memory.
@@ -195,7 +198,6 @@ class StructBuffer(Pin):
         """Copy the memory as it is now.
 
         Returns: nbytes bytes.
-        Lifetime: none.
         """
         import ctypes
 
@@ -249,7 +251,7 @@ def path(name: str | bytes | os.PathLike[Any]) -> Pin:
     Args: name is encoded as os.fsencode does.
     Returns: a Pin.
     Raises: ValueError for a zero byte inside; TypeError for what is no path.
-    Lifetime: until submit returns; until the final CQE on an SQPOLL ring or before 5.5.
+    Lifetime: until submit returns; until the final CQE on an SQPOLL ring, and of a STATX before 5.18.
     """
     try:
         encoded = os.fsencode(name)
@@ -335,7 +337,6 @@ def epoll_event_struct(data: str = "Q") -> struct.Struct:
     """Return the layout of struct epoll_event, packed on x86-64 only.
 
     Args: data is how the 64 bits of data are read, in struct's letters: "Q", or "i4x" for data.fd.
-    Lifetime: none.
     Source: Linux include/uapi/linux/eventpoll.h; where 64-bit members are aligned to 32 bits there is no
         gap either
     """
@@ -375,7 +376,6 @@ class EpollEvents(Array):
         Args: count is the CQE's res.
         Returns: (events, data) for each.
         Raises: the OSError that a negative res stands for.
-        Lifetime: none.
         """
         if count < 0:
             raise OSError(-count, f"EPOLL_WAIT: {os.strerror(-count)}")
@@ -438,7 +438,6 @@ class StatxBuffer(StructBuffer):
         """Read what the kernel filled in.
 
         Returns: a Statx; a member whose bit is not set in stx_mask is 0 or a guess of the file system.
-        Lifetime: none.
         """
         (
             mask, blksize, attributes, nlink, uid, gid, mode, ino, size, blocks, attributes_mask,
@@ -543,7 +542,6 @@ def pack_sockaddr(family: int, address: Any) -> bytes:
     Args: as sockaddr().
     Returns: the bytes, as many as the kernel wants for this address.
     Raises: ValueError for an address that the family does not have.
-    Lifetime: none.
     """
     _integer("family", family, 0, 0xFFFF, "a socket.AF_*")
     raw = family != _AF_UNIX and isinstance(address, (bytes, bytearray))
@@ -561,7 +559,6 @@ def unpack_sockaddr(data: bytes) -> tuple[int, Any]:
     Args: data as the kernel filled it in, cut to the length that it reported.
     Returns: (family, address), address as the socket module shows it; for a family that is not known here,
         the bytes that follow sa_family. (0, None) when there is none.
-    Lifetime: none.
     """
     if len(data) < 2:
         return 0, None
@@ -602,7 +599,6 @@ class SockaddrBuffer(Pin):
         """Read what the kernel filled in.
 
         Returns: (family, address) as unpack_sockaddr().
-        Lifetime: none.
         """
         room, length = self._export
         filled = struct.unpack("=I", length.read())[0]
@@ -785,7 +781,6 @@ def cmsg_space(nbytes: int) -> int:
 
     Args: nbytes of its payload.
     Returns: bytes, for msghdr(control_size=...).
-    Lifetime: none.
     Mirrors: libc CMSG_SPACE
     """
     return _CMSGHDR.size + _cmsg_align(_integer("nbytes", nbytes, 0, sys.maxsize >> 1, "a size in bytes"))
@@ -797,7 +792,6 @@ def pack_control(items: Iterable[tuple[int, int, Any]]) -> bytes:
     Args: items are (level, type, data) as socket.sendmsg takes them; data has a buffer, such as
         array.array("i", fds) for socket.SCM_RIGHTS.
     Returns: the bytes.
-    Lifetime: none.
     Mirrors: libc CMSG_FIRSTHDR, CMSG_NXTHDR
     """
     packed = b""
@@ -822,7 +816,6 @@ def unpack_control(data: bytes) -> list[tuple[int, int, bytes]]:
     Args: data as the kernel filled it in, cut to the length that it reported.
     Returns: (level, type, data) as socket.recvmsg gives them. Descriptors of socket.SCM_RIGHTS are open then,
         and belong to the caller.
-    Lifetime: none.
     Mirrors: libc CMSG_FIRSTHDR, CMSG_NXTHDR
     """
     items = []
@@ -862,7 +855,6 @@ class Msghdr(Pin):
         """Read where the message came from.
 
         Returns: (family, address) as unpack_sockaddr().
-        Lifetime: none.
         """
         length = self._LAYOUT.unpack(self._header.read())[1]
         return unpack_sockaddr(self._name.read()[:length])
@@ -871,7 +863,6 @@ class Msghdr(Pin):
         """Read the ancillary data.
 
         Returns: as unpack_control().
-        Lifetime: none.
         """
         length = self._LAYOUT.unpack(self._header.read())[5]
         return unpack_control(self._control.read()[:length])
@@ -881,8 +872,6 @@ class Msghdr(Pin):
 
         The kernel leaves the lengths of what it wrote in the header, and takes them for the room next time: a
         longer address would be cut, and more ancillary data lost. Only while no request uses the header.
-
-        Lifetime: none.
         """
         import ctypes
 
@@ -950,7 +939,6 @@ def recvmsg_out(data: Any, msg: Msghdr) -> RecvmsgOut:
     Args: data is the buffer, cut to the CQE's res; msg is the header of the request.
     Returns: the parts; payload is a view of data.
     Raises: ValueError when data is too short for what it claims to hold.
-    Lifetime: none.
     Since: 6.0
     Mirrors: liburing io_uring_recvmsg_validate, _name, _cmsg_firsthdr, _payload, _payload_length
     """
@@ -1053,7 +1041,6 @@ class BufferRing(syscalls.Uncopyable):
     def advance(self) -> None:
         """Publish every buffer added so far.
 
-        Lifetime: none.
         Threads: one at a time.
         Mirrors: liburing io_uring_buf_ring_advance
         """
@@ -1144,7 +1131,6 @@ class ProvidedBuffers(syscalls.Uncopyable):
         Args: flags of the CQE.
         Returns: the bid, which is ours until recycle().
         Raises: RuntimeError for a CQE without a buffer, or with one that the kernel cannot have filled.
-        Lifetime: none.
         Threads: one at a time.
         """
         bid = flags >> uapi.IORING_CQE_BUFFER_SHIFT
@@ -1165,7 +1151,6 @@ class ProvidedBuffers(syscalls.Uncopyable):
             makes one piece, cut, with res as its length (socket.MSG_TRUNC).
         Raises: the OSError that a negative res stands for, after giving back a buffer that came with it;
             RuntimeError for a buffer that the kernel cannot have filled. Nothing is taken then.
-        Lifetime: none.
         Threads: one at a time.
         Mirrors: liburing has no such call; its examples do this by hand
         """
@@ -1201,7 +1186,6 @@ class ProvidedBuffers(syscalls.Uncopyable):
         Args: as take().
         Returns: the data, as far as the buffer had room for them.
         Raises: as take().
-        Lifetime: none.
         Threads: one at a time.
         """
         pieces = self.take(res, flags, bundle=bundle)

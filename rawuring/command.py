@@ -7,6 +7,8 @@ Mirrors: what coreutils do with a closed pipe, a full disk and Ctrl-C; EX_IOERR 
 Must not know: what any command does.
 Invariant: what the environment does to a command ends it with one line at most; a traceback means a defect.
 Read next: evidence.py.
+
+Unless said otherwise, any thread may call.
 """
 
 from __future__ import annotations
@@ -31,7 +33,6 @@ def run(main: Callable[[], int]) -> None:
 
     Args: main is called without arguments.
     Raises: SystemExit, always.
-    Lifetime: none.
     Threads: the main thread.
     """
     if hasattr(signal, "SIGPIPE"):

@@ -7,6 +7,8 @@ Mirrors: bpftool feature probe unprivileged, setpriv(1).
 Must not know: what is asked.
 Invariant: this process keeps its credentials; the child never gets them back.
 Read next: probe.py.
+
+Unless said otherwise, any thread may call.
 """
 
 from __future__ import annotations
@@ -44,7 +46,6 @@ def find(user: str | None) -> Identity:
     Args: user is a name, or a number, which need not be known to this machine; None is nobody, in no group.
     Returns: the user with his groups; a number that is unknown has itself as its only group.
     Raises: ValueError for a name that is unknown.
-    Lifetime: none.
     """
     if user is None:
         return UNPRIVILEGED
@@ -68,7 +69,6 @@ def run_as(whom: Identity, work: Callable[[], int]) -> int:
         the child may not be able to read it.
     Returns: what work returned.
     Raises: OSError where this process may not become that user, with the advice to be root.
-    Lifetime: none.
     Threads: the main thread.
     """
     import posix

@@ -10,6 +10,9 @@ Invariant: without the variable nothing of this is imported. It is read when a R
 never on the way of a request, so switched off it costs nothing there.
 Read next: command.py.
 
+Unless said otherwise, memory passed to a call may be freed when the call returns, and only the thread that
+owns a ring may use it.
+
 ===================  ===================================================================================
 RAWURING_DEBUG       unset, empty or 0: off; else rings and tables made from now on are watched
 RAWURING_DEBUG_LOG   unset: the trace goes to stderr; a path: it is appended there; ``-``: no trace
@@ -60,7 +63,6 @@ def place() -> str:
     """Name the line of the program outside this package that is being run.
 
     Returns: "FILE:LINE in FUNCTION".
-    Lifetime: none.
     """
     package = os.path.dirname(__file__)
     frame = sys._getframe(1)
@@ -101,7 +103,6 @@ def decode_sqe(sqe: bytes | bytearray | memoryview) -> str:
     Args: sqe has 64 bytes or more.
     Returns: a line such as "read fd=5 buf=0x7f00 nbytes=64 offset=0 user_data=7 flags=ASYNC". Members that no
         argument explains follow as "+OFFSET=VALUE".
-    Lifetime: none.
     """
     raw = bytes(sqe[:64])
     best = max(
@@ -141,7 +142,6 @@ def decode_cqe(cqe: tuple[int, ...]) -> str:
 
     Args: cqe as Ring.reap() returns it.
     Returns: a line such as "user_data=7 res=-11 (EAGAIN) flags=MORE".
-    Lifetime: none.
     """
     import errno
 
@@ -168,7 +168,6 @@ def trace(line: str) -> None:
     A program must not behave differently because its stderr is closed or the disk is full.
 
     Args: line without its end.
-    Lifetime: none.
     """
     target = os.environ.get("RAWURING_DEBUG_LOG")
     if target == "-":
@@ -192,10 +191,7 @@ def _open_log(target: str) -> int:
 
 
 def close_log() -> None:
-    """Close the log that RAWURING_DEBUG_LOG names; the next line of the trace opens it again.
-
-    Lifetime: none.
-    """
+    """Close the log that RAWURING_DEBUG_LOG names; the next line of the trace opens it again."""
     global _log
     if _log is not None:
         fd, _log = _log[0], None
@@ -254,7 +250,6 @@ def damage_beside(held: Any) -> str:
 
     Args: held is anything that an in-flight table holds.
     Returns: what is wrong, "" for nothing, or when there is nothing to look at.
-    Lifetime: none.
     """
     import mmap
 
@@ -297,7 +292,6 @@ def uncovered(sqe: bytes | bytearray | memoryview, held: Any) -> str:
     Args: sqe is filled; held are the objects that live as long as the request: pins, above all.
     Returns: what is wrong, "" for nothing. Addresses in the first page are left to the kernel, which answers
         with -EFAULT.
-    Lifetime: none.
     """
     spans = None
     for address, nbytes, written in ops.memory_of(sqe):  # type: ignore[arg-type]
@@ -393,7 +387,7 @@ class WatchedRing(Ring):
             new = int.from_bytes(slot[8:16], sys.byteorder)  # the name it has from now on
             count, of_new = outstanding.get(user_data, 0) + 1, outstanding.get(new, 0) + 1
             step = 2 if sq._mixed and slot[0] in (uapi.IORING_OP_NOP128, uapi.IORING_OP_URING_CMD128) else 1
-            # Counted once, even if a signal handler raises: no call stands between these.
+            # Counted once: these are one step, by the no-call rule (queues.py).
             if counted:
                 outstanding[user_data] = count
             if renamed:
@@ -454,8 +448,6 @@ class WatchedRing(Ring):
 
         Args: when is for the message.
         Raises: Damaged.
-        Lifetime: none.
-        Threads: the owner only.
         """
         found = self._faults()
         for table in self._tables:
@@ -596,8 +588,6 @@ class WatchedInFlight(InFlight):
 
         Args: address is an address in memory.
         Returns: the request that holds a Pin with it, or None.
-        Lifetime: none.
-        Threads: the ring's owner only.
         """
         for request in self.requests():
             for held in request.holds:
@@ -653,7 +643,6 @@ def watch(ring: Ring) -> None:
     """Make a ring a watched one; its constructor calls this when RAWURING_DEBUG is set.
 
     Args: ring is open and new.
-    Lifetime: none.
     """
     if not isinstance(ring, WatchedRing):
         ring.__class__ = _watched(type(ring), WatchedRing)
@@ -665,7 +654,6 @@ def watch_table(table: InFlight, ring: Ring) -> None:
     """Make a table a watched one; its constructor calls this when RAWURING_DEBUG is set.
 
     Args: table is new; ring is its ring.
-    Lifetime: none.
     """
     if not isinstance(table, WatchedInFlight):
         table.__class__ = _watched(type(table), WatchedInFlight)

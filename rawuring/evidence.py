@@ -24,7 +24,6 @@ def gather() -> tuple[str, ...]:
 
     Returns: "name=value" each, in the order in which they explain a refusal; the last one names what could
         not be read, and why.
-    Lifetime: none.
     """
     unread: list[str] = []
 
@@ -156,7 +155,6 @@ def classify(failure: syscalls.Unavailable, evidence: tuple[str, ...]) -> tuple[
 
     Args: failure as raised at setup; evidence as gather() returned it.
     Returns: status, cause and advice.
-    Lifetime: none.
     """
     cause, advice = failure.cause, failure.advice
     found = (fact.partition("=") for fact in (*evidence, *failure.evidence))
@@ -295,7 +293,6 @@ def release_of(text: str) -> tuple[int, int] | None:
 
     Args: text such as "6.18.44-x" or "Linux 6.1.0 x86_64".
     Returns: such as (6, 18), or None.
-    Lifetime: none.
     """
     for word in text.split():
         numbers = gates.version(word)

@@ -12,6 +12,8 @@ on a slot that is the kernel's. Verified by the scenarios of tests/test_rings.py
 over the real kernel.
 Read next: layout.py, then tour.py.
 
+Unless said otherwise, memory passed to a call may be freed when the call returns.
+
 Who moves what, seen from here:
 
     ============  =====================================================  ============================

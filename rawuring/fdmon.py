@@ -10,6 +10,9 @@ Invariant: the rings change only inside wait(). Everybody else queues an intent 
 any thread and from signal handlers, and that is why there is no lock here.
 Read next: selector.py.
 
+Unless said otherwise, memory passed to a call may be freed when the call returns, only the waiter, the thread
+that calls wait(), may call, and Linux 5.1 suffices.
+
 Facts about polling through io_uring, and what follows from them:
 
 * IORING_OP_POLL_ADD is one-shot: it completes once, with the events that are true. Submitted again while
@@ -217,7 +220,6 @@ class FDMon(syscalls.Uncopyable):
         Args: old_node is given up, and older too; new_node is fresh.
         Raises: TypeError for what is no node; ValueError for a node that was given up before, and for a new
             one after destroy().
-        Lifetime: none.
         Threads: any, and signal handlers.
         Mirrors: QEMU fdmon_io_uring_update
         """
@@ -246,7 +248,6 @@ class FDMon(syscalls.Uncopyable):
 
         Args: flags is FDMON_IO_URING_ADD or FDMON_IO_URING_REMOVE.
         Raises: TypeError, ValueError; ValueError after destroy().
-        Lifetime: none.
         Threads: any: appending to a deque is atomic.
         Mirrors: QEMU enqueue; one entry per intent instead of bits in the node, so nothing is read and
             written back across threads
@@ -260,8 +261,6 @@ class FDMon(syscalls.Uncopyable):
         """Take the oldest intent off the submit list.
 
         Returns: a node and its flag, or None.
-        Lifetime: none.
-        Threads: the waiter only.
         Mirrors: QEMU dequeue
         """
         try:
@@ -276,7 +275,6 @@ class FDMon(syscalls.Uncopyable):
             handler(node, revents) and opaque, as AioHandler has them.
         Returns: the node, to be given to remove() or modify().
         Raises: TypeError and ValueError, naming the argument; ValueError after destroy().
-        Lifetime: none.
         Threads: any.
         """
         node = AioHandler(fd, events, handler, opaque)
@@ -288,7 +286,6 @@ class FDMon(syscalls.Uncopyable):
 
         Args: node is given up; events is the new mask.
         Returns: the node that took its place.
-        Lifetime: none.
         Threads: any.
         """
         _node(node)
@@ -302,7 +299,6 @@ class FDMon(syscalls.Uncopyable):
         The strategy may hold on to the open file until the next wait().
 
         Args: node is given up.
-        Lifetime: none.
         Threads: any.
         """
         self.update(node, None)
@@ -314,7 +310,6 @@ class FDMon(syscalls.Uncopyable):
         wait(), that one is woken and does it; while one that has waited lives, its next wait() does it.
 
         Args: node is given up.
-        Lifetime: none.
         Threads: any; at once only in the waiter's.
         """
         self.remove(node)
@@ -323,7 +318,6 @@ class FDMon(syscalls.Uncopyable):
     def wake_waiter(self) -> None:
         """Let a wait() that is going on take notice of what was just queued.
 
-        Lifetime: none.
         Threads: any.
         """
         if self._waiting:
@@ -368,7 +362,6 @@ class FDMon(syscalls.Uncopyable):
             for 2; shrink the divisor by which it shrinks, 0 for back to nothing.
         Raises: ValueError where completions do not appear in memory: see the head of this file; Unavailable
             on poll(2), which has none.
-        Lifetime: none.
         Threads: any; a wait() that is going on may still use the old values.
         Mirrors: QEMU aio_context_set_poll_params
         """
@@ -396,7 +389,6 @@ class FDMon(syscalls.Uncopyable):
         Returns: pairs (node, revents), revents being a mask as poll(2) gives it.
         Raises: OSError when the kernel refuses; ValueError after destroy(); TypeError for a timeout that is
             no int.
-        Lifetime: none.
         Threads: one waiter at a time; the first call binds the monitor to its thread.
         Mirrors: QEMU FDMonOps.wait, with the timeout as an argument that may be None instead of -1
         """
@@ -408,8 +400,6 @@ class FDMon(syscalls.Uncopyable):
         Returns: True when intents, completions or deferred work are pending; as long as there is a handler
             where only wait() sees what is ready, so that none starves in ``if timeout_ns or need_wait()``.
         Raises: ValueError after destroy().
-        Lifetime: none.
-        Threads: the waiter only.
         Mirrors: QEMU FDMonOps.need_wait
         """
         raise NotImplementedError
@@ -422,8 +412,6 @@ class FDMon(syscalls.Uncopyable):
         Args: events as wait() returned them.
         Returns: how many handlers ran.
         Raises: whatever a handler raises; the rest are reported by the next wait(), being level-triggered.
-        Lifetime: none.
-        Threads: the waiter only.
         Mirrors: QEMU aio_dispatch_ready_handlers
         """
         if self._outer is not None and not self._busy:
@@ -461,7 +449,6 @@ class FDMon(syscalls.Uncopyable):
 
         Returns: the same number at every call, until destroy().
         Raises: OSError when there is no descriptor left; ValueError after destroy().
-        Lifetime: none.
         Threads: any.
         """
         self._check()
@@ -483,7 +470,6 @@ class FDMon(syscalls.Uncopyable):
         """Let a wait() that is going on, or the next one, return soon.
 
         Raises: ValueError after destroy().
-        Lifetime: none.
         Threads: any, and signal handlers.
         Mirrors: QEMU event_notifier_set
         """
@@ -647,7 +633,6 @@ class IoUringFDMon(FDMon):
 
         Args: sqe is a whole SQE of the ring's size.
         Lifetime: none; a poll needs no memory.
-        Threads: the waiter only.
         Mirrors: QEMU get_sqe, whose callers fill the slot: between the two a signal handler may raise here
         """
         try:
@@ -682,7 +667,6 @@ class IoUringFDMon(FDMon):
 
         Args: node is idle and not given up.
         Lifetime: until the final CQE.
-        Threads: the waiter only.
         Mirrors: QEMU add_poll_add_sqe; the SQE is prepared once and stored again at each re-arming
         """
         if not node.sqe:
@@ -701,8 +685,6 @@ class IoUringFDMon(FDMon):
         """Ask for the end of a handler's poll; its own CQE still comes.
 
         Args: node is armed and given up.
-        Lifetime: none.
-        Threads: the waiter only.
         Mirrors: QEMU add_poll_remove_sqe, with an explicit user_data of 0
         """
         sqe = bytearray(self.ring.sq.sqe_size)
@@ -712,8 +694,6 @@ class IoUringFDMon(FDMon):
     def fill_sq_ring(self) -> None:
         """Turn the intents on the submit list into SQEs.
 
-        Lifetime: none.
-        Threads: the waiter only.
         Mirrors: QEMU fill_sq_ring; add_timeout_sqe, which follows it there, is in Ring.submit_and_wait, where
             5.11 and newer take the timeout without an SQE
         """
@@ -780,8 +760,6 @@ class IoUringFDMon(FDMon):
         """Report the completion of a handler's poll, and arm the handler again.
 
         Args: events as for process_cqe; res is what the poll has answered.
-        Lifetime: none.
-        Threads: the waiter only.
         Mirrors: QEMU process_cqe_aio_handler
         """
         if node.deleted or not node.armed:
@@ -816,8 +794,6 @@ class IoUringFDMon(FDMon):
         """Handle one completion.
 
         Args: events receives what is to be reported.
-        Lifetime: none.
-        Threads: the waiter only.
         Mirrors: QEMU process_cqe
         """
         user_data = cqe[0]
@@ -836,8 +812,6 @@ class IoUringFDMon(FDMon):
         taken at their word. Each costs 120 ns here and 370 in process_cqe (900 at once, CPython 3.11).
 
         Args: events as for process_cqe.
-        Lifetime: none.
-        Threads: the waiter only.
         """
         polls, rearm, others = self._polls.get, {}, []
         for cqe in self._early:
@@ -849,8 +823,8 @@ class IoUringFDMon(FDMon):
                 others.append(cqe)
         if self._rearm:
             rearm = {**self._rearm, **rearm}
-        # The one step, with no call in between: a signal handler raises before it or after it. Before CPython
-        # 3.11 also in the middle, and then all of this is done once more, to no harm.
+        # The one step, by the no-call rule (queues.py). Where a handler can raise in the middle of it, all of
+        # this is done once more, without harm.
         self._rearm = rearm
         self._early = others
 
@@ -859,8 +833,6 @@ class IoUringFDMon(FDMon):
 
         Args: events as for process_cqe.
         Returns: how many completions there were.
-        Lifetime: none.
-        Threads: the waiter only.
         Mirrors: QEMU process_cq_ring
         """
         self.ring.reap_into(self._early)
@@ -904,7 +876,7 @@ class IoUringFDMon(FDMon):
                         left = None if deadline is None else max(1, deadline - time.monotonic_ns())
                         ring.submit_and_wait(0 if self._early else 1, left)
                 elif self._quick:
-                    # From CPython 3.11 on no signal handler runs between the return and the store.
+                    # One step, by the no-call rule (queues.py): the return and the store.
                     self._early = ring.submit_and_reap(1, timeout_ns)
                     self.process_usual(events)
                 else:
@@ -949,8 +921,6 @@ class IoUringFDMon(FDMon):
         """Tell whether there is work for wait(): see FDMon.need_wait.
 
         Returns: True for intents, requests, ready or overflowed CQEs, queued SQEs and deferred work.
-        Lifetime: none.
-        Threads: the waiter only.
         Mirrors: QEMU fdmon_io_uring_need_wait
         """
         self._check()
@@ -1172,8 +1142,6 @@ class IoUringFDMon(FDMon):
 
         Args: timeout_ns in nanoseconds; None is for ever.
         Returns: True when something has completed.
-        Lifetime: none.
-        Threads: the waiter only.
         Mirrors: QEMU aio-posix.c try_poll_mode
         """
         max_ns = self.poll_ns if timeout_ns is None else min(self.poll_ns, timeout_ns)
@@ -1187,8 +1155,6 @@ class IoUringFDMon(FDMon):
 
         Args: max_ns in nanoseconds.
         Returns: True when something has completed.
-        Lifetime: none.
-        Threads: the waiter only.
         Mirrors: QEMU aio-posix.c run_poll_handlers, with the CQ ring in place of the handlers' io_poll
         """
         ready, clock = self.ring.cq.ready, time.monotonic_ns
@@ -1202,8 +1168,6 @@ class IoUringFDMon(FDMon):
         """Let the polling time grow or shrink after a wait.
 
         Args: block_ns is how long the wait took, in nanoseconds.
-        Lifetime: none.
-        Threads: the waiter only.
         Mirrors: QEMU aio-posix.c adjust_polling_time, with one time for the monitor, as before QEMU 10.0
         """
         if block_ns <= self.poll_ns:
@@ -1317,7 +1281,6 @@ def ring_lost(ring: rings.Ring, error: OSError) -> bool:
     A signal handler's own PermissionError looks the same, so the ring is asked.
 
     Args: error as caught around a call for the ring.
-    Lifetime: none.
     """
     return error.errno in REFUSED + GONE and not ring.answers()
 
@@ -1335,7 +1298,6 @@ def polling_refusal(flags: int) -> str | None:
 
     Args: flags are a ring's setup flags.
     Returns: the reason, or None where userspace polling works.
-    Lifetime: none.
     """
     for flag in (uapi.IORING_SETUP_DEFER_TASKRUN, uapi.IORING_SETUP_IOPOLL):
         if flags & flag:
@@ -1373,8 +1335,6 @@ class ParkingLot(syscalls.Uncopyable):
 
         Args: node is idle.
         Raises: OSError when its descriptor was closed.
-        Lifetime: none.
-        Threads: the waiter only.
         """
         mask = _union(node, *self._nodes.get(node.fd, ()))
         try:
@@ -1387,8 +1347,6 @@ class ParkingLot(syscalls.Uncopyable):
         """Park a handler of a file that epoll refuses, because it never becomes ready for what is wanted.
 
         Args: node is idle.
-        Lifetime: none.
-        Threads: the waiter only.
         """
         nodes = self._nodes.setdefault(node.fd, [])
         if node not in nodes:
@@ -1399,8 +1357,6 @@ class ParkingLot(syscalls.Uncopyable):
         """Let a handler go that was given up.
 
         Args: node is parked.
-        Lifetime: none.
-        Threads: the waiter only.
         """
         node.parked = False
         nodes = [each for each in self._nodes.pop(node.fd, ()) if each is not node]
@@ -1432,8 +1388,6 @@ class ParkingLot(syscalls.Uncopyable):
         """Return what is ready among the parked handlers.
 
         Returns: pairs (node, revents).
-        Lifetime: none.
-        Threads: the waiter only.
         """
         found = []
         for fd, revents in self._epoll.poll(0, max(1, len(self._nodes))):
@@ -1444,10 +1398,7 @@ class ParkingLot(syscalls.Uncopyable):
         return found
 
     def nodes(self) -> list[AioHandler]:
-        """Return the parked handlers.
-
-        Lifetime: none.
-        """
+        """Return the parked handlers."""
         return [node for nodes in self._nodes.values() for node in nodes]
 
     def close(self) -> None:
@@ -1622,7 +1573,6 @@ def setup(prefer: tuple[str, ...] = ("io_uring", "poll"), **options: Any) -> FDM
     Args: prefer names strategies in order; options go to IoUringFDMon.
     Returns: a monitor whose ``backend`` and ``reason`` tell what was chosen and why.
     Raises: ValueError for an unknown name; the last strategy's error when none works.
-    Lifetime: none.
     Mirrors: QEMU aio_context_setup
     """
     strategies: dict[str, Callable[[], FDMon]] = {
@@ -1650,7 +1600,6 @@ def destroy(monitor: FDMon) -> None:
     """Destroy a monitor: QEMU's name for FDMon.destroy.
 
     Args: monitor as setup() returned it.
-    Lifetime: none.
     Mirrors: QEMU fdmon_io_uring_destroy
     """
     monitor.destroy()

@@ -10,6 +10,9 @@ Invariant: closed is said only of what was tried and refused; an answer that onl
 is open, whatever it says; nothing that is found is changed.
 Read next: survey.py.
 
+Unless said otherwise, memory passed to a call may be freed when the call returns, any thread may call, and
+Linux 5.1 suffices.
+
 Why a failure alone proves nothing. An open kernel answers io_uring_setup(1, NULL) with EFAULT: it was about
 to make a ring, and found no parameters. A test that takes every failure for "blocked" passes there. And a
 filter may look at arguments, so true ones must be tried as well. Of descriptor -1 the kernel's io_uring_enter
@@ -255,8 +258,6 @@ def examine() -> Report:
     Returns: the attempts, and whether all three calls are refused in every way that was tried.
     Raises: Unavailable where Python cannot make system calls at all, or there is no descriptor left.
     Lifetime: none; neither a descriptor nor a child is left behind, and no ring that is found is changed.
-    Threads: any.
-    Since: 5.1
     """
     facts = evidence.gather()
     if not sys.platform.startswith(("linux", "android")):
@@ -500,7 +501,6 @@ def advice(report: Report) -> str:
     """Say what to do next.
 
     Args: report as examine() returned it.
-    Lifetime: none.
     """
     opened = [attempt for attempt in report.attempts if attempt.state == "open"]
     if report.closed is None:
@@ -601,7 +601,6 @@ def tell(form: str = "") -> int:
 
     Args: form is "json", "python", "quiet" or empty.
     Returns: 0 closed, 1 open, 4 cannot tell.
-    Lifetime: none.
     """
     try:
         report = examine()
@@ -627,7 +626,6 @@ def main() -> int:
     """Run the command without argparse, which takes as long as all the rest.
 
     Returns: as tell(); 2 for an option that is not known here.
-    Lifetime: none.
     """
     forms = {"--json": "json", "--python": "python", "--quiet": "quiet", "-q": "quiet"}
     words = [word for word in sys.argv[1:] if word != "--forbid"]

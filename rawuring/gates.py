@@ -136,7 +136,6 @@ def version(release: str) -> tuple[int, ...]:
 
     Args: release such as "5.10.46", "6.12.5-cloud-amd64" or "7.2".
     Returns: such as (5, 10, 46); empty for what does not begin with a number.
-    Lifetime: none.
     """
     numbers = []
     for part in release.split("."):
@@ -156,7 +155,6 @@ def running() -> str:
     says it in a file of its own.
 
     Returns: such as "5.10.223"; empty for what is not Linux.
-    Lifetime: none.
     """
     if not sys.platform.startswith(("linux", "android")):
         return ""
@@ -176,7 +174,6 @@ def applying(release: str | None = None) -> tuple[Gate, ...]:
 
     Args: release as uname says it; None is the running kernel.
     Returns: rows of GATES; none for what is not Linux.
-    Lifetime: none.
     """
     if release is None:
         release = running()
@@ -197,6 +194,5 @@ def applies(name: str, release: str | None = None) -> bool:
     """Tell whether one row applies to a kernel.
 
     Args: name of a row; release as for applying().
-    Lifetime: none.
     """
     return any(gate.name == name for gate in applying(release))

@@ -10,6 +10,9 @@ Invariant: an entry leaves the table with the last CQE of its request and not be
 referenced from here at every moment at which the kernel may touch it.
 Read next: debug.py, or at once fdmon.py.
 
+Unless said otherwise, memory passed to a call may be freed when the call returns, only the thread that owns a
+ring may use it, and Linux 5.1 suffices.
+
 Facts about completions, and what follows from them:
 
 * user_data comes back as it was sent. It is a token here, from a counter that is never set back: a late
@@ -248,7 +251,6 @@ class InFlight(Uncopyable):
         Returns: the token, to be used as the SQE's user_data, once.
         Raises: TypeError for a handler that cannot be called, and for a number in the place of a Pin.
         Lifetime: until the final CQE.
-        Threads: the ring's owner only.
         """
         if handler is not None and not callable(handler):
             _refuse_handler(handler)
@@ -275,8 +277,6 @@ class InFlight(Uncopyable):
             read-only memory that the kernel would write; OverflowError for what its field cannot hold;
             ValueError for more bytes than a Pin has, and for IOSQE_CQE_SKIP_SUCCESS; what else prep raises.
         Lifetime: until the final CQE.
-        Threads: the ring's owner only.
-        Since: 5.1
         """
         ring = self._ring()
         if ring is None:
@@ -320,8 +320,6 @@ class InFlight(Uncopyable):
 
         Args: token is from next_token(), and the user_data of the request.
         Raises: ValueError for what cannot be a token.
-        Lifetime: none.
-        Threads: the ring's owner only.
         """
         if not isinstance(token, int) or not 0 <= token < 1 << 64:
             raise ValueError(f"token={token!r:.100} is not a user_data: 0 to 2**64 - 1")
@@ -332,13 +330,11 @@ class InFlight(Uncopyable):
 
         Args: handler is called as handler(res, 0).
         Raises: TypeError for a handler that cannot be called.
-        Lifetime: none.
-        Threads: the ring's owner only.
         """
         if not callable(handler):
             _refuse_handler(handler)
-        # No call from here on: from CPython 3.11 on no signal handler runs before the caller has taken the
-        # request off its own list; see complete().
+        # No call from here on: by the no-call rule (queues.py) the caller takes the request off its own list
+        # in the same step; see complete().
         ready = self.ready
         ready += ((handler, res, 0),)
 
@@ -346,8 +342,6 @@ class InFlight(Uncopyable):
         """Tell what is in flight, since when, and what it holds.
 
         Returns: the requests, the oldest first.
-        Lifetime: none.
-        Threads: the ring's owner only.
         """
         now = monotonic_ns()
         found = []
@@ -363,8 +357,6 @@ class InFlight(Uncopyable):
 
         Args: the three parts of a CQE.
         Returns: False when nobody waits for it; it is counted in unknown if its user_data is a token.
-        Lifetime: none.
-        Threads: the ring's owner only.
         """
         entry = self.entries.get(user_data)
         if entry is None:
@@ -373,9 +365,8 @@ class InFlight(Uncopyable):
             return False
         handler, ready = entry[0], self.ready
         wanted = callable(handler)  # neither None nor a monitor's node
-        # From here until the CQE is taken off the list it stands on there is no call but that one, so from
-        # CPython 3.11 on no signal handler runs: noted exactly once, even if one raises. Before, the handler
-        # is noted first, for then it is at worst noted twice.
+        # From here until the CQE is taken off its list there is no call but that one: one step, by the
+        # no-call rule (queues.py). Before CPython 3.11 the handler is noted first, at worst twice.
         if wanted:
             if _HANDLERS_RUN_AFTER_CALLS:
                 ready += ((handler, res, flags),)
@@ -396,9 +387,6 @@ class InFlight(Uncopyable):
         Returns: how many completions dispatch() has to look at.
         CQE: as Ring.reap().
         Raises: as Ring.reap().
-        Lifetime: none.
-        Threads: the ring's owner only.
-        Since: 5.1
         """
         todo, ring = self._todo, self._ring()
         (self.ring if ring is None else ring).reap_into(todo)
@@ -414,8 +402,6 @@ class InFlight(Uncopyable):
             nothing when signal handlers raise.
         Returns: how many handlers ran.
         Raises: whatever a handler raises; TypeError for what is not a CQE.
-        Lifetime: none.
-        Threads: the ring's owner only.
         """
         # What an exception of a signal handler keeps us from noting now is noted by the next call.
         todo = self._todo
@@ -437,7 +423,7 @@ class InFlight(Uncopyable):
         while ready:
             handler, res, flags = ready[0]
             ran += 1
-            del ready[0]  # not popleft(): after a call a signal handler may raise, and this one never run
+            del ready[0]  # not popleft(), a call: by the no-call rule (queues.py) this one might never run
             handler(res, flags)
         return ran
 
@@ -457,8 +443,6 @@ class InFlight(Uncopyable):
 
         Args: token as hold() returned it.
         Raises: SubmissionQueueFull; ValueError for what cannot be a token.
-        Lifetime: none.
-        Threads: the ring's owner only.
         Since: 5.5
         """
         if not isinstance(token, int) or not 0 <= token < 1 << 64:
@@ -483,7 +467,6 @@ class InFlight(Uncopyable):
 
         Args: timeout_ns in nanoseconds.
         Raises: whatever a handler raises, after everything has been drained.
-        Lifetime: none.
         Threads: the ring's owner; from another thread nothing can be cancelled, so memory is kept.
         Since: cancelling by one request 5.19, one by one 5.5, before that the requests are waited for
         """

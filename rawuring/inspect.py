@@ -162,7 +162,6 @@ def rings_of(pid: int | str, proc: str = PROC) -> list[dict[str, Any]]:
     Args: pid is a number or "self"; proc is where procfs is mounted.
     Returns: parse_fdinfo() of each ring, with "fd", "other_fds" and "inode".
     Raises: OSError: ENOENT when there is no such process, EACCES when we may not look.
-    Lifetime: none.
     """
     folder = f"{proc}/{pid}/fd"
     found: list[dict[str, Any]] = []
@@ -218,7 +217,6 @@ def look_at(pid: int | str, proc: str = PROC) -> dict[str, Any]:
     Args: as rings_of().
     Returns: pid, name, rings, and error: None, or a sentence that says why there is no answer. Where there is
         an answer, also what details() finds.
-    Lifetime: none.
     """
     report: dict[str, Any] = {"pid": pid, "name": _name(pid, proc), "rings": [], "error": None}
     try:
@@ -238,7 +236,6 @@ def details(pid: int | str, rings: list[dict[str, Any]], proc: str = PROC) -> di
         be moved, registered buffers among them), workers (number, blocked and cpu_s of io-wq's threads),
         without_descriptor (mapped rings, inode -> bytes, that no descriptor belongs to), and unread: the
         files of /proc that could not be read.
-    Lifetime: none.
     """
     unread: list[str] = []
 
@@ -370,7 +367,6 @@ def inventory(proc: str = PROC) -> dict[str, Any]:
         those that ended meanwhile, and of those that were unreadable; unreadable, reason -> number; hidden,
         whether /proc hides processes: then process 1 is missing.
     Raises: OSError where there is no /proc, or nothing in it.
-    Lifetime: none.
     """
     found: list[dict[str, Any]] = []
     reasons: dict[str, int] = {}

@@ -9,6 +9,8 @@ Must not know: any offset of its own, with one exception (known_params, for mach
 a test compares with a kernel). Structs come from uapi.py; what an operation means comes from ops.written().
 Invariant: nothing is drawn that was not asked of a kernel, of uapi.py or of ops.py, so no picture can be old.
 Read next: tour.py.
+
+Unless said otherwise, memory passed to a call may be freed when the call returns.
 """
 
 from __future__ import annotations
@@ -370,6 +372,7 @@ def learn(name: str) -> Operation:
     size = 128 if opcode in (uapi.IORING_OP_NOP128, uapi.IORING_OP_URING_CMD128) else 64
     doc = inspect.getdoc(function) or "-"
     since = next((line[7:] for line in doc.splitlines() if line.startswith("Since: ")), "")
+    since = since or ("5.1" if inspect.getdoc(function) else "")  # the head of ops.py says so
     signature = f"{name}({', '.join(_parameter(p) for p in _parameters(function))})"
     return Operation(name, opcode, signature, doc.splitlines()[0], since, size, tuple(sorted(uses)))
 

@@ -10,15 +10,19 @@ Invariant: each prep function writes all 64 bytes of its SQE (128 for the operat
 one pack, so nothing that the slot's last occupant left behind survives.
 Read next: buffers.py.
 
+Unless said otherwise, memory passed to a call may be freed when the call returns, and Linux 5.1 suffices.
+
 An SQE is any writable buffer of 64 bytes: what ring.get_sqe() returns, or bytearray(64). All arguments are
 ints; an address comes from buffers.pin(). After liburing's arguments come two of ours, always: ``user_data``,
 which the CQE brings back, and ``flags``, a mask of IOSQE_*. What is less often needed follows by keyword, and
 set_fields() reaches whatever is left. On a ring with an InFlight table the user_data from 2**56 to 2**57 - 1
 are the table's.
 
-Two rules of life for all of them. Memory that says "until submit returns" is copied by the kernel when it
-consumes the SQE; on an SQPOLL ring and before 5.5 (IORING_FEAT_SUBMIT_STABLE) that may be later, so keep it
-until the final CQE there. And every open file is held until the final CQE, whatever happens to its number.
+A function without a Lifetime names no memory. "Until submit returns" stands for memory that the kernel copies
+when it consumes the SQE; it means the submit() that consumes it. On an SQPOLL ring the kernel's thread makes
+the copy some time after submit() has returned, and before 5.5 (IORING_FEAT_SUBMIT_STABLE) it may be made
+later still; so keep the memory until the final CQE there. Every open file is held until the final CQE,
+whatever happens to its number.
 
 A number that its field cannot hold is refused with struct.error; C would cut it silently. struct names no
 argument: "required argument is not an integer" usually means an object where its address is wanted, which is
@@ -71,7 +75,6 @@ def poll_mask(mask: int) -> int:
 
     Args: mask of select.POLL* or EPOLL* bits, 32 bits wide.
     Returns: the mask itself; on a big-endian machine with its 16-bit halves swapped.
-    Lifetime: none.
     Mirrors: liburing __io_uring_prep_poll_mask
     Source: Linux 6.12 io_uring/poll.c io_poll_parse_events
     """
@@ -155,7 +158,6 @@ class Block:
             number for each SQE, or for the first of them.
         Raises: TypeError for a name that is not there; OverflowError for a value that the member cannot hold;
             ValueError for more values than SQEs. Nothing is changed then.
-        Lifetime: none.
         """
         format, column = self._fields.get(name) or self._column(name)
         # array() takes bytes (on PyPy any memory) for cells as they lie there, not for numbers.
@@ -190,7 +192,6 @@ class Block:
 
         Args: index from 0 to count - 1.
         Returns: a writable view of 64 bytes.
-        Lifetime: none.
         """
         if not 0 <= index < self.count:
             raise IndexError(f"SQE {index} of a block of {self.count}")
@@ -210,7 +211,6 @@ def set_fields(sqe: Sqe, **fields: int) -> None:
 
     Args: ints by their names in struct io_uring_sqe, such as ioprio, personality, addr3, write_stream.
     Raises: TypeError for a name that is not there; struct.error for a value that the member cannot hold.
-    Lifetime: none.
     """
     for name, value in fields.items():
         field = uapi.io_uring_sqe.fields.get(name)
@@ -224,7 +224,6 @@ def sqe_set_data64(sqe: Sqe, data: int) -> None:
     """Set the user_data, which the CQE brings back.
 
     Args: data is 64 bits wide.
-    Lifetime: none.
     Mirrors: liburing io_uring_sqe_set_data64
     """
     set_fields(sqe, user_data=data)
@@ -234,7 +233,6 @@ def sqe_set_data(sqe: Sqe, data: int) -> None:
     """Set the user_data; a pointer is an int here.
 
     Args: data is 64 bits wide.
-    Lifetime: none.
     Mirrors: liburing io_uring_sqe_set_data
     """
     set_fields(sqe, user_data=data)
@@ -244,7 +242,6 @@ def sqe_set_flags(sqe: Sqe, flags: int) -> None:
     """Set the flags.
 
     Args: flags is a mask of IOSQE_*; it replaces what a prep function has set.
-    Lifetime: none.
     Mirrors: liburing io_uring_sqe_set_flags
     """
     set_fields(sqe, flags=flags)
@@ -254,7 +251,6 @@ def sqe_set_buf_group(sqe: Sqe, bgid: int) -> None:
     """Name the group of provided buffers from which IOSQE_BUFFER_SELECT takes one.
 
     Args: bgid is 16 bits wide.
-    Lifetime: none.
     Since: 5.7
     Mirrors: liburing io_uring_sqe_set_buf_group
     """
@@ -265,7 +261,6 @@ def set_target_fixed_file(sqe: Sqe, file_index: int) -> None:
     """Let an operation that opens a file put it into a slot of the registered files.
 
     Args: file_index counts from 0.
-    Lifetime: none.
     Since: 5.15
     Mirrors: liburing __io_uring_set_target_fixed_file
     """
@@ -275,7 +270,6 @@ def set_target_fixed_file(sqe: Sqe, file_index: int) -> None:
 def initialize_sqe(sqe: Sqe) -> None:
     """Clear what the prep functions of liburing leave to whoever took the slot; ours need no such step.
 
-    Lifetime: none.
     Mirrors: liburing io_uring_initialize_sqe
     """
     for offset, size in ((1, 3), (28, 4), (40, 24)):
@@ -287,7 +281,7 @@ def prep_send_set_addr(sqe: Sqe, dest_addr: int, addr_len: int) -> None:
 
     Args: dest_addr is the address of a sockaddr (buffers.sockaddr); addr_len in bytes.
     CQE: as the send says.
-    Lifetime: until submit returns.
+    Lifetime: until submit returns; until the final CQE on an SQPOLL ring.
     Since: 6.0 with SEND_ZC, 6.1 with SEND
     Mirrors: liburing io_uring_prep_send_set_addr
     """
@@ -368,7 +362,6 @@ def memory_of(sqe: Sqe, registered: bool = False) -> list[tuple[int, int, bool]]
     Returns: (address, nbytes, written) for each address that is not 0: how many bytes are used at the least,
         and whether the kernel writes there, or where an iovec there leads. Of the commands of drivers only
         those of sockets are known.
-    Lifetime: none.
     """
     op = sqe[0]
     rows = _MEMORY.get(op)
@@ -415,7 +408,6 @@ def fillers() -> dict[str, Callable[..., None]]:
     """List the functions of this file that fill an SQE for one operation.
 
     Returns: the functions by their names.
-    Lifetime: none.
     """
     return {
         name: value
@@ -428,7 +420,6 @@ def parameters(prep: Callable[..., None]) -> tuple[str, ...]:
     """Name the parameters of a prep function that follow the SQE.
 
     Args: prep is a function of Python.
-    Lifetime: none.
     """
     code = prep.__code__
     return code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
@@ -439,7 +430,6 @@ def filled(prep: Callable[..., None], **arguments: Any) -> bytes | None:
 
     Args: prep is a function of this file; arguments are its own, by name.
     Returns: 128 bytes; None when prep rejects the arguments.
-    Lifetime: none.
     """
     sqe = bytearray(128)
     zeros = {name: b"" if name == "cmd" else 0 for name in parameters(prep)}
@@ -458,7 +448,6 @@ def written(prep: Callable[..., None]) -> tuple[bytes, dict[str, tuple[int, ...]
     Returns: the SQE with 0 for every argument, in which everything that is not 0 is the function's own; and
         by parameter the places of the bytes that its values change.
     Raises: ValueError for a function that rejects zeros.
-    Lifetime: none.
     """
     base = filled(prep)
     if base is None:
@@ -481,7 +470,6 @@ def memory_arguments(prep: Any) -> tuple[tuple[int, int | None, int, bool], ...]
     Returns: for each address (its place behind the SQE, the place of the argument that counts, or None, the
         bytes for each count, or in all, and whether the kernel writes there); None for what is not a function
         of this file, and for prep_rw(), whose operation is an argument.
-    Lifetime: none.
     """
     code: Any = getattr(prep, "__code__", None)
     if code is None or globals().get(getattr(prep, "__name__", "")) is not prep or prep is prep_rw:
@@ -527,8 +515,6 @@ def prep_rw(
         name and meaning depend on the operation (rw_flags, msg_flags, ...).
     CQE: depends on the operation.
     Raises: struct.error for a value that its field cannot hold.
-    Lifetime: none.
-    Since: 5.1
     Mirrors: liburing io_uring_prep_rw, plus the fields that it leaves to later assignments
     """
     if offset == -1:
@@ -543,8 +529,6 @@ def prep_nop(sqe: Sqe, user_data: int = 0, flags: int = 0) -> None:
     """Do nothing, and complete.
 
     CQE: res is 0; with IORING_NOP_INJECT_RESULT in nop_flags (6.10) what stands in len.
-    Lifetime: none.
-    Since: 5.1
     Mirrors: liburing io_uring_prep_nop
     """
     # Shaped by speed (bench/run.py --only "batch of 256"), as prep_poll_add.
@@ -559,7 +543,6 @@ def prep_nop128(sqe: Sqe, user_data: int = 0, flags: int = 0) -> None:
 
     Args: sqe is what get_sqe128() returns.
     CQE: res is 0.
-    Lifetime: none.
     Since: 6.19
     Mirrors: liburing io_uring_prep_nop128
     """
@@ -618,8 +601,7 @@ def prep_readv(
 
     Args: iovecs is the address of nr_vecs iovecs (buffers.iovec); offset as in prep_read.
     CQE: res is the number of bytes over all buffers, or a negative errno.
-    Lifetime: until the final CQE for the buffers; the iovec array until submit returns.
-    Since: 5.1
+    Lifetime: until the final CQE; the iovecs, except on an SQPOLL ring or before 5.5, until submit returns.
     Mirrors: liburing io_uring_prep_readv
     """
     if offset == -1:
@@ -638,8 +620,7 @@ def prep_readv2(
 
     Args: rw_flags is a mask of RWF_*; the others as in prep_readv.
     CQE: as prep_readv; -EAGAIN with RWF_NOWAIT when it would have to wait.
-    Lifetime: until the final CQE for the buffers; the iovec array until submit returns.
-    Since: 5.1
+    Lifetime: until the final CQE; the iovecs, except on an SQPOLL ring or before 5.5, until submit returns.
     Mirrors: liburing io_uring_prep_readv2
     """
     if offset == -1:
@@ -657,8 +638,7 @@ def prep_writev(
 
     Args: as prep_readv.
     CQE: res is the number of bytes over all buffers, or a negative errno.
-    Lifetime: until the final CQE for the buffers; the iovec array until submit returns.
-    Since: 5.1
+    Lifetime: until the final CQE; the iovecs, except on an SQPOLL ring or before 5.5, until submit returns.
     Mirrors: liburing io_uring_prep_writev
     """
     if offset == -1:
@@ -677,8 +657,7 @@ def prep_writev2(
 
     Args: rw_flags is a mask of RWF_*; the others as in prep_readv.
     CQE: as prep_writev; -EAGAIN with RWF_NOWAIT when it would have to wait.
-    Lifetime: until the final CQE for the buffers; the iovec array until submit returns.
-    Since: 5.1
+    Lifetime: until the final CQE; the iovecs, except on an SQPOLL ring or before 5.5, until submit returns.
     Mirrors: liburing io_uring_prep_writev2
     """
     if offset == -1:
@@ -698,7 +677,6 @@ def prep_read_fixed(
     Args: buf is an address inside the registered buffer number buf_index; the others as in prep_read.
     CQE: res is the number of bytes, or a negative errno; -EFAULT for a place outside the buffer.
     Lifetime: until the final CQE.
-    Since: 5.1
     Mirrors: liburing io_uring_prep_read_fixed
     """
     if offset == -1:
@@ -718,7 +696,6 @@ def prep_write_fixed(
     Args: as prep_read_fixed.
     CQE: res is the number of bytes, or a negative errno; -EFAULT for a place outside the buffer.
     Lifetime: until the final CQE.
-    Since: 5.1
     Mirrors: liburing io_uring_prep_write_fixed
     """
     if offset == -1:
@@ -738,7 +715,7 @@ def prep_readv_fixed(
     Args: iovecs is the address of nr_vecs iovecs that lie inside the registered buffer number buf_index;
         rw_flags is a mask of RWF_*.
     CQE: res is the number of bytes, or a negative errno.
-    Lifetime: until the final CQE for the buffer; the iovec array until submit returns.
+    Lifetime: until the final CQE; the iovecs, except on an SQPOLL ring, until submit returns.
     Since: 6.15
     Mirrors: liburing io_uring_prep_readv_fixed
     """
@@ -758,7 +735,7 @@ def prep_writev_fixed(
 
     Args: as prep_readv_fixed.
     CQE: res is the number of bytes, or a negative errno.
-    Lifetime: until the final CQE for the buffer; the iovec array until submit returns.
+    Lifetime: until the final CQE; the iovecs, except on an SQPOLL ring, until submit returns.
     Since: 6.15
     Mirrors: liburing io_uring_prep_writev_fixed
     """
@@ -801,7 +778,6 @@ def prep_splice(
     Args: off_in and off_out in bytes, -1 for a pipe or the file position; nbytes in bytes; splice_flags is a
         mask of os.SPLICE_F_* and SPLICE_F_FD_IN_FIXED. IOSQE_FIXED_FILE speaks of fd_out.
     CQE: res is the number of bytes, 0 at the end, or a negative errno.
-    Lifetime: none.
     Since: 5.7
     Mirrors: liburing io_uring_prep_splice
     """
@@ -823,7 +799,6 @@ def prep_tee(
 
     Args: as prep_splice.
     CQE: res is the number of bytes, or a negative errno.
-    Lifetime: none.
     Since: 5.8
     Mirrors: liburing io_uring_prep_tee
     """
@@ -908,8 +883,6 @@ def prep_poll_remove(sqe: Sqe, target: int, user_data: int = 0, flags: int = 0) 
 
     Args: target is the poll's user_data.
     CQE: res is 0 (the poll answers -ECANCELED), -ENOENT or -EALREADY (the poll answers with its event).
-    Lifetime: none.
-    Since: 5.1
     Mirrors: liburing io_uring_prep_poll_remove
     """
     _pack(sqe, 0, uapi.IORING_OP_POLL_REMOVE, flags, 0, -1, 0, target, 0, 0, user_data, 0, 0, 0, 0, 0)
@@ -924,7 +897,6 @@ def prep_poll_update(
         IORING_POLL_UPDATE_USER_DATA and IORING_POLL_ADD_MULTI.
     CQE: res is 0, -ENOENT or -EALREADY. Many kernels before 2026 lose a poll that is given events which are
         there already (gates.py, lost-poll-update).
-    Lifetime: none.
     Since: 5.13
     Mirrors: liburing io_uring_prep_poll_update
     """
@@ -942,7 +914,7 @@ def prep_epoll_ctl(
     Args: op is 1 (add), 2 (delete) or 3 (modify); ev is the address of a struct epoll_event
         (buffers.epoll_event), or 0 for delete.
     CQE: res is 0, or a negative errno.
-    Lifetime: until submit returns.
+    Lifetime: until submit returns; until the final CQE on an SQPOLL ring.
     Since: 5.6
     Mirrors: liburing io_uring_prep_epoll_ctl
     """
@@ -999,7 +971,6 @@ def prep_timeout_remove(
 
     Args: target is the timeout's user_data.
     CQE: res is 0 (the timeout answers -ECANCELED), -ENOENT or -EALREADY (the timeout answers -ETIME).
-    Lifetime: none.
     Since: 5.5
     Mirrors: liburing io_uring_prep_timeout_remove
     Source: Linux 6.12 io_uring/timeout.c io_timeout_extract
@@ -1035,7 +1006,7 @@ def prep_link_timeout(sqe: Sqe, ts: int, timeout_flags: int, user_data: int = 0,
         IOSQE_IO_LINK.
     CQE: res is -ETIME (the request answers -ECANCELED), -ECANCELED when the request was in time, -EALREADY
         when it could not be stopped, -ENOENT; -EINVAL when the SQE before has no IOSQE_IO_LINK.
-    Lifetime: until submit returns.
+    Lifetime: until submit returns; until the final CQE on an SQPOLL ring.
     Since: 5.5
     Mirrors: liburing io_uring_prep_link_timeout
     """
@@ -1057,7 +1028,6 @@ def prep_cancel64(
         matches and not only the first, ANY for everything, OP to match opcode, which is an IORING_OP_*.
     CQE: res is 0, or with IORING_ASYNC_CANCEL_ALL or _ANY the number cancelled; -ENOENT; -EALREADY when the
         request runs and cannot be stopped.
-    Lifetime: none.
     Since: 5.5; flags 5.19, OP 6.6 (ignored, not refused, on 6.1)
     Mirrors: liburing io_uring_prep_cancel64
     """
@@ -1072,7 +1042,6 @@ def prep_cancel(sqe: Sqe, target: int, cancel_flags: int, user_data: int = 0, fl
 
     Args: as prep_cancel64.
     CQE: as prep_cancel64.
-    Lifetime: none.
     Since: 5.5; flags 5.19
     Mirrors: liburing io_uring_prep_cancel
     """
@@ -1090,7 +1059,6 @@ def prep_cancel_fd(
     Args: fd; cancel_flags is a mask of IORING_ASYNC_CANCEL_*, IORING_ASYNC_CANCEL_FD is added; with
         IORING_ASYNC_CANCEL_FD_FIXED fd is a slot of the registered files; opcode as in prep_cancel64.
     CQE: as prep_cancel64, and -EBADF.
-    Lifetime: none.
     Since: 5.19; FD_FIXED 6.0, OP 6.6
     Mirrors: liburing io_uring_prep_cancel_fd
     """
@@ -1112,7 +1080,6 @@ def prep_socket(
     Args: domain, type and protocol as socket(2) takes them (socket.AF_INET, socket.SOCK_STREAM |
         socket.SOCK_CLOEXEC, 0); socket_flags is 0.
     CQE: res is the descriptor, or a negative errno.
-    Lifetime: none.
     Since: 5.19
     Mirrors: liburing io_uring_prep_socket
     """
@@ -1132,7 +1099,6 @@ def prep_socket_direct(
     Args: type is without socket.SOCK_CLOEXEC, which such a descriptor cannot have; file_index is the slot, or
         IORING_FILE_INDEX_ALLOC; the others as in prep_socket.
     CQE: res is 0, with IORING_FILE_INDEX_ALLOC the slot; or a negative errno, -ENFILE when all are taken.
-    Lifetime: none.
     Since: 5.19
     Mirrors: liburing io_uring_prep_socket_direct
     """
@@ -1150,7 +1116,6 @@ def prep_socket_direct_alloc(
 
     Args: as prep_socket_direct.
     CQE: res is the slot, or a negative errno, -ENFILE when all are taken.
-    Lifetime: none.
     Since: 5.19
     Mirrors: liburing io_uring_prep_socket_direct_alloc
     """
@@ -1166,7 +1131,7 @@ def prep_bind(sqe: Sqe, fd: int, addr: int, addrlen: int, user_data: int = 0, fl
 
     Args: addr is the address of a sockaddr (buffers.sockaddr) of addrlen bytes.
     CQE: res is 0, or a negative errno.
-    Lifetime: until submit returns.
+    Lifetime: until submit returns; until the final CQE on an SQPOLL ring.
     Since: 6.11
     Mirrors: liburing io_uring_prep_bind
     """
@@ -1179,7 +1144,6 @@ def prep_listen(sqe: Sqe, fd: int, backlog: int, user_data: int = 0, flags: int 
 
     Args: backlog as listen(2) takes it.
     CQE: res is 0, or a negative errno.
-    Lifetime: none.
     Since: 6.11
     Mirrors: liburing io_uring_prep_listen
     """
@@ -1191,7 +1155,7 @@ def prep_connect(sqe: Sqe, fd: int, addr: int, addrlen: int, user_data: int = 0,
 
     Args: addr is the address of a sockaddr (buffers.sockaddr) of addrlen bytes.
     CQE: res is 0, or a negative errno.
-    Lifetime: until submit returns.
+    Lifetime: until submit returns; until the final CQE on an SQPOLL ring.
     Since: 5.5
     Mirrors: liburing io_uring_prep_connect
     """
@@ -1495,7 +1459,7 @@ def prep_recvmsg_multishot(
         and buf_group names the group.
     CQE: one for each message, res is the number of bytes in the buffer, its head included, and the buffer id
         stands in flags; the last is the one without IORING_CQE_F_MORE.
-    Lifetime: until submit returns; the buffers belong to the group.
+    Lifetime: until submit returns; until the final CQE on an SQPOLL ring. The buffers belong to the group.
     Since: 6.0
     Mirrors: liburing io_uring_prep_recvmsg_multishot
     """
@@ -1528,7 +1492,6 @@ def prep_shutdown(sqe: Sqe, fd: int, how: int, user_data: int = 0, flags: int = 
 
     Args: how is socket.SHUT_RD, socket.SHUT_WR or socket.SHUT_RDWR.
     CQE: res is 0, or a negative errno.
-    Lifetime: none.
     Since: 5.11
     Mirrors: liburing io_uring_prep_shutdown
     """
@@ -1603,7 +1566,6 @@ def prep_remove_buffers(sqe: Sqe, nr: int, bgid: int, user_data: int = 0, flags:
     Args: nr is how many at most; bgid is their group.
     CQE: res is how many were taken back, or -ENOENT when there is no such group, on 5.10 also for an empty
         one.
-    Lifetime: none.
     Since: 5.7
     Mirrors: liburing io_uring_prep_remove_buffers
     """
@@ -1623,7 +1585,7 @@ def prep_openat(
         of os.O_*, to which os.O_CLOEXEC should belong; mode is the permissions of a new file. On a 32-bit
         Python add O_LARGEFILE for files beyond 2 GiB.
     CQE: res is the descriptor, or a negative errno.
-    Lifetime: until submit returns.
+    Lifetime: until submit returns; until the final CQE on an SQPOLL ring.
     Since: 5.6
     Mirrors: liburing io_uring_prep_openat
     """
@@ -1641,7 +1603,7 @@ def prep_openat_direct(
     Args: open_flags without os.O_CLOEXEC; file_index is the slot, or IORING_FILE_INDEX_ALLOC (5.19); the
         others as in prep_openat.
     CQE: res is 0, with IORING_FILE_INDEX_ALLOC the slot; or a negative errno, -ENFILE when all are taken.
-    Lifetime: until submit returns.
+    Lifetime: until submit returns; until the final CQE on an SQPOLL ring.
     Since: 5.15
     Mirrors: liburing io_uring_prep_openat_direct
     """
@@ -1658,7 +1620,7 @@ def prep_open(
 
     Args: as prep_openat.
     CQE: as prep_openat.
-    Lifetime: until submit returns.
+    Lifetime: until submit returns; until the final CQE on an SQPOLL ring.
     Since: 5.6
     Mirrors: liburing io_uring_prep_open
     """
@@ -1675,7 +1637,7 @@ def prep_open_direct(
 
     Args: as prep_openat_direct.
     CQE: as prep_openat_direct.
-    Lifetime: until submit returns.
+    Lifetime: until submit returns; until the final CQE on an SQPOLL ring.
     Since: 5.15
     Mirrors: liburing io_uring_prep_open_direct
     """
@@ -1691,7 +1653,7 @@ def prep_openat2(sqe: Sqe, dfd: int, path: int, how: int, user_data: int = 0, fl
     Args: how is the address of a struct open_how (buffers.open_how); the others as in prep_openat.
     CQE: res is the descriptor, or a negative errno: -EXDEV or -ELOOP for a path that leaves the limits,
         -EAGAIN with RESOLVE_CACHED.
-    Lifetime: until submit returns.
+    Lifetime: until submit returns; until the final CQE on an SQPOLL ring.
     Since: 5.6
     Mirrors: liburing io_uring_prep_openat2
     """
@@ -1708,7 +1670,7 @@ def prep_openat2_direct(
 
     Args: as prep_openat2 and prep_openat_direct.
     CQE: as prep_openat_direct.
-    Lifetime: until submit returns.
+    Lifetime: until submit returns; until the final CQE on an SQPOLL ring.
     Since: 5.15
     Mirrors: liburing io_uring_prep_openat2_direct
     """
@@ -1723,7 +1685,6 @@ def prep_close(sqe: Sqe, fd: int, user_data: int = 0, flags: int = 0) -> None:
 
     Args: fd; a request that is in flight on it keeps the file open.
     CQE: res is 0, or a negative errno: -EBADF when it is not open, or with IOSQE_FIXED_FILE.
-    Lifetime: none.
     Since: 5.6
     Mirrors: liburing io_uring_prep_close
     """
@@ -1736,7 +1697,6 @@ def prep_close_direct(sqe: Sqe, file_index: int, user_data: int = 0, flags: int 
     Args: file_index is the slot.
     CQE: res is 0; -EBADF when it is empty, or with IOSQE_FIXED_FILE; -EINVAL for a slot beyond the table;
         -ENXIO without one.
-    Lifetime: none.
     Since: 5.15
     Mirrors: liburing io_uring_prep_close_direct
     """
@@ -1773,7 +1733,6 @@ def prep_fixed_fd_install(
 
     Args: fd is the slot; install_fd_flags is 0 or IORING_FIXED_FD_NO_CLOEXEC. IOSQE_FIXED_FILE is added.
     CQE: res is the descriptor, or a negative errno, -EBADF when the slot is empty.
-    Lifetime: none.
     Since: 6.8
     Mirrors: liburing io_uring_prep_fixed_fd_install
     """
@@ -1792,8 +1751,6 @@ def prep_fsync(sqe: Sqe, fd: int, fsync_flags: int, user_data: int = 0, flags: i
 
     Args: fsync_flags is 0 or IORING_FSYNC_DATASYNC. set_fields(off=..., len=...) narrows it to a range.
     CQE: res is 0, or a negative errno.
-    Lifetime: none.
-    Since: 5.1
     Mirrors: liburing io_uring_prep_fsync
     """
     _pack(sqe, 0, uapi.IORING_OP_FSYNC, flags, 0, fd, 0, 0, 0, fsync_flags, user_data, 0, 0, 0, 0, 0)
@@ -1806,7 +1763,6 @@ def prep_sync_file_range(
 
     Args: length and offset in bytes; sync_range_flags is a mask of SYNC_FILE_RANGE_*.
     CQE: res is 0, or a negative errno.
-    Lifetime: none.
     Since: 5.2
     Mirrors: liburing io_uring_prep_sync_file_range
     """
@@ -1823,7 +1779,6 @@ def prep_fallocate(
 
     Args: mode is a mask of FALLOC_FL_*; offset and length in bytes.
     CQE: res is 0, or a negative errno.
-    Lifetime: none.
     Since: 5.6
     Mirrors: liburing io_uring_prep_fallocate
     """
@@ -1837,7 +1792,6 @@ def prep_ftruncate(sqe: Sqe, fd: int, length: int, user_data: int = 0, flags: in
 
     Args: length in bytes.
     CQE: res is 0, or a negative errno.
-    Lifetime: none.
     Since: 6.9
     Mirrors: liburing io_uring_prep_ftruncate
     """
@@ -1851,7 +1805,6 @@ def prep_fadvise(
 
     Args: offset and length in bytes, length 32 bits wide, 0 for the rest; advice is an os.POSIX_FADV_*.
     CQE: res is 0, or a negative errno.
-    Lifetime: none.
     Since: 5.6
     Mirrors: liburing io_uring_prep_fadvise
     """
@@ -1867,7 +1820,6 @@ def prep_fadvise64(
 
     Args: as prep_fadvise.
     CQE: res is 0, or a negative errno, -EINVAL on older kernels.
-    Lifetime: none.
     Since: 6.11
     Mirrors: liburing io_uring_prep_fadvise64
     """
@@ -1913,7 +1865,7 @@ def prep_statx(
     Args: dfd is a directory or AT_FDCWD; path is an address (buffers.path); statx_flags is a mask of AT_*;
         mask is a mask of STATX_*; statxbuf is the address of a struct statx (buffers.StatxBuffer).
     CQE: res is 0, or a negative errno.
-    Lifetime: until the final CQE for statxbuf; the path until submit returns.
+    Lifetime: until the final CQE; the path, except on an SQPOLL ring or before 5.18, until submit returns.
     Since: 5.6
     Mirrors: liburing io_uring_prep_statx
     """
@@ -1931,7 +1883,7 @@ def prep_getxattr(
     Args: name and path are the addresses of strings (buffers.path); value is an address of length bytes, to
         be filled; length 0 asks for the size.
     CQE: res is the size of the value, or a negative errno: -ENODATA, -ERANGE.
-    Lifetime: until the final CQE for value; name and path until submit returns.
+    Lifetime: until the final CQE; name and path, except on an SQPOLL ring, until submit returns.
     Since: 5.19
     Mirrors: liburing io_uring_prep_getxattr
     """
@@ -1948,7 +1900,7 @@ def prep_setxattr(
 
     Args: xattr_flags is 0, os.XATTR_CREATE or os.XATTR_REPLACE; the others as in prep_getxattr.
     CQE: res is 0, or a negative errno.
-    Lifetime: until submit returns.
+    Lifetime: until submit returns; until the final CQE on an SQPOLL ring.
     Since: 5.19
     Mirrors: liburing io_uring_prep_setxattr
     """
@@ -1965,7 +1917,7 @@ def prep_fgetxattr(
 
     Args: as prep_getxattr.
     CQE: as prep_getxattr.
-    Lifetime: until the final CQE for value; the name until submit returns.
+    Lifetime: until the final CQE; the name, except on an SQPOLL ring, until submit returns.
     Since: 5.19
     Mirrors: liburing io_uring_prep_fgetxattr
     """
@@ -1982,7 +1934,7 @@ def prep_fsetxattr(
 
     Args: as prep_setxattr.
     CQE: res is 0, or a negative errno.
-    Lifetime: until submit returns.
+    Lifetime: until submit returns; until the final CQE on an SQPOLL ring.
     Since: 5.19
     Mirrors: liburing io_uring_prep_fsetxattr
     """
@@ -2004,7 +1956,7 @@ def prep_unlinkat(
     Args: dfd is a directory or AT_FDCWD; path is an address (buffers.path); unlink_flags is 0 or
         AT_REMOVEDIR.
     CQE: res is 0, or a negative errno.
-    Lifetime: until submit returns.
+    Lifetime: until submit returns; until the final CQE on an SQPOLL ring.
     Since: 5.11
     Mirrors: liburing io_uring_prep_unlinkat
     """
@@ -2018,7 +1970,7 @@ def prep_unlink(sqe: Sqe, path: int, unlink_flags: int, user_data: int = 0, flag
 
     Args: as prep_unlinkat.
     CQE: res is 0, or a negative errno.
-    Lifetime: until submit returns.
+    Lifetime: until submit returns; until the final CQE on an SQPOLL ring.
     Since: 5.11
     Mirrors: liburing io_uring_prep_unlink
     """
@@ -2037,7 +1989,7 @@ def prep_renameat(
     Args: olddfd and newdfd are directories or AT_FDCWD; oldpath and newpath are addresses (buffers.path);
         rename_flags is a mask of RENAME_*.
     CQE: res is 0, or a negative errno.
-    Lifetime: until submit returns.
+    Lifetime: until submit returns; until the final CQE on an SQPOLL ring.
     Since: 5.11
     Mirrors: liburing io_uring_prep_renameat
     """
@@ -2053,7 +2005,7 @@ def prep_rename(sqe: Sqe, oldpath: int, newpath: int, user_data: int = 0, flags:
 
     Args: oldpath and newpath are addresses (buffers.path).
     CQE: res is 0, or a negative errno.
-    Lifetime: until submit returns.
+    Lifetime: until submit returns; until the final CQE on an SQPOLL ring.
     Since: 5.11
     Mirrors: liburing io_uring_prep_rename
     """
@@ -2068,7 +2020,7 @@ def prep_mkdirat(sqe: Sqe, dfd: int, path: int, mode: int, user_data: int = 0, f
 
     Args: dfd is a directory or AT_FDCWD; path is an address (buffers.path); mode is the permissions.
     CQE: res is 0, or a negative errno.
-    Lifetime: until submit returns.
+    Lifetime: until submit returns; until the final CQE on an SQPOLL ring.
     Since: 5.15
     Mirrors: liburing io_uring_prep_mkdirat
     """
@@ -2080,7 +2032,7 @@ def prep_mkdir(sqe: Sqe, path: int, mode: int, user_data: int = 0, flags: int = 
 
     Args: as prep_mkdirat.
     CQE: res is 0, or a negative errno.
-    Lifetime: until submit returns.
+    Lifetime: until submit returns; until the final CQE on an SQPOLL ring.
     Since: 5.15
     Mirrors: liburing io_uring_prep_mkdir
     """
@@ -2094,7 +2046,7 @@ def prep_symlinkat(
 
     Args: target and linkpath are addresses (buffers.path); newdirfd is a directory or AT_FDCWD.
     CQE: res is 0, or a negative errno.
-    Lifetime: until submit returns.
+    Lifetime: until submit returns; until the final CQE on an SQPOLL ring.
     Since: 5.15
     Mirrors: liburing io_uring_prep_symlinkat
     """
@@ -2109,7 +2061,7 @@ def prep_symlink(sqe: Sqe, target: int, linkpath: int, user_data: int = 0, flags
 
     Args: as prep_symlinkat.
     CQE: res is 0, or a negative errno.
-    Lifetime: until submit returns.
+    Lifetime: until submit returns; until the final CQE on an SQPOLL ring.
     Since: 5.15
     Mirrors: liburing io_uring_prep_symlink
     """
@@ -2127,7 +2079,7 @@ def prep_linkat(
 
     Args: as prep_renameat; hardlink_flags is a mask of AT_EMPTY_PATH and AT_SYMLINK_FOLLOW.
     CQE: res is 0, or a negative errno.
-    Lifetime: until submit returns.
+    Lifetime: until submit returns; until the final CQE on an SQPOLL ring.
     Since: 5.15
     Mirrors: liburing io_uring_prep_linkat
     """
@@ -2145,7 +2097,7 @@ def prep_link(
 
     Args: as prep_linkat.
     CQE: res is 0, or a negative errno.
-    Lifetime: until submit returns.
+    Lifetime: until submit returns; until the final CQE on an SQPOLL ring.
     Since: 5.15
     Mirrors: liburing io_uring_prep_link
     """
@@ -2167,7 +2119,6 @@ def prep_msg_ring(
     Args: fd is the other ring's; length becomes res over there, data becomes user_data; msg_ring_flags is 0:
         IORING_MSG_RING_CQE_SKIP is for descriptors, and -EINVAL here.
     CQE: res is 0, or a negative errno: -EOVERFLOW when there was no room, -EBADFD when fd is no ring.
-    Lifetime: none.
     Since: 5.18
     Mirrors: liburing io_uring_prep_msg_ring
     """
@@ -2185,7 +2136,6 @@ def prep_msg_ring_cqe_flags(
 
     Args: cqe_flags becomes flags over there; the others as in prep_msg_ring.
     CQE: as prep_msg_ring.
-    Lifetime: none.
     Since: 6.3
     Mirrors: liburing io_uring_prep_msg_ring_cqe_flags
     """
@@ -2205,7 +2155,6 @@ def prep_msg_ring_fd(
         IORING_FILE_INDEX_ALLOC; data becomes user_data of the completion over there; msg_ring_flags is 0 or
         IORING_MSG_RING_CQE_SKIP, for no completion over there.
     CQE: res is 0, with IORING_FILE_INDEX_ALLOC the slot; or a negative errno. Over there res is the same.
-    Lifetime: none.
     Since: 6.0
     Mirrors: liburing io_uring_prep_msg_ring_fd
     """
@@ -2222,7 +2171,6 @@ def prep_msg_ring_fd_alloc(
 
     Args: as prep_msg_ring_fd.
     CQE: res is the slot, or a negative errno.
-    Lifetime: none.
     Since: 6.0
     Mirrors: liburing io_uring_prep_msg_ring_fd_alloc
     """
@@ -2385,7 +2333,6 @@ def prep_cmd_discard(
 
     Args: fd is a block device; offset and nbytes in bytes, whole sectors.
     CQE: res is 0, or a negative errno.
-    Lifetime: none.
     Since: 6.12
     Mirrors: liburing io_uring_prep_cmd_discard
     """
@@ -2400,7 +2347,6 @@ def prep_cmd_zone_reset_all(sqe: Sqe, fd: int, user_data: int = 0, flags: int = 
 
     Args: fd is a block device.
     CQE: res is 0, or a negative errno.
-    Lifetime: none.
     Since: not certain; liburing has it since 2.16
     Mirrors: liburing io_uring_prep_cmd_zone_reset_all
     """

@@ -105,7 +105,6 @@ def setup(
     Returns: the descriptor, the filled params, and what was dropped.
     Raises: ValueError for flags that no kernel takes together; Unavailable with the cause otherwise, also
         where a seccomp filter would kill for the call.
-    Lifetime: none.
     Mirrors: liburing io_uring_queue_init_try_setup_flags
     """
     rule = broken_rule(flags)

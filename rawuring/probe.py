@@ -8,6 +8,9 @@ Must not know: the monitor, or anything built on it.
 Invariant: asked once per process, as far as the answer lasts; every answer is yes, no or unknown, found by
 trying and never by comparing versions; nothing is left behind, neither a descriptor nor a child.
 Read next: fdmon.py.
+
+Unless said otherwise, memory passed to a call may be freed when the call returns, only the thread that owns a
+ring may use it, and Linux 5.1 suffices.
 """
 
 from __future__ import annotations
@@ -58,9 +61,7 @@ def capabilities(refresh: bool = False) -> Capabilities:
 
     Args: refresh asks again instead of returning the earlier answer.
     Returns: the answers; usable is None when they could not be found.
-    Lifetime: none.
     Threads: any.
-    Since: 5.1
     """
     global _cached
     if _cached is not None and not refresh:
@@ -76,8 +77,6 @@ def examine_ring(ring: Ring) -> Capabilities:
     Args: ring is enabled and idle.
     Returns: the answers for this ring.
     Raises: ValueError for a ring with completions or requests on their way.
-    Lifetime: none.
-    Threads: the ring's owner only.
     Since: 5.10
     """
     return survey.examine_ring(ring, capabilities())
@@ -88,7 +87,6 @@ def op_supported(name: str) -> Answer:
 
     Args: name such as "IORING_OP_READ".
     Returns: True, False, or None when the kernel cannot be asked (before 5.6).
-    Lifetime: none.
     Since: 5.6
     Mirrors: liburing io_uring_opcode_supported
     """
@@ -101,8 +99,6 @@ def supports(*items: str) -> Answer:
     Args: items such as "OP:RECV", "SETUP:DEFER_TASKRUN", "FEAT:EXT_ARG", "REG:PBUF_RING" or "KERNEL:6.1".
     Returns: False if one is missing, None if one is unknown and none is missing.
     Raises: ValueError for what the tables do not know.
-    Lifetime: none.
-    Since: 5.1
     """
     return _all(capabilities(), items)
 
@@ -133,7 +129,6 @@ def main(arguments: list[str] | None = None, ring: Ring | None = None) -> int:
         caller's, enabled and idle, to be asked what it admits.
     Returns: the exit code: 0 usable, 1 not usable, 2 wrong usage, 3 something required is missing, 4 cannot
         tell.
-    Lifetime: none.
     """
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -325,7 +320,6 @@ def console() -> None:
     """Run the command as the installed script does.
 
     Raises: SystemExit, always.
-    Lifetime: none.
     """
     command.run(main)
 

@@ -143,7 +143,6 @@ def load(name: str) -> tuple[str, tuple[Row, ...]]:
     Args: name is a key of PROFILES, or the path of a file.
     Returns: the name and the rows.
     Raises: ValueError for an unknown name, and for a file that is no profile.
-    Lifetime: none.
     """
     if name in PROFILES:
         return name, PROFILES[name]
@@ -185,7 +184,6 @@ def answer(found: Capabilities, row: Row) -> tuple[Answer, list[str]]:
 
     Args: found as probe.capabilities() returned it.
     Returns: yes, no or unknown, and the items because of which it is not yes.
-    Lifetime: none.
     """
     if not found.usable:
         return found.usable, ["a ring"]

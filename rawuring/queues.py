@@ -12,6 +12,9 @@ on our side.
 Read next: rings.py. On a first reading: this page, SubmissionQueue down to pending(), CompletionQueue.fetch.
 The rest is other shapes of the same.
 
+Unless said otherwise, memory passed to a call may be freed when the call returns, only the thread that owns a
+ring may use it, and Linux 5.1 suffices.
+
 We write requests into the SQ, the submission queue, as entries of 64 bytes (SQE). The kernel writes answers
 into the CQ, the completion queue, as entries of 16 bytes (CQE). Both are rings: the producer moves the tail,
 the consumer moves the head.
@@ -54,6 +57,13 @@ Who moves what:
 A ``k`` marks a word that both sides see, whoever writes it. Our private counters are plain ints: sqe_tail and
 published run on beyond 32 bits and are cut when they are stored, head is kept cut, and "how many" is always
 ``(tail - head) & U32``.
+
+The no-call rule. A Python signal handler may raise, and no request and no completion may be lost or counted
+twice then. CPython 3.11 and newer run handlers where a function begins, where a loop jumps back and where a
+call returns, nowhere else: statements with no call between them are one step. Every call counts, len() and
+isinstance() too: CPython looks for signals after them until it has specialised the call, which it never does
+when it is traced, or is free-threaded (3.13). Older CPythons and PyPy run handlers between any two bytecodes;
+there the order is such that a step may be done twice without harm. All files follow this rule and cite it.
 
 Task work is the last step of a completion, which the kernel leaves to the thread that submitted. Usually it
 interrupts that thread for it. With DEFER_TASKRUN only io_uring_enter with GETEVENTS does it, and with
@@ -166,8 +176,6 @@ class SubmissionQueue(Uncopyable):
         Returns: a writable view of 64 bytes (128 on an SQE128 ring).
         Raises: SubmissionQueueFull; WrongThread, RingClosed and ForkedRing from a ring's queue.
         Lifetime: until submit returns.
-        Threads: the owner only.
-        Since: 5.1
         Mirrors: liburing io_uring_get_sqe, which returns NULL when full and clears some of the fields
         """
         # Shaped by speed (bench/run.py --only NOP): private words only; the kernel's head is read again when
@@ -186,7 +194,6 @@ class SubmissionQueue(Uncopyable):
         Returns: a writable view of 128 bytes.
         Raises: as get_sqe; ValueError on a ring that has no such slots.
         Lifetime: until submit returns.
-        Threads: the owner only.
         Since: 5.19 (SQE128), 6.19 (SQE_MIXED)
         Mirrors: liburing io_uring_get_sqe128
         """
@@ -214,8 +221,6 @@ class SubmissionQueue(Uncopyable):
         Args: sqe is a whole SQE of this ring's size.
         Raises: as get_sqe; ValueError for another size.
         Lifetime: none; the memory that the SQE points to has the lifetime that its operation says.
-        Threads: the owner only.
-        Since: 5.1
         """
         tail = self.sqe_tail
         if tail >= self._limit or get_ident() != self.owner:
@@ -233,8 +238,6 @@ class SubmissionQueue(Uncopyable):
         Returns: the number of SQEs.
         Raises: SubmissionQueueFull when they do not all fit; ValueError for a broken SQE.
         Lifetime: none; the memory that the SQEs point to has the lifetime that each operation says.
-        Threads: the owner only.
-        Since: 5.1
         Mirrors: tokio-rs/io-uring push_multiple; liburing has no such call
         """
         nbytes, size, tail = len(sqes), self.sqe_size, self.sqe_tail
@@ -258,8 +261,6 @@ class SubmissionQueue(Uncopyable):
         """Publish every slot taken so far to the kernel.
 
         Returns: how many entries the kernel has still to consume.
-        Lifetime: none.
-        Threads: the owner only.
         Mirrors: liburing __io_uring_flush_sq
         """
         tail = self.sqe_tail
@@ -276,7 +277,6 @@ class SubmissionQueue(Uncopyable):
 
         Returns: 0 to ring_entries, from the kernel's own head: what enter returned may have been lost to
             an exception.
-        Lifetime: none.
         Mirrors: liburing io_uring_sq_ready
         """
         # The kernel must be done with a slot before we count it as free. Pairs with its smp_store_release
@@ -287,7 +287,6 @@ class SubmissionQueue(Uncopyable):
         """Count the free slots.
 
         Returns: 0 to ring_entries.
-        Lifetime: none.
         Mirrors: liburing io_uring_sq_space_left
         """
         return self.ring_entries - self.pending()
@@ -296,7 +295,6 @@ class SubmissionQueue(Uncopyable):
         """Load the flags that the kernel raises in the SQ ring.
 
         Returns: a mask of IORING_SQ_NEED_WAKEUP, IORING_SQ_CQ_OVERFLOW and IORING_SQ_TASKRUN, as of now.
-        Lifetime: none.
         """
         # No partner is needed: the kernel raises a flag with atomic_or, each makes us enter, and that orders
         # everything. What has to stand before a look at NEED_WAKEUP is said in Ring._submit_sqpoll.
@@ -306,7 +304,6 @@ class SubmissionQueue(Uncopyable):
         """Load the kernel's count of entries with an index outside the ring.
 
         Returns: a free-running u32; 0 unless the index array was damaged.
-        Lifetime: none.
         """
         return load_acquire(self._words, self._kdropped)
 
@@ -321,8 +318,6 @@ class SubmissionQueue(Uncopyable):
 
         Args: published_too is False on an SQPOLL ring, where the kernel may be reading what was published.
         Returns: the user_data of every entry that will now never complete.
-        Lifetime: none.
-        Threads: the owner only.
         """
         tail = self.sqe_tail
         head = tail - self.pending() if published_too else self.published
@@ -479,7 +474,6 @@ class CompletionQueue(Uncopyable):
         """Count the slots that hold CQEs.
 
         Returns: 0 to ring_entries, as of now; more may arrive at any time.
-        Lifetime: none.
         Mirrors: liburing io_uring_cq_ready
         """
         # No CQE is read here, so nothing has to be ordered; the load is the same as in fetch().
@@ -534,8 +528,8 @@ class CompletionQueue(Uncopyable):
         if self.copied:
             cqes = [*self.copied, *cqes]
         head = (head + count) & U32
-        # No call stands between these two, so from CPython 3.11 on no signal handler runs there: even if one
-        # raises, what was copied is found here exactly once (before 3.11, at least once).
+        # One step, by the no-call rule: what was copied is found here exactly once (before CPython 3.11, at
+        # least once), even if a signal handler raises.
         self.copied = cqes
         self.head = head
         # The copies must be complete before the kernel may overwrite the slots. Pairs with a control
@@ -562,7 +556,6 @@ class CompletionQueue(Uncopyable):
         """Load the kernel's count of CQEs that were lost for good.
 
         Returns: a free-running u32; with IORING_FEAT_NODROP (5.5) it stays 0 unless the kernel has no memory.
-        Lifetime: none.
         """
         return load_acquire(self._words, self._koverflow)
 

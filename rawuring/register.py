@@ -10,8 +10,9 @@ Invariant: what the kernel may still use after a call is referenced by ``ring.re
 long as the registration.
 Read next: inflight.py.
 
-All functions belong to the ring's owner thread, but those whose "Args" name no ring. Errors are OSError with
-the kernel's errno, and the message says what such an errno means here.
+Unless said otherwise, memory passed to a call may be freed when the call returns, only the thread that owns a
+ring may use it, and Linux 5.1 suffices. Errors are OSError with the kernel's errno, and the message says what
+such an errno means here.
 """
 
 from __future__ import annotations
@@ -146,8 +147,6 @@ def register_buffers(ring: Ring, memories: Iterable[Any]) -> list[buffers.Pin]:
     Returns: their pins, for the addresses.
     Raises: OSError; TypeError and BufferError as buffers.pin().
     Lifetime: none; the ring holds them until unregister_buffers() or close().
-    Threads: the owner only.
-    Since: 5.1
     Mirrors: liburing io_uring_register_buffers
     """
     pins = _pins(memories)
@@ -168,7 +167,6 @@ def register_buffers_tags(
     Returns: their pins.
     Raises: OSError; ValueError for another number of tags.
     Lifetime: none; the ring holds them until unregister_buffers() or close().
-    Threads: the owner only.
     Since: 5.13
     Mirrors: liburing io_uring_register_buffers_tags
     """
@@ -188,8 +186,6 @@ def register_buffers_sparse(ring: Ring, nr: int) -> None:
 
     Args: nr is the number of slots.
     Raises: OSError.
-    Lifetime: none.
-    Threads: the owner only.
     Since: 5.19
     Mirrors: liburing io_uring_register_buffers_sparse
     """
@@ -207,7 +203,6 @@ def register_buffers_update_tag(
     Returns: the pins of those that were put there: fewer than memories when the kernel refused a later one.
     Raises: OSError; ValueError for another number of tags.
     Lifetime: none; but the old buffers until the final CQE of the requests that use them, or their tag's CQE.
-    Threads: the owner only.
     Since: 5.13
     Mirrors: liburing io_uring_register_buffers_update_tag
     """
@@ -230,8 +225,6 @@ def unregister_buffers(ring: Ring) -> None:
 
     Raises: OSError, ENXIO when there are none.
     Lifetime: none; but the buffers until the final CQE of the requests that use them.
-    Threads: the owner only.
-    Since: 5.1
     Mirrors: liburing io_uring_unregister_buffers
     """
     _register(ring, uapi.IORING_UNREGISTER_BUFFERS, None, 0)
@@ -278,8 +271,6 @@ def register_files(ring: Ring, fds: Iterable[int]) -> None:
 
     Args: fds are descriptors, -1 for an empty slot; the first is number 0.
     Raises: OSError, EMFILE when there are more than RLIMIT_NOFILE allows.
-    Lifetime: none.
-    Threads: the owner only.
     Since: 5.1; empty slots 5.5
     Mirrors: liburing io_uring_register_files
     """
@@ -292,8 +283,6 @@ def register_files_tags(ring: Ring, fds: Iterable[int], tags: Sequence[int]) -> 
 
     Args: fds as in register_files(); a tag of 0 posts no CQE.
     Raises: OSError; ValueError for another number of tags.
-    Lifetime: none.
-    Threads: the owner only.
     Since: 5.13
     Mirrors: liburing io_uring_register_files_tags
     """
@@ -311,8 +300,6 @@ def register_files_sparse(ring: Ring, nr: int) -> None:
 
     Args: nr is the number of slots.
     Raises: OSError, EMFILE when there are more than RLIMIT_NOFILE allows.
-    Lifetime: none.
-    Threads: the owner only.
     Since: 5.19
     Mirrors: liburing io_uring_register_files_sparse
     """
@@ -327,8 +314,6 @@ def register_files_update(ring: Ring, off: int, fds: Iterable[int]) -> int:
         leave it.
     Returns: how many slots were changed.
     Raises: OSError.
-    Lifetime: none.
-    Threads: the owner only.
     Since: 5.5
     Mirrors: liburing io_uring_register_files_update
     """
@@ -345,8 +330,6 @@ def register_files_update_tag(
     Args: as register_files_update() and register_files_tags().
     Returns: how many slots were changed.
     Raises: OSError; ValueError for another number of tags.
-    Lifetime: none.
-    Threads: the owner only.
     Since: 5.13
     Mirrors: liburing io_uring_register_files_update_tag
     """
@@ -364,8 +347,6 @@ def register_file_alloc_range(ring: Ring, off: int, length: int) -> None:
 
     Args: length slots from slot off on.
     Raises: OSError.
-    Lifetime: none.
-    Threads: the owner only.
     Since: 6.0
     Mirrors: liburing io_uring_register_file_alloc_range
     """
@@ -377,9 +358,6 @@ def unregister_files(ring: Ring) -> None:
     """Unregister all files; requests in flight go on with them.
 
     Raises: OSError, ENXIO when there are none.
-    Lifetime: none.
-    Threads: the owner only.
-    Since: 5.1
     Mirrors: liburing io_uring_unregister_files
     """
     _register(ring, uapi.IORING_UNREGISTER_FILES, None, 0)
@@ -402,7 +380,6 @@ def setup_buf_ring(
     Raises: OSError, EEXIST when there is such a group, EOPNOTSUPP where the kernel would crash (gates.py,
         pbuf-highmem); ValueError for sizes that no kernel takes.
     Lifetime: none; the ring holds it until free_buf_ring() or close().
-    Threads: the owner only.
     Since: 5.19
     Mirrors: liburing io_uring_setup_buf_ring, which leaves the buffers to the caller
     """
@@ -472,7 +449,6 @@ def free_buf_ring(ring: Ring, group: ProvidedBuffers) -> None:
         taken a buffer goes on with it.
     Raises: OSError, ENOENT when there is no such group.
     Lifetime: until the final CQE of the requests that have taken a buffer: hold the group that long.
-    Threads: the owner only.
     Since: 5.19
     Mirrors: liburing io_uring_free_buf_ring
     """
@@ -487,8 +463,6 @@ def buf_ring_head(ring: Ring, bgid: int) -> int:
     Args: bgid is the group.
     Returns: the kernel's head, 16 bits that run freely.
     Raises: OSError, ENOENT when there is no such group.
-    Lifetime: none.
-    Threads: the owner only.
     Since: 6.8
     Mirrors: liburing io_uring_buf_ring_head
     """
@@ -503,8 +477,6 @@ def buf_ring_available(ring: Ring, group: ProvidedBuffers) -> int:
     Args: group as setup_buf_ring() returned it.
     Returns: 0 to its count, as of now.
     Raises: OSError.
-    Lifetime: none.
-    Threads: the owner only.
     Since: 6.8
     Mirrors: liburing io_uring_buf_ring_available
     """
@@ -521,7 +493,6 @@ def register_eventfd(ring: Ring, fd: int) -> None:
     Args: fd is an eventfd.
     Raises: OSError, EBUSY when there is one.
     Lifetime: none; the file stays open until unregister_eventfd() or close().
-    Threads: the owner only.
     Since: 5.2
     Mirrors: liburing io_uring_register_eventfd
     """
@@ -538,7 +509,6 @@ def register_eventfd_async(ring: Ring, fd: int) -> None:
     Args: fd is an eventfd.
     Raises: OSError, EBUSY when there is one.
     Lifetime: none; the file stays open until unregister_eventfd() or close().
-    Threads: the owner only.
     Since: 5.6
     Mirrors: liburing io_uring_register_eventfd_async
     """
@@ -550,8 +520,6 @@ def unregister_eventfd(ring: Ring) -> None:
     """Let completions leave the eventfd alone, Ring.wakeup_fd()'s as well, which is closed.
 
     Raises: OSError, ENXIO when there is none.
-    Lifetime: none.
-    Threads: the owner only.
     Since: 5.2
     Mirrors: liburing io_uring_unregister_eventfd
     """
@@ -568,8 +536,6 @@ def register_personality(ring: Ring) -> int:
 
     Returns: the id for sqe.personality.
     Raises: OSError.
-    Lifetime: none.
-    Threads: the owner only.
     Since: 5.6
     Mirrors: liburing io_uring_register_personality
     """
@@ -581,8 +547,6 @@ def unregister_personality(ring: Ring, personality: int) -> None:
 
     Args: personality as register_personality() returned it.
     Raises: OSError, EINVAL when there is no such id.
-    Lifetime: none.
-    Threads: the owner only.
     Since: 5.6
     Mirrors: liburing io_uring_unregister_personality
     """
@@ -614,8 +578,6 @@ def register_restrictions(
         and sqe_flags_required are masks of IOSQE_*. What is not named is refused with EACCES; of flags those
         that are required are allowed too.
     Raises: OSError, EBADFD when the ring runs already.
-    Lifetime: none.
-    Threads: the owner only.
     Since: 5.10
     Mirrors: liburing io_uring_register_restrictions
     """
@@ -635,8 +597,6 @@ def allow_only(
         allowed besides ENABLE_RINGS; sqe_flags are the IOSQE_* that stay allowed.
     Raises: ValueError for an operation that is not known, and for none; OSError, EBADFD when the ring runs
         already.
-    Lifetime: none.
-    Threads: the owner only.
     Since: 5.10
     """
     if not operations:
@@ -671,7 +631,6 @@ def register_task_restrictions(
 
     Args: as register_restrictions().
     Raises: OSError.
-    Lifetime: none.
     Since: 7.0
     Mirrors: liburing io_uring_register_task_restrictions
     """
@@ -685,7 +644,6 @@ def bpf_program(instructions: Iterable[tuple[int, int, int, int]]) -> bytes:
 
     Args: instructions are (code, jt, jf, k) as struct sock_filter has them.
     Returns: 8 bytes for each.
-    Lifetime: none.
     Source: Linux include/uapi/linux/filter.h
     """
     import struct
@@ -706,7 +664,6 @@ def register_bpf_filter(
         the context; flags is a mask of IO_URING_BPF_FILTER_*.
     Raises: OSError; ValueError for a program that is empty or not made of whole instructions.
     Lifetime: none; the kernel copies the program.
-    Threads: the owner only.
     Since: 7.0
     Mirrors: liburing io_uring_register_bpf_filter, io_uring_register_bpf_filter_task
     """
@@ -741,8 +698,6 @@ def register_probe(ring: Ring) -> dict[int, bool]:
 
     Returns: IORING_OP_* -> whether it can be used, for each that the kernel knows of.
     Raises: OSError, EINVAL before 5.6.
-    Lifetime: none.
-    Threads: the owner only.
     Since: 5.6
     Mirrors: liburing io_uring_get_probe_ring
     """
@@ -769,7 +724,6 @@ def query(query_op: int, ring: Ring | None = None) -> dict[str, Any]:
     Returns: the members of the struct io_uring_query_* that belongs to it.
     Raises: OSError: EBADF or EINVAL before 6.18, EOPNOTSUPP for a question that this kernel does not know;
         ValueError for a question that is not known here.
-    Lifetime: none.
     Since: 6.18
     Mirrors: liburing io_uring_query
     """
@@ -800,8 +754,6 @@ def register_iowq_aff(ring: Ring, cpus: Iterable[int]) -> None:
 
     Args: cpus as os.sched_setaffinity takes them.
     Raises: OSError; ValueError for what is no CPU's number.
-    Lifetime: none.
-    Threads: the owner only.
     Since: 5.14
     Mirrors: liburing io_uring_register_iowq_aff
     """
@@ -829,8 +781,6 @@ def unregister_iowq_aff(ring: Ring) -> None:
     """Let the ring's worker threads run wherever its owner may.
 
     Raises: OSError.
-    Lifetime: none.
-    Threads: the owner only.
     Since: 5.14
     Mirrors: liburing io_uring_unregister_iowq_aff
     """
@@ -844,8 +794,6 @@ def register_iowq_max_workers(ring: Ring, bounded: int = 0, unbounded: int = 0) 
         such as sockets; 0 leaves a limit as it is.
     Returns: the limits before.
     Raises: OSError.
-    Lifetime: none.
-    Threads: the owner only.
     Since: 5.15
     Mirrors: liburing io_uring_register_iowq_max_workers
     """
@@ -863,8 +811,6 @@ def register_ring_fd(ring: Ring) -> int:
 
     Returns: the index, which holds for this thread only: see Ring.bind_thread().
     Raises: OSError, EBUSY when all 16 are taken.
-    Lifetime: none.
-    Threads: the owner only.
     Since: 5.18
     Mirrors: liburing io_uring_register_ring_fd
     """
@@ -894,8 +840,6 @@ def unregister_ring_fd(ring: Ring) -> None:
     """Enter the ring by its descriptor again.
 
     Raises: OSError; ValueError when register_ring_fd() was not called.
-    Lifetime: none.
-    Threads: the owner only.
     Since: 5.18
     Mirrors: liburing io_uring_unregister_ring_fd
     """
@@ -921,8 +865,6 @@ def register_napi(
         IO_URING_NAPI_*, op_param an IO_URING_NAPI_TRACKING_* or a NAPI id (6.13).
     Returns: how it was before.
     Raises: OSError, EINVAL on a kernel without CONFIG_NET_RX_BUSY_POLL.
-    Lifetime: none.
-    Threads: the owner only.
     Since: 6.9
     Mirrors: liburing io_uring_register_napi
     """
@@ -941,8 +883,6 @@ def unregister_napi(ring: Ring) -> Napi:
 
     Returns: how it was before.
     Raises: OSError.
-    Lifetime: none.
-    Threads: the owner only.
     Since: 6.9
     Mirrors: liburing io_uring_unregister_napi
     """
@@ -964,8 +904,6 @@ def register_clock(ring: Ring, clockid: int) -> None:
 
     Args: clockid is time.CLOCK_MONOTONIC or time.CLOCK_BOOTTIME.
     Raises: OSError.
-    Lifetime: none.
-    Threads: the owner only.
     Since: 6.12
     Mirrors: liburing io_uring_register_clock
     """
@@ -986,8 +924,6 @@ def register_sync_cancel(
         opcode choose as in ops.prep_cancel_fd().
     Returns: 0, or with IORING_ASYNC_CANCEL_ALL or _ANY the number cancelled.
     Raises: OSError: ENOENT when there is no such request, ETIME at the timeout, EALREADY.
-    Lifetime: none.
-    Threads: the owner only.
     Since: 6.0
     Mirrors: liburing io_uring_register_sync_cancel
     """
@@ -1008,7 +944,6 @@ def register_sync_msg(sqe: bytes | bytearray | memoryview) -> int:
     Args: sqe as ops.prep_msg_ring() filled it; only messages with data, not with descriptors.
     Returns: 0.
     Raises: OSError, EINVAL before 6.13.
-    Lifetime: none.
     Since: 6.13
     Mirrors: liburing io_uring_register_sync_msg
     """
@@ -1026,7 +961,6 @@ def resize_rings(ring: Ring, entries: int, cq_entries: int | None = None) -> Non
         (gates.py, resize-wide); what mmap(2) says when the kernel has moved the rings: the ring is broken
         then, see Ring.remap(); ValueError for a ring without a descriptor.
     Lifetime: none; views of old slots are void.
-    Threads: the owner only.
     Since: 6.13; rings with an index array 7.2 or near it
     Mirrors: liburing io_uring_resize_rings, which writes the index array over the heads and tails there
     Source: seen on 6.18.44, which leaves sq_off.array zero, and on 7.2.6, which does not
@@ -1098,7 +1032,6 @@ class WaitRegion(syscalls.Uncopyable):
         Args: index of the entry; timeout_ns in nanoseconds, None is for ever; min_wait_usec as in
             Ring.submit_and_wait().
         Raises: IndexError.
-        Lifetime: none.
         Threads: one at a time.
         """
         if not 0 <= index < self.entries:
@@ -1118,7 +1051,6 @@ def register_region(ring: Ring, memory: Any, flags: int = 0) -> None:
         IORING_MEM_REGION_REG_WAIT_ARG, which needs a ring that is not enabled yet.
     Raises: OSError, EBUSY when there is a region.
     Lifetime: none; the ring holds it until close().
-    Threads: the owner only.
     Since: 6.13
     Mirrors: liburing io_uring_register_region
     """
@@ -1141,7 +1073,6 @@ def register_wait_reg(ring: Ring, entries: int) -> WaitRegion:
     Returns: the region, every entry a wait without a timeout.
     Raises: OSError, EINVAL on a ring without IORING_SETUP_R_DISABLED; ValueError for no entries.
     Lifetime: none; the ring holds it until close().
-    Threads: the owner only.
     Since: 6.13
     Mirrors: liburing io_uring_register_wait_reg
     """
@@ -1188,7 +1119,6 @@ class ZcrxIfq(syscalls.Uncopyable):
 
         Args: cqe as Ring.reap() returned it, of 32 bytes.
         Returns: a view; it is the card's again after refill().
-        Lifetime: none.
         """
         start = cqe[3] & ~uapi.IORING_ZCRX_AREA_MASK
         return self._area[start : start + cqe[1]]
@@ -1198,7 +1128,6 @@ class ZcrxIfq(syscalls.Uncopyable):
 
         Args: cqe as data() took it.
         Raises: BufferError when the refill ring is full.
-        Lifetime: none.
         Threads: one at a time.
         """
         # The kernel must be done with an entry before we write it again. Pairs with its store of the head.
@@ -1224,7 +1153,6 @@ def register_ifq(
     Returns: the queue.
     Raises: OSError, EPERM without CAP_NET_ADMIN, EOPNOTSUPP where the card cannot do so.
     Lifetime: none; the ring holds area until close().
-    Threads: the owner only.
     Since: 6.15
     Mirrors: liburing io_uring_register_ifq
     """
@@ -1262,8 +1190,6 @@ def zcrx_ctrl(ring: Ring, zcrx_id: int, op: int, **member: dict[str, int]) -> di
     Returns: the members of struct zcrx_ctrl as the kernel left them; of ZCRX_CTRL_EXPORT zc_export.zcrx_fd
         is the descriptor.
     Raises: OSError, ENXIO when there is no such queue.
-    Lifetime: none.
-    Threads: the owner only.
     Since: 6.19
     Mirrors: liburing io_uring_register_zcrx_ctrl
     """

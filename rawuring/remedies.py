@@ -168,7 +168,6 @@ def check(layer: str) -> None:
 
     Args: layer is a word of the user's.
     Raises: ValueError with the layers that there are.
-    Lifetime: none.
     """
     if layer not in LAYERS:
         raise ValueError(f"--fix {layer}: the layers are {', '.join(LAYERS)}")
@@ -179,7 +178,6 @@ def fixes(layer: str) -> list[Fix]:
 
     Args: layer is one of LAYERS.
     Returns: the fixes, the narrowest first; none for a layer that nothing can be pasted for.
-    Lifetime: none.
     """
     if layer == "seccomp":
         return _seccomp()
@@ -199,7 +197,6 @@ def layers_of(status: str, cause: str, evidence: tuple[str, ...]) -> list[str]:
 
     Args: status, cause and evidence of a probe.Capabilities.
     Returns: the cause, and what would refuse it behind a filter.
-    Lifetime: none.
     """
     facts = {name: value for name, _, value in (fact.partition("=") for fact in evidence)}
     layers = [cause] if cause in LAYERS and status != "usable" else []

@@ -73,7 +73,6 @@ def name_of(item: str) -> str:
     Args: item is a kind of survey.KINDS, a colon, and the rest of the name; a full name is taken too.
     Returns: the full name, such as "IORING_OP_RECV".
     Raises: ValueError for what the tables do not know.
-    Lifetime: none.
     """
     kind, _, rest = item.partition(":")
     if not rest:
@@ -107,7 +106,6 @@ def check(item: str) -> None:
 
     Args: item as for ask().
     Raises: ValueError for what the tables do not know.
-    Lifetime: none.
     """
     if item.startswith("KERNEL:"):
         _wanted_release(item)
@@ -121,7 +119,6 @@ def ask(found: Capabilities, item: str) -> tuple[Answer, str]:
     Args: found as probe.capabilities() returned it; item as for name_of(), or "KERNEL:6.1".
     Returns: yes, no or unknown, and how that was learned.
     Raises: ValueError for what the tables do not know.
-    Lifetime: none.
     """
     if item.startswith("KERNEL:"):
         wanted, here = _wanted_release(item), evidence.release_of(found.kernel)
@@ -155,7 +152,6 @@ def library(found: Capabilities) -> dict[str, dict[str, Any]]:
 
     Args: found as probe.capabilities() returned it.
     Returns: by feature, "answer" and the items that are "missing".
-    Lifetime: none.
     """
     profile = {}
     for feature, items in LIBRARY.items():
@@ -175,7 +171,6 @@ def conclude(found: Capabilities, live: dict[str, str] | None = None) -> tuple[s
 
     Args: found as probe.capabilities() returned it; live as probe.prove() returned it.
     Returns: status, cause and advice.
-    Lifetime: none.
     """
     failed = [result for result in (live or {}).values() if result != "ok"]
     if not found.usable or not failed or found.denied:
@@ -199,7 +194,6 @@ def verdict(found: Capabilities, live: dict[str, str] | None = None) -> str:
 
     Args: found as capabilities() returned it; live as prove() returned it, if it was called.
     Returns: a line that begins with "io_uring: " and one word in capitals.
-    Lifetime: none.
     """
     status, cause, _ = conclude(found, live)
     details = [found.kernel]
@@ -227,7 +221,6 @@ def as_dict(found: Capabilities, live: dict[str, str], required: tuple[str, ...]
 
     Args: found as capabilities() returned it; live as prove() returned it; required are items for ask().
     Returns: a dict with the key "schema" and stable keys.
-    Lifetime: none.
     """
     status, cause, _ = conclude(found, live)
     data = found._asdict()
@@ -280,7 +273,6 @@ def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     Args: a and b as as_dict() made them.
     Returns: a line for each difference.
     Raises: ValueError for what is not such a report.
-    Lifetime: none.
     """
     left, right = (_flat_checked(report) for report in (a, b))
     lines = []
@@ -548,7 +540,6 @@ def explain(word: str) -> list[str]:
     Args: word is a name such as "EPERM", or its number, with or without a minus.
     Returns: lines of text.
     Raises: ValueError for what is no errno.
-    Lifetime: none.
     """
     name = word.upper()
     if word.lstrip("-").isdecimal():

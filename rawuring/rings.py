@@ -10,6 +10,9 @@ Invariant: a call tells what was consumed from the queues, never from a return v
 completion when a signal handler raises.
 Read next: ops.py. On a first reading: Ring.submit and Ring.reap. The rest is other shapes of the same, and
 what can go wrong.
+
+Unless said otherwise, memory passed to a call may be freed when the call returns, only the thread that owns a
+ring may use it, and Linux 5.1 suffices.
 """
 
 from __future__ import annotations
@@ -70,9 +73,7 @@ RECOMMENDED = (
 )
 
 
-# Signal handlers run where a function begins, where a loop jumps back and where a call returns, nowhere else.
-# Every call counts: after len() and isinstance() CPython looks for signals until it has specialised the call,
-# which it never does when it is traced, or is free-threaded (3.13).
+# Whether statements with no call between them are one step: the no-call rule (queues.py).
 _HANDLERS_RUN_AFTER_CALLS = sys.implementation.name == "cpython" and sys.version_info >= (3, 11)
 
 
@@ -158,7 +159,6 @@ class Ring(Uncopyable):
             single_mmap False maps the CQ on its own, as before 5.4.
         Raises: Unavailable with the cause; TypeError and ValueError for arguments that no kernel would take.
         Threads: the creator becomes the owner.
-        Since: 5.1
         Mirrors: liburing io_uring_queue_init_params
         """
         self._owner = 0
@@ -319,7 +319,7 @@ class Ring(Uncopyable):
     def _enter_by(self, number: int, flags: int) -> None:
         try:
             self._enter_fd, self._enter_flags, self._turn_flags = number, flags, self._wait_flags | flags
-        except BaseException:  # before CPython 3.11 a signal handler may raise between the three
+        except BaseException:  # before CPython 3.11 they are not one step (the no-call rule, queues.py)
             self._enter_fd, self._enter_flags, self._turn_flags = number, flags, self._wait_flags | flags
             raise
 
@@ -360,7 +360,6 @@ class Ring(Uncopyable):
 
         Raises: OSError with the kernel's errno (EBADFD: it was not disabled); WrongThread for a ring that has
             an index and no descriptor.
-        Lifetime: none.
         Threads: the new owner.
         Since: 5.10
         Mirrors: liburing io_uring_enable_rings
@@ -394,8 +393,6 @@ class Ring(Uncopyable):
         Args: index, or None for the descriptor.
         Returns: what stood there before.
         Raises: ValueError for None when there is no index, and for what is no index.
-        Lifetime: none.
-        Threads: the owner only.
         Since: 5.18
         """
         if get_ident() != self._owner:
@@ -418,8 +415,6 @@ class Ring(Uncopyable):
 
         Raises: ValueError when register.register_ring_fd() was not called, or this kernel cannot register
             without a descriptor.
-        Lifetime: none.
-        Threads: the owner only.
         Since: 6.3
         Mirrors: liburing io_uring_close_ring_fd
         """
@@ -441,7 +436,6 @@ class Ring(Uncopyable):
         Args: params is the unpacked io_uring_params that the kernel filled.
         Raises: OSError from mmap(2), when the ring is broken.
         Lifetime: none; views of the old slots stay valid memory, which nobody looks at.
-        Threads: the owner only.
         Since: 6.13
         """
         if get_ident() != self._owner:
@@ -526,7 +520,6 @@ class Ring(Uncopyable):
         Args: sqe is a whole SQE.
         Raises: SubmissionQueueFull, ValueError.
         Lifetime: none; the memory that the SQE points to has the lifetime that its operation says.
-        Threads: the owner only.
         """
         self.sq.put(sqe)
 
@@ -537,7 +530,6 @@ class Ring(Uncopyable):
         Returns: their number.
         Raises: SubmissionQueueFull, ValueError.
         Lifetime: none; the memory that the SQEs point to has the lifetime that each operation says.
-        Threads: the owner only.
         Mirrors: tokio-rs/io-uring push_multiple
         """
         return self.sq.push(sqes)
@@ -551,9 +543,6 @@ class Ring(Uncopyable):
         Returns: how many SQEs were consumed; on an SQPOLL ring, how many were published.
         Raises: OSError when nothing was consumed (EAGAIN: no memory; EBUSY: completions overflow and no room
             could be made).
-        Lifetime: none.
-        Threads: the owner only.
-        Since: 5.1
         Mirrors: liburing io_uring_submit, which does not repeat
         """
         if get_ident() != self._owner:
@@ -595,8 +584,6 @@ class Ring(Uncopyable):
         Returns: how many SQEs were consumed.
         Raises: OSError as submit(); ValueError where min_wait_usec or sigmask is not supported, and for a
             negative wait_nr.
-        Lifetime: none.
-        Threads: the owner only.
         Since: 5.1; min_wait_usec 6.12, sigmask 5.11
         Mirrors: liburing io_uring_submit_and_wait_timeout, io_uring_submit_and_wait_min_timeout
         """
@@ -640,9 +627,6 @@ class Ring(Uncopyable):
         Returns: as reap(); fewer than wait_nr after the timeout.
         CQE: as reap().
         Raises: as submit_and_wait() and reap().
-        Lifetime: none.
-        Threads: the owner only.
-        Since: 5.1
         Mirrors: liburing io_uring_submit_and_wait, io_uring_for_each_cqe and io_uring_cq_advance in one step
         """
         # submit_and_wait(), fetch() and reap() for a turn in which everything goes well, written out: 0.82 of
@@ -763,8 +747,6 @@ class Ring(Uncopyable):
         Args: wait_nr counts CQEs; index is an entry of register.register_wait_reg().
         Returns: how many SQEs were consumed.
         Raises: OSError as submit(); EFAULT for an index outside the region.
-        Lifetime: none.
-        Threads: the owner only.
         Since: 6.13
         Mirrors: liburing io_uring_submit_and_wait_reg
         """
@@ -864,9 +846,6 @@ class Ring(Uncopyable):
         CQE: res is 0 or more, or a negative errno; flags are IORING_CQE_F_*.
         Raises: OSError with EBADR when the kernel had to drop CQEs. What a signal handler raises comes in the
             place of the list: use InFlight.reap() or reap_into() where one does.
-        Lifetime: none.
-        Threads: the owner only.
-        Since: 5.1
         Mirrors: liburing io_uring_peek_batch_cqe and io_uring_cq_advance
         """
         # _collect() written out: 0.91 of the time where there is nothing, 0.985 of a turn with one NOP
@@ -893,8 +872,6 @@ class Ring(Uncopyable):
         CQE: as reap().
         Raises: as reap(); ValueError on a ring with 32-byte CQEs.
         Lifetime: none; these are copies.
-        Threads: the owner only.
-        Since: 5.1
         """
         cq = self.cq
         if cq.cqe_size != 16 or cq._mixed:
@@ -922,8 +899,6 @@ class Ring(Uncopyable):
 
         Args: target is extended.
         Raises: as reap().
-        Lifetime: none.
-        Threads: the owner only.
         """
         cq = self._collect()
         self._reaped += len(cq.copied)
@@ -982,8 +957,6 @@ class Ring(Uncopyable):
         """Count the completions that reap() would return without entering the kernel.
 
         Returns: a number as of now; a CQE of 32 bytes among smaller ones counts as two.
-        Lifetime: none.
-        Threads: the owner only.
         Mirrors: liburing io_uring_cq_ready
         """
         if get_ident() != self._owner:
@@ -994,7 +967,6 @@ class Ring(Uncopyable):
         """Tell whether the kernel still takes calls for this ring: ask it for nothing.
 
         Returns: False when a filter refuses io_uring by now, or somebody else has closed the descriptor.
-        Lifetime: none.
         Threads: any.
         """
         try:
@@ -1008,8 +980,6 @@ class Ring(Uncopyable):
 
         Returns: True for CQ overflow, for waiting task work and for queued SQEs; always on a ring that cannot
             say so (IORING_SETUP_IOPOLL; DEFER_TASKRUN without TASKRUN_FLAG).
-        Lifetime: none.
-        Threads: the owner only.
         Mirrors: liburing cq_ring_needs_enter
         """
         if get_ident() != self._owner:
@@ -1021,8 +991,6 @@ class Ring(Uncopyable):
         """Forget the SQEs that the kernel has not consumed, the good ones too.
 
         Returns: the user_data of every entry that will now never complete.
-        Lifetime: none.
-        Threads: the owner only.
         """
         if get_ident() != self._owner:
             self._refuse()
@@ -1031,8 +999,6 @@ class Ring(Uncopyable):
     def sqring_wait(self) -> None:
         """Wait until an SQPOLL thread has freed a slot.
 
-        Lifetime: none.
-        Threads: the owner only.
         Since: 5.10
         Mirrors: liburing io_uring_sqring_wait
         """
@@ -1050,8 +1016,6 @@ class Ring(Uncopyable):
         Returns: what the operation returns.
         Raises: OSError with the kernel's errno.
         Lifetime: none, but what the operation registers lives on.
-        Threads: the owner only.
-        Since: 5.1
         Mirrors: liburing do_register
         """
         if get_ident() != self._owner:
@@ -1070,7 +1034,7 @@ class Ring(Uncopyable):
         rings.RECOMMENDED wishes for: there wakeup_fd() does. With IORING_SETUP_IOPOLL nothing wakes anybody.
 
         Raises: RingClosed; ValueError on a ring without a descriptor (REGISTERED_FD_ONLY, close_fd()).
-        Lifetime: none.
+        Threads: any.
         """
         if self._state != "open":
             self._refuse()
@@ -1091,7 +1055,6 @@ class Ring(Uncopyable):
         Raises: ValueError with IORING_SETUP_IOPOLL, whose completions nobody posts unless asked; OSError,
             EBUSY when register.register_eventfd() was called before.
         Lifetime: none; the descriptor stays open until close().
-        Threads: the owner only.
         Since: 5.1; 5.2 with an eventfd
         Source: Linux 6.12 io_uring/io_uring.c: io_req_local_work_add signals the eventfd and does not wake
             those who poll the ring
@@ -1126,12 +1089,18 @@ class Ring(Uncopyable):
 
     @property
     def state(self) -> str:
-        """Return "open", "closed", "forked" in a child that inherited the ring, or "broken": see remap()."""
+        """Return "open", "closed", "forked" in a child that inherited the ring, or "broken": see remap().
+
+        Threads: any.
+        """
         return self._state
 
     @property
     def owner(self) -> int:
-        """Return the ident of the thread that the ring belongs to, 0 when there is none any more."""
+        """Return the ident of the thread that the ring belongs to, 0 when there is none any more.
+
+        Threads: any.
+        """
         return self._owner
 
     def statistics(self) -> Statistics:
@@ -1139,8 +1108,6 @@ class Ring(Uncopyable):
 
         Returns: sq_pending, sq_space_left, cq_ready; totals of SQEs submitted, CQEs reaped and
             io_uring_enter calls; and the kernel's counts of CQEs lost and SQEs dropped.
-        Lifetime: none.
-        Threads: the owner only.
         """
         if get_ident() != self._owner:
             self._refuse()
@@ -1160,8 +1127,6 @@ class Ring(Uncopyable):
 
         Whoever holds a slot must not touch it in the child: there is no memory behind it.
 
-        Lifetime: none.
-        Threads: the owner only.
         Source: madvise(2), MADV_DONTFORK. Linux 6.12 and 7.2 for user mode (UML) damage their memory when a
             process with 256 SQEs or more mapped forks (seen 2026-11-23); elsewhere this saves work.
         """
@@ -1172,11 +1137,7 @@ class Ring(Uncopyable):
                 memory.madvise(mmap.MADV_DONTFORK)
 
     def disown_fd(self) -> None:
-        """Forget the descriptor, because somebody else has closed it: close() then leaves that number alone.
-
-        Lifetime: none.
-        Threads: the owner only.
-        """
+        """Forget a descriptor that somebody else has closed: close() then leaves that number alone."""
         self._fd = -1
 
     def close(self) -> None:
@@ -1269,7 +1230,7 @@ class Ring(Uncopyable):
 
     def _close_fd(self) -> None:
         if self._fd >= 0 and not self._registered_only:
-            fd, self._fd = self._fd, -1  # no call stands between these two, so no signal handler does
+            fd, self._fd = self._fd, -1  # one step, by the no-call rule (queues.py)
             os.close(fd)
         self._fd = -1
 
@@ -1456,7 +1417,6 @@ def thread_lives(ident: int) -> bool:
 
     Args: ident is what threading.get_ident() returned in it.
     Returns: True or False, as of now.
-    Lifetime: none.
     """
     import threading
 
@@ -1467,7 +1427,6 @@ def watcher() -> Any:
     """Fetch debug.py, the one module that is imported against the order, and only when RAWURING_DEBUG is set.
 
     Returns: the module; None in a copy of a part of the package that lacks it.
-    Lifetime: none.
     """
     import warnings
     from importlib import import_module

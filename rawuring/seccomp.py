@@ -10,6 +10,8 @@ Invariant: no io_uring call is made in this process before it is known that none
 the kernel tells that a filter is in force; neither a descriptor nor a child is left behind.
 Read next: barriers.py.
 
+Unless said otherwise, memory passed to a call may be freed when the call returns, and any thread may call.
+
 A filter may answer with a signal that cannot be handled (SECCOMP_RET_KILL_PROCESS, and systemd's default), so
 a fallback that begins with the call comes too late. /proc says whether the thread has a filter ("Seccomp: 2")
 and how many; prctl(PR_GET_SECCOMP) says the first in a fiftieth of the time, but a filter that kills may kill
@@ -51,7 +53,6 @@ def check() -> None:
 
     Raises: Unavailable where a filter kills for one of the three calls, or where one is in force and no child
         could be made to find that out.
-    Lifetime: none.
     Threads: any; filters belong to threads, and this asks about the calling one.
     """
     global _clean
@@ -81,7 +82,6 @@ def state() -> tuple[str, str]:
     Returns: the mode as /proc has it ("0" none, "2" filters), and how many filters, empty where the kernel
         does not count them (before 5.9); the mode is empty where nothing tells.
     Raises: Unavailable where there is no descriptor left to look with, and so none for a ring.
-    Lifetime: none.
     """
     text = _status()
     if text is None:
@@ -137,7 +137,6 @@ def make_three_calls(say: Callable[[int], object]) -> None:
     refusal asks that, too.
 
     Args: say takes a number: 0 for a call that worked.
-    Lifetime: none.
     """
 
     def attempt(call: Callable[[], int]) -> int:
@@ -172,7 +171,6 @@ def ended_early(call: str, killer: int | None) -> syscalls.Unavailable:
 
     Args: call is the one that it did not survive; killer is what in_child() returned.
     Returns: the exception, to be raised by the caller: cause "seccomp" where a filter killed, else "unknown".
-    Lifetime: none.
     """
     if _was_filter(killer):
         what = f"{call}: killed by signal {_sigsys()} (SIGSYS), taken for"
@@ -212,8 +210,6 @@ def in_child(work: Callable[[Callable[[int], object]], object]) -> tuple[list[in
     Returns: what it said before it ended, and the signal that ended it: 0 for none, None when that cannot be
         known because somebody else reaps this process's children. A child that is killed leaves no core dump.
     Raises: NoChild where there can be no child; Unavailable where there are no descriptors for a pipe.
-    Lifetime: none.
-    Threads: any.
     """
     syscalls._load()  # not in the child: another thread may hold the loader's lock
     numbers, killer = _in_child(work, dump_core=False)

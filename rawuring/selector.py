@@ -9,6 +9,9 @@ Invariant: what select() returns was true inside that select(). Completions that
 hints, and are asked for again.
 Read next: aio.py.
 
+Unless said otherwise, memory passed to a call may be freed when the call returns, any thread may call, and
+Linux 5.1 suffices.
+
 Facts, and what follows from them:
 
 * One-shot polls cost 0.8 to 1.1 microseconds per event from Python, an epoll set 0.13. So descriptors
@@ -73,7 +76,7 @@ _MOST_FD = 0x7FFFFFFF  # an int in C
 _FEW = 12  # so many changes are prepared one by one
 _LONGEST, _LONGEST_NS = 9.2e9, 9_200_000_000 * 10**9  # 292 years: 63 bits of nanoseconds
 _LONGEST_STDLIB = 2_000_000  # 23 days: poll(2) and epoll_wait(2) count milliseconds in an int
-# From CPython 3.11 on signal handlers and other threads run after calls, never between two instructions.
+# The no-call rule (queues.py), which holds for other threads as well where there is a GIL.
 _ONE_STEP = rings._HANDLERS_RUN_AFTER_CALLS and getattr(sys, "_is_gil_enabled", lambda: True)()
 _NEW = 1 << 7  # beside the mask of a pending change: the set does not know the descriptor yet
 # Pending changes as bytes, to the operation and to the mask of each; which byte of a word a mask fits into.
@@ -245,8 +248,6 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
         Args: fileobj as it was registered, or its number.
         Returns: the key that it had.
         Raises: KeyError when it is not registered.
-        Lifetime: none.
-        Threads: any.
         Mirrors: CPython selectors.EpollSelector.unregister
         """
         try:
@@ -274,8 +275,6 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
         Raises: KeyError when it is not registered; OSError when the kernel no longer knows it, which ends the
             registration. Events without EVENT_READ and EVENT_WRITE are fine: the
             file object stays registered, and nothing is reported.
-        Lifetime: none.
-        Threads: any.
         Mirrors: CPython selectors.EpollSelector.modify
         """
         # Shaped by speed (bench/run.py --only changes): the usual object, asked once for its number, and a
@@ -315,7 +314,6 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
             than 292 years, infinity too, are 292 years.
         Returns: pairs (key, events) that are ready.
         Raises: ValueError after close(); ForkedRing in a forked child.
-        Lifetime: none.
         Threads: one at a time.
         Mirrors: CPython selectors.EpollSelector.select, whose timeouts are rounded up to milliseconds
         """
@@ -329,17 +327,13 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
         """Return the key of a registered file object.
 
         Raises: KeyError; RuntimeError after close().
-        Lifetime: none.
         """
         if self._closed:
             raise RuntimeError("Selector is closed")
         return self._view[fileobj]
 
     def get_map(self) -> Mapping[Any, SelectorKey]:
-        """Return a view of all keys; None after close().
-
-        Lifetime: none.
-        """
+        """Return a view of all keys; None after close()."""
         return None if self._closed else self._view  # type: ignore[return-value]
 
     def fileno(self) -> int:
@@ -349,7 +343,6 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
         select(0) finds out.
 
         Raises: ValueError after close().
-        Lifetime: none.
         """
         return self._strategy.fileno()
 

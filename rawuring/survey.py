@@ -9,6 +9,9 @@ Invariant: every answer is yes, no or unknown, and says how it was learned; vers
 is left behind, neither a descriptor nor a child.
 Read next: report.py.
 
+Unless said otherwise, memory passed to a call may be freed when the call returns, only the thread that owns a
+ring may use it, and Linux 5.1 suffices.
+
 The first call of each kind is made in a child process: a seccomp filter may answer with a signal that kills.
 
 Supported and admitted are two questions. The kernel lists what it was built with, and restrictions (of a
@@ -103,7 +106,6 @@ def family(kind: str) -> list[tuple[str, int]]:
 
     Args: kind is a key of KINDS.
     Returns: names with their values.
-    Lifetime: none.
     """
     found = list(uapi._family(KINDS[kind]))
     if kind == "REG":  # flags of the registrations have names of the same beginning
@@ -117,9 +119,7 @@ def examine() -> Capabilities:
     """Ask everything.
 
     Returns: the answers; usable is None when they could not be found.
-    Lifetime: none.
     Threads: any.
-    Since: 5.1
     """
     facts = evidence.gather()
     _met.limits = ()
@@ -481,7 +481,6 @@ def admitted_operations(
     Args: personality that does not exist stops the kernel before it looks at the operation; ring is an idle
         ring to be asked instead of a new one; flags is a mask of IOSQE_*.
     Returns: by operation, the result: -EACCES for what a restriction or filter refuses.
-    Lifetime: none.
     Source: Linux 6.12 io_uring/io_uring.c io_init_req
     """
     if ring is None:
@@ -611,8 +610,6 @@ def examine_ring(ring: rings.Ring, process: Capabilities) -> Capabilities:
     Returns: the answers for this ring; status is "degraded" where it refuses something, "denied" where it
         refuses every operation.
     Raises: ValueError for a ring with completions or requests on their way.
-    Lifetime: none.
-    Threads: the ring's owner only.
     Since: 5.10, the first kernel with restrictions
     """
     if ring.cq_ready() or ring.sq.pending():
@@ -673,7 +670,6 @@ def prove() -> dict[str, str]:
     """Let the kernel do a NOP, a timeout, and a poll on a pipe, a socket and an eventfd.
 
     Returns: for each, "ok" or what went wrong; the polls must say what select.poll says.
-    Lifetime: none.
     Threads: any.
     Since: 5.4 for the timeout
     """

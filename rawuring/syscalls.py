@@ -10,6 +10,9 @@ Invariant: every argument crosses at its full C width, and a failed call raises 
 other threads or signal handlers did in the meantime.
 Read next: seccomp.py.
 
+Unless said otherwise, memory passed to a call may be freed when the call returns, any thread may call, and
+Linux 5.1 suffices.
+
 How an argument crosses. ``syscall()`` is variadic and has no ctypes signature here, because on CPython a
 signature doubles the price of the call (bench/run.py --only ways). Without one, ctypes passes
 
@@ -155,7 +158,6 @@ class Unavailable(OSError):
 
         Args: code, what and evidence as for the class; detail is a key of REASONS; words are what its advice
             leaves open.
-        Lifetime: none.
         """
         cause, advice = REASONS[detail]
         return cls(code, what, cause, advice.format(**words), evidence, detail)
@@ -242,8 +244,6 @@ def io_uring_setup(entries: int, params: bytearray) -> int:
         uapi.io_uring_params.
     Returns: a close-on-exec descriptor, or the registered index with IORING_SETUP_REGISTERED_FD_ONLY.
     Raises: OSError with the kernel's errno; Unavailable where there is no such call at all.
-    Lifetime: none.
-    Since: 5.1
     Mirrors: liburing io_uring_setup
     """
     if len(params) != uapi.io_uring_params.size:
@@ -272,7 +272,6 @@ def io_uring_enter(
     Args: all u32 but fd; timeout holds the deadline and is passed with IORING_ENTER_EXT_ARG.
     Returns: how many SQEs were consumed; 0 when the deadline passed and nothing was to be submitted.
     Raises: OSError with the kernel's errno, but neither EINTR nor ETIME.
-    Lifetime: none.
     Threads: any thread, as far as the ring's flags allow.
     Since: 5.1; timeout 5.11
     Mirrors: liburing io_uring_enter2, plus the retry that PEP 475 asks for
@@ -293,8 +292,6 @@ def enter(
     Args: as io_uring_enter; a timeout that is an int is the offset that enter_reg() takes.
     Returns: as io_uring_enter.
     Raises: as io_uring_enter.
-    Lifetime: none.
-    Since: 5.1
     Mirrors: liburing __sys_io_uring_enter2
     """
     if timeout is not None:
@@ -317,8 +314,6 @@ def bare_enter() -> tuple[Callable[..., int], int, Any]:
         or with IORING_ENTER_EXT_ARG and GeteventsArg.begin() and its size in the place of the last two,
         returns -1 where enter() would raise or repeat: call enter() then.
     Raises: Unavailable where there is no such call.
-    Lifetime: none.
-    Since: 5.1
     """
     _load()
     return _syscall_enter, _nr_enter, _NO_SIZE
@@ -333,7 +328,6 @@ def io_uring_register(fd: int, opcode: int, arg: Any, nr_args: int) -> int:
     Returns: what the operation returns, 0 or more.
     Raises: OSError with the kernel's errno.
     Lifetime: none, but what the operation registers lives on: see register.py.
-    Since: 5.1
     Mirrors: liburing io_uring_register
     """
     _check_fd(fd)
@@ -379,7 +373,6 @@ def membarrier(command: int, flags: int = 0) -> int:
     Args: command is one of uapi's MEMBARRIER_CMD_*.
     Returns: 0, or a bit mask of commands for MEMBARRIER_CMD_QUERY.
     Raises: OSError with the kernel's errno.
-    Lifetime: none.
     Since: 4.3
     Mirrors: membarrier(2)
     """
@@ -580,7 +573,6 @@ def enter_reg(fd: int, to_submit: int, min_complete: int, flags: int, offset: in
     Returns: how many SQEs were consumed; 0 when the time passed or a signal came and nothing was to be
         submitted.
     Raises: OSError with the kernel's errno, but neither EINTR nor ETIME.
-    Lifetime: none.
     Since: 6.13
     Mirrors: liburing io_uring_submit_and_wait_reg
     """

@@ -624,7 +624,6 @@ def run(
 
     Args: write takes text; chapters are numbers from 1, all by default.
     Raises: Unavailable or OSError when the kernel refuses what a chapter needs.
-    Lifetime: none.
     """
     parts: list[str] = []
     guide = Guide(kernel, parts.append)

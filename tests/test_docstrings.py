@@ -22,6 +22,16 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parent.parent
 KEYS = ("Args", "Returns", "CQE", "Raises", "Lifetime", "Threads", "Since", "Mirrors", "Source")
 LIFETIMES = ("none", "until submit returns", "until the final CQE", "until the notification CQE")
+# What a module's head says of all its functions, and a docstring of that value must therefore not say again.
+DEFAULTS = {
+    "Lifetime": {"memory passed to a call may be freed when the call returns": ("none.",)},
+    "Threads": {
+        "any thread may call": ("any.",),
+        "only the thread that owns a ring may use it": ("the owner only.", "the ring's owner only."),
+        "only the waiter, the thread that calls wait(), may call": ("the waiter only.",),
+    },
+    "Since": {"Linux 5.1 suffices": ("5.1", "Linux 5.1", "5.1.")},
+}
 FUNCTION_LINES_MAX = 70
 
 Function = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -86,8 +96,29 @@ def complaints(name: str, docstring: str, is_class: bool = False) -> Iterator[st
         yield f"Lifetime is none of the four: {keys['Lifetime']!r}"
     if "Since" in keys and not re.search(r"\d+\.\d+", keys["Since"]):
         yield f"Since names no kernel: {keys['Since']!r}"
-    if name.startswith("prep_") and (missing := {"CQE", "Lifetime", "Since", "Mirrors"} - set(keys)):
+    if name.startswith("prep_") and (missing := {"CQE", "Mirrors"} - set(keys)):
         yield f"an operation lacks {sorted(missing)}"
+
+
+def defaults_of(head: str) -> dict[str, tuple[str, ...]]:
+    """Return for each key that a head says the default of, how a docstring would repeat it."""
+    said = next((p for p in head.split("\n\n") if p.startswith("Unless said otherwise, ")), "")
+    said = " ".join(said.split())
+    found = {}
+    for key, sentences in DEFAULTS.items():
+        for sentence, repeated in sentences.items():
+            if sentence in said:
+                found[key] = repeated
+    return found
+
+
+def idle_keys(docstring: str, defaults: dict[str, tuple[str, ...]]) -> Iterator[str]:
+    """Yield what is wrong with one docstring beside the defaults of its module."""
+    for key, value in re.findall(r"^(Lifetime|Threads|Since): +(.*(?:\n +.*)*)", docstring, re.MULTILINE):
+        if key not in defaults:
+            yield f"{key} without a default in the module's head"
+        elif value in defaults[key]:
+            yield f"says the module's default: {key}: {value}"
 
 
 def is_imperative(sentence: str) -> bool:
@@ -113,6 +144,23 @@ def test_public_definitions_when_read_then_docstrings_have_the_agreed_form(path:
             found = complaints(name, docstring, is_class) if docstring else ["no docstring"]
             wrong += [f"{node.lineno} {name}: {complaint}" for complaint in found]
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_docstrings_when_read_then_the_head_says_the_defaults_and_they_only_what_differs(path: Path) -> None:
+    tree = parse(path)
+    defaults = defaults_of(ast.get_docstring(tree) or "")
+    wrong = [
+        f"{node.lineno} {name}: {complaint}"
+        for name, node in definitions(tree)
+        for complaint in idle_keys(ast.get_docstring(node) or "", defaults)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_package_when_read_then_its_head_says_the_defaults_of_all_modules() -> None:
+    head = ast.get_docstring(parse(CHECKOUT / "rawuring" / "__init__.py")) or ""
+    assert set(defaults_of(head)) == set(DEFAULTS)
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -192,3 +240,28 @@ def test_check_when_the_form_is_wrong_then_it_says_so(old: str, new: str, compla
     assert old in GOOD
     found = list(complaints("prep_read", inspect.cleandoc(GOOD.replace(old, new, 1))))
     assert any(complaint in text for text in found), found
+
+
+HEAD = """Say something.
+
+Unless said otherwise, memory passed to a call may be freed when the call returns, any thread may call, and
+Linux 5.1 suffices.
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "head", "complaint"),
+    [
+        ("Lifetime: none.", HEAD, "default"),
+        ("Lifetime: none; push copies.", HEAD, ""),
+        ("Threads: any.", HEAD, "default"),
+        ("Threads: the owner only.", HEAD, ""),
+        ("Threads: the owner only.", "Say something.", "head"),
+        ("Since: 5.1", HEAD, "default"),
+        ("Since: 5.1", "Say something.", "head"),
+        ("Since: 5.1; 5.4 for the timeout", HEAD, ""),
+    ],
+)
+def test_check_when_a_default_is_said_again_then_it_says_so(line: str, head: str, complaint: str) -> None:
+    found = list(idle_keys(f"Do it.\n\n{line}", defaults_of(head)))
+    assert bool(found) == bool(complaint) and complaint in "".join(found), found

@@ -6,6 +6,7 @@ from __future__ import annotations
 import array
 import ctypes
 import gc
+import inspect
 import os
 import re
 import socket
@@ -104,6 +105,16 @@ def test_pins_in_the_place_of_addresses_then_the_same_request_and_all_are_held(t
             with pytest.raises(ValueError, match=f"{size} bytes are asked for"):
                 table.start(prep, *more)
     assert len(table) == 1
+
+
+@pytest.mark.parametrize("name", PREP)
+def test_docstring_of_an_operation_then_it_says_how_long_its_memory_must_stay_on_every_ring(name):
+    """On an SQPOLL ring submit() returns before the kernel has read anything."""
+    said = re.search(r"^Lifetime: (.*)", inspect.getdoc(PREP[name]) or "", re.MULTILINE)
+    if ops.memory_arguments(PREP[name]):
+        assert said and not said[1].startswith("none"), f"{name} names memory, and does not say for how long"
+    if said and "until submit returns" in said[1]:
+        assert "SQPOLL" in said[1]
 
 
 def test_none_then_the_length_of_what_stands_before_it(table):
