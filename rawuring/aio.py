@@ -7,7 +7,7 @@ What it is: a loop class, a factory for asyncio.run and Runner, a policy for Pyt
 Mirrors: ``asyncio.SelectorEventLoop``, ``asyncio.run``; uvloop's names install() and run().
 Must not know: rings.
 Invariant: the loop is CPython's own. All that is different is the selector underneath.
-Read next: DESIGN.md.
+Read next: fileops.py.
 
     asyncio.run(main(), loop_factory=rawuring.aio.new_event_loop)     # Python 3.12 and newer
     rawuring.aio.run(main())                                          # any

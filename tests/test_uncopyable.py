@@ -24,6 +24,8 @@ VALUES = {
     "barriers.Words": "a protocol, for type checkers only",
     "buffers.PyBuffer": "the layout of a C struct",
     "fakekernel.Memory": "a bytearray: its copy has bytes of its own",
+    "files._Suspend": "has no state",
+    "files._Turn": "a threading.local(), which cannot be copied either",
     "inflight._Sample": "has no state",
     "ops.Block": "bytes that are copied into a queue, which nobody else looks at",
     "queues.Columns": "bytes that were copied out of a queue",

@@ -1,0 +1,710 @@
+# SPDX-License-Identifier: MIT
+# pyright: basic
+"""File operations, each in three forms: tried without waiting, as a request, and as the plain call.
+
+What it is: for each operation of os what the kernel can answer from its caches, the ring request that does
+the same, and the call that a thread makes where neither is possible; the threads.
+Mirrors: the functions of os, by name, argument order and exception; Seastar's and tokio's "try first".
+Must not know: asyncio, rings, who waits for an answer.
+Invariant: a function whose name ends in _now never waits for a device; it answers, raises what is true of the
+file, or returns None, which says nothing about the file.
+Read next: files.py.
+
+Facts about trying, and what follows from them:
+
+* preadv2() with RWF_NOWAIT copies what is in the page cache and returns; EAGAIN means that the next byte is
+  not there. EOPNOTSUPP, ENOSYS, EPERM and EINVAL may be about the flag: tmpfs and /proc do not know it, and
+  there are filters that refuse preadv2() and allow preadv(). So only errors that cannot be about the flag are
+  raised.
+* A short answer may be the end of the file or the end of what is cached; 0 bytes came from some kernels
+  before the end. Only the size tells them apart.
+* An offset of -1 stands for the file's own position in preadv2(), and is an error in pread().
+* openat2() with RESOLVE_CACHED (5.12) opens what the caches know. It refuses O_CREAT, O_TRUNC and O_TMPFILE.
+  Only the path is looked up without waiting: a FIFO waits for its other end, unless O_NONBLOCK is given.
+* An open of a FIFO with O_NONBLOCK is seen by the other end. If it was closed again at once, a writer that
+  waited for a reader would get EPIPE; so it stays open until the open that was asked for is there.
+* A descriptor opened with O_PATH answers fstat() without the device: the two are a stat() that never waits.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat as stat_module
+import struct
+import sys
+import threading
+from collections import namedtuple
+from functools import partial
+from operator import index
+
+from . import ops, syscalls, uapi
+from .buffers import StatxBuffer, StructBuffer, path as pin_path, pin
+from .syscalls import Uncopyable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any, Optional, Union
+
+    StrOrBytesPath = Union[str, bytes, os.PathLike[str], os.PathLike[bytes]]
+    Refusals = Optional[set[Any]]
+
+#: The most that one read or write transfers. Source: Linux include/linux/fs.h MAX_RW_COUNT
+MAX_RW_COUNT = 0x7FFFF000
+#: Larger transfers are not made in the loop's own thread, cached or not: copying them takes too long.
+INLINE_MAX = 1 << 18
+#: How many buffers one call takes. Source: Linux include/uapi/linux/uio.h UIO_MAXIOV
+IOV_MAX = 1024
+#: What a pipe that can be written surely has room for.
+PIPE_BUF = 4096
+
+PYPY = sys.implementation.name == "pypy"
+LINUX = sys.platform == "linux"
+_IOVEC = struct.Struct("PN")
+_AT_FDCWD = -100
+_AT_SYMLINK_NOFOLLOW = 0x100
+_AT_REMOVEDIR = 0x200
+_AT_SYMLINK_FOLLOW = 0x400
+_RESOLVE_CACHED = 0x20
+_OPENAT2 = 437  # on every architecture but alpha. Source: Linux scripts/syscall.tbl
+_O_PATH = getattr(os, "O_PATH", 0)
+_O_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
+#: What openat2() refuses together with RESOLVE_CACHED, and what has effects when it is only tried.
+_O_NOT_CACHED = os.O_CREAT | os.O_TRUNC | (getattr(os, "O_TMPFILE", 0) & ~getattr(os, "O_DIRECTORY", 0))
+#: Errors of preadv2() and pwritev2() that are about the file or the arguments, whatever the flag.
+_OF_THE_FILE = frozenset((errno.EBADF, errno.EISDIR, errno.ESPIPE, errno.EFAULT))
+#: The same for openat2(); ENOENT also comes from a cached negative entry, which is as true.
+_OF_THE_PATH = frozenset(
+    (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE)
+)
+#: Answers of the ring that may mean that this kernel does not know the operation.
+UNKNOWN = frozenset((errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS))
+
+
+class Op(namedtuple("Op", "plain prep arguments finish names", defaults=(None, (), None, ()))):
+    """One operation: the plain call, the request that does the same, and how its res becomes the result."""
+
+    __slots__ = ()
+
+    #: Makes the call and returns its result.
+    plain: Callable[[], Any]
+    #: A function of ops.py, None where there is no request for it.
+    prep: Callable[..., None] | None
+    #: Of prep, from the second on.
+    arguments: tuple[Any, ...]
+    #: Turns res into the result; None where the result is None.
+    finish: Callable[[int], Any] | None
+    #: The paths an exception names.
+    names: tuple[Any, ...]
+
+    def error(self, code: int) -> OSError:
+        """Return the exception os would raise."""
+        return error_of(code, *self.names)
+
+    def result(self, res: int) -> Any:
+        """Return what os would return."""
+        return None if self.finish is None else self.finish(res)
+
+
+def error_of(code: int, *names: Any) -> OSError:
+    """Return the OSError for a positive errno and the one or two paths it is about."""
+    if len(names) == 2:
+        return OSError(code, os.strerror(code), names[0], None, names[1])
+    return OSError(code, os.strerror(code), *names)
+
+
+# ------------------------------------------------------------------------------------------------------
+# Arguments
+
+
+def descriptor(fd: Any) -> int:
+    """Return the descriptor of an int, or of an object with fileno(), as os.fsync() does."""
+    if fd.__class__ is int:
+        return fd  # type: ignore[no-any-return]
+    if isinstance(fd, int):
+        return int(fd)
+    fileno = getattr(fd, "fileno", None)
+    if fileno is None:
+        raise TypeError("argument must be an int, or have a fileno() method.")
+    number = fileno()
+    if not isinstance(number, int):
+        raise TypeError("fileno() returned a non-integer")
+    return number
+
+
+def _directory(dir_fd: int | None) -> int:
+    if dir_fd is None:
+        return _AT_FDCWD
+    if not hasattr(dir_fd, "__index__"):
+        raise TypeError(f"argument should be integer or None, not {type(dir_fd).__name__}")
+    return index(dir_fd)
+
+
+def _encoded(path: StrOrBytesPath) -> bytes:
+    encoded = os.fsencode(path)
+    if b"\0" in encoded:
+        raise ValueError("embedded null byte")
+    return encoded
+
+
+def check_range(nbytes: int, offset: int) -> None:
+    """Raise what pread() raises for a negative length or offset; -1 must not become "at the position"."""
+    if index(nbytes) < 0 or index(offset) < 0:
+        raise error_of(errno.EINVAL)
+
+
+def as_views(buffers: Sequence[Any], skip: int = 0) -> list[memoryview]:
+    """Return buffers as views of bytes, without their first skip bytes and without empty ones."""
+    views = []
+    for buffer in buffers:
+        view = memoryview(buffer).cast("B")
+        nbytes = len(view)
+        if skip < nbytes:
+            views.append(view[skip:] if skip else view)
+            skip = 0
+        else:
+            skip -= nbytes
+    return views
+
+
+# ------------------------------------------------------------------------------------------------------
+# Without waiting
+
+_RWF_NOWAIT = 8 if hasattr(os, "RWF_NOWAIT") and hasattr(os, "preadv") else 0
+_preadv: Any = getattr(os, "preadv", None)
+_pwritev: Any = getattr(os, "pwritev", None)
+
+
+def read_now(fd: int, buffers: Sequence[Any], offset: int, want: int) -> int | None:
+    """Read what is in the page cache.
+
+    Args: offset is checked by the caller, -1 for the position; want is the length of all buffers.
+    Returns: how many bytes, fewer than want only at the end of the file or where the cache ends; 0 only
+        at the end; None where nothing can be had without waiting.
+    Raises: OSError for what is no regular file and cannot be read there; TypeError as os.preadv().
+    """
+    if not _RWF_NOWAIT:
+        return None
+    try:
+        got: int = _preadv(fd, buffers, offset, _RWF_NOWAIT)
+    except OSError as error:
+        if error.errno in _OF_THE_FILE:
+            raise
+        return None
+    if not got and want and not at_end(fd, offset):
+        return None
+    return got
+
+
+def at_end(fd: int, offset: int) -> bool:
+    """Tell whether an offset, or with -1 the position, is at or behind the end of a regular file."""
+    found = os.fstat(fd)
+    if offset < 0:
+        if not stat_module.S_ISREG(found.st_mode):
+            return True  # of a pipe: no bytes are the end
+        offset = os.lseek(fd, 0, os.SEEK_CUR)
+    return stat_module.S_ISREG(found.st_mode) and offset >= found.st_size
+
+
+def write_now(fd: int, buffers: Sequence[Any], offset: int) -> int | None:
+    """Write what needs no waiting (XFS, btrfs, pipes); otherwise as read_now()."""
+    if not _RWF_NOWAIT:
+        return None
+    try:
+        return _pwritev(fd, buffers, offset, _RWF_NOWAIT)  # type: ignore[no-any-return]
+    except OSError as error:
+        if error.errno in _OF_THE_FILE or error.errno in (errno.EPIPE, errno.EFBIG):
+            raise
+        return None
+
+
+class _Cached(Uncopyable):
+    """openat2() with RESOLVE_CACHED: the call, found once, and whether the kernel knows it."""
+
+    def __init__(self) -> None:
+        self._call: Any = None
+        self._hows: dict[int, Any] = {}
+        #: Whether it is worth trying.
+        self.works = LINUX
+        self._failures = 0
+
+    def open(self, encoded: bytes, flags: int, dfd: int = _AT_FDCWD) -> int:
+        """Return a descriptor or a negative errno; -EAGAIN where it cannot be said without waiting."""
+        call = self._call or self._load()
+        how = self._hows.get(flags)
+        if how is None:
+            how = self._how(flags)
+        fd: int = call(_OPENAT2, dfd, encoded, how, 24)
+        if fd >= 0:
+            return fd
+        code = self._errno(0)
+        if code in (errno.ENOSYS, errno.EPERM, errno.EINVAL, errno.E2BIG):
+            # Of the flag or of the call, most likely; a file can cause EPERM and EINVAL as well, but not
+            # always, while a kernel that does not know the flag does.
+            self._failures += 1
+            if self._failures == 16:
+                self.works = False
+            return -errno.EAGAIN
+        self._failures = 0
+        return -(code or errno.EAGAIN)
+
+    def _how(self, flags: int) -> Any:
+        import ctypes
+
+        if len(self._hows) > 64:
+            self._hows.clear()
+        image = uapi.open_how.pack(flags=flags | _O_CLOEXEC, mode=0, resolve=_RESOLVE_CACHED)
+        how = self._hows[flags] = ctypes.create_string_buffer(image, 24)
+        return how
+
+    def _load(self) -> Any:
+        import ctypes
+
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._errno = ctypes.set_errno
+        call = libc.syscall
+        if PYPY:  # a signature makes it faster there, and slower on CPython
+            call.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t]
+            call.restype = ctypes.c_long
+            self._call = call
+        else:
+            self._call = call
+        if syscalls.abi() == "alpha":
+            self.works = False
+        return self._call
+
+
+_cached = _Cached()
+
+
+def open_now(
+    path: StrOrBytesPath, flags: int, dir_fd: int | None = None, held: list[int] | None = None
+) -> int | None:
+    """Open what the kernel's caches know.
+
+    Args: held gets the descriptor of a FIFO, which the caller closes after it has opened it in earnest.
+    Returns: a descriptor, not inheritable; None where that cannot be said without waiting, for a FIFO, and
+        for flags that create or truncate.
+    Raises: OSError for a path that surely cannot be opened; TypeError, ValueError as os.open().
+    """
+    if not _cached.works or flags & _O_NOT_CACHED:
+        return None
+    dfd = _AT_FDCWD if dir_fd is None else _directory(dir_fd)
+    fd = _cached.open(os.fsencode(path), flags | os.O_NONBLOCK, dfd)
+    if fd < 0:
+        if -fd in _OF_THE_PATH:
+            _encoded(path)
+            raise error_of(-fd, path)
+        return None
+    if flags & os.O_NONBLOCK:
+        return fd
+    # Regular files take no notice of O_NONBLOCK, but it would stay among their flags.
+    kind = stat_module.S_IFMT(os.fstat(fd).st_mode)
+    if kind == stat_module.S_IFIFO and held is not None:
+        held.append(fd)
+        return None
+    if kind in (stat_module.S_IFIFO, stat_module.S_IFBLK):
+        os.close(fd)
+        return None
+    os.set_blocking(fd, True)
+    return fd
+
+
+def stat_now(path: StrOrBytesPath, dir_fd: int | None, follow_symlinks: bool) -> os.stat_result | None:
+    """Tell about a file what the caches know; otherwise as open_now()."""
+    if not _cached.works:
+        return None
+    flags = _O_PATH if follow_symlinks else _O_PATH | os.O_NOFOLLOW
+    fd = _cached.open(os.fsencode(path), flags, _AT_FDCWD if dir_fd is None else _directory(dir_fd))
+    if fd < 0:
+        if -fd in (errno.ENOENT, errno.ENOTDIR):
+            _encoded(path)
+            raise error_of(-fd, path)
+        return None
+    try:
+        return os.fstat(fd)
+    finally:
+        os.close(fd)
+
+
+# ------------------------------------------------------------------------------------------------------
+# As requests and as plain calls
+
+
+def pinned(view: memoryview, writable: bool) -> tuple[Any, memoryview | None]:
+    """Pin memory for the kernel; on PyPy, whose memory moves, a copy that does not.
+
+    Returns: the Pin, and the copy where there is one.
+    """
+    if not PYPY:
+        return pin(view, writable), None
+    from .buffers import allocate
+
+    try:
+        return pin(view.obj if len(view) == memoryview(view.obj).nbytes else view, writable), None
+    except TypeError:
+        copy = memoryview(allocate(len(view)))
+        if not writable:
+            copy[:] = view
+        return pin(copy.obj, writable), copy
+
+
+def room(nbytes: int) -> Any:
+    """Return memory that the kernel can read into."""
+    if not PYPY or not nbytes:
+        return bytearray(nbytes)
+    from .buffers import allocate
+
+    return allocate(nbytes)
+
+
+def read_op(fd: int, views: list[memoryview], offset: int) -> Op:
+    """Read into views, at an offset or, with -1, at the position."""
+    if len(views) == 1 and len(views[0]) > MAX_RW_COUNT:
+        views = [views[0][:MAX_RW_COUNT]]
+    pins, copies = [], []
+    for view in views:
+        each, copy = pinned(view, True)
+        pins.append(each)
+        copies.append(copy)
+    finish = index if not any(copy is not None for copy in copies) else partial(_scatter, views, copies)
+    plain = partial(plain_read, fd, views, offset)
+    if len(pins) == 1:
+        return Op(plain, ops.prep_read, (fd, pins[0], None, offset), finish)
+    vector = _vector(pins)
+    return Op(plain, ops.prep_readv, (fd, vector, len(pins), offset), finish)
+
+
+def _vector(pins: list[Any]) -> Any:
+    image = b"".join(_IOVEC.pack(each.address, each.nbytes) for each in pins)
+    return StructBuffer(image, *pins)
+
+
+def _scatter(views: list[memoryview], copies: list[memoryview | None], got: int) -> int:
+    left = got
+    for view, copy in zip(views, copies):
+        part = min(left, len(view))
+        if copy is not None and part:
+            view[:part] = copy[:part]
+        left -= part
+    return got
+
+
+def write_op(fd: int, views: list[memoryview], offset: int) -> Op:
+    """Write views, at an offset or, with -1, at the position."""
+    if len(views) == 1 and len(views[0]) > MAX_RW_COUNT:
+        views = [views[0][:MAX_RW_COUNT]]
+    pins = [pinned(view, False)[0] for view in views]
+    plain = partial(plain_write, fd, views, offset)
+    if len(pins) == 1:
+        return Op(plain, ops.prep_write, (fd, pins[0], None, offset), index)
+    return Op(plain, ops.prep_writev, (fd, _vector(pins), len(pins), offset), index)
+
+
+_seeking = threading.Lock()
+
+
+def plain_read(fd: int, views: list[memoryview], offset: int) -> int:
+    """Read as the thread does, which may wait."""
+    if offset < 0:
+        return _read_at_position(fd, views)
+    if _preadv is not None:
+        return _preadv(fd, views, offset)  # type: ignore[no-any-return]
+    done = 0
+    for view in views:
+        if hasattr(os, "pread"):
+            data = os.pread(fd, len(view), offset + done)
+        else:
+            with _seeking:  # Windows knows no positional call
+                here = os.lseek(fd, 0, os.SEEK_CUR)
+                os.lseek(fd, offset + done, os.SEEK_SET)
+                data = os.read(fd, len(view))
+                os.lseek(fd, here, os.SEEK_SET)
+        view[: len(data)] = data
+        done += len(data)
+        if len(data) < len(view):
+            break
+    return done
+
+
+def _read_at_position(fd: int, views: list[memoryview]) -> int:
+    if hasattr(os, "readv"):
+        return os.readv(fd, views)
+    data = os.read(fd, len(views[0]))
+    views[0][: len(data)] = data
+    return len(data)
+
+
+def plain_write(fd: int, views: list[memoryview], offset: int) -> int:
+    """Write as the thread does, which may wait."""
+    if offset < 0:
+        return os.writev(fd, views) if hasattr(os, "writev") else os.write(fd, views[0])
+    if _pwritev is not None:
+        return _pwritev(fd, views, offset)  # type: ignore[no-any-return]
+    done = 0
+    for view in views:
+        if hasattr(os, "pwrite"):
+            put = os.pwrite(fd, view, offset + done)
+        else:
+            with _seeking:
+                here = os.lseek(fd, 0, os.SEEK_CUR)
+                os.lseek(fd, offset + done, os.SEEK_SET)
+                put = os.write(fd, view)
+                os.lseek(fd, here, os.SEEK_SET)
+        done += put
+        if put < len(view):
+            break
+    return done
+
+
+def open_op(path: StrOrBytesPath, flags: int, mode: int, dir_fd: int | None) -> Op:
+    """Open a file; the descriptor is not inheritable."""
+    flags = index(flags)
+    plain = partial(os.open, path, flags, mode, dir_fd=dir_fd) if dir_fd is not None else partial(
+        os.open, path, flags, mode
+    )
+    _encoded(path)
+    given = flags | _O_CLOEXEC | (os.O_LARGEFILE if hasattr(os, "O_LARGEFILE") else 0)
+    arguments = (_directory(dir_fd), pin_path(path), given, index(mode))
+    return Op(plain, ops.prep_openat, arguments, index, (path,))
+
+
+def open_unless_fifo(path: StrOrBytesPath, op: Op) -> int | None:
+    """Open as a thread of the pool does: it must not wait for the other end of a FIFO, so None then."""
+    try:
+        dir_fd = None if op.arguments[0] == _AT_FDCWD else op.arguments[0]
+        if stat_module.S_ISFIFO(os.stat(path, dir_fd=dir_fd).st_mode):
+            return None
+    except OSError:
+        pass
+    return op.plain()  # type: ignore[no-any-return]
+
+
+def closes_at_once(fd: int) -> bool:
+    """Tell whether close() has nothing to bring to a device or a server."""
+    if not LINUX:
+        return False
+    import fcntl
+
+    return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY or not stat_module.S_ISREG(
+        os.fstat(fd).st_mode
+    )
+
+
+def is_ready(fd: int, writing: bool) -> bool:
+    """Tell whether a pipe, a socket or a terminal can be read or written now."""
+    import select
+
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT if writing else select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def close_op(fd: int) -> Op:
+    """Close a descriptor."""
+    return Op(partial(os.close, fd), ops.prep_close, (fd,))
+
+
+def fsync_op(fd: Any, datasync: bool) -> Op:
+    """Bring a file to the device."""
+    fd = descriptor(fd)
+    call = os.fdatasync if datasync and hasattr(os, "fdatasync") else os.fsync
+    return Op(partial(call, fd), ops.prep_fsync, (fd, uapi.IORING_FSYNC_DATASYNC if datasync else 0))
+
+
+def fallocate_op(fd: int, offset: int, length: int, mode: int) -> Op:
+    """Allocate room, or with a mode of FALLOC_FL_* punch holes and more."""
+    fd, offset, length = descriptor(fd), index(offset), index(length)
+    if offset < 0 or length <= 0:
+        raise error_of(errno.EINVAL)
+    plain = partial(_plain_fallocate, fd, offset, length, mode)
+    return Op(plain, ops.prep_fallocate, (fd, mode, offset, length))
+
+
+def _plain_fallocate(fd: int, offset: int, length: int, mode: int) -> None:
+    if mode or not hasattr(os, "posix_fallocate"):
+        raise error_of(errno.EOPNOTSUPP)
+    os.posix_fallocate(fd, offset, length)
+
+
+def ftruncate_op(fd: int, length: int) -> Op:
+    """Set the size of a file."""
+    fd, length = descriptor(fd), index(length)
+    if length < 0:
+        raise error_of(errno.EINVAL)
+    return Op(partial(os.ftruncate, fd, length), ops.prep_ftruncate, (fd, length))
+
+
+_STATX_BASIC_STATS = 0x7FF
+
+
+def stat_op(path: StrOrBytesPath, dir_fd: int | None, follow_symlinks: bool) -> Op:
+    """Tell about a file."""
+    if dir_fd is None:  # Windows knows no dir_fd, and an argument of None is an argument
+        plain = partial(os.stat, path, follow_symlinks=follow_symlinks)
+    else:
+        plain = partial(os.stat, path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
+    _encoded(path)
+    found = StatxBuffer()
+    flags = 0 if follow_symlinks else _AT_SYMLINK_NOFOLLOW
+    arguments = (_directory(dir_fd), pin_path(path), flags, _STATX_BASIC_STATS, found)
+    return Op(plain, ops.prep_statx, arguments, partial(_stat_result, found), (path,))
+
+
+def _stat_result(found: StatxBuffer, res: int) -> os.stat_result:
+    """Make an os.stat_result of a struct statx."""
+    x = found.result()
+    times = x.st_atime_ns, x.st_mtime_ns, x.st_ctime_ns
+    ten = (x.st_mode, x.st_ino, x.st_dev, x.st_nlink, x.st_uid, x.st_gid, x.st_size)
+    more = {
+        "st_atime": times[0] * 1e-9, "st_mtime": times[1] * 1e-9, "st_ctime": times[2] * 1e-9,
+        "st_atime_ns": times[0], "st_mtime_ns": times[1], "st_ctime_ns": times[2],
+        "st_blksize": x.st_blksize, "st_blocks": x.st_blocks, "st_rdev": x.st_rdev,
+    }  # fmt: skip
+    return os.stat_result((*ten, *(each // 1_000_000_000 for each in times)), more)
+
+
+def _with_directories(call: Callable[..., Any], *paths: Any, **directories: int | None) -> Callable[[], Any]:
+    """Bind a call, with the dir_fd arguments that are given: platforms without them refuse even None."""
+    return partial(call, *paths, **{name: fd for name, fd in directories.items() if fd is not None})
+
+
+def rename_op(
+    src: StrOrBytesPath, dst: StrOrBytesPath, src_dir_fd: int | None, dst_dir_fd: int | None, replace: bool
+) -> Op:
+    """Rename a file; replace asks for os.replace(), which differs on Windows."""
+    call = os.replace if replace else os.rename
+    plain = _with_directories(call, src, dst, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+    _encoded(src), _encoded(dst)
+    arguments = (_directory(src_dir_fd), pin_path(src), _directory(dst_dir_fd), pin_path(dst), 0)
+    return Op(plain, ops.prep_renameat, arguments, None, (src, dst))
+
+
+def unlink_op(path: StrOrBytesPath, dir_fd: int | None) -> Op:
+    """Remove a name."""
+    _encoded(path)
+    plain = _with_directories(os.unlink, path, dir_fd=dir_fd)
+    return Op(plain, ops.prep_unlinkat, (_directory(dir_fd), pin_path(path), 0), None, (path,))
+
+
+def rmdir_op(path: StrOrBytesPath, dir_fd: int | None) -> Op:
+    """Remove an empty directory."""
+    _encoded(path)
+    plain = _with_directories(os.rmdir, path, dir_fd=dir_fd)
+    return Op(plain, ops.prep_unlinkat, (_directory(dir_fd), pin_path(path), _AT_REMOVEDIR), None, (path,))
+
+
+def mkdir_op(path: StrOrBytesPath, mode: int, dir_fd: int | None) -> Op:
+    """Make a directory."""
+    _encoded(path)
+    plain = _with_directories(os.mkdir, path, mode, dir_fd=dir_fd)
+    return Op(plain, ops.prep_mkdirat, (_directory(dir_fd), pin_path(path), index(mode)), None, (path,))
+
+
+def link_op(
+    src: StrOrBytesPath, dst: StrOrBytesPath, src_dir_fd: int | None, dst_dir_fd: int | None,
+    follow_symlinks: bool,
+) -> Op:  # fmt: skip
+    """Make a hard link."""
+    _encoded(src), _encoded(dst)
+    options: dict[str, Any] = {} if follow_symlinks else {"follow_symlinks": False}
+    call = partial(os.link, **options)
+    plain = _with_directories(call, src, dst, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+    arguments = (_directory(src_dir_fd), pin_path(src), _directory(dst_dir_fd), pin_path(dst))
+    # os.link() follows nothing by default on Linux, whatever its follow_symlinks says: it calls link().
+    plain_link = src_dir_fd is None and dst_dir_fd is None
+    flags = _AT_SYMLINK_FOLLOW if follow_symlinks and not plain_link else 0
+    return Op(plain, ops.prep_linkat, (*arguments, flags), None, (src, dst))
+
+
+def symlink_op(
+    src: StrOrBytesPath, dst: StrOrBytesPath, target_is_directory: bool, dir_fd: int | None
+) -> Op:
+    """Make a symbolic link."""
+    _encoded(src), _encoded(dst)
+    plain = _with_directories(os.symlink, src, dst, target_is_directory, dir_fd=dir_fd)
+    arguments = (pin_path(src), _directory(dir_fd), pin_path(dst))
+    return Op(plain, ops.prep_symlinkat, arguments, None, (src, dst))
+
+
+# ------------------------------------------------------------------------------------------------------
+# Threads
+
+#: How long a thread waits for its next job before it ends.
+IDLE_S = 5.0
+
+
+class Threads(Uncopyable):
+    """A few daemon threads that call functions, the first that is free; what has nothing to do ends."""
+
+    def __init__(self, limit: int = 16) -> None:
+        """Start nothing yet.
+
+        Args: limit is how many threads there may be.
+        """
+        from queue import SimpleQueue
+
+        self.limit = limit
+        self._jobs: Any = SimpleQueue()
+        self._idle = threading.Semaphore(0)
+        self._lock = threading.Lock()
+        #: How many threads there are.
+        self.count = 0
+
+    def put(self, job: Callable[[], object]) -> None:
+        """Let a thread call a function, which must not raise."""
+        self._jobs.put(job)
+        if self._idle.acquire(blocking=False):
+            return
+        with self._lock:
+            if self.count >= self.limit:
+                return
+            self.count += 1
+        try:
+            threading.Thread(target=self._work, name="rawuring-files", daemon=True).start()
+        except BaseException:
+            with self._lock:
+                self.count -= 1
+            if not self.count:
+                raise  # nobody is left who would do the job
+
+    def _work(self) -> None:
+        from queue import Empty
+
+        jobs = self._jobs
+        while True:
+            try:
+                job = jobs.get_nowait()
+            except Empty:
+                self._idle.release()
+                try:
+                    job = jobs.get(timeout=IDLE_S)
+                except Empty:
+                    if self._idle.acquire(blocking=False) and self._may_end():
+                        return
+                    continue  # put() counts on this thread
+            job()
+            del job
+
+    def _may_end(self) -> bool:
+        with self._lock:
+            if not self._jobs.empty():  # put() saw as many threads as there may be, this one among them
+                return False
+            self.count -= 1
+            return True
+
+
+_threads: list[Any] = [0, None]
+
+
+def threads() -> Threads:
+    """Return the threads of this process; a child that was forked gets its own."""
+    if _threads[0] != os.getpid():
+        _threads[:] = [os.getpid(), Threads()]
+    return _threads[1]  # type: ignore[no-any-return]
+
+
+def start_thread(job: Callable[[], object]) -> None:
+    """Let a thread of its own call a function that may wait for ever, such as the open of a FIFO."""
+    threading.Thread(target=job, name="rawuring-files-wait", daemon=True).start()

@@ -1,0 +1,636 @@
+# SPDX-License-Identifier: MIT
+# pyright: basic
+"""Files for asyncio programs, without threads: on any event loop, ``from rawuring import files``.
+
+What it is: the functions of os as coroutines, whole files and batches of them, and in ``files.sync`` the same
+for programs without asyncio.
+Mirrors: os, by name, argument order and exception; pathlib's read_bytes, shutil's copy_file and copy_tree.
+Must not know: rings; it asks asyncring.
+Invariant: a call is answered by the first of three that can: the kernel's caches, at once; the loop's ring; a
+thread. All three give the same result and the same exception.
+Read next: DESIGN.md.
+
+What is gained, and what is not. The loop is not blocked, many cold files are read at the same time, and no
+pool of threads runs full. Data that are in the page cache are not read faster than by plain blocking calls.
+
+* An answer from the caches does not suspend the task. After BUDGET_S of them in one turn of the loop the next
+  task that asks suspends once, so that timers and sockets are served.
+* A task that is cancelled leaves at once where nothing can be lost. Otherwise the request is cancelled first:
+  a descriptor that arrives all the same is closed, and memory lives until the kernel has let go of it.
+* ``files.backend`` is "io_uring" or "threads": who takes what the caches cannot answer; ``files.reason`` says
+  why there is no ring.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import stat as stat_module
+import threading
+import weakref
+from collections import deque
+from functools import partial
+from operator import index
+from time import perf_counter
+
+from . import fileops
+from .fileops import INLINE_MAX, UNKNOWN, Op, as_views, check_range, error_of, open_now, read_now, write_now
+from .syscalls import Uncopyable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+    from typing import Any
+
+    from .fileops import StrOrBytesPath
+
+#: How long the caches answer in one turn of a loop before a task has to wait for the next.
+BUDGET_S = 0.0002
+
+
+# ------------------------------------------------------------------------------------------------------
+# Turns of the loop
+
+
+class _Turn(threading.local):
+    """The turn of the loop that runs in this thread."""
+
+    #: Until when the caches may answer in this turn; 0 when no turn has begun.
+    until = 0.0
+    #: Whose turn it is; None between turns.
+    loop: Any = None
+
+
+_turn = _Turn()
+
+
+class _Suspend:
+    """Suspend once: the task goes on in the next turn."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield
+
+
+_suspend = _Suspend()
+
+
+async def _breathe() -> None:
+    """Begin a turn, or let the others run if this one has used its budget."""
+    loop = asyncio.get_running_loop()
+    if _turn.loop is loop:
+        await _suspend
+        return
+    _turn.loop = loop
+    _turn.until = perf_counter() + BUDGET_S
+    loop.call_soon(_end_turn)
+
+
+def _end_turn() -> None:
+    _turn.loop = None
+    _turn.until = 0.0
+
+
+# ------------------------------------------------------------------------------------------------------
+# Ring and threads
+
+_RING_GONE = (errno.ECANCELED, errno.EBADFD if hasattr(errno, "EBADFD") else errno.EBADF)
+
+
+def _ring() -> Any:
+    """Return the AsyncRing of the running loop, None where io_uring is refused."""
+    return None
+
+
+def _why_no_ring() -> str:
+    return "there is no ring here"
+
+
+def __getattr__(name: str) -> Any:
+    """Say which backend is in use, and why there is no ring."""
+    if name == "backend":
+        return "threads" if _why_no_ring() else "io_uring"
+    if name == "reason":
+        return _why_no_ring()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+class _Post(Uncopyable):
+    """What threads have done for one loop; one call_soon_threadsafe() for many jobs."""
+
+    def __init__(self) -> None:
+        self.done: deque[Any] = deque()
+        self.wanted = False
+
+    def put(self, job: _Job) -> None:
+        self.done.append(job)
+        if not self.wanted:
+            self.wanted = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
+                job.loop.call_soon_threadsafe(self.deliver)
+
+    def deliver(self) -> None:
+        self.wanted = False
+        done = self.done
+        while done:
+            done.popleft().settle()
+
+
+_posts: weakref.WeakKeyDictionary[Any, _Post] = weakref.WeakKeyDictionary()
+
+
+class _Job(Uncopyable):
+    """One call in a thread, and who waits for it."""
+
+    __slots__ = ("abandoned", "call", "ended", "error", "future", "loop", "post", "result", "undo")
+
+    def __init__(self, call: Callable[[], Any], undo: Callable[[Any], object] | None) -> None:
+        self.call = call
+        #: Takes a result that nobody wants any more; in a list, off which exactly one thread takes it.
+        self.undo = [] if undo is None else [undo]
+        self.loop = loop = asyncio.get_running_loop()
+        self.future: Any = loop.create_future()
+        self.result: Any = None
+        self.error: BaseException | None = None
+        #: Whether the call has returned, or was never made.
+        self.ended = False
+        #: Whether nobody waits any more.
+        self.abandoned = False
+        post = _posts.get(loop)
+        if post is None:
+            post = _posts[loop] = _Post()
+        self.post = post
+
+    def run(self) -> None:
+        """Make the call, in a thread."""
+        if not self.abandoned:
+            try:
+                self.result = self.call()
+            except BaseException as error:
+                self.error = error
+                self.undo.clear()
+            # The order matters, here and in abandon(): at least one of the two threads sees both.
+            self.ended = True
+            if not self.abandoned:
+                self.post.put(self)
+            else:
+                self._revoke()
+        self.ended = True
+
+    def settle(self) -> None:
+        """Hand the result over, in the loop's thread."""
+        if self.future.done():
+            return
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.result)
+
+    async def wait(self) -> Any:
+        """Wait for the result; it is undone if the task is cancelled or forgotten."""
+        try:
+            return await self.future
+        except BaseException:
+            self.abandoned = True
+            if self.ended:
+                self._revoke()
+            raise
+
+    def _revoke(self) -> None:
+        while self.undo:
+            try:
+                undo = self.undo.pop()
+            except IndexError:  # the other thread was faster
+                return
+            undo(self.result)
+
+
+async def _in_thread(call: Callable[[], Any], undo: Callable[[Any], object] | None = None) -> Any:
+    job = _Job(call, undo)
+    fileops.threads().put(job.run)
+    return await job.wait()
+
+
+async def _do(op: Op, undo: Callable[[Any], object] | None = None) -> Any:
+    """Do what the caches could not answer: on the ring, or in a thread.
+
+    Args: undo takes a result that nobody waits for any more, such as a descriptor.
+    """
+    prep = op.prep
+    if prep is None or prep in _unknown:
+        return await _in_thread(op.plain, undo)
+    ring = _ring()
+    if ring is None:
+        return await _in_thread(op.plain, undo)
+    try:
+        res = await ring.call(prep, *op.arguments, late=undo)
+    except OSError as error:
+        code = error.errno or 0
+        if code not in UNKNOWN:
+            raise op.error(code) from None
+    else:
+        return op.result(res)
+    # Either this kernel does not know the operation, or the arguments are wrong: the call itself will say.
+    result = await _in_thread(op.plain, undo)
+    _unknown.add(prep)
+    return result
+
+
+#: The prep functions of operations that this kernel does not know.
+_unknown: set[Any] = set()
+
+
+# ------------------------------------------------------------------------------------------------------
+# Descriptors: reading and writing
+
+
+async def pread(fd: int, n: int, offset: int) -> bytes:
+    """Read up to n bytes at an offset: os.pread().
+
+    Returns: fewer than n bytes only at the end of the file.
+    """
+    if perf_counter() > _turn.until:
+        await _breathe()
+    if n.__class__ is not int or offset.__class__ is not int or n < 0 or offset < 0:
+        check_range(n, offset)
+    got = None
+    if n <= INLINE_MAX:
+        memory = bytearray(n)
+        got = read_now(fd, (memory,), offset, n)
+        if got == n:
+            return bytes(memory)
+    return await _pread_rest(fd, n, offset, memory if got else None, got or 0)
+
+
+async def _pread_rest(fd: int, n: int, offset: int, memory: bytearray | None, got: int) -> bytes:
+    if memory is not None and fileops.at_end(fd, offset + got):
+        return bytes(memory[:got])
+    n = min(n, fileops.MAX_RW_COUNT)
+    if memory is None:
+        memory = fileops.room(n)
+    view = memoryview(memory)[got:n]
+    res = await _do(fileops.read_op(fd, [view], offset + got))
+    return bytes(memoryview(memory)[: got + res])
+
+
+async def preadv_into(fd: int, buffers: Sequence[Any], offset: int) -> int:
+    """Read into buffers, one after the other, at an offset: os.preadv().
+
+    Returns: how many bytes, fewer than there is room for only at the end of the file.
+    """
+    if perf_counter() > _turn.until:
+        await _breathe()
+    check_range(0, offset)
+    views = as_views(buffers)
+    want = sum(map(len, views))
+    got = None
+    if want <= INLINE_MAX:
+        got = read_now(fd, buffers, offset, want)
+        if got is not None and (got == want or fileops.at_end(fd, offset + got)):
+            return got
+    got = got or 0
+    res: int = await _do(fileops.read_op(fd, as_views(views, got)[: fileops.IOV_MAX], offset + got))
+    return got + res
+
+
+async def readinto_at(fd: int, buffer: Any, offset: int) -> int:
+    """Read into one buffer at an offset.
+
+    Returns: how many bytes, fewer than there is room for only at the end of the file.
+    """
+    return await preadv_into(fd, (buffer,), offset)
+
+
+async def pwrite(fd: int, data: Any, offset: int) -> int:
+    """Write at an offset: os.pwrite().
+
+    Returns: how many bytes were written, on regular files all of them unless the device is full.
+    """
+    return await pwritev(fd, (data,), offset)
+
+
+async def pwritev(fd: int, buffers: Sequence[Any], offset: int) -> int:
+    """Write buffers, one after the other, at an offset: os.pwritev().
+
+    Returns: how many bytes were written.
+    """
+    if perf_counter() > _turn.until:
+        await _breathe()
+    check_range(0, offset)
+    views = as_views(buffers)
+    want = sum(map(len, views))
+    got = write_now(fd, views, offset) if want <= INLINE_MAX and views else None
+    if got == want:
+        return got
+    got = got or 0
+    rest = as_views(views, got)[: fileops.IOV_MAX] or [memoryview(b"")]
+    return got + int(await _do(fileops.write_op(fd, rest, offset + got)))
+
+
+async def read(fd: int, n: int) -> bytes:
+    """Read up to n bytes at the position of a file, or from a pipe, a socket or a terminal: os.read()."""
+    if index(n) < 0:
+        raise error_of(errno.EINVAL)
+    memory = bytearray(min(n, fileops.MAX_RW_COUNT))
+    got = await readinto(fd, memory)
+    return bytes(memoryview(memory)[:got])
+
+
+async def readinto(fd: int, buffer: Any) -> int:
+    """Read into a buffer at the position of a file, or from a pipe, a socket or a terminal.
+
+    A task that waits for a pipe can be cancelled, and takes nothing from it then.
+
+    Returns: how many bytes; 0 at the end.
+    """
+    if perf_counter() > _turn.until:
+        await _breathe()
+    view = memoryview(buffer).cast("B")
+    want = len(view)
+    if want <= INLINE_MAX or not _is_regular(fd):
+        got = read_now(fd, (view,), -1, want)
+        if got is not None:
+            return got
+    while not _is_regular(fd):
+        if not await _ready(fd, "add_reader", "remove_reader"):
+            break
+        got = read_now(fd, (view,), -1, want)
+        if got is not None:
+            return got
+        if fileops.is_ready(fd, False):  # it does not know RWF_NOWAIT
+            return fileops.plain_read(fd, [view], -1)
+    return int(await _do(fileops.read_op(fd, [view], -1)))
+
+
+async def write(fd: int, data: Any) -> int:
+    """Write at the position of a file, or to a pipe, a socket or a terminal: os.write().
+
+    Returns: how many bytes were written; to a pipe that is full, what there was room for.
+    """
+    if perf_counter() > _turn.until:
+        await _breathe()
+    view = memoryview(data).cast("B")
+    if len(view) <= INLINE_MAX or not _is_regular(fd):
+        got = write_now(fd, (view,), -1)
+        if got is not None:
+            return got
+    while not _is_regular(fd):
+        if not await _ready(fd, "add_writer", "remove_writer"):
+            break
+        got = write_now(fd, (view,), -1)
+        if got is not None:
+            return got
+        if fileops.is_ready(fd, True):
+            return fileops.plain_write(fd, [view[: fileops.PIPE_BUF]], -1)
+    return int(await _do(fileops.write_op(fd, [view], -1)))
+
+
+def _is_regular(fd: int) -> bool:
+    return stat_module.S_ISREG(os.fstat(fd).st_mode)
+
+
+async def _ready(fd: int, add: str, remove: str) -> bool:
+    """Wait until a pipe, a socket or a terminal can be read or written.
+
+    Returns: False for what the loop cannot watch, such as /dev/zero.
+    """
+    loop = asyncio.get_running_loop()
+    future = loop.create_future()
+    own = os.dup(fd)  # the program may watch fd itself
+    try:
+        try:
+            getattr(loop, add)(own, _wake, future)
+        except (OSError, NotImplementedError):
+            return False
+        try:
+            await future
+        finally:
+            getattr(loop, remove)(own)
+    finally:
+        os.close(own)
+    return True
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+# ------------------------------------------------------------------------------------------------------
+# Descriptors: opening and closing
+
+
+async def open_fd(path: StrOrBytesPath, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+    """Open a file: os.open().
+
+    The open of a FIFO waits for its other end, and can be cancelled.
+
+    Returns: a descriptor, not inheritable.
+    """
+    if perf_counter() > _turn.until:
+        await _breathe()
+    held: list[int] = []
+    fd = open_now(path, flags, dir_fd, held)
+    if fd is not None:
+        return fd
+    op = fileops.open_op(path, flags, mode, dir_fd)
+    try:
+        if _ring() is not None or not hasattr(os, "mkfifo") or flags & os.O_NONBLOCK:
+            return int(await _do(op, os.close))
+        if not held:
+            fd = await _in_thread(lambda: fileops.open_unless_fifo(path, op), _close_if_open)
+        return await _open_fifo(path, op, dir_fd) if fd is None else fd
+    finally:
+        for each in held:
+            os.close(each)
+
+
+def _close_if_open(fd: int | None) -> None:
+    if fd is not None:
+        os.close(fd)
+
+
+async def _open_fifo(path: StrOrBytesPath, op: Op, dir_fd: int | None) -> int:
+    """Open a FIFO in a thread of its own, and free the thread when the task is cancelled."""
+    job = _Job(op.plain, os.close)
+    fileops.start_thread(job.run)
+    try:
+        return int(await job.wait())
+    except asyncio.CancelledError:
+        _free_opener(job, path, dir_fd)
+        raise
+
+
+def _free_opener(job: _Job, path: StrOrBytesPath, dir_fd: int | None) -> None:
+    """Be the other end of a FIFO for a moment, again and again until the thread has opened it."""
+    if job.ended or job.loop.is_closed():
+        return
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd))
+    except OSError:
+        return  # it is gone, or not ours; the thread does not keep the process from ending
+    job.loop.call_later(0.01, _free_opener, job, path, dir_fd)
+
+
+async def close_fd(fd: int) -> None:
+    """Close a descriptor: os.close().
+
+    Descriptors of regular files that were not written, of pipes and the like are closed at once. The others
+    may have to wait for a server, or for a device that is slow, and are closed behind the task's back if it
+    is cancelled.
+    """
+    if perf_counter() > _turn.until:
+        await _breathe()
+    if fileops.closes_at_once(fd):
+        os.close(fd)
+        return
+    await _finish(_do(fileops.close_op(index(fd))))
+
+
+async def _finish(awaitable: Any) -> Any:
+    """Wait for what must be done whatever becomes of the task; a cancellation is raised afterwards."""
+    task = asyncio.ensure_future(awaitable)
+    cancelled: BaseException | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            if task.done():
+                break
+            cancelled = error
+        except BaseException:
+            break
+    if cancelled is not None:
+        if not task.cancelled():
+            task.exception()  # it is not "never retrieved"
+        raise cancelled
+    return task.result()
+
+
+async def fsync(fd: Any, datasync: bool = False) -> None:
+    """Bring what was written to the device: os.fsync(), or os.fdatasync() with datasync."""
+    await _do(fileops.fsync_op(fd, datasync))
+
+
+async def fallocate(fd: Any, offset: int, length: int, *, mode: int = 0) -> None:
+    """Make sure that a range of a file has room on the device: os.posix_fallocate().
+
+    Args: mode is a mask of FALLOC_FL_*, as for fallocate(2).
+    Raises: OSError with EOPNOTSUPP for a mode where io_uring is refused.
+    """
+    await _do(fileops.fallocate_op(fd, offset, length, mode))
+
+
+async def ftruncate(fd: Any, length: int) -> None:
+    """Set the size of a file: os.ftruncate()."""
+    await _do(fileops.ftruncate_op(fd, length))
+
+
+async def stat(
+    path: StrOrBytesPath | int, *, dir_fd: int | None = None, follow_symlinks: bool = True
+) -> os.stat_result:
+    """Tell about a file: os.stat()."""
+    if perf_counter() > _turn.until:
+        await _breathe()
+    if isinstance(path, int):
+        return os.stat(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
+    found = fileops.stat_now(path, dir_fd, follow_symlinks)
+    if found is not None:
+        return found
+    result: os.stat_result = await _do(fileops.stat_op(path, dir_fd, follow_symlinks))
+    return result
+
+
+async def lstat(path: StrOrBytesPath, *, dir_fd: int | None = None) -> os.stat_result:
+    """Tell about a file, or about the link itself: os.lstat()."""
+    return await stat(path, dir_fd=dir_fd, follow_symlinks=False)
+
+
+async def rename(
+    src: StrOrBytesPath, dst: StrOrBytesPath, *, src_dir_fd: int | None = None, dst_dir_fd: int | None = None
+) -> None:
+    """Rename a file: os.rename()."""
+    await _do(fileops.rename_op(src, dst, src_dir_fd, dst_dir_fd, False))
+
+
+async def replace(
+    src: StrOrBytesPath, dst: StrOrBytesPath, *, src_dir_fd: int | None = None, dst_dir_fd: int | None = None
+) -> None:
+    """Rename a file, over another one on every platform: os.replace()."""
+    await _do(fileops.rename_op(src, dst, src_dir_fd, dst_dir_fd, True))
+
+
+async def unlink(path: StrOrBytesPath, *, dir_fd: int | None = None) -> None:
+    """Remove a name: os.unlink()."""
+    await _do(fileops.unlink_op(path, dir_fd))
+
+
+async def rmdir(path: StrOrBytesPath, *, dir_fd: int | None = None) -> None:
+    """Remove an empty directory: os.rmdir()."""
+    await _do(fileops.rmdir_op(path, dir_fd))
+
+
+async def mkdir(path: StrOrBytesPath, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
+    """Make a directory: os.mkdir()."""
+    await _do(fileops.mkdir_op(path, mode, dir_fd))
+
+
+async def link(
+    src: StrOrBytesPath, dst: StrOrBytesPath, *, src_dir_fd: int | None = None,
+    dst_dir_fd: int | None = None, follow_symlinks: bool = True,
+) -> None:  # fmt: skip
+    """Make a hard link: os.link()."""
+    await _do(fileops.link_op(src, dst, src_dir_fd, dst_dir_fd, follow_symlinks))
+
+
+async def symlink(
+    src: StrOrBytesPath, dst: StrOrBytesPath, target_is_directory: bool = False, *, dir_fd: int | None = None
+) -> None:
+    """Make a symbolic link: os.symlink()."""
+    await _do(fileops.symlink_op(src, dst, target_is_directory, dir_fd))
+
+
+async def readlink(path: StrOrBytesPath, *, dir_fd: int | None = None) -> Any:
+    """Tell where a symbolic link points to: os.readlink()."""
+    return await call(os.readlink, path, dir_fd=dir_fd)
+
+
+async def getxattr(path: Any, attribute: StrOrBytesPath, *, follow_symlinks: bool = True) -> bytes:
+    """Read an extended attribute of a path or a descriptor: os.getxattr()."""
+    found: bytes = await call(os.getxattr, path, attribute, follow_symlinks=follow_symlinks)
+    return found
+
+
+async def setxattr(
+    path: Any, attribute: StrOrBytesPath, value: bytes, flags: int = 0, *, follow_symlinks: bool = True
+) -> None:
+    """Set an extended attribute of a path or a descriptor: os.setxattr()."""
+    await call(os.setxattr, path, attribute, value, flags, follow_symlinks=follow_symlinks)
+
+
+async def listdir(path: Any = ".") -> list[Any]:
+    """Tell the names in a directory: os.listdir()."""
+    names: list[Any] = await call(os.listdir, path)
+    return names
+
+
+async def access(path: StrOrBytesPath, mode: int) -> bool:
+    """Tell whether a path may be used: os.access()."""
+    allowed: bool = await call(os.access, path, mode)
+    return allowed
+
+
+async def makedirs(name: StrOrBytesPath, mode: int = 0o777, exist_ok: bool = False) -> None:
+    """Make a directory and those above it: os.makedirs()."""
+    await call(os.makedirs, name, mode, exist_ok)
+
+
+async def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call any blocking function in a thread of this module: asyncio.to_thread() without the shared pool.
+
+    A task that is cancelled leaves at once; the function is called all the same if a thread had begun.
+    """
+    return await _in_thread(partial(function, *args, **kwargs))

@@ -1,0 +1,399 @@
+# SPDX-License-Identifier: MIT
+"""files: the functions of os as coroutines, against os itself.
+
+What it is: each operation beside the same operation of os: results, exceptions, and what is on the disk then;
+on the ring where there is one, and in threads.
+Must not know: how an answer was found.
+Invariant: no test waits for time to pass.
+Read next: test_files_batches.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+
+from rawuring import fileops, files
+
+pytestmark = pytest.mark.leakcheck
+LINUX = sys.platform == "linux"
+
+
+@pytest.fixture(params=["ring", "threads", "ring, nothing cached", "threads, nothing cached"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Let the ring or threads answer, with the caches before them or without."""
+    if "threads" in request.param:
+        monkeypatch.setattr(files, "_ring", lambda: None)
+    elif files.backend != "io_uring":
+        pytest.skip(f"io_uring (5.1): {files.reason}")
+    if "nothing" in request.param:
+        monkeypatch.setattr(fileops, "_RWF_NOWAIT", 0)
+        monkeypatch.setattr(fileops._cached, "works", False)
+    return request.param
+
+
+def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run on the stock loop."""
+    return asyncio.run(coroutine)
+
+
+def outcome(function: Any, *args: Any, **kwargs: Any) -> Any:
+    """Return the result, or what identifies the exception."""
+    try:
+        result = function(*args, **kwargs)
+        if asyncio.iscoroutine(result):
+            result = run(result)
+    except OSError as error:
+        return type(error), error.errno, error.filename, error.filename2
+    except (TypeError, ValueError, OverflowError) as error:
+        return type(error)
+    return result
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[int]:
+    """Open a file of 10,000 known bytes."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(250)) * 40)
+    fd = os.open(path, os.O_RDWR)
+    yield fd
+    os.close(fd)
+
+
+@pytest.mark.parametrize("n", [0, 1, 4096, 10_000, 20_000, 1_000_000])
+@pytest.mark.parametrize("offset", [0, 1, 9_999, 10_000, 10_001, 1 << 40])
+def test_pread_when_anywhere_then_what_os_reads(file: int, n: int, offset: int) -> None:
+    assert run(files.pread(file, n, offset)) == os.pread(file, n, offset)
+
+
+@pytest.mark.parametrize(
+    "args", [(-1, 0), (1, -1), ("1", 0), (1, "0"), (None, 0), (1, None), (1.0, 0), (1, 1 << 64)], ids=str
+)
+def test_pread_when_arguments_are_bad_then_the_exception_of_os(file: int, args: Any) -> None:
+    assert outcome(files.pread, file, *args) == outcome(os.pread, file, *args)
+
+
+@pytest.mark.parametrize("fd", [-1, 9999, "0", None, 1.5], ids=str)
+def test_pread_when_the_descriptor_is_bad_then_the_exception_of_os(fd: Any) -> None:
+    assert outcome(files.pread, fd, 10, 0) == outcome(os.pread, fd, 10, 0)
+
+
+def test_pread_when_it_is_a_directory_or_a_pipe_then_the_exception_of_os(tmp_path: Path) -> None:
+    directory = os.open(tmp_path, os.O_RDONLY)
+    ends = os.pipe()
+    try:
+        for fd in (directory, ends[0]):
+            assert outcome(files.pread, fd, 10, 0) == outcome(os.pread, fd, 10, 0)
+    finally:
+        for fd in (directory, *ends):
+            os.close(fd)
+
+
+@hypothesis.given(
+    lengths=st.lists(st.integers(0, 5000), max_size=5), offset=st.integers(0, 12_000), write=st.booleans()
+)
+@hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture], max_examples=30)
+def test_vectors_when_of_any_lengths_then_what_os_reads_and_writes(
+    file: int, lengths: list[int], offset: int, write: bool
+) -> None:
+    ours, theirs = [bytearray(n) for n in lengths], [bytearray(n) for n in lengths]
+    if write:
+        data = [bytes([n & 255]) * n for n in lengths]
+        wrote = run(files.pwritev(file, data, offset))
+        assert wrote == sum(lengths)
+        assert os.pread(file, wrote, offset) == b"".join(data)
+    assert run(files.preadv_into(file, ours, offset)) == os.preadv(file, theirs, offset)
+    assert ours == theirs
+
+
+def test_position_when_read_and_written_then_as_os(file: int) -> None:
+    async def main() -> None:
+        assert await files.read(file, 100) == bytes(range(100))
+        assert os.lseek(file, 0, os.SEEK_CUR) == 100
+        assert await files.write(file, b"xyz") == 3
+        assert os.pread(file, 5, 99) == bytes([99]) + b"xyz" + bytes([103])
+        os.lseek(file, 0, os.SEEK_END)
+        assert await files.read(file, 100) == b""
+        memory = bytearray(10)
+        assert await files.readinto_at(file, memory, 9_995) == 5
+        assert await files.readinto(file, memory) == 0
+
+    run(main())
+
+
+def test_pipe_when_read_before_it_is_written_then_the_loop_goes_on(way: str) -> None:
+    async def main() -> None:
+        reader, writer = os.pipe()
+        try:
+            reading = asyncio.ensure_future(files.read(reader, 100))
+            await asyncio.sleep(0)
+            os.write(writer, b"late")
+            assert await reading == b"late"
+            reading = asyncio.ensure_future(files.read(reader, 100))
+            await asyncio.sleep(0)
+            reading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reading
+            os.write(writer, b"kept")
+            assert await files.read(reader, 100) == b"kept"
+            os.close(writer)
+            assert await files.read(reader, 100) == b""
+        finally:
+            os.close(reader)
+
+    run(main())
+
+
+def test_pipe_when_it_is_full_then_a_write_waits_for_the_reader() -> None:
+    async def main() -> None:
+        reader, writer = os.pipe()
+        try:
+            data, sent, got = os.urandom(1 << 18), 0, b""
+
+            async def send() -> None:
+                nonlocal sent
+                while sent < len(data):
+                    sent += await files.write(writer, data[sent : sent + 100_000])
+                os.close(writer)
+
+            sending = asyncio.ensure_future(send())
+            while True:
+                part = await files.read(reader, 70_000)
+                if not part:
+                    break
+                got += part
+            await sending
+            assert got == data
+        finally:
+            os.close(reader)
+
+    run(main())
+
+
+# ------------------------------------------------------------------------------------------------------
+# Names
+
+
+def test_names_when_made_and_removed_then_the_disk_is_as_os_leaves_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        base = str(tmp_path)
+        await files.mkdir(f"{base}/d", 0o700)
+        assert os.stat(f"{base}/d").st_mode & 0o777 == 0o700
+        fd = await files.open_fd(f"{base}/d/a", os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+        assert not os.get_inheritable(fd)
+        assert await files.pwrite(fd, b"hello", 0) == 5
+        await files.fallocate(fd, 0, 8192)
+        assert os.fstat(fd).st_size == 8192
+        await files.ftruncate(fd, 3)
+        await files.fsync(fd)
+        await files.fsync(fd, datasync=True)
+        await files.close_fd(fd)
+        with pytest.raises(OSError, match="Bad file"):
+            os.fstat(fd)
+        await files.link(f"{base}/d/a", f"{base}/b")
+        await files.symlink("d/a", f"{base}/s")
+        assert await files.readlink(f"{base}/s") == "d/a"
+        assert os.stat(f"{base}/b").st_nlink == 2
+        for follow in (True, False):
+            ours = await files.stat(f"{base}/s", follow_symlinks=follow)
+            assert ours == os.stat(f"{base}/s", follow_symlinks=follow)
+            for name in ("st_mtime_ns", "st_mtime", "st_ctime_ns", "st_blocks", "st_blksize", "st_rdev"):
+                assert getattr(ours, name) == getattr(os.stat(f"{base}/s", follow_symlinks=follow), name)
+        await files.rename(f"{base}/b", f"{base}/c")
+        await files.replace(f"{base}/c", f"{base}/d/a")
+        await files.unlink(f"{base}/d/a")
+        await files.unlink(f"{base}/s")
+        assert await files.listdir(f"{base}/d") == ["a"] if os.path.exists(f"{base}/d/a") else True
+        await files.makedirs(f"{base}/x/y/z", exist_ok=True)
+        await files.rmdir(f"{base}/x/y/z")
+        assert not os.path.exists(f"{base}/x/y/z")
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("open_fd", ("missing", os.O_RDONLY)), ("open_fd", (".", os.O_WRONLY)),
+        ("open_fd", ("a\0b", os.O_RDONLY)),
+        ("open_fd", (None, os.O_RDONLY)), ("open_fd", ("file/x", os.O_RDONLY)), ("open_fd", ("x" * 300, 0)),
+        ("open_fd", ("", 0)), ("open_fd", ("file", os.O_CREAT | os.O_EXCL)), ("open_fd", ("file", "r")),
+        ("stat", ("missing",)), ("stat", ("a\0b",)), ("stat", (None,)), ("stat", (b"missing",)),
+        ("stat", ("",)),
+        ("stat", (9999,)), ("stat", (1.5,)), ("lstat", ("file/",)),
+        ("rename", ("missing", "other")), ("rename", ("file", "no/such")), ("rename", (".", "x")),
+        ("replace", ("missing", "other")), ("unlink", ("missing",)), ("unlink", (".",)), ("rmdir", ("file",)),
+        ("rmdir", ("missing",)), ("mkdir", ("file",)), ("mkdir", ("no/such",)), ("link", ("missing", "x")),
+        ("link", ("file", "file")), ("symlink", ("a", "file")), ("readlink", ("file",)),
+        ("listdir", ("missing",)),
+        ("getxattr", ("missing", "user.x")), ("fsync", ("x",)), ("fsync", (9999,)), ("ftruncate", (9999, 1)),
+        ("ftruncate", ("x", 1)), ("close_fd", (9999,)),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_name_when_it_cannot_be_then_the_exception_of_os(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, args: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_bytes(b"x")
+    original = getattr(os, {"open_fd": "open", "close_fd": "close"}.get(name, name))
+    theirs = outcome(original, *args)
+    assert outcome(getattr(files, name), *args) == theirs
+
+
+def test_directory_descriptor_when_given_then_paths_start_there(tmp_path: Path) -> None:
+    async def main() -> None:
+        await files.mkdir("d", dir_fd=top)
+        fd = await files.open_fd("d/f", os.O_CREAT | os.O_WRONLY, dir_fd=top)
+        await files.close_fd(fd)
+        await files.rename("d/f", "g", src_dir_fd=top, dst_dir_fd=top)
+        assert (await files.stat("g", dir_fd=top)).st_size == 0
+        await files.link("g", "h", src_dir_fd=top, dst_dir_fd=top)
+        await files.symlink("g", "s", dir_fd=top)
+        assert await files.readlink("s", dir_fd=top) == "g"
+        await files.unlink("g", dir_fd=top)
+        await files.rmdir("d", dir_fd=top)
+
+    top = os.open(tmp_path, os.O_RDONLY)
+    try:
+        run(main())
+    finally:
+        os.close(top)
+    assert sorted(os.listdir(tmp_path)) == ["h", "s"]
+
+
+# ------------------------------------------------------------------------------------------------------
+# FIFOs and cancellation
+
+
+@pytest.mark.skipif(not LINUX, reason="Linux only")
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_WRONLY])
+def test_fifo_when_its_open_is_cancelled_then_it_ends(tmp_path: Path, flags: int) -> None:
+    async def main() -> None:
+        opening = asyncio.ensure_future(files.open_fd(path, flags))
+        await asyncio.sleep(0.01)  # not needed: whenever it is cancelled, it has to end
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    run(main())
+
+
+@pytest.mark.skipif(not LINUX, reason="Linux only")
+def test_fifo_when_both_ends_are_opened_then_both_opens_return(tmp_path: Path) -> None:
+    async def main() -> None:
+        ends = await asyncio.gather(files.open_fd(path, os.O_RDONLY), files.open_fd(path, os.O_WRONLY))
+        try:
+            await files.write(ends[1], b"through")
+            assert await files.read(ends[0], 100) == b"through"
+        finally:
+            for fd in ends:
+                await files.close_fd(fd)
+
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    run(main())
+
+
+def test_open_when_cancelled_at_every_moment_then_no_descriptor_is_lost(tmp_path: Path) -> None:
+    async def main() -> None:
+        for turns in range(6):
+            for flags in (os.O_RDONLY, os.O_RDWR | os.O_CREAT):
+                opening = asyncio.ensure_future(files.open_fd(path, flags))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                if opening.done():
+                    os.close(opening.result())
+                    continue
+                opening.cancel()
+                try:
+                    os.close(await opening)
+                except asyncio.CancelledError:
+                    pass
+
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+    run(main())
+
+
+def test_ready_answers_when_many_tasks_ask_then_the_loop_turns(file: int, way: str) -> None:
+    if "nothing" in way or not LINUX:
+        pytest.skip("about answers from the caches")
+
+    async def main() -> int:
+        turns, ending = 0, False
+
+        async def read() -> None:
+            for _ in range(200):
+                await files.pread(file, 4096, 0)
+
+        def turn() -> None:
+            nonlocal turns
+            turns += 1
+            if not ending:
+                asyncio.get_running_loop().call_soon(turn)
+
+        turn()
+        await asyncio.gather(*[read() for _ in range(50)])
+        ending = True
+        await asyncio.sleep(0)
+        return turns
+
+    # 10,000 reads take at least 5 ms, and a turn has a budget of 0.2.
+    assert run(main()) > 10
+
+
+def test_refusal_when_it_is_about_the_flag_then_the_data_come_all_the_same(
+    file: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for code in (errno.EAGAIN, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EINVAL):
+
+        def refuse(*args: Any, code: int = code) -> int:
+            raise OSError(code, os.strerror(code))
+
+        def refusing(*args: Any) -> int:
+            return refuse() if len(args) == 4 else os.preadv(*args)
+
+        monkeypatch.setattr(fileops, "_preadv", refusing)
+        assert run(files.pread(file, 100, 5)) == os.pread(file, 100, 5)
+
+
+@pytest.mark.parametrize("got", [0, 1, 50])
+def test_short_answer_when_the_file_has_more_then_the_rest_is_read(
+    file: int, monkeypatch: pytest.MonkeyPatch, got: int
+) -> None:
+    def short(fd: int, buffers: Any, offset: int, flags: int = 0) -> int:
+        if not flags:
+            return os.preadv(fd, buffers, offset)
+        return os.preadv(fd, [memoryview(buffers[0])[:got]], offset) if got else 0
+
+    monkeypatch.setattr(fileops, "_preadv", short)
+    assert run(files.pread(file, 100, 5)) == os.pread(file, 100, 5)
+    memory = bytearray(100)
+    assert run(files.preadv_into(file, [memory], 7)) == 100
+    assert memory == os.pread(file, 100, 7)
+
+
+def test_memory_when_files_are_in_memory_only_then_they_are_read(tmp_path: Path) -> None:
+    if not os.path.isdir("/dev/shm"):
+        pytest.skip("no /dev/shm")
+    path = f"/dev/shm/rawuring-{os.getpid()}"
+    try:
+        Path(path).write_bytes(b"tmpfs" * 1000)
+        fd = run(files.open_fd(path, os.O_RDONLY))
+        assert run(files.pread(fd, 10_000, 0)) == b"tmpfs" * 1000
+        os.close(fd)
+    finally:
+        os.unlink(path)
