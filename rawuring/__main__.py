@@ -2,15 +2,15 @@
 # pyright: basic
 """List the commands: ``python -m rawuring``; or run one: ``python -m rawuring COMMAND``.
 
-What it is: the commands with one line each, as far as their modules are here; and the check that a copy makes
-of itself: VENDORED.json, the manifest that vendor.py writes, says what its files must be.
+What it is: the commands with one line each, for the modules that this copy contains; and the check of a copy
+by itself: VENDORED.json, the manifest that vendor.py writes, lists the hashes of its files.
 Mirrors: nothing.
 Must not know: what a command does; how a copy is made.
-Invariant: each copy has this file, whatever else it has, so it works alone, and also as path/to/NAME.
+Invariant: every copy contains this file, so it works alone, and also as path/to/NAME.
 Read next: command.py.
 
-``python -m NAME --check`` checks the copy NAME. A copy in one file, which has no folder, checks itself before
-this runs. ``python -m rawuring.vendor --check NAME``, where rawuring is installed, tells besides whether the
+``python -m NAME --check`` checks the copy NAME. A copy in one file has no folder, and checks itself before
+this file runs. ``python -m rawuring.vendor --check NAME``, where rawuring is installed, also says whether the
 copy is out of date.
 """
 
@@ -23,7 +23,7 @@ MANIFEST = "VENDORED.json"
 SUMS = "SHA256SUMS"
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 
-#: The modules that are commands, and what each of them tells or does.
+#: The modules that are commands, and what each of them reports or does.
 COMMANDS = {
     "probe": "what this kernel offers, who forbids it, what to do about it, and proof",
     "forbid": "whether io_uring is closed here: every way in, tried",
@@ -36,7 +36,7 @@ COMMANDS = {
 
 
 def available() -> list[str]:
-    """Name the commands whose modules are here: a copy may be a part of the package."""
+    """Name the commands whose modules exist here: a copy may contain a part of the package."""
     if not __package__:  # a folder that was started by its path
         return [name for name in COMMANDS if os.path.exists(os.path.join(FOLDER, f"{name}.py"))]
     from importlib.util import find_spec
@@ -76,7 +76,7 @@ def _usage() -> str:
 
 
 def _read(name: str) -> bytes | None:
-    """Return a file of this package, also from a zip; None where there is none."""
+    """Return a file of this package, also from a zip; None if it does not exist."""
     path = name.split("/")
     try:
         if os.path.isdir(FOLDER):

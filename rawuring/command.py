@@ -3,9 +3,9 @@
 """How a command ends: ``run(main)`` turns a main() into an exit code.
 
 What it is: the frame of every ``python -m`` of this package, but aio's, which runs its user's program.
-Mirrors: what coreutils do with a closed pipe, a full disk and Ctrl-C; EX_IOERR of sysexits.h.
+Mirrors: the behaviour of coreutils on a closed pipe, a full disk and Ctrl-C; EX_IOERR of sysexits.h.
 Must not know: what any command does.
-Invariant: what the environment does to a command ends it with one line at most; a traceback means a defect.
+Invariant: a failure of the environment ends a command with one line at most; a traceback means a defect.
 Read next: evidence.py.
 
 Unless said otherwise, any thread may call.
@@ -21,7 +21,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: The exit code when nothing could be written, or the system refused something else: no command's own.
+#: The exit code when the output could not be written, or another system call failed; no command uses it
+#: itself.
 FAILED = 74
 
 
@@ -29,7 +30,7 @@ def run(main: Callable[[], int]) -> None:
     """Call main and exit with what it returns.
 
     A reader that closes its end of the pipe ends the command silently by SIGPIPE, Ctrl-C by SIGINT; an
-    OSError is told in one line. A stdout that was closed counts as one that cannot be written.
+    OSError is reported in one line. A closed stdout counts as one that cannot be written.
 
     Args: main is called without arguments.
     Raises: SystemExit, always.
@@ -60,7 +61,7 @@ def run(main: Callable[[], int]) -> None:
 
 
 def _forget_output() -> None:
-    """Drop what stands in the buffer: the interpreter would try to write it once more."""
+    """Drop the buffered output: the interpreter would try to write it once more."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError):

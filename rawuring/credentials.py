@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 # pyright: basic
-"""The probe as somebody else would see it: ``--as USER`` and ``--unprivileged``.
+"""The probe as another user would see it: ``--as USER`` and ``--unprivileged``.
 
-What it is: a child that gives up its privileges and does the rest; its output and exit code are the parent's.
+What it is: a child that drops its privileges and does the rest; its output and exit code are the parent's.
 Mirrors: bpftool feature probe unprivileged, setpriv(1).
-Must not know: what is asked.
+Must not know: the questions.
 Invariant: this process keeps its credentials; the child never gets them back.
 Read next: probe.py.
 
@@ -28,7 +28,7 @@ NOBODY = 65534  # the kernel's overflowuid
 
 
 class Identity(namedtuple("Identity", "uid gid groups")):
-    """Whom to become."""
+    """The user to become."""
 
     __slots__ = ()
 
@@ -41,10 +41,10 @@ UNPRIVILEGED = Identity(NOBODY, NOBODY, ())
 
 
 def find(user: str | None) -> Identity:
-    """Find a user by name or number.
+    """Look up a user by name or number.
 
-    Args: user is a name, or a number, which need not be known to this machine; None is nobody, in no group.
-    Returns: the user with his groups; a number that is unknown has itself as its only group.
+    Args: user is a name, or a number that this machine need not know; None is nobody, in no group.
+    Returns: the user with their groups; an unknown number has itself as its only group.
     Raises: ValueError for a name that is unknown.
     """
     if user is None:
@@ -63,12 +63,12 @@ def find(user: str | None) -> Identity:
 
 
 def run_as(whom: Identity, work: Callable[[], int]) -> int:
-    """Let a child become somebody and work; print what it printed.
+    """Run work in a child that has become another user, and print the child's output.
 
-    Args: work prints to sys.stdout and returns an exit code; what it imports should be imported before, for
-        the child may not be able to read it.
-    Returns: what work returned.
-    Raises: OSError where this process may not become that user, with the advice to be root.
+    Args: work prints to sys.stdout and returns an exit code; its modules should be imported before, for the
+        child may not be able to read them.
+    Returns: the exit code that work returned.
+    Raises: OSError if this process may not become that user, with the advice to run as root.
     Threads: the main thread.
     """
     import posix
@@ -115,7 +115,7 @@ def _work_as(whom: Identity, work: Callable[[], int], out: int) -> int:
 
 
 def _stay_readable() -> None:
-    """Ask for /proc/self back, which belongs to root after a change of the user."""
+    """Regain access to /proc/self, which belongs to root after a change of the user."""
     try:
         syscalls._load()
     except (OSError, ImportError, AttributeError):

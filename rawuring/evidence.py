@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
 # pyright: basic
-"""What the system says about itself, and which layer refused io_uring.
+"""Evidence about the system, and the layer that refused io_uring.
 
 What it is: sysctls, seccomp state, limits, kernel configuration, hints of containers, emulators and security
 modules; and the rules that turn an errno and these facts into one word and one piece of advice.
 Mirrors: Docker's check-config.sh, kvm-ok.
-Must not know: a ring. Nothing here makes an io_uring call.
-Invariant: what cannot be read is named with the reason, and never an error.
+Must not know: rings. Nothing here makes an io_uring call.
+Invariant: a file that cannot be read is reported with the reason, and is never an error.
 Read next: forbid.py.
 """
 
@@ -20,10 +20,10 @@ from . import gates, syscalls
 
 
 def gather() -> tuple[str, ...]:
-    """Read what the system says about itself, without any io_uring call.
+    """Read the evidence about this system, without any io_uring call.
 
-    Returns: "name=value" each, in the order in which they explain a refusal; the last one names what could
-        not be read, and why.
+    Returns: "name=value" each, in the order in which they explain a refusal; the last one names the files
+        that could not be read, and why.
     """
     unread: list[str] = []
 
@@ -59,7 +59,7 @@ def gather() -> tuple[str, ...]:
 
 
 def own_version() -> str:
-    """Return the version of this library, whatever name a copy of it has."""
+    """Return the version of this library, under any name that a copy has."""
     return str(getattr(sys.modules.get(__name__.rpartition(".")[0]), "__version__", ""))
 
 
@@ -107,7 +107,7 @@ def _kernel_config() -> str:
                 data = zlib.decompress(data, 31)
         except (OSError, ImportError, ValueError):
             continue
-        except Exception:  # zlib.error, which cannot be named where there is no zlib
+        except Exception:  # zlib.error, whose name is unknown without zlib
             continue
         if b"\nCONFIG_IO_URING=y" in data:
             return "y"
@@ -164,8 +164,8 @@ def classify(failure: syscalls.Unavailable, evidence: tuple[str, ...]) -> tuple[
     if cause == "seccomp" or refused or odd:
         killed = failure.detail in ("seccomp-kill", "seccomp-untried")
         absent = None if killed else _surely_absent(failure.errno, facts)
-        if absent:  # a filter that admits the calls would not help
-            too = "A seccomp filter is in force, too, and may refuse it there."
+        if absent:  # a filter that allows the calls would not help
+            too = "A seccomp filter is in force, too, and may refuse io_uring there."
             return "absent", absent[0], f"{absent[1]} {too}"
         filtered = syscalls.REASONS["seccomp"][1]
         behind = _BEHIND_THE_FILTER.get(facts.get("kernel.io_uring_disabled", ""), "")
@@ -182,7 +182,7 @@ def classify(failure: syscalls.Unavailable, evidence: tuple[str, ...]) -> tuple[
         return "limited", cause, advice
     if cause == "not-linux":
         return "not-linux", cause, f"{advice} Run this on Linux, if only in a virtual machine, or do without."
-    if "io_uring_enter(-1)" in facts:  # no flags were asked for, so they cannot be what is wrong
+    if "io_uring_enter(-1)" in facts:  # no flags were requested, so flags cannot be the cause
         return "unknown", "unknown", _UNHEARD_OF
     return "unknown", cause, advice
 
@@ -194,7 +194,7 @@ _UNHEARD_OF = (
 
 
 def _answers_for_the_kernel(facts: dict[str, str]) -> bool:
-    """Tell whether io_uring_enter on descriptor -1 was answered by a filter.
+    """Tell whether a filter answered io_uring_enter on descriptor -1.
 
     The kernel itself says EBADF, whatever its policy, and ENOSYS where it has no io_uring.
     """
@@ -208,15 +208,16 @@ def _is_filtered(facts: dict[str, str]) -> bool:
     return "2" in (facts.get("Seccomp"), facts.get("PR_GET_SECCOMP"))
 
 
-# Who changes the profile and meets the next refusal would think that it was not changed.
+# Otherwise, a user who has changed the profile and meets the next refusal would think that the change had
+# failed.
 _BEHIND_THE_FILTER = {
-    "1": " Behind the filter kernel.io_uring_disabled=1 admits only CAP_SYS_ADMIN and kernel.io_uring_group.",
+    "1": " Behind the filter kernel.io_uring_disabled=1 allows only CAP_SYS_ADMIN and kernel.io_uring_group.",
     "2": " Behind the filter kernel.io_uring_disabled=2 refuses it, too: root has to set that to 0 as well.",
 }
 
 
 def _where_to_allow(facts: dict[str, str]) -> str:
-    """Tell where a profile is given, for the container that shows itself, or for the usual ones."""
+    """Tell where to give a profile: for the container that was detected, or for the usual ones."""
     container = facts.get("container", "")
     for words, where in _PROFILES:
         if any(word in container for word in words):
@@ -242,7 +243,7 @@ def _which_policy(code: int | None, facts: dict[str, str]) -> tuple[str, str]:
         )
     return "unknown-policy", (
         "Neither the sysctl nor a seccomp filter refuses io_uring, and yet it is refused: by a security "
-        "module, or by a sandbox around this machine, as some container desktops have. Ask whoever runs it."
+        "module, or by a sandbox around this machine, as in some container desktops. Ask its administrator."
     )
 
 
@@ -254,12 +255,12 @@ def _why_absent(facts: dict[str, str], failure: syscalls.Unavailable) -> tuple[s
         return "python", failure.advice
     return "config", (
         "This kernel is new enough and has no io_uring: most likely it was built without CONFIG_IO_URING. "
-        "Otherwise the system calls are emulated, or a filter that does not show answers for the kernel."
+        "Otherwise the system calls are emulated, or a hidden filter answers instead of the kernel."
     )
 
 
 def _surely_absent(code: int | None, facts: dict[str, str]) -> tuple[str, str] | None:
-    """Find a reason that holds whoever gave the answer, the kernel or a filter in front of it."""
+    """Find a reason that holds for either source of the answer, the kernel or a filter before it."""
     if "emulator" in facts and code == errno.ENOSYS:
         return "emulator", (
             f"The system calls are answered by an emulator ({facts['emulator']}) that has no io_uring: run "
@@ -289,7 +290,7 @@ _CAP_IPC_LOCK = 14  # linux/capability.h
 
 
 def release_of(text: str) -> tuple[int, int] | None:
-    """Find the two numbers of a kernel release.
+    """Find the first two numbers of a kernel release.
 
     Args: text such as "6.18.44-x" or "Linux 6.1.0 x86_64".
     Returns: such as (6, 18), or None.
@@ -302,7 +303,7 @@ def release_of(text: str) -> tuple[int, int] | None:
 
 
 def kernel_name() -> str:
-    """Name the kernel: system, release and machine, or the platform where there is no uname."""
+    """Name the kernel: system, release and machine; without os.uname, the platform."""
     if not hasattr(os, "uname"):
         return sys.platform
     name = os.uname()

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 # pyright: basic
-"""Which ring this kernel is asked for: rules of the setup flags, wishes and refusals.
+"""Negotiation of a ring with this kernel: the rules of the setup flags, wishes and refusals.
 
-What it is: setup(), which calls io_uring_setup until a ring is there or it is known why not. Mirrors:
+What it is: setup() calls io_uring_setup until it succeeds or the cause of the failure is known. Mirrors:
 liburing ``src/setup.c`` as far as it fills io_uring_params.
-Must not know: what a ring looks like in memory.
-Invariant: the caller learns of every flag that was wished for and not granted.
+Must not know: the layout of a ring in memory.
+Invariant: the caller learns of every wished flag that was not granted.
 Read next: queues.py.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MAX_ENTRIES = 32768  # IORING_MAX_ENTRIES in the kernel's io_uring.c; the CQ may have twice as many
 
-# (a flag, those of which it needs one) and (a flag, one that it excludes). Source: Linux 7.2
+# (a flag, the flags of which it needs one) and (a flag, one that it excludes). Source: Linux 7.2
 # io_uring/io_uring.c io_uring_sanitise_params; checked against the running kernel in
 # tests/test_rings_kernel.py.
 _NEEDS = (
@@ -80,7 +80,7 @@ def flag_names(flags: int) -> str:
     return "|".join(uapi.names_of_flags("IORING_SETUP_", flags))
 
 
-# Not typing.NamedTuple: to import typing takes 9 ms and 2 MiB, more than all that a ring needs.
+# Not typing.NamedTuple: importing typing takes 9 ms and 2 MiB, more than everything else that a ring needs.
 class Dropped(namedtuple("Dropped", "flag errno")):
     """One wish that was not granted; errno is the kernel's, or 0 when a rule or gates.py forbids it."""
 
@@ -93,18 +93,18 @@ class Dropped(namedtuple("Dropped", "flag errno")):
 def setup(
     entries: int, flags: int, wish: int, fields: dict[str, Any], min_entries: int
 ) -> tuple[int, dict[str, Any], list[Dropped]]:
-    """Create a ring with the flags that are required and as many of the wishes as this kernel grants.
+    """Create a ring with the required flags and as many of the wishes as this kernel grants.
 
-    Wishes that no kernel takes together with the rest are dropped at once. What the kernel refuses is dropped
-    one by one, the newest flag first, together with those that need it. When
-    memory is short the call is repeated for 50 ms (a closed ring's memory is given back late), then with
-    half the entries, down to min_entries.
+    Wishes that no kernel accepts together with the rest are dropped first. Wishes that this kernel rejects
+    are dropped one by one, the newest flag first, together with those that need it. When memory is short the
+    call is repeated for 50 ms (a closed ring's memory is freed late), then with half the entries, down to
+    min_entries.
 
     Args: entries and min_entries are SQ sizes; flags and wish are masks of IORING_SETUP_*; fields are
         further members of io_uring_params.
     Returns: the descriptor, the filled params, and what was dropped.
-    Raises: ValueError for flags that no kernel takes together; Unavailable with the cause otherwise, also
-        where a seccomp filter would kill for the call.
+    Raises: ValueError for flags that no kernel accepts together; Unavailable with the cause otherwise, also
+        where a seccomp filter would kill the process for the call.
     Mirrors: liburing io_uring_queue_init_try_setup_flags
     """
     rule = broken_rule(flags)
@@ -142,12 +142,12 @@ def setup(
                 raise syscalls.explain_setup_failure(code, what, flags) from None
 
 
-# EINVAL: unknown here. EPERM: SQPOLL before 5.13. ENOMEM: 32-byte CQEs may be what was too much.
+# EINVAL: unknown here. EPERM: SQPOLL before 5.13. ENOMEM: perhaps 32-byte CQEs were too much.
 _WISH_ERRNOS = (errno.EINVAL, errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.EFAULT, errno.ENOMEM)
 
 
 def _against_a_rule(flags: int, wish: int) -> int:
-    """Return the one wish because of which a rule is broken; of two that exclude each other, the newer."""
+    """Return the wish that breaks a rule; of two that exclude each other, the newer."""
     for flag, needs in _NEEDS:
         if wish & flag and not (flags | wish) & needs:
             return flag
@@ -160,7 +160,7 @@ def _newest(mask: int) -> int:
 
 
 def _drop_one(flags: int, wish: int, code: int, dropped: list[Dropped], victim: int = 0) -> int:
-    """Take the newest wish away, or the one that is named, and those that cannot stand without it."""
+    """Drop the newest wish, or the one that is named, and those that need it."""
     victim = victim or _newest(wish)
     while victim:
         wish &= ~victim
@@ -185,7 +185,7 @@ def _refused_flags(flags: int) -> list[str]:
 
 
 def check_integers(**arguments: Any) -> None:
-    """Refuse arguments of a ring that are no integers, or that no kernel's field holds.
+    """Reject arguments of a ring that are no integers, or that do not fit the kernel's field.
 
     Args: arguments by their names; None stands for one that was not given.
     Raises: TypeError and ValueError, which name the argument.
@@ -207,7 +207,7 @@ _WHAT = {"flags": "a mask of IORING_SETUP_*", "wish": "a mask of IORING_SETUP_*"
 def check_sizes(
     entries: int, cq_entries: int | None, flags: int, wish: int, wq_fd: int | None = None
 ) -> None:  # fmt: skip
-    """Refuse sizes that the kernel would only answer with EINVAL.
+    """Reject sizes for which the kernel would return a bare EINVAL.
 
     Args: entries, cq_entries and wq_fd as for rings.Ring; flags and wish are masks of IORING_SETUP_*.
     Raises: ValueError.

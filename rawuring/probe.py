@@ -5,8 +5,9 @@
 What it is: the answers as an API, cached, and the command.
 Mirrors: bpftool feature probe, virt-host-validate.
 Must not know: the monitor, or anything built on it.
-Invariant: asked once per process, as far as the answer lasts; every answer is yes, no or unknown, found by
-trying and never by comparing versions; nothing is left behind, neither a descriptor nor a child.
+Invariant: the kernel is asked once per process, as far as the answer lasts; every answer is yes, no or
+unknown, found by trying and never by comparing versions; nothing is left behind, neither a descriptor nor a
+child.
 Read next: fdmon.py.
 
 Unless said otherwise, memory passed to a call may be freed when the call returns, only the thread that owns a
@@ -56,11 +57,11 @@ _cached: Capabilities | None = None
 def capabilities(refresh: bool = False) -> Capabilities:
     """Find out what the kernel offers to this process.
 
-    An answer is kept unless it is a passing one (its ``lasting`` is False): what was said while descriptors,
-    memory or processes ran short is asked again the next time.
+    A lasting answer is kept. A transient one (``lasting`` is False), given while descriptors, memory or
+    processes were scarce, is not: the next call asks again.
 
     Args: refresh asks again instead of returning the earlier answer.
-    Returns: the answers; usable is None when they could not be found.
+    Returns: the answers; usable is None when they could not be determined.
     Threads: any.
     """
     global _cached
@@ -72,11 +73,11 @@ def capabilities(refresh: bool = False) -> Capabilities:
 
 
 def examine_ring(ring: Ring) -> Capabilities:
-    """Find out what one ring admits: restrictions of a ring hold for it alone.
+    """Find out what one ring allows: the restrictions of a ring hold for it alone.
 
     Args: ring is enabled and idle.
     Returns: the answers for this ring.
-    Raises: ValueError for a ring with completions or requests on their way.
+    Raises: ValueError for a ring with unreaped completions or queued requests.
     Since: 5.10
     """
     return survey.examine_ring(ring, capabilities())
@@ -94,11 +95,11 @@ def op_supported(name: str) -> Answer:
 
 
 def supports(*items: str) -> Answer:
-    """Tell whether this kernel has all of these things and lets this process use them.
+    """Tell whether this kernel has all of these items and allows this process to use them.
 
     Args: items such as "OP:RECV", "SETUP:DEFER_TASKRUN", "FEAT:EXT_ARG", "REG:PBUF_RING" or "KERNEL:6.1".
     Returns: False if one is missing, None if one is unknown and none is missing.
-    Raises: ValueError for what the tables do not know.
+    Raises: ValueError for a name that the tables do not contain.
     """
     return _all(capabilities(), items)
 
@@ -115,8 +116,8 @@ _EPILOG = """\
 items of --require, separated by commas:
   OP:RECV  SETUP:DEFER_TASKRUN  FEAT:EXT_ARG  REG:PBUF_RING  ENTER:NO_IOWAIT  SQE:CQE_SKIP_SUCCESS  KERNEL:6.1
 
-exit code, also of --fix and --profile: 0 usable, and all that is required is there; 1 not usable; 2 wrong
-usage; 3 something required is missing; 4 cannot tell. With --compare: 0 no difference, 1 differences, 2 not
+exit code, also of --fix and --profile: 0 usable, and every required item is available; 1 not usable; 2 wrong
+usage; 3 a required item is missing; 4 cannot tell. With --compare: 0 no difference, 1 differences, 2 not
 readable. With --forbid: 0 all three calls are refused, 1 something is open, 4 cannot tell. In any form: 74
 the output could not be written.
 """
@@ -125,15 +126,15 @@ the output could not be written.
 def main(arguments: list[str] | None = None, ring: Ring | None = None) -> int:
     """Run the command.
 
-    Args: arguments without the program's name, by default those of the process; ring is a ring of the
-        caller's, enabled and idle, to be asked what it admits.
-    Returns: the exit code: 0 usable, 1 not usable, 2 wrong usage, 3 something required is missing, 4 cannot
+    Args: arguments without the program's name, by default those of the process; ring is one of the caller's,
+        enabled and idle, whose restrictions are examined.
+    Returns: the exit code: 0 usable, 1 not usable, 2 wrong usage, 3 a required item is missing, 4 cannot
         tell.
     """
     parser = _parser()
     options = parser.parse_args(arguments)
     required = tuple(item.strip() for item in options.require.split(",") if item.strip())
-    # What is not asked for is not imported: in a zip each file is compiled at each start.
+    # Only the modules that are needed are imported: in a zip each file is compiled at each start.
     rows: tuple[Row, ...] = ()
     whom = None
     try:
@@ -222,7 +223,7 @@ def _answer(
 
 
 def _load_all(options: argparse.Namespace) -> None:
-    """Import what is imported late: somebody else may not be able to read it."""
+    """Import the modules that are imported late: another user may not be able to read them."""
     if options.forbid:
         from . import forbid  # noqa: F401
     elif options.fix is not None:
@@ -233,7 +234,7 @@ def _load_all(options: argparse.Namespace) -> None:
     import warnings  # noqa: F401
     from contextlib import suppress
 
-    # Where one of these is missing, the answer will be about that.
+    # If one of these is missing, the answer will report that.
     with suppress(ImportError):
         import ctypes  # noqa: F401
     with suppress(ImportError):

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
 # pyright: basic
-"""What programs need of io_uring, and whether they get it here: ``python -m rawuring.probe --profile NAME``.
+"""The io_uring features that programs need, and whether they are available here: ``python -m rawuring.probe
+--profile NAME``.
 
-What it is: a table of programs, each with rows of what it uses, and the form of such tables in files.
+What it is: a table of programs, with the features that each uses, and the form of such tables in files.
 Mirrors: virt-host-validate's list for each driver.
 Must not know: how an answer is found; report.ask() has it.
-Invariant: each row names the place in the program's source that it was read from.
+Invariant: each row names its source: the place in the program's code.
 Read next: credentials.py.
 
 A file has the same form, as JSON:
@@ -29,7 +30,7 @@ SCHEMA = 1
 
 
 class Row(namedtuple("Row", "what items optional source")):
-    """One thing that a program does, and the items (as of --require) that it takes."""
+    """One activity of a program, and the items (as for --require) that it needs."""
 
     __slots__ = ()
 
@@ -46,7 +47,7 @@ def _rows(source: str, *rows: tuple[str, str, bool]) -> tuple[Row, ...]:
 _LIBUV = "libuv src/unix/linux.c"
 _TOKIO = "tokio tokio/src/runtime/io/driver/uring.rs and tokio/src/io/uring"
 _FIO = "fio engines/io_uring.c"
-#: name -> what the program does with io_uring. Without what is optional it goes on with less.
+#: name -> the program's uses of io_uring. Without the optional ones it works with fewer features.
 PROFILES: dict[str, tuple[Row, ...]] = {
     "qemu": (
         *_rows(
@@ -105,7 +106,7 @@ PROFILES: dict[str, tuple[Row, ...]] = {
     ),
 }  # fmt: skip
 
-# The parts of this library: what they cannot do without, and what else of report.LIBRARY they use.
+# The parts of this library: the features of report.LIBRARY that they need, and all that they use.
 _ONE_SHOT, _MONITOR = "selector and asyncio, one-shot polls", "monitor (fdmon)"
 _PARTS = {
     "rawuring": ((_MONITOR, _ONE_SHOT), tuple(report.LIBRARY)),
@@ -142,7 +143,7 @@ def load(name: str) -> tuple[str, tuple[Row, ...]]:
 
     Args: name is a key of PROFILES, or the path of a file.
     Returns: the name and the rows.
-    Raises: ValueError for an unknown name, and for a file that is no profile.
+    Raises: ValueError for an unknown name, and for a file that is not a profile.
     """
     if name in PROFILES:
         return name, PROFILES[name]
@@ -153,17 +154,17 @@ def load(name: str) -> tuple[str, tuple[Row, ...]]:
             data = json.load(file)
     except OSError as error:
         known = ", ".join(PROFILES)
-        raise ValueError(f"{name!r} is no profile ({known}), and no file: {error.strerror}") from None
+        raise ValueError(f"{name!r} is neither a profile ({known}) nor a file: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{name}: no JSON: {error}") from None
+        raise ValueError(f"{name}: not JSON: {error}") from None
     try:
         rows = tuple(_row(row) for row in data["rows"])
         title = data.get("name", name)
     except (KeyError, TypeError, AttributeError) as error:
         form = "a list of rows with what and items"
-        raise ValueError(f"{name}: no profile, which has {form}: {error!r}") from None
+        raise ValueError(f"{name}: not a profile, which has {form}: {error!r}") from None
     if not isinstance(title, str) or not rows:
-        raise ValueError(f"{name}: no profile: its name is a string, and it has rows")
+        raise ValueError(f"{name}: not a profile, which has a string as its name, and rows")
     return title, rows
 
 
@@ -180,10 +181,10 @@ def _row(row: dict[str, Any]) -> Row:
 
 
 def answer(found: Capabilities, row: Row) -> tuple[Answer, list[str]]:
-    """Tell whether one row is had here.
+    """Tell whether the items of one row are available here.
 
     Args: found as probe.capabilities() returned it.
-    Returns: yes, no or unknown, and the items because of which it is not yes.
+    Returns: yes, no or unknown, and the items that prevent a yes.
     """
     if not found.usable:
         return found.usable, ["a ring"]
@@ -193,7 +194,7 @@ def answer(found: Capabilities, row: Row) -> tuple[Answer, list[str]]:
 
 
 def conclude(found: Capabilities, rows: tuple[Row, ...]) -> Answer:
-    """Tell whether everything that is not optional is there."""
+    """Tell whether every item that is not optional is available."""
     answers = [answer(found, row)[0] for row in rows if not row.optional]
     return False if False in answers else None if None in answers else True
 
@@ -211,7 +212,7 @@ def as_dict(found: Capabilities, name: str, rows: tuple[Row, ...], verdict: str)
 
 
 def print_text(found: Capabilities, name: str, rows: tuple[Row, ...], verdict: str) -> None:
-    """Print them for a person."""
+    """Print profile and answers for a person."""
     print(verdict)
     words: dict[Answer, str] = {True: "yes", False: "no", None: "unknown"}
     for row in rows:
@@ -221,9 +222,9 @@ def print_text(found: Capabilities, name: str, rows: tuple[Row, ...], verdict: s
         print(f"  {row.what}{optional}: {words[each]}{lacking}")
         print(f"      {' '.join(row.items) or 'a memory fence'}{f'; {row.source}' if row.source else ''}")
     whole = {
-        True: "everything that is required is there",
-        False: "something that is required is missing",
-        None: "not everything could be learned",
+        True: "every required item is available",
+        False: "a required item is missing",
+        None: "not every answer could be determined",
     }[conclude(found, rows)]
     print(f"profile {name}: {whole}")
     print(f"hint: {found.advice}")

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
 # pyright: basic
-"""What to paste where io_uring is refused: ``python -m rawuring.probe --fix``.
+"""Configuration to paste where io_uring is refused: ``python -m rawuring.probe --fix``.
 
-What it is: for each layer that can refuse, the lines for the places where it is told otherwise, and what is
-given up by them.
+What it is: for each layer that can refuse, the lines that allow io_uring, the files that they belong in, and
+the protection that is lost.
 Mirrors: audit2allow, which turns a refusal into a rule.
-Must not know: how a refusal is found out.
-Invariant: what is printed can be pasted as it is, and nothing is changed here.
+Must not know: how a refusal is diagnosed.
+Invariant: the printed lines can be pasted unchanged, and this module changes nothing.
 Read next: profiles.py.
 """
 
@@ -27,7 +27,7 @@ CALLS = ("io_uring_setup", "io_uring_enter", "io_uring_register")
 class Fix(namedtuple("Fix", "layer where paste gives_up")):
     """One thing to paste.
 
-    ``where`` says into which file, or with which option; ``gives_up`` what is lost by it.
+    ``where`` names the file or the option; ``gives_up`` names the protection that is lost.
     """
 
     __slots__ = ()
@@ -38,8 +38,8 @@ class Fix(namedtuple("Fix", "layer where paste gives_up")):
     gives_up: str
 
 
-# What container runtimes refuse by default. Source: Docker's documentation, "Significant syscalls blocked by
-# the default profile", and the mount calls of Linux 5.2 and newer.
+# The system calls that container runtimes refuse by default. Source: Docker's documentation, "Significant
+# syscalls blocked by the default profile", and the mount calls of Linux 5.2 and newer.
 _REFUSED_BY_DEFAULT = [
     "_sysctl", "acct", "add_key", "bpf", "clock_adjtime", "clock_settime", "create_module",
     "delete_module", "finit_module", "fsconfig", "fsmount", "fsopen", "fspick", "get_kernel_syms",
@@ -50,13 +50,14 @@ _REFUSED_BY_DEFAULT = [
     "set_mempolicy", "setns", "settimeofday", "stime", "swapoff", "swapon", "sysfs", "syslog", "umount",
     "umount2", "unshare", "uselib", "userfaultfd", "ustat", "vhangup", "vm86", "vm86old",
 ]  # fmt: skip
-_SURFACE = "io_uring is attack surface of the kernel, and filters do not see what goes over a ring"
+_SURFACE = "io_uring is attack surface of the kernel, and filters do not see the requests on a ring"
 
 
 def profile() -> dict[str, Any]:
-    """Make a seccomp profile that admits io_uring, valid for --security-opt and localhostProfile.
+    """Make a seccomp profile that allows io_uring, valid for --security-opt and localhostProfile.
 
-    Returns: the profile as data; it lists what is refused, where the runtimes' own list what is allowed.
+    Returns: the profile as data; it is a list of refused calls, while the runtimes' own are lists of allowed
+        ones.
     """
     return {
         "defaultAction": "SCMP_ACT_ALLOW",
@@ -68,15 +69,15 @@ def profile() -> dict[str, Any]:
 
 
 def fragment() -> dict[str, Any]:
-    """Make the one rule that a profile which lists what is allowed lacks."""
+    """Make the one rule that is missing from a profile that lists the allowed calls."""
     return {"names": list(CALLS), "action": "SCMP_ACT_ALLOW"}
 
 
 def _seccomp() -> list[Fix]:
     whole, rule = json.dumps(profile(), indent=1), json.dumps(fragment())
     weaker = (
-        f"{_SURFACE}; and this profile lists what is refused, where the runtime's own lists what is allowed: "
-        "calls that are newer than it are admitted"
+        f"{_SURFACE}; and this profile lists refused calls, while the runtime's own lists allowed ones: "
+        "calls that are newer than the profile are allowed"
     )
     return [
         Fix(
@@ -98,8 +99,8 @@ def _seccomp() -> list[Fix]:
         ),
         Fix(
             "seccomp",
-            "systemd, for a unit that has a SystemCallFilter= already (for others this line would refuse all "
-            "else): systemctl edit UNIT",
+            "systemd, for a unit that already has a SystemCallFilter= (for others this line would refuse all "
+            "other calls): systemctl edit UNIT",
             f"[Service]\nSystemCallFilter={' '.join(CALLS)}", _SURFACE,
         ),
     ]  # fmt: skip
@@ -148,12 +149,12 @@ def _user() -> str:
 def _lsm() -> list[Fix]:
     return [
         Fix(
-            "lsm", "SELinux, as root: makes a rule of what was refused just now",
+            "lsm", "SELinux, as root: turns the recent denials into a rule",
             "ausearch -m avc -ts recent | audit2allow -M io_uring_local && semodule -i io_uring_local.pp",
-            "what the policy kept from this domain; read io_uring_local.te before it is loaded",
+            "the accesses that the policy denied to this domain; read io_uring_local.te before loading it",
         ),
         Fix(
-            "lsm", "AppArmor: a line of the program's profile, from AppArmor 4 on",
+            "lsm", "AppArmor: a line in the program's profile, from AppArmor 4 on",
             "io_uring,", f"{_SURFACE}, to the programs of this profile",
         ),
     ]  # fmt: skip
@@ -164,20 +165,20 @@ LAYERS = ("seccomp", "sysctl", "group", "memlock", "nofile", "lsm")
 
 
 def check(layer: str) -> None:
-    """Refuse a layer that fixes() would not know.
+    """Reject a layer that fixes() does not know.
 
-    Args: layer is a word of the user's.
-    Raises: ValueError with the layers that there are.
+    Args: layer is the user's word.
+    Raises: ValueError that lists the known layers.
     """
     if layer not in LAYERS:
         raise ValueError(f"--fix {layer}: the layers are {', '.join(LAYERS)}")
 
 
 def fixes(layer: str) -> list[Fix]:
-    """List what can be pasted for one layer.
+    """List the fixes for one layer.
 
     Args: layer is one of LAYERS.
-    Returns: the fixes, the narrowest first; none for a layer that nothing can be pasted for.
+    Returns: the fixes, the narrowest first; none for a layer without any.
     """
     if layer == "seccomp":
         return _seccomp()
@@ -187,16 +188,16 @@ def fixes(layer: str) -> list[Fix]:
         loss = "memory that cannot be swapped out, up to 64 MiB for all processes of the user"
         return _limit("memlock", "memlock", "K", str(64 << 10), loss)
     if layer == "nofile":
-        loss = "that programs which leak descriptors are stopped early"
+        loss = "the early stop of programs that leak descriptors"
         return _limit("nofile", "nofile", "", "65536", loss)
     return _lsm() if layer == "lsm" else []
 
 
 def layers_of(status: str, cause: str, evidence: tuple[str, ...]) -> list[str]:
-    """Name the layers that stand in the way, the first first.
+    """Name the layers that refuse io_uring, in the order of their checks.
 
     Args: status, cause and evidence of a probe.Capabilities.
-    Returns: the cause, and what would refuse it behind a filter.
+    Returns: the cause, and the layer that would refuse it behind a filter.
     """
     facts = {name: value for name, _, value in (fact.partition("=") for fact in evidence)}
     layers = [cause] if cause in LAYERS and status != "usable" else []
@@ -217,7 +218,7 @@ def as_dict(layers: list[str], verdict: str, advice: str) -> dict[str, Any]:
 
 
 def print_text(layers: list[str], verdict: str, advice: str) -> None:
-    """Print them for a person: what begins with # is not to be pasted."""
+    """Print the fixes for a person: lines that begin with # are not for pasting."""
     print(f"# {verdict}")
     for layer in layers:
         for fix in fixes(layer):

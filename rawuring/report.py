@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 # pyright: basic
-"""Saying what was found out: a verdict, text for people, data for programs.
+"""The report of a survey: a verdict, text for people, data for programs.
 
-What it is: the forms that probe.py prints, and the questions that can be asked of a finished survey.
+What it is: the forms that probe.py prints, and queries of a finished survey.
 Mirrors: bpftool feature probe's text and JSON, virt-host-validate's lines, kvm-ok's verdict and hint.
-Must not know: how an answer is found. It makes no system call but writing to stdout.
+Must not know: how an answer is found. Its only system call is write, to stdout.
 Invariant: the verdict comes first and the advice last, and all forms say the same.
 Read next: remedies.py.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 
-#: What the library does for its users -> what it needs for that.
+#: The features of this library -> the items that each of them needs.
 LIBRARY: dict[str, tuple[str, ...]] = {
     "monitor (fdmon)": ("OP:POLL_ADD", "OP:POLL_REMOVE"),
     "monitor of more descriptors than the ring has entries": ("FEAT:NODROP",),
@@ -48,7 +48,7 @@ LIBRARY: dict[str, tuple[str, ...]] = {
     "waiting for futexes": ("OP:FUTEX_WAIT", "OP:FUTEX_WAKE"),
     "messages between rings": ("OP:MSG_RING",),
 }
-# These read memory that the kernel writes, so a fence must be had too.
+# These read memory that the kernel writes, so they also need a fence.
 _FENCED = ("userspace polling", "submission by a kernel thread")
 
 USABLE, NOT_USABLE, USAGE, MISSING, UNKNOWN = 0, 1, 2, 3, 4
@@ -64,15 +64,15 @@ _TITLES = {
 
 
 # ------------------------------------------------------------------------------------------------------
-# Questions
+# Queries
 
 
 def name_of(item: str) -> str:
     """Find the kernel's name of an item such as "OP:RECV", "REG:PBUF_RING" or "REG:UNREGISTER_BUFFERS".
 
-    Args: item is a kind of survey.KINDS, a colon, and the rest of the name; a full name is taken too.
+    Args: item is a kind of survey.KINDS, a colon, and the rest of the name; a full name is accepted too.
     Returns: the full name, such as "IORING_OP_RECV".
-    Raises: ValueError for what the tables do not know.
+    Raises: ValueError for a name that the tables do not contain.
     """
     kind, _, rest = item.partition(":")
     if not rest:
@@ -84,7 +84,7 @@ def name_of(item: str) -> str:
         if name in (survey.KINDS[kind] + rest, f"IORING_{rest}", rest):
             return name
     known = [name[len(survey.KINDS[kind]) :] for name, _ in survey.family(kind)]
-    what = f"{item!r}: the tables (Linux 7.2) know no {survey.KINDS[kind]}{rest}"
+    what = f"{item!r}: the tables (Linux 7.2) contain no {survey.KINDS[kind]}{rest}"
     raise ValueError(what + _did_you_mean(rest.upper(), known))
 
 
@@ -98,14 +98,14 @@ def _did_you_mean(word: str, known: Iterable[str]) -> str:
 def _full_name(item: str) -> str:
     if any(item == name for kind in survey.KINDS for name, _ in survey.family(kind)):
         return item
-    raise ValueError(f"{item!r} is neither a name of the tables nor of the form OP:RECV")
+    raise ValueError(f"{item!r} is neither a name in the tables nor of the form OP:RECV")
 
 
 def check(item: str) -> None:
-    """Refuse an item that ask() would not understand.
+    """Reject an item that ask() would not understand.
 
     Args: item as for ask().
-    Raises: ValueError for what the tables do not know.
+    Raises: ValueError for a name that the tables do not contain.
     """
     if item.startswith("KERNEL:"):
         _wanted_release(item)
@@ -114,15 +114,15 @@ def check(item: str) -> None:
 
 
 def ask(found: Capabilities, item: str) -> tuple[Answer, str]:
-    """Answer whether one item is there and admitted.
+    """Answer whether one item is available: supported and admitted.
 
     Args: found as probe.capabilities() returned it; item as for name_of(), or "KERNEL:6.1".
     Returns: yes, no or unknown, and how that was learned.
-    Raises: ValueError for what the tables do not know.
+    Raises: ValueError for a name that the tables do not contain.
     """
     if item.startswith("KERNEL:"):
         wanted, here = _wanted_release(item), evidence.release_of(found.kernel)
-        if found.status == "not-linux":  # another system counts its releases otherwise
+        if found.status == "not-linux":  # another system numbers its releases differently
             return False, "inferred"
         return (None if here is None else here >= wanted), "inferred"
     finding = found.findings.get(name_of(item), survey.NOTHING)
@@ -139,7 +139,7 @@ def _wanted_release(item: str) -> tuple[int, int]:
     numbers = item[7:].split(".")
     if not all(number.isdecimal() for number in numbers) or len(numbers) not in (2, 3):
         raise ValueError(f"{item!r}: write it as KERNEL:6.1")
-    if len(numbers) == 3:  # a comparison without it would say yes to what is not there
+    if len(numbers) == 3:  # a comparison without it could answer yes wrongly
         raise ValueError(
             f"{item!r}: write it as KERNEL:{numbers[0]}.{numbers[1]}; the third number says nothing, because "
             "distributions patch a kernel and keep it"
@@ -148,10 +148,10 @@ def _wanted_release(item: str) -> tuple[int, int]:
 
 
 def library(found: Capabilities) -> dict[str, dict[str, Any]]:
-    """Tell for each feature of this library whether it works here.
+    """Tell which features of this library work here.
 
     Args: found as probe.capabilities() returned it.
-    Returns: by feature, "answer" and the items that are "missing".
+    Returns: by feature, "answer" and the "missing" items.
     """
     profile = {}
     for feature, items in LIBRARY.items():
@@ -177,10 +177,10 @@ def conclude(found: Capabilities, live: dict[str, str] | None = None) -> tuple[s
         return found.status, found.cause, found.advice
     if any(word in result for result in failed for word in ("EMFILE", "ENFILE", "Too many open files")):
         return "limited", "nofile", (
-            "A ring can be made, but there are too few descriptors for more: raise RLIMIT_NOFILE (ulimit -n)."
+            "A ring can be created, but too few descriptors are left: raise RLIMIT_NOFILE (ulimit -n)."
         )
     return "limited", "failed-requests", (
-        "A ring can be made, but not everything works: see what the failed requests say."
+        "A ring can be created, but not every request works: see the failed ones."
     )
 
 
@@ -203,7 +203,7 @@ def verdict(found: Capabilities, live: dict[str, str] | None = None) -> str:
         details.append(f"at least {known}" if None in answers else known)
     failed = [name for name, result in (live or {}).items() if result != "ok"]
     if failed:
-        details.append(f"a ring is there but failed: {', '.join(failed)}")
+        details.append(f"a ring was created, but these failed: {', '.join(failed)}")
     if found.denied:
         details.append(f"{len(found.denied)} things refused")
     word = status.upper().replace("-", " ")
@@ -250,7 +250,7 @@ def as_dict(found: Capabilities, live: dict[str, str], required: tuple[str, ...]
 
 
 def _gates(found: Capabilities) -> tuple[gates.Gate, ...]:
-    """List what this kernel does otherwise for its age, where there is a ring to mind it on."""
+    """List the rows of gates.GATES that apply to this kernel, if it offers a ring."""
     return gates.applying() if found.usable else ()
 
 
@@ -260,7 +260,7 @@ def version() -> str:
 
 
 def tables() -> dict[str, dict[str, str | None]]:
-    """List all that the tables know, by kind, with the kernel that brought it."""
+    """List all entries of the tables by kind, with the kernel that introduced each."""
     return {
         _TITLES[kind]: {name: uapi.SINCE.get(name) for name, _ in survey.family(kind)}
         for kind in survey.KINDS
@@ -272,7 +272,7 @@ def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
 
     Args: a and b as as_dict() made them.
     Returns: a line for each difference.
-    Raises: ValueError for what is not such a report.
+    Raises: ValueError for an object that is not such a report.
     """
     left, right = (_flat_checked(report) for report in (a, b))
     lines = []
@@ -325,7 +325,7 @@ def print_verdict(found: Capabilities, live: dict[str, str]) -> None:
 
 
 def print_required(found: Capabilities, required: tuple[str, ...], quiet: bool) -> None:
-    """Print a line for each required item; quiet leaves out those that are there."""
+    """Print a line for each required item; quiet omits those that are available."""
     for item in required:
         answer, how = ask(found, item)
         if not (quiet and answer):
@@ -338,7 +338,7 @@ def print_text(found: Capabilities, live: dict[str, str], required: tuple[str, .
     """Print the whole report for a person."""
     print_verdict(found, live)
     if found.error:
-        print(f"  error: {found.error.partition(' Cause: ')[0]}")  # cause and advice have lines of their own
+        print(f"  error: {found.error.partition(' Cause: ')[0]}")  # without cause and advice: they follow
     for fact in found.evidence:
         print(f"  evidence: {fact}{_MEANINGS.get(fact, '')}")
     if found.usable:
@@ -359,7 +359,7 @@ def print_text(found: Capabilities, live: dict[str, str], required: tuple[str, .
 
 
 def _advice(found: Capabilities, live: dict[str, str], required: tuple[str, ...]) -> str:
-    """Advise about what is required first, where the rest is well."""
+    """Advise about the required items first, if nothing else is wrong."""
     status, _, advice = conclude(found, live)
     if exit_code(status) != USABLE:
         return advice
@@ -376,10 +376,10 @@ def _advice(found: Capabilities, live: dict[str, str], required: tuple[str, ...]
         return f"{has} to this process{see}{also}"
     if missing:
         needed = ", ".join(item if item[:7] == "KERNEL:" else _with_since(item) for item in missing)
-        return f"This kernel lacks what is required ({needed}): use a newer one, or do without.{also}"
+        return f"This kernel lacks required items ({needed}): use a newer one, or do without.{also}"
     unknown = [item for item, answer in answers.items() if answer is None]
     if unknown:
-        return f"Nobody here can tell whether {', '.join(unknown)} may be used: try it in the program.{also}"
+        return f"The probe cannot tell whether {', '.join(unknown)} may be used: try it in the program.{also}"
     return advice
 
 
@@ -389,10 +389,10 @@ _FENCES = {
     "libatomic": "GCC's run-time library",
     "stub": "one instruction in a page of executable memory",
     "membarrier": "a system call each time",
-    "none": "there is no way: no SQPOLL, and the kernel is entered before completions are looked at",
+    "none": "none available: no SQPOLL, and every look at completions is preceded by io_uring_enter",
 }
 
-# What a fact means, where its name does not say it.
+# The meaning of facts whose names do not explain it.
 _MEANINGS = {
     "kernel.io_uring_disabled=0": " (everybody may use io_uring)",
     "kernel.io_uring_disabled=1": " (only the members of kernel.io_uring_group, and CAP_SYS_ADMIN)",
@@ -404,10 +404,10 @@ _MEANINGS = {
 
 
 def _why_missing(found: Capabilities, item: str) -> str:
-    """Tell what a feature lacks: the release matters only where the kernel has it not."""
+    """Name a missing item, with its release if the kernel lacks it."""
     try:
         finding = found.findings.get(name_of(item), survey.NOTHING)
-    except ValueError:  # words, not an item
+    except ValueError:  # a description, not an item
         return item
     refused = finding.supported is not False and finding.admitted is False
     return f"{item}, refused to this process" if refused else _with_since(item)
@@ -449,7 +449,7 @@ def _print_table(found: Capabilities, kind: str) -> None:
 
 
 def print_tables() -> None:
-    """Print all that the tables know."""
+    """Print all entries of the tables."""
     for title, names in tables().items():
         print(f"{title}:")
         for name, since in names.items():
@@ -468,7 +468,7 @@ def _print_wrapped(first: str, words: list[str]) -> None:
 
 
 def _colour(text: str, code: int) -> str:
-    """Colour the text for somebody who reads it on a terminal and did not object (https://no-color.org)."""
+    """Colour the text on a terminal, unless the user has disabled it (https://no-color.org)."""
     wanted = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     return f"\x1b[{code}m{text}\x1b[0m" if wanted else text
 
@@ -476,14 +476,14 @@ def _colour(text: str, code: int) -> str:
 # ------------------------------------------------------------------------------------------------------
 # What an error means
 
-# errno -> where it comes from, and what it means there; the likeliest first.
+# errno -> its origin, and its meaning there; the most likely first.
 _EXPLANATIONS: dict[str, tuple[tuple[str, str], ...]] = {
     "ENOSYS": (
         ("setup", "the kernel was built without CONFIG_IO_URING, or is older than 5.1"),
         ("setup", "a seccomp filter that answers ENOSYS; or an emulator: gVisor, WSL 1, qemu-user"),
     ),
     "EPERM": (
-        ("setup", "a seccomp filter, as container runtimes have by default: allow the three io_uring calls"),
+        ("setup", "a seccomp filter, the default of container runtimes: allow the three io_uring calls"),
         ("setup", "kernel.io_uring_disabled is 2; or 1, and the process is not in kernel.io_uring_group"),
         ("setup", "IORING_SETUP_SQPOLL without privilege, before 5.13"),
         ("setup", "a security module, or a sandbox around the machine"),
@@ -494,13 +494,13 @@ _EXPLANATIONS: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "EOPNOTSUPP": (
         ("setup", "the filter of a managed container service"),
-        ("CQE", "this file or socket cannot do that; or the kernel was built without the operation"),
+        ("CQE", "this file or socket does not support it; or the kernel was built without the operation"),
         ("enter, register", "the descriptor is not a ring"),
     ),
     "EINVAL": (
         ("setup", "a flag that this kernel does not know, or flags that exclude each other"),
         ("setup", "0 entries, more than 32768 without IORING_SETUP_CLAMP, or a CQ smaller than the SQ"),
-        ("register", "an operation that this kernel does not know; for PROBE also memory that is not zero"),
+        ("register", "an operation that this kernel does not know; with PROBE also memory that is not zero"),
         ("CQE", "an operation that this kernel does not know, or a field that must be zero"),
     ),
     "ENOMEM": (
@@ -510,9 +510,9 @@ _EXPLANATIONS: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "EMFILE": (("setup", "RLIMIT_NOFILE: a ring takes one descriptor, three before Python 3.13"),),
     "ENFILE": (("setup", "the system has no descriptors left: fs.file-max"), ("CQE", "no free file slot")),
-    "EFAULT": (("setup, register, CQE", "an address that is not mapped, or that may not be written"),),
+    "EFAULT": (("setup, register, CQE", "an address that is not mapped, or not writable"),),
     "EBADF": (
-        ("enter", "not an open descriptor; on descriptor -1 it proves that the kernel has io_uring"),
+        ("enter", "not an open descriptor; for descriptor -1 it proves that the kernel has io_uring"),
         ("register", "descriptor -1 before 6.13"),
         ("CQE", "the request's descriptor is not open, or is O_PATH"),
     ),
@@ -520,26 +520,26 @@ _EXPLANATIONS: dict[str, tuple[tuple[str, str], ...]] = {
     "EEXIST": (("enter", "IORING_SETUP_SINGLE_ISSUER, and this is another thread"),),
     "EBUSY": (
         ("enter", "the CQ overflowed: reap first"),
-        ("register", "something is registered already: unregister it first"),
+        ("register", "something is already registered: unregister it first"),
     ),
     "ENXIO": (("register", "nothing is registered"),),
-    "EAGAIN": (("enter", "no memory for a request: reap, then try again"), ("CQE", "it would have to wait")),
-    "EINTR": (("enter", "a signal arrived; this library retries, so you never see it"),),
+    "EAGAIN": (("enter", "no memory for a request: reap, then try again"), ("CQE", "it would block")),
+    "EINTR": (("enter", "a signal arrived; this library retries, so callers never see it"),),
     "ETIME": (("enter", "the timeout passed; this library returns instead"), ("CQE", "the TIMEOUT fired")),
-    "EBADR": (("enter", "completions were lost for want of memory (5.19)"),),
+    "EBADR": (("enter", "completions were lost for lack of memory (5.19)"),),
     "ECANCELED": (("CQE", "cancelled: by request, by a broken link, or with the thread that submitted it"),),
-    "ENOBUFS": (("CQE", "no provided buffer was left; a multishot request ends with it"),),
-    "EALREADY": (("CQE", "too late to cancel: its own completion comes"),),
-    "ENOENT": (("CQE", "there is no such request to cancel or remove; or no such file"),),
+    "ENOBUFS": (("CQE", "no provided buffer was left; a multishot request ends with this error"),),
+    "EALREADY": (("CQE", "too late to cancel: the request's own completion will arrive"),),
+    "ENOENT": (("CQE", "no such request to cancel or remove; or no such file"),),
 }
 
 
 def explain(word: str) -> list[str]:
-    """Say what an errno means when it comes from io_uring.
+    """Explain an errno that io_uring returned.
 
     Args: word is a name such as "EPERM", or its number, with or without a minus.
     Returns: lines of text.
-    Raises: ValueError for what is no errno.
+    Raises: ValueError for a word that is not an errno.
     """
     name = word.upper()
     if word.lstrip("-").isdecimal():
@@ -547,10 +547,10 @@ def explain(word: str) -> list[str]:
     name = {"ENOTSUP": "EOPNOTSUPP", "EWOULDBLOCK": "EAGAIN"}.get(name, name)
     if name not in _EXPLANATIONS and not hasattr(errno, name):
         near = _did_you_mean(name, errno.errorcode.values())
-        raise ValueError(f"{word!r} is no errno of this system{near}")
+        raise ValueError(f"{word!r} is not an errno of this system{near}")
     number = getattr(errno, name, None)
     lines = [f"{name} ({number}, {os.strerror(number)})" if number else name]
     lines += [f"  from {place}: {meaning}" for place, meaning in _EXPLANATIONS.get(name, ())]
     if len(lines) == 1:
-        lines.append("  not special to io_uring: it is the error of the operation itself, see its man page")
-    return [*lines, "  Run the probe without arguments to see which of these holds here."]
+        lines.append("  not specific to io_uring: it is an error of the operation itself; see its man page")
+    return [*lines, "  Run the probe without arguments to see which of these applies here."]

@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: MIT
 # pyright: basic
-"""Seccomp filters that kill: seen beforehand, and asked in a child.
+"""Seccomp filters that kill: detected beforehand, and probed in a child.
 
-What it is: check(), which stands before the first io_uring call of a ring, and the child that makes the three
-calls first where a filter is in force.
+What it is: check(), which precedes the first io_uring call of a ring, and the child that makes the three
+calls first when a filter is in force.
 Mirrors: systemd's ``seccomp_restrict_*`` tests and QEMU's, which try a filter in a forked child.
-Must not know: a ring, or what an answer other than a signal means.
-Invariant: no io_uring call is made in this process before it is known that none of the three kills, as far as
-the kernel tells that a filter is in force; neither a descriptor nor a child is left behind.
+Must not know: rings, or the meaning of any answer but a signal.
+Invariant: no io_uring call is made in this process before it is known that none of the three kills, provided
+that the kernel reveals the filter; neither a descriptor nor a child is left behind.
 Read next: barriers.py.
 
 Unless said otherwise, memory passed to a call may be freed when the call returns, and any thread may call.
 
 A filter may answer with a signal that cannot be handled (SECCOMP_RET_KILL_PROCESS, and systemd's default), so
 a fallback that begins with the call comes too late. /proc says whether the thread has a filter ("Seccomp: 2")
-and how many; prctl(PR_GET_SECCOMP) says the first in a fiftieth of the time, but a filter that kills may kill
-for that, too. So /proc is read first, and prctl asked later, only to notice a filter that was loaded
-meanwhile. Filters cannot be taken back: what a child has found holds as long as their number stays the same.
+and how many; prctl(PR_GET_SECCOMP) tells the former in a fiftieth of the time, but a filter that kills may
+kill for that call, too. So /proc is read first, and prctl is called later, only to notice a filter that was
+loaded since. Filters cannot be removed: a child's result is valid as long as their number stays the same.
 
-What cannot be survived is a filter that kills and is loaded while a ring is in use: the ring's next enter
-ends the process. Load filters first, or let them answer with an errno.
+A process cannot survive a filter that kills and is loaded while a ring is in use: the ring's next enter ends
+the process. Load filters first, or let them return an errno.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
-#: What the child tries, in this order.
+#: The calls that the child tries, in this order.
 CALLS = ("io_uring_setup(2 entries)", "io_uring_enter", "io_uring_register")
 _PR_GET_SECCOMP, _PR_SET_DUMPABLE = 21, 4  # linux/prctl.h
 _LIMITS = (errno.EMFILE, errno.ENFILE)
 
-_clean = False  # no filter was in force when somebody looked last
-_deadly: dict[str, str] = {}  # how many filters -> the call that they kill for, or nothing
+_clean = False  # no filter was in force at the last look
+_deadly: dict[str, str] = {}  # number of filters -> the call that they kill for, or nothing
 
 
 def check() -> None:
-    """Refuse to go on where an io_uring call would end the process.
+    """Raise Unavailable where an io_uring call would end the process.
 
-    Without a filter it costs one prctl(), the first time one look into /proc. Under a filter a child makes
-    the three calls once, and later the number of filters is compared (before 5.9 the kernel does not tell it,
-    and the first answer counts).
+    Without a filter it costs one prctl(), the first time one read of /proc. Under a filter a child makes the
+    three calls once, and later calls compare the number of filters (before 5.9 the kernel does not tell it,
+    and the first result stays valid).
 
-    Raises: Unavailable where a filter kills for one of the three calls, or where one is in force and no child
-        could be made to find that out.
-    Threads: any; filters belong to threads, and this asks about the calling one.
+    Raises: Unavailable if a filter kills for one of the three calls, or if one is in force and no child could
+        be created to find out.
+    Threads: any; filters belong to threads, and this checks the calling one.
     """
     global _clean
     if not sys.platform.startswith(("linux", "android")):
@@ -79,9 +79,9 @@ def check() -> None:
 def state() -> tuple[str, str]:
     """Tell whether a filter is in force for the calling thread.
 
-    Returns: the mode as /proc has it ("0" none, "2" filters), and how many filters, empty where the kernel
-        does not count them (before 5.9); the mode is empty where nothing tells.
-    Raises: Unavailable where there is no descriptor left to look with, and so none for a ring.
+    Returns: the mode as in /proc ("0" none, "2" filters), and the number of filters, empty if the kernel does
+        not count them (before 5.9); the mode is empty if nothing tells.
+    Raises: Unavailable if no descriptor is left to read /proc with, and so none for a ring.
     """
     text = _status()
     if text is None:
@@ -93,7 +93,7 @@ def state() -> tuple[str, str]:
         return {0: "0", 2: "2"}.get(_prctl_mode(), ""), "?"
     fields = {name: value for name, _, value in (line.partition(b":") for line in text.splitlines())}
     mode, filters = (fields.get(key, b"").strip().decode() for key in (b"Seccomp", b"Seccomp_filters"))
-    return mode or "0", filters  # a kernel that does not name it has none
+    return mode or "0", filters  # a kernel that does not report it has none
 
 
 def _status() -> bytes | None:
@@ -122,7 +122,7 @@ def _no_descriptors(code: int, what: str) -> syscalls.Unavailable:
 
 
 def _not_tried(failure: NoChild) -> syscalls.Unavailable:
-    what = f"{CALLS[0]}: not tried, for a filter may kill for it; taken for"
+    what = f"{CALLS[0]}: not tried, because a filter may kill for it; treated as"
     return syscalls.Unavailable.because(errno.EPERM, what, "seccomp-untried", ("Seccomp=2",), why=failure)
 
 
@@ -131,12 +131,11 @@ def _not_tried(failure: NoChild) -> syscalls.Unavailable:
 
 
 def make_three_calls(say: Callable[[int], object]) -> None:
-    """Make each of the three calls and say its errno, then the seccomp mode.
+    """Make each of the three calls and report its errno, then the seccomp mode.
 
-    Where there is no ring, the other two are asked about descriptor -1: whoever looks for the cause of a
-    refusal asks that, too.
+    Without a ring the other two use descriptor -1: the diagnosis of a refusal needs their answers, too.
 
-    Args: say takes a number: 0 for a call that worked.
+    Args: say takes a number: 0 for a call that succeeded.
     """
 
     def attempt(call: Callable[[], int]) -> int:
@@ -151,8 +150,8 @@ def make_three_calls(say: Callable[[int], object]) -> None:
     fd = attempt(lambda: syscalls.io_uring_setup(2, bytearray(uapi.io_uring_params.size)))
     try:
         attempt(lambda: syscalls.io_uring_enter(fd, 0, 0, 0))
-        # Nothing is registered, so the kernel itself answers ENXIO, or EBADF to -1; a restricted task is
-        # answered EACCES, which is no refusal of the call.
+        # Nothing is registered, so the kernel itself returns ENXIO, or EBADF for -1; a restricted task gets
+        # EACCES, which is no refusal of the call.
         try:
             syscalls.io_uring_register(fd, uapi.IORING_UNREGISTER_BUFFERS, None, 0)
         except OSError as error:
@@ -160,7 +159,7 @@ def make_three_calls(say: Callable[[int], object]) -> None:
             say(0 if restricted else error.errno or errno.EIO)
         else:
             say(0)
-        say(_prctl_mode())  # for where there is no /proc
+        say(_prctl_mode())  # for systems without /proc
     finally:
         if fd >= 0:
             os.close(fd)
@@ -169,11 +168,11 @@ def make_three_calls(say: Callable[[int], object]) -> None:
 def ended_early(call: str, killer: int | None) -> syscalls.Unavailable:
     """Build the exception for a child that did not survive a call.
 
-    Args: call is the one that it did not survive; killer is what in_child() returned.
-    Returns: the exception, to be raised by the caller: cause "seccomp" where a filter killed, else "unknown".
+    Args: call is the one that it did not survive; killer is from in_child().
+    Returns: the exception, to be raised by the caller: cause "seccomp" if a filter killed it, else "unknown".
     """
     if _was_filter(killer):
-        what = f"{call}: killed by signal {_sigsys()} (SIGSYS), taken for"
+        what = f"{call}: killed by signal {_sigsys()} (SIGSYS), treated as"
         return syscalls.Unavailable.because(errno.EPERM, what, "seccomp-kill", call=call)
     ended = f"ended by signal {killer}" if killer else "ended without an answer"
     what = f"{call}: the child that tried it {ended}"
@@ -181,12 +180,12 @@ def ended_early(call: str, killer: int | None) -> syscalls.Unavailable:
 
 
 def _was_filter(killer: int | None) -> bool:
-    """Tell whether a filter ended the child; where somebody else has reaped it, a filter is likely."""
+    """Tell whether a filter ended the child; if other code has reaped it, a filter is likely."""
     return killer == _sigsys() or (killer is None and state()[0] == "2")
 
 
 def _sigsys() -> int:
-    import signal  # with enum, which a ring has no use for
+    import signal  # it imports enum, which a ring does not need
 
     return int(signal.SIGSYS)
 
@@ -196,20 +195,21 @@ def _sigsys() -> int:
 
 
 class NoChild(syscalls.Unavailable):
-    """Report that no child could be made to try something in."""
+    """Report that no child could be created for a trial."""
 
 
 def in_child(work: Callable[[Callable[[int], object]], object]) -> tuple[list[int], int | None]:
-    """Let a child process say numbers.
+    """Run work in a child process that reports numbers.
 
-    The child is made by the interpreter's own fork(), whatever stands in its place in os (gevent's), and its
-    end is awaited before its numbers are read: a process that another thread made meanwhile may hold the pipe
-    open.
+    The child is created by the interpreter's own fork(), even if another (gevent's) replaces it in os, and
+    its end is awaited before its numbers are read: a process that another thread created meanwhile may hold
+    the pipe open.
 
-    Args: work is called in the child with the function that says one, at most a thousand times.
-    Returns: what it said before it ended, and the signal that ended it: 0 for none, None when that cannot be
-        known because somebody else reaps this process's children. A child that is killed leaves no core dump.
-    Raises: NoChild where there can be no child; Unavailable where there are no descriptors for a pipe.
+    Args: work is called in the child with the function that reports one number, at most a thousand times.
+    Returns: the numbers that it reported before it ended, and the signal that ended it: 0 for none, None if
+        that is unknown because other code reaps this process's children. A child that is killed leaves no
+        core dump.
+    Raises: NoChild if no child can be created; Unavailable if no descriptors are left for a pipe.
     """
     syscalls._load()  # not in the child: another thread may hold the loader's lock
     numbers, killer = _in_child(work, dump_core=False)
@@ -255,7 +255,7 @@ def _in_child(
         raise NoChild.because(errno.EAGAIN, "fork()", "no-fork", error=error) from None
     finally:
         if os.getpid() != parent:
-            os._exit(0)  # also when a signal handler raised: nothing of the caller's may run twice
+            os._exit(0)  # also when a signal handler raised: no code of the caller may run twice
         for fd in ends:
             os.close(fd)
         if pid:
@@ -269,7 +269,7 @@ def _in_child(
 def _fork(fork: Callable[[], int]) -> int:
     try:
         import warnings
-    except ImportError:  # whoever gave up his privileges may not read it any more
+    except ImportError:  # unreadable, perhaps, for a process that has dropped its privileges
         return fork()
     if sys.version_info < (3, 12):
         return fork()
@@ -291,7 +291,7 @@ def _read_all(fd: int) -> bytes:
     while True:
         try:
             more = os.read(fd, 4096)
-        except BlockingIOError:  # everything was read, and somebody else has the other end open
+        except BlockingIOError:  # everything was read, and another process has the other end open
             return data
         if not more:
             return data

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 # pyright: basic
-"""Asking this machine about io_uring: evidence, the kernel's own lists, and what it lets us do.
+"""A survey of io_uring on this machine: evidence, the kernel's own lists, and the operations it permits.
 
 What it is: the questions behind probe.py, in the order in which they are asked, each answered three-valued.
 Mirrors: bpftool feature probe, virt-host-validate, Docker's check-config.sh.
-Must not know: how an answer is shown, or the monitor.
+Must not know: how an answer is printed, or the monitor.
 Invariant: every answer is yes, no or unknown, and says how it was learned; versions decide nothing; nothing
 is left behind, neither a descriptor nor a child.
 Read next: report.py.
@@ -14,11 +14,11 @@ ring may use it, and Linux 5.1 suffices.
 
 The first call of each kind is made in a child process: a seccomp filter may answer with a signal that kills.
 
-Supported and admitted are two questions. The kernel lists what it was built with, and restrictions (of a
-task, from 7.0 on) and filters may still refuse it. An SQE with a personality that does not exist tells them
-apart and does nothing: the kernel looks at restrictions first (EACCES), then at the personality (EINVAL), and
-only then at the operation. BPF filters (7.0) are asked later than that, so there each operation is submitted
-once more with nothing but zeros and descriptor -1.
+Supported and admitted are two questions. The kernel lists the operations that it was built with; restrictions
+(of a task, from 7.0 on) and filters may still refuse them. An SQE with a personality that does not exist
+tells them apart and does nothing: the kernel looks at restrictions first (EACCES), then at the personality
+(EINVAL), and only then at the operation. BPF filters (7.0) run later than that, so with them each operation
+is submitted once more, with all fields zero and descriptor -1.
 Source: Linux 6.12 io_uring/io_uring.c io_init_req; Linux 7.2 answers of a restricted task.
 """
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     Answer = Optional[bool]
 
-#: The kinds of things that there are answers about -> how their names begin.
+#: The kinds of items that the survey answers for -> the prefixes of their names.
 KINDS = {
     "OP": "IORING_OP_",
     "SETUP": "IORING_SETUP_",
@@ -56,10 +56,10 @@ KINDS = {
 
 
 class Finding(NamedTuple):
-    """Tell whether the kernel has one thing, whether it lets this process use it, and how that was learned.
+    """Tell whether the kernel has one item and lets this process use it, and how that was learned.
 
-    The two ``how`` are "query" (REGISTER_QUERY), "probe" (REGISTER_PROBE), "tried", "inferred", or empty
-    where nothing could be learned.
+    The two ``how`` are "query" (REGISTER_QUERY), "probe" (REGISTER_PROBE), "tried", "inferred", or empty if
+    nothing could be learned.
     """
 
     supported: Answer
@@ -69,11 +69,11 @@ class Finding(NamedTuple):
 
 
 class Capabilities(NamedTuple):
-    """Hold what was found out about this kernel and this process.
+    """Hold the findings about this kernel and this process.
 
     ``status`` is usable, degraded, denied, absent, limited, not-linux or unknown; ``cause`` names the layer.
-    ``lasting`` is False where the answer may be another one in a moment: a limit was met, or no child could
-    be made.
+    ``lasting`` is False if the answer may change at any moment: a limit was reached, or no child could be
+    created.
     """
 
     usable: Answer
@@ -92,23 +92,23 @@ class Capabilities(NamedTuple):
     lasting: bool = True
 
 
-#: Without these there is no monitor, whatever else works.
+#: The monitor cannot work without these.
 CORE = ("IORING_OP_POLL_ADD", "IORING_OP_POLL_REMOVE")
 
-#: The finding where nothing was found.
+#: The finding when nothing was learned.
 NOTHING = Finding(None, "", None, "")
 _NO_SUCH_PERSONALITY = 0xFFFF
 _REFUSALS = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def family(kind: str) -> list[tuple[str, int]]:
-    """List what the tables know of one kind, in the header's order.
+    """List the entries of one kind in the tables, in the header's order.
 
     Args: kind is a key of KINDS.
     Returns: names with their values.
     """
     found = list(uapi._family(KINDS[kind]))
-    if kind == "REG":  # flags of the registrations have names of the same beginning
+    if kind == "REG":  # flags of the registrations have the same prefix
         order = list(vars(uapi))
         last = order.index("IORING_REGISTER_LAST")
         found = [(name, value) for name, value in found if order.index(name) < last]
@@ -118,7 +118,7 @@ def family(kind: str) -> list[tuple[str, int]]:
 def examine() -> Capabilities:
     """Ask everything.
 
-    Returns: the answers; usable is None when they could not be found.
+    Returns: the answers; usable is None when they could not be determined.
     Threads: any.
     """
     facts = evidence.gather()
@@ -129,9 +129,9 @@ def examine() -> Capabilities:
             mask = ring.features
     except syscalls.Unavailable as failure:
         return _refused(facts, failure)
-    except ImportError as error:  # what rings.py imports when it makes one
+    except ImportError as error:  # a module that rings.py imports when it creates one
         return _refused(facts, _lacking(error))
-    except OSError as error:  # the child could, and this process cannot: a limit was met in between
+    except OSError as error:  # the child could, and this process cannot: a limit was reached in between
         return _refused(facts, syscalls.explain_setup_failure(error.errno or errno.EIO, _FIRST))
     answer = _query() or {}
     findings, denied = _all_findings(answer, mask, register_code)
@@ -155,12 +155,12 @@ def examine() -> Capabilities:
     )
 
 
-_met = _local()  # .limits: errnos of limits that were met while this thread asked
+_met = _local()  # .limits: errnos of the limits that this thread reached while it asked
 _PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 
 
 def _note_limit(error: OSError) -> None:
-    """Remember that an answer is missing for want of something that may be there the next time."""
+    """Remember that an answer is missing for lack of a resource that may be available the next time."""
     if error.errno in _PASSING:
         _met.limits = (*getattr(_met, "limits", ()), error.errno)
 
@@ -175,7 +175,7 @@ def _usable_advice(findings: dict[str, Finding], code: int, denied: tuple[str, .
         return (
             f"A restriction or filter that this process inherited refuses {len(denied)} things that the "
             f"kernel has ({', '.join(denied[:4])}{', ...' if len(denied) > 4 else ''}): start it outside "
-            "that sandbox, or have the sandbox admit them."
+            "that sandbox, or have the sandbox allow them."
         )
     if code:
         return (
@@ -183,8 +183,8 @@ def _usable_advice(findings: dict[str, Finding], code: int, denied: tuple[str, .
             "operations themselves, or allow the call in the seccomp profile."
         )
     known = [findings[name].supported for name, _ in family("OP")]
-    if None in known:  # a NOP shows itself on every kernel
-        return "This kernel does not tell which operations it knows (before 5.6 it cannot): try them."
+    if None in known:  # trying shows a NOP on every kernel
+        return "This kernel does not list its operations (before 5.6 it cannot): try them."
     missing = [finding.supported for finding in findings.values()].count(False)
     more = f"Newer kernels have {missing} more {'features' if missing > 1 else 'feature'}." if missing else ""
     return f"Nothing needs to be done. {more or 'Nothing is missing.'}"
@@ -240,8 +240,8 @@ _FIRST = seccomp.CALLS[0]
 def _first_calls() -> int:
     """Make the first call of each kind in a child.
 
-    Returns: what io_uring_register was refused with, or 0; a ring works without it.
-    Raises: Unavailable when one of the calls kills, or the other two are refused.
+    Returns: the errno with which io_uring_register was refused, or 0; a ring works without it.
+    Raises: Unavailable if one of the calls kills, or one of the other two is refused.
     """
     try:
         syscalls._load()
@@ -260,14 +260,14 @@ def _first_calls() -> int:
 
 
 def _lacking(error: Exception) -> syscalls.Unavailable:
-    """Build the exception for a Python that was built without what a ring needs."""
+    """Build the exception for a Python that was built without a module that a ring needs."""
     module = getattr(error, "name", None) or "ctypes"
     detail = {"ctypes": "no-ctypes", "mmap": "no-mmap"}.get(module, "no-module")
     return syscalls.Unavailable.because(errno.ENOSYS, module, detail, error=error, module=module)
 
 
 def _three_calls() -> tuple[list[int], int | None]:
-    """Make them in a child, or, where there can be none and no filter is in force, here."""
+    """Make the calls in a child; if none can be created and no filter is in force, make them here."""
     try:
         return seccomp.in_child(seccomp.make_three_calls)
     except seccomp.NoChild:
@@ -279,13 +279,14 @@ def _three_calls() -> tuple[list[int], int | None]:
 
 
 # ------------------------------------------------------------------------------------------------------
-# What the kernel has, and what it lets us do
+# The kernel's operations, and which of them it permits
 
 
 def _all_findings(
     answer: dict[str, int], features: int, register_code: int
 ) -> tuple[dict[str, Finding], tuple[str, ...]]:
-    """Answer for every name of the tables; return also what the kernel has but refuses with EACCES."""
+    """Answer for every name of the tables; also return the names that the kernel has but refuses with
+    EACCES."""
     findings = _by_masks(answer)
     for name, bit in family("FEAT"):
         there = bool(features & bit)
@@ -326,7 +327,7 @@ def _by_counts(answer: dict[str, int]) -> dict[str, Finding]:
 
 
 def _admit(finding: Finding, code: int | None) -> Finding:
-    """Complete a finding by the errno of an attempt: 0 it worked, None it could not be made."""
+    """Complete a finding by the errno of an attempt: 0 if it succeeded, None if it could not be made."""
     if code is None:
         return finding
     if code == errno.EINVAL:
@@ -341,7 +342,7 @@ def _admit(finding: Finding, code: int | None) -> Finding:
 
 def _setup_finding(finding: Finding, code: int | None) -> Finding:
     if code in _PASSING:
-        return finding  # a limit was met, which says nothing about the flag
+        return finding  # a limit was reached, which says nothing about the flag
     return _admit(finding, code)
 
 
@@ -354,7 +355,7 @@ def _try_flag(bit: int) -> int | None:
                 rings.Ring(2, wq_fd=other.fileno()).close()
         else:
             cq_entries = 4 if bit == uapi.IORING_SETUP_CQSIZE else None
-            # CPU 0 may be offline or another container's, and would be refused with EINVAL.
+            # CPU 0 may be offline or belong to another container, and would be rejected with EINVAL.
             cpu = min(os.sched_getaffinity(0)) if bit == uapi.IORING_SETUP_SQ_AFF else None
             rings.Ring(2, flags=flags, cq_entries=cq_entries, sq_thread_cpu=cpu).close()
     except OSError as error:
@@ -374,7 +375,7 @@ def _try_enter_flag(bit: int) -> int | None:
         _note_limit(error)
         if error.errno in _PASSING:
             return None
-        # The ring's descriptor is no registered index, and that is what a kernel with the flag says.
+        # The ring's descriptor is not a registered index, so a kernel with the flag returns EBADF.
         return 0 if error.errno == errno.EBADF else error.errno
     return 0
 
@@ -399,7 +400,7 @@ def _operations(answer: dict[str, int], filters: bool) -> tuple[dict[str, Findin
     try:
         listed = _probe_operations()
         first = admitted_operations(personality=_NO_SUCH_PERSONALITY)
-        # Where nothing lists the operations, an attempt shows those that do not answer EINVAL.
+        # If nothing lists the operations, an attempt shows those that do not complete with EINVAL.
         second = admitted_operations() if filters or not (listed or answer) else {}
         unknown = 0 if listed or answer else _answer_to_unknown()
     except OSError as error:
@@ -424,7 +425,7 @@ def _operations(answer: dict[str, int], filters: bool) -> tuple[dict[str, Findin
 
 
 def _knows(tried: int | None, unknown: int | None) -> bool:
-    """Tell by the result of an attempt, and of an unknown operation, whether the kernel has an operation."""
+    """Compare an attempt with that of an unknown operation, to tell whether the kernel has the operation."""
     if tried is None or unknown is None or tried == unknown:
         return False
     return tried >= 0 or -tried in (errno.EBADF, errno.ENOENT, errno.EFAULT)
@@ -433,7 +434,7 @@ def _knows(tried: int | None, unknown: int | None) -> bool:
 def _answer_to_unknown() -> int | None:
     """Submit an operation that no kernel has.
 
-    Kernels before 5.5 look for the descriptor first, and answer EBADF to -1 whatever the operation is.
+    Kernels before 5.5 look up the descriptor first, and every operation on -1 fails with EBADF.
     Source: Linux 5.4 fs/io_uring.c io_op_needs_file
     """
     with rings.Ring(2) as ring:
@@ -456,12 +457,12 @@ def _admit_operation(
     issued = second is not None and (second >= 0 or -second in (errno.EBADF, errno.ENOENT))
     if issued or not filters:
         return finding._replace(admitted=True, admitted_how="tried")
-    # Its preparation failed, and only then would a filter be asked.
+    # Its preparation failed, and the filter runs only after that.
     return finding if filtered else finding._replace(admitted=True, admitted_how="inferred")
 
 
 def _probe_operations() -> dict[int, bool]:
-    """Ask REGISTER_PROBE (5.6) for the operations; nothing where it is not answered."""
+    """Ask REGISTER_PROBE (5.6) for the operations; return nothing if it fails."""
     try:
         with rings.Ring(2) as ring:
             return register.register_probe(ring)
@@ -473,18 +474,18 @@ def _probe_operations() -> dict[int, bool]:
 def admitted_operations(
     personality: int = 0, ring: rings.Ring | None = None, flags: int = 0
 ) -> dict[int, int]:
-    """Submit every operation once, in a way that does nothing, and see what the kernel says.
+    """Submit every operation once, in a way that does nothing, and collect the results.
 
     Everything is zero but the descriptor, which is -1, and the personality. None of the operations does
     anything then: paths and timespecs are NULL, lengths 0.
 
-    Args: personality that does not exist stops the kernel before it looks at the operation; ring is an idle
-        ring to be asked instead of a new one; flags is a mask of IOSQE_*.
-    Returns: by operation, the result: -EACCES for what a restriction or filter refuses.
+    Args: a personality that does not exist stops the kernel before it looks at the operation; ring is an idle
+        ring to use instead of a new one; flags is a mask of IOSQE_*.
+    Returns: by operation, the result: -EACCES if a restriction or filter refuses it.
     Source: Linux 6.12 io_uring/io_uring.c io_init_req
     """
     if ring is None:
-        # Operations of 128 bytes are refused on a ring of 64 before any restriction is looked at.
+        # A ring with 64-byte SQEs rejects operations of 128 bytes before it looks at any restriction.
         with rings.Ring(128, wish=uapi.IORING_SETUP_SQE128) as own:
             return admitted_operations(personality, own, flags)
     numbers = [value for _, value in family("OP")]
@@ -525,7 +526,8 @@ def _sqe_flags(findings: dict[str, Finding]) -> dict[str, Finding]:
             _note_limit(error)
             found[name] = findings[name]
             continue
-        # Not taken by a NOP, not waited for, or no completion, as asked: all but EINVAL means known.
+        # Whether a NOP rejects it, is not waited for, or posts no completion: anything but EINVAL means
+        # known.
         code = -results[0] if results and results[0] in (-errno.EINVAL, -errno.EACCES) else 0
         found[name] = _admit(findings[name], code)
     return found
@@ -535,10 +537,10 @@ def _sqe_flags(findings: dict[str, Finding]) -> dict[str, Finding]:
 # Register operations
 
 _BAD_ADDRESS = 16  # in the first page, which no process maps
-# Each operation objects to the bad address, or to there being nothing to unregister, in one of these forms.
-# The last one takes back the personality that the one before it made.
+# In one of these forms each operation rejects the bad address, or has nothing to unregister. The last one
+# unregisters the personality that the one before it registered.
 _ATTEMPTS = (*((_BAD_ADDRESS, count) for count in (1, 32, 2, 0)), (None, 0), (None, 1))
-_BLIND = (uapi.IORING_REGISTER_SEND_MSG_RING,)  # must be asked about descriptor -1
+_BLIND = (uapi.IORING_REGISTER_SEND_MSG_RING,)  # must be called on descriptor -1
 
 
 def _registrations(
@@ -572,10 +574,10 @@ def _registrations(
 
 def _registration_finding(finding: Finding, code: int | None) -> Finding:
     if code == errno.EINVAL and finding.supported:
-        # A restriction would have refused it before it looked at its arguments.
+        # A restriction would have refused it before the kernel looked at its arguments.
         return finding._replace(admitted=True, admitted_how="inferred")
     if code != errno.EINVAL and finding.supported is None:
-        finding = finding._replace(supported=True, how="tried")  # an unknown one is EINVAL, whatever else
+        finding = finding._replace(supported=True, how="tried")  # an unknown one is always EINVAL
     return _admit(finding, code)
 
 
@@ -588,7 +590,7 @@ def _try_registration(ring: rings.Ring, opcode: int) -> int | None:
             if error.errno == errno.EINVAL:
                 continue
             if fd == -1 and error.errno == errno.EBADF:
-                return errno.EINVAL  # this kernel does nothing without a ring, so it has not this one
+                return errno.EINVAL  # without a ring this kernel registers nothing, so it lacks it
             return error.errno
         return 0
     return errno.EINVAL
@@ -598,26 +600,26 @@ def _try_registration(ring: rings.Ring, opcode: int) -> int | None:
 # One ring
 
 _RESTRICTED = (
-    "This ring was restricted (IORING_REGISTER_RESTRICTIONS) before it was enabled, for good: do what it "
-    "refuses on another ring, or admit it when the ring is made."
+    "This ring was restricted for good (IORING_REGISTER_RESTRICTIONS) before it was enabled: use another ring "
+    "for the refused operations, or allow them when the ring is created."
 )
 
 
 def examine_ring(ring: rings.Ring, process: Capabilities) -> Capabilities:
-    """Find out what one ring admits, of what the kernel has.
+    """Find out which of the kernel's items one ring allows.
 
-    Args: ring is enabled and idle; process is what examine() returned.
-    Returns: the answers for this ring; status is "degraded" where it refuses something, "denied" where it
-        refuses every operation.
-    Raises: ValueError for a ring with completions or requests on their way.
+    Args: ring is enabled and idle; process is the result of examine().
+    Returns: the answers for this ring; status is "degraded" if it refuses anything, "denied" if it refuses
+        every operation.
+    Raises: ValueError for a ring with unreaped completions or queued requests.
     Since: 5.10, the first kernel with restrictions
     """
     if ring.cq_ready() or ring.sq.pending():
-        raise ValueError("the ring is not idle: reap first, so that answers cannot be mistaken")
+        raise ValueError("the ring is not idle: reap first, so that no completion is mistaken for an answer")
     answers = admitted_operations(_NO_SUCH_PERSONALITY, ring)
     there = [name for name, _ in family("OP") if process.findings[name].supported is not False]
     asked = [getattr(uapi, name) for name in there if name not in _WIDE]
-    if all(answers.get(value) == -errno.EACCES for value in asked):  # maybe for want of a flag that is a duty
+    if all(answers.get(value) == -errno.EACCES for value in asked):  # perhaps for lack of a required flag
         answers = admitted_operations(_NO_SUCH_PERSONALITY, ring, uapi.IOSQE_FIXED_FILE)
     findings, denied = dict(process.findings), list(process.denied)
     for name, value in family("OP"):
@@ -629,7 +631,7 @@ def examine_ring(ring: rings.Ring, process: Capabilities) -> Capabilities:
     if not refused:
         return process._replace(findings=findings)
     if not ring.flags & (uapi.IORING_SETUP_SQE128 | uapi.IORING_SETUP_SQE_MIXED):
-        for name in _WIDE:  # refused for their size, before any restriction is looked at
+        for name in _WIDE:  # rejected for their size, before any restriction is looked at
             findings[name] = findings[name]._replace(admitted=None, admitted_how="")
     usable = any(findings[name].admitted for name, _ in family("OP"))
     return process._replace(
@@ -646,7 +648,7 @@ _WIDE = ("IORING_OP_NOP128", "IORING_OP_URING_CMD128")
 
 
 def _narrow(findings: dict[str, Finding], denied: list[str], name: str, admitted: bool) -> None:
-    """Let a ring say no to what is there and admitted elsewhere; it cannot say more than that."""
+    """Record that a ring refuses an item that is admitted elsewhere; a ring cannot allow more."""
     finding = findings.get(name, NOTHING)
     if not admitted and finding.supported is not False and finding.admitted is not False:
         findings[name] = finding._replace(admitted=False, admitted_how="tried")
@@ -654,7 +656,7 @@ def _narrow(findings: dict[str, Finding], denied: list[str], name: str, admitted
 
 
 def _register_in_vain(ring: rings.Ring, opcode: int) -> int:
-    """Register at an address that no process maps: whatever was registered before stays as it is."""
+    """Register at an address that no process maps: earlier registrations stay unchanged."""
     try:
         syscalls.io_uring_register(ring.fileno(), opcode, _BAD_ADDRESS, 1)
     except OSError as error:
@@ -667,9 +669,9 @@ def _register_in_vain(ring: rings.Ring, opcode: int) -> int:
 
 
 def prove() -> dict[str, str]:
-    """Let the kernel do a NOP, a timeout, and a poll on a pipe, a socket and an eventfd.
+    """Run a NOP, a timeout, and a poll on a pipe, a socket and an eventfd.
 
-    Returns: for each, "ok" or what went wrong; the polls must say what select.poll says.
+    Returns: for each, "ok" or the failure; the polls must return the events that select.poll returns.
     Threads: any.
     Since: 5.4 for the timeout
     """
@@ -694,7 +696,7 @@ def _one_result(ring: rings.Ring) -> int:
     ring.submit_and_wait(1, 2_000_000_000)
     cqes = ring.reap()
     if len(cqes) != 1 or cqes[0][0] != 1:
-        raise OSError(errno.EIO, f"one completion was expected, and came: {cqes}")
+        raise OSError(errno.EIO, f"expected one completion, got {cqes}")
     return cqes[0][1]
 
 
@@ -737,16 +739,16 @@ class _Socket(_Pipe):
 
 
 def _prove_poll(ring: rings.Ring, thing: _Pipe) -> str:
-    """Arm a poll, see that it waits, make it ready, and compare with select.poll."""
+    """Arm a poll, check that it waits, make the file ready, and compare with select.poll."""
     try:
         fd = thing.fds[0]
         ops.prep_poll_add(ring.get_sqe(), fd, select.POLLIN, 1)
         ring.submit_and_wait(0)
         early = ring.reap()
         if early:
-            return f"failed: completed before anything was there: {early}"
+            return f"failed: completed before the file was ready: {early}"
         thing.make_ready()
-        # On 5.10 a poll that was woken also says RDNORM and more, which nobody asked for.
+        # On 5.10 a poll that was woken also reports RDNORM and more, unasked.
         res = _one_result(ring) & (select.POLLIN | select.POLLERR | select.POLLHUP | select.POLLNVAL)
         oracle = select.poll()
         oracle.register(fd, select.POLLIN)

@@ -225,7 +225,7 @@ def test_profile_of_a_user_then_read_from_the_file(tmp_path):
     done = tell("--profile", str(path))
     assert done.returncode == 0
     assert "  dreams (optional): no (KERNEL:99.0)" in done.stdout.splitlines()
-    assert "profile mine: everything that is required is there" in done.stdout
+    assert "profile mine: every required item is available" in done.stdout
     rows[1]["optional"] = False
     path.write_text(json.dumps({"rows": rows}), encoding="utf-8")
     assert tell("--profile", str(path)).returncode == 3
@@ -234,12 +234,12 @@ def test_profile_of_a_user_then_read_from_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("content", "word"),
     [
-        ("[", "no JSON"), ("[]", "no profile"), ('{"rows": []}', "no profile"),
-        ('{"rows": [1]}', "no profile"),
+        ("[", "not JSON"), ("[]", "not a profile"), ('{"rows": []}', "not a profile"),
+        ('{"rows": [1]}', "not a profile"),
         ('{"rows": [{"what": "x", "items": "OP:READ"}]}', "list of strings"),
         ('{"rows": [{"what": "x", "items": ["OP:RED"]}]}', "did you mean READ?"),
         ('{"rows": [{"what": "x", "items": [], "optional": 1}]}', "true or false"),
-        (None, "is no profile (qemu, "),
+        (None, "is neither a profile (qemu, "),
     ],
 )  # fmt: skip
 def test_profile_that_is_none_then_usage_error_and_the_reason(tmp_path, content, word):

@@ -484,7 +484,7 @@ def test_required_then_exit_code_and_a_line_for_each():
     [
         (lambda: report.name_of("OP:RCV"), "did you mean RECV?"),
         (lambda: report.name_of("SETUP:single_isuer"), "did you mean SINGLE_ISSUER?"),
-        (lambda: report.name_of("OP:XYZZY"), "know no IORING_OP_XYZZY"),
+        (lambda: report.name_of("OP:XYZZY"), "contain no IORING_OP_XYZZY"),
         (lambda: report.explain("EPRM"), "did you mean EPERM?"),
     ],
 )
@@ -540,7 +540,7 @@ def test_refused_then_no_release_is_told_as_if_that_were_the_reason(monkeypatch,
     ("finding", "code", "told"),
     [
         ((True, "probe", False, "tried"), 3, "has OP:RECV and refuses it"),
-        ((False, "probe", False, "inferred"), 3, "lacks what is required (OP:RECV, Linux 5.6)"),
+        ((False, "probe", False, "inferred"), 3, "lacks required items (OP:RECV, Linux 5.6)"),
         ((None, "", None, ""), 4, "whether OP:RECV may be used"),
         ((True, "probe", True, "tried"), 0, "The advice."),
     ],
@@ -601,7 +601,7 @@ def test_verbose_then_every_name_with_both_columns_and_how():
     ("word", "expected"),
     [
         ("EPERM", "seccomp"), ("eperm", "io_uring_group"), ("1", "EPERM"), ("-105", "provided buffer"),
-        ("ENOMEM", "RLIMIT_MEMLOCK"), ("EXDEV", "not special to io_uring"), ("EWOULDBLOCK", "EAGAIN"),
+        ("ENOMEM", "RLIMIT_MEMLOCK"), ("EXDEV", "not specific to io_uring"), ("EWOULDBLOCK", "EAGAIN"),
     ],
 )  # fmt: skip
 def test_explain_then_what_it_means_here(word, expected, capsys):
@@ -830,7 +830,7 @@ def test_item_named_in_full_behind_its_kind_then_the_same():
     assert report.name_of("OP:IORING_OP_READ") == "IORING_OP_READ"
     assert report.name_of("SQE:IOSQE_IO_LINK") == "IOSQE_IO_LINK"
     assert report.name_of("REG:IORING_UNREGISTER_BUFFERS") == "IORING_UNREGISTER_BUFFERS"
-    with pytest.raises(ValueError, match="know no"):
+    with pytest.raises(ValueError, match="contain no"):
         report.name_of("OP:IORING_SETUP_SQPOLL")
 
 
