@@ -600,8 +600,8 @@ def _try_registration(ring: rings.Ring, opcode: int) -> int | None:
 # One ring
 
 _RESTRICTED = (
-    "This ring was restricted for good (IORING_REGISTER_RESTRICTIONS) before it was enabled: use another ring "
-    "for the refused operations, or allow them when the ring is created."
+    "This ring was restricted for good (IORING_REGISTER_RESTRICTIONS) before it was enabled: use another "
+    "ring for the refused operations, or allow them when the ring is created."
 )
 
 
