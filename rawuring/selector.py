@@ -7,7 +7,7 @@ Mirrors: CPython ``Lib/selectors.py`` EpollSelector, in what its users can see.
 Must not know: asyncio.
 Invariant: what select() returns was true inside that select(). Completions that came between two calls are
 hints, and are asked for again.
-Read next: aio.py.
+Read next: asyncring.py.
 
 Unless said otherwise, memory passed to a call may be freed when the call returns, any thread may call, and
 Linux 5.1 suffices.

@@ -30,7 +30,10 @@ DEFAULTS = {
         "only the thread that owns a ring may use it": ("the owner only.", "the ring's owner only."),
         "only the waiter, the thread that calls wait(), may call": ("the waiter only.",),
     },
-    "Since": {"Linux 5.1 suffices": ("5.1", "Linux 5.1", "5.1.")},
+    "Since": {
+        "Linux 5.1 suffices": ("5.1", "Linux 5.1", "5.1."),
+        "Linux 5.5 suffices": ("5.5", "Linux 5.5", "5.5."),
+    },
 }
 FUNCTION_LINES_MAX = 70
 
