@@ -6,8 +6,9 @@ What it is: a loop class, a factory for asyncio.run and Runner, a policy for Pyt
 ``python -m rawuring.aio script.py``, which runs a program as it is.
 Mirrors: ``asyncio.SelectorEventLoop``, ``asyncio.run``; uvloop's names install() and run().
 Must not know: rings.
-Invariant: the loop is CPython's own. All that is different is the selector underneath.
-Read next: fileops.py.
+Invariant: the loop is CPython's own. It differs in the selector underneath, and in how much a transport reads
+at a time.
+Read next: fileops.py. DESIGN.md lists the private names of asyncio that this file needs.
 
     asyncio.run(main(), loop_factory=rawuring.aio.new_event_loop)     # Python 3.12 and newer
     rawuring.aio.run(main())                                          # any
@@ -20,6 +21,7 @@ import asyncio
 import functools
 import selectors
 import sys
+from socket import AF_INET, AF_INET6
 
 from . import command
 from .selector import IoUringSelector
@@ -32,6 +34,11 @@ if TYPE_CHECKING:
     from typing import Any, Callable, TypeVar
 
     T = TypeVar("T")
+
+#: What a transport reads at a time. asyncio reads 256 KiB, more than the size from which glibc's malloc maps
+#: memory anew for each block (128 KiB): in a young process every read then costs an mmap, page faults and a
+#: munmap, five times the rest of an echo. See docs/costs.md.
+_MAX_SIZE = 64 * 1024
 
 
 class IoUringEventLoop(Uncopyable, asyncio.SelectorEventLoop):
@@ -79,12 +86,30 @@ class IoUringEventLoop(Uncopyable, asyncio.SelectorEventLoop):
         """
         self._checked(super().add_writer, fd, callback, args)
 
-    def _remove_reader(self, fd: Any) -> Any:
+    # Hooks of asyncio, with whatever arguments this Python gives them (3.15 added one).
+
+    def _make_socket_transport(self, *args: Any, **kwargs: Any) -> Any:
+        return _read_less(super()._make_socket_transport(*args, **kwargs))  # type: ignore[misc]
+
+    def _make_ssl_transport(self, rawsock: Any, *args: Any, **kwargs: Any) -> Any:
+        transport = super()._make_ssl_transport(rawsock, *args, **kwargs)  # type: ignore[misc]
+        _read_less(self._transports[rawsock.fileno()])  # type: ignore[attr-defined]
+        return transport
+
+    def _make_datagram_transport(self, sock: Any, *args: Any, **kwargs: Any) -> Any:
+        transport = super()._make_datagram_transport(sock, *args, **kwargs)  # type: ignore[misc]
+        # Datagrams of other families may be longer, and the rest would be lost.
+        return _read_less(transport) if sock.family in (AF_INET, AF_INET6) else transport
+
+    def _make_read_pipe_transport(self, *args: Any, **kwargs: Any) -> Any:
+        return _read_less(super()._make_read_pipe_transport(*args, **kwargs))  # type: ignore[misc]
+
+    def _remove_reader(self, fd: Any, **kwargs: Any) -> Any:
         # A loop that is forgotten closes itself when it is collected, maybe after its own socket, which has
         # no number any more. (asyncio's are so few objects that the collector takes them in their order.)
         if isinstance(fd, int) and fd < 0:
             return False
-        return super()._remove_reader(fd)  # type: ignore[misc]
+        return super()._remove_reader(fd, **kwargs)  # type: ignore[misc]
 
     def _checked(
         self, method: Callable[..., Any], fd: Any, callback: Callable[..., Any], args: tuple[Any, ...]
@@ -99,6 +124,12 @@ class IoUringEventLoop(Uncopyable, asyncio.SelectorEventLoop):
             method(fd, callback, *args)
         finally:
             selector.trusting = trusting
+
+
+def _read_less(transport: Any) -> Any:
+    if transport.max_size > _MAX_SIZE:  # or the program has chosen
+        transport.max_size = _MAX_SIZE
+    return transport
 
 
 def new_event_loop() -> IoUringEventLoop:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import contextlib
 import errno
@@ -202,6 +203,136 @@ def test_strace_then_one_call_for_each_turn_and_none_for_changes(tmp_path):
     assert first == second == ["io_uring_enter"]
     assert third in (["epoll_wait"], ["epoll_pwait"], ["io_uring_enter"])
     assert remove == ["epoll_ctl"] * 100
+
+
+# -- what a transport reads at a time, and the private names that this takes
+
+
+class Collect(asyncio.DatagramProtocol, asyncio.Protocol):
+    """Remember the transport, and what arrives."""
+
+    def __init__(self) -> None:
+        self.got = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport) -> None:
+        self.transport = transport
+
+    def datagram_received(self, data, addr) -> None:
+        self.got.set_result(len(data))
+
+
+def test_transports_then_they_read_64_kib_at_a_time():
+    """256 KiB are a mapping of their own for glibc's malloc, made and unmade for each read."""
+
+    async def main() -> dict[str, int]:
+        loop = asyncio.get_running_loop()
+        sizes = {}
+        server = await loop.create_server(Collect, "127.0.0.1", 0)
+        client, _ = await loop.create_connection(Collect, *server.sockets[0].getsockname())
+        sizes["socket"] = client.max_size
+        read, write = os.pipe()
+        pipe, _ = await loop.connect_read_pipe(Collect, os.fdopen(read, "rb"))
+        sizes["pipe"] = pipe.max_size
+        datagrams, _ = await loop.create_datagram_endpoint(Collect, ("127.0.0.1", 0))
+        sizes["datagrams"] = datagrams.max_size
+        os.close(write)
+        server.close()
+        for transport in (client, pipe, datagrams):
+            transport.close()
+        await asyncio.sleep(0)
+        await server.wait_closed()
+        return sizes
+
+    assert aio.run(main()) == {"socket": 65536, "pipe": 65536, "datagrams": 65536}
+
+
+def test_tls_then_the_transport_below_it_reads_64_kib_at_a_time():
+    ssl = pytest.importorskip("ssl")
+
+    async def main() -> int:
+        loop = asyncio.get_running_loop()
+        here, there = socket.socketpair()
+        here.setblocking(False)
+        connecting = loop.create_task(
+            loop.create_connection(Collect, sock=here, ssl=ssl.create_default_context(), server_hostname="x")
+        )
+        while here.fileno() not in loop._transports:
+            await asyncio.sleep(0)
+        size = loop._transports[here.fileno()].max_size
+        there.close()
+        with pytest.raises(OSError):
+            await connecting
+        return size
+
+    assert aio.run(main()) == 65536
+
+
+def test_unix_datagram_of_100_kib_then_it_arrives_whole(tmp_path):
+    async def main() -> int:
+        loop = asyncio.get_running_loop()
+        receiver, protocol = await loop.create_datagram_endpoint(
+            Collect, str(tmp_path / "socket"), family=socket.AF_UNIX
+        )
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 400_000)
+            sender.sendto(bytes(100_000), str(tmp_path / "socket"))
+        got = await protocol.got
+        receiver.close()
+        return got
+
+    assert aio.run(main()) == 100_000
+
+
+def test_program_that_reads_less_then_it_still_does(monkeypatch):
+    from asyncio import selector_events
+
+    monkeypatch.setattr(selector_events._SelectorTransport, "max_size", 1000)
+
+    async def main() -> int:
+        a, b = socket.socketpair()
+        transport, _ = await asyncio.get_running_loop().create_connection(Collect, sock=a)
+        size = transport.max_size
+        transport.close()
+        b.close()
+        return size
+
+    assert aio.run(main()) == 1000
+
+
+#: The private names of asyncio in aio.py, and who has them; DESIGN.md has the same table, with versions.
+PRIVATE = {
+    "_closed": ("loop",), "_selector": ("loop",), "_transports": ("loop",), "_remove_reader": ("loop",),
+    "_make_socket_transport": ("loop",), "_make_ssl_transport": ("loop",),
+    "_make_datagram_transport": ("loop",), "_make_read_pipe_transport": ("loop",),
+    "_get_running_loop": ("asyncio",), "_loop_factory": ("policy",),
+    "max_size": ("_SelectorSocketTransport", "_SelectorDatagramTransport", "_UnixReadPipeTransport"),
+}  # fmt: skip
+
+
+def test_private_names_of_asyncio_then_this_python_has_them():
+    from asyncio import selector_events, unix_events
+
+    owners = {"asyncio": asyncio}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.14
+        owners["policy"] = asyncio.DefaultEventLoopPolicy
+    for module in (selector_events, unix_events):
+        owners.update(vars(module))
+    loop = owners["loop"] = asyncio.SelectorEventLoop()
+    loop.close()
+    missing = [(owner, name) for name in PRIVATE for owner in PRIVATE[name] if not hasattr(owners[owner], name)]
+    assert missing == []
+
+
+def test_private_names_of_asyncio_then_the_table_is_complete():
+    tree = ast.parse((ROOT / "rawuring" / "aio.py").read_text())
+    used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    hooks = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    used |= {getattr(node, "name", "") for hook in hooks for node in hook.body}
+    used |= {name.id for hook in hooks for node in hook.body for name in getattr(node, "targets", ())}
+    own = {"_checked"}
+    private = {name for name in used if name.startswith("_") and not name.startswith("__")} - own
+    assert private == {name for name in PRIVATE if name.startswith("_")}
 
 
 # -- for every program

@@ -862,6 +862,14 @@ MUTANTS = (
         "tests/test_aio.py -k denied_when_names",
     ),
     Mutant(
+        "aio: transports read 256 KiB at a time", "rawuring/aio.py",
+        "        transport.max_size = _MAX_SIZE", "        pass", "tests/test_aio.py -k 64_kib",
+    ),
+    Mutant(
+        "aio: long datagrams of Unix sockets are cut", "rawuring/aio.py",
+        " if sock.family in (AF_INET, AF_INET6) else transport", "", "tests/test_aio.py -k arrives_whole",
+    ),
+    Mutant(
         "aio: a forgotten loop removes a socket without a number", "rawuring/aio.py",
         "if isinstance(fd, int) and fd < 0:", "if False:",
         "tests/test_aio.py -k forgotten",
