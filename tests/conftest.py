@@ -36,21 +36,27 @@ def pytest_report_header() -> str:
     )
 
 
-#: What takes long, or tests what no Python changes: see the marker long.
+#: What takes long beside what it says about one more Python: see the marker long.
 LONG = {
-    "faults", "test_bench.py", "test_build_python.py", "test_check_kernel.py", "test_command_line.py",
-    "test_denied.py", "test_docs.py", "test_docstrings.py", "test_examples.py", "test_forbid.py",
-    "test_inspect.py", "test_kernel_matrix.py", "test_layout.py", "test_operators.py", "test_packages.py",
-    "test_probe_denied.py", "test_readme.py", "test_seccomp.py", "test_tour.py", "test_uapi_header.py",
-    "test_vendor.py",
+    "faults", "test_command_line.py", "test_denied.py", "test_examples.py", "test_forbid.py",
+    "test_inspect.py", "test_layout.py", "test_operators.py", "test_probe_denied.py", "test_seccomp.py",
+    "test_tour.py",
+}  # fmt: skip
+#: What is about the checkout and its tools, and the same on each Python: see the marker once. test_vendor.py
+#: lets every Python make copies, and compares them.
+ONCE = {
+    "test_bench.py", "test_build_python.py", "test_check_kernel.py", "test_docs.py", "test_docstrings.py",
+    "test_kernel_matrix.py", "test_packages.py", "test_readme.py", "test_uapi_header.py", "test_vendor.py",
 }  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of the files that are LONG."""
+    """Mark the tests of the files that are LONG, or needed ONCE."""
     for item in items:
-        if LONG & {item.path.name, item.path.parent.name}:
-            item.add_marker(pytest.mark.long)
+        places = {item.path.name, item.path.parent.name}
+        for names, marker in ((LONG, pytest.mark.long), (ONCE, pytest.mark.once)):
+            if names & places:
+                item.add_marker(marker)
 
 
 def pytest_collection_finish() -> None:
@@ -111,9 +117,15 @@ _PREFIXES = {"opcode": "IORING_OP_", "register_op": "IORING_"}
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """Note which operations a test did, or why it did not."""
+    """Note which operations a test did, or why it did not, and name what fails at once.
+
+    A run that is stopped after its time prints no summary.
+    """
     outcome = yield
     report = outcome.get_result()
+    terminal = item.config.pluginmanager.get_plugin("terminalreporter")
+    if report.failed and terminal:
+        terminal.write_line(f"\nFAILED {report.nodeid}")
     if report.when == "call" or (report.when == "setup" and report.skipped):
         for kind, prefix in _PREFIXES.items():
             for marker in item.iter_markers(kind):

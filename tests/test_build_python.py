@@ -137,5 +137,6 @@ def test_run_tests_then_finds_it_and_gives_it_a_hypothesis_that_is_not_compiled(
     usual = found._replace(abiflags="", version=(3, 99, 0))
     assert not any("<6.131" in each for each in run_tests.requirements(usual))
     monkeypatch.setattr(run_tests, "all_pythons", lambda first: [found, usual])
-    options = type("Options", (), {"all_pythons": False, "other_pythons": False, "newest": True})
+    chosen = {"all_pythons": False, "other_pythons": False, "newest": True, "python": None}
+    options = type("Options", (), chosen)
     assert run_tests.wanted_pythons(options) == [usual]

@@ -15,7 +15,6 @@ The tests of a mutant also run on the unchanged copy, and must pass there, or th
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import subprocess
 import sys
@@ -1178,10 +1177,9 @@ def run(tree: Path, tests: str) -> bool:
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--tb=no", *words.split()]
     if chosen:
         command += ["-k", chosen]
-    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         done = subprocess.run(
-            command, cwd=tree, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT_S,
+            command, cwd=tree, stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT_S,
             start_new_session=True, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
@@ -1216,11 +1214,18 @@ def judge(mutant: Mutant, tree: Path, sound: dict[str, bool]) -> str:
         sound[mutant.tests] = run(tree, mutant.tests)
     if not sound[mutant.tests]:
         return "its tests fail without it, too"
-    path.write_text(text.replace(mutant.old, mutant.new, 1), encoding="utf-8")
+    write(path, text.replace(mutant.old, mutant.new, 1))
     try:
         return "LIVES: no test misses the protection" if run(tree, mutant.tests) else ""
     finally:
-        path.write_text(text, encoding="utf-8")
+        write(path, text)
+
+
+def write(path: Path, text: str) -> None:
+    """Change a source file, and delete its byte code: times and sizes may be the same as before."""
+    path.write_text(text, encoding="utf-8")
+    for compiled in path.parent.glob(f"__pycache__/{path.stem}.*.pyc"):
+        compiled.unlink()
 
 
 def main() -> int:

@@ -19,6 +19,7 @@ if sys.version_info < (3, 9):  # noqa: UP036
 import argparse
 import ast
 import concurrent.futures
+import contextlib
 import json
 import os
 import re
@@ -26,6 +27,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Optional
 from xml.etree import ElementTree
@@ -60,6 +62,7 @@ class Result(NamedTuple):
     skipped: int
     seconds: float
     code: int
+    names: tuple[str, ...] = ()  # of the tests that failed
 
 
 def main() -> int:
@@ -68,6 +71,9 @@ def main() -> int:
     # Deleted at the end; used only where the checkout cannot be written to.
     with tempfile.TemporaryDirectory(prefix="rawuring-tests-") as scratch:
         pythons = wanted_pythons(options)
+        if options.list:
+            print("\n".join(python.tag for python in pythons))
+            return 0
         if not pythons:
             print("no other Python on this machine")
         if len(pythons) == 1 and not pytest_arguments:
@@ -76,6 +82,9 @@ def main() -> int:
             results = run_each(pythons, options, pytest_arguments, Path(scratch))
     if len(results) > 1:
         print_table(results)
+    for result in results:  # once more: the reports stand far above
+        for name in result.names:
+            print(f"FAILED {name} ({result.tag})")
     passed, failed, skipped = (sum(result[column] for result in results) for column in (1, 2, 3))
     print(f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""))
     return next((result.code for result in results if result.code), 0)
@@ -87,33 +96,38 @@ def run_each(
     """Run the tests for each interpreter, options.jobs at a time."""
     if options.jobs > 1:  # what takes longest begins first, so that no core waits for it at the end
         pythons.sort(key=lambda python: python.implementation == "cpython")
-    brief = all_but_the_oldest(pythons) if options.brief else []
+    everyone = all_pythons(pythons[0]) if options.brief and pythons else []
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         runs = [
             pool.submit(
-                run, python, options, [*arguments, *(["-m", "not long"] if python in brief else [])], scratch
+                run, python, options, [*arguments, *(brief(python, everyone) if everyone else [])], scratch
             )
             for python in pythons
         ]
     return [each.result() for each in runs]
 
 
-def all_but_the_oldest(pythons: list[Python]) -> list[Python]:
-    """List the interpreters without the oldest CPython."""
-    oldest = min(pythons, key=lambda p: (p.implementation != "cpython", p.version), default=None)
-    return [python for python in pythons if python is not oldest]
+def brief(python: Python, pythons: list[Python]) -> list[str]:
+    """Return the arguments that leave out what another Python of these shows as well: see --brief."""
+    if python.implementation != "cpython":
+        return ["-m", "not once and (faults or not long)"]
+    versions = [each.version for each in pythons if each.implementation == "cpython" and not each.abiflags]
+    thorough = not python.abiflags and python.version in (min(versions), max(versions))
+    return ["-m", "not once" if thorough else "not once and not long"]
 
 
 def run_in_parts(python: Python, options: argparse.Namespace, scratch: Path) -> Result:
-    """Run the test files on all cores, in as many processes; the first is shown while it runs."""
-    parts = divide(sorted((CHECKOUT / "tests").rglob("test_*.py")), min(4, os.cpu_count() or 1))
+    """Run the test files on all cores, a process for each part; the first is shown while it runs."""
+    cores = min(4, os.cpu_count() or 1)
+    # More parts than cores: nobody knows beforehand which takes longest here.
+    parts = divide(sorted((CHECKOUT / "tests").rglob("test_*.py")), 3 * cores if cores > 1 else 1)
     started = time.monotonic()
     try:
         prepare(python, scratch, dict(os.environ), options.no_venv)  # once, and not in each
     except SetupError as error:
         print(f"{python.tag}: {error}", flush=True)
         return Result(python.tag, 0, 1, 0, time.monotonic() - started, 1)
-    with concurrent.futures.ThreadPoolExecutor(len(parts)) as pool:
+    with concurrent.futures.ThreadPoolExecutor(cores) as pool:
         runs = [
             pool.submit(run, python, options, [str(each.relative_to(CHECKOUT)) for each in part], scratch, i)
             for i, part in enumerate(parts)
@@ -121,7 +135,8 @@ def run_in_parts(python: Python, options: argparse.Namespace, scratch: Path) -> 
     results = [each.result() for each in runs]
     passed, failed, skipped = (sum(each[column] for each in results) for column in (1, 2, 3))
     code = next((each.code for each in results if each.code), 0)
-    return Result(python.tag, passed, failed, skipped, time.monotonic() - started, code)
+    names = tuple(name for each in results for name in each.names)
+    return Result(python.tag, passed, failed, skipped, time.monotonic() - started, code, names)
 
 
 def divide(files: list[Path], count: int) -> list[list[Path]]:
@@ -130,6 +145,7 @@ def divide(files: list[Path], count: int) -> list[list[Path]]:
     parts: list[list[Path]] = [[] for _ in range(count)]
     for path in sorted(files, key=lambda path: -weights[path]):
         min(parts, key=lambda part: sum(weights[each] for each in part)).append(path)
+    parts.sort(key=lambda part: -sum(weights[each] for each in part))
     return [sorted(part) for part in parts if part]
 
 
@@ -146,13 +162,15 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     )
     which.add_argument("--other-pythons", action="store_true", help="the same, without this interpreter")
     which.add_argument("--newest", action="store_true", help="run on the newest CPython on this machine")
+    which.add_argument("--python", metavar="NAME", help="run on the one that --list calls so: py3.9")
+    parser.add_argument("--list", action="store_true", help="print the names of these Pythons instead")
     parser.add_argument(
         "--no-venv", action="store_true", help="use the interpreter's own pytest and hypothesis (offline)"
     )
     parser.add_argument(
         "--brief",
         action="store_true",
-        help="of several Pythons only the oldest CPython runs what is marked long",
+        help="without what is marked once, and what is marked long only on the oldest and the newest CPython",
     )
     parser.add_argument("--dev", action="store_true", help="run the interpreter with -X dev -W error")
     parser.add_argument(
@@ -205,22 +223,28 @@ def run(
             code = subprocess.run(command, cwd=CHECKOUT, env=environment, stdout=log, stderr=log).returncode
             log.seek(0)
             print(f"{title}\n{log.read()}", end="", flush=True)
-    passed, failed, skipped = count(report)
+    passed, failed, skipped, names = count(report)
     if code and not failed:
         failed = 1  # it ended before it could count: a crash, a usage error, nothing collected
-    return Result(python.tag, passed, failed, skipped, time.monotonic() - started, code)
+    return Result(python.tag, passed, failed, skipped, time.monotonic() - started, code, names)
 
 
-def count(report: Path) -> tuple[int, int, int]:
-    """Add up pytest's JUnit report; all zero where there is none."""
+def count(report: Path) -> tuple[int, int, int, tuple[str, ...]]:
+    """Add up pytest's JUnit report, and name what failed; all zero where there is none."""
     if not report.exists():
-        return 0, 0, 0
+        return 0, 0, 0, ()
     total = failed = skipped = 0
-    for suite in ElementTree.parse(report).getroot().iter("testsuite"):
+    root = ElementTree.parse(report).getroot()
+    for suite in root.iter("testsuite"):
         total += int(suite.get("tests", 0))
         failed += int(suite.get("failures", 0)) + int(suite.get("errors", 0))
         skipped += int(suite.get("skipped", 0))
-    return total - failed - skipped, failed, skipped
+    names = tuple(
+        f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}"
+        for case in root.iter("testcase")
+        if case.find("failure") is not None or case.find("error") is not None
+    )
+    return total - failed - skipped, failed, skipped, names
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -244,16 +268,29 @@ def prepare(python: Python, scratch: Path, environment: dict[str, str], no_venv:
     stamp = folder / "stamp.json"
     needed = requirements(python)
     wanted = json.dumps([needed, python])
-    if not (stamp.exists() and stamp.read_text() == wanted):
-        print(f"making {folder.relative_to(parent)} with {', '.join(needed)}", flush=True)
-        shutil.rmtree(folder, ignore_errors=True)
-        make(python, folder, inside, packages, needed)
-        stamp.write_text(wanted)  # last: a half-made environment has none
+    with only_one(parent / ".venv-tests" / f"{python.tag}.lock"):
+        if not (stamp.exists() and stamp.read_text() == wanted):
+            print(f"making {folder.relative_to(parent)} with {', '.join(needed)}", flush=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            make(python, folder, inside, packages, needed)
+            stamp.write_text(wanted)  # last: a half-made environment has none
     if inside.exists():
         return str(inside)
     old = environment.get("PYTHONPATH")
     environment["PYTHONPATH"] = str(packages) + (os.pathsep + old if old else "")
     return python.path
+
+
+@contextlib.contextmanager
+def only_one(path: Path) -> Iterator[None]:
+    """Let one process at a time into the block; the others wait."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        if os.name == "posix":
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def make(python: Python, folder: Path, inside: Path, packages: Path, needed: list[str]) -> None:
@@ -314,6 +351,11 @@ def wanted_pythons(options: argparse.Namespace) -> list[Python]:
         return all_pythons(this)
     if options.other_pythons:
         return all_pythons(this)[1:]
+    if options.python:
+        named = [python for python in all_pythons(this) if python.tag == options.python]
+        if not named:
+            sys.exit(f"no {options.python} on this machine: --all-pythons --list names those that there are")
+        return named
     if options.newest:
         # Free-threaded only where there is nothing else.
         def rank(python: Python) -> tuple[bool, bool, tuple[int, ...]]:

@@ -3,6 +3,7 @@
 """Run the tests against copies of the package that rawuring.vendor makes.
 
     python3 tools/test_copies.py                   every kind of copy
+    python3 tools/test_copies.py --brief           the same with fewer tests, as for each change
     python3 tools/test_copies.py --kind one-file --python pypy3 -- -x -k nop
     python3 tools/test_copies.py --types           mypy --strict and pyright on copies in a host
     python3 tools/test_copies.py --table           the README's table of the forms: sizes and import times
@@ -81,6 +82,10 @@ KINDS = {
     "minimal-in-one-file": Kind((), True, False, _PART, minimal=True),
     "compiled-in-zip": Kind((), False, True, _PART, compiled=True),
 }
+
+#: With --brief all tests but the long ones run on these; on the others what shows that they can be imported.
+THOROUGH = ("one-file", "minimal")
+BRIEF = ["-m", "not long and not once"]
 
 ALIAS = '''\
 """Every import of rawuring is an import of the copy {name}, which lies in {folder}."""
@@ -161,11 +166,15 @@ def make_tree(root: Path, kind: Kind) -> None:
     (tree / "tests" / "test_this_copy.py").write_text(IDENTITY.format(modules=modules, **facts))
 
 
-def run(name: str, python: str, pytest_arguments: list[str]) -> tuple[int, int]:
+def run(name: str, options: argparse.Namespace) -> tuple[int, int]:
     """Run the tests on one kind of copy; return how many passed and failed."""
-    start = time.monotonic()
+    start, kind, arguments = time.monotonic(), KINDS[name], options.pytest
+    if options.brief:
+        arguments = [*BRIEF, *arguments]
+        if name not in THOROUGH:
+            kind = kind._replace(tests=_PART)
     with tempfile.TemporaryDirectory(prefix="rawuring-copy-") as folder:
-        passed, failed = run_tree(Path(folder).resolve(), KINDS[name], python, pytest_arguments)
+        passed, failed = run_tree(Path(folder).resolve(), kind, options.python, arguments)
     print(f"{name:<20} {passed} passed, {failed} failed, {time.monotonic() - start:.0f} s", flush=True)
     return passed, failed
 
@@ -301,6 +310,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kind", action="append", choices=sorted(KINDS), help="default: every kind")
     parser.add_argument("--python", default=sys.executable, help="the interpreter that has pytest")
+    parser.add_argument("--brief", action="store_true", help="fewer tests, as for each change")
     parser.add_argument("--types", action="store_true", help="run type checkers instead of the tests")
     parser.add_argument("--table", action="store_true", help="print sizes and import times instead")
     parser.add_argument("pytest", nargs="*", metavar="ARGUMENT", help="for pytest, after --")
@@ -313,9 +323,7 @@ def main() -> int:
         table()
         return 0
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        results = list(
-            pool.map(lambda name: run(name, options.python, options.pytest), options.kind or KINDS)
-        )
+        results = list(pool.map(lambda name: run(name, options), options.kind or KINDS))
     passed, failed = (sum(column) for column in zip(*results))
     print(f"{passed} passed, {failed} failed")
     return 1 if failed else 0

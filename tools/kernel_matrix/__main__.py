@@ -56,9 +56,9 @@ def run_in(cell: Cell, command: str, options: argparse.Namespace) -> guest.Outco
         return guest.Outcome(NOT_TO_BE_HAD, f"{cell.name} cannot be had here: {error}\n", 0.0)
 
 
-def command_for(cell: Cell, quick: bool) -> str:
-    """Return the command that runs the tests in a cell."""
-    which = "emulated" if cell.emulated else "quick" if quick else "all"
+def command_for(cell: Cell, name: str) -> str:
+    """Return the command that runs the tests in a cell of a set."""
+    which = "ci" if name == "ci" else "emulated" if cell.emulated else "quick" if name == "quick" else "all"
     return f"python3 tools/kernel_matrix/inside.py {which}" + (" --absent" if cell.absent else "")
 
 
@@ -141,14 +141,18 @@ def run_set(options: argparse.Namespace) -> int:
         if cell.name in missing:
             outcome = guest.Outcome(NOT_TO_BE_HAD, missing[cell.name], 0.0)
         else:
-            command = options.command or command_for(cell, options.name in ("quick", "ci"))
+            command = options.command or command_for(cell, options.name)
             outcome = run_in(cell, command, options)
         (options.logs / f"{cell.name}.log").write_text(outcome.output, encoding="utf-8")
         row = row_of(cell, outcome)
         last = (outcome.output.strip().splitlines() or [""])[-1]
         print(f"{cell.name}: status {outcome.status}, {row['seconds']} s: {last[:150]}", flush=True)
         if outcome.status not in (0, NOT_TO_BE_HAD):
-            print("\n".join(f"  {line}" for line in outcome.output.splitlines()[-40:]), flush=True)
+            lines = outcome.output.splitlines()
+            # What fails is named at once, perhaps long before the end.
+            names = [line for line in lines[:-40] if line.startswith("FAILED ")]
+            rest = [line for line in lines if not line.startswith("SKIPPED ")][-40:]
+            print("\n".join(f"  {line}" for line in [*names, *rest]), flush=True)
         return row
 
     # What takes longest begins first, so that no core waits for it at the end.
@@ -233,7 +237,7 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error(f"neither a set nor cells: {', '.join(unknown)}")
         return run_set(options)
     cell = CELLS[options.cell]
-    outcome = run_in(cell, options.command or command_for(cell, False), options)
+    outcome = run_in(cell, options.command or command_for(cell, ""), options)
     print(outcome.output, end="")
     return outcome.status
 
