@@ -64,6 +64,18 @@ def pytest_collection_finish() -> None:
     # hypothesis asks the collector who holds its source of randomness, before it uses it for the first time;
     # what is frozen is not found.
     hypothesis.given(hypothesis.strategies.none())(lambda _: None)()
+    _freeze()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """The same with the reports of a file's tests, which would make the collections of the next ones slow."""
+    yield
+    if nextitem is not None and nextitem.path != item.path:
+        _freeze()
+
+
+def _freeze() -> None:
     gc.collect()
     if hasattr(gc, "freeze"):  # PyPy has none
         gc.freeze()

@@ -253,7 +253,8 @@ def in_a_thread(work):
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()
-    gc.collect()  # PyPy frees what is local to a thread by its collector
+    if sys.implementation.name == "pypy":
+        gc.collect()  # which frees what is local to a thread
     result, error = results.pop()
     if error is not None:
         raise error

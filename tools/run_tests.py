@@ -35,7 +35,10 @@ from xml.etree import ElementTree
 CHECKOUT = Path(__file__).resolve().parent.parent
 OLDEST = (3, 9)
 #: How much longer a byte of these test files takes than one of the others.
-SLOW = {"test_monitors.py": 4, "test_bench.py": 3, "test_hostile.py": 20, "test_vendor.py": 3}
+SLOW = {
+    "test_vendor.py": 6, "test_ring_promises.py": 2, "test_denied.py": 5, "test_command_line.py": 6,
+    "test_hostile.py": 12,
+}  # fmt: skip
 
 
 class Python(NamedTuple):
