@@ -365,6 +365,7 @@ def _drop(lines: list[str | None], nodes: Iterable[Any]) -> None:
 _KEPT_COMMENT = re.compile(r"# (SPDX-License-Identifier|type|mypy|pyright):")
 
 
+@lru_cache(maxsize=64)
 def without_comments(text: str) -> str:
     """Return a module without docstrings and comments; the lines that stay are as they were.
 
@@ -582,7 +583,8 @@ def _section(name: str, text: str) -> str:
     return "".join(lines) + "\n"
 
 
-def _lines_of_strings(text: str) -> tuple[set[int], int, int]:
+@lru_cache(maxsize=64)
+def _lines_of_strings(text: str) -> tuple[frozenset[int], int, int]:
     """Find the lines that begin inside a string and so must stay as they are; the docstring; the future.
 
     The docstrings of functions and classes are indented with their code: whoever shows one strips the
@@ -609,7 +611,7 @@ def _lines_of_strings(text: str) -> tuple[set[int], int, int]:
             future = token.start[0]
         if kind not in ("NL", "COMMENT"):
             begins = kind in ("NEWLINE", "INDENT", "DEDENT", "ENCODING")
-    return keep, docstring, future
+    return frozenset(keep), docstring, future
 
 
 # ------------------------------------------------------------------------------------------------------
