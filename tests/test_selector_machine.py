@@ -9,6 +9,7 @@ another thread.
 from __future__ import annotations
 
 import itertools
+import functools
 import os
 import selectors
 import socket
@@ -44,8 +45,10 @@ class Play:
 
     def __init__(self, sel: IoUringSelector, monkeypatch, events, taken: bool, thread: bool) -> None:
         self.sel, self.events, self.taken, self.thread = sel, list(events), taken, thread
-        self.real, self.inside = sel.ring.submit_and_wait, False
-        monkeypatch.setattr(sel.ring, "submit_and_wait", self.submit_and_wait)
+        self.inside = False
+        # Before Linux 5.17 changes are sent first, with submit().
+        for name in ("submit", "submit_and_wait"):
+            monkeypatch.setattr(sel.ring, name, functools.partial(self.sent, getattr(sel.ring, name)))
         self.one, self.two = socket.socketpair()
         self.one.send(b"x")
         self.two.send(b"x")  # ready for everything
@@ -88,12 +91,12 @@ class Play:
         if self.then is not None:
             self.see(self.then)
 
-    def submit_and_wait(self, *arguments):
+    def sent(self, real, *arguments):
         if not self.inside:
-            return self.real(*arguments)
+            return real(*arguments)
         self.inside = False
         if self.taken:
-            result = self.real(*arguments)
+            result = real(*arguments)
         assert self.state() == self.states[-1], self.states
         while self.events:
             event = self.events.pop(0)
@@ -110,7 +113,7 @@ class Play:
             self.then = None
         if self.then and event == "struck":
             raise Struck
-        return result if self.taken else self.real(*arguments)
+        return result if self.taken else real(*arguments)
 
     def happen(self, event: str) -> None:
         sel, fd = self.sel, self.fd
