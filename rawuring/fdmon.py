@@ -541,6 +541,8 @@ POLL_START_NS = 4000
 
 #: How long to wait for an SQPOLL thread, before looking at its queue again.
 _PAUSE_NS = 100_000
+#: How often to look for what completes on a ring whose descriptor is gone.
+LOOK_NS = 10_000_000
 
 
 class IoUringFDMon(FDMon):
@@ -1199,9 +1201,7 @@ class IoUringFDMon(FDMon):
         if self._lot is not None:
             self._lot.close()
             self._lot = None
-        for user_data in ring.discard():
-            if user_data in inflight:
-                inflight.complete(user_data, -code, 0)
+        self._answer_unsent()
         self._ring_node = AioHandler(max(ring._fd, 0), POLLIN)
         if code in GONE:
             ring.disown_fd()
@@ -1223,6 +1223,7 @@ class IoUringFDMon(FDMon):
         deadline = None if not timeout_ns else time.monotonic_ns() + timeout_ns
         inflight = self.inflight
         while True:
+            left = timeout_ns
             while self.submit_list:
                 instead.submit_list.append(self.submit_list[0])
                 self.dequeue()
@@ -1232,7 +1233,11 @@ class IoUringFDMon(FDMon):
                     inflight.answer(handler, -self._code)
                 del self._requests[0]  # as in _start_request
             self._reap_the_rest()
-            events = instead.wait(0 if inflight.ready else timeout_ns)
+            if inflight.ready:
+                left = 0
+            elif self._code in GONE and not self.ring.closed:  # nothing wakes us for what completes there
+                left = LOOK_NS if left is None else min(left, LOOK_NS)
+            events = instead.wait(left)
             ours = [node for node, _ in events if node is self._ring_node or node is self._notifier]
             events = [event for event in events if event[0] not in ours]
             if not self._reap_the_rest() and self._ring_node in ours:
@@ -1245,11 +1250,18 @@ class IoUringFDMon(FDMon):
             if deadline is not None:
                 timeout_ns = max(0, deadline - time.monotonic_ns())
 
+    def _answer_unsent(self) -> None:
+        """Answer the requests that were queued and will never be sent."""
+        for user_data in self.ring.discard():
+            if user_data in self.inflight:
+                self.inflight.complete(user_data, -self._code, 0)
+
     def _reap_the_rest(self) -> int:
         """Take what still completes on the ring, without entering the kernel; close it after the last."""
         if self.ring.closed:
             return 0
         count = 0
+        self._answer_unsent()
         try:
             self.ring.reap_into(self._early)
         except OSError:

@@ -188,6 +188,8 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
         self.trusting = trusting
         self._strategy = _choose(strategy, fallback, entries)
         self._strategy.keys = self._map
+        #: What ``requests`` has returned, once somebody has asked.
+        self._table: InFlight | None = None
 
     @property
     def backend(self) -> str:
@@ -207,6 +209,27 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
     def ring(self) -> rings.Ring | None:
         """Return the ring, None where there is none; its statistics() count the system calls."""
         return self._strategy.ring
+
+    @property
+    def requests(self) -> InFlight | None:
+        """Return the table of the ring in use, on which anybody may start requests of any kind.
+
+        They are sent by the io_uring_enter of the next select(), which also runs their handlers, and then
+        returns, even with an empty list. Start and cancel them as the table describes; do not reap and do
+        not dispatch, for completions of the selector's own are among theirs. A request with IOSQE_IO_DRAIN
+        would wait for the selector's own, which wait for events. close() ends what is in flight. When the
+        kernel takes the ring away, a request that was not sent completes with the errno, also one that is
+        started later.
+
+        Returns: None where there is no ring, and after it was lost.
+        Raises: WrongThread as select(), with io_uring:poll_add.
+        Threads: the one that calls select(), which may be another one than before.
+        Mirrors: QEMU aio_add_sqe, which puts requests on the ring of the monitor
+        """
+        table = self._strategy.requests()
+        if table is not None:
+            self._table = table
+        return table
 
     # -- changes
 
@@ -312,14 +335,24 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
 
         Args: timeout in seconds, counted to the nanosecond; None is for ever, 0 and less do not wait; more
             than 292 years, infinity too, are 292 years.
-        Returns: pairs (key, events) that are ready.
-        Raises: ValueError after close(); ForkedRing in a forked child.
+        Returns: pairs (key, events) that are ready; none of them may be, after handlers of ``requests`` ran.
+        Raises: ValueError after close(); ForkedRing in a forked child; what a handler of a request raises.
         Threads: one at a time.
         Mirrors: CPython selectors.EpollSelector.select, whose timeouts are rounded up to milliseconds
         """
         if timeout is not None:
             timeout = 0 if timeout <= 0 else _LONGEST_NS if timeout > _LONGEST else math.ceil(timeout * 1e9)
-        return self._strategy.wait(timeout)
+        found = self._strategy.wait(timeout)
+        if self._table is not None and self._table.ready:
+            return self._run_handlers(self._table, found)
+        return found
+
+    def _run_handlers(self, table: InFlight, found: Ready) -> Ready:
+        """Run the handlers of requests that have completed, and report what they have left as it was."""
+        if self._strategy.ring is not None and self._strategy.ring.owner not in (get_ident(), 0):
+            return found  # a select() in another thread than the one that has the ring
+        table.dispatch()
+        return [(key, events) for key, events in found if self._map.get(key.fd) is key]
 
     # -- the rest
 
@@ -450,12 +483,16 @@ class Strategy(syscalls.Uncopyable):
         raise NotImplementedError
 
     def wait(self, timeout_ns: int | None) -> Ready:
-        """Wait as select() does.
+        """Wait as select() does, but leave the handlers of requests to it; return as soon as one is to run.
 
         Args: timeout_ns in nanoseconds.
         Returns: pairs (key, events).
         """
         raise NotImplementedError
+
+    def requests(self) -> InFlight | None:
+        """Bind the ring to the calling thread and return its table, None without a ring."""
+        return None
 
     def fileno(self) -> int:
         """Return the descriptor for nesting."""
@@ -470,6 +507,8 @@ class Strategy(syscalls.Uncopyable):
 # An epoll set, changed and watched through a ring
 
 _CTL = 1 << 62  # marks the user_data of an EPOLL_CTL; no token has this bit
+_USER_DATA = struct.Struct("=Q")
+_NOP = bytes(64)  # an SQE that does nothing, and whose completion nobody knows
 
 # The request that waits, with all that belongs to it. It is replaced as a whole, by one store: when a signal
 # handler raises while the next one is made, the old one stays, and never a new size with old memory.
@@ -531,6 +570,8 @@ class EpollWait(Strategy):
         self._cqes: deque[rings.Cqe] = deque()
         #: The thread whose request waits in the kernel.
         self._thread = 0
+        #: Others may have requests on the ring; with what errno they are answered when it is lost.
+        self._serving, self._code = False, 0
         #: Where in the queue (sq.sqe_tail) the wait was put; whether an exception may have left SQEs there.
         self._armed_at, self._unclean = 0, False
         wish = fdmon.IoUringFDMon.WISH
@@ -758,14 +799,19 @@ class EpollWait(Strategy):
             return self._ask_epoll(timeout_ns)
         if self._refused:
             timeout_ns = 0
+        serving = self._serving
         self._waiting, self._idle = True, False
         try:
-            if self._lost or not (self._pending or self._unclean or timeout_ns):
+            if self._lost:
+                return self._wait_without_ring(timeout_ns)
+            if serving:
+                serving = self._has_requests()
+            if not (self._pending or self._unclean or timeout_ns or serving):
                 # One system call as well, and the cheaper one: see the head of this file.
                 if self.ring.closed:
                     self._check_ring()
                 return self._ask_epoll(timeout_ns)
-            if self._found and not self._pending:
+            if self._found and not self._pending and not serving:
                 # What was busy in the last turn is asked without waiting first: a fifth of the ring's turn.
                 self._check_ring()
                 ready = self._ask_epoll(0)
@@ -779,7 +825,9 @@ class EpollWait(Strategy):
             if not fdmon.ring_lost(self.ring, error) and (known or not _raised_here(error)):
                 raise
             self._give_up_ring(error)
-            return self._ask_epoll(timeout_ns)
+            if self._lost:
+                return self._wait_without_ring(timeout_ns)
+            return self._ask_epoll(0 if serving else timeout_ns)  # requests are sent by the next turn
         finally:
             self._waiting, self._idle = False, not self._direct
 
@@ -815,14 +863,65 @@ class EpollWait(Strategy):
         if error.errno in fdmon.REFUSED + fdmon.GONE and not self._lost:
             if error.errno in fdmon.GONE:
                 self.ring.disown_fd()
+            self._code = error.errno
             self._lost = self._direct = True
             self.reason = f"{self.name} stopped working: {error}"
             self.name = "epoll"
             warnings.warn(f"{self.reason}; going on with epoll", RuntimeWarning, stacklevel=4)
 
+    # -- requests of others
+
+    def requests(self) -> InFlight | None:
+        """Bind the ring to the calling thread and return its table, None when it is lost or closed."""
+        if self._lost or self.ring.closed:
+            return None
+        if self._thread != get_ident() and not self._waiting:
+            self._bind()
+        self._serving = True
+        return self._inflight
+
+    def _has_requests(self) -> bool:
+        """Tell whether requests of others are to be sent, in flight, or to be handled, by this thread."""
+        if self._thread != get_ident():
+            self._bind()
+        table, sq = self._inflight, self.ring.sq
+        ours = self._wait.token in table.entries
+        return bool(table.ready or sq.sqe_tail != sq.published or len(table.entries) > ours)
+
+    def _wait_without_ring(self, timeout_ns: int | None) -> Ready:
+        """Wait when the ring is lost, and look again and again for what is still in flight there."""
+        if not self._serving:
+            return self._ask_epoll(timeout_ns)
+        table = self._inflight
+        deadline = time.monotonic_ns() + (timeout_ns or 0)
+        while True:
+            left = None if timeout_ns is None else max(0, deadline - time.monotonic_ns())
+            more = self._take_what_is_left()
+            if table.ready:
+                left = 0
+            elif more:
+                left = fdmon.LOOK_NS if left is None else min(left, fdmon.LOOK_NS)
+            ready = self._ask_epoll(left)
+            if ready or left == 0 or not more:
+                return ready
+
+    def _take_what_is_left(self) -> bool:
+        """Answer what cannot be sent any more; tell whether something is in flight on the lost ring."""
+        ring, table = self.ring, self._inflight
+        if ring.owner != get_ident():
+            ring.bind_thread()
+        for user_data in ring.discard():
+            if user_data in table:
+                table.complete(user_data, -self._code, 0)
+        try:
+            self._take_completions(False)
+        except OSError:
+            pass  # what has overflowed is out of reach
+        return len(table.entries) > (self._wait.token in table.entries)
+
     def _wait_in_ring(self, timeout_ns: int | None) -> Ready:
         # Shaped by speed (bench/run.py --only ready): this is an iteration of a busy loop.
-        ring = self.ring
+        ring, answers = self.ring, self._inflight.ready
         deadline = time.monotonic_ns() + timeout_ns if timeout_ns else 0
         new: list[int] = []
         try:
@@ -844,7 +943,7 @@ class EpollWait(Strategy):
                     self._take_completions(False)
                     if self._wait.token not in self._inflight.entries:
                         self._arm()
-                if timeout_ns == 0:
+                if timeout_ns == 0 or answers:
                     ring.submit_and_wait(0)
                 else:
                     ring.submit_and_wait(1, timeout_ns)
@@ -854,7 +953,7 @@ class EpollWait(Strategy):
                 ready = self._take_completions(True)
                 if self._refused:
                     return self._with_refused(ready)
-                if ready or timeout_ns == 0:
+                if ready or timeout_ns == 0 or answers:
                     return ready
                 if self._strayed:
                     self._strayed = False
@@ -904,16 +1003,21 @@ class EpollWait(Strategy):
         self._on_the_way = {}
 
     def _drop_queued(self) -> None:
-        """Drop what was queued and not sent, and note again what was on its way: struck."""
+        """Let what was queued and not sent do nothing, and note again what was on its way: struck."""
         for fd in tuple(_snapshot(self._on_the_way)):
             self._note(fd)
         self._overtaken.clear()
         self._on_the_way = {}
         if not self.ring.closed:
             sq = self.ring.sq
-            if sq.sqe_tail - sq.pending() <= self._armed_at:  # the kernel has not taken the wait
-                self._inflight.entries.pop(self._wait.token, None)
-            self.ring.discard()
+            head, token = sq.sqe_tail - sq.pending(), self._wait.token
+            if head <= self._armed_at:  # the kernel has not taken the wait
+                self._inflight.entries.pop(token, None)
+            for index in range(head, sq.sqe_tail):
+                slot = sq.slots[index & sq.ring_mask]
+                user_data = _USER_DATA.unpack_from(slot, 32)[0]
+                if user_data & _CTL or user_data == token:
+                    slot[:] = _NOP  # in its place: requests of others stand beside it
         self._unclean = False
 
     def _bind(self) -> None:
@@ -947,7 +1051,11 @@ class EpollWait(Strategy):
         self._armed_at = ring.sq.sqe_tail
         # The same token again: each request has exactly one completion, and it has come.
         self._inflight.entries[wait.token] = wait.held
-        ring.put(wait.sqe)
+        try:
+            ring.put(wait.sqe)
+        except rings.SubmissionQueueFull:
+            _send(ring)
+            ring.put(wait.sqe)
 
     def _take_completions(self, report: bool) -> Ready:
         """Handle every completion; events that are not to be reported are only hints."""
@@ -955,12 +1063,15 @@ class EpollWait(Strategy):
         cqes = self._cqes
         self.ring.reap_into(cqes)
         while cqes:
-            user_data, res = cqes[0][:2]
+            user_data, res, flags = cqes[0][:3]
             if user_data & _CTL:
                 if res < 0:
                     self._control_failed(user_data & ~_CTL, -res)
-            elif self._inflight.entries.pop(user_data, None) and user_data == self._wait.token and report:
-                ready += self._collect(res)
+            elif user_data == self._wait.token:
+                if self._inflight.entries.pop(user_data, None) and report:
+                    ready += self._collect(res)
+            else:
+                self._inflight.complete(user_data, res, flags)
             cqes.popleft()
         return ready
 
@@ -1020,7 +1131,8 @@ class EpollWait(Strategy):
     def close(self) -> None:
         """Close ring and set."""
         while self._cqes:  # else the ring would wait for completions that have come already
-            self._inflight.entries.pop(self._cqes.popleft()[0], None)
+            self._inflight.complete(*self._cqes[0][:3])
+            self._cqes.popleft()
         if not self.ring.closed:
             if self.ring.owner != get_ident() and not self._waiting:
                 self.ring.bind_thread()
@@ -1073,7 +1185,11 @@ class _Sender(syscalls.Uncopyable):
         self._epfd = epfd
         self._flags = uapi.IOSQE_CQE_SKIP_SUCCESS if silent else 0
         self._most = ring.sq.ring_entries - 1  # one slot is for the wait
-        self._few = _events_memory(min(_FEW, self._most))
+        few = min(_FEW, self._most)
+        self._few = _events_memory(few)
+        # Not filled in the queue: what stands there is always a whole request, of which one can tell whose.
+        self._sqes = memoryview(bytearray(few * 64))
+        self._slots = [self._sqes[at : at + 64] for at in range(0, few * 64, 64)]
         # What sends many; a few hundred microseconds, which most selectors never need.
         self._block: _CtlBlock | None = None
 
@@ -1090,22 +1206,35 @@ class _Sender(syscalls.Uncopyable):
                 # Not through columns: PyPy 8.0 puts every item of a view with a step first.
                 words[i * step], words[i * step + at] = change & ~_NEW, fd
                 ops.prep_rw(
-                    ring.get_sqe(), uapi.IORING_OP_EPOLL_CTL, self._epfd, pin.address + 4 * i * step,
+                    self._slots[i], uapi.IORING_OP_EPOLL_CTL, self._epfd, pin.address + 4 * i * step,
                     _ADD if change & _NEW else _MOD, fd, _CTL | fd, self._flags,
                 )  # fmt: skip
+            self._push(self._sqes[: len(changes) * 64])
             return
         block = self._block
         if block is None:
             block = self._block = _CtlBlock(most, self._epfd, self._flags)
         fds = list(changes)
         while len(fds) > most:
-            ring.push(block.fill(fds[:most], masks[:most]))
-            ring.submit()
-            if ring.sq.pending():
-                raise OSError(errno.EAGAIN, "the kernel takes no more requests for now")
+            self._push(block.fill(fds[:most], masks[:most]))
+            _send(ring)
             del fds[:most]
             masks = masks[most:]
-        ring.push(block.fill(fds, masks))
+        self._push(block.fill(fds, masks))
+
+    def _push(self, sqes: memoryview) -> None:
+        try:
+            self._ring.push(sqes)
+        except rings.SubmissionQueueFull:  # of requests of others
+            _send(self._ring)
+            self._ring.push(sqes)
+
+
+def _send(ring: rings.Ring) -> None:
+    """Send all that is queued."""
+    ring.submit()
+    if ring.sq.pending():
+        raise OSError(errno.EAGAIN, "the kernel takes no more requests for now")
 
 
 class _CtlBlock(syscalls.Uncopyable):
@@ -1287,7 +1416,7 @@ class PollAdd(Strategy):
 
     def wait(self, timeout_ns: int | None) -> Ready:
         """Wait in the monitor; a closed descriptor is silent, as in EpollSelector."""
-        keys = self.keys
+        keys, answers = self.keys, self._monitor.inflight.ready
         deadline = None if not timeout_ns else time.monotonic_ns() + timeout_ns
         if self._unarmed:
             self._drop_closed()
@@ -1305,12 +1434,21 @@ class PollAdd(Strategy):
                         ready.append((key, events))
                 else:
                     self._monitor.remove(node)  # left when a signal handler raised: it would wake us for ever
-            if ready or timeout_ns == 0:
+            if ready or timeout_ns == 0 or answers:
                 return ready
             if deadline is not None:
                 timeout_ns = max(0, deadline - time.monotonic_ns())
                 if not timeout_ns:
                     return ready
+
+    def requests(self) -> InFlight | None:
+        """Return the monitor's table; None when its ring is lost or closed."""
+        monitor = self._monitor
+        if not monitor.backend.startswith("io_uring") or self.ring.closed:
+            return None
+        if self.ring.owner != get_ident() and not monitor._waiting:
+            monitor._bind()
+        return monitor.inflight
 
     def _note_loss(self) -> None:
         """Say so when the monitor has gone on without the ring."""
