@@ -1271,7 +1271,7 @@ class IoUringFDMon(FDMon):
                 count += 1
                 self.inflight.complete(*self._early[0][:3])
                 del self._early[0]
-        if not len(self.inflight):
+        if not (len(self.inflight) or self.inflight.ready):  # close() would run their handlers
             if self._instead is not None:
                 self._instead.remove(self._ring_node)
             self.ring.close()

@@ -800,8 +800,8 @@ MUTANTS = (
     # Promises: the selector and asyncio
     Mutant(
         "selector: the wait that was queued before an exception counts as sent", "rawuring/selector.py",
-        "                self._inflight.entries.pop(self._wait.token, None)\n            self.ring.discard()",
-        "                pass\n            self.ring.discard()",
+        "                self._inflight.entries.pop(token, None)\n            for index",
+        "                pass\n            for index",
         FAULTS + "test_selector_strikes.py -k every_call",
     ),
     Mutant(
@@ -892,6 +892,26 @@ MUTANTS = (
         "selector: without descriptors the next strategy", "rawuring/selector.py",
         "                break  # epoll needs one", "                continue  # epoll needs one",
         "tests/test_selector.py -k few_free",
+    ),
+    Mutant(
+        "selector: requests of others are thrown away with an exception", "rawuring/selector.py",
+        "                if user_data & _CTL or user_data == token:\n", "                if True:\n",
+        "tests/test_selector_requests.py -k around_the_enter",
+    ),
+    Mutant(
+        "selector: the set is asked although requests wait to be sent", "rawuring/selector.py",
+        "or self._unclean or timeout_ns or serving):", "or self._unclean or timeout_ns):",
+        "tests/test_selector_requests.py -k between_two_selects",
+    ),
+    Mutant(
+        "selector: what a handler has changed is reported", "rawuring/selector.py",
+        "for key, events in found if self._map.get(key.fd) is key]", "for key, events in found]",
+        "tests/test_selector_requests.py -k only_what_it_left",
+    ),
+    Mutant(
+        "a monitor runs the last handler of a lost ring inside wait() and waits on", "rawuring/fdmon.py",
+        "        if not (len(self.inflight) or self.inflight.ready):", "        if not len(self.inflight):",
+        "tests/test_selector_requests.py -k ring_is_lost",
     ),
     # (end of the selector and asyncio)
     # Promises: the probe and denied environments
