@@ -8,8 +8,8 @@ another thread.
 
 from __future__ import annotations
 
-import itertools
 import functools
+import itertools
 import os
 import selectors
 import socket
