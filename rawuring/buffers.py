@@ -8,14 +8,14 @@ Mirrors: liburing ``src/include/liburing.h`` where it speaks of memory (io_uring
 io_uring_recvmsg_out); the CMSG_* macros of libc.
 Must not know: rings, operations.
 Invariant: an address never leaves this file without an object that keeps the memory where it is.
-Read next: register.py. inflight.py holds the pins until the kernel has let go of them.
+Read next: register.py. inflight.py holds the pins until the kernel no longer uses them.
 
 Unless said otherwise, memory passed to a call may be freed when the call returns, any thread may call, and
 Linux 5.1 suffices.
 
 While a Pin lives, its object's buffer is exported: Python itself then refuses to resize or free it
-(``bytearray.extend`` raises BufferError). PyPy moves and resizes exported bytearrays all the same, so there
-only memory that lives outside the Python heap is accepted: allocate() makes such memory.
+(``bytearray.extend`` raises BufferError). PyPy moves and resizes exported bytearrays nevertheless, so there
+only memory outside the Python heap is accepted: allocate() returns such memory.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class Pin(syscalls.Uncopyable):
     __slots__ = ("_export", "address", "nbytes", "readonly")
 
     def __init__(self, address: int, nbytes: int, export: Any, readonly: bool = False) -> None:
-        """Tie an address to what keeps it valid; use pin() to make one."""
-        #: Where the memory begins, as an int for an SQE's addr field.
+        """Tie an address to the object that keeps it valid; use pin() to create a Pin."""
+        #: The address of the memory, an int for an SQE's addr field.
         self.address = address
-        #: How many bytes it has.
+        #: Its size in bytes.
         self.nbytes = nbytes
         #: Whether the kernel must not write there.
         self.readonly = readonly
@@ -54,7 +54,7 @@ class Pin(syscalls.Uncopyable):
 
     @property
     def length(self) -> int:
-        """Return what stands for the length in a prep function: bytes, or the items of an array."""
+        """Return the length argument for a prep function: bytes, or the items of an array."""
         return self.nbytes
 
     def __repr__(self) -> str:
@@ -67,17 +67,17 @@ def pin(memory: Any, writable: bool = False) -> Pin:
 
     Args: memory is anything with a contiguous buffer (bytes, bytearray, memoryview, array, mmap, ctypes,
         numpy); writable says that the kernel will write into it.
-    Returns: a Pin; keep it as long as the operation says.
-    Raises: TypeError for read-only memory that is to be written, for memory that PyPy could move, and for
-        objects without a buffer; BufferError for memory in pieces.
-    Lifetime: until the final CQE, unless the operation promises less.
+    Returns: a Pin; keep it for the Lifetime of the operation.
+    Raises: TypeError for read-only memory that the kernel would write, for memory that PyPy could move, and
+        for objects without a buffer; BufferError for memory that is not contiguous.
+    Lifetime: until the final CQE, unless the operation states less.
     """
     import ctypes
 
     try:
         view = memoryview(memory)
     except TypeError:
-        wanted = "an object with a buffer is wanted, such as bytes, a bytearray or what allocate() returns"
+        wanted = "expected an object with a buffer, such as bytes, a bytearray or the result of allocate()"
         raise TypeError(f"memory={memory!r:.100}: {wanted}") from None
     if not view.c_contiguous:
         raise BufferError("memory must be contiguous to have one address")
@@ -90,7 +90,7 @@ def pin(memory: Any, writable: bool = False) -> Pin:
         _refuse_movable(memory)
     if not view.readonly:
         view.release()
-        first = ctypes.c_char.from_buffer(memory)  # exports the whole; a type for each size would be a cycle
+        first = ctypes.c_char.from_buffer(memory)  # exports all of it; a type for each size would be a cycle
         return Pin(ctypes.addressof(first), nbytes, first)
     if isinstance(memory, bytes):
         pointer = ctypes.c_char_p(memory)
@@ -98,7 +98,7 @@ def pin(memory: Any, writable: bool = False) -> Pin:
     raw = _py_buffer()()
     ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(view), ctypes.byref(raw), 0)
     address = raw.buf
-    # The view itself is an export of the same memory, so this second one is given back at once.
+    # The view itself is an export of the same memory, so this second one is released immediately.
     ctypes.pythonapi.PyBuffer_Release(ctypes.byref(raw))
     return Pin(address, nbytes, view, True)
 
@@ -116,7 +116,7 @@ def _refuse_movable(memory: Any) -> None:
 
 @functools.lru_cache(None)
 def _py_buffer() -> Any:
-    """Define Py_buffer, in which Python tells the address of read-only memory, which ctypes does not."""
+    """Define Py_buffer, through which Python reveals the address of read-only memory; ctypes does not."""
     import ctypes
 
     class PyBuffer(ctypes.Structure):
@@ -138,64 +138,65 @@ def _py_buffer() -> Any:
 
 
 def _integer(name: str, value: Any, least: int, most: int, what: str = "a number") -> Any:
-    """Make sure that an argument is a number in its range, or name it."""
+    """Make sure that an argument is a number in its range; otherwise raise an error that names it."""
     if not hasattr(value, "__index__"):
-        raise TypeError(f"{name}={value!r:.100}: {what} is wanted, an int")
+        raise TypeError(f"{name}={value!r:.100}: expected {what}, an int")
     if not least <= value <= most:
-        raise ValueError(f"{name}={value!r:.100}: {what} lies between {least} and {most}")
+        raise ValueError(f"{name}={value!r:.100}: {what} must be between {least} and {most}")
     return value
 
 
 def _objects_of(name: str, values: Any, what: str) -> list[Any]:
-    """Make sure that an argument is a collection, not one piece of memory, or name it."""
+    """Make sure that an argument is a collection, not memory; otherwise raise an error that names it."""
     if isinstance(values, (list, tuple)):
         return list(values)
     one = isinstance(values, (str, bytes, bytearray, memoryview)) or not hasattr(values, "__iter__")
-    # PyPy's mmap can be iterated. An array of ints is a list of ints.
+    # PyPy's mmap is iterable. An array of ints is a list of ints.
     if one or type(values).__name__ == "mmap":
-        raise TypeError(f"{name}={values!r:.100}: a list of {what} is wanted, no {type(values).__name__}")
+        raise TypeError(f"{name}={values!r:.100}: expected a list of {what}, not {type(values).__name__}")
     return list(values)
 
 
 def allocate(nbytes: int) -> Any:
-    """Make zeroed, page-aligned memory outside the Python heap.
+    """Allocate zeroed, page-aligned memory outside the Python heap.
 
     Args: nbytes is more than 0.
     Returns: an mmap.mmap: a buffer that fits O_DIRECT, registered buffers and PyPy.
-    Raises: ValueError for 0 or less; OSError without memory.
+    Raises: ValueError for 0 or less; OSError if there is no memory.
     Lifetime: none; free it with close() or by forgetting it.
     """
     import mmap
 
     _integer("nbytes", nbytes, 1, sys.maxsize, "a size in bytes")
     if hasattr(mmap, "MAP_PRIVATE"):
-        # Not shared, as it would be by default: shared memory is a file, and kernels before 5.12 answer
-        # EOPNOTSUPP when such a buffer is to be registered.
+        # Private, unlike the default: shared memory is a file, and before 5.12 registering such a buffer
+        # fails with EOPNOTSUPP.
         return mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return mmap.mmap(-1, nbytes)
 
 
 class StructBuffer(Pin):
-    """Memory of a struct that was built here; the base of all builders that can be read again."""
+    """Memory of a struct that was built here; the base of all builders that can be read back."""
 
     __slots__ = ()
 
     def __init__(self, image: bytes, *keepalive: Any) -> None:
-        """Copy the image to memory of its own.
+        """Copy the image to separate memory.
 
-        Args: image is the struct; keepalive is what its pointers lead to.
+        Args: image is the struct; keepalive is the memory that its pointers lead to.
         """
         import ctypes
 
         if not isinstance(image, bytes):  # memmove() would take an int for an address
             raise TypeError(f"the image of a struct is bytes, not {type(image).__name__}")
-        # Of 64-bit words, so that it is aligned for every struct; a power of two of them, so types are few.
+        # Of 64-bit words, so that it is aligned for every struct; a power of two of them, so that few types
+        # exist.
         memory = syscalls.array_type(ctypes.c_uint64, 1 << (max(len(image) - 1, 0) // 8).bit_length())()
         ctypes.memmove(memory, image, len(image))
         super().__init__(ctypes.addressof(memory), len(image), (memory, keepalive))
 
     def read(self) -> bytes:
-        """Copy the memory as it is now.
+        """Copy the current content of the memory.
 
         Returns: nbytes bytes.
         """
@@ -205,15 +206,15 @@ class StructBuffer(Pin):
 
 
 class Array(StructBuffer):
-    """Structs in a row; their number is what stands for the length in a prep function."""
+    """Consecutive structs; their number is the length argument for a prep function."""
 
     __slots__ = ("_count",)
 
     def __init__(self, image: bytes, count: int, *keepalive: Any, readonly: bool = False) -> None:
-        """Copy the image to memory of its own.
+        """Copy the image to separate memory.
 
-        Args: image and keepalive as for StructBuffer; count is how many structs there are; readonly says that
-            the kernel must not write where they lead.
+        Args: image and keepalive as for StructBuffer; count is the number of structs; readonly says that the
+            kernel must not write the memory that they point to.
         """
         super().__init__(image, *keepalive)
         self._count = count
@@ -221,7 +222,7 @@ class Array(StructBuffer):
 
     @property
     def length(self) -> int:
-        """Return how many structs there are."""
+        """Return the number of structs."""
         return self._count
 
 
@@ -234,7 +235,7 @@ def timespec(timeout_ns: int) -> Pin:
 
     Args: timeout_ns in nanoseconds, 0 or more.
     Returns: a Pin of 16 bytes.
-    Raises: TypeError for what is no int, such as seconds in a float; ValueError for less than 0.
+    Raises: TypeError for anything but an int, such as seconds in a float; ValueError for less than 0.
     Lifetime: until submit returns; until the final CQE on an SQPOLL ring or before 5.5.
     Source: Linux include/uapi/linux/time_types.h
     """
@@ -250,23 +251,23 @@ def path(name: str | bytes | os.PathLike[Any]) -> Pin:
 
     Args: name is encoded as os.fsencode does.
     Returns: a Pin.
-    Raises: ValueError for a zero byte inside; TypeError for what is no path.
+    Raises: ValueError for a zero byte inside; TypeError for anything but a path.
     Lifetime: until submit returns; until the final CQE on an SQPOLL ring, and of a STATX before 5.18.
     """
     try:
         encoded = os.fsencode(name)
     except TypeError:
-        raise TypeError(f"name={name!r:.100}: a str, bytes or os.PathLike is wanted") from None
+        raise TypeError(f"name={name!r:.100}: expected a str, bytes or os.PathLike") from None
     if b"\0" in encoded:
         raise ValueError(f"a zero byte in the path {encoded!r}")
     return StructBuffer(encoded + b"\0")
 
 
 def ints(values: Iterable[int]) -> Ints:
-    """Build an array of C ints: descriptors, for the most part.
+    """Build an array of C ints, mostly descriptors.
 
     Args: values of 32 bits, signed.
-    Returns: an Ints, which can be read again.
+    Returns: an Ints, which can be read back.
     Raises: ValueError for anything else.
     Lifetime: until the final CQE.
     """
@@ -277,7 +278,7 @@ def _int_image(value: int) -> bytes:
     try:
         return struct.pack("=i", value)
     except struct.error as error:
-        raise ValueError(f"{value!r:.100} is no int of 32 bits, such as a descriptor: {error}") from None
+        raise ValueError(f"{value!r:.100} is not an int of 32 bits, such as a descriptor: {error}") from None
 
 
 class Ints(Array):
@@ -291,7 +292,7 @@ class Ints(Array):
         super().__init__(image, len(image) // 4)
 
     def values(self) -> list[int]:
-        """Return the ints as they are now."""
+        """Return the current values."""
         return [value for (value,) in struct.iter_unpack("=i", self.read())]
 
 
@@ -312,14 +313,14 @@ def open_how(open_flags: int, mode: int = 0, resolve: int = 0) -> Pin:
 def futex_waitv(waiters: Sequence[tuple[int, int, int]]) -> Pin:
     """Build the array that FUTEX_WAITV takes.
 
-    Args: waiters are (Pin or address of the word, value that it should hold, mask of FUTEX2_*).
+    Args: waiters are (Pin or address of the word, its expected value, mask of FUTEX2_*).
     Returns: a Pin of 24 bytes for each, which holds the Pins of the words.
     Raises: ValueError for none, or more than FUTEX_WAITV_MAX.
     Lifetime: until the final CQE.
     """
     waiters = _objects_of("waiters", waiters, "(address, value, flags)")
     if not 1 <= len(waiters) <= uapi.FUTEX_WAITV_MAX:
-        raise ValueError(f"{len(waiters)} futexes: between 1 and {uapi.FUTEX_WAITV_MAX} can be waited for")
+        raise ValueError(f"{len(waiters)} futexes: one request can wait for 1 to {uapi.FUTEX_WAITV_MAX}")
     image = b""
     for waiter in waiters:
         try:
@@ -328,7 +329,7 @@ def futex_waitv(waiters: Sequence[tuple[int, int, int]]) -> Pin:
             image += uapi.futex_waitv.pack(uaddr=address, val=value, flags=futex_flags)
         except (TypeError, ValueError, struct.error) as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError
-            wanted = "(address of a word, the value it should hold, a mask of FUTEX2_*) is wanted"
+            wanted = "expected (address of a word, its expected value, a mask of FUTEX2_*)"
             raise kind(f"waiter {waiter!r:.100}: {wanted}: {error}") from None
     return Array(image, len(waiters), [waiter[0] for waiter in waiters])
 
@@ -336,9 +337,9 @@ def futex_waitv(waiters: Sequence[tuple[int, int, int]]) -> Pin:
 def epoll_event_struct(data: str = "Q") -> struct.Struct:
     """Return the layout of struct epoll_event, packed on x86-64 only.
 
-    Args: data is how the 64 bits of data are read, in struct's letters: "Q", or "i4x" for data.fd.
-    Source: Linux include/uapi/linux/eventpoll.h; where 64-bit members are aligned to 32 bits there is no
-        gap either
+    Args: data is the format of the 64 bits of data, in struct's letters: "Q", or "i4x" for data.fd.
+    Source: Linux include/uapi/linux/eventpoll.h; if 64-bit members are aligned to 32 bits it has no gap
+        either
     """
     packed = syscalls.abi() in ("x86_64", "x32") or struct.calcsize("@IQ") == 12
     return struct.Struct(f"=I{data}" if packed else f"=I4x{data}")
@@ -347,7 +348,7 @@ def epoll_event_struct(data: str = "Q") -> struct.Struct:
 def epoll_event(events: int, data: int) -> Pin:
     """Build one struct epoll_event.
 
-    Args: events is a mask of select.EPOLL*; data is 64 bits wide and comes back with the event.
+    Args: events is a mask of select.EPOLL*; data is 64 bits wide and is returned with the event.
     Returns: a Pin.
     Lifetime: until submit returns; until the final CQE on an SQPOLL ring.
     """
@@ -371,11 +372,11 @@ class EpollEvents(Array):
         super().__init__(bytes(epoll_event_struct().size * maxevents), maxevents)
 
     def events(self, count: int) -> list[tuple[int, int]]:
-        """Read what was fetched.
+        """Read the fetched events.
 
         Args: count is the CQE's res.
         Returns: (events, data) for each.
-        Raises: the OSError that a negative res stands for.
+        Raises: the OSError that a negative res means.
         """
         if count < 0:
             raise OSError(-count, f"EPOLL_WAIT: {os.strerror(-count)}")
@@ -391,7 +392,7 @@ class Statx(
         "stx_mnt_id stx_dio_mem_align stx_dio_offset_align",
     )
 ):
-    """What STATX found out; names as in os.stat_result where it has one."""
+    """The result of STATX; names as in os.stat_result where it has them."""
 
     __slots__ = ()
 
@@ -409,7 +410,7 @@ class Statx(
     st_blocks: int
     st_blksize: int
     st_rdev: int
-    #: What of all this the file system filled: a mask of STATX_*.
+    #: The members that the file system filled in: a mask of STATX_*.
     stx_mask: int
     stx_attributes: int
     stx_attributes_mask: int
@@ -418,7 +419,7 @@ class Statx(
     stx_dio_offset_align: int
 
 
-# uapi.statx in one piece, up to the last member that Statx has: reading it member by member took 29 us.
+# uapi.statx in one piece, up to the last member of Statx: reading it member by member took 29 us.
 _STATX = struct.Struct("=IIQIIIH2xQQQQ" + "qI4x" * 4 + "IIIIQII")
 
 
@@ -435,7 +436,7 @@ class StatxBuffer(StructBuffer):
         super().__init__(bytes(uapi.statx.size))
 
     def result(self) -> Statx:
-        """Read what the kernel filled in.
+        """Read the struct that the kernel filled in.
 
         Returns: a Statx; a member whose bit is not set in stx_mask is 0 or a guess of the file system.
         """
@@ -477,7 +478,7 @@ class Siginfo(StructBuffer):
 
     @property
     def si_signo(self) -> int:
-        """Return signal.SIGCHLD, or 0 when there was no child to report (os.WNOHANG)."""
+        """Return signal.SIGCHLD, or 0 if no child was ready (os.WNOHANG)."""
         return self._three()[0]
 
     @property
@@ -509,9 +510,9 @@ def iovec(memories: Iterable[Any], writable: bool = False) -> Pin:
     """Build an array of struct iovec, one for each buffer.
 
     Args: memories as pin() takes them, or Pins; writable says that the kernel will write into them.
-    Returns: a Pin that holds the buffers too; their number, nr_vecs, is its length.
+    Returns: a Pin that also holds the buffers; their number, nr_vecs, is its length.
     Raises: as pin().
-    Lifetime: until the final CQE, for the buffers' sake.
+    Lifetime: until the final CQE, because of the buffers.
     """
     given = _objects_of("memories", memories, "buffers or Pins")
     pins = [memory if isinstance(memory, Pin) else pin(memory, writable) for memory in given]
@@ -540,7 +541,7 @@ def pack_sockaddr(family: int, address: Any) -> bytes:
     """Put a struct sockaddr into bytes.
 
     Args: as sockaddr().
-    Returns: the bytes, as many as the kernel wants for this address.
+    Returns: the bytes, as many as the kernel expects for this address.
     Raises: ValueError for an address that the family does not have.
     """
     _integer("family", family, 0, 0xFFFF, "a socket.AF_*")
@@ -550,15 +551,15 @@ def pack_sockaddr(family: int, address: Any) -> bytes:
         encoded: bytes = encode(address)
         return struct.pack("=H", family) + encoded
     except (AttributeError, TypeError, ValueError, OSError, struct.error) as error:
-        raise ValueError(f"{address!r} is no address of family {family}: {error}") from None
+        raise ValueError(f"{address!r} is not an address of family {family}: {error}") from None
 
 
 def unpack_sockaddr(data: bytes) -> tuple[int, Any]:
     """Read a struct sockaddr.
 
     Args: data as the kernel filled it in, cut to the length that it reported.
-    Returns: (family, address), address as the socket module shows it; for a family that is not known here,
-        the bytes that follow sa_family. (0, None) when there is none.
+    Returns: (family, address), address as the socket module returns it; for an unknown family, the bytes that
+        follow sa_family. (0, None) if data is empty.
     """
     if len(data) < 2:
         return 0, None
@@ -572,7 +573,7 @@ def unpack_sockaddr(data: bytes) -> tuple[int, Any]:
 class SockaddrBuffer(Pin):
     """A struct sockaddr and its size for the kernel to fill: ACCEPT, GETSOCKNAME, RECVMSG.
 
-    ``address`` leads to the struct, ``addrlen`` to the size; both go into the SQE.
+    ``address`` is that of the struct, ``addrlen`` that of the size; both go into the SQE.
     """
 
     __slots__ = ("addrlen",)
@@ -580,7 +581,7 @@ class SockaddrBuffer(Pin):
     def __init__(self, nbytes: int = 128) -> None:
         """Make room.
 
-        Args: nbytes for the struct; 128 holds every family.
+        Args: nbytes for the struct; 128 suffice for every family.
         Lifetime: until the final CQE.
         """
         _integer("nbytes", nbytes, 0, 0x7FFFFFFF, "a size in bytes")
@@ -592,11 +593,11 @@ class SockaddrBuffer(Pin):
 
     @property
     def length(self) -> int:
-        """Return the address of the size: what ACCEPT takes for a length."""
+        """Return the address of the size, the length argument of ACCEPT."""
         return self.addrlen
 
     def result(self) -> tuple[int, Any]:
-        """Read what the kernel filled in.
+        """Read the struct that the kernel filled in.
 
         Returns: (family, address) as unpack_sockaddr().
         """
@@ -612,7 +613,7 @@ def _encode_unix(address: Any) -> bytes:
     name = bytes(os.fsencode(address) if isinstance(address, (str, os.PathLike)) else address)
     if len(name) > 107 + (name[:1] == b"\0"):
         raise ValueError("longer than 107 bytes")
-    # An abstract name is as long as it is; a path ends with a zero byte.
+    # An abstract name has no terminator; a path ends with a zero byte.
     return name if name[:1] in (b"", b"\0") else name + b"\0"
 
 
@@ -634,7 +635,7 @@ def _decode_inet(data: bytes) -> Any:
 
 
 def _completed(address: Any, *defaults: Any) -> list[Any]:
-    """Add the values that the socket module lets one leave out after the second."""
+    """Add the optional values after the second, which the socket module allows to be omitted."""
     return [*address, *defaults[len(address) - 2 :]]
 
 
@@ -667,7 +668,7 @@ _SIOCGIFNAME, _SIOCGIFINDEX = 0x8910, 0x8933
 
 
 def _need_room(what: str, value: bytes, most: int) -> None:
-    if len(value) > most:  # struct would cut it
+    if len(value) > most:  # struct would truncate it
         raise ValueError(f"a {what} has at most {most} bytes")
 
 
@@ -681,7 +682,7 @@ def _name_of_index(index: int) -> str:
 
 
 def _ask_interface(request: int, name: bytes, index: int) -> tuple[Any, ...]:
-    """Turn an interface's name into its number, or the other way round; PyPy's socket module cannot."""
+    """Convert an interface's name to its number, or the reverse; PyPy's socket module cannot."""
     import fcntl
     import socket
 
@@ -697,7 +698,7 @@ def _encode_packet(address: Any) -> bytes:
 
 
 def _decode_packet(data: bytes) -> Any:
-    # The kernel ends it behind the last byte of the hardware address.
+    # The kernel's struct ends with the last byte of the hardware address.
     index, hatype, pkttype, length, hardware = struct.unpack_from("=iHBB8s", data.ljust(18, b"\0"), 2)
     return _name_of_index(index), struct.unpack_from("!H", data)[0], pkttype, hatype, hardware[:length]
 
@@ -757,7 +758,7 @@ _CODECS: dict[int, tuple[Any, Any]] = {
 
 
 def _raw_bytes(address: Any) -> bytes:
-    # Of an int bytes() would make that many zeros: 2 GiB of them were seen.
+    # bytes() of an int would be that many zeros: 2 GiB of them were seen.
     return bytes(memoryview(address))
 
 
@@ -777,7 +778,7 @@ def _cmsg_align(nbytes: int) -> int:
 
 
 def cmsg_space(nbytes: int) -> int:
-    """Compute how much room one item of ancillary data takes.
+    """Compute the space that one item of ancillary data needs.
 
     Args: nbytes of its payload.
     Returns: bytes, for msghdr(control_size=...).
@@ -804,7 +805,7 @@ def pack_control(items: Iterable[tuple[int, int, Any]]) -> bytes:
             header = _CMSGHDR.pack(_CMSGHDR.size + len(payload), level, kind)
         except (TypeError, ValueError) as error:
             failed = TypeError if isinstance(error, TypeError) else ValueError
-            wanted = "(level, type, data) is wanted, two ints and an object with a buffer"
+            wanted = "expected (level, type, data), two ints and an object with a buffer"
             raise failed(f"control item {item!r:.100}: {wanted}: {error}") from None
         packed += header + payload.ljust(_cmsg_align(len(payload)), b"\0")
     return packed
@@ -814,8 +815,8 @@ def unpack_control(data: bytes) -> list[tuple[int, int, bytes]]:
     """Read ancillary data.
 
     Args: data as the kernel filled it in, cut to the length that it reported.
-    Returns: (level, type, data) as socket.recvmsg gives them. Descriptors of socket.SCM_RIGHTS are open then,
-        and belong to the caller.
+    Returns: (level, type, data) as socket.recvmsg returns them. Descriptors of socket.SCM_RIGHTS are then
+        open and belong to the caller.
     Mirrors: libc CMSG_FIRSTHDR, CMSG_NXTHDR
     """
     items = []
@@ -838,9 +839,9 @@ class Msghdr(Pin):
     _LAYOUT = struct.Struct("@PiPNPNI0P")
 
     def __init__(self, vector: Pin, name: StructBuffer, control: StructBuffer) -> None:
-        """Tie the parts together; use msghdr() to make one."""
+        """Tie the parts together; use msghdr() to create a Msghdr."""
         self._name, self._control = name, control
-        #: How many bytes there are for the address and for ancillary data.
+        #: The room for the address and for ancillary data, in bytes.
         self.name_size, self.control_size = name.nbytes, control.nbytes
         nr_vecs = vector.nbytes // struct.calcsize("@PN")
         self._header = header = StructBuffer(
@@ -852,7 +853,7 @@ class Msghdr(Pin):
         super().__init__(header.address, header.nbytes, (header, vector, name, control), vector.readonly)
 
     def name(self) -> tuple[int, Any]:
-        """Read where the message came from.
+        """Read the source address of the message.
 
         Returns: (family, address) as unpack_sockaddr().
         """
@@ -868,10 +869,11 @@ class Msghdr(Pin):
         return unpack_control(self._control.read()[:length])
 
     def reset(self) -> None:
-        """Give the whole room back, before the header serves for another RECVMSG.
+        """Restore the full room, before the header is used for another RECVMSG.
 
-        The kernel leaves the lengths of what it wrote in the header, and takes them for the room next time: a
-        longer address would be cut, and more ancillary data lost. Only while no request uses the header.
+        The kernel leaves the lengths that it wrote in the header, and the next request would use them as the
+        room: a longer address would be truncated, and more ancillary data lost. Call it only while no request
+        uses the header.
         """
         import ctypes
 
@@ -892,12 +894,11 @@ def msghdr(
 ) -> Msghdr:  # fmt: skip
     """Build a struct msghdr.
 
-    Args: memories are buffers, or Pins, for the data; name is a destination as sockaddr() or
-        pack_sockaddr() built it; control is ancillary data to send, as for pack_control(); name_size and
-        control_size make room for what is received, in bytes (128 and cmsg_space() of the payload);
-        writable for RECVMSG.
-    Returns: a Msghdr; after RECVMSG it can be asked for name, ancillary data and flags; before another one
-        call its reset().
+    Args: memories are buffers, or Pins, for the data; name is a destination from sockaddr() or
+        pack_sockaddr(); control is ancillary data to send, as for pack_control(); name_size and control_size
+        make room for receiving, in bytes (128 and cmsg_space() of the payload); writable for RECVMSG.
+    Returns: a Msghdr; after RECVMSG it returns name, ancillary data and flags; call its reset() before
+        another RECVMSG.
     Raises: as pin().
     Lifetime: until the final CQE; with zero copy until the notification CQE.
     """
@@ -906,7 +907,7 @@ def msghdr(
     if isinstance(name, Pin):
         name = ctypes.string_at(name.address, name.nbytes)
     elif not isinstance(name, (bytes, type(None))):
-        raise TypeError(f"name={name!r:.100}: what sockaddr() or pack_sockaddr() returns is wanted")
+        raise TypeError(f"name={name!r:.100}: expected the result of sockaddr() or pack_sockaddr()")
     _integer("name_size", name_size, 0, 0x7FFFFFFF, "a size in bytes")
     _integer("control_size", control_size, 0, sys.maxsize >> 1, "a size in bytes")
     return Msghdr(
@@ -921,29 +922,29 @@ class RecvmsgOut(namedtuple("RecvmsgOut", "name control payload payloadlen flags
 
     __slots__ = ()
 
-    #: (family, address) as unpack_sockaddr() gives them.
+    #: (family, address) as unpack_sockaddr() returns them.
     name: tuple[int, Any]
-    #: (level, type, data) as unpack_control() gives them.
+    #: (level, type, data) as unpack_control() returns them.
     control: list[tuple[int, int, bytes]]
-    #: The data, as far as the buffer had room for it.
+    #: The data, as far as they fit into the buffer.
     payload: memoryview
-    #: How long the message was; more than the payload when it was cut.
+    #: The length of the message; more than the payload if it was truncated.
     payloadlen: int
-    #: socket.MSG_TRUNC and the like.
+    #: socket.MSG_TRUNC and others.
     flags: int
 
 
 def recvmsg_out(data: Any, msg: Msghdr) -> RecvmsgOut:
-    """Take apart what a multishot RECVMSG put into a provided buffer.
+    """Parse the message that a multishot RECVMSG put into a provided buffer.
 
     Args: data is the buffer, cut to the CQE's res; msg is the header of the request.
     Returns: the parts; payload is a view of data.
-    Raises: ValueError when data is too short for what it claims to hold.
+    Raises: ValueError if data is too short for the sizes that it claims.
     Since: 6.0
     Mirrors: liburing io_uring_recvmsg_validate, _name, _cmsg_firsthdr, _payload, _payload_length
     """
     if not isinstance(msg, Msghdr):
-        raise TypeError(f"msg={msg!r:.100}: the Msghdr of the request is wanted")
+        raise TypeError(f"msg={msg!r:.100}: expected the Msghdr of the request")
     view = memoryview(data)
     head = uapi.io_uring_recvmsg_out
     name_at = head.size
@@ -952,7 +953,7 @@ def recvmsg_out(data: Any, msg: Msghdr) -> RecvmsgOut:
     if len(view) < payload_at:
         raise ValueError(f"{len(view)} bytes hold no message whose head, name and control take {payload_at}")
     raw = head.unpack(view)
-    # What did not fit is cut, but its whole length is reported.
+    # Data that did not fit are truncated, but their whole length is reported.
     namelen, controllen = min(raw["namelen"], msg.name_size), min(raw["controllen"], msg.control_size)
     return RecvmsgOut(
         unpack_sockaddr(bytes(view[name_at : name_at + namelen])),
@@ -965,9 +966,8 @@ def recvmsg_out(data: Any, msg: Msghdr) -> RecvmsgOut:
 
 # ------------------------------------------------------------------------------------------------------
 # Rings of provided buffers
-#
-# A third ring, in which we are the producer again: of empty buffers. Its tail is a 16-bit word that lies
-# inside the first entry, in a member that entries do not use:
+# A third ring, in which we are the producer again: of empty buffers. Its tail is a 16-bit word inside the
+# first entry, in a member that entries do not use:
 #
 #     byte 0        8      12    14      16             24
 #     +------------+------+-----+-------+--------------+-----
@@ -984,7 +984,7 @@ _TAIL_WORD = 3  # bytes 12 to 15, as a 32-bit word
 
 
 class BufferRing(syscalls.Uncopyable):
-    """The ring through which the kernel gets buffers, on any memory, also that of a test.
+    """The ring through which the kernel gets buffers, on any memory, such as that of a test.
 
     An addition becomes visible with advance(), like an SQE with flush().
     """
@@ -995,8 +995,8 @@ class BufferRing(syscalls.Uncopyable):
         """Take the memory and start with an empty ring.
 
         Args: memory is a writable buffer of 16 bytes for each entry; entries is a power of two, up to 32768.
-        Raises: ValueError for sizes that no kernel takes; RuntimeError on a machine that cannot store a tail
-            in one piece.
+        Raises: ValueError for sizes that no kernel accepts; RuntimeError on a machine that cannot store a
+            tail in one piece.
         Mirrors: liburing io_uring_buf_ring_init
         """
         _integer("entries", entries, 1, 32768, "a power of two")
@@ -1012,16 +1012,16 @@ class BufferRing(syscalls.Uncopyable):
             raise RuntimeError("a buffer ring needs whole stores, for which this CPU needs libatomic.so.1")
         #: Runs free; the kernel sees the lower 16 bits of what advance() has published.
         self.tail = 0
-        # Beside the tail lies the bid of entry 0, which is stored with it.
+        # Next to the tail is the bid of entry 0, which is stored with it.
         self._bid0: int = _BID.unpack_from(self._bytes, 12)[0]
         self.advance()
 
     def add(self, addr: int, length: int, bid: int) -> None:
         """Write one buffer into the next entry.
 
-        More than ring_entries buffers that the kernel has not taken overwrite each other; nobody notices.
+        More than ring_entries buffers that the kernel has not taken overwrite each other, undetected.
 
-        Args: addr is an address, length in bytes, bid the number that the CQE will carry.
+        Args: addr is an address, length in bytes, bid the number that the CQE will contain.
         Raises: ValueError for a value that does not fit.
         Lifetime: until the final CQE of the request that takes the buffer.
         Threads: one at a time.
@@ -1033,7 +1033,7 @@ class BufferRing(syscalls.Uncopyable):
             _BUF.pack_into(self._bytes, index * 16, addr, length, bid)
         except (struct.error, ValueError, TypeError) as error:
             what = f"addr={addr!r}, length={length!r}, bid={bid!r}"
-            raise ValueError(f"{what} do not make a buffer: {error}") from None
+            raise ValueError(f"{what} do not describe a buffer: {error}") from None
         if index == 0:
             self._bid0 = bid
         self.tail += 1
@@ -1053,7 +1053,7 @@ class BufferRing(syscalls.Uncopyable):
         barriers.store_release(self._words, _TAIL_WORD, word)
 
     def release(self) -> None:
-        """Give up the memory, so that it can be unmapped."""
+        """Release the memory, so that it can be unmapped."""
         barriers.release_words(self._words)
         self._bytes.release()
 
@@ -1063,21 +1063,22 @@ class Piece(namedtuple("Piece", "bid data done length")):
 
     __slots__ = ()
 
-    #: The buffer, to be given back with recycle().
+    #: The buffer, to be returned with recycle().
     bid: int
     #: The data, in place.
     data: memoryview
-    #: False when the kernel goes on filling the same buffer (IOU_PBUF_RING_INC): nothing is to be given back.
+    #: False if the kernel continues to fill the same buffer (IOU_PBUF_RING_INC), which must not be returned
+    #: yet.
     done: bool
-    #: How long the data were; more than len(data) when the rest was cut off (socket.MSG_TRUNC).
+    #: The length of the data; more than len(data) if the rest was truncated (socket.MSG_TRUNC).
     length: int
 
 
 class ProvidedBuffers(syscalls.Uncopyable):
-    """A group of buffers of one size, which requests take with IOSQE_BUFFER_SELECT.
+    """A group of equal-sized buffers, which requests take with IOSQE_BUFFER_SELECT.
 
-    register.setup_buf_ring() makes one. All memory is one block, cut into buffers 0, 1, 2 ... A buffer is
-    the kernel's until a CQE names it, ours until recycle() gives it back.
+    register.setup_buf_ring() creates one. The memory is one block, divided into buffers 0, 1, 2 ... A buffer
+    belongs to the kernel until a CQE names it, then to the program until recycle() returns it.
     """
 
     def __init__(self, ring: BufferRing, memory: Any, size: int, bgid: int, count: int) -> None:
@@ -1092,29 +1093,29 @@ class ProvidedBuffers(syscalls.Uncopyable):
         self.size = size
         self.count = count
         self._pin = pin(memory, writable=True)
-        #: Of buffer 0; buffer i lies i * size bytes behind it.
+        #: Of buffer 0; buffer i is i * size bytes after it.
         self.address = self._pin.address
         self._memory = memoryview(memory)
-        self._used = [0] * count  # how far an incremental buffer is filled
+        self._used = [0] * count  # the filled bytes of an incremental buffer
         self._ours = [True] * count
-        # Which buffer stands at which place of the ring, and the other way round: a bundle fills
-        # buffers in the order of the ring, not of their numbers.
+        # The buffer at each place of the ring, and the reverse: a bundle fills buffers in the order of the
+        # ring, not of their numbers.
         self._order = [0] * ring.ring_entries
         self._place = [0] * count
         self.recycle(*range(count))
 
     def recycle(self, *bids: int) -> None:
-        """Give buffers back to the kernel; views of their data are void from now on.
+        """Return buffers to the kernel; views of their data become invalid.
 
-        Args: bids as take() named them.
-        Raises: ValueError for a buffer that the kernel has already.
+        Args: bids as take() returned them.
+        Raises: ValueError for a buffer that the kernel already has.
         Lifetime: until the final CQE of the request that takes them.
         Threads: one at a time.
         """
         for bid in bids:
             if not 0 <= bid < self.count or not self._ours[bid]:
-                self.ring.advance()  # those before it are given back
-                raise ValueError(f"buffer {bid} of group {self.bgid} is not ours to give back")
+                self.ring.advance()  # the ones before it are returned
+                raise ValueError(f"buffer {bid} of group {self.bgid} is not ours to return")
             self._ours[bid] = False
             self._used[bid] = 0
             self._place[bid] = self.ring.tail
@@ -1123,10 +1124,10 @@ class ProvidedBuffers(syscalls.Uncopyable):
         self.ring.advance()
 
     def claim(self, flags: int) -> int:
-        """Take the one buffer of a CQE as a whole, without a look at its data.
+        """Take the one buffer of a CQE as a whole, without looking at its data.
 
-        For requests that go on with the memory where it lies, at ``address + bid * size``: cheaper than
-        take(). Neither for bundles nor for incremental groups.
+        For requests that continue with the memory in place, at ``address + bid * size``: cheaper than take().
+        It supports neither bundles nor incremental groups.
 
         Args: flags of the CQE.
         Returns: the bid, which is ours until recycle().
@@ -1142,14 +1143,14 @@ class ProvidedBuffers(syscalls.Uncopyable):
     def take(self, res: int, flags: int, *, bundle: bool = False) -> list[Piece]:
         """Find the data of a CQE.
 
-        A res that is more than the buffer holds has two meanings, which only the one who made the request can
-        tell apart: that the data go on in the next buffers, or that what did not fit is gone.
+        A res that exceeds the buffer has two meanings, which only the maker of the request can tell apart:
+        the data continue in the next buffers, or the data that did not fit are lost.
 
-        Args: res and flags of the CQE; bundle says that the request asked for one (IORING_RECVSEND_BUNDLE).
-        Returns: the pieces in order: none when the CQE brought no buffer, several for a bundle. Those that
-            are done belong to us until recycle(). Without bundle a res that is more than the buffer holds
-            makes one piece, cut, with res as its length (socket.MSG_TRUNC).
-        Raises: the OSError that a negative res stands for, after giving back a buffer that came with it;
+        Args: res and flags of the CQE; bundle says that the request was for one (IORING_RECVSEND_BUNDLE).
+        Returns: the pieces in order: none if the CQE names no buffer, several for a bundle. Completed ones
+            belong to the caller until recycle(). Without bundle a res that exceeds the buffer yields one
+            piece, truncated, with res as its length (socket.MSG_TRUNC).
+        Raises: the OSError that a negative res means, after returning a buffer that came with it;
             RuntimeError for a buffer that the kernel cannot have filled. Nothing is taken then.
         Threads: one at a time.
         Mirrors: liburing has no such call; its examples do this by hand
@@ -1181,10 +1182,10 @@ class ProvidedBuffers(syscalls.Uncopyable):
         return pieces
 
     def copy(self, res: int, flags: int, *, bundle: bool = False) -> bytes:
-        """Copy the data of a CQE out, and give its buffers back.
+        """Copy the data of a CQE, and return its buffers.
 
         Args: as take().
-        Returns: the data, as far as the buffer had room for them.
+        Returns: the data, as far as they fit into the buffer.
         Raises: as take().
         Threads: one at a time.
         """
@@ -1194,10 +1195,10 @@ class ProvidedBuffers(syscalls.Uncopyable):
         return data
 
     def __len__(self) -> int:
-        """Count the buffers that the kernel has, as far as CQEs have told."""
+        """Count the buffers that the kernel has, according to the CQEs so far."""
         return self._ours.count(False)
 
     def release(self) -> None:
-        """Give up the memory. register.free_buf_ring() calls this."""
+        """Release the memory. register.free_buf_ring() calls this."""
         self._memory.release()
         self.ring.release()

@@ -3,20 +3,20 @@
 """prep_*: fill an SQE for one operation.
 
 What it is: one function per operation and variant, named after liburing's, with liburing's arguments in
-liburing's order; and the few that change an SQE which a prep function has filled.
+liburing's order; and a few functions that change an SQE after a prep function has filled it.
 Mirrors: liburing ``src/include/liburing.h``.
-Must not know: rings, Python objects, what happens to the SQE next.
-Invariant: each prep function writes all 64 bytes of its SQE (128 for the operations that have so many), in
-one pack, so nothing that the slot's last occupant left behind survives.
+Must not know: rings, Python objects, the further way of the SQE.
+Invariant: each prep function writes all 64 bytes of its SQE (128 for the operations that need them), in one
+pack, so nothing of the slot's previous content survives.
 Read next: buffers.py.
 
 Unless said otherwise, memory passed to a call may be freed when the call returns, and Linux 5.1 suffices.
 
-An SQE is any writable buffer of 64 bytes: what ring.get_sqe() returns, or bytearray(64). All arguments are
-ints; an address comes from buffers.pin(). After liburing's arguments come two of ours, always: ``user_data``,
-which the CQE brings back, and ``flags``, a mask of IOSQE_*. What is less often needed follows by keyword, and
-set_fields() reaches whatever is left. On a ring with an InFlight table the user_data from 2**56 to 2**57 - 1
-are the table's.
+An SQE is any writable buffer of 64 bytes: the slot that ring.get_sqe() returns, or bytearray(64). All
+arguments are ints; an address comes from buffers.pin(). After liburing's arguments always come two more:
+``user_data``, which the CQE returns, and ``flags``, a mask of IOSQE_*. Rarely needed fields follow by
+keyword, and set_fields() reaches all others. On a ring with an InFlight table the user_data from 2**56 to
+2**57 - 1 belong to the table.
 
 A function without a Lifetime names no memory. "Until submit returns" stands for memory that the kernel copies
 when it consumes the SQE; it means the submit() that consumes it. On an SQPOLL ring the kernel's thread makes
@@ -24,9 +24,9 @@ the copy some time after submit() has returned, and before 5.5 (IORING_FEAT_SUBM
 later still; so keep the memory until the final CQE there. Every open file is held until the final CQE,
 whatever happens to its number.
 
-A number that its field cannot hold is refused with struct.error; C would cut it silently. struct names no
-argument: "required argument is not an integer" usually means an object where its address is wanted, which is
-pin(obj).address. InFlight.start() takes the Pin itself, and says more.
+A number that its field cannot hold raises struct.error; C would truncate it silently. struct names no
+argument: "required argument is not an integer" usually means an object instead of its address, which is
+pin(obj).address. InFlight.start() takes the Pin itself, and its errors name the argument.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _pack = _SQE.pack_into
 # 14, a batch of 256 NOPs takes 0.86 of the time (PyPy: prep_nop takes 2.5 times as long).
 _pack_short = struct.Struct("=BBHi24xQ24x").pack_into
 _pack_poll = struct.Struct("=BBHi20xIQ24x").pack_into
-# And with all that is constant as one value: 0.9 of the time on CPython 3.11, 0.8 on 3.9 and 3.13.
+# And with all constant fields as one value: 0.9 of the time on CPython 3.11, 0.8 on 3.9 and 3.13.
 _pack_nop = struct.Struct("=Q24xQ24x").pack_into
 _pack_plain_poll = struct.Struct("=Ii20xIQ24x").pack_into
 (_NOP,) = struct.unpack("=Q", struct.pack("=BBHi", uapi.IORING_OP_NOP, 0, 0, -1))
@@ -71,7 +71,7 @@ _ALLOC = uapi.IORING_FILE_INDEX_ALLOC
 
 
 def poll_mask(mask: int) -> int:
-    """Order the halves of a poll mask as the kernel wants them.
+    """Order the halves of a poll mask as the kernel expects them.
 
     Args: mask of select.POLL* or EPOLL* bits, 32 bits wide.
     Returns: the mask itself; on a big-endian machine with its 16-bit halves swapped.
@@ -101,14 +101,14 @@ def _slot(file_index: int, alloc: bool = True) -> int:
 
 
 def _int(value: int) -> int:
-    """Check what is an int in C, such as a descriptor, and does not lie in a field of that kind."""
+    """Check a value that is an int in C, such as a descriptor, but lies in a wider field."""
     if not -0x80000000 <= value <= 0x7FFFFFFF:
         raise struct.error(f"{value} does not fit into an int of 32 bits")
     return value
 
 
 def _unsigned(value: int) -> int:
-    """Check what has 32 bits in C and in the kernel, and lies in a field of 64."""
+    """Check a value that has 32 bits in C and in the kernel, but lies in a field of 64."""
     if not 0 <= value <= _U32:
         raise struct.error(f"{value} does not fit into 32 bits")
     return value
@@ -119,7 +119,7 @@ def _unsigned(value: int) -> int:
 
 
 class Block:
-    """SQEs of 64 bytes that are prepared once, changed by field, and queued again and again.
+    """SQEs of 64 bytes that are prepared once, changed by field, and queued repeatedly.
 
         block = Block(32, prep_read, fd, address, 4096, 0)
         block.set("addr", [address + i * 4096 for i in range(32)])
@@ -133,11 +133,11 @@ class Block:
     __slots__ = ("_fields", "count", "memory")
 
     def __init__(self, count: int, prep: Any = None, *arguments: int, **options: int) -> None:
-        """Prepare all SQEs alike.
+        """Prepare all SQEs identically.
 
-        Args: count SQEs, as many as a ring can have at the most; prep is a function of this file, arguments
-            and options are its own, without user_data; without prep all bytes are 0, for the caller to fill:
-            see sqe().
+        Args: count SQEs, at most as many as a ring can have; prep is a function of this file, arguments and
+            options are its own, without user_data; without prep all bytes are 0, for the caller to fill: see
+            sqe().
         Raises: ValueError for another count.
         """
         if not 0 <= count <= 32768:
@@ -146,7 +146,7 @@ class Block:
         one = bytearray(64)
         if prep is not None:
             prep(one, *arguments, **options)
-        #: What ring.push() takes.
+        #: The argument for ring.push().
         self.memory = one * count
         self._fields: dict[str, tuple[str, memoryview]] = {}
         self.set("user_data", range(count))
@@ -155,12 +155,12 @@ class Block:
         """Assign to one member of the SQEs, from the first on.
 
         Args: name is a member of struct io_uring_sqe, such as fd, off, addr, len, user_data; values has a
-            number for each SQE, or for the first of them.
-        Raises: TypeError for a name that is not there; OverflowError for a value that the member cannot hold;
+            number for each SQE, or for the first few of them.
+        Raises: TypeError for an unknown name; OverflowError for a value that the member cannot hold;
             ValueError for more values than SQEs. Nothing is changed then.
         """
         format, column = self._fields.get(name) or self._column(name)
-        # array() takes bytes (on PyPy any memory) for cells as they lie there, not for numbers.
+        # array() interprets bytes (on PyPy any memory) as raw cells, not as numbers.
         memory = isinstance(values, (bytes, bytearray, memoryview))
         cells = array(format, list(values) if memory else values)
         if len(cells) > self.count:
@@ -203,25 +203,25 @@ class Block:
 
 
 # ------------------------------------------------------------------------------------------------------
-# Changing an SQE that is filled already. C assigns to the members of its struct; these do the same.
+# Changing an SQE that is already filled. C assigns to the members of its struct; these do the same.
 
 
 def set_fields(sqe: Sqe, **fields: int) -> None:
     """Assign to members of an SQE, as C does with ``sqe->ioprio = ...``.
 
     Args: ints by their names in struct io_uring_sqe, such as ioprio, personality, addr3, write_stream.
-    Raises: TypeError for a name that is not there; struct.error for a value that the member cannot hold.
+    Raises: TypeError for an unknown name; struct.error for a value that the member cannot hold.
     """
     for name, value in fields.items():
         field = uapi.io_uring_sqe.fields.get(name)
         if field is None or not isinstance(field.format, str) or len(field.format) != 1:
             raise TypeError(f"struct io_uring_sqe has no member {name!r} that holds one number")
-        # Packed first, for pack_into clears the place even when the value does not fit.
+        # Packed first, because pack_into clears the bytes even if the value does not fit.
         sqe[field.offset : field.offset + field.size] = struct.pack("=" + field.format, value)
 
 
 def sqe_set_data64(sqe: Sqe, data: int) -> None:
-    """Set the user_data, which the CQE brings back.
+    """Set the user_data, which the CQE returns.
 
     Args: data is 64 bits wide.
     Mirrors: liburing io_uring_sqe_set_data64
@@ -241,7 +241,7 @@ def sqe_set_data(sqe: Sqe, data: int) -> None:
 def sqe_set_flags(sqe: Sqe, flags: int) -> None:
     """Set the flags.
 
-    Args: flags is a mask of IOSQE_*; it replaces what a prep function has set.
+    Args: flags is a mask of IOSQE_*; it replaces the flags that a prep function has set.
     Mirrors: liburing io_uring_sqe_set_flags
     """
     set_fields(sqe, flags=flags)
@@ -268,7 +268,7 @@ def set_target_fixed_file(sqe: Sqe, file_index: int) -> None:
 
 
 def initialize_sqe(sqe: Sqe) -> None:
-    """Clear what the prep functions of liburing leave to whoever took the slot; ours need no such step.
+    """Clear the fields that liburing's prep functions leave unset; ours need no such step.
 
     Mirrors: liburing io_uring_initialize_sqe
     """
@@ -277,10 +277,10 @@ def initialize_sqe(sqe: Sqe) -> None:
 
 
 def prep_send_set_addr(sqe: Sqe, dest_addr: int, addr_len: int) -> None:
-    """Give a send that is filled already a destination.
+    """Set the destination of a send that is already filled.
 
     Args: dest_addr is the address of a sockaddr (buffers.sockaddr); addr_len in bytes.
-    CQE: as the send says.
+    CQE: as for the send.
     Lifetime: until submit returns; until the final CQE on an SQPOLL ring.
     Since: 6.0 with SEND_ZC, 6.1 with SEND
     Mirrors: liburing io_uring_prep_send_set_addr
@@ -296,9 +296,10 @@ _FLAGS, _IOPRIO, _FD, _OFF, _ADDR, _LEN, _OP_FLAGS, _FILE_INDEX, _ADDR3 = 1, 2, 
 _IOVEC = struct.calcsize("@PN")
 _MSGHDR = struct.calcsize("@PiPNPNI0P")
 _IN, _OUT = False, True
-# What each operation does with memory: the member with the address; the member that counts what lies there,
-# or -1; how many bytes each takes, or all; whether the kernel writes, there or where an iovec there leads.
-# Of a string one byte is known, of an address to be filled none, of an epoll_event what all machines have.
+# The memory of each operation: the member with the address; the member that counts the items there, or -1;
+# the bytes of each item, or of all; whether the kernel writes there, or where an iovec there leads. Of a
+# string one byte is certain, of an address to be filled none, of an epoll_event the bytes that all machines
+# have.
 _PATH: tuple[tuple[int, int, int, bool], ...] = ((_ADDR, -1, 1, _IN),)
 _TWO_PATHS = (*_PATH, (_OFF, -1, 1, _IN))
 _TIME = ((_ADDR, -1, 16, _IN),)
@@ -356,12 +357,12 @@ _SOCKET_COMMANDS: dict[int, tuple[tuple[int, int, int, bool], ...]] = {
 
 
 def memory_of(sqe: Sqe, registered: bool = False) -> list[tuple[int, int, bool]]:
-    """Tell which memory a request names.
+    """List the memory that a request names.
 
-    Args: sqe is filled; registered says that buffers which belong to the ring count, too.
-    Returns: (address, nbytes, written) for each address that is not 0: how many bytes are used at the least,
-        and whether the kernel writes there, or where an iovec there leads. Of the commands of drivers only
-        those of sockets are known.
+    Args: sqe is filled; registered includes the buffers that are registered with the ring.
+    Returns: (address, nbytes, written) for each address that is not 0: the least number of bytes that are
+        used, and whether the kernel writes there, or where an iovec there leads. Of the commands of drivers
+        only those of sockets are known.
     """
     op = sqe[0]
     rows = _MEMORY.get(op)
@@ -397,9 +398,9 @@ def memory_of(sqe: Sqe, registered: bool = False) -> list[tuple[int, int, bool]]
 
 
 # ------------------------------------------------------------------------------------------------------
-# What a prep function writes, learned by trying it: no table repeats the functions below
+# The bytes that a prep function writes, learned by trying it: no table repeats the functions below
 
-# These write what their caller says instead of one operation, or change an SQE that is filled already.
+# These write any operation that their caller names, or change an SQE that is already filled.
 _GENERAL = ("prep_rw", "prep_uring_cmd_op", "prep_send_set_addr")
 _WIDEST = tuple((1 << bits) - 1 for bits in (64, 63, 32, 31, 16, 8))
 
@@ -419,7 +420,7 @@ def fillers() -> dict[str, Callable[..., None]]:
 def parameters(prep: Callable[..., None]) -> tuple[str, ...]:
     """Name the parameters of a prep function that follow the SQE.
 
-    Args: prep is a function of Python.
+    Args: prep is a Python function.
     """
     code = prep.__code__
     return code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
@@ -445,8 +446,8 @@ def written(prep: Callable[..., None]) -> tuple[bytes, dict[str, tuple[int, ...]
     """Find out which bytes of an SQE each argument of a prep function reaches.
 
     Args: prep is a function of this file.
-    Returns: the SQE with 0 for every argument, in which everything that is not 0 is the function's own; and
-        by parameter the places of the bytes that its values change.
+    Returns: the SQE with 0 for every argument, whose nonzero bytes the function itself sets; and by parameter
+        the positions of the bytes that its values change.
     Raises: ValueError for a function that rejects zeros.
     """
     base = filled(prep)
@@ -467,9 +468,9 @@ def memory_arguments(prep: Any) -> tuple[tuple[int, int | None, int, bool], ...]
     """Tell which arguments of a prep function are addresses.
 
     Args: prep is any callable.
-    Returns: for each address (its place behind the SQE, the place of the argument that counts, or None, the
-        bytes for each count, or in all, and whether the kernel writes there); None for what is not a function
-        of this file, and for prep_rw(), whose operation is an argument.
+    Returns: for each address (its position after the SQE, the position of the argument that counts the items,
+        or None, the bytes of each item, or of all, and whether the kernel writes there); None for anything
+        but a function of this file, and for prep_rw(), whose operation is an argument.
     """
     code: Any = getattr(prep, "__code__", None)
     if code is None or globals().get(getattr(prep, "__name__", "")) is not prep or prep is prep_rw:
@@ -488,11 +489,11 @@ def memory_arguments(prep: Any) -> tuple[tuple[int, int | None, int, bool], ...]
     return tuple(found)
 
 
-_MARK = 1 << 40  # more than any member can hold but addresses, offsets and user_data
+_MARK = 1 << 40  # too wide for any member but addresses, offsets and user_data
 
 
 def _marked(prep: Any, arguments: dict[str, int]) -> list[tuple[int, bool]]:
-    """Find the memory at the mark that a request uses; the other arguments are 0."""
+    """Find the memory that a request uses at the mark; the other arguments are 0."""
     if prep is prep_cmd_sock:
         arguments = {"cmd_op": uapi.SOCKET_URING_OP_SETSOCKOPT, **arguments}
     sqe = filled(prep, **arguments)
@@ -528,7 +529,7 @@ def prep_rw(
 def prep_nop(sqe: Sqe, user_data: int = 0, flags: int = 0) -> None:
     """Do nothing, and complete.
 
-    CQE: res is 0; with IORING_NOP_INJECT_RESULT in nop_flags (6.10) what stands in len.
+    CQE: res is 0; with IORING_NOP_INJECT_RESULT in nop_flags (6.10) the value of len.
     Mirrors: liburing io_uring_prep_nop
     """
     # Shaped by speed (bench/run.py --only "batch of 256"), as prep_poll_add.
@@ -541,7 +542,7 @@ def prep_nop(sqe: Sqe, user_data: int = 0, flags: int = 0) -> None:
 def prep_nop128(sqe: Sqe, user_data: int = 0, flags: int = 0) -> None:
     """Do nothing, in a slot of 128 bytes.
 
-    Args: sqe is what get_sqe128() returns.
+    Args: sqe is from get_sqe128().
     CQE: res is 0.
     Since: 6.19
     Mirrors: liburing io_uring_prep_nop128
@@ -616,10 +617,10 @@ def prep_readv2(
     sqe: Sqe, fd: int, iovecs: int, nr_vecs: int, offset: int, rw_flags: int, user_data: int = 0,
     flags: int = 0,
 ) -> None:  # fmt: skip
-    """Read from a file into several buffers, with flags as preadv2(2) has them.
+    """Read from a file into several buffers, with the flags of preadv2(2).
 
     Args: rw_flags is a mask of RWF_*; the others as in prep_readv.
-    CQE: as prep_readv; -EAGAIN with RWF_NOWAIT when it would have to wait.
+    CQE: as prep_readv; -EAGAIN with RWF_NOWAIT if it would block.
     Lifetime: until the final CQE; the iovecs, except on an SQPOLL ring or before 5.5, until submit returns.
     Mirrors: liburing io_uring_prep_readv2
     """
@@ -653,10 +654,10 @@ def prep_writev2(
     sqe: Sqe, fd: int, iovecs: int, nr_vecs: int, offset: int, rw_flags: int, user_data: int = 0,
     flags: int = 0,
 ) -> None:  # fmt: skip
-    """Write several buffers to a file, with flags as pwritev2(2) has them.
+    """Write several buffers to a file, with the flags of pwritev2(2).
 
     Args: rw_flags is a mask of RWF_*; the others as in prep_readv.
-    CQE: as prep_writev; -EAGAIN with RWF_NOWAIT when it would have to wait.
+    CQE: as prep_writev; -EAGAIN with RWF_NOWAIT if it would block.
     Lifetime: until the final CQE; the iovecs, except on an SQPOLL ring or before 5.5, until submit returns.
     Mirrors: liburing io_uring_prep_writev2
     """
@@ -750,11 +751,11 @@ def prep_writev_fixed(
 def prep_read_multishot(
     sqe: Sqe, fd: int, nbytes: int, offset: int, buf_group: int, user_data: int = 0, flags: int = 0
 ) -> None:
-    """Read again and again, each time into a provided buffer, whenever there is something.
+    """Read repeatedly, each time into a provided buffer, whenever data is available.
 
-    Args: fd is something that can be polled, such as a pipe or a tty; nbytes limits each read, 0 is the
-        buffer's size; offset is -1; buf_group of provided buffers; IOSQE_BUFFER_SELECT is added.
-    CQE: one for each read, res is the number of bytes and the buffer id stands in flags; the last is the one
+    Args: fd is a file that can be polled, such as a pipe or a tty; nbytes limits each read, 0 is the buffer's
+        size; offset is -1; buf_group of provided buffers; IOSQE_BUFFER_SELECT is added.
+    CQE: one for each read, res is the number of bytes and the buffer id is in flags; the last is the one
         without IORING_CQE_F_MORE: -ENOBUFS when the group is empty, 0 at the end, -EBADFD for a file that
         cannot be polled.
     Lifetime: none; the buffers belong to the group.
@@ -847,8 +848,8 @@ def prep_pipe_direct(
 def prep_poll_add(sqe: Sqe, fd: int, mask: int, user_data: int = 0, flags: int = 0) -> None:
     """Wait once until a descriptor is ready.
 
-    Args: mask of select.POLL* bits; ERR and HUP are always watched, and so is RDHUP, which then completes
-        the request although nobody asked.
+    Args: mask of select.POLL* bits; ERR and HUP are always watched, and so is RDHUP, which then completes the
+        request unasked.
     CQE: res is the mask of events that are true, or -EBADF, -ECANCELED; 5.10 also sets bits that were not
         asked for.
     Lifetime: none; the open file is held until the final CQE.
@@ -895,8 +896,8 @@ def prep_poll_update(
 
     Args: target is the poll's user_data; update is a mask of IORING_POLL_UPDATE_EVENTS,
         IORING_POLL_UPDATE_USER_DATA and IORING_POLL_ADD_MULTI.
-    CQE: res is 0, -ENOENT or -EALREADY. Many kernels before 2026 lose a poll that is given events which are
-        there already (gates.py, lost-poll-update).
+    CQE: res is 0, -ENOENT or -EALREADY. Many kernels before 2026 lose a poll that is updated to events that
+        are already true (gates.py, lost-poll-update).
     Since: 5.13
     Mirrors: liburing io_uring_prep_poll_update
     """
@@ -909,7 +910,7 @@ def prep_poll_update(
 def prep_epoll_ctl(
     sqe: Sqe, epfd: int, fd: int, op: int, ev: int, user_data: int = 0, flags: int = 0
 ) -> None:
-    """Change what an epoll descriptor watches.
+    """Change the interest list of an epoll descriptor.
 
     Args: op is 1 (add), 2 (delete) or 3 (modify); ev is the address of a struct epoll_event
         (buffers.epoll_event), or 0 for delete.
@@ -999,7 +1000,7 @@ def prep_timeout_update(
 
 
 def prep_link_timeout(sqe: Sqe, ts: int, timeout_flags: int, user_data: int = 0, flags: int = 0) -> None:
-    """Cancel the request before this one, which is linked to it, when it takes too long.
+    """Cancel the request before this one, which is linked to it, if it takes too long.
 
     Args: ts is the address of a __kernel_timespec (buffers.timespec); timeout_flags is a mask of
         IORING_TIMEOUT_ABS, IORING_TIMEOUT_BOOTTIME, IORING_TIMEOUT_REALTIME. The SQE before has
@@ -1022,13 +1023,13 @@ def prep_link_timeout(sqe: Sqe, ts: int, timeout_flags: int, user_data: int = 0,
 def prep_cancel64(
     sqe: Sqe, target: int, cancel_flags: int, user_data: int = 0, flags: int = 0, *, opcode: int = 0
 ) -> None:
-    """Cancel requests by their user_data, or by what cancel_flags name.
+    """Cancel requests by their user_data, or by the criterion in cancel_flags.
 
     Args: target is that user_data; cancel_flags is a mask of IORING_ASYNC_CANCEL_*: ALL for each that
         matches and not only the first, ANY for everything, OP to match opcode, which is an IORING_OP_*.
     CQE: res is 0, or with IORING_ASYNC_CANCEL_ALL or _ANY the number cancelled; -ENOENT; -EALREADY when the
         request runs and cannot be stopped.
-    Since: 5.5; flags 5.19, OP 6.6 (ignored, not refused, on 6.1)
+    Since: 5.5; flags 5.19, OP 6.6 (ignored, not rejected, on 6.1)
     Mirrors: liburing io_uring_prep_cancel64
     """
     _pack(
@@ -1096,9 +1097,9 @@ def prep_socket_direct(
 ) -> None:  # fmt: skip
     """Create a socket as a direct descriptor.
 
-    Args: type is without socket.SOCK_CLOEXEC, which such a descriptor cannot have; file_index is the slot, or
+    Args: type excludes socket.SOCK_CLOEXEC, which such a descriptor cannot have; file_index is the slot, or
         IORING_FILE_INDEX_ALLOC; the others as in prep_socket.
-    CQE: res is 0, with IORING_FILE_INDEX_ALLOC the slot; or a negative errno, -ENFILE when all are taken.
+    CQE: res is 0, with IORING_FILE_INDEX_ALLOC the slot; or a negative errno, -ENFILE if none is free.
     Since: 5.19
     Mirrors: liburing io_uring_prep_socket_direct
     """
@@ -1115,7 +1116,7 @@ def prep_socket_direct_alloc(
     """Create a socket as a direct descriptor in a free slot.
 
     Args: as prep_socket_direct.
-    CQE: res is the slot, or a negative errno, -ENFILE when all are taken.
+    CQE: res is the slot, or a negative errno, -ENFILE if none is free.
     Since: 5.19
     Mirrors: liburing io_uring_prep_socket_direct_alloc
     """
@@ -1190,7 +1191,7 @@ def prep_accept_direct(
 
     Args: accept_flags without socket.SOCK_CLOEXEC; file_index is the slot, or IORING_FILE_INDEX_ALLOC (5.19);
         the others as in prep_accept.
-    CQE: res is 0, with IORING_FILE_INDEX_ALLOC the slot; or a negative errno, -ENFILE when all are taken.
+    CQE: res is 0, with IORING_FILE_INDEX_ALLOC the slot; or a negative errno, -ENFILE if none is free.
     Lifetime: until the final CQE.
     Since: 5.15
     Mirrors: liburing io_uring_prep_accept_direct
@@ -1228,7 +1229,7 @@ def prep_multishot_accept_direct(
 
     Args: as prep_accept_direct.
     CQE: one for each connection, res is the slot; the last is the one without IORING_CQE_F_MORE, with -ENFILE
-        when all slots are taken.
+        if no slot is free.
     Lifetime: until the final CQE.
     Since: 5.19
     Mirrors: liburing io_uring_prep_multishot_accept_direct
@@ -1263,12 +1264,12 @@ def prep_send_bundle(
     sqe: Sqe, sockfd: int, length: int, msg_flags: int, user_data: int = 0, flags: int = 0,
     *, buf_group: int = 0,
 ) -> None:  # fmt: skip
-    """Send as many provided buffers as there are, in one go.
+    """Send all available provided buffers with one request.
 
-    Args: length in bytes, 0 for all there are; msg_flags is a mask of MSG_*; flags must contain
+    Args: length in bytes, 0 for all available data; msg_flags is a mask of MSG_*; flags must contain
         IOSQE_BUFFER_SELECT, and buf_group names the group.
-    CQE: res is the number of bytes over consecutive buffers, of which the first stands in flags; or a
-        negative errno. The last is the one without IORING_CQE_F_MORE.
+    CQE: res is the number of bytes over consecutive buffers, of which the first is in flags; or a negative
+        errno. The last is the one without IORING_CQE_F_MORE.
     Lifetime: none; the buffers belong to the group.
     Since: 6.10
     Mirrors: liburing io_uring_prep_send_bundle
@@ -1412,12 +1413,12 @@ def prep_recv_multishot(
     sqe: Sqe, sockfd: int, buf: int, length: int, msg_flags: int, user_data: int = 0, flags: int = 0,
     *, ioprio: int = 0, buf_group: int = 0,
 ) -> None:  # fmt: skip
-    """Receive from a socket again and again, each time into a provided buffer.
+    """Receive from a socket repeatedly, each time into a provided buffer.
 
     Args: buf and length are 0; flags must contain IOSQE_BUFFER_SELECT, and buf_group names the group;
         ioprio is a mask of IORING_RECVSEND_*.
-    CQE: one for each arrival, res is the number of bytes and the buffer id stands in flags; the last is the
-        one without IORING_CQE_F_MORE: 0 when the peer has closed, -ENOBUFS when the group is empty.
+    CQE: one for each arrival, res is the number of bytes and the buffer id is in flags; the last is the one
+        without IORING_CQE_F_MORE: 0 when the peer has closed, -ENOBUFS when the group is empty.
     Lifetime: none; the buffers belong to the group.
     Since: 6.0
     Mirrors: liburing io_uring_prep_recv_multishot
@@ -1452,13 +1453,13 @@ def prep_recvmsg_multishot(
     sqe: Sqe, fd: int, msg: int, msg_flags: int, user_data: int = 0, flags: int = 0,
     *, ioprio: int = 0, buf_group: int = 0,
 ) -> None:  # fmt: skip
-    """Receive messages again and again, each into a provided buffer.
+    """Receive messages repeatedly, each into a provided buffer.
 
-    Args: msg is the address of a struct msghdr, of which only msg_namelen and msg_controllen count: they
+    Args: msg is the address of a struct msghdr, of which only msg_namelen and msg_controllen are used: they
         reserve room in each buffer (buffers.recvmsg_out reads it); flags must contain IOSQE_BUFFER_SELECT,
         and buf_group names the group.
     CQE: one for each message, res is the number of bytes in the buffer, its head included, and the buffer id
-        stands in flags; the last is the one without IORING_CQE_F_MORE.
+        is in flags; the last is the one without IORING_CQE_F_MORE.
     Lifetime: until submit returns; until the final CQE on an SQPOLL ring. The buffers belong to the group.
     Since: 6.0
     Mirrors: liburing io_uring_prep_recvmsg_multishot
@@ -1472,9 +1473,9 @@ def prep_recvmsg_multishot(
 def prep_recv_zc(
     sqe: Sqe, sockfd: int, length: int, zcrx_ifq_idx: int, user_data: int = 0, flags: int = 0
 ) -> None:
-    """Receive again and again into memory to which the network card writes by itself.
+    """Receive repeatedly into memory that the network card itself writes.
 
-    Args: length in bytes, 0 for no limit; zcrx_ifq_idx as register.register_ifq() returned it.
+    Args: length in bytes, 0 for no limit; zcrx_ifq_idx is from register.register_ifq().
     CQE: one of 32 bytes for each piece, res is its length and big_cqe an io_uring_zcrx_cqe; the last is the
         one without IORING_CQE_F_MORE.
     Lifetime: none; the memory belongs to the registered area.
@@ -1502,12 +1503,12 @@ def prep_cmd_sock(
     sqe: Sqe, cmd_op: int, fd: int, level: int, optname: int, optval: int, optlen: int,
     user_data: int = 0, flags: int = 0,
 ) -> None:  # fmt: skip
-    """Ask a socket something, or tell it.
+    """Query a socket, or set an option.
 
     Args: cmd_op is a SOCKET_URING_OP_*; level, optname as getsockopt(2) takes them; optval is an address and
         optlen in bytes, both 0 for SIOCINQ and SIOCOUTQ.
-    CQE: GETSOCKOPT: res is the size of the answer; SIOCINQ and SIOCOUTQ: res is the answer; SETSOCKOPT: res
-        is 0; or a negative errno.
+    CQE: GETSOCKOPT: res is the size of the value; SIOCINQ and SIOCOUTQ: res is the value; SETSOCKOPT: res is
+        0; or a negative errno.
     Lifetime: until the final CQE.
     Since: 6.6 (SIOCINQ, SIOCOUTQ); 6.7 (GETSOCKOPT at SOL_SOCKET, SETSOCKOPT); 6.17 (TX_TIMESTAMP)
     Mirrors: liburing io_uring_prep_cmd_sock
@@ -1521,7 +1522,7 @@ def prep_cmd_sock(
 def prep_cmd_getsockname(
     sqe: Sqe, fd: int, sockaddr: int, sockaddr_len: int, peer: int, user_data: int = 0, flags: int = 0
 ) -> None:
-    """Ask for the address of a socket or of its peer.
+    """Get the address of a socket or of its peer.
 
     Args: sockaddr and sockaddr_len are the addresses of a sockaddr and of its size (buffers.sockaddr_buffer);
         peer is 0 for the socket's own address, 1 for the peer's.
@@ -1543,7 +1544,7 @@ def prep_cmd_getsockname(
 def prep_provide_buffers(
     sqe: Sqe, addr: int, length: int, nr: int, bgid: int, bid: int, user_data: int = 0, flags: int = 0
 ) -> None:
-    """Give the kernel buffers from which IOSQE_BUFFER_SELECT takes.
+    """Provide the kernel with buffers for IOSQE_BUFFER_SELECT.
 
     Args: addr is the address of nr buffers of length bytes each; bgid is their group, bid the id of the
         first.
@@ -1561,11 +1562,11 @@ def prep_provide_buffers(
 
 
 def prep_remove_buffers(sqe: Sqe, nr: int, bgid: int, user_data: int = 0, flags: int = 0) -> None:
-    """Take buffers back that prep_provide_buffers gave.
+    """Remove buffers that prep_provide_buffers provided.
 
     Args: nr is how many at most; bgid is their group.
-    CQE: res is how many were taken back, or -ENOENT when there is no such group, on 5.10 also for an empty
-        one.
+    CQE: res is the number of removed buffers, or -ENOENT if the group does not exist, on 5.10 also if it is
+        empty.
     Since: 5.7
     Mirrors: liburing io_uring_prep_remove_buffers
     """
@@ -1582,7 +1583,7 @@ def prep_openat(
     """Open a file.
 
     Args: dfd is a directory or AT_FDCWD; path is the address of a path (buffers.path); open_flags is a mask
-        of os.O_*, to which os.O_CLOEXEC should belong; mode is the permissions of a new file. On a 32-bit
+        of os.O_*, which should include os.O_CLOEXEC; mode is the permissions of a new file. On a 32-bit
         Python add O_LARGEFILE for files beyond 2 GiB.
     CQE: res is the descriptor, or a negative errno.
     Lifetime: until submit returns; until the final CQE on an SQPOLL ring.
@@ -1602,7 +1603,7 @@ def prep_openat_direct(
 
     Args: open_flags without os.O_CLOEXEC; file_index is the slot, or IORING_FILE_INDEX_ALLOC (5.19); the
         others as in prep_openat.
-    CQE: res is 0, with IORING_FILE_INDEX_ALLOC the slot; or a negative errno, -ENFILE when all are taken.
+    CQE: res is 0, with IORING_FILE_INDEX_ALLOC the slot; or a negative errno, -ENFILE if none is free.
     Lifetime: until submit returns; until the final CQE on an SQPOLL ring.
     Since: 5.15
     Mirrors: liburing io_uring_prep_openat_direct
@@ -1651,8 +1652,8 @@ def prep_openat2(sqe: Sqe, dfd: int, path: int, how: int, user_data: int = 0, fl
     """Open a file under restrictions.
 
     Args: how is the address of a struct open_how (buffers.open_how); the others as in prep_openat.
-    CQE: res is the descriptor, or a negative errno: -EXDEV or -ELOOP for a path that leaves the limits,
-        -EAGAIN with RESOLVE_CACHED.
+    CQE: res is the descriptor, or a negative errno: -EXDEV or -ELOOP for a path that leaves the permitted
+        tree, -EAGAIN with RESOLVE_CACHED.
     Lifetime: until submit returns; until the final CQE on an SQPOLL ring.
     Since: 5.6
     Mirrors: liburing io_uring_prep_openat2
@@ -1696,7 +1697,7 @@ def prep_close_direct(sqe: Sqe, file_index: int, user_data: int = 0, flags: int 
 
     Args: file_index is the slot.
     CQE: res is 0; -EBADF when it is empty, or with IOSQE_FIXED_FILE; -EINVAL for a slot beyond the table;
-        -ENXIO without one.
+        -ENXIO without a table.
     Since: 5.15
     Mirrors: liburing io_uring_prep_close_direct
     """
@@ -1712,8 +1713,8 @@ def prep_files_update(
 
     Args: fds is the address of nr_fds ints: a descriptor, -1 to empty the slot, IORING_REGISTER_FILES_SKIP to
         leave it; offset is the first slot, or IORING_FILE_INDEX_ALLOC, and fds is filled with the slots.
-    CQE: res is the number of slots, which is less than nr_fds when one fails; or a negative errno when the
-        first does, -ENXIO without a table.
+    CQE: res is the number of slots, which is less than nr_fds if one fails; or a negative errno if the first
+        does, -ENXIO without a table.
     Lifetime: until the final CQE.
     Since: 5.6; IORING_FILE_INDEX_ALLOC 5.19
     Mirrors: liburing io_uring_prep_files_update
@@ -1729,7 +1730,7 @@ def prep_files_update(
 def prep_fixed_fd_install(
     sqe: Sqe, fd: int, install_fd_flags: int, user_data: int = 0, flags: int = 0
 ) -> None:
-    """Make an ordinary descriptor of a direct one, which stays.
+    """Make an ordinary descriptor from a direct one, which remains.
 
     Args: fd is the slot; install_fd_flags is 0 or IORING_FIXED_FD_NO_CLOEXEC. IOSQE_FIXED_FILE is added.
     CQE: res is the descriptor, or a negative errno, -EBADF when the slot is empty.
@@ -1747,7 +1748,7 @@ def prep_fixed_fd_install(
 
 
 def prep_fsync(sqe: Sqe, fd: int, fsync_flags: int, user_data: int = 0, flags: int = 0) -> None:
-    """Bring a file to the disk, without waiting for writes that are in flight: link it to them.
+    """Flush a file to the disk, without waiting for writes that are in flight: link it to them.
 
     Args: fsync_flags is 0 or IORING_FSYNC_DATASYNC. set_fields(off=..., len=...) narrows it to a range.
     CQE: res is 0, or a negative errno.
@@ -1759,7 +1760,7 @@ def prep_fsync(sqe: Sqe, fd: int, fsync_flags: int, user_data: int = 0, flags: i
 def prep_sync_file_range(
     sqe: Sqe, fd: int, length: int, offset: int, sync_range_flags: int, user_data: int = 0, flags: int = 0
 ) -> None:
-    """Bring a part of a file's data to the disk.
+    """Flush a part of a file's data to the disk.
 
     Args: length and offset in bytes; sync_range_flags is a mask of SYNC_FILE_RANGE_*.
     CQE: res is 0, or a negative errno.
@@ -2116,9 +2117,9 @@ def prep_msg_ring(
 ) -> None:
     """Post a completion in another ring.
 
-    Args: fd is the other ring's; length becomes res over there, data becomes user_data; msg_ring_flags is 0:
+    Args: fd is the other ring's; length becomes res there, data becomes user_data; msg_ring_flags is 0:
         IORING_MSG_RING_CQE_SKIP is for descriptors, and -EINVAL here.
-    CQE: res is 0, or a negative errno: -EOVERFLOW when there was no room, -EBADFD when fd is no ring.
+    CQE: res is 0, or a negative errno: -EOVERFLOW if its CQ has no room, -EBADFD if fd is not a ring.
     Since: 5.18
     Mirrors: liburing io_uring_prep_msg_ring
     """
@@ -2132,9 +2133,9 @@ def prep_msg_ring_cqe_flags(
     sqe: Sqe, fd: int, length: int, data: int, msg_ring_flags: int, cqe_flags: int, user_data: int = 0,
     flags: int = 0,
 ) -> None:  # fmt: skip
-    """Post a completion in another ring, with flags of our choice.
+    """Post a completion in another ring, with flags of the caller's choice.
 
-    Args: cqe_flags becomes flags over there; the others as in prep_msg_ring.
+    Args: cqe_flags becomes flags in that ring; the others as in prep_msg_ring.
     CQE: as prep_msg_ring.
     Since: 6.3
     Mirrors: liburing io_uring_prep_msg_ring_cqe_flags
@@ -2151,10 +2152,11 @@ def prep_msg_ring_fd(
 ) -> None:  # fmt: skip
     """Pass a direct descriptor to another ring.
 
-    Args: fd is the other ring's; source_fd is the slot here, target_fd the slot over there or
-        IORING_FILE_INDEX_ALLOC; data becomes user_data of the completion over there; msg_ring_flags is 0 or
-        IORING_MSG_RING_CQE_SKIP, for no completion over there.
-    CQE: res is 0, with IORING_FILE_INDEX_ALLOC the slot; or a negative errno. Over there res is the same.
+    Args: fd is the other ring's; source_fd is the slot here, target_fd the slot there or
+        IORING_FILE_INDEX_ALLOC; data becomes user_data of the completion there; msg_ring_flags is 0 or
+        IORING_MSG_RING_CQE_SKIP, for no completion there.
+    CQE: res is 0, with IORING_FILE_INDEX_ALLOC the slot; or a negative errno. The completion there has the
+        same res.
     Since: 6.0
     Mirrors: liburing io_uring_prep_msg_ring_fd
     """
@@ -2190,9 +2192,9 @@ def prep_waitid(
 ) -> None:  # fmt: skip
     """Wait for a child process to change state.
 
-    Args: idtype is os.P_PID, os.P_PGID, os.P_ALL or os.P_PIDFD; id is what it says; infop is 0 or the address
-        of a siginfo (buffers.Siginfo); options is a mask of os.WEXITED, os.WSTOPPED, os.WNOWAIT and the like;
-        waitid_flags is 0.
+    Args: idtype is os.P_PID, os.P_PGID, os.P_ALL or os.P_PIDFD; id is the number of that kind; infop is 0 or
+        the address of a siginfo (buffers.Siginfo); options is a mask of os.WEXITED, os.WSTOPPED, os.WNOWAIT
+        and the like; waitid_flags is 0.
     CQE: res is 0, or a negative errno, -ECHILD.
     Lifetime: until the final CQE.
     Since: 6.7
@@ -2208,11 +2210,11 @@ def prep_futex_wake(
     sqe: Sqe, futex: int, val: int, mask: int, futex_flags: int, op_flags: int, user_data: int = 0,
     flags: int = 0,
 ) -> None:  # fmt: skip
-    """Wake those who wait for a futex.
+    """Wake the waiters of a futex.
 
-    Args: futex is the address of the word; val is how many to wake; mask of the bits that must match,
-        FUTEX_BITSET_MATCH_ANY for all; futex_flags is a mask of FUTEX2_*; op_flags is 0.
-    CQE: res is how many were woken, or a negative errno.
+    Args: futex is the address of the word; val is the number of waiters to wake; mask of the bits that must
+        match, FUTEX_BITSET_MATCH_ANY for all; futex_flags is a mask of FUTEX2_*; op_flags is 0.
+    CQE: res is the number of woken waiters, or a negative errno.
     Lifetime: until the final CQE.
     Since: 6.7
     Mirrors: liburing io_uring_prep_futex_wake
@@ -2227,7 +2229,7 @@ def prep_futex_wait(
     sqe: Sqe, futex: int, val: int, mask: int, futex_flags: int, op_flags: int, user_data: int = 0,
     flags: int = 0,
 ) -> None:  # fmt: skip
-    """Wait until a futex is woken, if it holds the value that we think.
+    """Wait until a futex is woken, if it holds the expected value.
 
     Args: val is that value; the others as in prep_futex_wake.
     CQE: res is 0 when woken; -EAGAIN when the word holds another value; -ECANCELED.
@@ -2247,7 +2249,7 @@ def prep_futex_waitv(
     """Wait until one of several futexes is woken.
 
     Args: futex is the address of nr_futex structs futex_waitv (buffers.futex_waitv); op_flags is 0.
-    CQE: res is the index of the one that was woken; -EAGAIN when a word holds another value; -ECANCELED.
+    CQE: res is the index of the woken futex; -EAGAIN when a word holds another value; -ECANCELED.
     Lifetime: until the final CQE.
     Since: 6.7
     Mirrors: liburing io_uring_prep_futex_waitv
@@ -2268,12 +2270,12 @@ def prep_uring_cmd_op(
 ) -> None:  # fmt: skip
     """Send a command to a driver, with either of the two operations that do so.
 
-    Args: op is IORING_OP_URING_CMD or IORING_OP_URING_CMD128; cmd_op is the driver's; cmd is up to 16
-        bytes, up to 80 where the slot has 128 bytes; uring_cmd_flags is a mask of IORING_URING_CMD_*;
+    Args: op is IORING_OP_URING_CMD or IORING_OP_URING_CMD128; cmd_op is defined by the driver; cmd is up to
+        16 bytes, up to 80 if the slot has 128 bytes; uring_cmd_flags is a mask of IORING_URING_CMD_*;
         buf_index names a registered buffer.
-    CQE: as the driver says, with two more words on a 32-byte CQE; -EOPNOTSUPP where there are no commands.
-    Raises: ValueError when cmd is longer than its room.
-    Lifetime: until the final CQE for what cmd points to; cmd itself is copied.
+    CQE: defined by the driver, with two more words in a 32-byte CQE; -EOPNOTSUPP if the file has no commands.
+    Raises: ValueError if cmd is too long.
+    Lifetime: until the final CQE for memory that cmd points to; cmd itself is copied.
     Since: 5.19
     Mirrors: liburing __io_uring_prep_uring_cmd, which leaves cmd to the caller
     """
@@ -2294,8 +2296,8 @@ def prep_uring_cmd(
 
     Args: as prep_uring_cmd_op.
     CQE: as prep_uring_cmd_op.
-    Raises: ValueError when cmd is longer than its room.
-    Lifetime: until the final CQE for what cmd points to; cmd itself is copied.
+    Raises: ValueError if cmd is too long.
+    Lifetime: until the final CQE for memory that cmd points to; cmd itself is copied.
     Since: 5.19
     Mirrors: liburing io_uring_prep_uring_cmd
     """
@@ -2311,10 +2313,10 @@ def prep_uring_cmd128(
 ) -> None:  # fmt: skip
     """Send a command of up to 80 bytes to a driver.
 
-    Args: sqe is what get_sqe128() returns; the others as in prep_uring_cmd_op.
+    Args: sqe is from get_sqe128(); the others as in prep_uring_cmd_op.
     CQE: as prep_uring_cmd_op.
-    Raises: ValueError when cmd is longer than its room, or the slot has no 128 bytes.
-    Lifetime: until the final CQE for what cmd points to; cmd itself is copied.
+    Raises: ValueError if cmd is too long, or the slot does not have 128 bytes.
+    Lifetime: until the final CQE for memory that cmd points to; cmd itself is copied.
     Since: 6.19
     Mirrors: liburing io_uring_prep_uring_cmd128
     """
@@ -2329,7 +2331,7 @@ def prep_uring_cmd128(
 def prep_cmd_discard(
     sqe: Sqe, fd: int, offset: int, nbytes: int, user_data: int = 0, flags: int = 0
 ) -> None:
-    """Tell a block device that a part of it is not needed any more.
+    """Tell a block device that a range of it is no longer needed.
 
     Args: fd is a block device; offset and nbytes in bytes, whole sectors.
     CQE: res is 0, or a negative errno.
@@ -2358,7 +2360,7 @@ def prep_cmd_zone_reset_all(sqe: Sqe, fd: int, user_data: int = 0, flags: int = 
 
 def _block_command(number: int) -> int:
     """Number a block device's command, _IO(0x12, number), as this machine's ioctls are numbered."""
-    machine = os.uname().machine if hasattr(os, "uname") else ""  # Windows has none, and layout.py
+    machine = os.uname().machine if hasattr(os, "uname") else ""  # Windows has no uname; layout.py runs there
     none = 1 << 29 if machine.startswith(("mips", "ppc", "sparc", "alpha")) else 0
     return none | 0x12 << 8 | number
 

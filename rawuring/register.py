@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: MIT
 # pyright: basic
-"""register_*: what io_uring_register does, one function for each operation.
+"""register_*: the operations of io_uring_register, one function for each.
 
-What it is: registered buffers and files, rings of provided buffers, and everything else that is set up
-once and used often; and the questions that a kernel answers.
+What it is: registered buffers and files, rings of provided buffers, and everything else that is set up once
+and used often; and queries of the kernel.
 Mirrors: liburing ``src/register.c``, under its names.
 Must not know: operations, completions.
-Invariant: what the kernel may still use after a call is referenced by ``ring.resources``, so that it lives as
-long as the registration.
+Invariant: memory that the kernel may still use after a call is referenced by ``ring.resources``, so that it
+lives as long as the registration.
 Read next: inflight.py.
 
 Unless said otherwise, memory passed to a call may be freed when the call returns, only the thread that owns a
-ring may use it, and Linux 5.1 suffices. Errors are OSError with the kernel's errno, and the message says what
-such an errno means here.
+ring may use it, and Linux 5.1 suffices. Errors are OSError with the kernel's errno, and the message explains
+that errno here.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ if TYPE_CHECKING:
     from .rings import Ring
 
 _ADVICE = {
-    errno.EBUSY: "something is registered already: unregister it first",
+    errno.EBUSY: "something is already registered: unregister it first",
     errno.ENXIO: "nothing is registered",
     errno.EACCES: "a restriction forbids it",
-    errno.EPERM: "this process may not do so, or a seccomp filter forbids it",
+    errno.EPERM: "this process may not do this, or a seccomp filter forbids it",
     errno.EOPNOTSUPP: "this kernel was built without it, or this ring's setup flags exclude it",
-    errno.EEXIST: "taken already, or the ring belongs to another thread",
+    errno.EEXIST: "already taken, or the ring belongs to another thread",
     errno.EMFILE: "more than RLIMIT_NOFILE allows",
     errno.ENOMEM: "more than RLIMIT_MEMLOCK allows, or no memory",
     errno.EBADF: "a descriptor is not open",
-    errno.EFAULT: "an address is not mapped, or may not be written",
-    errno.ENOENT: "there is no such request, or no such group",
-    errno.EALREADY: "it runs and cannot be stopped; its own CQE comes",
-    errno.ETIME: "the timeout has passed; what was cancelled still ends with its own CQE",
-    errno.EOVERFLOW: "what is in the ring does not fit",
-    getattr(errno, "EBADFD", -1): "the ring is not disabled (IORING_SETUP_R_DISABLED), or is no longer",
+    errno.EFAULT: "an address is not mapped, or not writable",
+    errno.ENOENT: "no such request, or no such group",
+    errno.EALREADY: "it is running and cannot be stopped; its own CQE will arrive",
+    errno.ETIME: "the timeout has passed; cancelled requests still end with their own CQEs",
+    errno.EOVERFLOW: "the entries in the ring do not fit",
+    getattr(errno, "EBADFD", -1): "the ring is not disabled (IORING_SETUP_R_DISABLED), or no longer",
 }
 
 
 def _explained(error: OSError, opcode: int, blind: bool = False) -> OSError:
-    """Add to an error of a registration what it means."""
+    """Add its meaning to an error of a registration."""
     code = error.errno or 0
     advice = _ADVICE.get(code, "")
     since = uapi.SINCE.get(uapi.name_of("IORING_REGISTER_", opcode), "?")
@@ -75,8 +75,8 @@ def _register(ring: Ring, opcode: int, arg: Any, nr_args: int) -> int:
 
 
 def _register_blind(opcode: int, arg: Any, nr_args: int) -> int:
-    """Register with no ring: descriptor -1."""
-    seccomp.check()  # no ring has been made before, so nobody has asked
+    """Register without a ring: descriptor -1."""
+    seccomp.check()  # perhaps no ring has been created before, and so nothing has checked
     try:
         return syscalls.io_uring_register(-1, opcode, arg, nr_args)
     except OSError as error:
@@ -85,10 +85,10 @@ def _register_blind(opcode: int, arg: Any, nr_args: int) -> int:
 
 @contextlib.contextmanager
 def _held(ring: Ring, *memory: Any) -> Iterator[tuple[str, int]]:
-    """Hold memory before the kernel hears of it, and until it is entered where it belongs.
+    """Hold memory before the kernel learns of it, and until it is entered in its place.
 
-    In between a signal handler may raise. Then nobody knows whether it was registered: the ring holds it
-    until it is closed.
+    A signal handler may raise in between. Whether it was registered is then unknown: the ring holds it until
+    it is closed.
     """
     key = ("unsure", next(_unsure))
     ring.resources[key] = memory
@@ -115,7 +115,7 @@ def _forget(ring: Ring, kind: str) -> None:
 
 
 def _pins(memories: Iterable[Any]) -> list[buffers.Pin]:
-    """Pin each, None being an empty slot."""
+    """Pin each; None means an empty slot."""
     empty = buffers.Pin(0, 0, None)
     given = buffers._objects_of("memories", memories, "buffers")
     return [empty if memory is None else buffers.pin(memory, writable=True) for memory in given]
@@ -141,7 +141,7 @@ def _address(block: StructBuffer | None) -> int:
 def register_buffers(ring: Ring, memories: Iterable[Any]) -> list[buffers.Pin]:
     """Register buffers, which READ_FIXED, WRITE_FIXED and others name by number.
 
-    The kernel maps them once instead of for each request.
+    The kernel maps them once instead of once for each request.
 
     Args: memories are writable buffers; the first is number 0.
     Returns: their pins, for the addresses.
@@ -160,10 +160,10 @@ def register_buffers(ring: Ring, memories: Iterable[Any]) -> list[buffers.Pin]:
 def register_buffers_tags(
     ring: Ring, memories: Iterable[Any], tags: Sequence[int]
 ) -> list[buffers.Pin]:
-    """Register buffers with a tag each: a CQE with that user_data tells when one is no longer in use.
+    """Register buffers with a tag each: a CQE with that user_data signals when one is no longer in use.
 
-    Args: memories are writable buffers, or None for an empty slot; a tag of 0 posts no CQE. 6.12 and before
-        post none when all are unregistered.
+    Args: memories are writable buffers, or None for an empty slot; a tag of 0 posts no CQE. Kernels up to
+        6.12 post none when all are unregistered.
     Returns: their pins.
     Raises: OSError; ValueError for another number of tags.
     Lifetime: none; the ring holds them until unregister_buffers() or close().
@@ -196,11 +196,11 @@ def register_buffers_sparse(ring: Ring, nr: int) -> None:
 def register_buffers_update_tag(
     ring: Ring, off: int, memories: Iterable[Any], tags: Sequence[int] | None = None
 ) -> list[buffers.Pin]:
-    """Put other buffers into slots; requests in flight go on with the old ones.
+    """Put other buffers into slots; requests in flight continue with the old ones.
 
     Args: off is the first slot; memories are writable buffers, or None to empty the slot; tags as in
         register_buffers_tags().
-    Returns: the pins of those that were put there: fewer than memories when the kernel refused a later one.
+    Returns: the pins of those that were registered: fewer than memories if the kernel refused a later one.
     Raises: OSError; ValueError for another number of tags.
     Lifetime: none; but the old buffers until the final CQE of the requests that use them, or their tag's CQE.
     Since: 5.13
@@ -215,15 +215,15 @@ def register_buffers_update_tag(
     )
     with _held(ring, *pins):
         done = _register(ring, uapi.IORING_REGISTER_BUFFERS_UPDATE, argument.address, argument.nbytes)
-        del pins[done:]  # the kernel still has what was there before
+        del pins[done:]  # the kernel still has the earlier buffers
         _keep_buffers(ring, off, pins)
     return pins
 
 
 def unregister_buffers(ring: Ring) -> None:
-    """Unregister all buffers; requests in flight go on with them.
+    """Unregister all buffers; requests in flight continue with them.
 
-    Raises: OSError, ENXIO when there are none.
+    Raises: OSError, ENXIO if none is registered.
     Lifetime: none; but the buffers until the final CQE of the requests that use them.
     Mirrors: liburing io_uring_unregister_buffers
     """
@@ -236,9 +236,9 @@ def clone_buffers(
 ) -> None:
     """Share the registered buffers of one ring with another.
 
-    Args: dst gets those of src; from slot src_off on, nr of them, 0 for all, to the slots from dst_off on;
-        replace allows slots that are in use.
-    Raises: OSError, EBUSY when dst has buffers already and replace is not given.
+    Args: dst gets the buffers of src: nr of them, 0 for all, from slot src_off on, into the slots from
+        dst_off on; replace allows slots that are in use.
+    Raises: OSError, EBUSY if dst already has buffers and replace is not given.
     Lifetime: none; both rings hold them.
     Threads: the owner of dst.
     Since: 6.12; offsets and replace 6.13
@@ -270,7 +270,7 @@ def register_files(ring: Ring, fds: Iterable[int]) -> None:
     The ring holds the files themselves: the descriptors may be closed.
 
     Args: fds are descriptors, -1 for an empty slot; the first is number 0.
-    Raises: OSError, EMFILE when there are more than RLIMIT_NOFILE allows.
+    Raises: OSError, EMFILE for more than RLIMIT_NOFILE allows.
     Since: 5.1; empty slots 5.5
     Mirrors: liburing io_uring_register_files
     """
@@ -279,7 +279,7 @@ def register_files(ring: Ring, fds: Iterable[int]) -> None:
 
 
 def register_files_tags(ring: Ring, fds: Iterable[int], tags: Sequence[int]) -> None:
-    """Register files with a tag each: a CQE with that user_data tells when one is no longer in use.
+    """Register files with a tag each: a CQE with that user_data signals when one is no longer in use.
 
     Args: fds as in register_files(); a tag of 0 posts no CQE.
     Raises: OSError; ValueError for another number of tags.
@@ -299,7 +299,7 @@ def register_files_sparse(ring: Ring, nr: int) -> None:
     """Make room for registered files, all slots empty: direct descriptors go there.
 
     Args: nr is the number of slots.
-    Raises: OSError, EMFILE when there are more than RLIMIT_NOFILE allows.
+    Raises: OSError, EMFILE for more than RLIMIT_NOFILE allows.
     Since: 5.19
     Mirrors: liburing io_uring_register_files_sparse
     """
@@ -312,7 +312,7 @@ def register_files_update(ring: Ring, off: int, fds: Iterable[int]) -> int:
 
     Args: off is the first slot; fds are descriptors, -1 to empty the slot, IORING_REGISTER_FILES_SKIP to
         leave it.
-    Returns: how many slots were changed.
+    Returns: the number of changed slots.
     Raises: OSError.
     Since: 5.5
     Mirrors: liburing io_uring_register_files_update
@@ -328,7 +328,7 @@ def register_files_update_tag(
     """Put other files into slots, with tags.
 
     Args: as register_files_update() and register_files_tags().
-    Returns: how many slots were changed.
+    Returns: the number of changed slots.
     Raises: OSError; ValueError for another number of tags.
     Since: 5.13
     Mirrors: liburing io_uring_register_files_update_tag
@@ -343,7 +343,7 @@ def register_files_update_tag(
 
 
 def register_file_alloc_range(ring: Ring, off: int, length: int) -> None:
-    """Say which slots IORING_FILE_INDEX_ALLOC may choose from.
+    """Set the range of slots from which IORING_FILE_INDEX_ALLOC chooses.
 
     Args: length slots from slot off on.
     Raises: OSError.
@@ -355,9 +355,9 @@ def register_file_alloc_range(ring: Ring, off: int, length: int) -> None:
 
 
 def unregister_files(ring: Ring) -> None:
-    """Unregister all files; requests in flight go on with them.
+    """Unregister all files; requests in flight continue with them.
 
-    Raises: OSError, ENXIO when there are none.
+    Raises: OSError, ENXIO if none is registered.
     Mirrors: liburing io_uring_unregister_files
     """
     _register(ring, uapi.IORING_UNREGISTER_FILES, None, 0)
@@ -371,14 +371,14 @@ def setup_buf_ring(
     ring: Ring, bgid: int, count: int, size: int, *, kernel_memory: bool = False,
     incremental: bool = False, min_left: int = 0,
 ) -> ProvidedBuffers:  # fmt: skip
-    """Make a group of buffers, from which requests with IOSQE_BUFFER_SELECT take.
+    """Create a group of buffers for requests with IOSQE_BUFFER_SELECT.
 
     Args: bgid is the group; count buffers of size bytes each; kernel_memory lets the kernel allocate the
-        ring (IOU_PBUF_RING_MMAP, 6.4); incremental uses a buffer up bit by bit (IOU_PBUF_RING_INC, 6.12);
-        min_left, in bytes, ends an incremental buffer with less room than that (7.1).
+        ring (IOU_PBUF_RING_MMAP, 6.4); incremental consumes a buffer piece by piece (IOU_PBUF_RING_INC,
+        6.12); min_left, in bytes, ends an incremental buffer with less room left (7.1).
     Returns: the group, full.
-    Raises: OSError, EEXIST when there is such a group, EOPNOTSUPP where the kernel would crash (gates.py,
-        pbuf-highmem); ValueError for sizes that no kernel takes.
+    Raises: OSError, EEXIST if the group exists, EOPNOTSUPP where the kernel would crash (gates.py,
+        pbuf-highmem); ValueError for sizes that no kernel accepts.
     Lifetime: none; the ring holds it until free_buf_ring() or close().
     Since: 5.19
     Mirrors: liburing io_uring_setup_buf_ring, which leaves the buffers to the caller
@@ -421,12 +421,12 @@ def setup_buf_ring(
 
 
 def _has_high_memory() -> bool:
-    """Tell whether this kernel has memory that it does not see all the time, as 32-bit ones do."""
+    """Tell whether this kernel has memory that is not permanently mapped, as 32-bit ones do."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             return any(line.startswith("HighTotal:") and line.split()[1] != "0" for line in file)
     except OSError:
-        return sys.maxsize < 1 << 32  # no /proc: better safe
+        return sys.maxsize < 1 << 32  # no /proc: assume so
 
 
 def _map_pbuf_ring(ring: Ring, bgid: int, entries: int) -> Any:
@@ -443,11 +443,11 @@ def _unregister_pbuf_ring(ring: Ring, bgid: int) -> None:
 
 
 def free_buf_ring(ring: Ring, group: ProvidedBuffers) -> None:
-    """Take a group of buffers away from the kernel.
+    """Remove a group of buffers from the kernel.
 
-    Args: group as setup_buf_ring() returned it. End the requests that take from it first: one that has
-        taken a buffer goes on with it.
-    Raises: OSError, ENOENT when there is no such group.
+    Args: group is from setup_buf_ring(). End the requests that use it first: one that has taken a buffer
+        continues to use it.
+    Raises: OSError, ENOENT if the group does not exist.
     Lifetime: until the final CQE of the requests that have taken a buffer: hold the group that long.
     Since: 5.19
     Mirrors: liburing io_uring_free_buf_ring
@@ -458,11 +458,11 @@ def free_buf_ring(ring: Ring, group: ProvidedBuffers) -> None:
 
 
 def buf_ring_head(ring: Ring, bgid: int) -> int:
-    """Ask how far the kernel has taken buffers.
+    """Return the kernel's position in a ring of buffers.
 
     Args: bgid is the group.
     Returns: the kernel's head, 16 bits that run freely.
-    Raises: OSError, ENOENT when there is no such group.
+    Raises: OSError, ENOENT if the group does not exist.
     Since: 6.8
     Mirrors: liburing io_uring_buf_ring_head
     """
@@ -472,10 +472,10 @@ def buf_ring_head(ring: Ring, bgid: int) -> int:
 
 
 def buf_ring_available(ring: Ring, group: ProvidedBuffers) -> int:
-    """Count the buffers that the kernel has not taken yet.
+    """Count the buffers that the kernel has not yet taken.
 
     Args: group as setup_buf_ring() returned it.
-    Returns: 0 to its count, as of now.
+    Returns: 0 to its count, at this moment.
     Raises: OSError.
     Since: 6.8
     Mirrors: liburing io_uring_buf_ring_available
@@ -484,14 +484,14 @@ def buf_ring_available(ring: Ring, group: ProvidedBuffers) -> int:
 
 
 # ------------------------------------------------------------------------------------------------------
-# Being told of completions
+# Notification of completions
 
 
 def register_eventfd(ring: Ring, fd: int) -> None:
-    """Let completions add to an eventfd.
+    """Signal an eventfd for each completion.
 
     Args: fd is an eventfd.
-    Raises: OSError, EBUSY when there is one.
+    Raises: OSError, EBUSY if one is registered.
     Lifetime: none; the file stays open until unregister_eventfd() or close().
     Since: 5.2
     Mirrors: liburing io_uring_register_eventfd
@@ -501,13 +501,13 @@ def register_eventfd(ring: Ring, fd: int) -> None:
 
 
 def register_eventfd_async(ring: Ring, fd: int) -> None:
-    """Let only such completions add to an eventfd as come from a worker thread.
+    """Signal an eventfd only for completions from a worker thread.
 
-    Requests that complete while they are submitted say nothing: a loop that sleeps on this eventfd alone may
-    sleep for ever.
+    Requests that complete during submission do not signal: a loop that sleeps on this eventfd alone may sleep
+    for ever.
 
     Args: fd is an eventfd.
-    Raises: OSError, EBUSY when there is one.
+    Raises: OSError, EBUSY if one is registered.
     Lifetime: none; the file stays open until unregister_eventfd() or close().
     Since: 5.6
     Mirrors: liburing io_uring_register_eventfd_async
@@ -517,9 +517,9 @@ def register_eventfd_async(ring: Ring, fd: int) -> None:
 
 
 def unregister_eventfd(ring: Ring) -> None:
-    """Let completions leave the eventfd alone, Ring.wakeup_fd()'s as well, which is closed.
+    """Stop signalling the eventfd, also that of Ring.wakeup_fd(), which is closed.
 
-    Raises: OSError, ENXIO when there is none.
+    Raises: OSError, ENXIO if none is registered.
     Since: 5.2
     Mirrors: liburing io_uring_unregister_eventfd
     """
@@ -528,11 +528,11 @@ def unregister_eventfd(ring: Ring) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------
-# What is allowed, and as whom
+# Permissions and credentials
 
 
 def register_personality(ring: Ring) -> int:
-    """Remember the caller's credentials, so that requests can be made with them later.
+    """Register the caller's credentials, so that later requests can use them.
 
     Returns: the id for sqe.personality.
     Raises: OSError.
@@ -543,10 +543,10 @@ def register_personality(ring: Ring) -> int:
 
 
 def unregister_personality(ring: Ring, personality: int) -> None:
-    """Forget credentials.
+    """Unregister credentials.
 
     Args: personality as register_personality() returned it.
-    Raises: OSError, EINVAL when there is no such id.
+    Raises: OSError, EINVAL if the id does not exist.
     Since: 5.6
     Mirrors: liburing io_uring_unregister_personality
     """
@@ -572,12 +572,12 @@ def register_restrictions(
     ring: Ring, *, register_ops: Iterable[int] = (), sqe_ops: Iterable[int] = (),
     sqe_flags_allowed: int = 0, sqe_flags_required: int = 0,
 ) -> None:  # fmt: skip
-    """Allow a ring only what is named, before enable() starts it, and for good.
+    """Restrict a ring to the given operations for good, before enable() starts it.
 
     Args: register_ops are the IORING_REGISTER_* that are allowed, sqe_ops the IORING_OP_*; sqe_flags_allowed
-        and sqe_flags_required are masks of IOSQE_*. What is not named is refused with EACCES; of flags those
-        that are required are allowed too.
-    Raises: OSError, EBADFD when the ring runs already.
+        and sqe_flags_required are masks of IOSQE_*. Everything else is refused with EACCES; required flags
+        are also allowed.
+    Raises: OSError, EBADFD if the ring is already enabled.
     Since: 5.10
     Mirrors: liburing io_uring_register_restrictions
     """
@@ -590,19 +590,18 @@ def allow_only(
     ring: Ring, *operations: str | int | Callable[..., Any], register_ops: Iterable[int] = (),
     sqe_flags: int = 0,
 ) -> None:  # fmt: skip
-    """Take from a ring every right but these, for good: least privilege in one call, before enable().
+    """Restrict a ring to these operations for good: least privilege in one call, before enable().
 
     Args: ring was made with IORING_SETUP_R_DISABLED; operations are names ("READ"), numbers
-        (IORING_OP_READ) or prep functions (ops.prep_read); register_ops are the IORING_REGISTER_* that stay
-        allowed besides ENABLE_RINGS; sqe_flags are the IOSQE_* that stay allowed.
-    Raises: ValueError for an operation that is not known, and for none; OSError, EBADFD when the ring runs
-        already.
+        (IORING_OP_READ) or prep functions (ops.prep_read); register_ops are the IORING_REGISTER_* that remain
+        allowed in addition to ENABLE_RINGS; sqe_flags are the IOSQE_* that remain allowed.
+    Raises: ValueError for an unknown operation, and for none; OSError, EBADFD if the ring is already enabled.
     Since: 5.10
     """
     if not operations:
-        raise ValueError("name the operations that stay allowed: a ring without any is of no use")
+        raise ValueError("name the operations that remain allowed: a ring without any is useless")
     allowed = [_opcode_of(operation) for operation in operations]
-    # One of each kind at least, so that no kernel takes a kind for one that nobody restricts.
+    # At least one of each kind, so that no kernel treats a kind as unrestricted.
     registrations = [uapi.IORING_REGISTER_ENABLE_RINGS, *register_ops]
     register_restrictions(ring, register_ops=registrations, sqe_ops=allowed, sqe_flags_allowed=sqe_flags)
 
@@ -616,7 +615,7 @@ def _opcode_of(operation: str | int | Callable[..., Any]) -> int:
     if isinstance(operation, str):
         number = vars(uapi).get("IORING_OP_" + operation.upper())
         if number is None:
-            raise ValueError(f"there is no operation IORING_OP_{operation.upper()}")
+            raise ValueError(f"no such operation: IORING_OP_{operation.upper()}")
         return int(number)
     if not 0 <= operation < 256:
         raise ValueError(f"{operation} is not an opcode")
@@ -627,7 +626,7 @@ def register_task_restrictions(
     *, register_ops: Iterable[int] = (), sqe_ops: Iterable[int] = (), sqe_flags_allowed: int = 0,
     sqe_flags_required: int = 0,
 ) -> None:  # fmt: skip
-    """Allow the calling thread's future rings, and its children's, only what is named, for good.
+    """Restrict the calling thread's future rings, and its children's, to the given operations for good.
 
     Args: as register_restrictions().
     Raises: OSError.
@@ -640,9 +639,9 @@ def register_task_restrictions(
 
 
 def bpf_program(instructions: Iterable[tuple[int, int, int, int]]) -> bytes:
-    """Put classic BPF instructions into bytes, for register_bpf_filter().
+    """Pack classic BPF instructions into bytes, for register_bpf_filter().
 
-    Args: instructions are (code, jt, jf, k) as struct sock_filter has them.
+    Args: instructions are (code, jt, jf, k) as in struct sock_filter.
     Returns: 8 bytes for each.
     Source: Linux include/uapi/linux/filter.h
     """
@@ -656,12 +655,12 @@ def register_bpf_filter(
 ) -> None:
     """Let a classic BPF program decide about each request of one operation.
 
-    The program reads struct io_uring_bpf_ctx; 0 refuses the request with EACCES, anything else lets it pass.
-    Several programs must all agree.
+    The program reads struct io_uring_bpf_ctx; 0 refuses the request with EACCES, any other value allows it.
+    Several programs must all allow it.
 
     Args: ring, or None for the calling thread's future rings and its children's; opcode is an IORING_OP_*;
-        program as bpf_program() built it; pdu_size is the size in bytes of what it reads behind the head of
-        the context; flags is a mask of IO_URING_BPF_FILTER_*.
+        program is from bpf_program(); pdu_size is the size in bytes of the data that it reads after the head
+        of the context; flags is a mask of IO_URING_BPF_FILTER_*.
     Raises: OSError; ValueError for a program that is empty or not made of whole instructions.
     Lifetime: none; the kernel copies the program.
     Since: 7.0
@@ -690,13 +689,13 @@ def register_bpf_filter(
 
 
 # ------------------------------------------------------------------------------------------------------
-# Questions
+# Queries
 
 
 def register_probe(ring: Ring) -> dict[int, bool]:
-    """Ask which operations this kernel has.
+    """List the operations of this kernel.
 
-    Returns: IORING_OP_* -> whether it can be used, for each that the kernel knows of.
+    Returns: IORING_OP_* -> whether it can be used, for each that the kernel knows.
     Raises: OSError, EINVAL before 5.6.
     Since: 5.6
     Mirrors: liburing io_uring_get_probe_ring
@@ -718,18 +717,18 @@ _QUERIES = {
 
 
 def query(query_op: int, ring: Ring | None = None) -> dict[str, Any]:
-    """Ask the kernel about its interface; no ring is needed, nor the permission to make one.
+    """Query the kernel about its interface; it needs neither a ring nor the permission to create one.
 
-    Args: query_op is an IO_URING_QUERY_*; ring may be one to ask through.
+    Args: query_op is an IO_URING_QUERY_*; ring may be one to query through.
     Returns: the members of the struct io_uring_query_* that belongs to it.
-    Raises: OSError: EBADF or EINVAL before 6.18, EOPNOTSUPP for a question that this kernel does not know;
-        ValueError for a question that is not known here.
+    Raises: OSError: EBADF or EINVAL before 6.18, EOPNOTSUPP for a query that this kernel does not know;
+        ValueError for a query that this library does not know.
     Since: 6.18
     Mirrors: liburing io_uring_query
     """
     layout = _QUERIES.get(query_op)
     if layout is None:
-        raise ValueError(f"query_op={query_op} is not known here")
+        raise ValueError(f"query_op={query_op} is unknown")
     answer = StructBuffer(bytes(layout.size))
     argument = StructBuffer(
         uapi.io_uring_query_hdr.pack(query_data=answer.address, query_op=query_op, size=layout.size)
@@ -750,10 +749,10 @@ def query(query_op: int, ring: Ring | None = None) -> dict[str, Any]:
 
 
 def register_iowq_aff(ring: Ring, cpus: Iterable[int]) -> None:
-    """Let the ring's worker threads run on certain CPUs only.
+    """Restrict the ring's worker threads to certain CPUs.
 
-    Args: cpus as os.sched_setaffinity takes them.
-    Raises: OSError; ValueError for what is no CPU's number.
+    Args: cpus as for os.sched_setaffinity.
+    Raises: OSError; ValueError for anything but a CPU number.
     Since: 5.14
     Mirrors: liburing io_uring_register_iowq_aff
     """
@@ -761,7 +760,7 @@ def register_iowq_aff(ring: Ring, cpus: Iterable[int]) -> None:
     if not all(0 <= cpu < 1 << 16 for cpu in numbers):
         raise ValueError(f"{numbers}: CPUs are numbered from 0")
     mask = sum(1 << cpu for cpu in numbers)
-    # The kernel reads an array of longs, whose order in memory is this machine's.
+    # The kernel reads an array of longs, in this machine's byte order.
     words = max(1, (mask.bit_length() + 63) // 64)
     longs = [mask >> 64 * i & 0xFFFFFFFFFFFFFFFF for i in range(words)]
     argument = StructBuffer(b"".join(_long_words(long) for long in longs))
@@ -769,7 +768,7 @@ def register_iowq_aff(ring: Ring, cpus: Iterable[int]) -> None:
 
 
 def _long_words(value: int) -> bytes:
-    """Put 64 bits into one C long, or into two where a long has 32 bits."""
+    """Put 64 bits into one C long, or into two if a long has 32 bits."""
     import struct
 
     if struct.calcsize("l") == 8:
@@ -778,7 +777,7 @@ def _long_words(value: int) -> bytes:
 
 
 def unregister_iowq_aff(ring: Ring) -> None:
-    """Let the ring's worker threads run wherever its owner may.
+    """Allow the ring's worker threads on all CPUs of its owner.
 
     Raises: OSError.
     Since: 5.14
@@ -788,11 +787,11 @@ def unregister_iowq_aff(ring: Ring) -> None:
 
 
 def register_iowq_max_workers(ring: Ring, bounded: int = 0, unbounded: int = 0) -> tuple[int, int]:
-    """Limit the ring's worker threads, or ask for the limits.
+    """Limit the ring's worker threads, or return the limits.
 
-    Args: bounded for work that ends by itself, such as file I/O; unbounded for work that may wait for ever,
-        such as sockets; 0 leaves a limit as it is.
-    Returns: the limits before.
+    Args: bounded for work that always ends, such as file I/O; unbounded for work that may wait for ever, such
+        as sockets; 0 leaves a limit unchanged.
+    Returns: the previous limits.
     Raises: OSError.
     Since: 5.15
     Mirrors: liburing io_uring_register_iowq_max_workers
@@ -807,10 +806,10 @@ _ANY_INDEX = 0xFFFFFFFF
 
 
 def register_ring_fd(ring: Ring) -> int:
-    """Enter the ring by an index from now on, which spares the kernel a look-up.
+    """Enter the ring by an index from now on, which saves the kernel a look-up.
 
-    Returns: the index, which holds for this thread only: see Ring.bind_thread().
-    Raises: OSError, EBUSY when all 16 are taken.
+    Returns: the index, which is valid for this thread only: see Ring.bind_thread().
+    Raises: OSError, EBUSY if all 16 are taken.
     Since: 5.18
     Mirrors: liburing io_uring_register_ring_fd
     """
@@ -821,7 +820,7 @@ def register_ring_fd(ring: Ring) -> int:
         index = int(uapi.io_uring_rsrc_update.unpack(argument.read())["offset"])
         ring.enter_by_index(index)
     except BaseException:
-        # A signal handler may have raised after the kernel gave an index: nobody would give it back.
+        # A signal handler may have raised after the kernel assigned an index, which would then leak.
         taken = int(uapi.io_uring_rsrc_update.unpack(argument.read())["offset"])
         if taken != _ANY_INDEX:
             if ring._by_index() and ring._enter_fd == taken:
@@ -839,7 +838,7 @@ def _unregister_index(ring: Ring, index: int) -> None:
 def unregister_ring_fd(ring: Ring) -> None:
     """Enter the ring by its descriptor again.
 
-    Raises: OSError; ValueError when register_ring_fd() was not called.
+    Raises: OSError; ValueError if register_ring_fd() was not called.
     Since: 5.18
     Mirrors: liburing io_uring_unregister_ring_fd
     """
@@ -847,7 +846,7 @@ def unregister_ring_fd(ring: Ring) -> None:
 
 
 class Napi(namedtuple("Napi", "busy_poll_usec prefer_busy_poll")):
-    """How a ring polls network cards."""
+    """The network polling of a ring."""
 
     __slots__ = ()
 
@@ -863,7 +862,7 @@ def register_napi(
 
     Args: busy_poll_usec in microseconds; prefer_busy_poll as of SO_PREFER_BUSY_POLL; opcode is an
         IO_URING_NAPI_*, op_param an IO_URING_NAPI_TRACKING_* or a NAPI id (6.13).
-    Returns: how it was before.
+    Returns: the previous settings.
     Raises: OSError, EINVAL on a kernel without CONFIG_NET_RX_BUSY_POLL.
     Since: 6.9
     Mirrors: liburing io_uring_register_napi
@@ -879,9 +878,9 @@ def register_napi(
 
 
 def unregister_napi(ring: Ring) -> Napi:
-    """Do not poll the network card any more.
+    """Stop polling the network card.
 
-    Returns: how it was before.
+    Returns: the previous settings.
     Raises: OSError.
     Since: 6.9
     Mirrors: liburing io_uring_unregister_napi
@@ -899,8 +898,8 @@ def _napi(argument: StructBuffer) -> Napi:
 def register_clock(ring: Ring, clockid: int) -> None:
     """Choose the clock of the timeouts of io_uring_enter.
 
-    The absolute deadlines of submit_and_wait() are converted by us, so this matters to those who enter by
-    themselves, and to IORING_ENTER_ABS_TIMER.
+    submit_and_wait() converts its absolute deadlines itself, so this matters only to direct calls of
+    io_uring_enter and to IORING_ENTER_ABS_TIMER.
 
     Args: clockid is time.CLOCK_MONOTONIC or time.CLOCK_BOOTTIME.
     Raises: OSError.
@@ -917,17 +916,17 @@ def register_sync_cancel(
 ) -> int:  # fmt: skip
     """Cancel requests and wait until they have ended.
 
-    Their CQEs come all the same. On a DEFER_TASKRUN ring a call without a timeout can hang for ever on a
-    request that a worker is busy with: ASYNC_CANCEL and reap() do not.
+    Their CQEs arrive nevertheless. On a DEFER_TASKRUN ring a call without a timeout can hang for ever on a
+    request that a worker executes: ASYNC_CANCEL and reap() do not.
 
     Args: timeout_ns in nanoseconds, None is for ever; target is the user_data, or fd and cancel_flags and
         opcode choose as in ops.prep_cancel_fd().
-    Returns: 0, or with IORING_ASYNC_CANCEL_ALL or _ANY the number cancelled.
-    Raises: OSError: ENOENT when there is no such request, ETIME at the timeout, EALREADY.
+    Returns: 0, or with IORING_ASYNC_CANCEL_ALL or _ANY the number of cancelled requests.
+    Raises: OSError: ENOENT if no request matches, ETIME at the timeout, EALREADY.
     Since: 6.0
     Mirrors: liburing io_uring_register_sync_cancel
     """
-    # Minus one in both members means no timeout.
+    # -1 in both members means no timeout.
     seconds, nanoseconds = (-1, -1) if timeout_ns is None else divmod(timeout_ns, 1_000_000_000)
     argument = StructBuffer(
         uapi.io_uring_sync_cancel_reg.pack(
@@ -939,7 +938,7 @@ def register_sync_cancel(
 
 
 def register_sync_msg(sqe: bytes | bytearray | memoryview) -> int:
-    """Send a message to a ring without having one.
+    """Send a message to a ring without a ring of one's own.
 
     Args: sqe as ops.prep_msg_ring() filled it; only messages with data, not with descriptors.
     Returns: 0.
@@ -952,15 +951,15 @@ def register_sync_msg(sqe: bytes | bytearray | memoryview) -> int:
 
 
 def resize_rings(ring: Ring, entries: int, cq_entries: int | None = None) -> None:
-    """Give a ring other sizes; what is queued and what has completed moves along.
+    """Change the sizes of a ring; queued SQEs and unreaped CQEs are moved.
 
     Args: entries of the SQ and cq_entries of the CQ, by default twice as many, rounded up to powers of two.
-    Raises: OSError: EINVAL without DEFER_TASKRUN, EOVERFLOW when what is there does not fit; EOPNOTSUPP for a
-        ring with an index array where the kernel does not say to which place it moves that; EBUSY for SQEs
-        of 128 bytes that are queued and CQEs of 32 bytes that wait, where the kernel would mix them up
-        (gates.py, resize-wide); what mmap(2) says when the kernel has moved the rings: the ring is broken
-        then, see Ring.remap(); ValueError for a ring without a descriptor.
-    Lifetime: none; views of old slots are void.
+    Raises: OSError: EINVAL without DEFER_TASKRUN; EOVERFLOW if the entries do not fit; EOPNOTSUPP for a ring
+        with an index array if the kernel does not report its new offset; EBUSY for queued SQEs of 128 bytes
+        and unreaped CQEs of 32 bytes if the kernel would mix them up (gates.py, resize-wide); the errno of
+        mmap(2) after the kernel has moved the rings: the ring is then broken, see Ring.remap(); ValueError
+        for a ring without a descriptor.
+    Lifetime: none; views of old slots become invalid.
     Since: 6.13; rings with an index array 7.2 or near it
     Mirrors: liburing io_uring_resize_rings, which writes the index array over the heads and tails there
     Source: seen on 6.18.44, which leaves sq_off.array zero, and on 7.2.6, which does not
@@ -1002,7 +1001,7 @@ def _sizes(entries: int, cq_entries: int | None) -> StructBuffer:
 
 
 def _tells_where_the_array_is() -> bool:
-    """Resize a ring of our own, and look."""
+    """Resize a small ring, and look at the answer."""
     flags = uapi.IORING_SETUP_SINGLE_ISSUER | uapi.IORING_SETUP_DEFER_TASKRUN
     with rings.Ring(2, flags=flags) as ring:
         argument = _sizes(4, None)
@@ -1015,15 +1014,15 @@ def _tells_where_the_array_is() -> bool:
 
 
 class WaitRegion(syscalls.Uncopyable):
-    """Memory that is registered with a ring, in which waits are described once and used often.
+    """Memory that is registered with a ring, which describes waits once for frequent use.
 
-    register_wait_reg() makes one; ring.submit_and_wait_reg(n, index) waits as entry index says.
+    register_wait_reg() creates one; ring.submit_and_wait_reg(n, index) waits as entry index describes.
     """
 
     def __init__(self, memory: Any) -> None:
-        """Take the memory; use register_wait_reg() to make one."""
+        """Take the memory; use register_wait_reg() to create a WaitRegion."""
         self._memory = memory
-        #: How many waits can be described.
+        #: The number of waits that it can describe.
         self.entries = len(memory) // uapi.io_uring_reg_wait.size
 
     def set(self, index: int, timeout_ns: int | None, *, min_wait_usec: int = 0) -> None:
@@ -1048,8 +1047,8 @@ def register_region(ring: Ring, memory: Any, flags: int = 0) -> None:
     """Share a region of memory with the kernel for parameters.
 
     Args: memory is a writable buffer of whole pages, page-aligned (buffers.allocate); flags is 0 or
-        IORING_MEM_REGION_REG_WAIT_ARG, which needs a ring that is not enabled yet.
-    Raises: OSError, EBUSY when there is a region.
+        IORING_MEM_REGION_REG_WAIT_ARG, which needs a ring that is not yet enabled.
+    Raises: OSError, EBUSY if a region is registered.
     Lifetime: none; the ring holds it until close().
     Since: 6.13
     Mirrors: liburing io_uring_register_region
@@ -1067,9 +1066,9 @@ def register_region(ring: Ring, memory: Any, flags: int = 0) -> None:
 
 
 def register_wait_reg(ring: Ring, entries: int) -> WaitRegion:
-    """Register memory for descriptions of waits, on a ring that is not enabled yet.
+    """Register memory for descriptions of waits, on a ring that is not yet enabled.
 
-    Args: entries is how many there are to be; it is rounded up to fill pages.
+    Args: entries is their number; it is rounded up to fill pages.
     Returns: the region, every entry a wait without a timeout.
     Raises: OSError, EINVAL on a ring without IORING_SETUP_R_DISABLED; ValueError for no entries.
     Lifetime: none; the ring holds it until close().
@@ -1091,16 +1090,15 @@ def register_wait_reg(ring: Ring, entries: int) -> WaitRegion:
 
 
 class ZcrxIfq(syscalls.Uncopyable):
-    """A receive queue of a network card that writes into memory of ours: see register_ifq().
+    """A receive queue of a network card that writes into our memory: see register_ifq().
 
-    It comes with one more ring, in which we are the producer: of pieces of memory that the card may fill
-    again.
+    It has one more ring, in which we are the producer: of pieces of memory that the card may fill again.
     """
 
     def __init__(
         self, zcrx_id: int, area: Any, token: int, region: Any, offsets: dict[str, Any], entries: int
     ) -> None:
-        """Take what was registered; use register_ifq() to make one."""
+        """Take the registered queue; use register_ifq() to create a ZcrxIfq."""
         #: The number for ops.prep_recv_zc() and zcrx_ctrl().
         self.zcrx_id = zcrx_id
         self._area = memoryview(area)
@@ -1110,7 +1108,7 @@ class ZcrxIfq(syscalls.Uncopyable):
         self._ktail = offsets["tail"] // 4
         self._khead = offsets["head"] // 4
         self._rqes = offsets["rqes"]
-        #: How many pieces the refill ring has room for.
+        #: The number of pieces that fit into the refill ring.
         self.ring_entries = entries
         self.tail = barriers.load_acquire(self._words, self._ktail)
 
@@ -1118,16 +1116,16 @@ class ZcrxIfq(syscalls.Uncopyable):
         """Find the data of a CQE.
 
         Args: cqe as Ring.reap() returned it, of 32 bytes.
-        Returns: a view; it is the card's again after refill().
+        Returns: a view; the memory belongs to the card again after refill().
         """
         start = cqe[3] & ~uapi.IORING_ZCRX_AREA_MASK
         return self._area[start : start + cqe[1]]
 
     def refill(self, cqe: tuple[int, ...]) -> None:
-        """Give the memory of a CQE back to the card.
+        """Return the memory of a CQE to the card.
 
-        Args: cqe as data() took it.
-        Raises: BufferError when the refill ring is full.
+        Args: cqe as for data().
+        Raises: BufferError if the refill ring is full.
         Threads: one at a time.
         """
         # The kernel must be done with an entry before we write it again. Pairs with its store of the head.
@@ -1144,21 +1142,21 @@ class ZcrxIfq(syscalls.Uncopyable):
 def register_ifq(
     ring: Ring, if_idx: int, if_rxq: int, rq_entries: int, area: Any, *, flags: int = 0, rx_buf_len: int = 0
 ) -> ZcrxIfq:
-    """Let a network card's receive queue write into memory of ours.
+    """Let a network card's receive queue write into our memory.
 
     Args: if_idx is an interface (socket.if_nametoindex) and if_rxq one of its queues, which the driver
-        gives to us alone; rq_entries is a power of two; area is a writable buffer of whole pages,
-        page-aligned; flags is 0 or ZCRX_REG_NODEV (7.1), which needs no card and copies; rx_buf_len in
-        bytes, 0 for a page. The ring must have IORING_SETUP_DEFER_TASKRUN and 32-byte CQEs.
+        reserves for us; rq_entries is a power of two; area is a writable buffer of whole pages, page-aligned;
+        flags is 0 or ZCRX_REG_NODEV (7.1), which needs no card and copies; rx_buf_len in bytes, 0 for a page.
+        The ring must have IORING_SETUP_DEFER_TASKRUN and 32-byte CQEs.
     Returns: the queue.
-    Raises: OSError, EPERM without CAP_NET_ADMIN, EOPNOTSUPP where the card cannot do so.
+    Raises: OSError, EPERM without CAP_NET_ADMIN, EOPNOTSUPP if the card does not support it.
     Lifetime: none; the ring holds area until close().
     Since: 6.15
     Mirrors: liburing io_uring_register_ifq
     """
     import mmap
 
-    # The head comes first; how large it is, IO_URING_QUERY_ZCRX tells where it exists. A page is enough.
+    # The head comes first; IO_URING_QUERY_ZCRX reports its size, if that exists. A page is enough.
     size = mmap.PAGESIZE + rq_entries * uapi.io_uring_zcrx_rqe.size
     region = buffers.allocate(-(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
     pin, region_pin = buffers.pin(area, writable=True), buffers.pin(region, writable=True)
@@ -1185,11 +1183,11 @@ def register_ifq(
 def zcrx_ctrl(ring: Ring, zcrx_id: int, op: int, **member: dict[str, int]) -> dict[str, Any]:
     """Control a queue of register_ifq().
 
-    Args: zcrx_id is the queue's; op is a ZCRX_CTRL_*; member is the one of struct zcrx_ctrl that belongs to
-        it, such as zc_arm_event={"event_type": ZCRX_EVENT_COPY}.
-    Returns: the members of struct zcrx_ctrl as the kernel left them; of ZCRX_CTRL_EXPORT zc_export.zcrx_fd
+    Args: zcrx_id is the queue's; op is a ZCRX_CTRL_*; member is the corresponding member of struct zcrx_ctrl,
+        such as zc_arm_event={"event_type": ZCRX_EVENT_COPY}.
+    Returns: the members of struct zcrx_ctrl as the kernel left them; for ZCRX_CTRL_EXPORT zc_export.zcrx_fd
         is the descriptor.
-    Raises: OSError, ENXIO when there is no such queue.
+    Raises: OSError, ENXIO if the queue does not exist.
     Since: 6.19
     Mirrors: liburing io_uring_register_zcrx_ctrl
     """

@@ -98,12 +98,12 @@ def test_timespec_then_seconds_and_nanoseconds(ns):
 def test_timespec_beyond_64_bits_then_value_error():
     longest = buffers.timespec(2**63 * 1_000_000_000 - 1)
     assert ctypes.string_at(longest.address, 16) == struct.pack("=qq", 2**63 - 1, 999_999_999)
-    with pytest.raises(ValueError, match=r"timeout_ns=9.*: a time in nanoseconds lies between"):
+    with pytest.raises(ValueError, match=r"timeout_ns=9.*: a time in nanoseconds must be between"):
         buffers.timespec(2**63 * 1_000_000_000)
 
 
 def test_negative_timespec_then_value_error():
-    with pytest.raises(ValueError, match=r"timeout_ns=-1: a time in nanoseconds lies between"):
+    with pytest.raises(ValueError, match=r"timeout_ns=-1: a time in nanoseconds must be between"):
         buffers.timespec(-1)
 
 
@@ -470,7 +470,7 @@ def test_allocate_when_nothing_is_wanted_then_refused_in_words(nbytes):
 
 @pytest.mark.parametrize("value", ["a", None, 1.5, 1 << 31])
 def test_ints_when_a_value_is_no_descriptor_then_the_message_names_it(value):
-    with pytest.raises(ValueError, match=rf"^{value!r} is no int of 32 bits"):
+    with pytest.raises(ValueError, match=rf"^{value!r} is not an int of 32 bits"):
         buffers.ints([3, value])
 
 

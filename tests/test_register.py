@@ -313,7 +313,7 @@ def test_buffer_group_when_it_cannot_be_set_up_then_unregistered_again():
         (errno.EINVAL, "older than 5.1"), (errno.EBUSY, "unregister it first"), (errno.EACCES, "restriction"),
         (errno.ENXIO, "nothing is registered"), (errno.ENOMEM, "RLIMIT_MEMLOCK"),
         (errno.EMFILE, "RLIMIT_NOFILE"), (errno.ENOENT, "no such"), (errno.EFAULT, "not mapped"),
-        (errno.ETIME, "timeout"), (errno.EALREADY, "its own CQE"), (errno.EOVERFLOW, "does not fit"),
+        (errno.ETIME, "timeout"), (errno.EALREADY, "its own CQE"), (errno.EOVERFLOW, "do not fit"),
         (errno.EBADF, "is not open$"), (errno.EPERM, "seccomp"), (errno.EEXIST, "thread"),
         (errno.EOPNOTSUPP, "built without"),
     ],

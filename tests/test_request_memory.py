@@ -549,7 +549,7 @@ def test_error_of_a_receive_then_raised_and_not_taken_for_the_end():
         (lambda: pin("text"), "memory='text'"),
         (lambda: buffers.allocate("8"), "nbytes='8'"),
         (lambda: buffers.allocate(1.5), "nbytes=1.5"),
-        (lambda: buffers.timespec(1.5), "timeout_ns=1.5: a time in nanoseconds is wanted, an int"),
+        (lambda: buffers.timespec(1.5), "timeout_ns=1.5: expected a time in nanoseconds, an int"),
         (lambda: buffers.timespec(None), "timeout_ns=None"),
         (lambda: buffers.path(5), "name=5"),
         (lambda: buffers.ints(5), "values=5"),

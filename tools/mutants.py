@@ -921,7 +921,7 @@ MUTANTS = (
     ),
     Mutant(
         "a question without a ring is asked under a filter that kills", "rawuring/register.py",
-        "    seccomp.check()  # no ring has been made before, so nobody has asked\n", "",
+        "    seccomp.check()  # perhaps no ring has been created before, and so nothing has checked\n", "",
         "tests/test_seccomp.py -k everything_that_falls_back",
     ),
     Mutant(
