@@ -669,7 +669,7 @@ _SIOCGIFNAME, _SIOCGIFINDEX = 0x8910, 0x8933
 
 def _need_room(what: str, value: bytes, most: int) -> None:
     if len(value) > most:  # struct would truncate it
-        raise ValueError(f"a {what} has at most {most} bytes")
+        raise ValueError(f"the {what} has at most {most} bytes")
 
 
 def _index_of(interface: str) -> int:

@@ -2,12 +2,12 @@
 # pyright: basic
 """Watch rings and tables at work: RAWURING_DEBUG=1.
 
-What it is: subclasses of Ring and InFlight that check every invariant at every step, know where each
-request and each ring was made, warn of leaks with that place, and write down every SQE and CQE in words.
+What it is: subclasses of Ring and InFlight that check every invariant at every step, record where each
+request and each ring was created, warn of leaks with that place, and log every SQE and CQE in words.
 Mirrors: liburing ``src/sanitize.c`` in purpose, strace(1) in the form of its lines.
-Must not know: what an operation does; the names of its arguments are read off the functions of ops.py.
-Invariant: without the variable nothing of this is imported. It is read when a Ring or an InFlight is made,
-never on the way of a request, so switched off it costs nothing there.
+Must not know: the meaning of an operation; the names of its arguments are taken from the functions of ops.py.
+Invariant: without the variable nothing of this is imported. It is read when a Ring or an InFlight is created,
+never per request, so it costs a request nothing when it is off.
 Read next: command.py.
 
 Unless said otherwise, memory passed to a call may be freed when the call returns, and only the thread that
@@ -18,17 +18,17 @@ RAWURING_DEBUG       unset, empty or 0: off; else rings and tables made from now
 RAWURING_DEBUG_LOG   unset: the trace goes to stderr; a path: it is appended there; ``-``: no trace
 ===================  ===================================================================================
 
-What is checked before and after every io_uring_enter, and after every reap: that masks, sizes and index
-array are what they were; that no queue holds more than its size or less than nothing; that the tail in
-memory is the one that was published; that the kernel dropped neither SQE nor CQE; that no request ended
-twice; and that the canaries stand: the bytes beside guarded() memory, and what lies between the end of a
-mapping and the end of its last page. A check that fails raises Damaged, with the place that started each
-request that could have done it.
+Before and after every io_uring_enter, and after every reap, these are checked: masks, sizes and index array
+are unchanged; no queue holds more entries than its size, or fewer than none; the tail in memory is the
+published one; the kernel has dropped no SQE and no CQE; no request has ended twice; and the canaries are
+intact: the bytes around guarded() memory, and those between the end of a mapping and the end of its last
+page. A check that fails raises Damaged, with the place that started each request that could be the cause.
 
-Three requests are refused with Damaged, before the kernel sees them: one of a table that names memory which
-nothing that it holds keeps in place (a Pin, above all), one with a token that is in use, and one whose
-user_data lies in the range of tokens while no table waits for it. start() refuses at once; what was made by
-hand is refused by the call that submits it, is answered with -EINVAL, and the rest is submitted by the next.
+Three kinds of requests are rejected with Damaged before the kernel sees them: one of a table that names
+memory without holding an object that keeps it in place (usually a Pin), one with a token that is in use, and
+one whose user_data is in the range of tokens while no table waits for it. start() raises immediately; for an
+SQE that was filled by hand the call that submits it raises, the request completes with -EINVAL, and the next
+call submits the rest.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ _PAGE = 4096
 
 
 class Damaged(RuntimeError):
-    """Say that something is not as it must be: memory was overwritten, or a rule broken."""
+    """Report a broken invariant: memory was overwritten, or a rule violated."""
 
 
 def place() -> str:
-    """Name the line of the program outside this package that is being run.
+    """Name the line of the program, outside this package, that is being executed.
 
     Returns: "FILE:LINE in FUNCTION".
     """
@@ -92,17 +92,17 @@ def _shapes() -> dict[int, list[tuple[str, bytes, list[tuple[str, int, int]]]]]:
 
 
 def _fits(sqe: bytes, base: bytes) -> int:
-    """Count the constants of a prep function that an SQE has; -1 when it lacks one."""
+    """Count the constants of a prep function that an SQE has; -1 if it lacks one."""
     constant = [i for i in range(1, 32) if base[i]] + [i for i in range(40, 64) if base[i]]
     return len(constant) if all(sqe[i] & base[i] == base[i] for i in constant) else -1
 
 
 def decode_sqe(sqe: bytes | bytearray | memoryview) -> str:
-    """Say what an SQE asks for, with the names of the prep function that makes such SQEs.
+    """Describe an SQE, with the names of the prep function that fills such SQEs.
 
     Args: sqe has 64 bytes or more.
-    Returns: a line such as "read fd=5 buf=0x7f00 nbytes=64 offset=0 user_data=7 flags=ASYNC". Members that no
-        argument explains follow as "+OFFSET=VALUE".
+    Returns: a line such as "read fd=5 buf=0x7f00 nbytes=64 offset=0 user_data=7 flags=ASYNC". Members that
+        correspond to no argument follow as "+OFFSET=VALUE".
     """
     raw = bytes(sqe[:64])
     best = max(
@@ -138,7 +138,7 @@ def _readable(value: int, offset: int, size: int) -> str:
 
 
 def decode_cqe(cqe: tuple[int, ...]) -> str:
-    """Say what a CQE tells.
+    """Describe a CQE.
 
     Args: cqe as Ring.reap() returns it.
     Returns: a line such as "user_data=7 res=-11 (EAGAIN) flags=MORE".
@@ -158,12 +158,13 @@ def decode_cqe(cqe: tuple[int, ...]) -> str:
     return " ".join(words)
 
 
-#: The descriptor of the log, and its path. No file object: one that is not closed at the end complains.
+#: The descriptor of the log, and its path. Not a file object, which would warn if it is not closed at the
+#: end.
 _log: tuple[int, str] | None = None
 
 
 def trace(line: str) -> None:
-    """Write one line to the trace; where that fails, there is none.
+    """Write one line to the trace; if that fails, drop it.
 
     A program must not behave differently because its stderr is closed or the disk is full.
 
@@ -203,10 +204,10 @@ def close_log() -> None:
 
 
 class Guarded(Uncopyable):
-    """Memory between two canaries; hold it like a Pin, and a watched table looks after it."""
+    """Memory between two canaries; hold it like a Pin, and a watched table checks it."""
 
     def __init__(self, nbytes: int) -> None:
-        """Make it: see guarded()."""
+        """Allocate it: see guarded()."""
         import ctypes
         import mmap
 
@@ -222,12 +223,12 @@ class Guarded(Uncopyable):
         self.memory = memoryview(self._whole)[start:end]
 
     def damage(self) -> str:
-        """Say which canary is gone, "" when both stand."""
+        """Name the canary that was overwritten, "" if both are intact."""
         start, end = len(CANARY), len(CANARY) + self.nbytes
         if self._whole[:start] != CANARY:
             return f"the bytes before {self!r} were overwritten"
         if self._whole[end:] != CANARY:
-            return f"the bytes behind {self!r} were overwritten"
+            return f"the bytes after {self!r} were overwritten"
         return ""
 
     def __repr__(self) -> str:
@@ -236,20 +237,21 @@ class Guarded(Uncopyable):
 
 
 def guarded(nbytes: int) -> Guarded:
-    """Make memory with a canary at each side.
+    """Allocate memory with a canary on each side.
 
     Args: nbytes is 1 or more.
-    Returns: a Guarded with ``address``, ``nbytes`` and ``memory``; give it to InFlight among what is held.
+    Returns: a Guarded with ``address``, ``nbytes`` and ``memory``; pass it to InFlight among the held
+        objects.
     Lifetime: until the final CQE, as a Pin.
     """
     return Guarded(nbytes)
 
 
 def damage_beside(held: Any) -> str:
-    """Look at the canaries of one held object.
+    """Check the canaries of one held object.
 
-    Args: held is anything that an in-flight table holds.
-    Returns: what is wrong, "" for nothing, or when there is nothing to look at.
+    Args: held is any object that an in-flight table holds.
+    Returns: the fault; "" if there is none, or nothing to check.
     """
     import mmap
 
@@ -260,15 +262,15 @@ def damage_beside(held: Any) -> str:
     memory = getattr(owner, "obj", owner)  # a memoryview of it on CPython
     if not isinstance(memory, mmap.mmap) or memory.closed or len(memory) != held.nbytes:
         return ""
-    # Anonymous memory is mapped by pages, and nobody has any business behind its end.
+    # Anonymous memory is mapped by pages, and no code may touch the bytes after its end.
     slack = -held.nbytes % _PAGE
     if any(_bytes_at(held.address + held.nbytes, slack)):
-        return f"the bytes behind {held!r} were overwritten"
+        return f"the bytes after {held!r} were overwritten"
     return ""
 
 
 def _spans(held: Any) -> Iterator[tuple[int, int, bool]]:
-    """Yield (address, nbytes, readonly) of the memory that an object keeps where it is."""
+    """Yield (address, nbytes, readonly) of the memory that an object keeps in place."""
     import ctypes
 
     if isinstance(held, (tuple, list)):
@@ -287,11 +289,11 @@ def _spans(held: Any) -> Iterator[tuple[int, int, bool]]:
 
 
 def uncovered(sqe: bytes | bytearray | memoryview, held: Any) -> str:
-    """Find memory that a request names and that nothing keeps where it is.
+    """Find memory that a request names and that no held object keeps in place.
 
-    Args: sqe is filled; held are the objects that live as long as the request: pins, above all.
-    Returns: what is wrong, "" for nothing. Addresses in the first page are left to the kernel, which answers
-        with -EFAULT.
+    Args: sqe is filled; held are the objects that live as long as the request, usually pins.
+    Returns: the fault, "" for none. Addresses in the first page are left to the kernel, which returns
+        -EFAULT.
     """
     spans = None
     for address, nbytes, written in ops.memory_of(sqe):  # type: ignore[arg-type]
@@ -301,7 +303,7 @@ def uncovered(sqe: bytes | bytearray | memoryview, held: Any) -> str:
         ]
         what = f"{nbytes} bytes at {address:#x}"
         if address >= _PAGE and not around:
-            return f"nothing that the request holds keeps {what} where they are: give start() the Pin itself"
+            return f"nothing that the request holds keeps {what} in place: give start() the Pin itself"
         if written and around and all(readonly for _, _, readonly in around):
             return f"the kernel would write {what}, which are read-only"
     return ""
@@ -318,7 +320,7 @@ def _bytes_at(address: int, nbytes: int) -> bytes:
 
 
 class WatchedRing(Ring):
-    """A Ring that checks itself at every step; watch() makes one of a Ring."""
+    """A Ring that checks itself at every step; watch() turns a Ring into one."""
 
     _made_at = ""
 
@@ -327,9 +329,9 @@ class WatchedRing(Ring):
         self._plain = self._quick = self._direct = False  # every turn goes through _enter and _fetch
         self._traced = self.sq.published
         self._told = False
-        #: user_data -> how many requests with it the kernel has and has not ended.
+        #: user_data -> the number of requests with it that the kernel has and has not ended.
         self._outstanding: dict[int, int] = {}
-        #: Completions that were noted and are still in cq.copied: a signal handler may raise half-way.
+        #: Completions that were counted and are still in cq.copied: a signal handler may raise half-way.
         self._noted: list[tuple[int, ...]] = []
         #: The tables of this ring.
         self._tables: list[WatchedInFlight] = []
@@ -339,7 +341,7 @@ class WatchedRing(Ring):
             for off in (self.params["sq_off"], self.params["cq_off"])
             for index in (off["ring_mask"] // 4, off["ring_entries"] // 4)
         }
-        trace(f"ring {self._fd}: made, {self!r}")
+        trace(f"ring {self._fd}: created, {self!r}")
 
     # -- every step
 
@@ -354,7 +356,7 @@ class WatchedRing(Ring):
         return consumed
 
     def _submit_sqpoll(self, flags: int) -> int:
-        self._trace_sqes(self.sq.sqe_tail)  # once published, they are the kernel's
+        self._trace_sqes(self.sq.sqe_tail)  # once published, they belong to the kernel
         return super()._submit_sqpoll(flags)
 
     def _fetch(self) -> None:
@@ -384,7 +386,7 @@ class WatchedRing(Ring):
             refused = self._refuse_sqe(slot, user_data) or refused
             counted = user_data != UDATA_TIMEOUT and not slot[1] & uapi.IOSQE_CQE_SKIP_SUCCESS
             renamed = slot[0] == uapi.IORING_OP_POLL_REMOVE and slot[24] & uapi.IORING_POLL_UPDATE_USER_DATA
-            new = int.from_bytes(slot[8:16], sys.byteorder)  # the name it has from now on
+            new = int.from_bytes(slot[8:16], sys.byteorder)  # its new name
             count, of_new = outstanding.get(user_data, 0) + 1, outstanding.get(new, 0) + 1
             step = 2 if sq._mixed and slot[0] in (uapi.IORING_OP_NOP128, uapi.IORING_OP_URING_CMD128) else 1
             # Counted once: these are one step, by the no-call rule (queues.py).
@@ -399,14 +401,14 @@ class WatchedRing(Ring):
             raise Damaged(refused)
 
     def _refuse_sqe(self, slot: memoryview, user_data: int) -> str:
-        """Make an SQE that breaks a rule of tokens one that the kernel answers with -EINVAL; say why."""
+        """Turn an SQE that breaks a rule of tokens into one that fails with -EINVAL; return the reason."""
         if user_data >> 56 != 1 or not self._tables:
             return ""
         table = next((table for table in self._tables if user_data in table.entries), None)
         if table is None:
-            found = "user_data lies in the range of tokens, and no table waits for it (any more)"
+            found = "user_data is in the range of tokens, and no table waits for it (any more)"
         elif user_data in self._outstanding:
-            found = "its token is in use: each request takes one of its own"
+            found = "its token is in use: each request needs its own"
         else:
             found = uncovered(slot, (table.entries[user_data][1], list(self.resources.values())))
             if not found:
@@ -414,7 +416,7 @@ class WatchedRing(Ring):
         request = f"{decode_sqe(slot)}{self._whose(user_data)}"
         slot[0] = 0xFF
         if table is None or user_data in self._outstanding:
-            slot[32:40] = bytes(8)  # its answer is nobody's
+            slot[32:40] = bytes(8)  # its completion has no owner
         return f"{found}: {request}"
 
     def _whose(self, user_data: int) -> str:
@@ -437,7 +439,7 @@ class WatchedRing(Ring):
         elif left:
             del outstanding[user_data]
         noted += (cqe,)
-        # Numbers that no table knows may come from elsewhere: another ring's MSG_RING, the tag of a resource.
+        # Numbers that no table knows may have another source: another ring's MSG_RING, the tag of a resource.
         if not left and any(user_data in table.places for table in self._tables):
             raise Damaged(f"request {user_data} ended without having been submitted{self._whose(user_data)}")
 
@@ -466,7 +468,7 @@ class WatchedRing(Ring):
             if words[index] != value:
                 found.append(f"a constant of the ring changed from {value} to {words[index]}")
         if not 0 <= sq.sqe_tail - sq.published <= sq.ring_entries and not self._rewind:
-            found.append(f"{sq.sqe_tail - sq.published} entries are queued on {sq.ring_entries}")
+            found.append(f"{sq.sqe_tail - sq.published} entries are queued in {sq.ring_entries} slots")
         if not 0 <= sq.pending() <= sq.ring_entries:
             found.append(f"the SQ claims to hold {sq.pending()} of {sq.ring_entries} entries")
         if not self._rewind and words[sq._ktail] != sq.published & U32:
@@ -499,7 +501,7 @@ class WatchedRing(Ring):
             if not explicit and not self._told:
                 self._told = True
                 self._warn_of_leak("when the interpreter ended")
-        finally:  # even where warnings are errors
+        finally:  # even if warnings are errors
             super()._close(explicit)
 
     def _warn_of_queued(self) -> None:
@@ -520,13 +522,13 @@ class WatchedRing(Ring):
         warnings.warn(f"unclosed {when}: {self!r}", ResourceWarning, source=self, stacklevel=3)
 
     def __del__(self) -> None:
-        """Close a ring that was forgotten, with a warning that names the place where it was made."""
+        """Close a ring that was never closed, with a warning that names the place where it was created."""
         self._told = True
         super().__del__()
 
     def __repr__(self) -> str:
-        """Show what a Ring shows, and the place where it was made."""
-        return f"{super().__repr__()[:-1]} made at {self._made_at}>"
+        """Show the text of a Ring, and the place where it was created."""
+        return f"{super().__repr__()[:-1]} created at {self._made_at}>"
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -534,7 +536,7 @@ class WatchedRing(Ring):
 
 
 class WatchedInFlight(InFlight):
-    """An InFlight that knows who started what; watch_table() makes one of an InFlight."""
+    """An InFlight that knows where each request was started; watch_table() turns an InFlight into one."""
 
     def _begin_to_watch(self, ring: Ring) -> None:
         #: token -> the place that started the request.
@@ -553,7 +555,7 @@ class WatchedInFlight(InFlight):
         self, prep: Callable[..., None], *arguments: Any, handler: Any = None, holds: Collection[Any] = (),
         **options: Any,
     ) -> int:  # fmt: skip
-        """Queue a request and note the place, or refuse it; see InFlight.start."""
+        """Queue a request and note the place, or reject it; see InFlight.start."""
         ring = self.ring
         tail = ring.sq.sqe_tail
         token = super().start(prep, *arguments, handler=handler, holds=holds, **options)
@@ -569,7 +571,7 @@ class WatchedInFlight(InFlight):
         return token
 
     def complete(self, user_data: int, res: int, flags: int) -> bool:
-        """Take note of one CQE, and look at the canaries of its request; see InFlight.complete."""
+        """Account for one CQE, and check the canaries of its request; see InFlight.complete."""
         entry = self.entries.get(user_data)
         damage = self._damage(user_data, entry) if entry is not None else ""
         known = super().complete(user_data, res, flags)
@@ -580,14 +582,14 @@ class WatchedInFlight(InFlight):
         return known
 
     def requests(self) -> list[Request]:
-        """Tell what is in flight and who started it; see InFlight.requests."""
+        """List the requests in flight and where each was started; see InFlight.requests."""
         return [request._replace(place=self.places.get(request.token, "")) for request in super().requests()]
 
     def owner_of(self, address: int) -> Request | None:
-        """Name the request that memory belongs to.
+        """Name the request that owns memory.
 
         Args: address is an address in memory.
-        Returns: the request that holds a Pin with it, or None.
+        Returns: the request that holds a Pin of it, or None.
         """
         for request in self.requests():
             for held in request.holds:
@@ -633,14 +635,14 @@ _classes: dict[tuple[type[Any], type[Any]], type[Any]] = {}
 
 def _watched(kind: type[Any], base: type[Any]) -> type[Any]:
     found = _classes.get((kind, base))
-    if found is None:  # made once: a class is a cycle, which only the collector frees
+    if found is None:  # created once: a class is a cycle, which only the collector frees
         bases = (base, kind) if kind not in base.__mro__ else (base,)
         found = _classes[kind, base] = type(kind.__name__, bases, {})
     return found
 
 
 def watch(ring: Ring) -> None:
-    """Make a ring a watched one; its constructor calls this when RAWURING_DEBUG is set.
+    """Turn a ring into a watched one; its constructor calls this if RAWURING_DEBUG is set.
 
     Args: ring is open and new.
     """
@@ -651,7 +653,7 @@ def watch(ring: Ring) -> None:
 
 
 def watch_table(table: InFlight, ring: Ring) -> None:
-    """Make a table a watched one; its constructor calls this when RAWURING_DEBUG is set.
+    """Turn a table into a watched one; its constructor calls this if RAWURING_DEBUG is set.
 
     Args: table is new; ring is its ring.
     """

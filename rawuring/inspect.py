@@ -3,28 +3,29 @@
 """Look at the rings of a process, or of all: ``python -m rawuring.inspect PID``, ``--all``.
 
 What it is: a reader of /proc/PID/fdinfo. Does this program use io_uring, how full are its rings, what does it
-poll, what is registered, does a kernel thread submit for it, and what of that is unusual? As text or JSON,
-once or again and again. Mirrors: nothing; lsof(8), ss(8) and top(1) are its relatives.
-Must not know: rings of its own; it only reads files, and changes nothing.
-Invariant: what a kernel does not tell is None in the data and "not told" in the text, never a zero; a process
-that ends while it is looked at is no error, and what may not be read is counted.
+poll, what is registered, does a kernel thread submit for it, and is any of that unusual? As text or JSON,
+once or repeatedly. Mirrors: nothing; lsof(8), ss(8) and top(1) are its relatives.
+Must not know: how to create a ring; it only reads files, and changes nothing.
+Invariant: a figure that a kernel does not report is None in the data and "not told" in the text, never a
+zero; a process that ends during the look is no error, and unreadable processes are counted.
 Read next: DESIGN.md.
 
-What the kernels tell (io_uring/fdinfo.c):
+The figures that kernels report (io_uring/fdinfo.c):
 
     seen on 5.10  SqThread, SqThreadCpu, UserFiles, UserBufs and PollList
     seen on 6.1   the indices as well: SqMask, SqHead, SqTail, CachedSqHead, CqMask, CqHead, CqTail,
                   CachedCqTail, entries that wait (SQEs, CQEs), CqOverflowList
     seen on 6.12  SqTotalTime and SqWorkTime, NAPI
 
-SqHead is what the application sees, CachedSqHead what the kernel has really taken. PollList names the opcode
-of a request that waits for its descriptor, but not the descriptor. The lists are left out while somebody
-holds the ring's lock. A ring with several descriptors (each mmap of Python before 3.13 keeps one) is
-recognised by its inode where rings have inodes of their own; on older kernels each descriptor is shown.
+SqHead is the head that the application sees, CachedSqHead counts the SQEs that the kernel has really taken.
+PollList names the opcode of a request that waits for its descriptor, but not the descriptor. The lists are
+omitted while another thread holds the ring's lock. A ring with several descriptors (each mmap of Python
+before 3.13 keeps one) is recognised by its inode where rings have inodes of their own; on older kernels each
+descriptor is shown.
 
-Of the flags of a ring, only those show that leave a trace: SQPOLL by its thread, CQE32 and SQE128 by the form
-of entries that wait, NAPI. Memory is what /proc/PID/maps says is mapped. That also shows rings whose
-descriptor was closed after it was registered; for --all only processes with a descriptor are read so closely.
+Only the flags of a ring that leave a trace are shown: SQPOLL by its thread, CQE32 and SQE128 by the form of
+waiting entries, NAPI. Memory is the mapped memory in /proc/PID/maps. That also shows rings whose descriptor
+was closed after it was registered; for --all only processes with a descriptor are read so closely.
 """
 
 from __future__ import annotations
@@ -54,14 +55,14 @@ PROC = "/proc"
 
 
 def parse_fdinfo(text: str) -> dict[str, Any]:
-    """Turn the fdinfo of a ring into data.
+    """Parse the fdinfo of a ring.
 
     Args: text is the content of /proc/PID/fdinfo/FD.
-    Returns: sq and cq with head, tail, entries, used, cached (None where the kernel does not tell);
-        sq_thread, sq_cpu; user_files and user_bufs with their number and what is listed; polls, opcode ->
-        number, and polls_woken, how many of them have an event that their task was not told of yet; overflow,
-        the user_data of CQEs that wait for room; waiting_sqes and waiting_cqes; flags, those that can be
-        told; and raw, every line of the form "Name: value" that was found.
+    Returns: sq and cq with head, tail, entries, used, cached (None if the kernel does not report it);
+        sq_thread, sq_cpu; user_files and user_bufs with their number and the listed ones; polls, opcode ->
+        number, and polls_woken, the number of them with an event that was not yet delivered to their task;
+        overflow, the user_data of CQEs that wait for room; waiting_sqes and waiting_cqes; flags, those that
+        leave a trace; and raw, every line of the form "Name: value" that was found.
     """
     raw, lists = _split(text)
     return {
@@ -85,7 +86,7 @@ def parse_fdinfo(text: str) -> dict[str, Any]:
 
 
 def _split(text: str) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """Part the lines "Name: value" from the indented lines below some of them."""
+    """Separate the lines "Name: value" from the indented lines below some of them."""
     raw: dict[str, str] = {}
     lists: dict[str, list[str]] = {}
     name = ""
@@ -120,7 +121,7 @@ def _queue(raw: dict[str, str], letter: str, cached: str) -> dict[str, int | Non
 
 
 def _polls(lines: list[str] | None) -> dict[str, int]:
-    """Count what waits for a descriptor, by opcode."""
+    """Count the requests that wait for a descriptor, by opcode."""
     found: dict[str, int] = {}
     for line in lines or []:
         opcode = re.search(r"\bop=(\d+)", line)
@@ -135,7 +136,7 @@ def _woken(lines: list[str]) -> int:
 
 
 def _flags(raw: dict[str, str], lists: dict[str, list[str]]) -> list[str]:
-    """Name the flags that leave a trace; that one is missing says nothing."""
+    """Name the flags that leave a trace; a missing one proves nothing."""
     traces = {
         "SQPOLL": _thread(raw.get("SqThread")) is not None,
         "SQE128": any(re.search(r"\be0:0x", line) for line in lists.get("SQEs", [])),
@@ -152,7 +153,7 @@ def _overflow(lines: list[str]) -> list[int]:
 # ------------------------------------------------------------------------------------------------------
 # Processes
 
-#: What it means that a file of /proc is not there any more.
+#: The errnos of a file of /proc that no longer exists.
 _ENDED = (errno.ENOENT, errno.ESRCH)
 
 
@@ -161,7 +162,7 @@ def rings_of(pid: int | str, proc: str = PROC) -> list[dict[str, Any]]:
 
     Args: pid is a number or "self"; proc is where procfs is mounted.
     Returns: parse_fdinfo() of each ring, with "fd", "other_fds" and "inode".
-    Raises: OSError: ENOENT when there is no such process, EACCES when we may not look.
+    Raises: OSError: ENOENT if the process does not exist, EACCES without permission to look.
     """
     folder = f"{proc}/{pid}/fd"
     found: list[dict[str, Any]] = []
@@ -171,7 +172,7 @@ def rings_of(pid: int | str, proc: str = PROC) -> list[dict[str, Any]]:
             with open(f"{proc}/{pid}/fdinfo/{fd}", encoding="ascii", errors="replace") as file:
                 ring = {"fd": fd, "other_fds": [], **parse_fdinfo(file.read())}
             inode = _number(ring["raw"].get("ino"))
-            if inode is None:  # told since 5.14
+            if inode is None:  # reported since 5.14
                 inode = os.stat(f"{folder}/{fd}").st_ino
         except OSError as error:
             if error.errno in _ENDED:
@@ -201,7 +202,7 @@ def _ring_descriptors(folder: str) -> list[int]:
 
 @lru_cache(maxsize=1)
 def _shared_inode() -> int:
-    """Return the inode that descriptors without one of their own share; rings were among them."""
+    """Return the inode that descriptors without their own share; rings were among them."""
     import select
 
     try:
@@ -215,8 +216,8 @@ def look_at(pid: int | str, proc: str = PROC) -> dict[str, Any]:
     """Find out whether a process uses io_uring, and how.
 
     Args: as rings_of().
-    Returns: pid, name, rings, and error: None, or a sentence that says why there is no answer. Where there is
-        an answer, also what details() finds.
+    Returns: pid, name, rings, and error: None, or a sentence that explains why there is no answer. With an
+        answer, also the findings of details().
     """
     report: dict[str, Any] = {"pid": pid, "name": _name(pid, proc), "rings": [], "error": None}
     try:
@@ -228,14 +229,14 @@ def look_at(pid: int | str, proc: str = PROC) -> dict[str, Any]:
 
 
 def details(pid: int | str, rings: list[dict[str, Any]], proc: str = PROC) -> dict[str, Any]:
-    """Read what belongs to the process of some rings, and add to each ring what is found elsewhere.
+    """Read the facts about the process of some rings, and complete each ring from other files.
 
-    Args: rings are those of rings_of(); each gets "mapped", the bytes of it that the process has mapped, and
+    Args: rings are from rings_of(); each gets "mapped", the bytes of it that the process has mapped, and
         "sqpoll": None, or state and cpu_s of its thread.
-    Returns: command, uid, user, container (None for none that is known), pinned (bytes of memory that cannot
-        be moved, registered buffers among them), workers (number, blocked and cpu_s of io-wq's threads),
-        without_descriptor (mapped rings, inode -> bytes, that no descriptor belongs to), and unread: the
-        files of /proc that could not be read.
+    Returns: command, uid, user, container (None if none is known), pinned (bytes of memory that cannot be
+        moved, including registered buffers), workers (number, blocked and cpu_s of io-wq's threads),
+        without_descriptor (mapped rings without a descriptor, inode -> bytes), and unread: the files of /proc
+        that could not be read.
     """
     unread: list[str] = []
 
@@ -312,7 +313,7 @@ def _read_thread(path: str) -> _Thread | None:
 
 
 def _sqpoll(number: int | None, threads: dict[int, _Thread] | None, proc: str) -> dict[str, Any] | None:
-    """Return what the thread of a ring does; before 5.12 it is none of the process, but the kernel's own."""
+    """Return the state of a ring's thread; before 5.12 it belongs to the kernel, not to the process."""
     if number is None:
         return None
     thread = (threads or {}).get(number) or _read_thread(f"{proc}/{number}/stat")
@@ -322,7 +323,7 @@ def _sqpoll(number: int | None, threads: dict[int, _Thread] | None, proc: str) -
 
 
 def _workers_are_the_kernels() -> bool:
-    """Tell whether workers are no threads of their process, as before 5.12: so whose they are is unknown."""
+    """Tell whether workers are not threads of their process, as before 5.12: their owner is unknown."""
     release = re.match(r"(\d+)\.(\d+)", os.uname().release if hasattr(os, "uname") else "")
     return release is not None and (int(release[1]), int(release[2])) < (5, 12)
 
@@ -347,10 +348,11 @@ _RUNTIMES = ("kubepods", "docker", "libpod", "containerd", "crio", "buildkit", "
 
 
 def container_of(cgroup: str) -> str | None:
-    """Say in which container a process is, as far as its control group tells.
+    """Name the container of a process, as far as its control group tells.
 
     Args: cgroup is the content of /proc/PID/cgroup.
-    Returns: kind and the first 12 characters of the name, such as "docker 0123456789ab"; None for none known.
+    Returns: kind and the first 12 characters of the name, such as "docker 0123456789ab"; None if none is
+        known.
     """
     identified = re.search(r"[0-9a-f]{64}", cgroup)
     if identified:
@@ -364,9 +366,9 @@ def inventory(proc: str = PROC) -> dict[str, Any]:
     """List every process that has a ring.
 
     Returns: processes, as look_at() reports them; counts of all processes, of those with_rings, of rings, of
-        those that ended meanwhile, and of those that were unreadable; unreadable, reason -> number; hidden,
-        whether /proc hides processes: then process 1 is missing.
-    Raises: OSError where there is no /proc, or nothing in it.
+        those that ended meanwhile, and of the unreadable ones; unreadable, reason -> number; hidden, whether
+        /proc hides processes: then process 1 is missing.
+    Raises: OSError if /proc is missing or empty.
     """
     found: list[dict[str, Any]] = []
     reasons: dict[str, int] = {}
@@ -397,15 +399,15 @@ def inventory(proc: str = PROC) -> dict[str, Any]:
 
 
 def explain(error: OSError, pid: int | str) -> str:
-    """Say what an error of rings_of() means, and what to do.
+    """Explain an error of rings_of(), with advice.
 
-    Args: pid as given to it.
+    Args: pid as passed to it.
     """
     if not sys.platform.startswith(("linux", "android")):
         return "there is no /proc/PID/fdinfo on this system"
     if error.errno in (errno.EACCES, errno.EPERM):
         return (
-            f"may not look at process {pid}: it belongs to somebody else, or has made itself undumpable. "
+            f"may not look at process {pid}: it belongs to another user, or has made itself undumpable. "
             "Ask as its user, or as root (the right is the one to ptrace it: CAP_SYS_PTRACE)"
         )
     if error.errno in _ENDED:
@@ -426,13 +428,13 @@ def _name(pid: int | str, proc: str) -> str | None:
 def all_processes(proc: str = PROC) -> Iterator[int]:
     """Yield the number of every process.
 
-    Raises: OSError where there is no /proc.
+    Raises: OSError without /proc.
     """
     yield from sorted(int(name) for name in os.listdir(proc) if name.isdecimal())
 
 
 def descendants(pid: int, proc: str = PROC) -> list[int]:
-    """List a process and its children, their children, and so on.
+    """List a process and all its descendants.
 
     Args: pid is a number.
     """
@@ -440,7 +442,7 @@ def descendants(pid: int, proc: str = PROC) -> list[int]:
     for other in all_processes(proc):
         try:
             with open(f"{proc}/{other}/stat", encoding="utf-8", errors="replace") as file:
-                # The name in brackets may hold anything, so count from its end: state, parent.
+                # The name in brackets may contain anything, so count from its end: state, parent.
                 parents.setdefault(int(file.read().rpartition(")")[2].split()[1]), []).append(other)
         except (OSError, IndexError, ValueError):
             continue
@@ -451,11 +453,11 @@ def descendants(pid: int, proc: str = PROC) -> list[int]:
 
 
 # ------------------------------------------------------------------------------------------------------
-# What is unusual
+# Unusual findings
 
 
 class Oddity(NamedTuple):
-    """Something that a healthy ring does not show for long."""
+    """A finding that a healthy ring does not show for long."""
 
     what: str
     means: str
@@ -479,17 +481,17 @@ _PAGES = {
 def unusual(
     ring: dict[str, Any], before: dict[str, Any] | None = None, process: dict[str, Any] | None = None
 ) -> list[Oddity]:
-    """Find what is unusual about a ring.
+    """List the unusual findings about a ring.
 
-    Args: ring as look_at() reports it; before is the same ring a moment earlier: only then can be told what
-        stands still. process is the report that the ring is part of.
+    Args: ring as look_at() reports it; before is the same ring a moment earlier, without which nothing can be
+        called stuck. process is the report that the ring is part of.
     Returns: nothing for a healthy ring.
     """
     found = list(_odd_queues(ring, before)) + list(_odd_polls(ring, before))
     polled = ring.get("sqpoll")
     if polled and polled["state"] is None:
         found.append(Oddity(
-            "its SQPOLL thread is gone", "nobody takes its entries any more", "close the ring",
+            "its SQPOLL thread is gone", "its entries are no longer taken", "close the ring",
             _PAGES["sqpoll"],
         ))  # fmt: skip
     elif before and _grew(ring, before, "sq_total_us") and not _grew(ring, before, "sq_work_us"):
@@ -518,7 +520,7 @@ def _odd_queues(ring: dict[str, Any], before: dict[str, Any] | None) -> Iterator
             yield Oddity(
                 f"the {name} says that {used} of its {entries} entries are used",
                 "a head or a tail was overwritten: shared memory is damaged", "close the ring; look for a "
-                "program that writes an index which is the other side's", _PAGES["indices"],
+                "program that writes an index of the other side", _PAGES["indices"],
             )  # fmt: skip
     if _is_full(ring["sq"]):
         yield Oddity(
@@ -545,7 +547,7 @@ def _odd_queues(ring: dict[str, Any], before: dict[str, Any] | None) -> Iterator
     elif _stands_still(ring, before, "cq"):
         yield Oddity(
             f"{ring['cq']['used']} CQEs wait, and none was reaped meanwhile",
-            "the program is busy elsewhere, or has forgotten its ring", "find out what its thread does "
+            "the program is busy elsewhere, or no longer reaps", "find out what its thread does "
             "(/proc/PID/stack, py-spy)", _PAGES["life"],
         )  # fmt: skip
 
@@ -564,13 +566,13 @@ def _odd_polls(ring: dict[str, Any], before: dict[str, Any] | None) -> Iterator[
         return
     if ring["polls_woken"] and before["polls_woken"]:
         yield Oddity(
-            f"{ring['polls_woken']} polls hang: their events came, and are not delivered",
+            f"{ring['polls_woken']} polls hang: their events arrived, and are not delivered",
             "the thread that started them runs no task work: it does not enter the kernel, or (with "
             "DEFER_TASKRUN) does not wait on this ring", "find out what that thread does", _PAGES["polls"],
         )  # fmt: skip
     if ring["polls"] is None and before["polls"] is None:
         yield Oddity(
-            "somebody held the ring's lock, twice", "a thread submits or waits all the time, or is stuck in "
+            "the ring's lock was held, twice", "a thread submits or waits permanently, or is stuck in "
             "io_uring_enter", "look again; then at /proc/PID/task/*/stack", _PAGES["calls"],
         )  # fmt: skip
 
@@ -580,7 +582,7 @@ def _odd_polls(ring: dict[str, Any], before: dict[str, Any] | None) -> Iterator[
 
 
 def describe(report: dict[str, Any]) -> str:
-    """Turn what look_at() returned into text."""
+    """Turn the result of look_at() into text."""
     who = f"{report['pid']}" + (f" ({_printable(report['name'])})" if report["name"] else "")
     if report["error"]:
         return f"{who}: unknown: {report['error']}\n"
@@ -594,7 +596,7 @@ def describe(report: dict[str, Any]) -> str:
 
 
 def _printable(text: str) -> str:
-    """Escape what a terminal would obey: the name and the arguments of a process are whatever it wants."""
+    """Escape control sequences: a process chooses its name and arguments freely."""
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
@@ -641,7 +643,7 @@ def _describe_ring(ring: dict[str, Any]) -> str:
 
 
 def _figures(ring: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
-    """Yield each figure: its name, the value, what it means, and the page that treats it."""
+    """Yield each figure: its name, the value, the meaning, and the page that explains it."""
     yield (
         "submission queue", _fill(ring["sq"]),
         "entries that the program has published by moving the tail, and the kernel has not taken",
@@ -655,15 +657,15 @@ def _figures(ring: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     named = ", ".join(f"{number} x {name}" for name, number in sorted((ring["polls"] or {}).items()))
     yield (
         "waits for descriptors",
-        "not told (somebody holds the ring's lock)" if ring["polls"] is None else named or "none",
-        "requests in flight that wait until a descriptor is ready, by operation; which one is not told",
+        "not told (the ring's lock is held)" if ring["polls"] is None else named or "none",
+        "requests in flight that wait for a ready descriptor, by operation; which one is not reported",
         _PAGES["polls"],
     )  # fmt: skip
     for key, what in (("user_files", "registered files"), ("user_bufs", "registered buffers")):
         count = ring[key]["count"]
         yield (
             what, "not told" if count is None else str(count),
-            "slots of the table that the ring holds on to, until it is unregistered or the ring is gone",
+            "slots of the table, which the ring holds until it is unregistered or the ring is closed",
             _PAGES["memory"],
         )  # fmt: skip
     if ring.get("mapped") is not None:
@@ -675,7 +677,7 @@ def _figures(ring: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     if ring["sq_thread"] is not None:
         yield (
             "SQPOLL", f"thread {ring['sq_thread']}{_busy(ring)}",
-            "a thread of the kernel that takes the entries, so that the program need not enter it",
+            "a kernel thread that takes the entries, so that the program need not enter the kernel",
             _PAGES["sqpoll"],
         )  # fmt: skip
 
@@ -702,7 +704,7 @@ def _busy(ring: dict[str, Any]) -> str:
 def explain_ring(
     ring: dict[str, Any], before: dict[str, Any] | None = None, process: dict[str, Any] | None = None
 ) -> str:
-    """Say what each figure of a ring means, what of it is unusual, and which page treats it.
+    """Explain each figure of a ring and the unusual findings, with the pages that treat them.
 
     Args: as unusual().
     """
@@ -720,14 +722,14 @@ def explain_ring(
 
 
 # ------------------------------------------------------------------------------------------------------
-# The inventory, once and again
+# The inventory, once or repeatedly
 
 _COLUMNS = ("PID", "FD", "USER", "CONTAINER", "SQ", "CQ", "OVFL", "PENDING", "FILES", "BUFS", "MEMORY",
             "SQPOLL", "IO-WQ", "FLAGS", "COMMAND")  # fmt: skip
 
 
 def _rows_of(processes: Iterable[dict[str, Any]]) -> Rows:
-    """Return a row of text for each ring, by what it is known by: pid, descriptor and inode."""
+    """Return a row of text for each ring, by its identity: pid, descriptor and inode."""
     found: Rows = {}
     for report in processes:
         workers = report.get("workers")
@@ -759,7 +761,7 @@ def _or_unknown(number: Any, unknown: bool = False) -> str:
 def _table(rows: Rows, before: Rows | None = None, width: int = 0) -> list[str]:
     """Return the lines of a table.
 
-    Args: before are the rows a moment earlier: what changed is shown bold. width cuts the lines; 0 does not.
+    Args: before are the rows a moment earlier: changes are shown bold. width cuts the lines; 0 does not.
     """
     widths = [max(map(len, column)) for column in zip(_COLUMNS, *rows.values())]
     lines = [_line(_COLUMNS, widths, width, ())]
@@ -781,14 +783,14 @@ def _line(cells: tuple[str, ...], widths: list[int], width: int, old: tuple[str,
 
 
 def _summary(found: dict[str, Any]) -> list[str]:
-    """Say how much of the machine was seen."""
+    """Summarize how much of the machine was seen."""
     counts = found["counts"]
     seen = f"{counts['processes']} processes, {counts['with_rings']} with io_uring; rings: {counts['rings']}"
     lines = [seen]
     if counts["ended"]:
         lines[0] += f"; {counts['ended']} ended meanwhile"
     if found["hidden"]:
-        lines.append("process 1 is not listed: /proc hides what belongs to others (hidepid); ask as root")
+        lines.append("process 1 is not listed: /proc hides the processes of others (hidepid); ask as root")
     for reason, number in found["unreadable"].items():
         lines.append(f"{number} could not be looked at: {reason}")
     missing = sum(1 for report in found["processes"] if report.get("unread"))
@@ -800,7 +802,7 @@ def _summary(found: dict[str, Any]) -> list[str]:
 
 
 def _changes(rows: Rows, before: Rows) -> list[str]:
-    """Say in plain lines what is new, what changed and what is gone."""
+    """List new, changed and vanished rings in plain lines."""
     lines = []
     for key, row in rows.items():
         named = [f"{name} {value}" for name, value in zip(_COLUMNS, row)]
@@ -818,10 +820,10 @@ def _changes(rows: Rows, before: Rows) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Look at the processes that were named.
+    """Look at the named processes.
 
     Args: arguments are the command line's by default.
-    Returns: the exit code: 0 when at least one ring was found, 1 when none, 4 when it could not be told.
+    Returns: the exit code: 0 if at least one ring was found, 1 if none, 4 if unknown.
     """
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -858,10 +860,10 @@ def _parser() -> Any:
     parser.add_argument("pid", nargs="*", help="process numbers, or self")
     parser.add_argument("--all", action="store_true", help="every process that has a ring, as a table")
     parser.add_argument("--children", action="store_true", help="the children of the processes as well")
-    parser.add_argument("--explain", action="store_true", help="look twice, and say what each figure means")
+    parser.add_argument("--explain", action="store_true", help="look twice, and explain each figure")
     parser.add_argument(
         "--watch", metavar="SECONDS", nargs="?", type=float, const=2.0,
-        help="look again and again: a page on a terminal, else a line for each change (default: 2)",
+        help="look repeatedly: a page on a terminal, else a line for each change (default: 2)",
     )  # fmt: skip
     parser.add_argument("--count", metavar="N", type=int, default=0, help="with --watch: end after N looks")
     parser.add_argument("--json", action="store_true", help="data; with --watch, one object on each line")
@@ -876,7 +878,7 @@ def _exit_code(found: dict[str, Any]) -> int:
 
 
 def _collect(options: Any) -> dict[str, Any]:
-    """Look at everything that was asked for; the same form for all processes and for some."""
+    """Look at all requested processes; the form is the same for all and for some."""
     if options.all:
         return inventory()
     pids: list[int] = []
@@ -914,7 +916,7 @@ def _with_oddities(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _print_explained(found: dict[str, Any], options: Any) -> None:
-    """Look once more, a moment later, so that what stands still shows."""
+    """Look once more, a moment later, to show stuck rings."""
     import time
 
     time.sleep(_MOMENT_S)
@@ -934,7 +936,7 @@ _MOMENT_S = 0.2
 
 
 def _watch(options: Any) -> int:
-    """Look again and again, until interrupted or as often as was asked for."""
+    """Look repeatedly, until interrupted or as often as requested."""
     import time
 
     page = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb" and not options.json

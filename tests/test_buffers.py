@@ -259,7 +259,7 @@ def test_sockaddr_of_another_family_then_its_bytes():
     ],
 )  # fmt: skip
 def test_sockaddr_of_nonsense_then_value_error_that_shows_it(family, address):
-    with pytest.raises(ValueError, match=f"no address of family {family}"):
+    with pytest.raises(ValueError, match=f"is not an address of family {family}"):
         buffers.sockaddr(family, address)
 
 

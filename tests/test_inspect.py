@@ -582,7 +582,7 @@ SPINS = V6_1.replace("UserFiles", "SqTotalTime:\t500\nSqWorkTime:\t20\nUserFiles
         (WOKEN, V6_1, None),
         (WOKEN, WOKEN, "1 polls hang"),
         (LOCKED, V6_1, None),
-        (LOCKED, LOCKED, "somebody held the ring's lock"),
+        (LOCKED, LOCKED, "the ring's lock was held"),
         (SPINS.replace("500", "900"), SPINS, "its SQPOLL thread spins without work"),
         (SPINS.replace("500", "900").replace("20", "30"), SPINS, None),
     ],

@@ -308,7 +308,7 @@ MUTANTS = (
     ),
     Mutant(
         "leaks have no place", "rawuring/debug.py",
-        "        return f\"{super().__repr__()[:-1]} made at {self._made_at}>\"", "        return super().__repr__()",
+        "        return f\"{super().__repr__()[:-1]} created at {self._made_at}>\"", "        return super().__repr__()",
         FAULTS + "test_debug.py -k place",
     ),
     # 6. Hostile values

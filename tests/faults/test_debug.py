@@ -210,7 +210,7 @@ def test_bytes_behind_a_mapping_overwritten_then_said(watched, pipe):
         table.start(ops.prep_nop, holds=(pin,))
         ops.prep_read(ring.get_sqe(), pipe[0], pin.address, 200, -1, 7)  # more than there is room for
         os.write(pipe[1], b"x" * 200)
-        with pytest.raises(debug.Damaged, match=r"behind <Pin 100 bytes.*test_debug.py"):
+        with pytest.raises(debug.Damaged, match=r"after <Pin 100 bytes.*test_debug.py"):
             _ = ring.submit_and_wait(2), ring.reap()
         ctypes.memset(pin.address + 100, 0, 100)
         table.dispatch(ring.reap())
@@ -245,7 +245,7 @@ def test_owner_of_memory_then_named(watched, pipe):
 @needs_ring
 @pytest.mark.skipif(PYPY, reason="reference counting (CPython)")
 def test_forgotten_ring_then_the_warning_names_the_place(watched):
-    with pytest.warns(ResourceWarning, match=r"made at .*test_debug.py:\d+ in test_forgotten_ring"):
+    with pytest.warns(ResourceWarning, match=r"created at .*test_debug.py:\d+ in test_forgotten_ring"):
         _ = rings.Ring(2) and gc.collect()
 
 
@@ -289,7 +289,7 @@ def test_trace_then_on_stderr_unless_told_otherwise():
     done = run_child(script, env={"RAWURING_DEBUG": "1", "RAWURING_DEBUG_LOG": ""})
     assert done.returncode == 0
     lines = [line.split(": ", 1)[1] for line in done.stderr.splitlines()]
-    assert [line.split()[0] for line in lines] == ["made,", "sqe", "enter", "cqe", "closing"]
+    assert [line.split()[0] for line in lines] == ["created,", "sqe", "enter", "cqe", "closing"]
     assert lines[1].startswith("sqe nop") and "user_data=7" in lines[1]
     assert lines[3] == "cqe user_data=7 res=0"
 
