@@ -1,25 +1,27 @@
 # SPDX-License-Identifier: MIT
 # pyright: basic
-"""Is io_uring closed here? Every way in, tried: ``python -m rawuring.probe --forbid``.
+"""Is io_uring closed here? A trial of every way in: ``python -m rawuring.probe --forbid``.
 
-What it is: the three calls, with true and with useless arguments, on descriptors that are none, no ring or an
-inherited ring, and through the 32-bit system call tables; each tried in a child, for a filter may kill.
+What it is: the three calls, with valid and with useless arguments, on descriptors that are not open, not a
+ring or an inherited ring, and through the 32-bit system call tables; each tried in a child, because a filter
+may kill.
 Mirrors: the one-liners of sandbox test suites, which this replaces.
-Must not know: a Ring, or how anything is used that is open.
-Invariant: closed is said only of what was tried and refused; an answer that only the kernel's own code gives
-is open, whatever it says; nothing that is found is changed.
+Must not know: rings, or how to use an open way in.
+Invariant: closed means tried and refused; an answer that only the kernel's own code gives means open,
+whatever the errno; nothing that is found is changed.
 Read next: survey.py.
 
 Unless said otherwise, memory passed to a call may be freed when the call returns, any thread may call, and
 Linux 5.1 suffices.
 
-Why a failure alone proves nothing. An open kernel answers io_uring_setup(1, NULL) with EFAULT: it was about
-to make a ring, and found no parameters. A test that takes every failure for "blocked" passes there. And a
-filter may look at arguments, so true ones must be tried as well. Of descriptor -1 the kernel's io_uring_enter
-says EBADF, and of one that is no ring EOPNOTSUPP; a filter does not know them apart, and gives one answer.
+Why a failure alone proves nothing. On an open kernel io_uring_setup(1, NULL) fails with EFAULT: it was about
+to create a ring, and found no parameters. A test that treats every failure as "blocked" passes there. And a
+filter may look at arguments, so valid ones must be tried as well. The kernel's io_uring_enter fails with
+EBADF on descriptor -1, and with EOPNOTSUPP on one that is not a ring; a filter cannot distinguish them, and
+returns one errno.
 
-What kernel.io_uring_disabled closes is setup alone. A ring that was inherited, or received through a socket,
-goes on working, and so do the questions of io_uring_register that need none.
+kernel.io_uring_disabled closes setup alone. A ring that was inherited, or received through a socket,
+continues to work, and so do the queries of io_uring_register that need no ring.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Optional
 
-    _Answer = tuple[int, Optional[int]]  # an errno and 0; 0 and a signal; 0 and None where nothing was tried
+    _Answer = tuple[int, Optional[int]]  # an errno and 0; 0 and a signal; 0 and None if nothing was tried
     _Said = dict[tuple[str, str, str], _Answer]  # table, call, way
 
 SCHEMA = 1
@@ -45,10 +47,11 @@ CALLS = ("setup", "enter", "register")
 
 
 class Attempt(namedtuple("Attempt", "call way abi answer state layer")):
-    """One way in, and what came of it.
+    """One way in, and the result of trying it.
 
     ``answer`` is an errno's name, "ok", the signal that killed, or empty; ``state`` is open, refused, killed,
-    unknown or not tried; ``layer`` says in words who answered, or why nothing was tried.
+    unknown or not tried; ``layer`` names the source of the answer in words, or the reason why nothing was
+    tried.
     """
 
     __slots__ = ()
@@ -62,7 +65,7 @@ class Attempt(namedtuple("Attempt", "call way abi answer state layer")):
 
 
 class Report(namedtuple("Report", "closed attempts facts kernel mode")):
-    """All of it; ``closed`` is None where that cannot be told."""
+    """All attempts; ``closed`` is None if that is unknown."""
 
     __slots__ = ()
 
@@ -77,8 +80,8 @@ class Report(namedtuple("Report", "closed attempts facts kernel mode")):
 # The ways in
 
 _TRUE, _NULL, _NONE, _NO_RING = "true parameters", "NULL parameters", "descriptor -1", "no ring"
-_PRESENT = "getpid"  # tells whether there is such a table at all
-#: way -> what only the kernel's own code answers. Source: Linux 6.12 io_uring/io_uring.c, register.c
+_PRESENT = "getpid"  # tells whether the table exists at all
+#: way -> errnos that only the kernel's own code returns. Source: Linux 6.12 io_uring/io_uring.c, register.c
 _OF_THE_KERNEL = {
     ("setup", _TRUE): (0,),
     ("setup", _NULL): (errno.EFAULT,),
@@ -88,13 +91,13 @@ _OF_THE_KERNEL = {
     ("register", _NO_RING): (errno.EOPNOTSUPP,),
 }
 _REFUSALS = (errno.EPERM, errno.EACCES, errno.ENOSYS)
-_SHORT = (errno.ENOMEM, errno.EAGAIN)  # what an open kernel may say; descriptors are known to be there
+_SHORT = (errno.ENOMEM, errno.EAGAIN)  # possible on an open kernel; descriptors are known to be available
 _ENTRIES = 2
 _NOT_MADE = 1 << 16  # no errno is as high
 
 
 class _Plan(namedtuple("_Plan", "call way abi run")):
-    """One attempt that is still to be made; run returns an errno, 0 for a call that worked."""
+    """One planned attempt; run returns an errno, 0 for a call that succeeded."""
 
     __slots__ = ()
 
@@ -104,7 +107,7 @@ class _Plan(namedtuple("_Plan", "call way abi run")):
     run: Callable[[], int]
 
     def make(self) -> int:
-        """Make it; where it takes a descriptor and there is none left, say so."""
+        """Make it; if it needs a descriptor and none is left, report that."""
         try:
             return self.run()
         except OSError:
@@ -141,13 +144,13 @@ def _of_table(abi: str, table: _Native) -> list[_Plan]:
     ]
 
 
-#: Other tables that a process of this one could reach, and why they are not tried.
+#: Other tables that processes on this machine could reach, and why they are not tried.
 _NOT_TRIED = {
     "aarch64": ("arm", "a 64-bit process cannot make 32-bit calls: run the probe with a 32-bit Python"),
     "ppc64": ("ppc", "a 64-bit process cannot make 32-bit calls: run the probe with a 32-bit Python"),
     "s390x": ("s390", "a 64-bit process cannot make 31-bit calls: run the probe with a 31-bit Python"),
-    "sparc64": ("sparc", "its 32-bit trap is not known here: run the probe with a 32-bit Python"),
-    "mips_n64": ("mips_o32", "its numbers are other processes': run the probe with a 32-bit Python"),
+    "sparc64": ("sparc", "its 32-bit trap is unknown: run the probe with a 32-bit Python"),
+    "mips_n64": ("mips_o32", "its numbers are for other processes: run the probe with a 32-bit Python"),
     "i386": ("x86_64", "a 32-bit process cannot make 64-bit calls: run the probe with a 64-bit Python"),
     "x32": ("x86_64", "run the probe with a 64-bit Python"),
 }
@@ -170,18 +173,18 @@ class _Native(syscalls.Uncopyable):
                 return -code
 
     def present(self, getpid: int) -> int:
-        return -min(self.call(getpid, 0), 0)  # PyPy takes no None for the first argument
+        return -min(self.call(getpid, 0), 0)  # PyPy rejects None as the first argument
 
     def setup(self, true: bool) -> int:
-        """Make a ring and close it; EEXIST where a descriptor was answered that no ring has."""
-        expected, other = os.pipe()  # the lowest free number is the one that a ring gets
+        """Create a ring and close it; EEXIST if the returned descriptor cannot be a ring's."""
+        expected, other = os.pipe()  # a ring gets the lowest free number
         os.close(expected)
         os.close(other)
         result = self.call(self.numbers[0], _ENTRIES, self.params() if true else None)
         if result < 0:
             return -result
         if result != expected:
-            return errno.EEXIST  # a filter that answers 0 to everything
+            return errno.EEXIST  # a filter that returns 0 for everything
         os.close(result)
         return 0
 
@@ -192,7 +195,7 @@ class _Native(syscalls.Uncopyable):
         return -min(self.call(self.numbers[1], fd, 0, 0, 0), 0)
 
     def register(self, fd: int) -> int:
-        # Without memory to write to it is refused by every ring, and changes none.
+        # Without memory to write to, every ring rejects it, and none is changed.
         return -min(self.call(self.numbers[2], fd, uapi.IORING_REGISTER_PROBE, None, 0), 0)
 
     def on_no_ring(self, call: Callable[[int], int]) -> int:
@@ -211,7 +214,7 @@ _MAP_32BIT = 0x40  # asm/mman.h
 
 
 class _Int80(_Native):
-    """The same through int 0x80, the entry of 32-bit programs, which 64-bit ones can use as well."""
+    """The same through int 0x80, the entry of 32-bit programs, which 64-bit ones can also use."""
 
     function: Any = None
     low = 0
@@ -253,10 +256,10 @@ class _Int80(_Native):
 
 
 def examine() -> Report:
-    """Try every way in that can be tried from here.
+    """Try every way in that this process can try.
 
-    Returns: the attempts, and whether all three calls are refused in every way that was tried.
-    Raises: Unavailable where Python cannot make system calls at all, or there is no descriptor left.
+    Returns: the attempts, and whether all three calls were refused in every way that was tried.
+    Raises: Unavailable if Python cannot make system calls at all, or no descriptor is left.
     Lifetime: none; neither a descriptor nor a child is left behind, and no ring that is found is changed.
     """
     facts = evidence.gather()
@@ -304,7 +307,7 @@ def _inherited() -> tuple[list[int], bool]:
 
 
 def _inherited_by_trying() -> tuple[list[int], bool]:
-    """Without /proc: enter with every open descriptor does nothing, and only a ring does not object."""
+    """Without /proc: enter does nothing with any open descriptor, and only a ring accepts it."""
     native = _Native(syscalls.SYSCALL_NUMBERS[syscalls.abi()][:3])
     candidates = []
     for fd in range(_HIGHEST):
@@ -334,14 +337,14 @@ def _has_sqpoll(fd: int) -> bool:
 def _by_memory(fd: int) -> Attempt:
     return Attempt(
         "enter", f"inherited ring, descriptor {fd}", syscalls.abi(), "", "open",
-        "a kernel thread (SQPOLL) takes requests out of its memory: no filter of system calls sees that",
+        "a kernel thread (SQPOLL) takes requests from its memory: no filter of system calls sees that",
     )  # fmt: skip
 
 
 def _try(plans: list[_Plan], mode: str) -> list[_Answer]:
-    """Make the attempts, each child as many as it survives.
+    """Make the attempts, in each child as many as it survives.
 
-    Returns: for each the errno and 0, or 0 and the signal that killed; None where no child could be made.
+    Returns: for each the errno and 0, or 0 and the signal that killed; None if no child could be created.
     """
     answers: list[_Answer] = []
     while len(answers) < len(plans):
@@ -349,7 +352,7 @@ def _try(plans: list[_Plan], mode: str) -> list[_Answer]:
         try:
             codes, killer = seccomp.in_child(lambda say: [say(plan.make()) for plan in rest])  # noqa: B023
         except seccomp.NoChild:
-            # Without a filter nothing kills but int 0x80 on a machine that has none.
+            # Without a filter nothing kills but int 0x80 on a machine that lacks it.
             here = mode == "0"
             answers += [(plan.make(), 0) if here and plan.abi != "i386" else (0, None) for plan in rest]
             break
@@ -376,7 +379,7 @@ def _judge(
         if absent:
             attempts.append(Attempt(plan.call, plan.way, plan.abi, *absent))
         elif killer is None:
-            why = "no child could be made to try it in, and a filter may kill"
+            why = "no child could be created to try it in, and a filter may kill"
             attempts.append(Attempt(plan.call, plan.way, plan.abi, "", "unknown", why))
         elif killer:
             by = "a seccomp filter" if killer == seccomp._sigsys() else "nobody knows whom"
@@ -388,7 +391,7 @@ def _judge(
 
 
 def _absent(abi: str, said: _Said) -> tuple[str, str, str] | None:
-    """Tell that there is no such system call table, or that it could not be tried."""
+    """Report that a system call table does not exist, or could not be tried."""
     memory = said.get((abi, "", "executable memory"), (0, 0))
     if memory[0] or memory[1]:
         return "", "not tried", "int 0x80 needs a page of executable memory, which is refused here"
@@ -404,7 +407,7 @@ def _judge_one(
     plan: _Plan, code: int, mode: str, said: _Said, known: dict[str, str]
 ) -> Attempt:
     answer = "ok" if not code else syscalls._errno_name(code)
-    # Of two useless calls the kernel says two different things, a filter one.
+    # For two useless calls the kernel returns two different errnos, a filter one.
     ways = (_TRUE, _NULL) if plan.call == "setup" else (_NONE, _NO_RING)
     same = len({said[plan.abi, plan.call, way] for way in ways}) == 1
     filtered = mode == "2" and (same or (plan.call == "setup" and code not in (0, *_SHORT, errno.EFAULT)))
@@ -412,11 +415,11 @@ def _judge_one(
     if code == _NOT_MADE:
         answer, state, layer = "", "unknown", "no descriptor was left to try it with"
     elif plan.call == "setup" and code == errno.EEXIST:
-        state, layer = "refused", "a seccomp filter (it answers with success, and there is no ring)"
+        state, layer = "refused", "a seccomp filter (it returns success, without a ring)"
         answer = "ok"
     elif code in _REFUSALS:
         state, layer = "refused", _layer(plan, code, mode, said, known)
-    elif expected is None:  # an inherited ring: whatever it says, it was reached
+    elif expected is None:  # an inherited ring: any answer shows that it was reached
         state, layer = "open", "the ring"
     elif code in expected and not filtered:
         state, layer = "open", "the kernel"
@@ -432,7 +435,7 @@ def _judge_one(
 def _layer(
     plan: _Plan, code: int, mode: str, said: _Said, known: dict[str, str]
 ) -> str:
-    """Name who refuses with EPERM, EACCES or ENOSYS."""
+    """Name the layer that refuses with EPERM, EACCES or ENOSYS."""
     reached = said[plan.abi, "enter", _NONE] == (errno.EBADF, 0)  # the kernel's own answer
     disabled = known.get("kernel.io_uring_disabled", "0")
     sysctl = plan.call == "setup" and code == errno.EPERM and disabled != "0"
@@ -444,10 +447,10 @@ def _layer(
     if code == errno.ENOSYS:
         if "emulator" in known:
             return f"an emulator ({known['emulator']}) without io_uring"
-        return "a kernel without io_uring, or a filter that does not show"
+        return "a kernel without io_uring, or a hidden filter"
     if plan.call == "setup" and reached:
         return f"a security module (active here: {known.get('LSM', 'unknown')})"
-    return "a filter that does not show (outside of this sandbox)"
+    return "a hidden filter (outside of this sandbox)"
 
 
 def _conclude(attempts: list[Attempt]) -> bool | None:
@@ -461,22 +464,22 @@ def _conclude(attempts: list[Attempt]) -> bool | None:
 
 
 # ------------------------------------------------------------------------------------------------------
-# Who copes with which refusal
+# Programs, and the refusals that they handle
 
-#: name -> what it does when io_uring_setup is refused with EPERM or ENOSYS, with EACCES, and killed; source.
+#: name -> its behaviour if io_uring_setup is refused with EPERM or ENOSYS, with EACCES, and killed; source.
 CALLERS: dict[str, tuple[str, str, str, str]] = {
     "libuv from 1.52 on (Node.js)": (
-        "goes on with epoll", "goes on with epoll",
-        "dies with its first loop: it calls io_uring_setup whatever UV_USE_IO_URING says",
+        "continues with epoll", "continues with epoll",
+        "is killed in its first loop: it calls io_uring_setup regardless of UV_USE_IO_URING",
         "libuv src/unix/linux.c uv__iou_init, uv__use_io_uring",
     ),
     "tokio, with its unstable io-uring": (
-        "goes on with its thread pool", "file operations fail", "dies with the first file operation",
+        "continues with its thread pool", "file operations fail", "is killed by the first file operation",
         "tokio tokio/src/runtime/io/driver/uring.rs check_and_init",
     ),
     "MariaDB": (
-        "warns, goes on with libaio or threads", "warns, goes on with libaio or threads",
-        "dies when it starts",
+        "warns, continues with libaio or threads", "warns, continues with libaio or threads",
+        "is killed at start",
         "MariaDB tpool/aio_liburing.cc create_uring",
     ),
     "PostgreSQL with io_method=io_uring": (
@@ -484,21 +487,21 @@ CALLERS: dict[str, tuple[str, str, str, str]] = {
         "PostgreSQL src/backend/storage/aio/method_io_uring.c pgaio_uring_shmem_init",
     ),
     "QEMU's event loop": (
-        "goes on with poll(2) and epoll", "goes on with poll(2) and epoll", "dies when it starts",
+        "continues with poll(2) and epoll", "continues with poll(2) and epoll", "is killed at start",
         "QEMU util/fdmon-io_uring.c fdmon_io_uring_setup",
     ),
     "fio with ioengine=io_uring": (
-        "the job fails", "the job fails", "the job dies", "fio engines/io_uring.c fio_ioring_post_init",
+        "the job fails", "the job fails", "the job is killed", "fio engines/io_uring.c fio_ioring_post_init",
     ),
     "this library": (
-        "monitor, selector and asyncio go on with poll(2) and epoll", "the same",
+        "monitor, selector and asyncio continue with poll(2) and epoll", "the same",
         "the same, where /proc or prctl() tells of the filter", "rawuring/seccomp.py",
     ),
 }  # fmt: skip
 
 
 def advice(report: Report) -> str:
-    """Say what to do next.
+    """Return the advice.
 
     Args: report as examine() returned it.
     """
@@ -580,17 +583,17 @@ def as_dict(report: Report) -> dict[str, Any]:
 
 
 def print_text(report: Report) -> None:
-    """Print it for a person."""
+    """Print the report for a person."""
     print(verdict(report))
     for attempt in report.attempts:
         answer = f"{attempt.state}{f' ({attempt.answer})' if attempt.answer else ''}"
         print(f"  {attempt.call:9}{attempt.way:32}{attempt.abi:10}{answer:22}{attempt.layer}".rstrip())
     if any(attempt.way == _NULL and attempt.answer == "EFAULT" for attempt in report.attempts):
-        print("note: EFAULT is what an open kernel says to NULL parameters; it is no refusal.")
+        print("note: EFAULT is an open kernel's answer to NULL parameters; it is not a refusal.")
     for fact in report.facts:
         print(f"  evidence: {fact}")
     if report.closed:
-        print("who copes (EPERM or ENOSYS; EACCES; killed):")
+        print("programs (EPERM or ENOSYS; EACCES; killed):")
         for name, row in CALLERS.items():
             print(f"  {name}: {'; '.join(row[:3])}")
     print(f"hint: {advice(report)}")
@@ -623,9 +626,9 @@ def tell(form: str = "") -> int:
 
 
 def main() -> int:
-    """Run the command without argparse, which takes as long as all the rest.
+    """Run the command without argparse, which takes as long as everything else.
 
-    Returns: as tell(); 2 for an option that is not known here.
+    Returns: as tell(); 2 for an unknown option.
     """
     forms = {"--json": "json", "--python": "python", "--quiet": "quiet", "-q": "quiet"}
     words = [word for word in sys.argv[1:] if word != "--forbid"]

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: MIT
 # pyright: basic
-"""Copies the package into another project, whole, in part or as one file, and checks such copies.
+"""Copy the package into another project, whole, in part or as one file, and check such copies.
 
-What it is: ``python -m rawuring.vendor DEST``, and ``--check`` for what it has made.
+What it is: ``python -m rawuring.vendor DEST``, and ``--check`` for the copies that it has made.
 Mirrors: nothing; pip's rules for its _vendor folder (unmodified, pure Python, no build step) are the measure.
 CycloneDX 1.5 for --sbom; sha256sum(1) for lists of hashes.
-Must not know: what any module does. What belongs together is read from the import statements.
+Must not know: what any module does. The import statements tell which modules belong together.
 Invariant: the same package and the same options give the same bytes, on every Python and at any time; only
 the .pyc files of --compiled belong to the Python that made them.
 Read next: tests/test_vendor.py.
 
 A copy is a folder NAME with a manifest (VENDORED.json) and a list for sha256sum (SHA256SUMS), or one file
-NAME.py that ends with the manifest. The manifest holds the version, where it comes from, and the SHA-256 of
-each file. Each copy can check itself without this module: ``python -m NAME --check``. The package itself
-(__init__.py) of a part has the names of what is there; with --minimal the modules lack their docstrings and
-comments; all else is copied as it stands.
+NAME.py that ends with the manifest. The manifest holds the version, its origin, and the SHA-256 of each file.
+Each copy can check itself without this module: ``python -m NAME --check``. In a partial copy the package
+itself (__init__.py) has only the names of the copied modules; with --minimal the modules lack their
+docstrings and comments; everything else is copied unchanged.
 
 The one file is plain Python, with one section for each module. When NAME is imported, the file runs as the
 package. When NAME.rings is imported, the same code object runs once more in the namespace of NAME.rings, and
@@ -51,12 +51,13 @@ SCHEMA = 1
 DONE, MODIFIED, USAGE, OUTDATED = 0, 1, 2, 3  # exit codes
 
 _EPILOG = """\
-DEST/NAME is made, or DEST/NAME.py with --single-file. A copy that was made earlier is replaced, unless it was
-modified. --check takes a copy, or a folder that holds copies; without DEST, the copy that runs. Each copy can
-check itself as well: python -m NAME --check.
+Creates DEST/NAME, or DEST/NAME.py with --single-file. An earlier copy is replaced, unless it was modified.
+--check takes a copy, or a folder that holds copies; without DEST, the copy that runs. Each copy can check
+itself as well: python -m NAME --check.
 
 exit code: 0 done, or: not modified and up to date; 1 modified (and nothing was written); 2 wrong usage, or no
-copy there; 3 not modified, but not what this package would write now; 74 the system refused to read or write.
+such copy; 3 not modified, but different from the copy that this package would write now; 74 reading or
+writing failed.
 """
 
 LICENCE = """\
@@ -85,7 +86,7 @@ SOFTWARE.
 
 
 class VendorError(Exception):
-    """What cannot be done, and what to do instead; `code` is the exit code of the command."""
+    """The operation that failed, and the remedy; `code` is the exit code of the command."""
 
     def __init__(self, message: str, code: int = USAGE) -> None:
         super().__init__(message)
@@ -93,7 +94,7 @@ class VendorError(Exception):
 
 
 # ------------------------------------------------------------------------------------------------------
-# The package that runs
+# The running package
 
 
 def version() -> str:
@@ -108,7 +109,7 @@ def _package() -> str:
 def source(name: str) -> str:
     """Return the text of a module of the package, also from a zip; "__init__" is the package itself.
 
-    Raises: VendorError where this Python has no source of it.
+    Raises: VendorError if this Python has no source of it.
     """
     try:
         data = pkgutil.get_data(_package(), f"{name}.py")
@@ -120,11 +121,11 @@ def source(name: str) -> str:
 
 
 def modules() -> list[str]:
-    """Name the modules of the package in the order of reading, each after those that it imports.
+    """Name the modules of the package in reading order, each after those that it imports.
 
-    The order of reading is the one that the files themselves give: "Read next: rings.py."
+    The files themselves give the reading order: "Read next: rings.py."
 
-    Raises: VendorError where this copy is one file, from which nothing can be copied.
+    Raises: VendorError if this copy is one file, from which nothing can be copied.
     """
     listed = pkgutil.iter_modules(sys.modules[_package()].__path__)
     found = sorted(module.name for module in listed if module.name != "__main__")  # it is in every copy
@@ -148,12 +149,12 @@ def _read_next(name: str) -> str:
 
 
 def imports(name: str, known: Iterable[str]) -> set[str]:
-    """Return which of the known modules a module imports when it runs, at its top or inside a function."""
+    """Return the known modules that a module imports at run time, at its top or inside a function."""
     # `from . import __version__` names no module: it is in __init__.py, which every copy has.
     return set(_names_imported(source(name)) & set(known)) - {name}
 
 
-@lru_cache(maxsize=64)  # each is asked for again with every part that needs it
+@lru_cache(maxsize=64)  # each is requested again for every part that needs it
 def _names_imported(text: str) -> frozenset[str]:
     found: set[str] = set()
     for node in _executed(ast.parse(text)):
@@ -163,10 +164,10 @@ def _names_imported(text: str) -> frozenset[str]:
 
 
 def _executed(node: ast.AST) -> Iterator[ast.AST]:
-    """Walk the statements of a tree without what stands under `if TYPE_CHECKING`."""
+    """Walk the statements of a tree except those under `if TYPE_CHECKING`."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.expr):
-            continue  # no statement stands in one
+            continue  # it contains no statements
         if isinstance(child, ast.If) and ast.dump(child.test) == ast.dump(_TYPE_CHECKING):
             child = ast.Module(child.orelse, [])
         yield child
@@ -179,7 +180,7 @@ _TYPE_CHECKING = ast.parse("TYPE_CHECKING", mode="eval").body
 def closure(parts: Iterable[str]) -> list[str]:
     """Name the modules that some modules need, themselves included, in the order of modules().
 
-    Raises: VendorError for a name that is no module.
+    Raises: VendorError for a name that is not a module.
     """
     known = modules()
     wanted = list(parts)
@@ -187,7 +188,7 @@ def closure(parts: Iterable[str]) -> list[str]:
     while wanted:
         name = wanted.pop()
         if name not in known:
-            raise VendorError(f"no module {name!r}; there are: {' '.join(known)}")
+            raise VendorError(f"no module {name!r}; the modules are: {' '.join(known)}")
         if name not in found:
             found.add(name)
             wanted.extend(imports(name, known))
@@ -195,13 +196,13 @@ def closure(parts: Iterable[str]) -> list[str]:
 
 
 # ------------------------------------------------------------------------------------------------------
-# What a copy consists of
+# The contents of a copy
 
 
 def files(only: Iterable[str] = (), *, minimal: bool = False) -> dict[str, str]:
     """Return the files of a copy with their text, without the manifest.
 
-    Args: only names the parts that are wanted; all by default. minimal leaves docstrings and comments out.
+    Args: only names the wanted modules, by default all. minimal removes docstrings and comments.
     """
     names = ["__init__", "__main__", *_names(list(only))]
     found = {f"{name}.py": text for name, text in _texts(names, minimal).items()}
@@ -213,7 +214,7 @@ def _names(parts: list[str]) -> list[str]:
 
 
 def _texts(names: list[str], minimal: bool) -> dict[str, str]:
-    """Return the modules as they are copied; the package itself has the names of those that are there."""
+    """Return the modules as they are copied; the package itself has the names of the copied ones."""
     found = {name: source(name) for name in names}
     found["__init__"] = _only_names_of(found["__init__"], set(names))
     return {name: without_comments(text) for name, text in found.items()} if minimal else found
@@ -222,10 +223,10 @@ def _texts(names: list[str], minimal: bool) -> dict[str, str]:
 def package(
     only: Iterable[str] = (), *, minimal: bool = False, compiled: bool = False
 ) -> dict[str, str | bytes]:
-    """Return the files of a copy with their content, and with the manifest last.
+    """Return the files of a copy with their content, the manifest last.
 
-    Args: only and minimal as for files(). compiled adds a .pyc of this Python to each module: in a zip,
-        such a Python takes it, and any other the source.
+    Args: only and minimal as for files(). compiled adds a .pyc of this Python to each module: in a zip, such
+        a Python uses it, and any other the source.
     """
     parts = sorted(set(only))
     found: dict[str, str | bytes] = dict(files(parts, minimal=minimal))
@@ -257,7 +258,7 @@ def single_file(only: Iterable[str] = (), *, minimal: bool = False) -> str:
     """Return the text of the copy in one file.
 
     Args: as for files().
-    Raises: VendorError when vendor itself is asked for: from one file there is nothing to copy.
+    Raises: VendorError if vendor itself is requested: from one file there is nothing to copy.
     """
     parts = sorted(set(only))
     if "vendor" in parts:
@@ -315,7 +316,7 @@ def _sha256(content: str | bytes) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------
-# What is not copied as it stands
+# Modules that are changed when copied
 
 
 def _only_names_of(text: str, present: set[str]) -> str:
@@ -361,15 +362,15 @@ def _drop(lines: list[str | None], nodes: Iterable[Any]) -> None:
         lines[node.lineno - 1 : node.end_lineno] = [None] * (node.end_lineno - node.lineno + 1)
 
 
-# The licence, and what type checkers obey.
+# The licence, and directives for type checkers.
 _KEPT_COMMENT = re.compile(r"# (SPDX-License-Identifier|type|mypy|pyright):")
 
 
 @lru_cache(maxsize=64)
 def without_comments(text: str) -> str:
-    """Return a module without docstrings and comments; the lines that stay are as they were.
+    """Return a module without docstrings and comments; the remaining lines are unchanged.
 
-    Done with line numbers and tokens, and not with ast.unparse(), which no two Pythons do alike.
+    It uses line numbers and tokens, not ast.unparse(), whose output differs between Pythons.
     """
     lines: list[str | None] = list(text.splitlines(keepends=True))
     for node in ast.walk(ast.parse(text)):
@@ -384,7 +385,7 @@ def without_comments(text: str) -> str:
             code = (lines[row - 1] or "")[:column].rstrip()
             lines[row - 1] = f"{code}\n" if code else None
     kept: list[str] = []
-    empty = 2  # lines in a row; none at the beginning
+    empty = 2  # consecutive lines; none at the beginning
     for number, line in enumerate(lines, 1):
         empty = empty + 1 if line == "\n" and number not in inside else 0 if line else empty
         if line and empty <= 2:
@@ -395,7 +396,7 @@ def without_comments(text: str) -> str:
 
 
 def _drop_docstring(lines: list[str | None], node: Any) -> None:
-    """Take out a docstring and the empty lines below it; what has nothing else says pass."""
+    """Remove a docstring and the empty lines below it; an otherwise empty body gets pass."""
     if ast.get_docstring(node, clean=False) is None:
         return
     docstring = node.body[0]
@@ -432,7 +433,7 @@ _MARK_WIDTH = 106
 _MANIFEST_MARK = "# ======== manifest\n"
 _IS_MARK = re.compile(r"^# ======== (\w+)\.py =+$", re.MULTILINE)
 
-# What pyright finds in one namespace that is many. Each section, as a file of its own, passes.
+# The complaints of pyright about one namespace that is many. Each section passes as a separate file.
 _UNCHECKED = """
 ArgumentType AssignmentType AttributeAccessIssue CallIssue GeneralTypeIssues IndexIssue InvalidTypeForm
 MissingImports OperatorIssue OptionalMemberAccess Redeclaration ReturnType
@@ -585,10 +586,10 @@ def _section(name: str, text: str) -> str:
 
 @lru_cache(maxsize=64)
 def _lines_of_strings(text: str) -> tuple[frozenset[int], int, int]:
-    """Find the lines that begin inside a string and so must stay as they are; the docstring; the future.
+    """Find the lines that begin inside a string and so must not change; the docstring; the future.
 
-    The docstrings of functions and classes are indented with their code: whoever shows one strips the
-    indentation. That of the module is not, because it is assigned.
+    The docstrings of functions and classes are indented with their code: help() strips the indentation. That
+    of the module is not, because it is assigned.
     """
     keep: set[int] = set()
     docstring = future = 0
@@ -615,16 +616,16 @@ def _lines_of_strings(text: str) -> tuple[frozenset[int], int, int]:
 
 
 # ------------------------------------------------------------------------------------------------------
-# What became of a copy
+# The state of a copy
 
 
 class Status(NamedTuple):
-    """What check() found about one copy."""
+    """The findings of check() about one copy."""
 
     path: str
     version: str
     modified: list[str]  # "rings.py: changed", "rings.py: missing", "notes.py: added"
-    outdated: str  # why it is not what would be written now; "" when it is
+    outdated: str  # why it differs from a new copy; "" if it does not
 
     @property
     def code(self) -> int:
@@ -636,7 +637,7 @@ def check(path: str) -> Status:
     """Compare a copy with its manifest, and its manifest with the running package.
 
     Args: path of the copy's folder, or of its file.
-    Raises: VendorError where there is no copy.
+    Raises: VendorError if there is no copy.
     """
     manifest, modified = (_read_folder if os.path.isdir(path) else _read_file)(path)
     return Status(path, str(manifest["version"]), modified, _outdated(manifest))
@@ -655,7 +656,7 @@ def _read_folder(path: str) -> tuple[dict[str, Any], list[str]]:
         sums = _sums({**manifest["files"], MANIFEST: _digest(os.path.join(path, MANIFEST))})
         if _read(os.path.join(path, SUMS)) != sums:
             modified.append(f"{SUMS}: {'changed' if SUMS in present else 'missing'}")
-    # An added module would be found by an import, so it counts.
+    # An import would find an added module, so it counts.
     modified += [f"{name}: added" for name in _added(manifest, present)]
     return manifest, sorted(modified)
 
@@ -674,7 +675,7 @@ def _files_in(path: str) -> Iterator[str]:
 
 
 def _digest(path: str) -> str:
-    """Hash a file as it was written; of text, version control may have changed the line ends."""
+    """Hash a file as it was written; version control may have changed the line ends of text."""
     if not path.endswith(".pyc"):
         return _sha256(_read(path) or "")
     try:
@@ -703,7 +704,7 @@ def _title(section: str) -> str:
 
 
 def _read(path: str) -> str | None:
-    """Return the text of a file, with the line ends that it was written with; None where there is none."""
+    """Return the text of a file with its original line ends; None if it does not exist."""
     try:
         with open(path, "rb") as file:
             return file.read().decode("utf-8", "surrogateescape").replace("\r\n", "\n")
@@ -721,10 +722,10 @@ def _parse_manifest(path: str, text: str | None) -> dict[str, Any]:
     try:
         manifest = json.loads(text)
         if (manifest["name"], manifest["schema"]) != (PROJECT, SCHEMA):
-            raise ValueError("made by something else, or by a newer version of this command")
+            raise ValueError("made by another program, or by a newer version of this command")
         for key, kind in _KINDS[manifest["form"]].items():
             if not isinstance(manifest[key], kind):
-                raise ValueError(f"{key!r} is no {kind.__name__}")
+                raise ValueError(f"{key!r} is not a {kind.__name__}")
         return dict(manifest)
     except (ValueError, KeyError, TypeError) as error:
         raise VendorError(f"{path}: cannot read its manifest: {error}") from None
@@ -750,7 +751,7 @@ def _would_write(manifest: dict[str, Any]) -> dict[str, str]:
 
 
 def copies_in(path: str) -> list[str]:
-    """Name the copies at a path: itself, or those that lie directly in that folder."""
+    """Name the copies at a path: the path itself, or those directly in that folder."""
     if not os.path.isdir(path) or os.path.exists(os.path.join(path, MANIFEST)):
         return [path]
     inside = [os.path.join(path, name) for name in sorted(os.listdir(path))]
@@ -770,12 +771,12 @@ _SUM = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)|SHA256 \((.+)\) = ([0-9a-fA-F]{64
 
 
 def check_against(path: str, sums: str) -> list[str]:
-    """Compare a copy, byte by byte, with hashes that were kept elsewhere.
+    """Compare a copy, byte by byte, with hashes from elsewhere.
 
     Args: path of the copy's folder, or of its file. sums has the form of sha256sum, with or without --tag;
         its names are relative to the folder of the copy, or to the current one.
-    Returns: what differs, as in Status.modified; what the list does not name was added.
-    Raises: VendorError for a list that is none, or is empty.
+    Returns: the differences, as in Status.modified; files that the list does not name count as added.
+    Raises: VendorError for a malformed or empty list.
     """
     folder = path if os.path.isdir(path) else os.path.dirname(path)
     present = set(_files_in(path)) if os.path.isdir(path) else {os.path.basename(path)}
@@ -783,7 +784,7 @@ def check_against(path: str, sums: str) -> list[str]:
     for number, line in enumerate(sums.splitlines(), 1):
         found = _SUM.fullmatch(line.strip())
         if found is None:
-            raise VendorError(f"line {number} of the hashes is none of sha256sum: {line.strip()[:60]!r}")
+            raise VendorError(f"line {number} is not in the form of sha256sum: {line.strip()[:60]!r}")
         name, digest = found[2] or found[3], (found[1] or found[4]).lower()
         name = os.path.normpath(name).replace(os.sep, "/")
         if not os.path.lexists(os.path.join(folder, name)) and os.path.lexists(name):
@@ -808,8 +809,8 @@ def _bytes(path: str) -> bytes:
 def sbom(paths: Iterable[str]) -> dict[str, Any]:
     """Return the copies as a bill of materials: CycloneDX 1.5, without anything that changes with time.
 
-    Args: paths of copies' folders or files. The hashes are those of the files as they are now.
-    Raises: VendorError where there is no copy.
+    Args: paths of copies' folders or files. The hashes are those of the current files.
+    Raises: VendorError if there is no copy.
     """
     components = [_component(path) for path in paths]
     return {"bomFormat": "CycloneDX", "specVersion": "1.5", "version": 1, "components": components}
@@ -848,17 +849,17 @@ def copy(
     dest: str, *, only: Iterable[str] = (), one_file: bool = False, name: str = PROJECT, force: bool = False,
     minimal: bool = False, compiled: bool = False,
 ) -> str:
-    """Write a copy, in place of one that was made earlier, and return its path.
+    """Write a copy, replacing an earlier one, and return its path.
 
-    Args: dest, the folder that gets it. only, the parts that are wanted. name, under which it is imported.
-        force, to overwrite a copy that was modified, and to remove the files that were added to it. minimal
-        leaves docstrings and comments out. compiled adds .pyc files of this Python, for zip files.
-    Raises: VendorError where something else is in the way, or a modified copy.
+    Args: dest is the folder for it; only, the wanted modules; name, the name to import it by; force
+        overwrites a modified copy, and removes the files that were added to it. minimal removes docstrings
+        and comments. compiled adds .pyc files of this Python, for zip files.
+    Raises: VendorError if another file or a modified copy is in the way.
     """
     if not name.isidentifier() or keyword.iskeyword(name):
         raise VendorError(f"{name!r} cannot be imported; --name takes one Python identifier")
     if one_file and compiled:
-        raise VendorError("--compiled belongs to a folder: --single-file has no files to compile one by one")
+        raise VendorError("--compiled needs a folder: --single-file has no separate files to compile")
     _refuse_to_copy_less(minimal)
     folder, file = os.path.join(dest, name), os.path.join(dest, f"{name}.py")
     path, other = (file, folder) if one_file else (folder, file)
@@ -868,7 +869,7 @@ def copy(
         else package(only, minimal=minimal, compiled=compiled)
     )
     if os.path.exists(other):
-        raise VendorError(f"{other} has the same name: remove it, or take another --name")
+        raise VendorError(f"{other} has the same name: remove it, or use another --name")
     stale = _old_files(path, force)
     os.makedirs(dest if one_file else path, exist_ok=True)
     for each, content in contents.items():  # the manifest is last: an interrupted copy counts as modified
@@ -879,7 +880,7 @@ def copy(
 
 
 def _refuse_to_copy_less(minimal: bool) -> None:
-    """Refuse where the running package is itself a copy that lacks what the new one should have."""
+    """Raise VendorError if the running package is itself a copy that lacks parts of the new one."""
     try:
         text = pkgutil.get_data(_package(), MANIFEST)
         manifest = json.loads(text or b"{}")
@@ -888,11 +889,11 @@ def _refuse_to_copy_less(minimal: bool) -> None:
     lacks = ["some modules (--only)"] * bool(manifest.get("only"))
     lacks += ["docstrings (--minimal)"] * (manifest.get("minimal") is True and not minimal)
     if lacks:
-        raise VendorError(f"this is itself a copy without {' and '.join(lacks)}: take a whole one")
+        raise VendorError(f"this is itself a copy without {' and '.join(lacks)}: use a whole one")
 
 
 def _write(path: str, content: str | bytes) -> None:
-    if os.path.islink(path):  # what it points to is not ours
+    if os.path.islink(path):  # its target is not ours
         os.remove(path)
     data = content.encode("utf-8") if isinstance(content, str) else content
     with open(path, "wb") as out:
@@ -910,11 +911,11 @@ def _remove(path: str, name: str) -> None:
 
 
 def _old_files(path: str, force: bool) -> set[str]:
-    """Return the files of an earlier copy, or refuse to go on."""
+    """Return the files of an earlier copy, or raise VendorError."""
     if not os.path.exists(path) or (os.path.isdir(path) and not os.listdir(path)):
         return set()
     if not _is_copy(path):
-        raise VendorError(f"{path} is there, and no copy of {PROJECT}: remove it, or take another --name")
+        raise VendorError(f"{path} exists, and is not a copy of {PROJECT}: remove it, or use another --name")
     manifest, modified = (_read_folder if os.path.isdir(path) else _read_file)(path)
     if modified and not force:
         raise VendorError(
@@ -924,7 +925,7 @@ def _old_files(path: str, force: bool) -> set[str]:
         )
     if not os.path.isdir(path):
         return set()
-    # Of names that lead out of the folder there are none among its files.
+    # None of its files has a name that leads out of the folder.
     present = set(_files_in(path))
     return (set(manifest["files"]) | {SUMS}) & present | (_added(manifest, present) if force else set())
 
@@ -937,14 +938,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command.
 
     Args: arguments without the program's name; by default those of the process.
-    Returns: the exit code: 0 good, 1 modified, 2 wrong usage or no copy there, 3 out of date.
+    Returns: the exit code: 0 good, 1 modified, 2 wrong usage or no such copy, 3 out of date.
     """
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.against and not options.check:
         parser.error("--against belongs to --check")
     if options.dest is None and not (options.check or options.sbom):
-        parser.error("DEST is missing: the folder that gets the copy")
+        parser.error("DEST is missing: the folder for the copy")
     dest = options.dest or os.path.dirname(os.path.abspath(str(sys.modules[_package()].__file__)))
     only = [part for each in options.only for part in each.split(",") if part]
     try:
@@ -976,23 +977,23 @@ def _parser() -> Any:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "dest", metavar="DEST", nargs="?", help="the folder that gets the copy, or what to check"
+        "dest", metavar="DEST", nargs="?", help="the folder for the copy, or the copy to check"
     )
     parser.add_argument(
         "--only", metavar="MODULE", action="append", default=[],
-        help="copy this module and those that it needs; can be repeated",
+        help="copy this module and those that it needs; repeatable",
     )  # fmt: skip
     parser.add_argument("--single-file", action="store_true", help="write one file instead of a folder")
-    parser.add_argument("--minimal", action="store_true", help="leave docstrings and comments out")
+    parser.add_argument("--minimal", action="store_true", help="remove docstrings and comments")
     parser.add_argument(
         "--compiled", action="store_true",
-        help="add the .pyc files of this Python: in a zip it compiles nothing at a start",
+        help="add the .pyc files of this Python: in a zip, nothing is compiled at start",
     )  # fmt: skip
-    parser.add_argument("--name", default=PROJECT, help="what the copy is called (default: %(default)s)")
+    parser.add_argument("--name", default=PROJECT, help="the name of the copy (default: %(default)s)")
     parser.add_argument(
-        "--force", action="store_true", help="overwrite a copy that was modified, and remove what was added"
+        "--force", action="store_true", help="overwrite a modified copy, and remove added files"
     )
-    parser.add_argument("--check", action="store_true", help="was a copy modified, is it out of date?")
+    parser.add_argument("--check", action="store_true", help="check whether a copy is modified or out of date")
     parser.add_argument(
         "--against", metavar="FILE", help="with --check: compare with these hashes, as sha256sum prints them"
     )

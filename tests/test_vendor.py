@@ -95,7 +95,7 @@ def test_closure_then_imports_inside_functions_count_and_imports_for_types_do_no
 
 
 def test_closure_when_no_such_module_then_an_error_that_names_them():
-    with pytest.raises(vendor.VendorError, match=r"no module 'fdmonn'; there are: .*fdmon"):
+    with pytest.raises(vendor.VendorError, match=r"no module 'fdmonn'; the modules are: .*fdmon"):
         vendor.closure(["fdmonn"])
 
 
@@ -954,7 +954,7 @@ def test_copy_over_something_else_then_refused_even_when_forced(tmp_path, kind, 
     path.write_text("mine = 1\n")
     options = ["--single-file"] if kind == "file" else []
     assert command(tmp_path, "--name=ring", "--force", *options) == vendor.USAGE
-    assert "no copy" in capsys.readouterr().err
+    assert "not a copy" in capsys.readouterr().err
     assert path.read_text() == "mine = 1\n"
     # and a folder does not take the place of a file of the same name, nor the other way round
     assert command(tmp_path, "--name=ring", *([] if kind == "file" else ["--single-file"])) == vendor.USAGE

@@ -1066,7 +1066,7 @@ MUTANTS = (
     ),
     Mutant(
         "--force writes through a link", "rawuring/vendor.py",
-        "    if os.path.islink(path):  # what it points to is not ours\n        os.remove(path)\n", "",
+        "    if os.path.islink(path):  # its target is not ours\n        os.remove(path)\n", "",
         "tests/test_vendor.py -k forced",
     ),
     Mutant(
