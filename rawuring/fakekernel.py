@@ -2,13 +2,14 @@
 # pyright: basic
 """The other side of the ring: a kernel in Python, over two bytearrays.
 
-What it is: FakeKernel consumes SQEs and posts CQEs as Linux does, and refuses what would corrupt a real ring.
-The caller decides when things complete: at once, late (in any order), or never. It serves tests, the tour,
-and who wants to read what the kernel does with the words that queues.py shares with it. Mirrors: Linux
-io_uring/io_uring.c, its submission and completion halves, without any operation that does real work.
+What it is: FakeKernel consumes SQEs and posts CQEs as Linux does, and raises BrokenRing for accesses that
+would corrupt a real ring. The caller decides when requests complete: immediately, late (in any order), or
+never. It serves tests, the tour, and readers who want to know what the kernel does with the words that
+queues.py shares with it. Mirrors: Linux io_uring/io_uring.c, its submission and completion halves, without
+any operation that does real work.
 Must not know: how SubmissionQueue and CompletionQueue work; it sees only the bytes they leave.
-Invariant: an SQE is taken out and its slot poisoned in one step (unless told otherwise), so nobody can rely
-on a slot that is the kernel's. Verified by the scenarios of tests/test_rings.py, which run over it and
+Invariant: an SQE is consumed and its slot poisoned in one step (unless told otherwise), so no code can rely
+on a slot that belongs to the kernel. Verified by the scenarios of tests/test_rings.py, which run over it and
 over the real kernel.
 Read next: layout.py, then tour.py.
 
@@ -26,9 +27,9 @@ Who moves what, seen from here:
     cq.khead      loads it: which CQE slots are free again               ready
     ============  =====================================================  ============================
 
-There is one thread here, so nothing needs a barrier; comments say which one stands in the real kernel.
-What it does: NOP, and READ, POLL_ADD and POLL_REMOVE on pipes that only it knows, links (IOSQE_IO_LINK),
-overflow, SQPOLL with a thread that runs when it is told to. Every other known opcode completes with 0.
+There is one thread here, so nothing needs a barrier; comments name the one in the real kernel. What it does:
+NOP, and READ, POLL_ADD and POLL_REMOVE on pipes that only it knows, links (IOSQE_IO_LINK), overflow, SQPOLL
+with a thread that runs on command. Every other known opcode completes with 0.
 """
 
 from __future__ import annotations
@@ -49,12 +50,12 @@ if TYPE_CHECKING:
 
 U32 = 0xFFFFFFFF
 POLLIN = 1
-POISON = 0xEE  # what a consumed slot is filled with: an SQE that still shows it was not written whole
+POISON = 0xEE  # the filling of a consumed slot: an SQE that still contains it was not written completely
 FEATURES = uapi.IORING_FEAT_SINGLE_MMAP | uapi.IORING_FEAT_NODROP | uapi.IORING_FEAT_EXT_ARG
 
 
 class BrokenRing(AssertionError):
-    """Raised when the other side did what would corrupt a real ring."""
+    """Raised when the other side did something that would corrupt a real ring."""
 
 
 def _require(condition: bool, what: str) -> None:
@@ -63,15 +64,15 @@ def _require(condition: bool, what: str) -> None:
 
 
 class Memory(bytearray):
-    """Memory that can be closed like an mmap; an exported bytearray refuses to be resized."""
+    """Memory that can be closed like an mmap; an exported bytearray cannot be resized."""
 
     def close(self) -> None:
-        """Give the bytes back; BufferError while somebody holds a view."""
+        """Release the bytes; BufferError while a view exists."""
         self.clear()
 
 
 class FakeKernel(syscalls.Uncopyable):
-    """One ring, seen from the kernel."""
+    """One ring, from the kernel's point of view."""
 
     def __init__(
         self, entries: int = 8, cq_entries: int = 0, flags: int = 0, sq_start: int = 0, cq_start: int = 0,
@@ -80,8 +81,8 @@ class FakeKernel(syscalls.Uncopyable):
         """Lay out the memory.
 
         Args: entries and cq_entries are rounded up to powers of two; flags is a mask of IORING_SETUP_*;
-            the indices start at sq_start and cq_start; features is what setup will report; poison False
-            leaves the slots of consumed SQEs as they are, as Linux does.
+            the indices start at sq_start and cq_start; features are those that setup will report; poison
+            False leaves the slots of consumed SQEs unchanged, as Linux does.
         """
         self.sq_entries = 1 << (entries - 1).bit_length()
         self.cq_entries = 1 << ((cq_entries or 2 * self.sq_entries) - 1).bit_length()
@@ -89,7 +90,7 @@ class FakeKernel(syscalls.Uncopyable):
         self.cqe_size = 32 if flags & uapi.IORING_SETUP_CQE32 else 16
         self.sqe_size = 128 if flags & uapi.IORING_SETUP_SQE128 else 64
         self.no_array = bool(flags & uapi.IORING_SETUP_NO_SQARRAY)
-        # Spaced as on no real kernel, so that nobody can rely on where the words stand.
+        # Spaced unlike any real kernel, so that no code can rely on the offsets of the words.
         self.sq_off = {"head": 4, "tail": 64, "ring_mask": 24, "ring_entries": 12, "flags": 68, "dropped": 72}
         self.cq_off = {"head": 80, "tail": 128, "ring_mask": 96, "ring_entries": 84, "overflow": 88}
         self.cq_off["cqes"] = 192
@@ -110,7 +111,7 @@ class FakeKernel(syscalls.Uncopyable):
             self.store(offset, value)
         #: CQEs that found no room: (user_data, res, flags).
         self.overflowed: deque[tuple[int, int, int]] = deque()
-        #: Requests that complete when the test says so, or when somebody waits for them.
+        #: Requests that complete when the test says so, or when a call waits for them.
         self.late: list[tuple[int, int, int]] = []
         #: Opcodes whose requests go to ``late``.
         self.slow_ops: set[int] = set()
@@ -118,13 +119,13 @@ class FakeKernel(syscalls.Uncopyable):
         self.polls: dict[int, tuple[int, int]] = {}
         #: Descriptors that are ready: fd -> mask. wake() fills it.
         self.ready_fds: dict[int, int] = {}
-        #: Pipes: fd -> what was written and not yet read. feed() fills them.
+        #: Pipes: fd -> bytes that were written and not yet read. feed() fills them.
         self.pipes: dict[int, bytearray] = {}
         #: READs that wait for data, the oldest first.
         self.reads: deque[dict[str, Any]] = deque()
-        #: How many SQEs the coming enters consume at most; empty means no limit.
+        #: The most SQEs that each of the next enters consumes; empty means no limit.
         self.at_most: deque[int] = deque()
-        #: Errnos that the coming enters fail with, 0 for none.
+        #: Errnos with which the next enters fail, 0 for none.
         self.failures: deque[int] = deque()
         self.enters = 0
         self._in_link = self._link_failed = False
@@ -145,19 +146,19 @@ class FakeKernel(syscalls.Uncopyable):
         return slice(offset, offset + 4)
 
     def set_flag(self, bit: int, on: bool) -> None:
-        """Raise or lower a bit of sq.kflags; the real kernel does so with an atomic or, and and."""
+        """Raise or lower a bit of sq.kflags; the real kernel does so with an atomic or, and an atomic and."""
         old = self.load(self.sq_off["flags"])
         self.store(self.sq_off["flags"], old | bit if on else old & ~bit)
 
     # -- submission
 
     def enter(self, fd: int, to_submit: int, min_complete: int, flags: int, timeout: Any = None) -> int:
-        """Answer io_uring_enter.
+        """Execute io_uring_enter.
 
         Args: as those of syscalls.enter().
-        Returns: how many SQEs were consumed.
-        Raises: OSError from ``failures``, and EFAULT for a wait that a region describes, for there is none;
-            BrokenRing for a wait that would never end.
+        Returns: the number of consumed SQEs.
+        Raises: OSError from ``failures``, and EFAULT for a wait that a region describes, because there is
+            none; BrokenRing for a wait that would never end.
         """
         self.enters += 1
         code = self.failures.popleft() if self.failures else 0
@@ -184,7 +185,7 @@ class FakeKernel(syscalls.Uncopyable):
         return submitted
 
     def submit(self, to_submit: int) -> int:
-        """Consume up to to_submit SQEs and return how many.
+        """Consume up to to_submit SQEs and return their number.
 
         The real kernel loads the tail with smp_load_acquire (io_sqring_entries): what was stored before the
         tail is there when the tail is. It stores the head with smp_store_release (io_commit_sqring), after
@@ -210,7 +211,7 @@ class FakeKernel(syscalls.Uncopyable):
         return done
 
     def consume_one(self) -> bool:
-        """Take one SQE; return False when it is bad, which ends the batch."""
+        """Take one SQE; return False if it is bad, which ends the batch."""
         index = self.sq_head & (self.sq_entries - 1)
         self.sq_head = (self.sq_head + 1) & U32
         if not self.no_array:
@@ -227,7 +228,7 @@ class FakeKernel(syscalls.Uncopyable):
         return self._issue_in_chain(fields)
 
     def _issue_in_chain(self, fields: dict[str, Any]) -> bool:
-        """Issue a request, or cancel it when one before it in its chain has failed."""
+        """Issue a request, or cancel it if an earlier one in its chain has failed."""
         if not self._in_link:
             self._link_failed = False
         self._in_link = bool(fields["flags"] & uapi.IOSQE_IO_LINK)
@@ -259,7 +260,7 @@ class FakeKernel(syscalls.Uncopyable):
     # -- pipes and polls
 
     def feed(self, fd: int, data: bytes) -> None:
-        """Write into a pipe: what waits to read it is answered, then what waits for it to be ready."""
+        """Write into a pipe: complete the READs that wait for it, then the polls."""
         if fd not in self.pipes:
             raise ValueError(f"fd={fd!r} is no pipe of this kernel")
         self.pipes[fd] += data
@@ -275,12 +276,12 @@ class FakeKernel(syscalls.Uncopyable):
                 return
             del self.pipes[fd][: len(data)]
             self.reads.remove(fields)
-            # Only now is the caller's memory written: it must have lived until here.
+            # The caller's memory is written only now: it must have lived until here.
             ctypes.memmove(fields["addr"], data, len(data))
             self.post(fields["user_data"], len(data), 0)
 
     def wake(self, fd: int, mask: int) -> None:
-        """Let a descriptor become ready (or not, with mask 0), and answer the polls that wait for that."""
+        """Make a descriptor ready (or not, with mask 0), and complete the polls that wait for it."""
         self.ready_fds[fd] = mask
         self._answer_polls(fd)
 
@@ -288,11 +289,11 @@ class FakeKernel(syscalls.Uncopyable):
         for user_data, (polled, mask) in list(self.polls.items()):
             events = self.ready_fds.get(fd, 0) & mask
             if polled == fd and events:
-                del self.polls[user_data]  # one shot: it is gone with its answer
+                del self.polls[user_data]  # one shot: it ends with its completion
                 self.post(user_data, events, 0)
 
     def _remove_poll(self, user_data: int, target: int) -> None:
-        """Look for a poll by its user_data; one that has been answered is not there any more."""
+        """Look up a poll by its user_data; a completed one no longer exists."""
         if self.polls.pop(target, None) is None:
             self._link_failed = True
             self.post(user_data, -errno.ENOENT, 0)
@@ -305,14 +306,14 @@ class FakeKernel(syscalls.Uncopyable):
     def run_sq_thread(self) -> int:
         """Let the SQPOLL thread look at the ring once.
 
-        Returns: how many SQEs it consumed; none while it sleeps.
+        Returns: the number of SQEs that it consumed; 0 while it sleeps.
         """
         if self.load(self.sq_off["flags"]) & uapi.IORING_SQ_NEED_WAKEUP:
             return 0
         return self.submit(self.sq_entries)
 
     def put_sq_thread_to_sleep(self) -> None:
-        """Let the SQPOLL thread go to sleep, as after sq_thread_idle.
+        """Put the SQPOLL thread to sleep, as after sq_thread_idle.
 
         It raises the flag first and looks at the tail once more, with a full barrier between: our side
         stores the tail first and looks at the flag, with a full barrier between. So one of the two sees
@@ -335,7 +336,7 @@ class FakeKernel(syscalls.Uncopyable):
         return (self.cq_tail - self.load(self.cq_off["head"])) & U32
 
     def post(self, user_data: int, res: int, flags: int) -> None:
-        """Post a CQE, or put it on the overflow list when there is no room or others wait there.
+        """Post a CQE, or put it on the overflow list if there is no room or others wait there.
 
         The real kernel stores the tail with smp_store_release (io_commit_cqring), after the CQE.
         """
@@ -363,15 +364,15 @@ class FakeKernel(syscalls.Uncopyable):
         self.set_flag(uapi.IORING_SQ_CQ_OVERFLOW, bool(waiting))
 
     def complete_late(self, position: int) -> None:
-        """Let one of the slow requests complete."""
+        """Complete one of the late requests."""
         self.post(*self.late.pop(position))
 
     # -- setup
 
     def setup(self, entries: int, params: bytearray) -> int:
-        """Answer io_uring_setup with a descriptor of the null device.
+        """Execute io_uring_setup; return a descriptor of the null device.
 
-        Args: entries is ignored; params is filled as the kernel fills it.
+        Args: entries is ignored; params is filled as by the kernel.
         Returns: the descriptor.
         """
         params[:] = uapi.io_uring_params.pack(
@@ -382,7 +383,7 @@ class FakeKernel(syscalls.Uncopyable):
 
 
 class FakeRing(rings.Ring):
-    """A Ring whose kernel is a FakeKernel: all of it but what makes a system call."""
+    """A Ring whose kernel is a FakeKernel: all of Ring except its system calls."""
 
     def __init__(self, kernel: FakeKernel) -> None:
         """Attach to the kernel's memory.
@@ -403,16 +404,16 @@ class FakeRing(rings.Ring):
 
     def _bind(self) -> None:
         self._call = self.kernel.enter
-        self._bare = lambda *arguments: -1, 0, None  # so the short ways of a turn go on with the long one
+        self._bare = lambda *arguments: -1, 0, None  # so the short paths of a turn continue with the long one
 
 
 @contextlib.contextmanager
 def fake_ring(**options: Any) -> Iterator[tuple[FakeKernel, rings.Ring]]:
-    """Make a FakeKernel and a ring of it, which is closed at the end of the block.
+    """Create a FakeKernel and a ring on it, which is closed at the end of the block.
 
-    Args: options as FakeKernel's.
+    Args: options as for FakeKernel.
     Returns: the kernel and the ring.
-    Lifetime: none; everything is Python's own memory.
+    Lifetime: none; all memory belongs to Python.
     """
     kernel = FakeKernel(**options)
     with FakeRing(kernel) as ring:

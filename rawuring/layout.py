@@ -3,11 +3,13 @@
 """Draw the rings, the structs and the operations: ``python -m rawuring.layout``.
 
 What it is: the memory of a ring as this kernel laid it out, with its real offsets; every struct of the
-header, member by member; and what each operation means by the members of an SQE. As text, JSON or SVG.
+header, member by member; and the meaning that each operation gives to the members of an SQE. As text, JSON or
+SVG.
 Mirrors: pahole(1) for the structs; nothing for the rest.
 Must not know: any offset of its own, with one exception (known_params, for machines without io_uring, which
-a test compares with a kernel). Structs come from uapi.py; what an operation means comes from ops.written().
-Invariant: nothing is drawn that was not asked of a kernel, of uapi.py or of ops.py, so no picture can be old.
+a test compares with a kernel). Structs come from uapi.py, the meaning of operations from ops.written().
+Invariant: everything that is drawn comes from a kernel, from uapi.py or from ops.py, so no picture can be out
+of date.
 Read next: tour.py.
 
 Unless said otherwise, memory passed to a call may be freed when the call returns.
@@ -35,7 +37,7 @@ MAPPINGS = {
     "sqes": ("IORING_OFF_SQES", "the submission queue entries"),
 }
 
-# (queue, member of its offsets) -> (name, who writes it, what it is). A k: the kernel can change it.
+# (queue, member of its offsets) -> (name, writer, meaning). A k: the kernel can change it.
 WORDS = {
     ("sq", "head"): ("khead", "kernel", "SQEs before this index are read"),
     ("sq", "tail"): ("ktail", "us", "SQEs before this index are ready"),
@@ -46,7 +48,7 @@ WORDS = {
     ("cq", "head"): ("khead", "us", "CQEs before this index are copied"),
     ("cq", "tail"): ("ktail", "kernel", "CQEs before this index are ready"),
     ("cq", "ring_mask"): ("ring_mask", "setup", "index & mask is the slot"),
-    ("cq", "ring_entries"): ("ring_entries", "setup", "how many CQEs there are room for"),
+    ("cq", "ring_entries"): ("ring_entries", "setup", "the number of CQE slots"),
     ("cq", "flags"): ("flags", "us", "CQ_EVENTFD_DISABLED"),
     ("cq", "overflow"): ("koverflow", "kernel", "CQEs that are lost for good"),
 }
@@ -69,10 +71,10 @@ class Region(NamedTuple):
 
 
 def known_params(entries: int, flags: int = 0, cq_entries: int = 0) -> dict[str, Any]:
-    """Compute what Linux 6.18 and newer answer on x86-64 to io_uring_setup, for machines that cannot ask.
+    """Compute the result of io_uring_setup on Linux 6.18 and newer, x86-64, for machines without it.
 
     Args: as for io_uring_setup.
-    Returns: io_uring_params as Layout.unpack() gives it.
+    Returns: io_uring_params as Layout.unpack() returns it.
     Source: Linux 6.18 io_uring/io_uring.c rings_size, io_uring_fill_params; compared with a kernel in
         tests/test_layout.py
     """
@@ -101,10 +103,10 @@ def known_params(entries: int, flags: int = 0, cq_entries: int = 0) -> dict[str,
 def ask(entries: int, flags: int, cq_entries: int, source: str) -> tuple[dict[str, Any], str]:
     """Get the params of a ring.
 
-    Args: source is "kernel", "python" (fakekernel.py), "known" (known_params), or "auto": this kernel, and
-        where it refuses, what is known.
-    Returns: the params, and a sentence that says where they come from.
-    Raises: OSError for "kernel" where there is none; ValueError for flags that no kernel takes together.
+    Args: source is "kernel", "python" (fakekernel.py), "known" (known_params), or "auto": this kernel, and if
+        it refuses, known_params.
+    Returns: the params, and a sentence that names their source.
+    Raises: OSError for "kernel" if it refuses; ValueError for flags that no kernel accepts together.
     Lifetime: none; the ring is closed again.
     """
     if source == "python":
@@ -116,7 +118,7 @@ def ask(entries: int, flags: int, cq_entries: int, source: str) -> tuple[dict[st
     if rule:
         raise ValueError(rule)
     if flags & uapi.IORING_SETUP_CQSIZE and not cq_entries:
-        cq_entries = 2 << (entries - 1).bit_length()  # the flag wants a number: what it is without the flag
+        cq_entries = 2 << (entries - 1).bit_length()  # the flag needs a number: the default without the flag
     if source in ("auto", "kernel"):
         try:
             answer = _ask_kernel(entries, flags, cq_entries or None)
@@ -132,7 +134,7 @@ def ask(entries: int, flags: int, cq_entries: int, source: str) -> tuple[dict[st
 
 
 def _ask_kernel(entries: int, flags: int, cq_entries: int | None) -> dict[str, Any]:
-    """Make a ring, and for IORING_SETUP_ATTACH_WQ another one whose workers it shares."""
+    """Create a ring, and for IORING_SETUP_ATTACH_WQ another one, whose workers it shares."""
     if not flags & uapi.IORING_SETUP_ATTACH_WQ:
         with rings.Ring(entries, flags=flags, cq_entries=cq_entries) as ring:
             return ring.params
@@ -165,7 +167,7 @@ def regions(params: dict[str, Any]) -> list[Region]:
                f"{cqe_size} bytes each: user_data, res, flags" + (", big_cqe" if cqe_size == 32 else ""))
     )  # fmt: skip
     if not flags & uapi.IORING_SETUP_NO_SQARRAY:
-        meaning = "4 bytes each: which SQE stands at this place of the queue"
+        meaning = "4 bytes each: the index of the SQE at this place of the queue"
         found.append(Region("ring", params["sq_off"]["array"], sq * 4, f"array[{sq}]", "us", None, meaning))
     found.sort(key=lambda region: region.offset)
     found = _with_gaps(found)
@@ -188,7 +190,7 @@ def _with_gaps(found: list[Region]) -> list[Region]:
 def draw_rings(params: dict[str, Any], source: str) -> str:
     """Draw the rings as text.
 
-    Args: params and source as ask() returns them.
+    Args: params and source are from ask().
     """
     lines = [*_headline(params, source), ""]
     for mapping, (constant, what) in MAPPINGS.items():
@@ -207,7 +209,7 @@ def draw_rings(params: dict[str, Any], source: str) -> str:
 
 
 def _headline(params: dict[str, Any], source: str) -> list[str]:
-    """Say what is drawn; in several lines when a kernel has refused, and said why."""
+    """Describe the drawing; in several lines if a kernel has refused, with the reason."""
     names = uapi.names_of_flags("IORING_SETUP_", params["flags"])
     flags = " ".join(name.replace("IORING_SETUP_", "") for name in names) or "no flags"
     sizes = f"{params['sq_entries']} SQEs and {params['cq_entries']} CQEs"
@@ -215,7 +217,7 @@ def _headline(params: dict[str, Any], source: str) -> list[str]:
 
 
 def _picture(params: dict[str, Any]) -> list[str]:
-    """Draw how the pieces point to each other."""
+    """Draw how the pieces refer to each other."""
     sq, cq = params["sq_entries"], params["cq_entries"]
     array = not params["flags"] & uapi.IORING_SETUP_NO_SQARRAY
     through = f"array[index & {sq - 1}]" if array else f"(no array) index & {sq - 1}"
@@ -229,7 +231,7 @@ def _picture(params: dict[str, Any]) -> list[str]:
 def rings_as_data(params: dict[str, Any], source: str) -> dict[str, Any]:
     """Return the same as draw_rings, for JSON.
 
-    Args: params and source as ask() returns them.
+    Args: params and source are from ask().
     """
     return {
         "schema": 1,
@@ -269,13 +271,13 @@ def structs() -> dict[str, uapi.Layout]:
 def find_struct(name: str) -> uapi.Layout:
     """Find a struct by its name, or by "sqe", "cqe" or "params".
 
-    Raises: ValueError, naming those with a similar name.
+    Raises: ValueError, which names similar ones.
     """
     known = structs()
     found = known.get(_ALIASES.get(name, name)) or known.get(f"io_uring_{name}")
     if found is None:
         near = [other for other in known if name in other]
-        raise ValueError(f"no struct {name!r}" + (f"; there are {', '.join(near)}" if near else ""))
+        raise ValueError(f"no struct {name!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
     return found
 
 
@@ -306,7 +308,7 @@ def _type(format: Any) -> str:
 
 
 def draw_struct(layout: uapi.Layout) -> str:
-    """Draw a struct as text, a line for each member; members of a union bear a bar."""
+    """Draw a struct as text, a line for each member; members of a union have a bar."""
     lines = [f"struct {layout.name}, {layout.size} bytes", ""]
     lines.append(f"  {'offset':>6} {'bytes':>6}    {'type':<26} {'member':<20} since")
     last = -1
@@ -329,7 +331,7 @@ def struct_as_data(layout: uapi.Layout) -> dict[str, Any]:
 # The operations
 
 class Use(NamedTuple):
-    """What a prep function puts into one member."""
+    """The value that a prep function puts into one member."""
 
     offset: int
     size: int
@@ -338,7 +340,7 @@ class Use(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """What one prep function means by the members of an SQE."""
+    """The meaning that one prep function gives to the members of an SQE."""
 
     function: str
     opcode: int
@@ -350,9 +352,9 @@ class Operation(NamedTuple):
 
 
 def learn(name: str) -> Operation:
-    """Find out what a prep function writes where, by calling it.
+    """Find out which arguments a prep function writes where, by calling it.
 
-    What is not zero although every argument is, the function sets by itself.
+    Bytes that are nonzero although every argument is zero are set by the function itself.
 
     Args: name of a function in ops.py.
     """
@@ -387,7 +389,7 @@ def _parameter(parameter: inspect.Parameter) -> str:
 
 
 def _added(function: Callable[..., None], base: bytes, argument: str, first: int, size: int) -> str:
-    """Say what a function does to an argument on its way: " | 2" for a bit of its own, " + 1"."""
+    """Describe the change of an argument by the function: " | 2" for an added bit, " + 1"."""
     constant = int.from_bytes(base[first : first + size], sys.byteorder)
     if not constant:
         return ""
@@ -398,7 +400,7 @@ def _added(function: Callable[..., None], base: bytes, argument: str, first: int
 
 
 def _runs(places: Iterable[int]) -> list[tuple[int, int]]:
-    """Join neighbours: (first, how many)."""
+    """Join neighbours: (first, count)."""
     runs: list[list[int]] = []
     for place in places:
         if runs and runs[-1][0] + runs[-1][1] == place:
@@ -409,7 +411,7 @@ def _runs(places: Iterable[int]) -> list[tuple[int, int]]:
 
 
 def _constants(base: bytes, first: int, size: int, op_name: str) -> list[Use]:
-    """Name what a function sets without being told: the opcode, fd -1, a mode in ioprio ..."""
+    """Name the constants that a function sets: the opcode, fd -1, a mode in ioprio ..."""
     uses = []
     while size:
         field = _field_at(first, op_name)
@@ -427,7 +429,7 @@ def _field_at(place: int, op_name: str) -> uapi.Field:
     """Find the widest plain member that covers a byte."""
     fields = uapi.io_uring_sqe.fields
     if 8 <= place < 12 and op_name.startswith("IORING_OP_URING_CMD"):
-        return fields["cmd_op"]  # the one narrow member that a function fills by itself
+        return fields["cmd_op"]  # the one narrow member that a function fills with a constant
     covering = [field for field in fields.values() if field.offset <= place < field.offset + field.size]
     return max(covering, key=lambda field: field.size)
 
@@ -455,7 +457,7 @@ def _member(offset: int, size: int, argument: str, op_name: str) -> str:
 
 
 def find_operations(name: str) -> list[Operation]:
-    """Learn every function of an operation.
+    """Analyse every function of an operation.
 
     Args: name such as "RECV" or "IORING_OP_RECV", or a function's, "prep_recv".
     Raises: ValueError for an unknown one.
@@ -471,7 +473,7 @@ def find_operations(name: str) -> list[Operation]:
 
 
 def draw_operation(operation: Operation) -> str:
-    """Draw what an operation means by each member of its SQE."""
+    """Draw the meaning of each SQE member for an operation."""
     op_name = uapi.name_of("IORING_OP_", operation.opcode)
     lines = [f"{op_name} ({operation.opcode}), since {operation.since or uapi.SINCE.get(op_name, '?')}"]
     lines += [f"  {operation.signature}", f"  {operation.summary}", ""]
@@ -524,7 +526,7 @@ def _text(x: int, y: int, text: str, anchor: str = "start") -> str:
 def rings_as_svg(params: dict[str, Any], source: str) -> str:
     """Draw the rings as an SVG picture.
 
-    Args: params and source as ask() returns them.
+    Args: params and source are from ask().
     """
     title = _headline(params, source)
     body = [_text(10, 20 + 18 * i, line) for i, line in enumerate(title)]
@@ -546,7 +548,7 @@ def rings_as_svg(params: dict[str, Any], source: str) -> str:
 
 
 def struct_as_svg(layout: uapi.Layout) -> str:
-    """Draw a struct as a grid of 8 bytes in a row; what shares its bytes with others is listed beside."""
+    """Draw a struct as a grid of 8 bytes in a row; members that share bytes are stacked."""
     cells = [(m.offset, m.size, m.name) for m in members(layout) if m.size]
     return _grid(f"struct {layout.name}, {layout.size} bytes", layout.size, cells)
 
@@ -608,10 +610,10 @@ def parse_flags(text: str) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print what was asked for.
+    """Print the requested drawing.
 
     Args: arguments are the command line's by default.
-    Returns: the exit code: 1 when the kernel refused, 2 for something unknown.
+    Returns: the exit code: 1 if the kernel refused, 2 for an unknown name.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -632,7 +634,7 @@ def _parser() -> Any:
     parser = argparse.ArgumentParser(prog="python -m rawuring.layout", description="Draw io_uring's memory.")
     parser.add_argument("what", nargs="?", default="rings", help="rings (the default), or a struct")
     parser.add_argument("--struct", metavar="NAME", help="a struct, member by member")
-    parser.add_argument("--op", metavar="NAME", help="what an operation means by the members of an SQE")
+    parser.add_argument("--op", metavar="NAME", help="the meaning of the SQE members for an operation")
     parser.add_argument("--structs", action="store_true", help="list the structs")
     parser.add_argument("--ops", action="store_true", help="list the operations")
     parser.add_argument("--entries", type=int, default=8, help="SQ entries (8)")
@@ -640,7 +642,7 @@ def _parser() -> Any:
     parser.add_argument("--flags", default="", help="setup flags, such as SQE128,CQE32")
     parser.add_argument(
         "--on", choices=("auto", "kernel", "known", "python"), default="auto",
-        help="whose layout: this kernel's; what is known of Linux 6.18 and newer; the pure-Python kernel's",
+        help="whose layout: this kernel's; that of Linux 6.18 and newer; the pure-Python kernel's",
     )  # fmt: skip
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true")

@@ -993,7 +993,7 @@ def _parser() -> Any:
     parser.add_argument(
         "--force", action="store_true", help="overwrite a modified copy, and remove added files"
     )
-    parser.add_argument("--check", action="store_true", help="check whether a copy is modified or out of date")
+    parser.add_argument("--check", action="store_true", help="tell whether a copy is modified or out of date")
     parser.add_argument(
         "--against", metavar="FILE", help="with --check: compare with these hashes, as sha256sum prints them"
     )
