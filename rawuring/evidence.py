@@ -189,7 +189,7 @@ def classify(failure: syscalls.Unavailable, evidence: tuple[str, ...]) -> tuple[
 
 _UNHEARD_OF = (
     "No rule of this probe explains this answer; a filter or a sandbox may have given it. Run the probe once "
-    "more, ask whoever runs this machine, and report it with the output of --json."
+    "more, ask the administrator of this machine, and report it with the output of --json."
 )
 
 

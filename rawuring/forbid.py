@@ -382,7 +382,7 @@ def _judge(
             why = "no child could be created to try it in, and a filter may kill"
             attempts.append(Attempt(plan.call, plan.way, plan.abi, "", "unknown", why))
         elif killer:
-            by = "a seccomp filter" if killer == seccomp._sigsys() else "nobody knows whom"
+            by = "a seccomp filter" if killer == seccomp._sigsys() else "an unknown sender"
             state = "killed" if killer == seccomp._sigsys() else "unknown"
             attempts.append(Attempt(plan.call, plan.way, plan.abi, f"signal {killer}", state, by))
         else:
@@ -514,8 +514,8 @@ def advice(report: Report) -> str:
     if report.closed:
         if any(attempt.state == "killed" for attempt in report.attempts):
             return (
-                "Closed. A filter that kills also kills programs that only ask whether io_uring is there, "
-                "and would go on without it: EPERM or ENOSYS keeps it as closed, and them alive."
+                "Closed. A filter that kills also kills programs that only probe for io_uring, "
+                "and would continue without it: EPERM or ENOSYS keeps it closed, and them alive."
             )
         return "Closed. Nothing needs to be done."
     if {attempt.abi for attempt in opened}.isdisjoint({report.attempts[0].abi}):

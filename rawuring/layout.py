@@ -167,7 +167,7 @@ def regions(params: dict[str, Any]) -> list[Region]:
                f"{cqe_size} bytes each: user_data, res, flags" + (", big_cqe" if cqe_size == 32 else ""))
     )  # fmt: skip
     if not flags & uapi.IORING_SETUP_NO_SQARRAY:
-        meaning = "4 bytes each: the index of the SQE at this place of the queue"
+        meaning = "4 bytes each: index of the SQE at this place"
         found.append(Region("ring", params["sq_off"]["array"], sq * 4, f"array[{sq}]", "us", None, meaning))
     found.sort(key=lambda region: region.offset)
     found = _with_gaps(found)

@@ -141,7 +141,7 @@ class Block:
         Raises: ValueError for another count.
         """
         if not 0 <= count <= 32768:
-            raise ValueError(f"a block of {count} SQEs: a ring has 32768 at the most")
+            raise ValueError(f"a block of {count} SQEs: a ring has at most 32768")
         self.count = count
         one = bytearray(64)
         if prep is not None:

@@ -77,7 +77,7 @@ PROFILES: dict[str, tuple[Row, ...]] = {
     ),
     "tokio": _rows(
         _TOKIO,
-        ("asks what the kernel knows", "REG:PROBE", False),
+        ("list of the kernel's operations", "REG:PROBE", False),
         ("files", "OP:OPENAT OP:READ OP:WRITE", False),
         ("metadata", "OP:STATX", True),
         ("names", "OP:RENAMEAT OP:UNLINKAT OP:MKDIRAT OP:SYMLINKAT OP:LINKAT", True),

@@ -974,8 +974,8 @@ def resize_rings(ring: Ring, entries: int, cq_entries: int | None = None) -> Non
         raise OSError(
             errno.EBUSY,
             f"io_uring_register(IORING_REGISTER_RESIZE_RINGS) was not called: this kernel ({gates.running()})"
-            " mixes up SQEs of 128 bytes and CQEs of 32 bytes that wait: submit what is queued and reap what"
-            " has completed, then resize",
+            " mixes up SQEs of 128 bytes and waiting CQEs of 32 bytes: submit the"
+            " queued SQEs and reap the CQEs, then resize",
         )
     try:
         ring._resize(_sizes(entries, cq_entries))

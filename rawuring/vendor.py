@@ -919,8 +919,8 @@ def _old_files(path: str, force: bool) -> set[str]:
     manifest, modified = (_read_folder if os.path.isdir(path) else _read_file)(path)
     if modified and not force:
         raise VendorError(
-            f"{path} was modified ({', '.join(modified)}): --force overwrites what was changed, and removes "
-            "what was added",
+            f"{path} was modified ({', '.join(modified)}): --force overwrites changed files, and removes "
+            "added files",
             MODIFIED,
         )
     if not os.path.isdir(path):

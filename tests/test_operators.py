@@ -203,7 +203,7 @@ def test_profile_when_something_is_refused_then_that_row_and_exit_code_3():
     done = run(one + MAIN, hex(ERRNO | errno.EPERM), "--profile", "tokio")
     if done.returncode == 77:
         pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
-    assert "  asks what the kernel knows: no (REG:PROBE)" in done.stdout.splitlines()
+    assert "  list of the kernel's operations: no (REG:PROBE)" in done.stdout.splitlines()
     assert done.returncode == 3
 
 
