@@ -200,7 +200,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     modes.add_argument(
         "--profile", metavar="NAME",
-        help="the needs of a program: qemu, libuv, node, tokio, mariadb, postgresql, fio, rawuring, or a file",
+        help="needs of a program: qemu, libuv, node, tokio, mariadb, postgresql, fio, rawuring, or a file",
     )  # fmt: skip
     somebody = parser.add_mutually_exclusive_group()
     somebody.add_argument("--as", dest="user", metavar="USER", help="ask as this user would see it (as root)")
