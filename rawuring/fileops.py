@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 MAX_RW_COUNT = 0x7FFFF000
 #: Larger transfers are not made in the loop's own thread, cached or not: copying them takes too long.
 INLINE_MAX = 1 << 18
+#: From this size on a worker of the kernel copies what is cached, and not the io_uring_enter of the loop.
+WORKER_MIN = 1 << 20
 #: How many buffers one call takes. Source: Linux include/uapi/linux/uio.h UIO_MAXIOV
 IOV_MAX = 1024
 #: What a pipe that can be written surely has room for.
@@ -70,6 +72,9 @@ _RESOLVE_CACHED = 0x20
 _OPENAT2 = 437  # on every architecture but alpha. Source: Linux scripts/syscall.tbl
 _O_PATH = getattr(os, "O_PATH", 0)
 _O_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
+_O_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
+_O_LARGEFILE = getattr(os, "O_LARGEFILE", 0)
+_O_DIRECT = getattr(os, "O_DIRECT", 0)
 #: What openat2() refuses together with RESOLVE_CACHED, and what has effects when it is only tried.
 _O_NOT_CACHED = os.O_CREAT | os.O_TRUNC | (getattr(os, "O_TMPFILE", 0) & ~getattr(os, "O_DIRECTORY", 0))
 #: Errors of preadv2() and pwritev2() that are about the file or the arguments, whatever the flag.
@@ -82,7 +87,12 @@ _OF_THE_PATH = frozenset(
 UNKNOWN = frozenset((errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS))
 
 
-class Op(namedtuple("Op", "plain prep arguments finish names", defaults=(None, (), None, ()))):
+class Op(
+    namedtuple(
+        "Op", "plain prep arguments finish names undo options alone",
+        defaults=(None, (), None, (), None, {}, False),
+    )
+):  # fmt: skip
     """One operation: the plain call, the request that does the same, and how its res becomes the result."""
 
     __slots__ = ()
@@ -97,6 +107,12 @@ class Op(namedtuple("Op", "plain prep arguments finish names", defaults=(None, (
     finish: Callable[[int], Any] | None
     #: The paths an exception names.
     names: tuple[Any, ...]
+    #: Takes a result that nobody wants any more.
+    undo: Callable[[Any], object] | None
+    #: Keywords of prep.
+    options: dict[str, Any]
+    #: Whether the plain call may wait for ever, so that it needs a thread of its own.
+    alone: bool
 
     def error(self, code: int) -> OSError:
         """Return the exception os would raise."""
@@ -278,37 +294,23 @@ class _Cached(Uncopyable):
 _cached = _Cached()
 
 
-def open_now(
-    path: StrOrBytesPath, flags: int, dir_fd: int | None = None, held: list[int] | None = None
-) -> int | None:
-    """Open what the kernel's caches know.
+def open_now(path: StrOrBytesPath, flags: int, dir_fd: int | None = None) -> int | None:
+    """Open what the kernel's caches know, with O_NONBLOCK: settle_open() says what is still to be done.
 
-    Args: held gets the descriptor of a FIFO, which the caller closes after it has opened it in earnest.
-    Returns: a descriptor, not inheritable; None where that cannot be said without waiting, for a FIFO, and
-        for flags that create or truncate.
+    Returns: a descriptor, not inheritable; None where that cannot be said without waiting, and for flags that
+        create or truncate.
     Raises: OSError for a path that surely cannot be opened; TypeError, ValueError as os.open().
     """
     if not _cached.works or flags & _O_NOT_CACHED:
         return None
     dfd = _AT_FDCWD if dir_fd is None else _directory(dir_fd)
-    fd = _cached.open(os.fsencode(path), flags | os.O_NONBLOCK, dfd)
-    if fd < 0:
-        if -fd in _OF_THE_PATH:
-            _encoded(path)
-            raise error_of(-fd, path)
-        return None
-    if flags & os.O_NONBLOCK:
+    fd = _cached.open(os.fsencode(path), flags | _O_NONBLOCK, dfd)
+    if fd >= 0:
         return fd
-    # Regular files take no notice of O_NONBLOCK, but it would stay among their flags.
-    kind = stat_module.S_IFMT(os.fstat(fd).st_mode)
-    if kind == stat_module.S_IFIFO and held is not None:
-        held.append(fd)
-        return None
-    if kind in (stat_module.S_IFIFO, stat_module.S_IFBLK):
-        os.close(fd)
-        return None
-    os.set_blocking(fd, True)
-    return fd
+    if -fd in _OF_THE_PATH:
+        _encoded(path)
+        raise error_of(-fd, path)
+    return None
 
 
 def stat_now(path: StrOrBytesPath, dir_fd: int | None, follow_symlinks: bool) -> os.stat_result | None:
@@ -361,6 +363,8 @@ def room(nbytes: int) -> Any:
 
 def read_op(fd: int, views: list[memoryview], offset: int) -> Op:
     """Read into views, at an offset or, with -1, at the position."""
+    if offset >= 0:
+        os.lseek(fd, 0, os.SEEK_CUR)  # a request on a pipe takes no notice of the offset
     if len(views) == 1 and len(views[0]) > MAX_RW_COUNT:
         views = [views[0][:MAX_RW_COUNT]]
     pins, copies = [], []
@@ -370,10 +374,11 @@ def read_op(fd: int, views: list[memoryview], offset: int) -> Op:
         copies.append(copy)
     finish = index if not any(copy is not None for copy in copies) else partial(_scatter, views, copies)
     plain = partial(plain_read, fd, views, offset)
+    options = _by_worker(fd, views)
     if len(pins) == 1:
-        return Op(plain, ops.prep_read, (fd, pins[0], None, offset), finish)
+        return Op(plain, ops.prep_read, (fd, pins[0], None, offset), finish, options=options)
     vector = _vector(pins)
-    return Op(plain, ops.prep_readv, (fd, vector, len(pins), offset), finish)
+    return Op(plain, ops.prep_readv, (fd, vector, len(pins), offset), finish, options=options)
 
 
 def _vector(pins: list[Any]) -> Any:
@@ -393,13 +398,29 @@ def _scatter(views: list[memoryview], copies: list[memoryview | None], got: int)
 
 def write_op(fd: int, views: list[memoryview], offset: int) -> Op:
     """Write views, at an offset or, with -1, at the position."""
+    if offset >= 0:
+        os.lseek(fd, 0, os.SEEK_CUR)
     if len(views) == 1 and len(views[0]) > MAX_RW_COUNT:
         views = [views[0][:MAX_RW_COUNT]]
     pins = [pinned(view, False)[0] for view in views]
     plain = partial(plain_write, fd, views, offset)
+    options = _by_worker(fd, views)
     if len(pins) == 1:
-        return Op(plain, ops.prep_write, (fd, pins[0], None, offset), index)
-    return Op(plain, ops.prep_writev, (fd, _vector(pins), len(pins), offset), index)
+        return Op(plain, ops.prep_write, (fd, pins[0], None, offset), index, options=options)
+    return Op(plain, ops.prep_writev, (fd, _vector(pins), len(pins), offset), index, options=options)
+
+
+_NO_OPTIONS: dict[str, Any] = {}
+
+
+def _by_worker(fd: int, views: list[memoryview]) -> dict[str, Any]:
+    if sum(map(len, views)) < WORKER_MIN:
+        return _NO_OPTIONS
+    import fcntl
+
+    if fcntl.fcntl(fd, fcntl.F_GETFL) & _O_DIRECT:  # nothing is copied
+        return _NO_OPTIONS
+    return {"flags": uapi.IOSQE_ASYNC}
 
 
 _seeking = threading.Lock()
@@ -459,26 +480,46 @@ def plain_write(fd: int, views: list[memoryview], offset: int) -> int:
 
 
 def open_op(path: StrOrBytesPath, flags: int, mode: int, dir_fd: int | None) -> Op:
-    """Open a file; the descriptor is not inheritable."""
-    flags = index(flags)
-    plain = partial(os.open, path, flags, mode, dir_fd=dir_fd) if dir_fd is not None else partial(
-        os.open, path, flags, mode
-    )
+    """Open a file, not waiting for the other end of a FIFO; settle_open() says what is still to be done."""
+    flags, mode = index(flags), index(mode)
     _encoded(path)
-    given = flags | _O_CLOEXEC | (os.O_LARGEFILE if hasattr(os, "O_LARGEFILE") else 0)
-    arguments = (_directory(dir_fd), pin_path(path), given, index(mode))
-    return Op(plain, ops.prep_openat, arguments, index, (path,))
+    flags |= _O_NONBLOCK
+    plain = _with_directories(os.open, path, flags, mode, dir_fd=dir_fd)
+    arguments = (_directory(dir_fd), pin_path(path), flags | _O_CLOEXEC | _O_LARGEFILE, mode)
+    return Op(plain, ops.prep_openat, arguments, index, (path,), os.close)
 
 
-def open_unless_fifo(path: StrOrBytesPath, op: Op) -> int | None:
-    """Open as a thread of the pool does: it must not wait for the other end of a FIFO, so None then."""
+def settle_open(fd: int, flags: int, held: list[int]) -> int | None:
+    """Take O_NONBLOCK off what was opened with it, and was not to be.
+
+    Args: held gets the descriptor of a FIFO, which the caller closes after it has opened it in earnest.
+    Returns: the descriptor; None for a FIFO, and for a block device that must be asked for its medium.
+    """
+    if flags & _O_NONBLOCK or not _O_NONBLOCK:
+        return fd
+    kind = stat_module.S_IFMT(os.fstat(fd).st_mode)
+    if kind in (stat_module.S_IFIFO, stat_module.S_IFBLK):
+        held.append(fd)
+        return None
+    os.set_blocking(fd, True)
+    return fd
+
+
+def open_alone_op(path: StrOrBytesPath, flags: int, mode: int, dir_fd: int | None) -> Op:
+    """Open what may wait for ever, such as a FIFO."""
+    plain = _with_directories(os.open, path, flags, mode, dir_fd=dir_fd)
+    return Op(plain, None, (), None, (path,), os.close, {}, True)
+
+
+def free_opener(path: StrOrBytesPath, dir_fd: int | None) -> bool:
+    """Be the other end of a FIFO for a moment, to get a thread out of its open(); False if that fails."""
     try:
-        dir_fd = None if op.arguments[0] == _AT_FDCWD else op.arguments[0]
-        if stat_module.S_ISFIFO(os.stat(path, dir_fd=dir_fd).st_mode):
-            return None
+        if not stat_module.S_ISFIFO(os.stat(path, dir_fd=dir_fd).st_mode):
+            return False
+        os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK | _O_CLOEXEC, dir_fd=dir_fd))
     except OSError:
-        pass
-    return op.plain()  # type: ignore[no-any-return]
+        return False
+    return True
 
 
 def closes_at_once(fd: int) -> bool:
@@ -487,9 +528,8 @@ def closes_at_once(fd: int) -> bool:
         return False
     import fcntl
 
-    return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY or not stat_module.S_ISREG(
-        os.fstat(fd).st_mode
-    )
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    return flags & os.O_ACCMODE == os.O_RDONLY or not stat_module.S_ISREG(os.fstat(fd).st_mode)
 
 
 def is_ready(fd: int, writing: bool) -> bool:

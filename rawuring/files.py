@@ -35,9 +35,9 @@ from functools import partial
 from operator import index
 from time import perf_counter
 
-from . import fileops
+from . import asyncring, fileops
 from .fileops import INLINE_MAX, UNKNOWN, Op, as_views, check_range, error_of, open_now, read_now, write_now
-from .syscalls import Uncopyable
+from .syscalls import Unavailable, Uncopyable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -97,16 +97,25 @@ def _end_turn() -> None:
 # ------------------------------------------------------------------------------------------------------
 # Ring and threads
 
-_RING_GONE = (errno.ECANCELED, errno.EBADFD if hasattr(errno, "EBADFD") else errno.EBADF)
+#: How long a refusal of io_uring is believed, for it may be one of too many descriptors.
+_REFUSAL_S = 5.0
+_refusal: list[Any] = [0.0, ""]
 
 
 def _ring() -> Any:
     """Return the AsyncRing of the running loop, None where io_uring is refused."""
-    return None
+    if _refusal[0] and perf_counter() < _refusal[0]:
+        return None
+    try:
+        return asyncring.running()
+    except (Unavailable, ImportError) as error:
+        _refusal[:] = [perf_counter() + _REFUSAL_S, str(error)]
+        return None
 
 
 def _why_no_ring() -> str:
-    return "there is no ring here"
+    """Say why there is no ring, or nothing."""
+    return _refusal[1] if _refusal[0] and perf_counter() < _refusal[0] else asyncring.reason()
 
 
 def __getattr__(name: str) -> Any:
@@ -145,17 +154,19 @@ _posts: weakref.WeakKeyDictionary[Any, _Post] = weakref.WeakKeyDictionary()
 class _Job(Uncopyable):
     """One call in a thread, and who waits for it."""
 
-    __slots__ = ("abandoned", "call", "ended", "error", "future", "loop", "post", "result", "undo")
+    __slots__ = ("_begin", "_undo", "abandoned", "call", "done", "ended", "error", "loop", "post", "result")
 
-    def __init__(self, call: Callable[[], Any], undo: Callable[[Any], object] | None) -> None:
-        self.call = call
-        #: Takes a result that nobody wants any more; in a list, off which exactly one thread takes it.
-        self.undo = [] if undo is None else [undo]
+    def __init__(self, op: Op, done: Callable[[Any, BaseException | None], object]) -> None:
+        self.call = op.plain
+        #: Called in the loop with the result and the exception, unless the job was abandoned.
+        self.done = done
+        # Lists of one, off which exactly one thread takes it: the right to begin, and the duty to undo.
+        self._begin = [True]
+        self._undo = [] if op.undo is None else [op.undo]
         self.loop = loop = asyncio.get_running_loop()
-        self.future: Any = loop.create_future()
         self.result: Any = None
         self.error: BaseException | None = None
-        #: Whether the call has returned, or was never made.
+        #: Whether the call has returned, or will not be made.
         self.ended = False
         #: Whether nobody waits any more.
         self.abandoned = False
@@ -164,69 +175,112 @@ class _Job(Uncopyable):
             post = _posts[loop] = _Post()
         self.post = post
 
+    def start(self, alone: bool) -> None:
+        """Let a thread run it."""
+        if alone:
+            fileops.start_thread(self.run)
+        else:
+            fileops.threads().put(self.run)
+
     def run(self) -> None:
         """Make the call, in a thread."""
-        if not self.abandoned:
-            try:
-                self.result = self.call()
-            except BaseException as error:
-                self.error = error
-                self.undo.clear()
-            # The order matters, here and in abandon(): at least one of the two threads sees both.
-            self.ended = True
-            if not self.abandoned:
-                self.post.put(self)
-            else:
-                self._revoke()
+        if not self._takes_begin():
+            return
+        try:
+            self.result = self.call()
+        except BaseException as error:
+            self.error = error
+            self._undo.clear()
+        # The order matters, here and in abandon(): at least one of the two threads sees both.
         self.ended = True
+        if self.abandoned:
+            self._revoke()
+        else:
+            self.post.put(self)
 
     def settle(self) -> None:
         """Hand the result over, in the loop's thread."""
-        if self.future.done():
-            return
-        if self.error is not None:
-            self.future.set_exception(self.error)
-        else:
-            self.future.set_result(self.result)
+        if not self.abandoned:
+            self.done(self.result, self.error)
 
-    async def wait(self) -> Any:
-        """Wait for the result; it is undone if the task is cancelled or forgotten."""
+    def withdraw(self) -> bool:
+        """Keep a call from being made that no thread has begun."""
+        if not self._takes_begin():
+            return False
+        self.abandoned = self.ended = True
+        return True
+
+    def abandon(self) -> None:
+        """Undo the result when there is one, now or later."""
+        self.abandoned = True
+        if self.ended:
+            self._revoke()
+
+    def _takes_begin(self) -> bool:
         try:
-            return await self.future
-        except BaseException:
-            self.abandoned = True
-            if self.ended:
-                self._revoke()
-            raise
+            return self._begin.pop()
+        except IndexError:
+            return False
 
     def _revoke(self) -> None:
-        while self.undo:
-            try:
-                undo = self.undo.pop()
-            except IndexError:  # the other thread was faster
-                return
-            undo(self.result)
+        try:
+            undo = self._undo.pop()
+        except IndexError:  # there is nothing to undo, or the other thread was faster
+            return
+        undo(self.result)
 
 
-async def _in_thread(call: Callable[[], Any], undo: Callable[[Any], object] | None = None) -> Any:
-    job = _Job(call, undo)
-    fileops.threads().put(job.run)
-    return await job.wait()
+async def _in_thread(op: Op) -> Any:
+    """Make the plain call in a thread.
 
-
-async def _do(op: Op, undo: Callable[[Any], object] | None = None) -> Any:
-    """Do what the caches could not answer: on the ring, or in a thread.
-
-    Args: undo takes a result that nobody waits for any more, such as a descriptor.
+    A task that is cancelled leaves at once if no thread has begun, and if the call is one that may wait for
+    ever. Otherwise it waits: a call that goes on behind the back of its caller would write to a descriptor
+    that somebody else has by then.
     """
+    future = asyncio.get_running_loop().create_future()
+    job = _Job(op, partial(_settle, future))
+    job.start(op.alone)
+    cancelled: BaseException | None = None
+    while True:
+        try:
+            result = await (asyncio.shield(future) if cancelled is None else asyncio.wait((future,)))
+        except asyncio.CancelledError as error:
+            cancelled = error
+            if not op.alone and not job.withdraw() and not future.done():
+                continue
+            job.abandon()
+            raise
+        except GeneratorExit:
+            job.withdraw()
+            job.abandon()
+            raise
+        if cancelled is None:
+            return result
+        job.abandon()
+        if not future.cancelled():
+            future.exception()  # it is not "never retrieved"
+        raise cancelled
+
+
+def _settle(future: Any, result: Any, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
+
+
+async def _do(op: Op) -> Any:
+    """Do what the caches could not answer: on the ring, or in a thread."""
     prep = op.prep
     if prep is None or prep in _unknown:
-        return await _in_thread(op.plain, undo)
+        return await _in_thread(op)
     ring = _ring()
     if ring is None:
-        return await _in_thread(op.plain, undo)
+        return await _in_thread(op)
     try:
-        res = await ring.call(prep, *op.arguments, late=undo)
+        res = await ring.call(prep, *op.arguments, late=op.undo, **op.options)
     except OSError as error:
         code = error.errno or 0
         if code not in UNKNOWN:
@@ -234,7 +288,7 @@ async def _do(op: Op, undo: Callable[[Any], object] | None = None) -> Any:
     else:
         return op.result(res)
     # Either this kernel does not know the operation, or the arguments are wrong: the call itself will say.
-    result = await _in_thread(op.plain, undo)
+    result = await _in_thread(op)
     _unknown.add(prep)
     return result
 
@@ -433,46 +487,48 @@ async def open_fd(path: StrOrBytesPath, flags: int, mode: int = 0o777, *, dir_fd
     if perf_counter() > _turn.until:
         await _breathe()
     held: list[int] = []
-    fd = open_now(path, flags, dir_fd, held)
-    if fd is not None:
-        return fd
-    op = fileops.open_op(path, flags, mode, dir_fd)
     try:
-        if _ring() is not None or not hasattr(os, "mkfifo") or flags & os.O_NONBLOCK:
-            return int(await _do(op, os.close))
-        if not held:
-            fd = await _in_thread(lambda: fileops.open_unless_fifo(path, op), _close_if_open)
-        return await _open_fifo(path, op, dir_fd) if fd is None else fd
+        fd = open_now(path, flags, dir_fd)
+        try:
+            if fd is None:
+                fd = await _do(fileops.open_op(path, flags, mode, dir_fd))
+            fd = fileops.settle_open(fd, flags, held)
+        except OSError as error:
+            # A FIFO that nobody reads says ENXIO.
+            if error.errno != errno.ENXIO or flags & os.O_NONBLOCK:
+                raise
+            fd = None
+        if fd is None:
+            fd = await _open_alone(path, flags, mode, dir_fd)
+        return fd
     finally:
         for each in held:
             os.close(each)
 
 
-def _close_if_open(fd: int | None) -> None:
-    if fd is not None:
-        os.close(fd)
-
-
-async def _open_fifo(path: StrOrBytesPath, op: Op, dir_fd: int | None) -> int:
+async def _open_alone(path: StrOrBytesPath, flags: int, mode: int, dir_fd: int | None) -> int:
     """Open a FIFO in a thread of its own, and free the thread when the task is cancelled."""
-    job = _Job(op.plain, os.close)
-    fileops.start_thread(job.run)
+    op = fileops.open_alone_op(path, flags, mode, dir_fd)
+    opening = [True]
+    op = op._replace(plain=partial(_opened, opening, op.plain))
     try:
-        return int(await job.wait())
+        return int(await _in_thread(op))
     except asyncio.CancelledError:
-        _free_opener(job, path, dir_fd)
+        _free_opener(asyncio.get_running_loop(), opening, path, dir_fd)
         raise
 
 
-def _free_opener(job: _Job, path: StrOrBytesPath, dir_fd: int | None) -> None:
-    """Be the other end of a FIFO for a moment, again and again until the thread has opened it."""
-    if job.ended or job.loop.is_closed():
-        return
+def _opened(opening: list[bool], call: Callable[[], int]) -> int:
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd))
-    except OSError:
-        return  # it is gone, or not ours; the thread does not keep the process from ending
-    job.loop.call_later(0.01, _free_opener, job, path, dir_fd)
+        return call()
+    finally:
+        opening.clear()
+
+
+def _free_opener(loop: Any, opening: list[bool], path: StrOrBytesPath, dir_fd: int | None) -> None:
+    """Be the other end of the FIFO, again and again until the thread has opened it."""
+    if opening and not loop.is_closed() and fileops.free_opener(path, dir_fd):
+        loop.call_later(0.01, _free_opener, loop, opening, path, dir_fd)
 
 
 async def close_fd(fd: int) -> None:
@@ -631,6 +687,6 @@ async def makedirs(name: StrOrBytesPath, mode: int = 0o777, exist_ok: bool = Fal
 async def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call any blocking function in a thread of this module: asyncio.to_thread() without the shared pool.
 
-    A task that is cancelled leaves at once; the function is called all the same if a thread had begun.
+    A task that is cancelled waits for the function if a thread has begun to call it.
     """
-    return await _in_thread(partial(function, *args, **kwargs))
+    return await _in_thread(Op(partial(function, *args, **kwargs)))
