@@ -595,14 +595,15 @@ def stat_op(path: StrOrBytesPath, dir_fd: int | None, follow_symlinks: bool) -> 
 def _stat_result(found: StatxBuffer, res: int) -> os.stat_result:
     """Make an os.stat_result of a struct statx."""
     x = found.result()
-    times = x.st_atime_ns, x.st_mtime_ns, x.st_ctime_ns
     ten = (x.st_mode, x.st_ino, x.st_dev, x.st_nlink, x.st_uid, x.st_gid, x.st_size)
-    more = {
-        "st_atime": times[0] * 1e-9, "st_mtime": times[1] * 1e-9, "st_ctime": times[2] * 1e-9,
-        "st_atime_ns": times[0], "st_mtime_ns": times[1], "st_ctime_ns": times[2],
-        "st_blksize": x.st_blksize, "st_blocks": x.st_blocks, "st_rdev": x.st_rdev,
-    }  # fmt: skip
-    return os.stat_result((*ten, *(each // 1_000_000_000 for each in times)), more)
+    more: dict[str, Any] = {"st_blksize": x.st_blksize, "st_blocks": x.st_blocks, "st_rdev": x.st_rdev}
+    seconds = []
+    for name, time_ns in (("atime", x.st_atime_ns), ("mtime", x.st_mtime_ns), ("ctime", x.st_ctime_ns)):
+        whole, rest = divmod(time_ns, 1_000_000_000)
+        seconds.append(whole)
+        more[f"st_{name}"] = whole + 1e-9 * rest  # rounded as CPython does it
+        more[f"st_{name}_ns"] = time_ns
+    return os.stat_result((*ten, *seconds), more)
 
 
 def _with_directories(call: Callable[..., Any], *paths: Any, **directories: int | None) -> Callable[[], Any]:
