@@ -166,7 +166,7 @@ class _Job(Uncopyable):
         self.loop = loop = asyncio.get_running_loop()
         self.result: Any = None
         self.error: BaseException | None = None
-        #: Whether the call has returned, or will not be made.
+        #: Whether the call has returned.
         self.ended = False
         #: Whether nobody waits any more.
         self.abandoned = False
@@ -207,7 +207,7 @@ class _Job(Uncopyable):
         """Keep a call from being made that no thread has begun."""
         if not self._takes_begin():
             return False
-        self.abandoned = self.ended = True
+        self.abandoned = True  # and ended stays False: there is nothing to undo
         return True
 
     def abandon(self) -> None:
