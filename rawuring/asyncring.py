@@ -484,7 +484,7 @@ class AsyncRing(Uncopyable):
                 raise
             self._lose(error)
         finally:
-            if self.table._todo or self.table.ready:  # what is left when a signal handler has raised
+            if self.table.has_work():  # what is left when a signal handler has raised
                 self._schedule()
 
     def _need_room(self, count: int) -> None:

@@ -37,6 +37,8 @@ import functools
 import os
 import sys
 import time
+from collections import deque
+from time import monotonic_ns
 
 from . import ops, uapi
 from .buffers import Pin, ProvidedBuffers, pin
@@ -541,6 +543,9 @@ class WatchedInFlight(InFlight):
     def _begin_to_watch(self, ring: Ring) -> None:
         #: token -> the place that started the request.
         self.places: dict[int, str] = {}
+        #: And when, on time.monotonic_ns()'s clock.
+        self.times: dict[int, int] = {}
+        self._quick, self._todo = False, deque()  # each completion goes through complete()
         ring.before_close[-1] = self._close  # the constructor put InFlight's own there
         if isinstance(ring, WatchedRing):
             ring._tables.append(self)
@@ -548,7 +553,7 @@ class WatchedInFlight(InFlight):
     def hold(self, handler: Any, *keepalive: Any) -> int:
         """Enter a request and note the place; see InFlight.hold."""
         token = super().hold(handler, *keepalive)
-        self.places[token] = place()
+        self.places[token], self.times[token] = place(), monotonic_ns()
         return token
 
     def start(
@@ -567,7 +572,7 @@ class WatchedInFlight(InFlight):
             ring.sq.sqe_tail = tail
             del self.entries[token]
             raise Damaged(f"{found}: {request} [{where}]")
-        self.places[token] = where
+        self.places[token], self.times[token] = where, monotonic_ns()
         return token
 
     def complete(self, user_data: int, res: int, flags: int) -> bool:
@@ -579,11 +584,17 @@ class WatchedInFlight(InFlight):
             raise Damaged(damage)
         if user_data not in self.entries:
             self.places.pop(user_data, None)
+            self.times.pop(user_data, None)
         return known
 
     def requests(self) -> list[Request]:
-        """List the requests in flight and where each was started; see InFlight.requests."""
-        return [request._replace(place=self.places.get(request.token, "")) for request in super().requests()]
+        """List the requests in flight, their ages and where each was started; see InFlight.requests."""
+        now, found = monotonic_ns(), []
+        for request in super().requests():
+            token = request.token
+            age_ns = now - self.times[token] if token in self.times else None
+            found.append(request._replace(place=self.places.get(token, ""), age_ns=age_ns))
+        return found
 
     def owner_of(self, address: int) -> Request | None:
         """Name the request that owns memory.

@@ -48,8 +48,8 @@ MUTANTS = (
     ),
     Mutant(
         "a request is not held", "rawuring/inflight.py",
-        "            self.entries[token] = (handler, holds, monotonic_ns(), prep)",
-        "            self.entries[token] = (handler, (), monotonic_ns(), prep)",
+        "            self.entries[token] = (handler, holds, prep)",
+        "            self.entries[token] = (handler, (), prep)",
         FAULTS + "test_memory.py -k forgotten_by_its_owner", quick=True,
     ),
     Mutant(
@@ -76,9 +76,9 @@ MUTANTS = (
     ),
     Mutant(
         "reads go beside the buffer", "rawuring/inflight.py",
-        "            prep(sqe, *given, token, **options)",
-        "            prep(sqe, *given, token, **options)\n"
-        "            sqe[16:24] = (int.from_bytes(sqe[16:24], 'little') + 8).to_bytes(8, 'little')",
+        "                prep(sqe, given[0], given[1], given[2], given[3], token)",
+        "                prep(sqe, given[0], given[1], given[2], given[3], token)\n"
+        "                sqe[16:24] = (int.from_bytes(sqe[16:24], 'little') + 8).to_bytes(8, 'little')",
         FAULTS + "test_memory.py -k checksum", quick=True,
     ),
     Mutant(
@@ -153,12 +153,32 @@ MUTANTS = (
     Mutant(
         "a handler is taken off the list in a call", "rawuring/inflight.py",
         "            del ready[0]  #", "            ready.popleft()  #",
-        FAULTS + "test_environment.py -k at_any_moment_in_dispatch",
+        FAULTS + "test_environment.py -k at_any_moment_in_a_monitor",
+    ),
+    Mutant(
+        "a completion is looked up in a call", "rawuring/inflight.py",
+        "                handler = entries[token][0]\n", "                handler = entries.get(token)[0]\n",
+        FAULTS + "test_environment.py -k at_any_moment_in_dispatch", quick=True,
+    ),
+    Mutant(
+        "what a handler's dispatch() finds waits for the next", "rawuring/inflight.py",
+        "        if self._left:  # older ones\n", "        if False:\n",
+        "tests/test_inflight.py -k handlers_that_dispatch",
+    ),
+    Mutant(
+        "completions in hand are forgotten by close()", "rawuring/inflight.py",
+        "            self._others += self._left\n", "",
+        "tests/test_inflight.py -k handler_closes",
+    ),
+    Mutant(
+        "a lone completion overtakes older ones", "rawuring/inflight.py",
+        " and not (self._left or self._todo or self.ready):\n", ":\n",
+        "tests/test_inflight.py -k older_completions",
     ),
     Mutant(
         "a completion is noted in a call", "rawuring/inflight.py",
         "            ready += ((handler, res, flags),)", "            ready.append((handler, res, flags))",
-        FAULTS + "test_environment.py -k at_any_moment_in_dispatch",
+        FAULTS + "test_environment.py -k at_any_moment_in_a_monitor",
     ),
     Mutant(
         "a request is answered in a call", "rawuring/fdmon.py",
@@ -281,8 +301,8 @@ MUTANTS = (
     ),
     Mutant(
         "a token is found twice", "rawuring/inflight.py",
-        "                self.complete(cqe[0], cqe[1], cqe[2])\n            except",
-        "                self.complete(cqe[0], cqe[1], 2 * (cqe[0] % 3 == 0))\n            except",
+        "                if not flags & _MORE:\n                    del entries[token]\n            except",
+        "                if token % 3:\n                    del entries[token]\n            except",
         FAULTS + "test_abuse.py -k TestInFlight",
     ),
     Mutant(
@@ -325,7 +345,7 @@ MUTANTS = (
     ),
     Mutant(
         "what is no CQE stays in the way", "rawuring/inflight.py",
-        "                todo.extend([each for each in [todo.popleft() for _ in range(len(todo))] if _is_cqe(each)])\n", "",
+        "                    if _is_cqe(each):\n", "                    if True:\n",
         FAULTS + "test_hostile.py -k no_completion",
     ),
     Mutant(
@@ -381,23 +401,22 @@ MUTANTS = (
     ),
     Mutant(
         "an address is held in the place of a Pin", "rawuring/inflight.py",
-        "            if each.__class__ is int:\n                _refuse_number(each)", "            pass",
+        "                if type(each) is int:\n                    _refuse_number(each)", "                pass",
         "tests/test_request_memory.py -k hold_of_an_address",
     ),
     Mutant(
         "start() takes a handler that cannot be called", "rawuring/inflight.py",
-        '            raise RingClosed("the ring of this table is gone")\n        if handler is not None and',
-        '            raise RingClosed("the ring of this table is gone")\n        if False and',
+        "            _refuse_handler(handler)\n        if holds is not", "            pass\n        if holds is not",
         "tests/test_request_memory.py -k cannot_be_called", quick=True,
     ),
     Mutant(
         "hold() takes a handler that cannot be called", "rawuring/inflight.py",
-        '        """\n        if handler is not None and', '        """\n        if False and',
+        "            _refuse_handler(handler)\n        if keepalive:", "            pass\n        if keepalive:",
         "tests/test_request_memory.py -k cannot_be_called",
     ),
     Mutant(
         "tokens are small numbers", "rawuring/inflight.py",
-        "next_token = itertools.count(TOKEN_BASE).__next__", "next_token = itertools.count(1).__next__",
+        "_tokens = itertools.count(TOKEN_BASE)", "_tokens = itertools.count(1)",
         "tests/test_request_memory.py -k token or plain_requests", quick=True,
     ),
     Mutant(
@@ -1156,7 +1175,7 @@ MUTANTS = (
     ),
     Mutant(
         "the table reaps as its caller would", "rawuring/inflight.py",
-        "        (self.ring if ring is None else ring).reap_into(todo)\n", "        todo.extend((self.ring if ring is None else ring).reap())\n",
+        "            cqes = ring.reap()\n", "            cqes = list(ring.reap())\n",
         FAULTS + "test_signals.py -k table_reaps", quick=True,
     ),
     Mutant(
@@ -1171,8 +1190,8 @@ MUTANTS = (
     ),
     Mutant(
         "the soak: a completion is out of sight for a moment", "rawuring/inflight.py",
-        "        (self.ring if ring is None else ring).reap_into(todo)\n",
-        "        found = (self.ring if ring is None else ring).reap()\n        [None for _ in range(3000)]\n        todo.extend(found)\n",
+        "            cqes = ring.reap()\n",
+        "            cqes = ring.reap()\n            [None for _ in range(3000)]\n",
         FAULTS + "test_abuse.py -k everything_at_once",
     ),
     # (end of signals and threads)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -74,23 +74,29 @@ def finalizing(frame: FrameType | None) -> bool:
 
 
 @contextlib.contextmanager
-def strike(at: int) -> Iterator[list[int]]:
+def strike(
+    at: int, handler: Callable[[], object] | None = None, files: tuple[str, ...] = ()
+) -> Iterator[list[int]]:
     """Raise at the at-th moment at which CPython 3.11 and newer run signal handlers in the package.
 
-    Those are the entry of a function and the end of a call of one in C. (They are also run where a loop jumps
-    back, which is right after a call wherever it matters.) Gives a list, empty when the block ended first.
+    Or call a handler; or count the moments in some of its files only. Moments are the entry of a function and
+    the end of a call of one in C. (Signal handlers are also run where a loop jumps back, which is right after
+    a call wherever it matters.) Gives a list, empty when the block ended first.
     """
     struck: list[int] = []
     seen = 0
 
     def profile(frame: FrameType, event: str, arg: object) -> None:
         nonlocal seen
-        ours = str(ROOT / "rawuring") == os.path.dirname(frame.f_code.co_filename)
+        folder, name = os.path.split(frame.f_code.co_filename)
+        ours = folder == str(ROOT / "rawuring") and (not files or name in files)
         if ours and event in ("call", "c_return") and not struck:
             seen += 1
             if seen > at and not finalizing(frame):
                 struck.append(frame.f_lineno)
-                raise Struck
+                if handler is None:
+                    raise Struck
+                handler()
     try:
         sys.setprofile(profile)
         yield struck
