@@ -47,8 +47,7 @@ def threads() -> list[int]:
 
 
 def footprint() -> dict[str, int]:
-    """Count what the process holds."""
-    gc.collect()
+    """Count what the process holds, and what the collector has yet to free."""
     maps = Path("/proc/self/maps").read_text().splitlines()
     children = Path(f"/proc/self/task/{os.getpid()}/children")
     return {
@@ -90,7 +89,8 @@ def nothing_left(*names: str) -> Iterator[None]:
     gc.collect()
     before, files = measure(), descriptors()
     yield
-    # Less than before is what the collector or the kernel ended of an earlier test.
+    # Less than before is what the kernel ended of an earlier test. Collections take PyPy long: the next
+    # one is left to settles(), for without it there can only be more.
     after = settles(measure, lambda now: all(now[name] <= before[name] for name in names))
     more = {name: (before[name], after[name]) for name in names if after[name] > before[name]}
     new = {fd: file for fd, file in descriptors().items() if files.get(fd) != file}

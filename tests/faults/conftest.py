@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say what was thrown at the library."""
     if not _before:
         return
+    gc.collect()
     after = footprint()
     terminalreporter.section("faults")
     for name, count in sorted(figures.items()):

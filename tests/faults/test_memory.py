@@ -418,6 +418,7 @@ def test_under_valgrind_then_no_write_where_none_is_allowed(how):
 
 
 def test_allocate_many_times_then_no_mapping_is_left():
+    gc.collect()
     before = footprint()["mappings"]
     for _ in range(200):
         memory = buffers.allocate(8192)
