@@ -547,8 +547,8 @@ def test_completions_taken_out_to_make_room_before_polling_then_the_wait_ends():
 
             monitor._submit = submit
             start = time.monotonic()
-            assert monitor.wait(2_000_000_000) == [(node, POLLIN)]
-            assert time.monotonic() - start < 1
+            assert monitor.wait(60_000_000_000) == [(node, POLLIN)]
+            assert time.monotonic() - start < 50
         finally:
             os.close(r)
             os.close(w)

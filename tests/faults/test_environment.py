@@ -484,7 +484,7 @@ def test_interrupted_a_thousand_times_a_second_then_waits_are_neither_short_nor_
         before, start = thousand_signals[0], time.monotonic_ns()
         wait(250_000_000)
         took = time.monotonic_ns() - start
-        assert 250_000_000 <= took < 5_000_000_000, (name, took)
+        assert 250_000_000 <= took < 60_000_000_000, (name, took)
         assert thousand_signals[0] - before > 20, name
 
 
@@ -691,7 +691,7 @@ def test_clock_jumps_ahead_in_a_wait_then_it_ends_and_requests_go_on(monkeypatch
         clock.jumps = [0, 3600 * 10**9]
         start = time.perf_counter()
         ring.submit_and_wait(1, 10**9)
-        assert time.perf_counter() - start < 5
+        assert time.perf_counter() - start < 60  # of an hour
 
 
 def test_wall_clock_then_nobody_looks_at_it():
