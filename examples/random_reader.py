@@ -26,8 +26,8 @@ BLOCK = 4096
 
 def read_blocks(path: str, blocks: list[int], depth: int = 32) -> tuple[int, float]:
     """Read blocks by number; return the sum of their checksums, and the seconds that it took."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
     with Ring(depth, wish=rings.RECOMMENDED) as ring:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
         register.register_files(ring, [fd])
         os.close(fd)  # the ring holds the file
         memory = buffers.allocate(depth * BLOCK)

@@ -26,7 +26,9 @@ from rawuring import forbid
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = [pytest.mark.requires_io_uring, pytest.mark.skipif(not LINUX, reason="Linux only")]
-X86_64 = platform.machine() == "x86_64" and sys.maxsize > 2**32
+# User-mode Linux serves int 0x80 with the table and the registers of the native entry.
+USER_MODE = LINUX and "User Mode Linux" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+X86_64 = platform.machine() == "x86_64" and sys.maxsize > 2**32 and not USER_MODE
 
 ALLOW, LOG, KILL = 0x7FFF0000, 0x7FFC0000, 0x80000000
 ACTIONS = {"allow": ALLOW, "log": LOG, "kill": KILL, "trap": 0x00030000}
@@ -115,6 +117,8 @@ def test_matrix_of_filters_then_each_way_in_is_told_as_the_filter_has_it():
         for attempt in found["attempts"]:
             if attempt["abi"] == "x32" or attempt["state"] == "not tried":
                 continue  # another number, which this filter does not know; no executable memory
+            if attempt["abi"] == "i386" and USER_MODE:
+                continue
             if "no i386" in attempt["layer"]:
                 continue
             state = expected_state(case, attempt)
