@@ -18,7 +18,7 @@ from rawuring import aio
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Send back what comes until the client has finished."""
+    """Echo the data until the client has finished."""
     while data := await reader.read(65536):
         writer.write(data)
         await writer.drain()
@@ -27,7 +27,7 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 async def client(port: int, number: int) -> int:
-    """Send a megabyte, and return how much of it came back unchanged."""
+    """Send a megabyte, and return the number of bytes that came back unchanged."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     message = bytes([number]) * 1_000_000
 
@@ -43,7 +43,7 @@ async def client(port: int, number: int) -> int:
 
 
 async def main(port: int | None = None) -> list[int]:
-    """Serve; without a port, be the clients too."""
+    """Serve; without a port, also run the clients."""
     server = await asyncio.start_server(echo, "127.0.0.1", port or 0)
     loop = asyncio.get_running_loop()
     selector = loop.selector

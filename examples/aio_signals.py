@@ -39,7 +39,7 @@ def interrupted() -> bool:
     """Run a loop that waits for ever, and end it as Ctrl-C does."""
 
     async def wait() -> None:
-        # Again and again: one that comes just before the system call does not end its wait.
+        # Repeatedly: a signal that arrives just before the system call does not end its wait.
         signal.setitimer(signal.ITIMER_REAL, 0.01, 0.5)
         await asyncio.Event().wait()
 

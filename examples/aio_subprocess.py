@@ -33,7 +33,7 @@ async def reverse(data: bytes) -> tuple[bytes, int]:
 
 
 async def main() -> list[tuple[bytes, int]]:
-    """Run three of them at once."""
+    """Run three of them concurrently."""
     messages = [b"stressed", b"drawer" * 50_000, b""]
     results = await asyncio.gather(*map(reverse, messages))
     for message, (answer, code) in zip(messages, results):

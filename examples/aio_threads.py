@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Threads and asyncio over io_uring: executors, call_soon_threadsafe, and a loop in a thread of its own.
+"""Threads and asyncio over io_uring: executors, call_soon_threadsafe, and a loop in its own thread.
 
 Run: python examples/aio_threads.py
 """
@@ -19,14 +19,14 @@ from rawuring import aio
 
 
 async def in_executor() -> list[str]:
-    """Let threads compute while the loop goes on."""
+    """Let threads compute while the loop runs."""
     loop = asyncio.get_running_loop()
     jobs = [loop.run_in_executor(None, digest, bytes([i]) * 100_000) for i in range(8)]
     return await asyncio.gather(*jobs)
 
 
 def digest(data: bytes) -> str:
-    """Compute what takes some time."""
+    """Compute something slow."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -54,7 +54,7 @@ async def from_threads(count: int) -> int:
 
 
 def loop_in_a_thread() -> list[str]:
-    """Make a loop here, run it in another thread, and ask it from here."""
+    """Create a loop here, run it in another thread, and use it from here."""
     loop = aio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()

@@ -3,7 +3,7 @@
 
     python examples/cat.py FILE...
 
-Several reads of one file are in flight at a time; what comes back is written in order.
+Several reads of one file are in flight at a time; their data are written in order.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def cat(table: InFlight, path: str) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     memories = [buffers.allocate(BLOCK) for _ in range(DEPTH)]
     pins = [buffers.pin(memory, writable=True) for memory in memories]
-    arrived: dict[int, int] = {}  # block -> how many bytes of it are there, or a negative errno
+    arrived: dict[int, int] = {}  # block -> the number of its bytes, or a negative errno
 
     def read(block: int) -> None:
         table.start(
@@ -59,7 +59,7 @@ def cat(table: InFlight, path: str) -> None:
 
 
 def write_all(data: bytes) -> None:
-    """Write to standard output, however little it takes at a time."""
+    """Write to standard output, even if it takes little at a time."""
     view = memoryview(data)
     while view:
         view = view[os.write(1, view) :]

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Copy a file; each block is a read that is linked to its write, and the kernel goes on by itself.
+"""Copy a file; each block is a read that is linked to its write, and the kernel continues by itself.
 
     python examples/copy_linked.py SOURCE DESTINATION
 
-A link breaks when the read is short, and then its write is cancelled. Blocks have the exact length, so that
-this happens only when the file changes under our hands.
+A link breaks when the read is short, and its write is cancelled. Blocks have the exact length, so that this
+happens only if the file changes during the copy.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _copy_blocks(ring: Ring, reader: int, writer: int, size: int) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Copy as the command line says."""
+    """Run the command."""
     if len(arguments) != 2:
         print(__doc__, file=sys.stderr)
         return 2

@@ -3,7 +3,7 @@
 
     python examples/echo_multishot.py [PORT]
 
-The kernel picks a buffer when data is there, so idle connections cost no memory. Needs Linux 6.0.
+The kernel picks a buffer when data arrives, so idle connections cost no memory. Needs Linux 6.0.
 """
 
 import errno
@@ -20,8 +20,8 @@ from rawuring import InFlight, Ring, buffers, ops, register, rings, uapi
 
 
 def echo(table: InFlight, group: buffers.ProvidedBuffers, fd: int) -> None:
-    """Send back what a connection sends, one piece at a time: two sends at once would mix their bytes."""
-    waiting: deque[bytes] = deque()  # an empty piece is the end
+    """Echo the data of a connection, one piece at a time: two concurrent sends would mix their bytes."""
+    waiting: deque[bytes] = deque()  # an empty piece marks the end
 
     def receive() -> None:
         select = {"flags": uapi.IOSQE_BUFFER_SELECT, "buf_group": group.bgid}
@@ -35,7 +35,7 @@ def echo(table: InFlight, group: buffers.ProvidedBuffers, fd: int) -> None:
                 send()
         if flags & uapi.IORING_CQE_F_MORE:
             return
-        if res > 0 or res == -errno.ENOBUFS:  # buffers are back by now
+        if res > 0 or res == -errno.ENOBUFS:  # buffers have been returned by now
             receive()
         elif waiting:
             waiting.append(b"")

@@ -4,7 +4,7 @@
 Run: python examples/every_kind.py [CHANGES] [SEED]
 
 After every change (a byte written, a pipe drained, a timer set, a peer closed, a handler added, modified or
-removed) the monitor's wait(0) must give exactly what select.poll gives: the same descriptors with the
+removed) the monitor's wait(0) must return exactly the result of select.poll: the same descriptors with the
 same events. Both backends go through the same changes.
 """
 
@@ -66,7 +66,7 @@ def drain(fd: int) -> None:
     except (BlockingIOError, ConnectionError):
         return
     except OSError as error:
-        if error.errno != 5:  # EIO: the other side of a terminal has gone
+        if error.errno != 5:  # EIO: the other side of a terminal is closed
             raise
 
 
@@ -263,7 +263,7 @@ KINDS = (Pipe, UnixSocket, TcpSocket, EventFd, TimerFd, Terminal, Inotify, Epoll
 
 
 def run(backend: str, changes: int, seed: int) -> dict[str, int]:
-    """Make random changes and compare after each; return how often each kind of event was seen."""
+    """Make random changes and compare after each; return the count of each kind of event."""
     random.seed(seed)
     seen: dict[str, int] = {}
     monitor = fdmon.setup((backend,))
@@ -321,7 +321,7 @@ def compare(monitor, oracle, nodes, things, seen, change) -> None:
         again = dict(oracle.poll(0))
         if want == again:
             break
-        want = again  # the kernel changed something in the background: ask once more
+        want = again  # the kernel changed something in the background: poll once more
     got = {node.fd: revents for node, revents in events}
     kind_of = {fd: thing.kind for thing in things for fd in thing.fds}
     assert len(got) == len(events), f"change {change}: a descriptor was reported twice: {events}"

@@ -3,7 +3,7 @@
 
     python examples/pass_fd.py FILE
 
-No number of an ordinary descriptor is used at any time, and nothing is duplicated by hand. Needs Linux 6.0.
+No ordinary descriptor is ever used, and nothing is duplicated by hand. Needs Linux 6.0.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if __name__ == "__main__":
 
 from rawuring import Ring, buffers, ops, register, uapi
 
-READY, FILE = 1, 2  # user_data of the completions that the reader's ring sees
+READY, FILE = 1, 2  # user_data of the completions in the reader's ring
 
 
 def check(res: int) -> int:
-    """Raise what a completion says."""
+    """Raise the error of a completion."""
     if res < 0:
         raise OSError(-res, os.strerror(-res))
     return res
@@ -43,7 +43,7 @@ def reader(born: threading.Event, ends: list[int], found: list[bytes]) -> None:
         register.register_files_sparse(ring, 4)
         ends.append(ring.fileno())
         born.set()
-        slot = wait_for(ring, FILE)  # over here res is the slot that was chosen
+        slot = wait_for(ring, FILE)  # in this ring res is the chosen slot
         memory = buffers.allocate(4096)
         pin = buffers.pin(memory, writable=True)
         ops.prep_read(ring.get_sqe(), slot, pin.address, 4096, 0, READY, uapi.IOSQE_FIXED_FILE)
@@ -51,10 +51,10 @@ def reader(born: threading.Event, ends: list[int], found: list[bytes]) -> None:
 
 
 def pass_file(path: str) -> bytes:
-    """Open here, read there; return what was read."""
+    """Open here, read there; return the data."""
     born, ends, found = threading.Event(), [], []
     thread = threading.Thread(target=reader, args=(born, ends, found))
-    with Ring(8) as ring:  # first: where it is refused, nobody waits for a thread that was refused, too
+    with Ring(8) as ring:  # first: if it is refused, nothing waits for a thread that is refused, too
         thread.start()
         born.wait()
         register.register_files_sparse(ring, 1)

@@ -3,8 +3,8 @@
 
     python examples/random_reader.py FILE [READS] [DEPTH]
 
-O_DIRECT wants memory and offsets that are aligned: buffers.allocate() gives whole pages. Registering the
-buffers spares the kernel mapping them for each read, registering the file spares it looking the file up.
+O_DIRECT needs aligned memory and offsets: buffers.allocate() returns whole pages. Registering the buffers
+saves the kernel mapping them for each read, registering the file saves it a look-up.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BLOCK = 4096
 
 
 def read_blocks(path: str, blocks: list[int], depth: int = 32) -> tuple[int, float]:
-    """Read blocks by number; return the sum of their checksums, and the seconds that it took."""
+    """Read blocks by number; return the sum of their checksums, and the time in seconds."""
     with Ring(depth, wish=rings.RECOMMENDED) as ring:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
         register.register_files(ring, [fd])
@@ -59,7 +59,7 @@ def read_blocks(path: str, blocks: list[int], depth: int = 32) -> tuple[int, flo
 
 
 def main(arguments: list[str]) -> int:
-    """Read as the command line says, and tell how fast it went."""
+    """Run the command, and print the speed."""
     if not arguments:
         print(__doc__, file=sys.stderr)
         return 2

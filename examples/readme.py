@@ -12,7 +12,7 @@ with Ring(8) as ring, open(__file__, "rb") as file:
     def done(res: int, flags: int) -> None:
         print(f"{res} bytes, the first 28: {memory[:28]!r}")
 
-    # The table keeps the memory until the kernel has let go of it. None: as many bytes as it has.
+    # The table holds the memory until the kernel no longer uses it. None: as many bytes as it has.
     inflight.start(ops.prep_read, file.fileno(), target, None, 0, handler=done)
     ring.submit_and_wait(1)
     inflight.reap()

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""du: walk a directory, asking for the metadata of all its files at once.
+"""du: walk a directory, requesting the metadata of many files at a time.
 
     python examples/walk_statx.py [DIRECTORY]
 
-It takes two to three times as long as os.walk with os.lstat wherever the kernel has the metadata in memory:
-then there is nothing to wait for, and a request costs more than a system call. Only waiting is saved, on a
-network file system or a cold disk: 64 are in flight. Names come from os.scandir: no operation has them.
+It takes two to three times as long as os.walk with os.lstat if the kernel has the metadata in memory: then
+there is nothing to wait for, and a request costs more than a system call. Only waiting is saved, on a network
+file system or a cold disk: 64 requests are in flight. Names come from os.scandir: no operation lists them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MASK = uapi.STATX_TYPE | uapi.STATX_SIZE | uapi.STATX_BLOCKS
 
 
 def walk(top: str) -> Iterator[tuple[str, buffers.Statx]]:
-    """Yield the path and metadata of everything below a directory, in the order of the answers."""
+    """Yield the path and metadata of everything below a directory, in the order of completion."""
     with Ring(DEPTH, wish=rings.RECOMMENDED) as ring:
         table = InFlight(ring)
         found: list[tuple[str, buffers.Statx]] = []

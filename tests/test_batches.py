@@ -258,7 +258,7 @@ def test_turn_when_a_signal_comes_then_it_goes_on():
     try:
         with Ring(4) as ring:
             ops.prep_poll_add(ring.get_sqe(), r, 1, 7)
-            # Again and again: one that comes just before the system call does not end its wait.
+            # Repeatedly: a signal just before the system call does not end its wait.
             signal.setitimer(signal.ITIMER_REAL, 0.01, 0.5)
             assert [cqe[0] for cqe in ring.submit_and_reap(1)] == [7]
             assert hits == [1]

@@ -493,7 +493,7 @@ def test_signal_handler_that_raises_oserror_then_it_comes_out_and_the_ring_stays
         with monitor_with() as mon:
             node = mon.add(pair[0].fileno(), POLLIN)
             with pytest.raises(OSError, match="mine"):  # noqa: PT012 - on a slow machine it strikes at once
-                # Again and again: one that comes just before the system call does not end its wait.
+                # Repeatedly: a signal just before the system call does not end its wait.
                 signal.setitimer(signal.ITIMER_REAL, 0.005, 0.5)
                 mon.wait(5_000 * MILLISECOND)
             assert mon.backend == "io_uring"

@@ -687,7 +687,7 @@ def test_signal_handler_that_raises_then_wait_leaves_and_nothing_is_lost(monitor
     old = signal.signal(signal.SIGALRM, handler)
     try:
         with pytest.raises(Leave):  # noqa: PT012 - on a slow machine it strikes at once
-            # Again and again: one that comes just before the system call does not end its wait.
+            # Repeatedly: a signal just before the system call does not end its wait.
             signal.setitimer(signal.ITIMER_REAL, 0.01, 0.5)
             monitor.wait(None)
     finally:
@@ -731,7 +731,7 @@ def test_signal_handlers_that_raise_at_any_moment_then_no_handler_goes_dead(moni
 def test_signal_handler_that_notifies_then_wait_returns(monitor):
     old = signal.signal(signal.SIGALRM, lambda *_: monitor.notify())
     try:
-        # Again and again: one that comes just before the system call does not end its wait.
+        # Repeatedly: a signal just before the system call does not end its wait.
         signal.setitimer(signal.ITIMER_REAL, 0.005, 0.5)
         assert monitor.wait(None) == []
     finally:

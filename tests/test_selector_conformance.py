@@ -745,7 +745,7 @@ def test_select_in_a_signal_handler_then_both_answer(sel, backend, pair):
     old = signal.signal(signal.SIGALRM, handler)
     try:
         sel.register(a, READ)
-        # Again and again: one that comes just before the system call does not end its wait.
+        # Repeatedly: a signal just before the system call does not end its wait.
         signal.setitimer(signal.ITIMER_REAL, 0.01, 0.5)
         assert ready(sel, 5) == [(a.fileno(), READ)]
     finally:

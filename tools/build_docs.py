@@ -7,11 +7,11 @@
     python3 tools/build_docs.py --site DIR   build the site with mkdocs (from pip), warnings as errors
 
 What it is: the API reference from the docstrings, the pictures from rawuring.layout, the tour's text, the
-table of what each operation means by an SQE. They are committed, so that docs/ can be read on a code host
-as well; tests/test_docs.py compares.
+table of the meaning of each SQE member. They are committed, so that docs/ can be read on a code host as well;
+tests/test_docs.py compares.
 Must not know: any fact of its own.
 Invariant: the same on every machine and every Python: docstrings are parsed, not imported, and pictures
-show the layout that is known, not this kernel's.
+show the known layout, not this kernel's.
 Read next: docs/index.md.
 """
 
@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT))
 from rawuring import layout, tour, uapi  # noqa: E402
 
 DOCS = ROOT / "docs"
-#: The modules in the order of reading, as the README lists them.
+#: The modules in reading order, as the README lists them.
 MODULES = tuple(
     line.split("`")[1][:-3]
     for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
@@ -63,7 +63,7 @@ def generate() -> dict[str, str]:
 
 
 def picture(arguments: list[str]) -> str:
-    """Return what rawuring.layout prints."""
+    """Return the output of rawuring.layout."""
     with contextlib.redirect_stdout(io.StringIO()) as out:
         code = layout.main(arguments)
     assert code == 0, arguments
@@ -83,7 +83,7 @@ def tour_page() -> str:
 
 
 def operations_page() -> str:
-    """Return the page that says what each operation means by the members of an SQE."""
+    """Return the page with the meaning of each SQE member for each operation."""
     lines = [
         f"{NOTE}# What each operation means by an SQE\n",
         "Learned by calling the functions of ops.py with one argument after the other. `python -m "
@@ -124,7 +124,7 @@ def api_index() -> str:
 
 
 def package_names() -> dict[str, str]:
-    """Return what `from rawuring import ...` offers, by the module that has it."""
+    """Return the names of `from rawuring import ...`, with the module that defines each."""
     for node in parse("__init__").body:
         if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "_HOME" and node.value:
             return dict(ast.literal_eval(node.value))
@@ -142,12 +142,12 @@ def parse(module: str) -> ast.Module:
 
 
 def first_line(module: str) -> str:
-    """Return what a module says that it is."""
+    """Return the summary line of a module."""
     return (ast.get_docstring(parse(module)) or "").splitlines()[0].replace("|", "\\|")
 
 
 def api_page(module: str) -> str:
-    """Return the page of one module: everything public that has a docstring, as it stands in the file."""
+    """Return the page of one module: everything public that has a docstring, in the order of the file."""
     tree, text = parse(module), source(module).splitlines()
     lines = [f"{NOTE}# rawuring.{module}\n", fence(ast.get_docstring(tree) or "")]
     for node in tree.body:
@@ -159,7 +159,7 @@ def api_page(module: str) -> str:
 
 
 def remark(line: int, text: list[str]) -> str:
-    """Return the comment of the form "#: ..." that stands above a line, which is counted from 1."""
+    """Return the comment of the form "#: ..." above a line, which is counted from 1."""
     found: list[str] = []
     while line > 1 and text[line - 2].lstrip().startswith("#:"):
         line -= 1
@@ -168,7 +168,7 @@ def remark(line: int, text: list[str]) -> str:
 
 
 def constant(node: ast.Assign | ast.AnnAssign, text: list[str]) -> list[str]:
-    """Return the lines of a constant that says what it is; its value too, unless it is long."""
+    """Return the lines of a documented constant; its value too, unless it is long."""
     target = node.targets[0] if isinstance(node, ast.Assign) else node.target
     said = remark(node.lineno, text)
     if not said or not isinstance(target, ast.Name) or target.id.startswith("_"):
@@ -179,7 +179,7 @@ def constant(node: ast.Assign | ast.AnnAssign, text: list[str]) -> list[str]:
 
 
 def attributes(node: ast.ClassDef, text: list[str]) -> str:
-    """List the fields of a class, and what its methods say of attributes that they make."""
+    """List the fields of a class, and the documented attributes that its methods create."""
     found: dict[str, str] = {}
     for child in ast.walk(node):
         if not isinstance(child, (ast.Assign, ast.AnnAssign)):
@@ -219,7 +219,7 @@ def definition(node: ast.FunctionDef | ast.ClassDef, owner: str, text: list[str]
 
 
 def signature(node: ast.FunctionDef, title: str) -> str:
-    """Return the head of a function: one form, whichever Python prints it."""
+    """Return the signature of a function, in the same form on every Python."""
     a = node.args
     plain = [*a.posonlyargs, *a.args]
     defaults: list[ast.expr | None] = [None] * (len(plain) - len(a.defaults)) + list(a.defaults)
@@ -241,7 +241,7 @@ def signature(node: ast.FunctionDef, title: str) -> str:
 
 
 def fence(text: str) -> str:
-    """Wrap text so that no sign in it is taken for markup."""
+    """Fence text so that no character in it is treated as markup."""
     return f"```text\n{text}\n```\n"
 
 
@@ -250,7 +250,7 @@ def fence(text: str) -> str:
 
 
 def outdated() -> list[str]:
-    """List the generated files that are not what the code says, and those that nothing generates any more."""
+    """List the generated files that differ from the code, and those that are no longer generated."""
     pages = generate()
     wrong = [
         name

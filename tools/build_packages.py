@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Build the wheel, the sdist and rawuring-probe.pyz, and prove that they are good.
+"""Build the wheel, the sdist and rawuring-probe.pyz, and verify them.
 
     python3 tools/build_packages.py                 into dist/; needs flit_core, and no network
     python3 tools/build_packages.py --check         also with twine and check-wheel-contents, and installed by
-                                                    pip, uv and pipx, as far as these are there
+                                                    pip, uv and pipx, if available
 
 Everything is built twice, from two copies of the checkout in different places and with other file times, and
-once more from the unpacked sdist. All must give the same bytes. SOURCE_DATE_EPOCH is the time inside; without
-it, the time of the last commit, or else a fixed one.
+once more from the unpacked sdist. All must produce the same bytes. SOURCE_DATE_EPOCH is the time inside;
+without it, the time of the last commit, or else a fixed one.
 
-Must not know: what is in the package; pyproject.toml and the folder say so.
+Must not know: the contents of the package; pyproject.toml and the folder define them.
 Invariant: nothing but dist/ is written in the checkout.
 Read next: build_zipapp.py.
 """
@@ -43,9 +43,9 @@ IN_SDIST = ("LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "DESIGN.m
 
 
 def main() -> int:
-    """Run the command; return the exit code: 0 when all is good."""
+    """Run the command; return the exit code: 0 if everything is correct."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="check with tools of others, and install")
+    parser.add_argument("--check", action="store_true", help="check with other tools, and install")
     parser.add_argument("--output", type=Path, default=CHECKOUT / "dist")
     options = parser.parse_args()
     if importlib.util.find_spec("flit_core") is None:
@@ -97,7 +97,7 @@ def build_all(scratch: Path) -> dict[str, bytes]:
 
 
 def export(target: Path, older_by_s: int) -> Path:
-    """Copy what belongs to the project, with other file times."""
+    """Copy the files of the project, with other file times."""
     done = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=CHECKOUT, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, text=True,
@@ -116,7 +116,7 @@ def export(target: Path, older_by_s: int) -> Path:
 
 
 def build(checkout: Path, output: Path) -> dict[str, bytes]:
-    """Build wheel and sdist as an installer does, without asking an index for the build tool."""
+    """Build wheel and sdist as an installer does, without fetching the build tool from an index."""
     output.mkdir()
     for kind in ("wheel", "sdist"):
         subprocess.run([sys.executable, "-c", BUILD.format(kind=kind), str(output)], cwd=checkout, check=True)
@@ -124,7 +124,7 @@ def build(checkout: Path, output: Path) -> dict[str, bytes]:
 
 
 def check_names(wheel: str, path: Path, in_sdist: set[str]) -> None:
-    """Compare what is in the wheel and the sdist with what should be."""
+    """Compare the contents of the wheel and the sdist with the expected ones."""
     assert wheel == f"rawuring-{__version__}-py3-none-any.whl", wheel
     names = set(zipfile.ZipFile(path).namelist())
     modules = {f"rawuring/{each.name}" for each in (CHECKOUT / "rawuring").glob("*.py")}
@@ -142,7 +142,7 @@ def check_names(wheel: str, path: Path, in_sdist: set[str]) -> None:
 
 
 def check(output: Path, scratch: Path) -> None:
-    """Let others look at the packages, and install them."""
+    """Check the packages with other tools, and install them."""
     wheel = output / f"rawuring-{__version__}-py3-none-any.whl"
     sdist = output / f"rawuring-{__version__}.tar.gz"
     tool("twine", "check", "--strict", wheel, sdist)
@@ -150,7 +150,7 @@ def check(output: Path, scratch: Path) -> None:
     probe([sys.executable, "-I", "-S", str(output / "rawuring-probe.pyz")], "rawuring-probe.pyz with -I -S")
     subprocess.run([sys.executable, "-m", "venv", str(scratch / "pip")], check=True)
     for package in (wheel, sdist):
-        # flit_core is found in the environment that runs this; no index is asked.
+        # flit_core comes from the environment that runs this; no index is used.
         python = scratch / "pip" / "bin" / "python"
         flags = ["--no-index", "--no-deps", "--force-reinstall", "--quiet", "--disable-pip-version-check"]
         if package is sdist:
@@ -177,7 +177,7 @@ def build_tools() -> str:
 
 
 def tool(name: str, *arguments: object, **environment: object) -> bool:
-    """Run a tool from beside this interpreter or from the path; say so where there is none."""
+    """Run a tool from this interpreter's folder or from the path; report if there is none."""
     beside = str(Path(sys.executable).parent)
     path = shutil.which(name, path=os.pathsep.join([beside, os.environ.get("PATH", "")]))
     if path is None:
@@ -193,7 +193,7 @@ def tool(name: str, *arguments: object, **environment: object) -> bool:
 
 
 def probe(command: list[str], what: str) -> None:
-    """Run an installed probe, away from the checkout."""
+    """Run an installed probe, outside the checkout."""
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run([*command, "--quiet"], cwd=folder, capture_output=True, text=True, timeout=60)
     assert done.returncode in (0, 1, 4) and done.stdout.startswith("io_uring:"), f"{what}: {done}"

@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Build a CPython that this machine has no package of: ``python3 tools/build_python.py 3.13t``.
+"""Build a CPython for which this machine has no package: ``python3 tools/build_python.py 3.13t``.
 
-What it is: Debian's source package of python3.X, fetched by apt with a state of its own and built in a few
+What it is: Debian's source package of python3.X, fetched by apt with a separate state and built in a few
 minutes, free-threaded when the name ends in t. tools/run_tests.py --all-pythons finds it afterwards.
-Must not know: what the tests test.
-Invariant: the machine's apt configuration, lists and packages are not touched, and what stands at the prefix
-is complete: it is installed under another name and moved there. Exit code 77 means that it cannot be had
-here; the last line says why.
+Must not know: the tests.
+Invariant: the machine's apt configuration, lists and packages are not touched, and the installation at the
+prefix is complete: it is made under another name and moved there. Exit code 77 means that it cannot be built
+here; the last line gives the reason.
 Read next: tools/run_tests.py.
 
 Needs: Debian's apt-get, dpkg-source and debian-archive-keyring; make and a C compiler; for a Python that can
-run the tests, libffi-dev, zlib1g-dev and libssl-dev. Debian's patches are left out: with them virtual
+run the tests, libffi-dev, zlib1g-dev and libssl-dev. Debian's patches are not applied: with them virtual
 environments of a free-threaded Python do not find their own packages.
 """
 
@@ -29,10 +29,10 @@ from pathlib import Path
 from kernel_matrix.debian import Apt, NotToBeHad, run
 from run_tests import built_pythons
 
-#: Where to look, in this order.
+#: The suites to search, in this order.
 SUITES = ("trixie", "forky", "sid")
 TOOLS = ("apt-get", "apt-cache", "dpkg-source", "make", "cc")
-#: What the tests need, and the package that has it.
+#: The modules that the tests need, and the packages that provide them.
 MODULES = {"ctypes": "libffi-dev", "zlib": "zlib1g-dev", "ssl": "libssl-dev"}
 QUESTION = (
     "import sys, sysconfig; print('%d.%d' % sys.version_info[:2] + "
@@ -41,7 +41,7 @@ QUESTION = (
 
 
 def main() -> int:
-    """Build it, unless it is there, and print its path."""
+    """Build it, unless it exists, and print its path."""
     parser = argparse.ArgumentParser(description="Build a CPython from Debian's source package.")
     parser.add_argument("name", nargs="?", default="3.13t", help="X.Y, or X.Yt: free-threaded (3.13t)")
     parser.add_argument("--prefix", type=Path, help="where to install it (default: where run_tests.py looks)")
@@ -56,14 +56,14 @@ def main() -> int:
         if answer(program) != options.name:
             build(options.name, prefix, options.mirror, options.jobs)
     except NotToBeHad as reason:
-        print(f"build_python: {options.name} cannot be had here: {reason}")
+        print(f"build_python: {options.name} cannot be built here: {reason}")
         return 77
     print(program)
     return 0
 
 
 def answer(program: Path) -> str:
-    """Let an interpreter say what it is; "" where it does not run."""
+    """Return the name that an interpreter reports; "" if it does not run."""
     try:
         done = subprocess.run(
             [str(program), "-I", "-c", QUESTION], capture_output=True, text=True, timeout=60, check=False
@@ -74,7 +74,7 @@ def answer(program: Path) -> str:
 
 
 def build(name: str, prefix: Path, mirror: str | None, jobs: int) -> None:
-    """Fetch, configure, make, install, look whether it is good, move it to its place."""
+    """Fetch, configure, make, install, verify, and move it to its place."""
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if missing:
         raise NotToBeHad(f"no {', '.join(missing)}")
@@ -98,7 +98,7 @@ def build(name: str, prefix: Path, mirror: str | None, jobs: int) -> None:
         new = Path(f"{installed}{prefix}")
         program = new / "bin" / f"python{name}"
         if answer(program) != name:
-            raise NotToBeHad(f"what was built does not say that it is {name}; see {log}")
+            raise NotToBeHad(f"the result does not report that it is {name}; see {log}")
         for module, package in MODULES.items():
             if subprocess.run([str(program), "-I", "-c", f"import {module}"], check=False).returncode:
                 raise NotToBeHad(f"it was built without {module}: install {package}, and build again")
@@ -125,7 +125,7 @@ def fetch(name: str, scratch: Path, mirror: str | None) -> Path:
                 continue
             tried.add(version)
             print(f"fetching {package} {version} from {suite}", flush=True)
-            try:  # a mirror may list what it does not serve
+            try:  # a mirror may list packages that it does not serve
                 run(
                     "apt-get", *apt.options, "-qq", "--download-only", "source", f"{package}={version}",
                     cwd=scratch,
@@ -141,12 +141,12 @@ def fetch(name: str, scratch: Path, mirror: str | None) -> Path:
 
 
 def numbers(version: str) -> list[int]:
-    """Return what versions are sorted by."""
+    """Return the sort key of versions."""
     return [int(number) for number in re.findall(r"\d+", version)]
 
 
 def step(command: list[str], folder: Path, output: object, log: Path) -> None:
-    """Run one program of the build; NotToBeHad when it fails."""
+    """Run one program of the build; NotToBeHad if it fails."""
     print(f"running {' '.join(command)}", flush=True)
     # Half of the time of -O3, and the tests run for minutes only.
     environment = {"CFLAGS": "-O1 -g0", **os.environ}

@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Build rawuring-probe.pyz: the probe in one file, for a host that has Python and nothing else.
+"""Build rawuring-probe.pyz: the probe in one file, for a host that has nothing but Python.
 
     python3 tools/build_zipapp.py                    writes dist/rawuring-probe.pyz
     python3 tools/build_zipapp.py --output FILE
     python3 -I -S rawuring-probe.pyz --quiet         runs anywhere, from Python 3.9 on
 
-It holds the probe and the modules that it imports, as rawuring.vendor finds them, with licence, version and
-hashes. The same checkout gives the same bytes: no times, no owners, and nothing is compressed, because
+It contains the probe and the modules that it imports, as rawuring.vendor finds them, with licence, version
+and hashes. The same checkout gives the same bytes: no times, no owners, and nothing is compressed, because
 compressed bytes depend on the zlib at hand, and a bare Python may have none.
 
-Must not know: which modules the probe consists of.
-Invariant: nothing of the machine that builds gets into the file.
+Must not know: the modules of the probe.
+Invariant: nothing of the building machine gets into the file.
 Read next: rawuring/vendor.py.
 """
 
@@ -39,7 +39,7 @@ if sys.version_info < (3, 9):
 
 import runpy
 
-# A file in a zip is compiled at each start, so what needs little takes little along.
+# A file in a zip is compiled at each start, so --forbid loads no more than it needs.
 alone = "--forbid" in sys.argv and len(sys.argv) <= 3
 runpy.run_module("rawuring.forbid" if alone else "rawuring.probe", run_name="__main__")
 """

@@ -4,10 +4,10 @@
 
     python3 tools/check_kernel.py                 what this kernel lacks; exit 1 if it cannot run the library
     python3 tools/check_kernel.py --header PATH   compare uapi.py with linux/io_uring.h; exit 1 on drift
-    python3 tools/check_kernel.py --kernels       compare the since-kernels with what real kernels answered
+    python3 tools/check_kernel.py --kernels       compare the since-kernels with the answers of real kernels
 
-For people who build or vendor: it runs from a bare checkout, without installing anything. Several --header
-are read as one, so the headers beside io_uring.h (io_uring/query.h, io_uring/zcrx.h ...) can be given too.
+For those who build or vendor: it runs from a bare checkout, without installing anything. Several --header are
+read as one, so the headers next to io_uring.h (io_uring/query.h, io_uring/zcrx.h ...) can be given too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RECORDED = Path(__file__).resolve().parent.parent / "tests" / "data" / "kernels.
 
 
 def check_kernel() -> int:
-    """Print what this kernel lacks; return the exit code."""
+    """Print the items that this kernel lacks; return the exit code."""
     from rawuring import probe, report, uapi
 
     found = probe.capabilities(refresh=True)
@@ -77,11 +77,11 @@ def check_kernels(path: Path) -> int:
 
 
 def wrong_claims(answers: dict) -> list[str]:
-    """List where the since-kernels say something else than one kernel did.
+    """List the contradictions between the since-kernels and one kernel.
 
-    A name must be there from its release on, and not before. "OP" and "REG" count operations from 0 up, the
-    other kinds are masks. "code_of" is the release whose io_uring the kernel carries: 5.10.162 and later
-    have that of 5.15, but for what other parts of the kernel would have to offer.
+    A name must exist from its release on, and not before. "OP" and "REG" count operations from 0 up, the
+    other kinds are masks. "code_of" is the release whose io_uring the kernel carries: 5.10.162 and later have
+    that of 5.15, but for what other parts of the kernel would have to offer.
     """
     from rawuring import evidence, survey, uapi
 
@@ -124,8 +124,8 @@ def check_header(paths: list[str]) -> int:
         print(f"cannot read the header: {error}", file=sys.stderr)
         return 2
     if not any(name.startswith("IORING_") for name in header.constants):
-        # Nothing to compare would look like agreement.
-        print(f"{' '.join(paths)}: this is no io_uring header, it has no IORING_ constant", file=sys.stderr)
+        # An empty comparison would look like agreement.
+        print(f"{' '.join(paths)}: not an io_uring header: it has no IORING_ constant", file=sys.stderr)
         return 2
     drift = uapi_header.differences(header, uapi)
     for line in drift:

@@ -20,7 +20,7 @@ PAGE = ROOT / "docs" / "kernels.md"
 
 
 def span(since: str, below: str) -> str:
-    """Say which kernels are meant."""
+    """Describe the range of kernels."""
     if since and below:
         return f"{since} to below {below}"
     return f"below {below}" if below else f"from {since}"
@@ -28,7 +28,7 @@ def span(since: str, below: str) -> str:
 
 def table() -> str:
     """Return the table as Markdown."""
-    lines = ["| kernels | what they do | what the library does | source |", "|---|---|---|---|"]
+    lines = ["| kernels | behaviour | in this library | source |", "|---|---|---|---|"]
     for gate in gates.GATES:
         spans = ", ".join(span(*kernels) for kernels in gate.kernels)
         lines.append(f"| {spans} | {gate.what} | {gate.library} | {gate.source} |")

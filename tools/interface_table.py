@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
 """Draw the table of the kernel's interface: encoded, admitted, exercised.
 
-What it is: Markdown from what test runs noted, one column for each kernel. A run notes when RAWURING_TABLE
-names a file::
+What it is: Markdown from the notes of test runs, one column for each kernel. A run takes notes if
+RAWURING_TABLE names a file::
 
     RAWURING_TABLE=6.18.json python -m pytest tests/test_every_opcode.py tests/test_every_register_op.py
     python tools/interface_table.py 6.18.json > docs/kernel-interface.md
 
-Must not know: how anything is tested.
-Invariant: a cell says "yes" only when a test did the operation on that kernel and passed.
+Must not know: the tests.
+Invariant: a cell says "yes" only if a test executed the operation on that kernel and passed.
 Read next: tests/test_every_opcode.py.
 """
 
@@ -40,7 +40,7 @@ def release(version: str) -> tuple[int, ...]:
 
 
 def cell(name: str, kernel: str, outcomes: list[str]) -> str:
-    """Sum up what the tests of one operation said."""
+    """Sum up the results of the tests of one operation."""
     if any(outcome.startswith("failed") for outcome in outcomes):
         return "FAILED"
     if any(outcome.startswith("passed") for outcome in outcomes):
@@ -51,7 +51,7 @@ def cell(name: str, kernel: str, outcomes: list[str]) -> str:
 
 
 def functions_by_opcode() -> dict[int, list[str]]:
-    """Find out which prep functions write which opcode, by letting them."""
+    """Find out which prep functions write which opcode, by calling them."""
     found: dict[int, list[str]] = {}
     for name, function in vars(ops).items():
         if name.startswith("prep_") and name not in ("prep_rw", "prep_uring_cmd_op", "prep_send_set_addr"):
@@ -63,7 +63,7 @@ def functions_by_opcode() -> dict[int, list[str]]:
 
 
 def functions_by_register_op() -> dict[str, list[str]]:
-    """Find out which register functions name which opcode, by their text."""
+    """Find out which register functions name which opcode, from their source."""
     found: dict[str, list[str]] = {}
     sources = {name: inspect.getsource(f) for name, f in vars(register).items() if inspect.isfunction(f)}
     prefixes = ("IORING_REGISTER_", "IORING_UNREGISTER_")

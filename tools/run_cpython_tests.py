@@ -5,10 +5,10 @@
     python3 tools/run_cpython_tests.py [--python PATH] [--strategy NAME] [--only test_asyncio] [-k NAME]
 
 What it is: test_selectors with SELECTOR = IoUringSelector, and test_asyncio with selectors.DefaultSelector
-and selectors.EpollSelector replaced by it, on every Python that has the ``test`` package. What fails is run
-once more, alone, and then on the default loop: only a test that fails twice here and passes there counts.
+and selectors.EpollSelector replaced by it, on every Python that has the ``test`` package. A failed test is
+run once more, alone, and then on the default loop: only a test that fails twice here and passes there counts.
 Must not know: how the selector works.
-Invariant: the last line says ``N passed, N failed``, and the exit code is 0 only when nothing failed.
+Invariant: the last line says ``N passed, N failed``, and the exit code is 0 only if nothing failed.
 Read next: rawuring/selector.py.
 """
 
@@ -27,9 +27,9 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 SUITES = ("test_selectors", "test_asyncio")
 STRATEGIES = ("io_uring:epoll_wait", "io_uring:epoll_poll", "io_uring:poll_add")
 LOOP = "aio"  # rawuring.aio's loop, in place of every SelectorEventLoop
-DEFAULT = "default"  # the loop and the selectors as they are
+DEFAULT = "default"  # the unchanged loop and selectors
 
-# Runs in the interpreter under test. The arguments are in sys.argv[1] as JSON; the answer goes to a file.
+# Runs in the interpreter under test. The arguments are in sys.argv[1] as JSON; the result goes to a file.
 CHILD = r"""
 import json, sys, unittest
 checkout, strategy, suite, names, pattern, answer = json.loads(sys.argv[1])
@@ -107,12 +107,12 @@ with open(answer, "w") as file:
 
 
 def main() -> int:
-    """Run what was asked for, print a table, return the exit code."""
+    """Run the requested tests, print a table, return the exit code."""
     options = parse_arguments()
     rows, passed, failed = [], 0, 0
     for python in options.python or found_pythons():
         if not has_test_package(python):
-            print(f"{python}: no test package, left out")
+            print(f"{python}: no test package, skipped")
             continue
         for suite in options.only or SUITES:
             every = STRATEGIES if suite == "test_selectors" else (STRATEGIES[0], LOOP)
@@ -155,13 +155,13 @@ def found_pythons() -> list[str]:
 
 
 def has_test_package(python: str) -> bool:
-    """Tell whether an interpreter brings CPython's tests."""
+    """Tell whether an interpreter includes CPython's tests."""
     code = "import test.test_selectors, test.test_asyncio"
     return subprocess.run([python, "-c", code], capture_output=True).returncode == 0
 
 
 def compare(python: str, strategy: str, suite: str, pattern: str | None) -> dict:
-    """Run one suite; run again alone, and on the default loop, what failed."""
+    """Run one suite; repeat failed tests alone, and on the default loop."""
     started = time.monotonic()
     print(f"==== {python} {suite} {strategy}", flush=True)
     first = run(python, strategy, suite, [], pattern)
@@ -188,7 +188,7 @@ def compare(python: str, strategy: str, suite: str, pattern: str | None) -> dict
 
 
 def run(python: str, strategy: str, suite: str, names: list[str], pattern: str | None) -> dict:
-    """Run tests in an interpreter of their own and return what they reported."""
+    """Run tests in a separate interpreter and return their report."""
     with tempfile.TemporaryDirectory(prefix="rawuring-cpython-") as folder:
         answer = Path(folder) / "answer.json"
         arguments = json.dumps([str(CHECKOUT), strategy, suite, names, pattern, str(answer)])

@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Do everything at once, for long: ``python3 tools/soak.py --seconds 600 [--seed N]``.
+"""Do everything concurrently, for long: ``python3 tools/soak.py --seconds 600 [--seed N]``.
 
 What it is: threads that read files with checksums, echo over sockets, change selectors and monitors next to
 an oracle, cancel, overflow and close rings, while the main thread sends signals, forks, kills and stops
 children, and uses a table, a monitor and selectors while its own signal handler raises at any moment.
-Must not know: how the library does anything; everything is compared with data of our own, epoll or poll(2).
+Must not know: how the library works; everything is compared with our own data, epoll or poll(2).
 Invariant: the exit code is 0 only when no event was lost, no byte was wrong, and the descriptors, threads,
-children and mappings at the end are those of the beginning. 77 means that io_uring cannot be had here.
+children and mappings at the end are those of the beginning. 77 means that io_uring is not available here.
 Read next: tests/faults.
 
-All choices come from the seed; what the kernel and the scheduler do does not, so a run can be repeated only
-in spirit. The first seconds are a rehearsal, after which the process is measured; the run follows; then it
-is measured again.
+All choices come from the seed; the behaviour of the kernel and the scheduler does not, so a run cannot be
+repeated exactly. The first seconds are a rehearsal, after which the process is measured; the run follows;
+then it is measured again.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ class Lost(AssertionError):
 
 
 class Corrupt(AssertionError):
-    """A byte was not what it should be."""
+    """A byte had a wrong value."""
 
 
 class Soak:
-    """What the workers share: the figures, the complaints, and the lock that keeps forks out."""
+    """The shared state of the workers: the figures, the complaints, and the lock that keeps forks out."""
 
     def __init__(self, seed: int, scratch: Path) -> None:
         self.seed = seed
@@ -101,14 +101,14 @@ class Worker(threading.Thread):
         """Prepare."""
 
     def step(self) -> None:
-        """Do one round and leave nothing in flight that the next does not know of."""
+        """Do one round and leave nothing in flight that the next round does not know."""
         raise NotImplementedError
 
     def end(self) -> None:
         """Clean up."""
 
     def ring(self, entries: int = 16, **options: object) -> tuple[rings.Ring, inflight.InFlight]:
-        """Make a ring of a kind that chance chooses."""
+        """Create a ring of a random kind."""
         wish = self.random.choice([0, rings.RECOMMENDED, uapi.IORING_SETUP_COOP_TASKRUN])
         ring = rings.Ring(entries, wish=wish, **options)
         self.soak.count(rings=1)
@@ -126,7 +126,7 @@ class Worker(threading.Thread):
 
 
 class Reads(Worker):
-    """Read a file at random, into buffers with canaries; close the ring now and then in the middle of it."""
+    """Read a file at random, into buffers with canaries; close the ring occasionally in the middle of it."""
 
     COUNT = 16
 
@@ -144,7 +144,7 @@ class Reads(Worker):
             if self.random.random() < 0.5:
                 self.start_batch(ring, table, {})
                 ring.submit()  # and close with all of them in flight
-        # Whatever is written from now on would be a completion into memory that is somebody else's.
+        # Any write from now on would be a completion into memory that is no longer the request's.
         pattern = bytes([self.random.randrange(256)]) * len(self.memory)
         self.memory[:] = pattern
         if self.memory[:] != pattern:
@@ -195,7 +195,7 @@ class Reads(Worker):
             raise Corrupt(f"{got} bytes at {offset} are not those of the file")
         for at in (start - CANARY, start + max(got, 0 if res >= 0 else nbytes)):
             if self.memory[at : at + CANARY] != b"\xc5" * CANARY:
-                raise Corrupt(f"bytes beside a buffer of {nbytes} were written (res {res})")
+                raise Corrupt(f"bytes next to a buffer of {nbytes} were written (res {res})")
         self.soak.count(bytes_verified=got + 2 * CANARY)
 
     def end(self) -> None:
@@ -203,7 +203,7 @@ class Reads(Worker):
 
 
 class Echo(Worker):
-    """Send random bytes over sockets to ourselves and back, all of it through one ring."""
+    """Send random bytes over sockets to ourselves and back, all through one ring."""
 
     PAIRS = 6
 
@@ -300,7 +300,7 @@ class Talk:
 
 
 class Cancels(Worker):
-    """Start requests that wait, cancel them, close or forget the ring; each is answered exactly once."""
+    """Start requests that wait, cancel them, close or drop the ring; each completes exactly once."""
 
     def step(self) -> None:
         r, w = os.pipe()
@@ -335,7 +335,7 @@ class Cancels(Worker):
             ring.submit()
             table.reap()
             table.dispatch()
-        # PyPy forgets in whatever thread collects, from where nothing can be cancelled: memory is kept then.
+        # PyPy finalizes in the collecting thread, which cannot cancel anything: memory is kept then.
         forget = platform.python_implementation() == "CPython" and self.random.random() < 0.3
         if forget:
             with warnings.catch_warnings():
@@ -348,20 +348,20 @@ class Cancels(Worker):
             if answers != Counter(range(len(tokens))):
                 raise Lost(f"{len(tokens)} requests were answered so: {answers}")
         after = memory[:]
-        os.write(w, b"\x02" * 4096)  # what a request that lived on would read
+        os.write(w, b"\x02" * 4096)  # data for a request that is still alive
         if memory[:] != after:
-            raise Corrupt("a request wrote after its ring was gone")
+            raise Corrupt("a request wrote after its ring was closed")
         for i in range(32):
             slot = after[i * 256 : (i + 1) * 256]
             if slot[:64] != b"\x3c" * 64 or slot[192:] != b"\x3c" * 64:
-                raise Corrupt(f"bytes beside buffer {i} were written")
+                raise Corrupt(f"bytes next to buffer {i} were written")
         self.soak.count(bytes_verified=len(after))
         os.close(r)
         os.close(w)
 
 
 class Storms(Worker):
-    """Overflow tiny completion queues; every number comes back once, and in order."""
+    """Overflow tiny completion queues; every number is returned once, and in order."""
 
     def step(self) -> None:
         entries = self.random.choice([1, 2, 4])
@@ -385,7 +385,7 @@ class Storms(Worker):
 
 
 class Churn(Worker):
-    """Change a set of descriptors at random; both ways of asking must say the same."""
+    """Change a set of descriptors at random; both ways of polling must agree."""
 
     SIZE = 24
 
@@ -393,7 +393,7 @@ class Churn(Worker):
         self.pairs: dict[int, tuple[socket.socket, socket.socket]] = {}
 
     def let_forks_go_first(self) -> None:
-        # Locks are not fair: without this the forking thread would hardly ever get it.
+        # Locks are not fair: without this the forking thread would rarely get it.
         while self.soak.fork_wanted.is_set() and not self.soak.stop.is_set():
             time.sleep(0.001)
 
@@ -405,7 +405,7 @@ class Churn(Worker):
         return one
 
     def disturb(self) -> None:
-        """Make something readable, drained, shut or full."""
+        """Make a descriptor readable, drained, shut or full."""
         one, two = self.random.choice(list(self.pairs.values()))
         act = self.random.randrange(6)
         try:
@@ -464,7 +464,7 @@ class SelectorChurn(Churn):
             for each in both:
                 each.modify(fd, events, None)
         elif act == 1:
-            # Taken out, closed, and the number used again at once.
+            # Unregistered, closed, and the number reused immediately.
             for each in both:
                 each.unregister(fd)
             for sock in self.pairs.pop(fd):
@@ -489,8 +489,8 @@ def compare_with_epoll(
     expected = {(key.fd, events) for key, events in oracle.select(0)}
     found = {(key.fd, events) for key, events in mine.select(timeout)}
     if found != expected:
-        # The standard library's own, on free-threaded 3.13 with signals and forks, returned nothing once
-        # in a million times while all was ready, and the right one a moment later. Ours has one try.
+        # The standard library's own, on free-threaded 3.13 with signals and forks, returned nothing once in a
+        # million times while all was ready, and the right answer a moment later. Ours has one try.
         expected = {(key.fd, events) for key, events in oracle.select(0)}
     if found != expected:
         raise Lost(f"{mine!r}: {sorted(found ^ expected)} differ from EpollSelector's answer")
@@ -551,7 +551,7 @@ def compare_with_poll(soak: Soak, monitor: fdmon.FDMon, nodes: dict[int, fdmon.A
 
 
 class Threads(Worker):
-    """Let threads with rings of their own come and go; some end with requests in flight."""
+    """Start and end threads with their own rings; some end with requests in flight."""
 
     def step(self) -> None:
         failures: list[str] = []
@@ -589,11 +589,11 @@ WORKERS = (Reads, Echo, Cancels, Storms, SelectorChurn, MonitorChurn, Threads)
 
 
 # ------------------------------------------------------------------------------------------------------
-# What the main thread does meanwhile
+# Meanwhile in the main thread
 
 
 class Struck(Exception):
-    """What the signal handler raises."""
+    """The exception of the signal handler."""
 
 
 class Strikes(Churn):
@@ -638,7 +638,7 @@ class Strikes(Churn):
             self.soak.count(strikes=1)
 
     def check(self, boxes: list[list[int]], started: int, what: str) -> None:
-        """Each of the first has been answered; whether the one that was being started was, nobody knows."""
+        """All earlier ones must have completed; whether the interrupted start did is unknown."""
         for i, box in enumerate(boxes):
             wanted = (1,) if i < started else (0, 1) if i == started else (0,)
             if len(box) not in wanted and (self.EXACTLY_ONCE or not box or i > started):
@@ -650,7 +650,8 @@ class Strikes(Churn):
         pin = buffers.pin(memory, writable=True)
         with ring:
             for _ in range(20):
-                # Their insert() notes, for it is written in C: one in Python may be struck before it begins.
+                # list.insert() records, because it is written in C: a Python function may be struck before it
+                # begins.
                 boxes: list[list[int]] = [[] for _ in range(16)]
                 offsets = [self.random.randrange(FILE_BYTES - SLOT) for _ in boxes]
                 memory[:] = bytes(len(memory))
@@ -741,7 +742,7 @@ class Strikes(Churn):
                     mine.select(0)
 
             self.strike(act)
-            if change is not None:  # how far it came nobody knows
+            if change is not None:  # how far it got is unknown
                 oracle.modify(fd, events, None)
                 if fd in mine.get_map():
                     mine.modify(fd, events, None)
@@ -811,7 +812,7 @@ class Disturber:
             if not pid:
                 child(kind, w)
             os.close(w)
-            os.read(r, 1)  # it has let go of our descriptors
+            os.read(r, 1)  # it has closed our descriptors
         if kind == "kill":
             time.sleep(0.002)
             os.kill(pid, signal.SIGKILL)
@@ -839,7 +840,7 @@ def wait_for(pid: int) -> int:
 
 
 def use_a_ring(seconds: float = 0) -> None:
-    """Do what a child does; done once at the beginning, too, to see whether it can be done here."""
+    """Run a child's work; also run once at the beginning, to see whether it works here."""
     r, w = os.pipe()
     with rings.Ring(8) as ring:
         table = inflight.InFlight(ring)
@@ -857,7 +858,7 @@ def use_a_ring(seconds: float = 0) -> None:
 
 
 def child(kind: str, w: int) -> None:
-    """Let go of what was inherited, use a ring of our own, and leave without a word."""
+    """Drop the inherited objects, use our own ring, and exit silently."""
     code = 1
     try:
         os.dup2(w, 3)
@@ -870,11 +871,11 @@ def child(kind: str, w: int) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------
-# What must not grow
+# Resources that must not grow
 
 
 class Footprint:
-    """What the process holds."""
+    """The resources of the process."""
 
     def __init__(self) -> None:
         gc.collect()
@@ -894,7 +895,7 @@ class Footprint:
         for name in ("descriptors", "threads", "children", "ring_mappings", "kept"):
             if getattr(self, name) != getattr(before, name):
                 found.append(f"{name}: {getattr(before, name)} before, {getattr(self, name)} after")
-        # The allocators' own arenas come and go, so these two have room.
+        # The allocators' arenas come and go, so these two have tolerance.
         if self.mappings > before.mappings + 100:
             found.append(f"mappings: {before.mappings} before, {self.mappings} after")
         if self.anonymous_kib > before.anonymous_kib + 65536:
@@ -914,7 +915,7 @@ def kib(line: str) -> int:
 
 
 def settle() -> None:
-    """Wait until the kernel has ended the threads that are joined (io-wq workers go by themselves)."""
+    """Wait until the kernel has ended the joined threads (io-wq workers end by themselves)."""
     deadline = time.monotonic() + 15
     while len(os.listdir("/proc/self/task")) > 1 and time.monotonic() < deadline:
         gc.collect()
@@ -922,7 +923,7 @@ def settle() -> None:
 
 
 def run(seed: int, seconds: float, scratch: Path) -> Soak:
-    """Let everything run for a while."""
+    """Run everything for a while."""
     soak = Soak(seed, scratch)
     workers = [kind(soak, number) for number, kind in enumerate(WORKERS)]
     for worker in workers:
@@ -941,14 +942,14 @@ def run(seed: int, seconds: float, scratch: Path) -> Soak:
 
 def main() -> int:
     """Rehearse, run, compare, report."""
-    parser = argparse.ArgumentParser(description="Everything at once, for long.")
+    parser = argparse.ArgumentParser(description="Everything concurrently, for long.")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     try:
         use_a_ring()
     except OSError as error:
-        print(f"soak: io_uring cannot be had here: {error}")
+        print(f"soak: io_uring is not available here: {error}")
         return 77
     # Threads and fork() together are the point.
     warnings.filterwarnings("ignore", message=".*multi-threaded.*fork.*", category=DeprecationWarning)

@@ -8,12 +8,12 @@
     python3 tools/test_copies.py --types           mypy --strict and pyright on copies in a host
     python3 tools/test_copies.py --table           the README's table of the forms: sizes and import times
 
-For each copy a tree is made that has the tests, but not the package. Its ``rawuring.py`` makes every import
-of rawuring, in the tests and in the processes that they start, an import of the copy. So what the tests say,
-they say of the copy; one test more makes sure.
+Each copy gets a tree that contains the tests, but not the package. Its ``rawuring.py`` turns every import of
+rawuring, in the tests and in the processes that they start, into an import of the copy. So the tests test the
+copy; one more test makes sure of that.
 
-Must not know: what the tests test.
-Invariant: in the tree there is no other rawuring than the copy.
+Must not know: the tests.
+Invariant: the tree contains no rawuring but the copy.
 Read next: rawuring/vendor.py.
 """
 
@@ -39,7 +39,7 @@ sys.path.insert(0, str(CHECKOUT))
 
 from rawuring import vendor  # noqa: E402
 
-# These read the source files of the checkout, or make copies of it themselves.
+# These read the source files of the checkout, or make copies themselves.
 ABOUT_THE_CHECKOUT = {
     "test_bench.py",
     "test_build_python.py",
@@ -54,12 +54,12 @@ ABOUT_THE_CHECKOUT = {
     "test_vendor.py",
     "test_vendored.py",
 }
-# Two tests pack the checkout itself. The others are long, and about the kernel: once is enough.
+# Two tests pack the checkout itself. The others are long, and test the kernel: once is enough.
 SELECTED = "not from_a_zip and not the_one_file_answers and not random_changes and not at_any_moment"
 
 
 class Kind(NamedTuple):
-    """A kind of copy, and which of the tests it is tried with."""
+    """A kind of copy, and the tests to run on it."""
 
     only: tuple[str, ...]
     one_file: bool
@@ -83,7 +83,7 @@ KINDS = {
     "compiled-in-zip": Kind((), False, True, _PART, compiled=True),
 }
 
-#: With --brief all tests but the long ones run on these; on the others what shows that they can be imported.
+#: With --brief all tests but the long ones run on these; on the others only those that import them.
 THOROUGH = ("one-file", "minimal")
 BRIEF = ["-m", "not long and not once"]
 
@@ -167,7 +167,7 @@ def make_tree(root: Path, kind: Kind) -> None:
 
 
 def run(name: str, options: argparse.Namespace) -> tuple[int, int]:
-    """Run the tests on one kind of copy; return how many passed and failed."""
+    """Run the tests on one kind of copy; return the numbers of passed and failed tests."""
     start, kind, arguments = time.monotonic(), KINDS[name], options.pytest
     if options.brief:
         arguments = [*BRIEF, *arguments]
@@ -180,7 +180,7 @@ def run(name: str, options: argparse.Namespace) -> tuple[int, int]:
 
 
 def run_tree(root: Path, kind: Kind, python: str, pytest_arguments: list[str]) -> tuple[int, int]:
-    """Run the tests in a tree; return how many passed and failed."""
+    """Run the tests in a tree; return the numbers of passed and failed tests."""
     make_tree(root, kind)
     chosen = [
         f"tests/{path.name}"
@@ -232,7 +232,7 @@ def two(monitor: FDMon) -> None:
 
 
 def check_types(cache: str) -> int:
-    """Run mypy and pyright on each form, in a host; return how many of the runs failed."""
+    """Run mypy and pyright on each form, in a host; return the number of failed runs."""
     beside = os.pathsep.join([str(Path(sys.executable).parent), str(CHECKOUT / ".venv-ci" / "bin")])
     path = os.pathsep.join([beside, os.environ.get("PATH", "")])
     checkers = {name: shutil.which(name, path=path) for name in ("mypy", "pyright")}
@@ -250,7 +250,7 @@ def check_types(cache: str) -> int:
                 (host / "app.py").write_text(HOST)
                 settings = {"include": ["host"], "typeCheckingMode": "strict"}
                 (host.parent / "pyrightconfig.json").write_text(json.dumps(settings))
-                # A cache of its own: what is a folder in one form is a file in the next.
+                # A separate cache: a folder in one form is a file in the next.
                 arguments = ["--strict", "--cache-dir", f"{cache}/{form}", "host"] if name == "mypy" else []
                 done = subprocess.run([executable, *arguments], cwd=folder, capture_output=True, text=True)
             said = done.stdout + done.stderr if done.returncode else "good"
@@ -268,12 +268,12 @@ def make(folder: Path, *options: str) -> Path:
 
 
 # ------------------------------------------------------------------------------------------------------
-# What the forms weigh
+# Sizes and import times of the forms
 
 TIMED = """
 import sys, ctypes, mmap, select, socket, struct, threading, zipimport, zlib
 sys.path.insert(0, sys.argv[1])
-from time import process_time  # whatever else the machine does
+from time import process_time  # independent of the machine's load
 start = process_time()
 from ring import FDMon, InFlight, Ring, ops
 print((process_time() - start) * 1e3)
@@ -299,18 +299,18 @@ def table(rounds: int = 15) -> None:
 
 
 def median_ms(where: str, rounds: int) -> float:
-    """Return how long an import takes in a new process; the first one may write __pycache__."""
+    """Return the time of an import in a new process; the first one may write __pycache__."""
     command = [sys.executable, "-I", "-S", "-c", TIMED, where]
     runs = [float(subprocess.check_output(command)) for _ in range(rounds + 1)]
     return statistics.median(runs[1:])
 
 
 def main() -> int:
-    """Run the command; return the exit code: 0 when nothing failed."""
+    """Run the command; return the exit code: 0 if nothing failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kind", action="append", choices=sorted(KINDS), help="default: every kind")
     parser.add_argument("--python", default=sys.executable, help="the interpreter that has pytest")
-    parser.add_argument("--brief", action="store_true", help="fewer tests, as for each change")
+    parser.add_argument("--brief", action="store_true", help="fewer tests, for each change")
     parser.add_argument("--types", action="store_true", help="run type checkers instead of the tests")
     parser.add_argument("--table", action="store_true", help="print sizes and import times instead")
     parser.add_argument("pytest", nargs="*", metavar="ARGUMENT", help="for pytest, after --")

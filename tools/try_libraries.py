@@ -5,10 +5,10 @@
     python3 tools/try_libraries.py [--python PATH] [NAME ...]
 
 What it is: a virtual environment in a temporary folder, into which pip installs the libraries, and a server
-and clients for each of them, run through ``python -m rawuring.aio``; also those of their own tests that
-count what a loop leaves behind. It needs a package index, so no test does.
+and clients for each of them, run through ``python -m rawuring.aio``; also those of their own tests that count
+the objects that a loop leaves behind. It needs a package index, so no test runs it.
 Must not know: how the loop works.
-Invariant: the last line says ``N passed, N failed``, and the exit code is 0 only when nothing failed.
+Invariant: the last line says ``N passed, N failed``, and the exit code is 0 only if nothing failed.
 Read next: rawuring/aio.py.
 """
 
@@ -256,7 +256,7 @@ from twisted.trial.runner import TestLoader, TrialRunner
 
 backend = check_new_loop()
 suite = TestLoader().loadByName("twisted.internet.test.test_asyncioreactor")
-# In a folder of its own, which is gone afterwards.
+# In a separate folder, which is removed afterwards.
 result = TrialRunner(Reporter, workingDirectory=sys.argv[0] + ".trial").run(suite)
 assert result.wasSuccessful() and result.testsRun > len(result.skips)
 report("twisted", f"test_asyncioreactor: {result.testsRun} tests on {backend}")

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Read a kernel header: its constants, and its structs with the place of every member.
+"""Read a kernel header: its constants, and its structs with the offset of every member.
 
-What it is: as much of C as ``linux/io_uring.h`` and the headers beside it use, without a compiler: #define of
-integers, enum, struct, union, arrays, packed unions. Mirrors nothing.
+What it is: as much of C as ``linux/io_uring.h`` and the headers next to it use, without a compiler: #define
+of integers, enum, struct, union, arrays, packed unions. Mirrors nothing.
 Must not know: rawuring, except as the module handed to differences().
-Invariant: what it cannot work out is left out and named in ``Header.skipped``; nothing is guessed.
+Invariant: anything that it cannot evaluate is skipped and named in ``Header.skipped``; nothing is guessed.
 Read next: check_kernel.py, which uses it.
 """
 
@@ -39,11 +39,11 @@ class Struct(NamedTuple):
 
 
 class Header(NamedTuple):
-    """Hold what was found in one or more headers."""
+    """Hold the contents of one or more headers."""
 
     constants: dict[str, int]
     structs: dict[str, Struct]
-    skipped: tuple[str, ...]  # macros that are no integers, structs that could not be read
+    skipped: tuple[str, ...]  # macros that are not integers, structs that could not be read
 
 
 def parse(*paths: str | Path) -> Header:
@@ -51,16 +51,16 @@ def parse(*paths: str | Path) -> Header:
 
     Args: paths in the order in which they include each other, the included first or last.
     Returns: constants and structs of all of them.
-    Raises: OSError; ValueError when a file is no such header.
+    Raises: OSError; ValueError if a file is not such a header.
     """
     return parse_text("\n".join(Path(path).read_text(encoding="utf-8", errors="replace") for path in paths))
 
 
 def companions(path: str | Path) -> list[Path]:
-    """Find the headers that io_uring.h was split into: the folder io_uring beside it.
+    """Find the headers that io_uring.h was split into: the folder io_uring next to it.
 
     Args: path of io_uring.h.
-    Returns: zcrx.h, query.h and bpf_filter.h, as far as they are there.
+    Returns: zcrx.h, query.h and bpf_filter.h, as far as they exist.
     """
     folder = Path(path).parent / "io_uring"
     return [file for name in ("zcrx", "query", "bpf_filter") if (file := folder / f"{name}.h").is_file()]
@@ -71,7 +71,7 @@ def parse_text(text: str) -> Header:
 
     Args: text as in the file, with comments.
     Returns: its constants and structs, in order.
-    Raises: ValueError where braces do not match.
+    Raises: ValueError if braces do not match.
     """
     macros, rest = _preprocess(text)
     return _Parser(macros, rest).run()
@@ -80,16 +80,16 @@ def parse_text(text: str) -> Header:
 # ------------------------------------------------------------------------------------------------------
 # Comparing with uapi.py
 
-_MOVING = re.compile(r"_LAST$|_MAX$|^IORING_URING_CMD_MASK$")  # another value in other releases, rightly
+_MOVING = re.compile(r"_LAST$|_MAX$|^IORING_URING_CMD_MASK$")  # whose values change between releases
 _PADDING = re.compile(r"^(_*pad\d*|_*resv\d*|rsvd|_*reserved)$")  # shrinks when a member is added
 _NAMES = re.compile(r"^_*(IORING|IOSQE|IO_URING|IO_WQ|IOU_|SOCKET_URING|SPLICE_F_FD|ZCRX|io_|zcrx_)")
-_GONE = ("io_uring_notification_slot", "io_uring_notification_register")  # in 6.0 and 6.1, never of use
+_GONE = ("io_uring_notification_slot", "io_uring_notification_register")  # in 6.0 and 6.1, never usable
 
 
 def differences(header: Header, uapi: Any) -> list[str]:
-    """Say where uapi.py has drifted from a header.
+    """List the differences of uapi.py from a header.
 
-    An older header lacks names, which is right; its names must be in uapi.py with the same value or place.
+    An older header may lack names; its own names must be in uapi.py with the same value or place.
 
     Args: uapi is the module rawuring.uapi.
     Returns: one line per difference, in header order; none is the empty list.
@@ -141,7 +141,7 @@ def _place(layout: Any, name: str) -> tuple[int, int] | None:
 
 
 def _preprocess(text: str) -> tuple[dict[str, str], str]:
-    """Take comments and directives out.
+    """Remove comments and directives.
 
     Of the conditions only __cplusplus is known to be false. Of all others both branches are read, and the
     first definition of a name counts.
@@ -166,7 +166,7 @@ def _preprocess(text: str) -> tuple[dict[str, str], str]:
             hidden[-1] = False
         elif word == "define" and not any(hidden):
             macro = re.match(r"(\w+)(\()?\s*(.*)", argument)
-            if macro and not macro[2]:  # with "(" at once it takes arguments
+            if macro and not macro[2]:  # with "(" right after the name it takes arguments
                 macros.setdefault(macro[1], macro[3].strip())
     return macros, "\n".join(rest)
 
@@ -185,7 +185,7 @@ _KNOWN_STRUCTS = {"__kernel_timespec": Struct("__kernel_timespec", 16, 8, {})}
 
 
 class _Parser:
-    """Walk over the tokens of what the preprocessor left."""
+    """Parse the tokens of the preprocessed text."""
 
     def __init__(self, macros: dict[str, str], text: str) -> None:
         self.tokens = re.findall(r"[A-Za-z_]\w*|\d\w*|<<|>>|\"[^\"]*\"|[^\s\w]", text)
@@ -224,7 +224,7 @@ class _Parser:
         return token
 
     def take_balanced(self, opening: str, closing: str) -> list[str]:
-        """Take tokens up to the matching bracket, which is left out."""
+        """Take tokens up to the matching bracket, which is dropped."""
         self.take(opening)
         depth, start = 1, self.at
         while depth:
@@ -265,7 +265,7 @@ class _Parser:
         self.skip_declaration()
 
     def members(self, kind: str) -> tuple[dict[str, Member], int | None, int | None]:
-        """Take a body in braces and what follows it as attributes; place its members."""
+        """Take a body in braces and the attributes after it; place its members."""
         self.take("{")
         found: dict[str, Member] = {}
         end: int | None = 0  # of a struct: where the next member may begin; of a union: its size
@@ -289,7 +289,7 @@ class _Parser:
         return found, -(-end // align) * align, align
 
     def attributes(self) -> bool:
-        """Take __attribute__((...)) if there is any; tell whether it says packed."""
+        """Take an __attribute__((...)), if any; tell whether it says packed."""
         packed = False
         while self.peek() == "__attribute__":
             self.take()
@@ -326,7 +326,7 @@ class _Parser:
         return inner, size, align
 
     def declarators(self, words: list[str]) -> Iterator[tuple[list[Member], int | None, int | None]]:
-        """Yield what "type a, b[3]" declares, each as a list of one."""
+        """Yield the declarations of "type a, b[3]", each as a list of one."""
         first, *others = _split(words, ",")
         name_at = first.index("[") - 1 if "[" in first else len(first) - 1
         kind = " ".join(word for word in first[:name_at] if word != "const")
@@ -348,7 +348,7 @@ class _Parser:
         return size, size
 
     def evaluate(self, name: str) -> int | None:
-        """Return the value of a macro or an enum's member; None if it is no integer."""
+        """Return the value of a macro or an enum's member; None if it is not an integer."""
         if name not in self.values:
             self.values[name] = None  # so that a macro naming itself ends here
             if name in self.definitions:
@@ -402,7 +402,7 @@ _BINARY: dict[type, Any] = {
 
 
 def _split(tokens: list[str], separator: str) -> list[list[str]]:
-    """Cut at the separators that stand in no brackets."""
+    """Split at the separators outside of brackets."""
     parts: list[list[str]] = [[]]
     depth = 0
     for token in tokens:

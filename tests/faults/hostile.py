@@ -359,7 +359,7 @@ class Sweep:
         global calling
         self.calls += 1
         waits = parameter in WAITS
-        # Again and again: one that comes just before a system call does not end its wait.
+        # Repeatedly: a signal just before a system call does not end its wait.
         signal.setitimer(signal.ITIMER_REAL, 0.02 if waits else 5, 0.5)
         try:
             try:
