@@ -29,14 +29,14 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default")
 
 
 def pytest_report_header() -> str:
-    """Say what the tests run on."""
+    """Describe the system that the tests run on."""
     return (
         f"kernel: {platform.system()} {platform.release()} {platform.machine()}; "
         f"{platform.python_implementation()} {platform.python_version()}"
     )
 
 
-#: What takes long beside what it says about one more Python: see the marker long.
+#: Tests that take long and say little about one more Python: see the marker long.
 LONG = {
     "faults", "test_command_line.py", "test_denied.py", "test_examples.py", "test_forbid.py",
     "test_inspect.py", "test_layout.py", "test_operators.py", "test_probe_denied.py", "test_seccomp.py",
@@ -62,7 +62,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """Leave what pytest has collected out of later garbage collections, of which tests make thousands."""
     # hypothesis asks the collector who holds its source of randomness, before it uses it for the first time;
-    # what is frozen is not found.
+    # frozen objects are not found.
     hypothesis.given(hypothesis.strategies.none())(lambda _: None)()
     _freeze()
 
@@ -91,7 +91,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Skip what the library refuses because the kernel would crash: see gates.py, pbuf-highmem."""
+    """Skip calls that the library rejects because the kernel would crash: see gates.py, pbuf-highmem."""
     outcome = yield
     error = outcome.excinfo and outcome.excinfo[1]
     if isinstance(error, OSError) and "this 32-bit kernel has high memory" in str(error):
@@ -100,14 +100,14 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 @pytest.fixture
 def requires_io_uring() -> None:
-    """Skip where io_uring cannot be had; the marker's twin for parametrized tests and fixtures."""
+    """Skip where io_uring is not available; the marker's twin for parametrized tests and fixtures."""
     if io_uring_refusal():
         pytest.skip(f"io_uring (5.1): {io_uring_refusal()}")
 
 
 @pytest.fixture(autouse=True)
 def _leakcheck(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Honour the marker leakcheck: what the test opened, it closed."""
+    """Honour the marker leakcheck: the test has closed everything that it opened."""
     if request.node.get_closest_marker("leakcheck") is None or not Path("/proc/self/fd").exists():
         yield
         return
@@ -146,7 +146,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how much of the kernel's interface this run has exercised; RAWURING_TABLE names a file for it."""
+    """Report the part of the kernel's interface that was exercised; RAWURING_TABLE names a file for it."""
     if not _exercised:
         return
     for is_operation, what in ((True, "operations"), (False, "registrations")):

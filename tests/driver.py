@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Run requests one by one on a real ring, for tests.
 
-What it is: prepare, submit, wait, and return what the CQEs said; and the ways to skip what a kernel lacks.
-Must not know: what an operation does.
+What it is: prepare, submit, wait, and return the CQEs; and the ways to skip a test for a missing kernel
+feature.
+Must not know: the meaning of an operation.
 Invariant: a request that does not end in time fails the test; nothing waits for ever.
 Read next: test_every_opcode.py.
 """
@@ -39,9 +40,9 @@ def release(since: str) -> tuple[int, int]:
 
 
 def lacks(feature: str, since: str, config: str = "") -> None:
-    """Skip the test for want of a feature, unless this kernel is new enough to have it.
+    """Skip the test for lack of a feature, unless this kernel is new enough to have it.
 
-    A kernel that may be built without it is told by config.
+    config names the option without which a kernel lacks it.
     """
     if "PBUF_RING" in feature and gates.applies("pbuf-highmem") and register._has_high_memory():
         pytest.skip("a ring of buffers where there is high memory (Linux 6.6)")

@@ -5,7 +5,7 @@ What it is: the one place where tests look at descriptors, threads, children and
 Must not know: any test.
 Invariant: a difference is reported only when it does not go away. The whole process is looked at, and others
 still change it: io-wq workers end by themselves after five seconds, a joined thread stays in /proc until the
-kernel has ended it, and the collector closes what an earlier test left unreachable.
+kernel has ended it, and the collector closes objects that an earlier test left unreachable.
 Read next: conftest.py.
 """
 
@@ -24,7 +24,7 @@ PATIENCE_S = 60
 
 
 def descriptors() -> dict[int, str]:
-    """Return descriptor -> what it refers to, without the one used for looking."""
+    """Return descriptor -> its target, without the one used for the listing."""
     found = {}
     for fd in os.listdir("/proc/self/fd"):
         try:
@@ -47,7 +47,7 @@ def threads() -> list[int]:
 
 
 def footprint() -> dict[str, int]:
-    """Count what the process holds, and what the collector has yet to free."""
+    """Count the resources of the process, and the objects that the collector has yet to free."""
     maps = Path("/proc/self/maps").read_text().splitlines()
     children = Path(f"/proc/self/task/{os.getpid()}/children")
     return {
@@ -89,8 +89,8 @@ def nothing_left(*names: str) -> Iterator[None]:
     gc.collect()
     before, files = measure(), descriptors()
     yield
-    # Less than before is what the kernel ended of an earlier test. Collections take PyPy long: the next
-    # one is left to settles(), for without it there can only be more.
+    # A decrease means that the kernel ended a leftover of an earlier test. Collections take PyPy long: the
+    # next one is left to settles(), for without it there can only be more.
     after = settles(measure, lambda now: all(now[name] <= before[name] for name in names))
     more = {name: (before[name], after[name]) for name in names if after[name] > before[name]}
     new = {fd: file for fd, file in descriptors().items() if files.get(fd) != file}

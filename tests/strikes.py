@@ -16,7 +16,7 @@ from types import FrameType, TracebackType
 
 from rawuring import barriers, fdmon, inflight, ops, rings, selector, syscalls
 
-#: In a copy in one file all of ours are the same file.
+#: In a copy in one file all modules are the same file.
 INSIDE = {each.__file__ for each in (selectors, barriers, fdmon, inflight, ops, rings, selector, syscalls)}
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The benchmarks run and report; what they report is not judged here."""
+"""The benchmarks run and report; their figures are not judged here."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_run_when_quick_then_it_measures_in_turn_and_says_what_is_missing(tmp_pa
 
 
 def test_run_when_the_systems_are_listed_then_each_is_known():
-    """A name in run.py that systems.py does not have would be left out, with a line nobody reads."""
+    """A name in run.py that systems.py does not have would be skipped, with an unnoticed line."""
     run, systems = modules("run", "systems")
     listed = set()
     for quick in (False, True):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Pinning memory: the address is right, the memory stays, and what could move is refused."""
+"""Pinning memory: the address is right, the memory stays, and memory that could move is rejected."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_statx_then_readable():
 
 
 # ------------------------------------------------------------------------------------------------------
-# Socket addresses, against what the kernel and Python's socket module make of them
+# Socket addresses, compared with the kernel's and with those of Python's socket module
 
 
 def raw_name(sock: socket.socket) -> bytes:

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 TOOL = ROOT / "tools" / "build_python.py"
 
-#: It has python3.99 in two versions, the newer of which cannot be fetched, and says what it was asked.
+#: It has python3.99 in two versions, the newer of which cannot be fetched, and logs its requests.
 APT = """#!/bin/sh
 echo "$(basename "$0") $*" >>"$LOG"
 case "$*" in

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The commands as a hostile user has them: full disks, closed pipes, Ctrl-C, damaged files, odd arguments.
 
-What it is: each ``python -m rawuring.X`` in a process of its own; what counts is the exit code, and that
-nothing looks like a crash of ours.
-Must not know: what the commands say.
+What it is: each ``python -m rawuring.X`` in a separate process; checked are the exit code, and that nothing
+looks like a crash.
+Must not know: the output of the commands.
 Invariant: no traceback, whatever the environment does.
 Read next: test_packages.py.
 """
@@ -115,7 +115,7 @@ def test_command_when_stdout_is_closed_then_as_when_it_cannot_be_written(argumen
 
 
 def run_main(body):
-    """Run command.run() with a main() of this body, in a process of its own: run() changes signals."""
+    """Run command.run() with a main() of this body, in a separate process: run() changes signals."""
     program = f"from rawuring import command\ndef main(): {body}\ncommand.run(main)"
     return subprocess.run(
         [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": ROOT}, stderr=subprocess.PIPE,

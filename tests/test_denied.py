@@ -2,10 +2,11 @@
 """The README where io_uring is refused: every command, every example and every way to a loop, as written.
 
 What it is: for each kind of refusal one process, which loads a filter and then runs everything, each in a
-child of its own. What falls back gives its result; what needs a ring ends with Unavailable, cause and advice.
+separate child. Code with a fallback returns its result; code that needs a ring ends with Unavailable, cause
+and advice.
 Must not know: how a refusal is noticed.
-Invariant: nothing is killed, nothing ends in a traceback of ours; a command that the README names and that is
-neither run here nor excused is a failure.
+Invariant: nothing is killed, nothing ends in a traceback of this library; a command that the README names and
+that is neither run here nor excused is a failure.
 Read next: test_seccomp.py.
 """
 
@@ -38,7 +39,7 @@ REFUSALS = {
 
 SCRIPT = "import asyncio\nasync def main(): print('ran', flush=True)\nasyncio.run(main())\n"
 PROBE = ("io_uring: ", 1)  # the beginning of the output, and the exit code
-# A command of the README, with ... for what follows -> its arguments here, and what it prints and returns.
+# A command of the README, with ... for the rest -> its arguments here, its output and its exit code.
 COMMANDS = {
     "python3 -m rawuring.probe": (["-m", "rawuring.probe"], *PROBE),
     "python3 -m rawuring.tour": (["-m", "rawuring.tour"], "On the pure-Python kernel, because", 0),
@@ -121,7 +122,7 @@ MORE = (
     (["examples/walk_statx.py", "docs"], "Unavailable", 1),
 )  # fmt: skip
 
-# What makes no io_uring call, or is a copy of what does, is tried under the severest refusal only.
+# Commands without io_uring calls, and copies of the others, are tried under the severest refusal only.
 ONCE = ("vendor", "TMP/", "tools/", "--list", "--explain", "--op", "sqe")
 
 LOOPS = """
@@ -201,7 +202,7 @@ print(json.dumps([run(*job, os.environ["TMP"]) for job in jobs]))
 
 
 def named_in_the_readme():
-    """Find the commands: lines of their own, in the tables and in the text."""
+    """Find the commands: separate lines, in the tables and in the text."""
     found = re.findall(r"(?:^    |`)(python3? [^`#\n]*?) *(?:`|#|$)", README, re.MULTILINE)
     return {re.sub(r"^python ", "python3 ", each) for each in found} - {"python3 -I -S"}  # no command
 

@@ -2,8 +2,8 @@
 """The documentation tells the truth: snippets run, links lead somewhere, generated parts are up to date.
 
 What it is: each python block of README.md and docs/ is a test. A block that is followed by a text block
-prints exactly that. A comment before it, "needs: FEATURE (5.6)", names what it cannot do without.
-Must not know: what the pages say.
+prints exactly that. A comment before it, "needs: FEATURE (5.6)", names its requirement.
+Must not know: the content of the pages.
 Invariant: nothing here reaches the network.
 Read next: docs/index.md.
 """

@@ -2,8 +2,8 @@
 """The form of the docstrings, the first line of every file, the length of every function.
 
 What it is: the style guide as far as a program can check it.
-Must not know: what a docstring claims, which other tests check.
-Invariant: the files are parsed, never imported, so that a broken one is checked all the same.
+Must not know: the claims of a docstring, which other tests check.
+Invariant: the files are parsed, never imported, so that a broken one is checked as well.
 Read next: the file that failed.
 """
 
@@ -78,7 +78,7 @@ def is_second_half(node: Documented) -> bool:
 
 
 def complaints(name: str, docstring: str, is_class: bool = False) -> Iterator[str]:
-    """Yield what is wrong with one docstring; a class may say what it is instead of what to do."""
+    """Yield the faults of one docstring; that of a class may be a noun phrase."""
     lines = docstring.splitlines()
     first = lines[0]
     if not first.endswith("."):
@@ -116,7 +116,7 @@ def defaults_of(head: str) -> dict[str, tuple[str, ...]]:
 
 
 def idle_keys(docstring: str, defaults: dict[str, tuple[str, ...]]) -> Iterator[str]:
-    """Yield what is wrong with one docstring beside the defaults of its module."""
+    """Yield the conflicts of one docstring with the defaults of its module."""
     for key, value in re.findall(r"^(Lifetime|Threads|Since): +(.*(?:\n +.*)*)", docstring, re.MULTILINE):
         if key not in defaults:
             yield f"{key} without a default in the module's head"

@@ -2,7 +2,7 @@
 """Every operation that this kernel admits is done, and its effect is seen by other means.
 
 What it is: a test for each IORING_OP_*, marked with its name; the other means are os, socket, /proc and
-the peer of a connection. The summary at the end of a run is the table of what was exercised.
+the peer of a connection. The summary at the end of a run is the table of the exercised operations.
 Must not know: how an SQE is laid out.
 Invariant: an operation is skipped only when the kernel says that it has none.
 Read next: test_request_rules.py.
@@ -342,7 +342,7 @@ def test_poll_remove_then_cancelled(do):
 
 
 def update_poll(do: Driver, fd: int, mask: int) -> tuple[int, list[tuple[int, int]]]:
-    """Add a poll, give it other events and another user_data; return its first token and what it answers."""
+    """Add a poll, change its events and user_data; return its first token and its completions."""
     token = do.start(ops.prep_poll_add, fd, 0)
     other = do.table.hold(None)
     update = uapi.IORING_POLL_UPDATE_EVENTS | uapi.IORING_POLL_UPDATE_USER_DATA
@@ -731,7 +731,7 @@ def test_send_and_recv_bundle_then_several_buffers_at_once(do):
         received = [group.copy(*cqe, bundle=True) for cqe in receive_bundles(do, right, 30)]
         assert b"".join(received) == b"0123456789" * 3
         assert max(map(len, received)) > 4 or gates.applies("bundle-single")
-        # What is sent this way is what stands in the buffers.
+        # The buffers contain the data to send.
         for i in range(8):
             group._memory[i * 4 : i * 4 + 4] = bytes([65 + i]) * 4
         token = do.start(

@@ -3,7 +3,7 @@
 
 What it is: a test for each opcode of io_uring_register, marked with its name.
 Must not know: how a struct is laid out.
-Invariant: what cannot be run here (no network card with queues to give away, an older kernel) is still
+Invariant: operations that cannot be run here (no network card with spare queues, an older kernel) are still
 encoded, and test_register.py compares the bytes with the layout.
 Read next: test_request_rules.py.
 """
@@ -551,7 +551,7 @@ def test_iowq_max_workers_then_no_more_threads_than_that():
         assert register.register_iowq_max_workers(do.ring, 0, 2) == before
         assert register.register_iowq_max_workers(do.ring) == (before[0], 2)
         pipe = os.pipe()
-        # Reads that block, each in a worker of its own, as far as there may be one.
+        # Reads that block, each in a separate worker, as far as one may exist.
         memory = buffers.allocate(4096)
         pin = buffers.pin(memory, writable=True)
         tokens = [

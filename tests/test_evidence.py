@@ -3,7 +3,7 @@
 
 What it is: evidence.classify() and the small decisions of survey.py on facts that were made up.
 Must not know: any kernel.
-Invariant: nothing here makes an io_uring call but examine_ring() on a ring of its own.
+Invariant: nothing here makes an io_uring call but examine_ring() on a separate ring.
 Read next: test_probe_denied.py, where real environments lead to the same words.
 """
 
@@ -89,7 +89,7 @@ def test_reason_then_a_cause_of_the_fixed_set_and_words_that_are_complete(detail
 
 
 def test_words_change_then_the_layer_stays():
-    """No rule reads an advice: what a filter that kills is called matters to nobody but people."""
+    """No rule reads an advice: the wording for a filter that kills matters only to people."""
     facts = ("Seccomp=2", "CONFIG_IO_URING=n")
     for detail, cause in (("seccomp-kill", "seccomp"), ("seccomp", "config"), ("no-module", "python")):
         code, by = (errno.ENOSYS, "absent") if detail == "no-module" else (errno.EPERM, "seccomp")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The examples, run as their users run them, and short enough to be read.
 
-What it is: each example in a process of its own, from another working directory, with its result compared to
-what the standard library says.
+What it is: each example in a separate process, from another working directory, with its result compared to
+that of the standard library.
 Must not know: how an example works.
 Invariant: an example that cannot run here says so, and is skipped for a feature that has a name.
 Read next: the examples.

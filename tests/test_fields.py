@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Every field of every request: what it cannot hold is refused, and no two values make the same bytes."""
+"""Every field of every request: values that do not fit are rejected, no two give the same bytes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ADDED = {
     ("prep_msg_ring_cqe_flags", "msg_ring_flags"): uapi.IORING_MSG_RING_FLAGS_PASS,
     ("prep_read_multishot", "flags"): uapi.IOSQE_BUFFER_SELECT,
 }
-#: Each border of a field and of an int in C, the values beside it, and what lies one turn further.
+#: Each limit of a field and of an int in C, the adjacent values, and the values one turn further.
 VALUES = sorted(
     {
         sign * (1 << bits) + beside
@@ -176,7 +176,7 @@ REGISTRATIONS = [
     for name, function in vars(register).items()
     if inspect.isfunction(function) and not name.startswith("_") and function.__module__ == register.__name__
     for parameter in numbers_of(function)
-    # resize_rings() asks the kernel first what it can do; a timeout has seconds of 64 bits.
+    # resize_rings() first asks the kernel for its abilities; a timeout has seconds of 64 bits.
     if name != "resize_rings" and parameter != "timeout_ns"
 ]
 WIDE_REGISTRATIONS = {

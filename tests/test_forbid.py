@@ -2,7 +2,7 @@
 """--forbid against filters that are known, one by one: a probe that lies fails here.
 
 What it is: a matrix of filters, each loaded in a child of one process, where the probe then says for every
-way in what the filter does. What the filter does is the oracle.
+way in the filter's action. The filter's action is the oracle.
 Must not know: how an answer is judged.
 Invariant: nothing here changes anything for the rest of the machine.
 Read next: test_probe_denied.py.
@@ -33,7 +33,7 @@ X86_64 = platform.machine() == "x86_64" and sys.maxsize > 2**32 and not USER_MOD
 ALLOW, LOG, KILL = 0x7FFF0000, 0x7FFC0000, 0x80000000
 ACTIONS = {"allow": ALLOW, "log": LOG, "kill": KILL, "trap": 0x00030000}
 ACTIONS.update({name: 0x00050000 | getattr(errno, name) for name in ("EPERM", "ENOSYS", "EACCES")})
-# A case: for setup (with true parameters, and with NULL), enter and register what the filter does.
+# A case: the filter's action for setup (with valid parameters, and with NULL), enter and register.
 ONE_CALL = [
     tuple(action if position in where else other for position in range(4))
     for other in ("allow", "EPERM")
@@ -104,7 +104,7 @@ def position_of(attempt):
 
 
 def expected_state(case, attempt):
-    """Tell what the filter does to a call; the filter does not look at the architecture."""
+    """Return the filter's action for a call; the filter does not look at the architecture."""
     action = case[position_of(attempt)]
     if action in ("kill", "trap"):
         return "killed"
@@ -284,7 +284,7 @@ def test_few_descriptors_left_then_never_closed(spare):
     ],
 )
 def test_setup_refused_and_the_kernel_reached_then_the_layer_and_open(disabled, mode, layer):
-    """The sysctl closes setup alone: what is inherited goes on working."""
+    """The sysctl closes setup alone: inherited rings continue to work."""
     native = forbid._Native((425, 426, 427))
     plans = forbid._of_table("x86_64", native)
     codes = [errno.EPERM, errno.EPERM, errno.EBADF, errno.EOPNOTSUPP, errno.EINVAL, errno.EOPNOTSUPP]
@@ -327,5 +327,5 @@ def test_bare_interpreter_without_proc_and_read_only_then_the_one_file_answers(t
     done = run(code, "-")
     if done.returncode == 77:
         pytest.skip("a mount namespace (root), or seccomp filters")
-    assert "Traceback" not in done.stderr  # PyPy warns of what it does not find in /proc
+    assert "Traceback" not in done.stderr  # PyPy warns of files that it does not find in /proc
     assert (json.loads(done.stdout)["closed"], done.returncode) == (True, 0)

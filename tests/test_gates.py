@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""gates.py: the rows that apply to a kernel, and what the library makes of them."""
+"""gates.py: the rows that apply to a kernel, and their use in the library."""
 
 from __future__ import annotations
 

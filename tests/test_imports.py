@@ -3,7 +3,7 @@
 
 What it is: the reading order of the package as a test, and one import of every file in a process where
 everything an import must not do raises.
-Must not know: what the files contain.
+Must not know: the contents of the files.
 Invariant: a file that was taken away is passed over; a file that is not in ORDER fails.
 Read next: test_vendored.py.
 """
@@ -131,7 +131,7 @@ def test_module_when_it_imports_from_the_package_then_one_dot(name: str) -> None
 
 
 def run(script: str, *arguments: str, options: tuple[str, ...] = ()) -> str:
-    """Run a script with the checkout on its path and nothing else; return what it printed."""
+    """Run a script with only the checkout on its path; return its output."""
     prelude = f"import sys\nsys.path.insert(0, {str(PACKAGE.parent)!r})\n"
     done = subprocess.run(
         [sys.executable, "-I", *options, "-W", "error", "-c", prelude + script, *arguments],
@@ -147,7 +147,7 @@ POISONED = """
 import importlib, io, os
 platform, outside, names = sys.argv[1], sys.argv[2].split(), sys.argv[3].split()
 
-# The standard library may do at import what it likes; ours may not, so let it go first.
+# The standard library may do anything at import; this one may not, so the former is imported first.
 import ctypes, fcntl, mmap, pathlib, select, socket, subprocess, termios, threading
 for name in outside:
     try:
@@ -183,7 +183,7 @@ for module, forbidden in (
     for name in forbidden:
         setattr(module, name, bomb(f"{getattr(module, '__name__', 'cdll')}.{name}"))
 
-# What only Linux has is hidden even under the name of Linux: nobody needs it at import.
+# Modules that only Linux has are hidden even under the name of Linux: no import needs them.
 for name in ("fcntl", "termios", "resource", "pwd", "grp"):
     sys.modules[name] = None
 for module, hidden in (

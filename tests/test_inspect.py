@@ -648,7 +648,7 @@ import contextlib, io, os, sys
 sys.path.insert(0, sys.argv[1])
 from rawuring import inspect
 with contextlib.redirect_stdout(io.StringIO()):
-    inspect.main(["self"])  # imports what nobody may not read, perhaps
+    inspect.main(["self"])  # imports modules that the user nobody may be unable to read
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 sys.exit(inspect.main(["--all"]))
 """
@@ -673,7 +673,7 @@ IN_ENVIRONMENT = """
 import contextlib, io, os, sys
 from rawuring import command, inspect
 with contextlib.redirect_stdout(io.StringIO()):
-    inspect.main(["self", "--json"])  # imports what could not be read in there
+    inspect.main(["self", "--json"])  # imports modules that could not be read in there
 {environment}
 command.run(lambda: inspect.main(sys.argv[2:]))
 """

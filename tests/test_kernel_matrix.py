@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""tools/kernel_matrix without a kernel: its cells, its archive, and what it reads out of a guest."""
+"""tools/kernel_matrix without a kernel: its cells, its archive, and its parser of a guest's output."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_emulated_tests_then_files_that_exist():
 
 
 def unpack_newc(data: bytes) -> dict[str, tuple[int, bytes]]:
-    """Read the format as the kernel does, from its description: an oracle beside guest._entry."""
+    """Read the format as the kernel does, from its description: an oracle for guest._entry."""
     found, at = {}, 0
     while True:
         assert data[at : at + 6] == b"070701"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Pictures and tables say what the kernel, the header and the prep functions say."""
+"""Pictures and tables agree with the kernel, the header and the prep functions."""
 
 from __future__ import annotations
 

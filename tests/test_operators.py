@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """What operators paste, whom they ask as, and what their programs need: --fix, --as, --profile.
 
-What it is: each option in processes of their own, where it matters under a filter; what is printed is read by
-the programs that it is for, as far as these are here.
+What it is: each option in separate processes, under a filter if it matters; the output is read by the
+programs that it is for, as far as these are here.
 Must not know: how the texts are put together.
 Invariant: nothing here changes anything for the rest of the machine.
 Read next: test_forbid.py.

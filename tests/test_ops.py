@@ -23,7 +23,7 @@ USER_DATA = int(DATA["user_data"], 0)
 HAVE = {name for name in vars(ops) if name.startswith("prep_")}
 little = pytest.mark.skipif(sys.byteorder == "big", reason="the vectors are from a little-endian machine")
 
-# Names of ours that are not liburing's without its prefix, and why.
+# Our names that are not liburing's without its prefix, and the reasons.
 RENAMED = {
     "__io_uring_prep_uring_cmd": "prep_uring_cmd_op",  # else it would be prep_uring_cmd, which is taken
     "__io_uring_set_target_fixed_file": "set_target_fixed_file",
@@ -55,7 +55,7 @@ def odd(value: int) -> bool:
 
 
 def as_c_would(vector: dict) -> Iterator[list[int]]:
-    """Yield the arguments with C's silent conversions made explicit: we refuse what a field cannot hold."""
+    """Yield the arguments with C's silent conversions made explicit: ours reject values that do not fit."""
     choices = []
     for name, value in zip(vector["arg_order"], numbers(vector)):
         if odd(value) or name in vector.get("truncates", ()):
@@ -91,7 +91,7 @@ def same(vector: dict, sqe: bytes) -> bool:
     expected = bytes.fromhex(vector["sqe"])
     prepared_before = any(call["helper"] not in MODIFIERS for call in vector.get("before", ()))
     if prepared_before and vector["helper"] not in MODIFIERS:
-        # liburing leaves remains of what was prepared in that slot before; here nothing remains.
+        # liburing leaves remains of the slot's previous request; here nothing remains.
         decides = bytes.fromhex(DATA["helpers"][vector["helper"]]["written"])
         return all((a ^ b) & mask == 0 for a, b, mask in zip(expected, sqe, decides))
     return sqe[:64] == expected[:64]

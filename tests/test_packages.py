@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The packages: what pyproject.toml promises, and the probe in one file.
 
-What it is: what can be tested without the tools of others; tools/build_packages.py --check does the rest.
+What it is: the tests that need no foreign tools; tools/build_packages.py --check does the rest.
 Must not know: which modules the probe needs.
 Invariant: nothing is written in the checkout.
 Read next: tools/build_packages.py.

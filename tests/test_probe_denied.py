@@ -33,7 +33,7 @@ def filtered(action: int, call: str = "") -> str:
     return code
 
 
-# In a mount namespace of its own, so that nobody else sees it. CLONE_NEWNS, and then MS_REC|MS_PRIVATE.
+# In a separate mount namespace, so that no other process sees it. CLONE_NEWNS, and then MS_REC|MS_PRIVATE.
 PRIVATE_MOUNTS = """
 import ctypes, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -70,7 +70,7 @@ NO_FILES = (
     "resource.setrlimit(resource.RLIMIT_NOFILE, (free, 4096))\n"
 )
 
-# name -> what makes it, and then status, cause, exit code, a word of the remedy; and what a skip means.
+# name -> its maker, and then status, cause, exit code, a word of the remedy; and the meaning of a skip.
 ENVIRONMENTS = {
     "seccomp EPERM": (filtered(ERRNO | errno.EPERM), "denied", "seccomp", 1, "profile", "seccomp filters"),
     "seccomp ENOSYS": (filtered(ERRNO | errno.ENOSYS), "denied", "seccomp", 1, "profile", "seccomp filters"),
@@ -191,7 +191,7 @@ def test_sysctl_then_named_and_restored(value):
 
 @pytest.fixture
 def restricted():
-    """Make rings that admit only what is named."""
+    """Make rings that allow only the named operations."""
     from rawuring import register, rings
 
     made = []
@@ -281,7 +281,7 @@ def test_ring_that_is_busy_then_refused():
 
 
 # ------------------------------------------------------------------------------------------------------
-# The library does what the profile says
+# The library behaves as its profile says
 
 
 def test_profile_then_the_library_agrees():

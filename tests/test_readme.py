@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The README tells the truth: its program is the example, and prints what it says."""
+"""The README tells the truth: its program is the example, and prints the stated output."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Notes:
         return self.result
 
     def peek(self) -> dict[str, object] | None:
-        """Read what the struct points to, which is alive only during the call."""
+        """Read the memory that the struct points to, which is alive only during the call."""
         layout = STRUCTS.get(self.calls[-1][0])
         if layout is None:
             return None
@@ -141,7 +141,7 @@ POINTERS = {"data", "tags", "region_uptr", "filter_ptr", "area_ptr", "region_ptr
 
 
 def without_zeros(fields: object) -> object:
-    """Drop members that are zero, paddings, and pointers, whose value nobody can know."""
+    """Drop members that are zero, paddings, and pointers, whose value is unpredictable."""
     if not isinstance(fields, dict):
         return fields
     cleaned = {name: without_zeros(value) for name, value in fields.items()}
@@ -347,7 +347,8 @@ def test_refusal_then_nothing_is_kept():
         register.register_buffers(ring, [MEMORY])
     with pytest.raises(OSError, match="MEMLOCK"):
         register.setup_buf_ring(ring, 1, 4, 16)
-    # "unsure" is what the ring holds because this refusal is not the kernel's; test_ring_promises.py has one.
+    # "unsure" is memory that the ring holds because this refusal is not the kernel's; test_ring_promises.py
+    # has one.
     assert not [key for key in ring.resources if key[0] != "unsure"]
 
 

@@ -539,7 +539,7 @@ def test_error_of_a_receive_then_raised_and_not_taken_for_the_end():
 
 
 # ------------------------------------------------------------------------------------------------------
-# Builders: which argument, and what it should be
+# Builders: the argument, and the expected type
 
 
 @pytest.mark.parametrize(

@@ -294,7 +294,7 @@ def test_buffers_run_out_then_the_multishot_ends_and_goes_on_when_armed_again(do
     received += b"".join(group.copy(*cqe) for cqe in do.more(again, 2)[:2])
     assert received == b"aaaabbbbccccdddd"
     do.run(ops.prep_cancel64, again, 0)
-    # Kernels up to 6.12 end it at once, for want of a buffer for what may come.
+    # Kernels up to 6.12 end it immediately, for lack of a buffer for future data.
     assert do.finish(again)[-1][0] in (CANCELLED, -errno.ENOBUFS)
 
 
@@ -344,7 +344,8 @@ def test_multishot_poll_when_updated_then_it_looks_again(do, pipe):
     os.write(pipe[1], b"x")
     token = do.start(ops.prep_poll_multishot, pipe[0], select.POLLIN)
     assert do.more(token, 1)[0][1] & MORE
-    # Edge-triggered: what is still there is not told again, unless the poll is updated to the same mask.
+    # Edge-triggered: a state that persists is not reported again, unless the poll is updated to the same
+    # mask.
     do.run(ops.prep_nop)
     assert len(do.results[token]) == 1
     update = uapi.IORING_POLL_UPDATE_EVENTS | uapi.IORING_POLL_ADD_MULTI

@@ -124,7 +124,7 @@ def test_wakeup_fd_and_an_eventfd_of_the_program_then_one_of_them():
 
 
 def garbage_of(work) -> list[str]:
-    """Do something twice, and name what only the collector frees the second time."""
+    """Do something twice, and name the objects that only the collector frees the second time."""
     work()
     gc.collect()
     gc.disable()
@@ -241,7 +241,7 @@ def by_index(**options) -> rings.Ring:
 
 
 def in_a_thread(work):
-    """Run something in a thread of its own and return, or raise, what it did."""
+    """Run something in a new thread and return its result, or raise its exception."""
     results: list = []
 
     def run() -> None:
@@ -254,7 +254,7 @@ def in_a_thread(work):
     thread.start()
     thread.join()
     if sys.implementation.name == "pypy":
-        gc.collect()  # which frees what is local to a thread
+        gc.collect()  # which frees thread-local objects
     result, error = results.pop()
     if error is not None:
         raise error
@@ -300,7 +300,7 @@ def test_ring_with_an_index_is_handed_over_then_the_other_threads_index_is_left_
                 first.bind_thread()
                 first.close()
 
-    in_a_thread(owner)  # which, ending, gives back what stays taken
+    in_a_thread(owner)  # whose end returns what stays taken
 
 
 def test_ring_with_an_index_is_forgotten_in_another_thread_then_that_threads_index_stays():
@@ -557,7 +557,7 @@ def test_handler_raises_at_any_call_of_close_then_the_next_close_ends_it(flags):
             os.fstat(fd)
         return raised
 
-    # Each in a thread of its own, which takes along the index that nobody could give back.
+    # Each in a new thread, whose end frees the index that could not be returned.
     numbers = itertools.count()
     while in_a_thread(lambda: close_interrupted(next(numbers))):
         pass
@@ -602,7 +602,7 @@ def test_handler_raises_when_buffers_were_registered_then_the_ring_holds_them(mo
         assert [pin.nbytes for pin in held] == [4096]
         with pytest.raises(OSError, match="registered already"):
             register.register_buffers(ring, [memory])
-        assert len(ring.resources) == 1  # what the kernel refused is not held
+        assert len(ring.resources) == 1  # memory that the kernel refused is not held
 
 
 def test_handler_raises_when_a_timeout_is_queued_then_the_next_wait_ends(monkeypatch):

@@ -642,7 +642,7 @@ OFFSETS = [name for name, _ in words_of(FakeKernel())]
 
 
 def refused(monkeypatch, spoil, flags=0):
-    """Make a ring of a kernel that spoil() has touched, and return what the RuntimeError says."""
+    """Make a ring of a kernel that spoil() has touched, and return the text of the RuntimeError."""
     good = FakeKernel.setup
 
     def setup(kernel, entries, params):

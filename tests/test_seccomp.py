@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Filters that kill: what falls back survives them, and says why it did not try.
 
-What it is: each case in a process of its own, with a filter made by hand. What counts is that the process
-lives on, and what it does instead.
+What it is: each case in a separate process, with a filter made by hand. Checked are that the process
+survives, and what it does instead.
 Must not know: how a filter is noticed.
 Invariant: nothing here changes anything for the rest of the machine.
 Read next: test_probe_denied.py.
@@ -187,7 +187,7 @@ def test_child_when_somebody_else_holds_its_pipe_then_nobody_waits_for_him():
 
 
 def test_child_when_os_fork_is_somebody_elses_then_not_through_it(monkeypatch):
-    """gevent puts functions of its own in place of os.fork and os.waitpid, which run its hub."""
+    """gevent replaces os.fork and os.waitpid with its own functions, which run its hub."""
     for name in ("fork", "waitpid"):
         monkeypatch.setattr(os, name, lambda *arguments: pytest.fail("patched"))
     assert seccomp.in_child(lambda say: say(errno.EPERM)) == ([errno.EPERM], 0)

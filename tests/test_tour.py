@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The tour prints the same on every kernel, and what it prints is committed."""
+"""The tour prints the same on every kernel, and its output is committed."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""uapi.py against what a C compiler found in the kernel's headers.
+"""uapi.py against a C compiler's reading of the kernel's headers.
 
 What it is: every value, offset, size, type and release of uapi.py compared with tests/data/abi.json, in both
 directions; the packing of every struct compared with bytes put together from abi.json alone.
@@ -173,7 +173,7 @@ def test_struct_when_compared_with_the_compiler_then_every_member_is_at_its_plac
 
 @pytest.mark.parametrize("name", STRUCTS)
 def test_struct_when_its_members_are_laid_side_by_side_then_no_byte_is_left_over(name: str) -> None:
-    """A hole would be bytes nobody could read or write."""
+    """A hole would be bytes that no member reaches."""
     held: set[int] = set()
     for _, _, offset, size in rows(LAYOUTS[name]):
         assert offset >= 0
@@ -300,7 +300,7 @@ def value_and_bytes(
 
 
 def assert_agrees(format: Any, given_value: Any, got: Any) -> None:
-    """Compare what was packed with what was unpacked, which has more names and tuples for lists."""
+    """Compare packed with unpacked values, which have more names, and tuples for lists."""
     if isinstance(given_value, dict):
         for name, value in given_value.items():
             assert_agrees(format.fields[name].format, value, got[name])

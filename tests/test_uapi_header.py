@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The header parser: on small texts, and against ctypes' own idea of struct layout.
 
-What it is: one test per form that kernel headers use, and what is done with forms they do not use.
-Must not know: what stands in the real header; test_uapi.py compares that.
+What it is: one test per form that kernel headers use, and the treatment of forms that they do not use.
+Must not know: the contents of the real header; test_uapi.py compares those.
 Invariant: an unknown form is named in ``skipped``, never guessed.
 Read next: tools/uapi_header.py.
 """

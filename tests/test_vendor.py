@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""python -m rawuring.vendor: what is copied, what the one file is, what --check says.
+"""python -m rawuring.vendor: the copied files, the one-file form, the answers of --check.
 
-What it is: the tests of the tool; tools/test_copies.py runs the library's own tests against what it makes.
+What it is: the tests of the tool; tools/test_copies.py runs the library's own tests against its copies.
 Must not know: which modules the package has.
 Invariant: nothing is written outside of the test's own folder.
 Read next: rawuring/vendor.py.
@@ -275,7 +275,7 @@ def test_readme_then_it_shows_each_way_to_copy():
 
 
 # ------------------------------------------------------------------------------------------------------
-# A part, and what is left out
+# Partial copies, and omissions
 
 
 @pytest.mark.parametrize("one_file", [False, True])
@@ -661,7 +661,7 @@ def test_section_when_a_string_spans_lines_then_it_is_not_indented():
     exec(compile("from __future__ import annotations\n" + vendor._section("m", text), "copy", "exec"), found)
     for name in ("A", "B", "C"):
         assert found[name] == expected[name]
-    # Python 3.13 and newer strip docstrings, but not what is assigned.
+    # Python 3.13 and newer strip docstrings, but not assigned strings.
     assert inspect.cleandoc(found["__doc__"]) == inspect.cleandoc(expected["__doc__"])
     assert found["f"]() == expected["f"]()
     assert inspect.getdoc(found["f"]) == inspect.getdoc(expected["f"])
@@ -800,12 +800,12 @@ def test_one_file_when_imported_then_python_caches_it(one, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------
-# --check, and what is overwritten
+# --check, and overwriting
 
 
 @pytest.fixture(params=["folder", "one file"])
 def copied(request, tmp_path) -> Path:
-    """Make a copy; for what is the same for both kinds."""
+    """Make a copy, for tests of both kinds."""
     return Path(vendor.copy(str(tmp_path), name="ring", one_file=request.param == "one file", only=["ops"]))
 
 
@@ -966,7 +966,7 @@ def test_copy_that_was_interrupted_then_it_counts_as_modified(tmp_path, monkeypa
 
     def interrupted(only, **options):
         found = {name: f"{text}# new\n" for name, text in real(only, **options).items()}
-        return {**found, "register.py": None}  # what cannot be written ends the copy there
+        return {**found, "register.py": None}  # a file that cannot be written ends the copy there
 
     monkeypatch.setattr(vendor, "package", interrupted)
     with pytest.raises(TypeError):
@@ -979,7 +979,7 @@ IN_ENVIRONMENT = """
 import contextlib, io, sys, tempfile
 from rawuring import command, vendor
 with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as folder:
-    vendor.main([folder, "--only", "ops"])  # imports what could not be read in there
+    vendor.main([folder, "--only", "ops"])  # imports modules that could not be read in there
     vendor.main(["--check", folder])
 """
 
@@ -988,7 +988,7 @@ with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mount namespaces")
 @pytest.mark.parametrize("environment", [test_probe_denied.READ_ONLY, NOBODY], ids=["read-only", "nobody"])
 def test_environment_then_copies_can_be_checked_and_nothing_is_written(environment):
-    with tempfile.TemporaryDirectory() as folder:  # pytest's own lets nobody else in
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own admits no other user
         os.chmod(folder, 0o755)
         host = Path(folder) / "host"
         copy = vendor.copy(str(host), name="ring", only=["ops"])

@@ -3,7 +3,7 @@
 
 What it is: ``cp -r rawuring host/_vendor/zz``, then everything must work under the new name, without
 site-packages and without the checkout.
-Must not know: what the files contain.
+Must not know: the contents of the files.
 Invariant: no module called rawuring is ever imported in the new process.
 Read next: test_docstrings.py.
 """
@@ -68,7 +68,7 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def run_script(script: str, path: Path, *arguments: str) -> str:
-    """Run a script that puts path on sys.path; return what it printed."""
+    """Run a script that puts path on sys.path; return its output."""
     done = run("-I", "-c", script, str(path), *arguments, cwd=path.parent)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -99,5 +99,5 @@ def test_zip_when_a_nop_is_submitted_then_it_completes(zipped: Path) -> None:
 @pytest.mark.skipif("probe" not in MODULES, reason="rawuring/probe.py is not here")
 def test_vendored_probe_when_run_as_a_module_then_it_reports(vendored: Path) -> None:
     done = run("-m", "host._vendor.zz.probe", cwd=vendored)
-    assert done.returncode in (0, 1), done.stderr  # 1: it works, and io_uring is not to be had
+    assert done.returncode in (0, 1), done.stderr  # 1: it works, without io_uring
     assert done.stdout and not done.stderr

@@ -34,7 +34,7 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what was thrown at the library."""
+    """Report the faults that were thrown at the library."""
     if not _before:
         return
     gc.collect()

@@ -48,7 +48,7 @@ def run_child(
 
 
 def check_child(done: subprocess.CompletedProcess[str], code: int = 0) -> str:
-    """Require that a child ended as it should, without a word on stderr; return what it printed."""
+    """Require that a child ended as expected, with nothing on stderr; return its output."""
     if done.stdout.startswith("SKIP "):
         pytest.skip(done.stdout[5:].strip())
     assert done.returncode == code, (
@@ -67,7 +67,7 @@ class Struck(Exception):
 
 
 def finalizing(frame: FrameType | None) -> bool:
-    """Tell whether a frame runs in a finalizer, which swallows what is raised in it."""
+    """Tell whether a frame runs in a finalizer, which swallows exceptions."""
     while frame is not None and frame.f_code.co_name != "__del__":
         frame = frame.f_back
     return frame is not None

@@ -2,8 +2,8 @@
 """The sweep of every public method with hostile values; a child of test_hostile.py runs it.
 
 What it is: for each public class a way to make one, then each method and each of its parameters in turn gets
-each hostile value, on an object of its own. Methods are found by introspection, so new ones are swept, too.
-Must not know: what the methods do, but for the few that are named in the tables.
+each hostile value, on a separate object. Methods are found by introspection, so new ones are swept, too.
+Must not know: what the methods do, except the few that are named in the tables.
 Invariant: a call ends in success or in one of the errors of FINE with words, and the object can be closed.
 Read next: test_hostile.py.
 """
@@ -255,7 +255,7 @@ MAKERS = {
 
 @contextlib.contextmanager
 def with_request(make):
-    """Make a ring, or what has one, with a request that is queued."""
+    """Make a ring, or an object that has one, with a queued request."""
     with make() as thing:
         ring = thing if isinstance(thing, rings.Ring) else thing.ring
         ops.prep_nop(ring.get_sqe(), 7)
@@ -292,7 +292,7 @@ WAITS = {"wait_nr", "timeout_ns", "timeout", "max_ns", "block_ns", "min_wait_use
 
 
 def usual(name, thing, fds):
-    """Say what a parameter gets while another one is being abused."""
+    """Return the value of a parameter while another one is abused."""
     node = fdmon.AioHandler(fds[0], 1)
     return {
         "fd": fds[0], "fileobj": fds[0], "events": 1, "node": node, "old_node": None, "new_node": node,
@@ -312,7 +312,7 @@ class Hang(BaseException):
     pass
 
 
-#: A call is going on: an alarm that comes after its end must not hit what follows.
+#: A call is running: an alarm after its end must not hit the code that follows.
 calling = False
 
 
@@ -334,7 +334,7 @@ def public_classes(module_name):
 
 
 def methods_of(kind):
-    """Name what a user may call: public names that this library defines, and a few special ones."""
+    """Name the callables for users: public names that this library defines, and a few special ones."""
     for name in sorted(dir(kind)):
         found = inspect.getattr_static(kind, name)
         special = name in ("__getitem__", "__contains__", "__len__", "__iter__", "__repr__")
@@ -400,7 +400,7 @@ class Sweep:
         with contextlib.ExitStack() as stack:
             thing = stack.enter_context(make())
             function = getattr(thing, name)
-            # disown_fd() leaves the closing to somebody else.
+            # disown_fd() leaves the closing to other code.
             fd = thing.fileno() if name == "disown_fd" and not thing.closed else None
             positional, keywords = [], {}
             for i, each in enumerate(parameters):

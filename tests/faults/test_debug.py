@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Debug mode: it finds what is broken, names who did it, and says what goes over the ring."""
+"""Debug mode: it finds damage, names its cause, and logs the traffic of the ring."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def test_enter_fails_with_any_errno_then_nothing_is_lost(waiting):
 
 
 def registered(ring):
-    """Return what is registered; a refusal of ours is not known to be the kernel's, and leaves more held."""
+    """Return the registered objects, without those held after a refusal that is not the kernel's."""
     return {key: value for key, value in ring.resources.items() if key[0] != "unsure"}
 
 
@@ -139,7 +139,7 @@ def test_register_fails_with_any_errno_then_an_oserror_with_advice(monkeypatch):
 
 @needs_ring
 def test_taking_back_a_registration_fails_with_any_errno_then_its_memory_stays_held(monkeypatch):
-    """The kernel still has it, so what is registered must live on."""
+    """The kernel still has it, so the registered objects must live on."""
     from rawuring import buffers
 
     need_opcode("READ_FIXED")
@@ -264,7 +264,7 @@ for code in range(1, 134):
         raise AssertionError(code)
     assert ring.sq.pending() == code == len(table)
     assert ring.reap() == []
-ring.close()  # drops what was queued
+ring.close()  # drops the queued SQEs
 assert len(table) == 0
 print("fine")
 """
@@ -414,7 +414,7 @@ def test_memory_that_may_be_locked_runs_out_then_a_clear_error():
     script = """
         import errno, os, resource
         from rawuring import buffers, register, rings, syscalls
-        rings.Ring(2).close()  # imports what somebody else may not read
+        rings.Ring(2).close()  # imports modules that another user may not read
         buffers.pin(buffers.allocate(64))
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (65536, 65536))
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
@@ -664,7 +664,7 @@ def test_signal_handler_raises_at_any_moment_in_a_change_then_no_poll_is_left_ov
 
 
 class Clock:
-    """A monotonic clock that somebody sets."""
+    """A monotonic clock that is set from outside."""
 
     def __init__(self):
         self.ahead = 0
@@ -716,7 +716,7 @@ def test_wall_clock_then_nobody_looks_at_it():
 
 
 def own_ring(inherited_state):
-    """Run in a child of any kind; return what it saw."""
+    """Run in a child of any kind; return its observations."""
     with rings.Ring(4) as ring:
         for i in range(20):
             ops.prep_nop(ring.get_sqe(), i)
@@ -805,7 +805,7 @@ def test_forked_with_requests_in_flight_then_the_child_is_refused_and_the_parent
 
 @needs_ring
 def test_exec_then_no_descriptor_goes_along():
-    """Close-on-exec: a program that is started gets no ring (CVE-2024-22017), and nothing else of ours."""
+    """Close-on-exec: a started program inherits no ring (CVE-2024-22017), and no other descriptor of ours."""
     import subprocess
 
     def seen():

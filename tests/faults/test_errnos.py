@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Every errno at every call, for all that make the call: what the caller sees, and that nothing is left.
+"""Every errno at every call, for all its callers: the result that the user sees, and that nothing is left.
 
 The table is CALLS times OBJECTS times every errno that this C library knows. Errors are put in below the
 library's own handling, where libc's syscall() returns -1.
@@ -155,7 +155,7 @@ def test_enter_fails_then_the_monitor_says_so_or_goes_on_and_reports(inject, not
                 assert errno.errorcode[code] in monitor.reason or os.strerror(code) in monitor.reason
             inject.start(code, 0)
             assert monitor.wait(10**9) == [(node, 1)]
-            if lost and code in GONE:  # left to whoever closed it: here nobody did
+            if lost and code in GONE:  # left to the code that closed it: here there is none
                 os.close(fd)
         figures["faults injected"] += times
 
@@ -191,7 +191,7 @@ def test_enter_fails_then_the_selector_says_so_or_goes_on_and_reports(
 
 
 async def a_little_work(one, two):
-    """Read what is there, wait for what comes, and sleep."""
+    """Read available data, wait for more, and sleep."""
     loop = asyncio.get_running_loop()
     assert await loop.sock_recv(one, 1) == b"x"
     loop.call_later(0.001, two.send, b"x")
@@ -201,7 +201,7 @@ async def a_little_work(one, two):
 
 
 def test_enter_fails_then_the_loop_goes_on(inject, nothing_left, pair):
-    """A loop has nobody to tell: what takes the ring away makes it go on with epoll."""
+    """A loop cannot report it: it loses the ring and continues with epoll."""
     for each in pair:
         each.setblocking(False)
     inject.enter()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Memory: whatever ends a request, in whatever state, nobody writes where nobody may."""
+"""Memory: however a request ends, in any state, no freed memory is written."""
 
 from __future__ import annotations
 
@@ -272,7 +272,7 @@ def test_handler_that_starts_again_while_all_is_closed_then_the_memory_is_ours_a
 
 @pytest.mark.parametrize("state", STATES, ids=lambda f: f.__name__)
 def test_forgotten_by_its_owner_while_in_flight_then_alive(scene, state):
-    """The caller's own references go; what the kernel may touch does not."""
+    """The caller drops its references; memory that the kernel may touch stays."""
     state(scene)
     address, count = scene.memory.address, sum(len(entry[1]) for entry in scene.table.entries.values())
     kept = [h.address for entry in scene.table.entries.values() for h in entry[1]]

@@ -2,7 +2,7 @@
 """Signal handlers that raise at every moment of a selector's calls, one after the other.
 
 The kernel must stay inside our memory, whatever a handler keeps us from: each piece that is given to it is
-followed by canaries. And afterwards the selector is right: it reports what is registered, once, and
+followed by canaries. And afterwards the selector is right: it reports the registered descriptors, once, and
 EpollSelector, which went through the same, agrees.
 """
 

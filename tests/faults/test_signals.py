@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Signal handlers that raise: at any moment, and with real signals; what is lossless by its form stays so."""
+"""Signal handlers that raise: at any moment, and with real signals; lossless calls stay lossless."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def test_signal_handler_raises_anywhere_in_start_then_the_request_is_held_and_qu
             with strike_anywhere(at) as struck:
                 table.start(ops.prep_nop, handler=print)
             if struck and sys.version_info >= (3, 11):
-                # Not every instruction is a moment there: what is queued has to be held.
+                # Not every instruction is such a moment: a queued request has to be held.
                 assert len(table) >= ring.sq.pending()
             else:
                 assert len(table) == ring.sq.pending(), struck

@@ -24,7 +24,7 @@ FLAGS = st.sampled_from(
 
 
 class RingMachine(RuleBasedStateMachine):
-    """Drive a Ring and compare it with what a list and two counters say."""
+    """Drive a Ring and compare it with a model: a list and two counters."""
 
     @initialize(
         entries=st.sampled_from([1, 2, 4, 8, 64]), flags=FLAGS, sq_start=STARTS, cq_start=STARTS,
