@@ -98,7 +98,7 @@ def test_what_was_built_is_something_else_then_it_is_not_installed(archive):
     run, folder = archive
     done = run("3.99t", built="3.98t")
     assert done.returncode == 77
-    assert "does not say that it is 3.99t" in done.stdout.splitlines()[-1]
+    assert "does not report that it is 3.99t" in done.stdout.splitlines()[-1]
     assert left(folder) == ["python3.99t.log"]
 
 
