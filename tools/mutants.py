@@ -59,12 +59,12 @@ MUTANTS = (
         "tests/test_request_rules.py tests/test_inflight.py -k multishot or final",
     ),
     Mutant(
-        "nothing is done when a ring is forgotten", "rawuring/rings.py",
+        "a ring that is dropped without close() is not closed", "rawuring/rings.py",
         "                self._close(explicit=False)\n\n    def __repr__", "                self._release()\n\n    def __repr__",
         FAULTS + "test_memory.py -k by_forgetting",
     ),
     Mutant(
-        "nothing is done when the interpreter ends", "rawuring/rings.py",
+        "requests are not ended at interpreter exit", "rawuring/rings.py",
         "        ring._close(explicit=False)\n    except OSError", "        pass\n    except OSError",
         "tests/test_inflight.py " + FAULTS + "test_debug.py -k interpreter",
     ),
@@ -76,14 +76,14 @@ MUTANTS = (
         FAULTS + "test_memory.py -k allocate_many",
     ),
     Mutant(
-        "reads go beside the buffer", "rawuring/inflight.py",
+        "reads miss the buffer", "rawuring/inflight.py",
         "                prep(sqe, given[0], given[1], given[2], given[3], token)",
         "                prep(sqe, given[0], given[1], given[2], given[3], token)\n"
         "                sqe[16:24] = (int.from_bytes(sqe[16:24], 'little') + 8).to_bytes(8, 'little')",
         FAULTS + "test_memory.py -k checksum", quick=True,
     ),
     Mutant(
-        "what handlers start during close() is left to itself", "rawuring/inflight.py",
+        "requests that handlers start during close() are abandoned", "rawuring/inflight.py",
         "                if self.entries:  # what", "                if False:  # what",
         FAULTS + "test_memory.py -k starts_again", quick=True,
     ),
@@ -102,7 +102,7 @@ MUTANTS = (
         FAULTS + "test_environment.py -k mmap", quick=True,
     ),
     Mutant(
-        "what enter refused counts as submitted", "rawuring/rings.py",
+        "SQEs that enter refused count as submitted", "rawuring/rings.py",
         "                    if submitted and not flags:\n",
         "                    sq.discard()\n                    if submitted and not flags:\n",
         FAULTS + "test_environment.py -k enter",
@@ -114,13 +114,13 @@ MUTANTS = (
         FAULTS + "test_environment.py -k register_fails", quick=True,
     ),
     Mutant(
-        "what could not be unregistered is let go", "rawuring/register.py",
+        "memory that could not be unregistered is released", "rawuring/register.py",
         "    _register(ring, uapi.IORING_UNREGISTER_BUFFERS, None, 0)\n    _forget(ring, \"buffer\")",
         "    _forget(ring, \"buffer\")\n    _register(ring, uapi.IORING_UNREGISTER_BUFFERS, None, 0)",
         FAULTS + "test_environment.py -k taking_back", quick=True,
     ),
     Mutant(
-        "a short submit is taken for a whole one", "rawuring/rings.py",
+        "a short submit counts as a complete one", "rawuring/rings.py",
         "                submitted += before - left\n", "                submitted += before - left\n                sq.discard()\n",
         FAULTS + "test_environment.py -k random_faults",
     ),
@@ -142,12 +142,12 @@ MUTANTS = (
         "tests/test_inflight.py -k sqpoll",
     ),
     Mutant(
-        "nobody waits for an SQPOLL thread", "rawuring/fdmon.py",
+        "the SQPOLL thread is not waited for", "rawuring/fdmon.py",
         "        while ring.flags & uapi.IORING_SETUP_SQPOLL and not", "        while False and not",
         "tests/test_fdmon_polling.py -k more_changes",
     ),
     Mutant(
-        "completions that were put aside are waited for", "rawuring/fdmon.py",
+        "completions that were already fetched are waited for", "rawuring/fdmon.py",
         " or answers or self._early:", " or answers:",
         "tests/test_fdmon_polling.py -k taken_while",
     ),
@@ -162,7 +162,7 @@ MUTANTS = (
         FAULTS + "test_environment.py -k at_any_moment_in_dispatch", quick=True,
     ),
     Mutant(
-        "what a handler's dispatch() finds waits for the next", "rawuring/inflight.py",
+        "completions found by a handler's dispatch() wait for the next one", "rawuring/inflight.py",
         "        if self._left:  # older ones\n", "        if False:\n",
         "tests/test_inflight.py -k handlers_that_dispatch",
     ),
@@ -226,7 +226,7 @@ MUTANTS = (
         FAULTS + "test_environment.py -k setup_fails_with_any",
     ),
     Mutant(
-        "a program that is started gets the notifier", "rawuring/fdmon.py",
+        "a started program inherits the notifier", "rawuring/fdmon.py",
         "    eventfd = getattr(os, \"eventfd\", None)", "    return os.pipe2(os.O_NONBLOCK)\n    eventfd = getattr(os, \"eventfd\", None)",
         FAULTS + "test_environment.py -k exec_then",
     ),
@@ -255,7 +255,7 @@ MUTANTS = (
         "tests/test_monitors.py -k destroyed_while_a_handler_raises",
     ),
     Mutant(
-        "a registration is put out with a stray event", "rawuring/selector.py",
+        "a stray event removes a registration", "rawuring/selector.py",
         "        if fd in self.keys:\n            # Another", "        if False:\n            # Another",
         "tests/test_selector.py -k put_out",
     ),
@@ -285,12 +285,12 @@ MUTANTS = (
     ),
     # 4. Abuse
     Mutant(
-        "wide descriptors are cut", "rawuring/syscalls.py",
+        "wide descriptors are truncated", "rawuring/syscalls.py",
         "    if not -0x80000000 <= fd <= 0x7FFFFFFF:", "    if False:",
         FAULTS + "test_abuse.py -k ctypes_would_cut", quick=True,
     ),
     Mutant(
-        "ints are taken for images", "rawuring/buffers.py",
+        "ints are accepted as images", "rawuring/buffers.py",
         "        if not isinstance(image, bytes):  #", "        if False:  #",
         FAULTS + "test_abuse.py -k ctypes_would_cut",
     ),
@@ -313,12 +313,12 @@ MUTANTS = (
     ),
     # 5. Debug mode
     Mutant(
-        "canaries are not looked at", "rawuring/debug.py",
+        "canaries are not checked", "rawuring/debug.py",
         "        found = [damage for damage in map(damage_beside, entry[1]) if damage]", "        found = []",
         FAULTS + "test_debug.py -k canary or behind", quick=True,
     ),
     Mutant(
-        "invariants are not looked at", "rawuring/debug.py",
+        "invariants are not checked", "rawuring/debug.py",
         "        if self._state != \"open\" or not self._made_at:\n            return []", "        return []",
         FAULTS + "test_debug.py -k damaged", quick=True,
     ),
@@ -345,22 +345,22 @@ MUTANTS = (
         FAULTS + "test_hostile.py -k no_token", quick=True,
     ),
     Mutant(
-        "what is no CQE stays in the way", "rawuring/inflight.py",
+        "an invalid CQE blocks the queue", "rawuring/inflight.py",
         "                    if _is_cqe(each):\n", "                    if True:\n",
         FAULTS + "test_hostile.py -k no_completion",
     ),
     Mutant(
-        "any index is taken", "rawuring/rings.py",
+        "any index is accepted", "rawuring/rings.py",
         "            check_integers(index=index)\n", "            pass\n",
         FAULTS + "test_hostile.py -k no_index",
     ),
     Mutant(
-        "bytes are taken for an address", "rawuring/syscalls.py",
+        "bytes are accepted as an address", "rawuring/syscalls.py",
         "    elif isinstance(arg, (str, bytes)):", "    elif False:",
         FAULTS + "test_hostile.py -k no_address",
     ),
     Mutant(
-        "any number is a signal", "rawuring/syscalls.py",
+        "any number is accepted as a signal", "rawuring/syscalls.py",
         "            if not 1 <= number <= 8 * self._sigmask_size:", "            if False:",
         FAULTS + "test_hostile.py -k no_signal",
     ),
@@ -375,18 +375,18 @@ MUTANTS = (
         FAULTS + "test_errnos.py -k the_ring_says_so", quick=True,
     ),
     Mutant(
-        "the monitor does not go on when the ring is gone", "rawuring/fdmon.py",
+        "the monitor does not continue when the ring is lost", "rawuring/fdmon.py",
         "GONE = (errno.EBADF, errno.EOPNOTSUPP, errno.ENXIO)", "GONE = (errno.EBADF,)",
         FAULTS + "test_errnos.py -k the_monitor_says_so",
     ),
     # Promises: memory of requests
     Mutant(
-        "memory in the place of a collection of objects is taken", "rawuring/inflight.py",
+        "memory is accepted as a collection of objects", "rawuring/inflight.py",
         "            holds = _objects(holds)", "            holds = tuple(holds)",
         "tests/test_request_memory.py -k holds", quick=True,
     ),
     Mutant(
-        "a Pin in the place of an address is not held", "rawuring/inflight.py",
+        "a Pin instead of an address is not held", "rawuring/inflight.py",
         "            holds = (*found, *holds)\n", "            pass\n",
         "tests/test_request_memory.py -k pins_in_the_place_of_addresses", quick=True,
     ),
@@ -401,17 +401,17 @@ MUTANTS = (
         "tests/test_request_memory.py -k read_only",
     ),
     Mutant(
-        "an address is held in the place of a Pin", "rawuring/inflight.py",
+        "an address is held instead of a Pin", "rawuring/inflight.py",
         "                if type(each) is int:\n                    _refuse_number(each)", "                pass",
         "tests/test_request_memory.py -k hold_of_an_address",
     ),
     Mutant(
-        "start() takes a handler that cannot be called", "rawuring/inflight.py",
+        "start() accepts a handler that is not callable", "rawuring/inflight.py",
         "            _refuse_handler(handler)\n        if holds is not", "            pass\n        if holds is not",
         "tests/test_request_memory.py -k cannot_be_called", quick=True,
     ),
     Mutant(
-        "hold() takes a handler that cannot be called", "rawuring/inflight.py",
+        "hold() accepts a handler that is not callable", "rawuring/inflight.py",
         "            _refuse_handler(handler)\n        if keepalive:", "            pass\n        if keepalive:",
         "tests/test_request_memory.py -k cannot_be_called",
     ),
@@ -421,22 +421,22 @@ MUTANTS = (
         "tests/test_request_memory.py -k token or plain_requests", quick=True,
     ),
     Mutant(
-        "every stranger is counted as late", "rawuring/inflight.py",
+        "every unknown user_data counts as late", "rawuring/inflight.py",
         "            if user_data >> 56 == 1:  # a token\n", "            if True:\n",
         "tests/test_request_memory.py -k unknown",
     ),
     Mutant(
-        "debug mode takes an address that nothing covers", "rawuring/debug.py",
+        "debug mode accepts an address that nothing covers", "rawuring/debug.py",
         "        if address >= _PAGE and not around:", "        if False:",
         "tests/test_request_memory.py -k watched", quick=True,
     ),
     Mutant(
-        "debug mode takes a token twice", "rawuring/debug.py",
+        "debug mode accepts a token twice", "rawuring/debug.py",
         "        elif user_data in self._outstanding:\n            found = ", "        elif False:\n            found = ",
         "tests/test_request_memory.py -k used_twice",
     ),
     Mutant(
-        "debug mode takes a user_data of the range of tokens", "rawuring/debug.py",
+        "debug mode accepts a user_data from the range of tokens", "rawuring/debug.py",
         '        if user_data >> 56 != 1 or not self._tables:\n            return ""\n',
         '        if not any(user_data in table.entries for table in self._tables):\n            return ""\n',
         "tests/test_request_memory.py -k of_the_range",
@@ -447,18 +447,18 @@ MUTANTS = (
         "tests/test_request_memory.py -k beyond_the_buffer or datagram", quick=True,
     ),
     Mutant(
-        "a bundle that cannot be takes what it has seen", "rawuring/buffers.py",
+        "an impossible bundle takes the buffers that it has seen", "rawuring/buffers.py",
         "            pieces.append(Piece(bid, ",
         "            self._ours[bid] = not more\n            pieces.append(Piece(bid, ",
         "tests/test_request_memory.py -k bundle_that_cannot",
     ),
     Mutant(
-        "the error of a receive is the end of the data", "rawuring/buffers.py",
+        "the error of a receive is treated as the end of the data", "rawuring/buffers.py",
         "        if res < 0:\n            if flags & uapi.IORING_CQE_F_BUFFER:", "        if False:\n            if flags & 1:",
         "tests/test_request_memory.py -k error_of_a_receive", quick=True,
     ),
     Mutant(
-        "the buffer of an error is not given back", "rawuring/buffers.py",
+        "the buffer of an error is not returned", "rawuring/buffers.py",
         "                self.recycle(self.claim(flags))", "                pass",
         "tests/test_request_memory.py -k error_of_a_receive",
     ),
@@ -473,23 +473,23 @@ MUTANTS = (
         "tests/test_request_memory.py -k collector",
     ),
     Mutant(
-        "a builder takes a float", "rawuring/buffers.py",
+        "a builder accepts a float", "rawuring/buffers.py",
         '    if not hasattr(value, "__index__"):', "    if False:",
         "tests/test_request_memory.py -k builder",
     ),
     Mutant(
-        "an offset is cut to 64 bits", "rawuring/ops.py",
+        "an offset is truncated to 64 bits", "rawuring/ops.py",
         "    if offset == -1:\n        offset = _U64\n    _pack(\n        sqe, 0, uapi.IORING_OP_READ, ",
         "    offset &= _U64\n    _pack(\n        sqe, 0, uapi.IORING_OP_READ, ",
         "tests/test_fields.py -k prep_read", quick=True,
     ),
     Mutant(
-        "a descriptor is cut to 32 bits", "rawuring/ops.py",
+        "a descriptor is truncated to 32 bits", "rawuring/ops.py",
         "    if not -0x80000000 <= value <= 0x7FFFFFFF:\n", "    if False:\n",
         "tests/test_fields.py -k linkat or renameat or splice or tee", quick=True,
     ),
     Mutant(
-        "what the kernel cuts to 32 bits is passed on", "rawuring/ops.py",
+        "a value that the kernel truncates to 32 bits is passed on", "rawuring/ops.py",
         "    if not 0 <= value <= _U32:\n        raise", "    if False:\n        raise",
         "tests/test_fields.py -k prep_connect or prep_timeout",
     ),
@@ -499,12 +499,12 @@ MUTANTS = (
         "tests/test_fields.py -k slots",
     ),
     Mutant(
-        "a monitor takes an address in the place of a Pin", "rawuring/fdmon.py",
+        "a monitor accepts an address instead of a Pin", "rawuring/fdmon.py",
         "            if isinstance(each, int):\n                _refuse_number(each)", "            pass",
         "tests/test_request_memory.py -k monitor",
     ),
     Mutant(
-        "one buffer is taken for a list of them", "rawuring/buffers.py",
+        "one buffer is accepted as a list of buffers", "rawuring/buffers.py",
         '    if one or type(values).__name__ == "mmap":', "    if False:",
         "tests/test_request_memory.py -k one_buffer",
     ),
@@ -515,7 +515,7 @@ MUTANTS = (
         "tests/test_uncopyable.py", quick=True,
     ),
     Mutant(
-        "what can be copied does not say so", "rawuring/syscalls.py",
+        "a class that can be copied does not say so", "rawuring/syscalls.py",
         "    def __reduce_ex__(self, protocol: Any) -> NoReturn:", "    def _refuse(self, protocol: Any) -> NoReturn:",
         "tests/test_uncopyable.py -k memory",
     ),
@@ -540,7 +540,7 @@ MUTANTS = (
         "tests/test_ring_promises.py -k views_only",
     ),
     Mutant(
-        "slots are cut from place 0 on", "rawuring/queues.py",
+        "slots are counted from place 0", "rawuring/queues.py",
         "            index = i & self.ring_mask\n            self._slots", "            index = i - self._first\n            self._slots",
         "tests/test_ring_promises.py -k taken_in_any_way",
     ),
@@ -555,7 +555,7 @@ MUTANTS = (
         "tests/test_ring_promises.py -k ended",
     ),
     Mutant(
-        "a ring that is forgotten elsewhere takes that thread's index", "rawuring/rings.py",
+        "a ring dropped in another thread takes that thread's index", "rawuring/rings.py",
         'if state == "forked" or self not in here or not self._by_index():',
         'if state == "forked" or not self._by_index():',
         "tests/test_ring_promises.py -k forgotten_in_another_thread",
@@ -566,7 +566,7 @@ MUTANTS = (
         "tests/test_ring_promises.py -k without_a_descriptor",
     ),
     Mutant(
-        "an index that nobody heard of stays taken", "rawuring/register.py",
+        "an index that an exception swallowed stays taken", "rawuring/register.py",
         "        if taken != _ANY_INDEX:", "        if False:", "tests/test_ring_promises.py -k given_back",
     ),
     Mutant(
@@ -581,13 +581,13 @@ MUTANTS = (
         "tests/test_ring_promises.py -k maps_them_and_drains",
     ),
     Mutant(
-        "a close that was interrupted is not ended", "rawuring/rings.py",
+        "an interrupted close is not completed", "rawuring/rings.py",
         "        self._owner = 0\n        self._state = state\n",
         "        self._owner = 0\n        self._state = state\n        self.closed = True\n",
         "tests/test_ring_promises.py -k next_close_ends_it",
     ),
     Mutant(
-        "an enable that was interrupted is not known", "rawuring/rings.py",
+        "an interrupted enable is not detected", "rawuring/rings.py",
         "            known = self.flags & uapi.IORING_SETUP_R_DISABLED\n", "            known = 0\n",
         "tests/test_ring_promises.py -k next_enable",
     ),
@@ -616,26 +616,26 @@ MUTANTS = (
         "tests/test_ring_promises.py -k forked_child_disowns",
     ),
     Mutant(
-        "what is called after one that raised is not", "rawuring/rings.py",
+        "callbacks after one that raised are not called", "rawuring/rings.py",
         "            if raised is not None and error.__context__ is outer:\n                error.__context__ = raised\n", "            raise\n",
         "tests/test_ring_promises.py -k raise", quick=True,
     ),
     Mutant(
-        "what was never submitted is waited for", "rawuring/inflight.py",
+        "requests that were never submitted are waited for", "rawuring/inflight.py",
         "                if not missing and 0 not in answers:", "                if False:",
         "tests/test_ring_promises.py -k never_submitted",
     ),
     Mutant(
-        "what no cancellation finds is given up", "rawuring/inflight.py",
+        "requests that no cancellation finds are abandoned", "rawuring/inflight.py",
         "                    prep_nop(ring.get_sqe(), last, uapi.IOSQE_IO_DRAIN)", "                    prep_nop(ring.get_sqe(), last)",
         "tests/test_ring_promises.py -k nothing_finds",
     ),
     Mutant(
-        "forgotten tables stay", "rawuring/inflight.py",
+        "dropped tables are kept", "rawuring/inflight.py",
         "        _free_forgotten(ring.before_close)\n", "", "tests/test_ring_promises.py -k tables_are_made",
     ),
     Mutant(
-        "tables that somebody has are freed", "rawuring/inflight.py",
+        "tables that are still referenced are freed", "rawuring/inflight.py",
         "or _references(callbacks, i) > alone", "or _references(callbacks, i) > alone + 1",
         "tests/test_ring_promises.py -k tables_are_made",
     ),
@@ -645,11 +645,11 @@ MUTANTS = (
         "tests/test_ring_promises.py -k nowhere_to_write",
     ),
     Mutant(
-        "a forgotten submit is not told", "rawuring/debug.py",
+        "SQEs that were never submitted are not reported", "rawuring/debug.py",
         "            self._warn_of_queued()\n", "", "tests/test_ring_promises.py -k submit_was_forgotten",
     ),
     Mutant(
-        "a ring takes anything for an integer", "rawuring/params.py",
+        "a ring accepts anything as an integer", "rawuring/params.py",
         '        if isinstance(value, bool) or not hasattr(value, "__index__"):', "        if False:",
         "tests/test_ring_promises.py -k it_is_named", quick=True,
     ),
@@ -664,7 +664,7 @@ MUTANTS = (
         "tests/test_rings.py -k offset_that_is_wrong",
     ),
     Mutant(
-        "two words may stand in one place", "rawuring/queues.py",
+        "two words may share an offset", "rawuring/queues.py",
         "        if start < end:\n", "        if start < end - 4:\n",
         "tests/test_rings.py -k offset_that_is_wrong",
     ),
@@ -673,15 +673,15 @@ MUTANTS = (
         "        if start % alignment:\n", "        if False:\n", "tests/test_rings.py -k offset_that_is_wrong",
     ),
     Mutant(
-        "any size is taken from the mapping", "rawuring/queues.py",
+        "any size in the mapping is accepted", "rawuring/queues.py",
         "        if found != told:\n", "        if False:\n", "tests/test_rings.py -k mask_or_size",
     ),
     Mutant(
-        "any mask is taken from the mapping", "rawuring/queues.py",
+        "any mask in the mapping is accepted", "rawuring/queues.py",
         "    if mask != entries - 1:\n", "    if False:\n", "tests/test_rings.py -k mask_or_size",
     ),
     Mutant(
-        "any indices are taken from the mapping", "rawuring/queues.py",
+        "any indices in the mapping are accepted", "rawuring/queues.py",
         "    if (tail - head) & U32 > entries:\n", "    if False:\n", "tests/test_rings.py -k indices_further_apart",
     ),
     Mutant(
@@ -712,7 +712,7 @@ MUTANTS = (
         "tests/test_monitors.py -k refused_at_the_door",
     ),
     Mutant(
-        "a handler that cannot be called is accepted", "rawuring/fdmon.py",
+        "a handler that is not callable is accepted", "rawuring/fdmon.py",
         "        if handler is not None and not callable(handler):", "        if False:",
         "tests/test_monitors.py -k refused_at_the_door",
     ),
@@ -742,7 +742,7 @@ MUTANTS = (
         FAULTS + "test_moments.py -k rearming",
     ),
     Mutant(
-        "what is parked waits for a poll that is late", "rawuring/fdmon.py",
+        "parked handlers wait for a late poll", "rawuring/fdmon.py",
         "                elif self._lot is not None and timeout_ns == 0 and", "                elif False and",
         "tests/test_monitors.py -k that_is_late",
     ),
@@ -767,7 +767,7 @@ MUTANTS = (
         "tests/test_monitor_contract.py -k fresh",
     ),
     Mutant(
-        "an outer loop watches the ring, which wakes no epoll with DEFER_TASKRUN", "rawuring/fdmon.py",
+        "an outer loop watches the ring, which does not wake epoll with DEFER_TASKRUN", "rawuring/fdmon.py",
         "os.dup(self.ring.wakeup_fd())", "os.dup(self.ring.fileno())",
         "tests/test_monitor_contract.py -k woken_for_everything",
     ),
@@ -802,7 +802,7 @@ MUTANTS = (
         "tests/test_monitors.py -k without_wanted_events",
     ),
     Mutant(
-        "no poll(2) for what an SQPOLL thread has not taken", "rawuring/fdmon.py",
+        "no poll(2) for SQEs that an SQPOLL thread has not taken", "rawuring/fdmon.py",
         "                if late and timeout_ns is not None:", "                if False:",
         "tests/test_fdmon_polling.py -k no_time_to_wait",
     ),
@@ -830,12 +830,12 @@ MUTANTS = (
         "tests/test_selector.py -k no_file_object",
     ),
     Mutant(
-        "selector: events are looked up by what is equal to them", "rawuring/selector.py",
+        "selector: events are looked up by equality", "rawuring/selector.py",
         "mask = _MASK[events & _BOTH]  #", "mask = {0: 0, 1: 1, 2: 4, 3: 5}.get(events, 0)  #",
         "tests/test_selector.py -k no_events_then",
     ),
     Mutant(
-        "selector: what is gone is added anew by its number", "rawuring/selector.py",
+        "selector: a vanished file is added anew by its number", "rawuring/selector.py",
         "if not (isinstance(key[0], socket) and _still(key)):", "if _still(key) is False:",
         "tests/test_selector.py -k used_again_then_silent",
     ),
@@ -845,18 +845,18 @@ MUTANTS = (
         "tests/test_selector.py -k by_now_then_that_one",
     ),
     Mutant(
-        "selector: poll_add arms whatever has the number by then", "rawuring/selector.py",
+        "selector: poll_add arms the new file of a reused number", "rawuring/selector.py",
         "        if self._unarmed:\n            self._drop_closed()\n", "",
         "tests/test_selector.py -k used_again_then_silent",
     ),
     Mutant(
-        "selector: what was changed while it was on its way is not sent again", "rawuring/selector.py",
+        "selector: a change that was overtaken on its way is not sent again", "rawuring/selector.py",
         "                self._note(fd)\n                self._overtaken.discard(fd)\n",
         "                self._overtaken.discard(fd)\n",
         "tests/test_selector_machine.py -k overtaken",
     ),
     Mutant(
-        "selector: what was on its way is forgotten when a signal handler raises", "rawuring/selector.py",
+        "selector: changes on their way are forgotten when a signal handler raises", "rawuring/selector.py",
         "        for fd in tuple(_snapshot(self._on_the_way)):\n            self._note(fd)\n", "",
         "tests/test_selector_machine.py -k struck",
     ),
@@ -876,7 +876,7 @@ MUTANTS = (
         "tests/test_selector.py -k modified_after_an_exception",
     ),
     Mutant(
-        "selector: what takes its place is looked up where install() has put it", "rawuring/selector.py",
+        "selector: its replacement is looked up where install() has put it", "rawuring/selector.py",
         "    strategy = _first_of_stdlib()\n", "    strategy = Stdlib(selectors.DefaultSelector)\n",
         "tests/test_aio.py -k denied_when_names",
     ),
@@ -885,16 +885,16 @@ MUTANTS = (
         "        transport.max_size = _MAX_SIZE", "        pass", "tests/test_aio.py -k 64_kib",
     ),
     Mutant(
-        "aio: long datagrams of Unix sockets are cut", "rawuring/aio.py",
+        "aio: long datagrams of Unix sockets are truncated", "rawuring/aio.py",
         " if sock.family in (AF_INET, AF_INET6) else transport", "", "tests/test_aio.py -k arrives_whole",
     ),
     Mutant(
-        "aio: a forgotten loop removes a socket without a number", "rawuring/aio.py",
+        "aio: a dropped loop removes a socket without a number", "rawuring/aio.py",
         "if isinstance(fd, int) and fd < 0:", "if False:",
         "tests/test_aio.py -k forgotten",
     ),
     Mutant(
-        "aio: run() inside a running loop goes on to make another", "rawuring/aio.py",
+        "aio: run() inside a running loop creates another", "rawuring/aio.py",
         "    if asyncio._get_running_loop() is not None:", "    if False:",
         "tests/test_aio.py -k tasks_generators",
     ),
@@ -924,7 +924,7 @@ MUTANTS = (
         "tests/test_selector_requests.py -k between_two_selects",
     ),
     Mutant(
-        "selector: what a handler has changed is reported", "rawuring/selector.py",
+        "selector: descriptors that a handler has changed are reported", "rawuring/selector.py",
         "for key, events in found if self._map.get(key.fd) is key]", "for key, events in found]",
         "tests/test_selector_requests.py -k only_what_it_left",
     ),
@@ -936,11 +936,11 @@ MUTANTS = (
     # (end of the selector and asyncio)
     # Promises: the probe and denied environments
     Mutant(
-        "nobody looks for a filter that kills", "rawuring/params.py",
+        "filters that kill are not looked for", "rawuring/params.py",
         "    seccomp.check()\n", "", "tests/test_seccomp.py -k everything_that_falls_back", quick=True,
     ),
     Mutant(
-        "a question without a ring is asked under a filter that kills", "rawuring/register.py",
+        "a query without a ring is made under a filter that kills", "rawuring/register.py",
         "    seccomp.check()  # perhaps no ring has been created before, and so nothing has checked\n", "",
         "tests/test_seccomp.py -k everything_that_falls_back",
     ),
@@ -950,22 +950,22 @@ MUTANTS = (
         "tests/test_seccomp.py -k after_the_first_ring",
     ),
     Mutant(
-        "what one filter does is believed of the next", "rawuring/seccomp.py",
+        "one filter's answer is believed of the next", "rawuring/seccomp.py",
         "    if filters not in _deadly:", "    if not _deadly:",
         "tests/test_seccomp.py -k second_filter",
     ),
     Mutant(
-        "the filter of another thread is asked about", "rawuring/seccomp.py",
+        "the filter of another thread is checked", "rawuring/seccomp.py",
         '("/proc/thread-self/status", "/proc/self/status")', '("/proc/self/status",)',
         "tests/test_seccomp.py -k of_one_thread",
     ),
     Mutant(
-        "without a child the calls are tried all the same", "rawuring/seccomp.py",
+        "without a child the calls are tried anyway", "rawuring/seccomp.py",
         "            raise _not_tried(failure) from None", "            return",
         "tests/test_seccomp.py -k no_child_to_ask",
     ),
     Mutant(
-        "the child is made by whatever stands in os", "rawuring/seccomp.py",
+        "the child is created by a replaced os.fork", "rawuring/seccomp.py",
         "_fork(posix.fork)", "_fork(os.fork)", "tests/test_seccomp.py -k somebody_elses",
     ),
     Mutant(
@@ -974,16 +974,16 @@ MUTANTS = (
         "tests/test_seccomp.py -k no_core_dump",
     ),
     Mutant(
-        "a passing answer is kept", "rawuring/probe.py",
+        "a transient answer is kept", "rawuring/probe.py",
         "_cached = found if found.lasting else None", "_cached = found",
         "tests/test_probe.py -k ran_short_while_asking",
     ),
     Mutant(
-        "a limit that was met inside the survey is forgotten", "rawuring/survey.py",
+        "a limit that was reached during the survey is forgotten", "rawuring/survey.py",
         "        lasting=not _met.limits,\n", "", "tests/test_probe.py -k ran_short_while_asking",
     ),
     Mutant(
-        "where there can be no child nothing is asked", "rawuring/survey.py",
+        "without a child nothing is probed", "rawuring/survey.py",
         '        if seccomp.state()[0] != "0":\n            raise', "        raise",
         "tests/test_probe.py -k asked_here_unless",
     ),
@@ -992,7 +992,7 @@ MUTANTS = (
         "_REFUSALS = (errno.EPERM,", "_REFUSALS = (errno.EFAULT, errno.EPERM,", "tests/test_forbid.py -k matrix",
     ),
     Mutant(
-        "--forbid: true parameters are not tried", "rawuring/forbid.py",
+        "--forbid: valid parameters are not tried", "rawuring/forbid.py",
         "self.params() if true else None", "None", "tests/test_forbid.py -k matrix",
     ),
     Mutant(
@@ -1004,7 +1004,7 @@ MUTANTS = (
         "        if result != expected:", "        if False:", "tests/test_forbid.py -k not_believed",
     ),
     Mutant(
-        "--forbid: nobody looks for inherited rings", "rawuring/forbid.py",
+        "--forbid: inherited rings are not looked for", "rawuring/forbid.py",
         '            if "[io_uring]" in os.readlink', '            if "[no]" in os.readlink',
         "tests/test_forbid.py -k a_ring_was_inherited",
     ),
@@ -1019,17 +1019,17 @@ MUTANTS = (
         "tests/test_forbid.py -k native_table_only",
     ),
     Mutant(
-        "--forbid: what was not tried counts as closed", "rawuring/forbid.py",
+        "--forbid: an untried way counts as closed", "rawuring/forbid.py",
         '    return None if "unknown" in states else True', "    return True",
         "tests/test_forbid.py -k could_not_be_tried",
     ),
     Mutant(
-        "what is refused and not known to be there is unknown", "rawuring/report.py",
+        "a refused item that may not exist is unknown", "rawuring/report.py",
         "    if finding.admitted is False:  # whether", "    if False:  # whether",
         "tests/test_probe.py -k register_refused",
     ),
     Mutant(
-        "a closed stdout passes for one that was written", "rawuring/command.py",
+        "a closed stdout counts as written", "rawuring/command.py",
         "os.open(os.devnull, os.O_RDONLY)", "os.open(os.devnull, os.O_RDWR)",
         "tests/test_command_line.py -k stdout_is_closed",
     ),
@@ -1039,7 +1039,7 @@ MUTANTS = (
         "tests/test_probe.py -k without_a_module",
     ),
     Mutant(
-        "what could not be read vanishes", "rawuring/evidence.py",
+        "unreadable files are not reported", "rawuring/evidence.py",
         '            unread.append(f"{path} ({error.strerror})")\n', "", "tests/test_probe.py -k could_not_be_read",
     ),
     Mutant(
@@ -1047,24 +1047,24 @@ MUTANTS = (
         "            os.setuid(whom.uid)\n", "", "tests/test_operators.py -k his_ids",
     ),
     Mutant(
-        "--as: the groups of the caller go along", "rawuring/credentials.py",
+        "--as: the groups of the caller are kept", "rawuring/credentials.py",
         "            os.setgroups(whom.groups)\n", "            os.setgroups([0])\n", "tests/test_operators.py -k his_ids",
     ),
     Mutant(
-        "--fix: what would refuse behind the filter is left out", "rawuring/remedies.py",
+        "--fix: the layer behind the filter is omitted", "rawuring/remedies.py",
         '        layers.append("sysctl")', "        pass", "tests/test_operators.py -k layer_that_refused",
     ),
     Mutant(
-        "--profile: an item that nobody knows is taken", "rawuring/profiles.py",
+        "--profile: an unknown item is accepted", "rawuring/profiles.py",
         "        report.check(item)\n", "        pass\n", "tests/test_operators.py -k profile_that_is_none",
     ),
     Mutant(
-        "a filter that kills is taken for one that refuses", "rawuring/evidence.py",
+        "a filter that kills is treated as one that refuses", "rawuring/evidence.py",
         'killed = failure.detail in ("seccomp-kill", "seccomp-untried")', "killed = False",
         "tests/test_evidence.py -k layer",
     ),
     Mutant(
-        "a Python without ctypes is taken for a kernel without io_uring", "rawuring/evidence.py",
+        "a Python without ctypes is treated as a kernel without io_uring", "rawuring/evidence.py",
         '("no-ctypes", "no-mmap", "no-module", "no-numbers")', '("no-module", "no-numbers")',
         "tests/test_evidence.py -k layer",
     ),
@@ -1075,12 +1075,12 @@ MUTANTS = (
         "tests/test_packages.py -k too_old",
     ),
     Mutant(
-        "a part names what it does not have", "rawuring/vendor.py",
+        "a partial copy has names of missing modules", "rawuring/vendor.py",
         '    found["__init__"] = _only_names_of(found["__init__"], set(names))\n', "",
         "tests/test_vendor.py -k names_are_those",
     ),
     Mutant(
-        "--force leaves what was added", "rawuring/vendor.py",
+        "--force keeps added files", "rawuring/vendor.py",
         " | (_added(manifest, present) if force else set())", "",
         "tests/test_vendor.py -k forced",
     ),
@@ -1095,7 +1095,7 @@ MUTANTS = (
         "tests/test_vendor.py -k forced",
     ),
     Mutant(
-        "--minimal takes what looks like a comment", "rawuring/vendor.py",
+        "--minimal removes text that looks like a comment", "rawuring/vendor.py",
         'if line == "\\n" and number not in inside else', 'if line == "\\n" else',
         "tests/test_vendor.py -k look_like_comments",
     ),
@@ -1105,16 +1105,16 @@ MUTANTS = (
         "tests/test_vendor.py -k compiled_copy",
     ),
     Mutant(
-        "a minimal copy passes for a whole one", "rawuring/vendor.py",
+        "a minimal copy counts as a whole one", "rawuring/vendor.py",
         "    _refuse_to_copy_less(minimal)\n", "", "tests/test_vendor.py -k no_source_of or claims_to_be_whole",
     ),
     Mutant(
-        "a copy that checks itself overlooks what was added", "rawuring/__main__.py",
+        "a copy that checks itself overlooks added files", "rawuring/__main__.py",
         '                found.append(name + ": added")\n', "                pass\n",
         "tests/test_vendor.py -k checks_itself",
     ),
     Mutant(
-        "a list of hashes overlooks what it does not name", "rawuring/vendor.py",
+        "a list of hashes overlooks files that it does not name", "rawuring/vendor.py",
         '    differ = [f"{name}: added" for name in present - set(listed) - {SUMS}]\n', "    differ = []\n",
         "tests/test_vendor.py -k check_against",
     ),
@@ -1130,12 +1130,12 @@ MUTANTS = (
         "tests/test_inspect.py -k between_two_looks",
     ),
     Mutant(
-        "a process can write on the terminal of who looks", "rawuring/inspect.py",
+        "a process can write control sequences to the viewer's terminal", "rawuring/inspect.py",
         "    return \"\".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)", "    return text",
         "tests/test_inspect.py -k terminal_can_show",
     ),
     Mutant(
-        "memory of somebody else's mapping", "rawuring/inspect.py",
+        "memory of another file's mapping is counted", "rawuring/inspect.py",
         "        if line.endswith(RING_LINK):", "        if line.split()[4:5]:", "tests/test_inspect.py -k every_figure",
     ),
     Mutant(
@@ -1144,13 +1144,13 @@ MUTANTS = (
         "tests/test_inspect.py -k unusual_then",
     ),
     Mutant(
-        "a part lists commands that it lacks", "rawuring/__main__.py",
+        "a partial copy lists commands that it lacks", "rawuring/__main__.py",
         'if find_spec(f"{__package__}.{name}") is not None]', "]", "tests/test_vendor.py -k as_programs",
     ),
     # (end of inventory and copies)
     # Promises: signals and threads
     Mutant(
-        "reap() counts what nobody holds any more", "rawuring/rings.py",
+        "reap() counts requests that are no longer held", "rawuring/rings.py",
         "        self._reaped += len(cq.copied)\n        # No call from here on, len() included: the caller gets them, or finds them here the next time.\n"
         "        cqes, cq.copied = cq.copied, []\n",
         "        cqes, cq.copied = cq.copied, []\n        self._reaped += len(cqes)\n",
