@@ -54,8 +54,11 @@ ABOUT_THE_CHECKOUT = {
     "test_vendor.py",
     "test_vendored.py",
 }
-# Two tests pack the checkout itself. The others are long, and test the kernel: once is enough.
-SELECTED = "not from_a_zip and not the_one_file_answers and not random_changes and not at_any_moment"
+# The first three test the checkout itself. The others are long, and test the kernel: once is enough.
+SELECTED = (
+    "not from_a_zip and not the_one_file_answers and not private_names_of_asyncio"
+    " and not random_changes and not at_any_moment"
+)
 
 
 class Kind(NamedTuple):
