@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""tools/build_python.py with an archive, a compiler and a make that are made up here: no network."""
+"""tools/build_python.py with an archive, a compiler and a make that are made up; tools/run_tests.py."""
 
 from __future__ import annotations
 
@@ -140,3 +140,42 @@ def test_run_tests_then_finds_it_and_gives_it_a_hypothesis_that_is_not_compiled(
     chosen = {"all_pythons": False, "other_pythons": False, "newest": True, "python": None}
     options = type("Options", (), chosen)
     assert run_tests.wanted_pythons(options) == [usual]
+
+
+def test_brief_then_each_python_is_left_what_no_other_shows(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import run_tests
+
+    def python(implementation, version, abiflags=""):
+        return run_tests.Python("python", implementation, version, abiflags)
+
+    oldest, newest, threaded = (3, 9, 1), (3, 98, 0), (3, 99, 0)
+    pythons = [
+        python("cpython", (3, 11, 7)), python("cpython", oldest), python("cpython", newest),
+        python("cpython", threaded, "t"), python("pypy", (3, 10, 0)),
+    ]  # fmt: skip
+    expected = ["not once and not long", "not once", "not once", "not once and not long"]
+    expected.append("not once and (faults or not long)")
+    assert [run_tests.brief(each, pythons) for each in pythons] == [["-m", each] for each in expected]
+
+
+def test_report_then_counts_and_the_names_of_what_failed(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import run_tests
+
+    (tmp_path / "test_x.py").write_text(
+        "import pytest\n"
+        "@pytest.fixture\n"
+        "def broken():\n"
+        "    raise OSError\n"
+        "def test_good(): pass\n"
+        "@pytest.mark.parametrize('x', ['a b'])\n"
+        "def test_bad(x): assert 0\n"
+        "def test_error(broken): pass\n"
+        "def test_skipped(): pytest.skip('why')\n"
+    )
+    report = tmp_path / "report.xml"
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={report}", "test_x.py"]
+    subprocess.run(command, cwd=tmp_path, stdout=subprocess.DEVNULL, check=False)
+    assert run_tests.count(report) == (1, 2, 1, ("test_x.py::test_bad[a b]", "test_x.py::test_error"))
+    assert run_tests.count(tmp_path / "none.xml") == (0, 0, 0, ())

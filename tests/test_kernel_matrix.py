@@ -44,6 +44,21 @@ def test_emulated_tests_then_files_that_exist():
         assert (ROOT / "tests" / f"{name}.py").is_file()
 
 
+@pytest.mark.parametrize(
+    ("cell", "name", "which"),
+    [
+        ("5.10um", "ci", "ci"),
+        ("6.12-s390x", "ci", "ci"),
+        ("5.10um", "quick", "quick"),
+        ("6.12-s390x", "quick", "emulated"),
+        ("5.10um", "full", "all"),
+        ("6.12um-absent", "full", "all --absent"),
+    ],
+)
+def test_cell_of_a_set_then_the_tests_that_it_has_time_for(cell, name, which):
+    assert tool.command_for(CELLS[cell], name).endswith(f"/inside.py {which}")
+
+
 def unpack_newc(data: bytes) -> dict[str, tuple[int, bytes]]:
     """Read the format as the kernel does, from its description: an oracle for guest._entry."""
     found, at = {}, 0
