@@ -205,7 +205,7 @@ def test_kernel_that_qemu_does_not_take_then_not_to_be_had_instead_of_failed(tmp
     kernel.write_text("#!/bin/sh\necho \"qemu: could not load kernel 'x'\"\nexit 1\n", encoding="ascii")
     kernel.chmod(0o755)
     (tmp_path / "root").mkdir()
-    with pytest.raises(FileNotFoundError, match="does not take this kernel"):
+    with pytest.raises(FileNotFoundError, match="rejects this kernel"):
         guest.run(CELLS["6.1um"], kernel, tmp_path / "root", tmp_path / "root", "true", 60)
 
 

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""Run a command, or the tests, on other kernels and machines than this one.
+"""Run a command, or the tests, on other kernels and machines.
 
     python3 tools/kernel_matrix list                       the cells and the sets
     python3 tools/kernel_matrix run 6.12-s390x -- COMMAND   its output, and its exit status
     python3 tools/kernel_matrix set quick                   the tests in every cell of a set, and a table
-    python3 tools/kernel_matrix page                        docs/kernels.md out of what set --record wrote
+    python3 tools/kernel_matrix page                        docs/kernels.md from the records of set --record
 
 What it is: Debian's kernels, as user-mode Linux (a kernel that is a program, nearly as fast as this one) or
-under qemu-system, with Debian's Python of the same time. Everything is fetched once, into a cache folder.
+under qemu-system, with Debian's Python of the same era. Everything is fetched once, into a cache folder.
 Needs: apt-get and dpkg-deb (Debian; on Ubuntu also --mirror and debian-archive-keyring), pip; patchelf for
 user-mode kernels that are newer than this system; qemu-system-* for other machines; qemu 10 and zstd for
 loong64. No privileges.
-Invariant: run exits with the command's status, 124 when it took too long, 125 when the guest never reported,
-126 when the cell cannot be had here; set exits with 0 only if no cell failed.
+Invariant: run exits with the command's status, 124 if it took too long, 125 if the guest never reported, 126
+if the cell is not available here; set exits with 0 only if no cell failed.
 Read next: cells.py.
 """
 
@@ -47,7 +47,7 @@ def default_cache() -> Path:
 
 
 def run_in(cell: Cell, command: str, options: argparse.Namespace) -> guest.Outcome:
-    """Build what a cell needs and run a command in it."""
+    """Build the parts of a cell and run a command in it."""
     try:
         kernel = debian.kernel(options.cache, cell, options.mirror)
         root = debian.root(options.cache, cell.root, cell.user, options.mirror, cell.python)
@@ -63,7 +63,7 @@ def command_for(cell: Cell, name: str) -> str:
 
 
 def row_of(cell: Cell, outcome: guest.Outcome) -> dict[str, object]:
-    """Read the facts and the counts out of a guest's output."""
+    """Parse the facts and the counts from a guest's output."""
     row: dict[str, object] = {"cell": cell.name, "status": outcome.status, "seconds": round(outcome.seconds)}
     found = re.search(r"^MATRIX-FACTS (\{.*\})$", outcome.output, re.MULTILINE)
     row.update(json.loads(found[1]) if found else {})
@@ -93,7 +93,7 @@ def table(rows: list[dict[str, object]]) -> str:
 
 
 def record(rows: list[dict[str, object]], path: Path) -> None:
-    """Put the rows of cells that were run into a file, in the place of older ones."""
+    """Put the rows of cells that were run into a file, replacing older ones."""
     old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     known = {row["cell"]: row for row in old}
     today = time.strftime("%Y-%m-%d")
@@ -104,7 +104,7 @@ def record(rows: list[dict[str, object]], path: Path) -> None:
 
 
 def page() -> str:
-    """Return docs/kernels.md with the table of what was recorded between its marks."""
+    """Return docs/kernels.md with the table of recorded runs between its marks."""
     heads = "cell | kernel | machine | page | libc | Python | io_uring | passed | skipped | failed | date"
     lines = [f"| {heads} |", "|---" * 11 + "|"]
     for row in json.loads(RECORDED.read_text(encoding="utf-8")):
@@ -149,13 +149,13 @@ def run_set(options: argparse.Namespace) -> int:
         print(f"{cell.name}: status {outcome.status}, {row['seconds']} s: {last[:150]}", flush=True)
         if outcome.status not in (0, NOT_TO_BE_HAD):
             lines = outcome.output.splitlines()
-            # What fails is named at once, perhaps long before the end.
+            # Failures are named immediately, perhaps long before the end.
             names = [line for line in lines[:-40] if line.startswith("FAILED ")]
             rest = [line for line in lines if not line.startswith("SKIPPED ")][-40:]
             print("\n".join(f"  {line}" for line in [*names, *rest]), flush=True)
         return row
 
-    # What takes longest begins first, so that no core waits for it at the end.
+    # The longest runs begin first, so that no core waits for them at the end.
     order = sorted(cells, key=lambda cell: not cell.emulated)
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         done = {cell.name: row for cell, row in zip(order, pool.map(one, order))}
@@ -172,7 +172,7 @@ def run_set(options: argparse.Namespace) -> int:
 
 
 def build(cells: list[Cell], options: argparse.Namespace) -> dict[str, str]:
-    """Fetch what cells need, one after the other, for they share packages; return the reasons of failures."""
+    """Fetch the parts of cells one by one, because they share packages; return the reasons of failures."""
     began, missing = time.monotonic(), {}
     for cell in cells:
         try:
@@ -199,7 +199,7 @@ def main(arguments: list[str] | None = None) -> int:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--cache", type=Path, default=default_cache(), help="for kernels and trees")
     shared.add_argument("--mirror", help="a Debian mirror, instead of the one that apt is configured for")
-    shared.add_argument("--folder", type=Path, default=ROOT, help="what the guest finds in /project")
+    shared.add_argument("--folder", type=Path, default=ROOT, help="the folder for /project in the guest")
     shared.add_argument("--timeout", type=float, default=900, metavar="SECONDS", help="for each guest")
     parser = argparse.ArgumentParser(
         prog="python3 tools/kernel_matrix",
@@ -215,7 +215,7 @@ def main(arguments: list[str] | None = None) -> int:
     many.add_argument("-j", "--jobs", type=int, default=2, help="guests at a time")
     many.add_argument("--json", type=Path, metavar="FILE", help="write the table's rows there, too")
     many.add_argument("--record", action="store_true", help="note them for the page: see page")
-    commands.add_parser("page", help="write the table of docs/kernels.md out of what was recorded")
+    commands.add_parser("page", help="write the table of docs/kernels.md from the records")
     logs = default_cache() / "logs"
     many.add_argument("--logs", type=Path, default=logs, help="the folder for the output of each guest")
     given = sys.argv[1:] if arguments is None else arguments
@@ -227,7 +227,7 @@ def main(arguments: list[str] | None = None) -> int:
         PAGE.write_text(page(), encoding="utf-8")
         return 0
     if options.action != "list":
-        options.cache = options.cache.absolute()  # apt takes what is relative for its own
+        options.cache = options.cache.absolute()  # apt treats relative paths as its own
     if options.action == "list":
         print_cells()
         return 0

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The cells of the matrix: which kernel, for which machine, under which Python, and the sets of them.
 
-What it is: data. A kernel is named by a pattern for Debian's package names, of which the newest is taken.
-Must not know: how anything is fetched or booted.
-Invariant: a cell's name says all that matters in it.
+What it is: data. A kernel is named by a pattern for Debian's package names, of which the newest is used.
+Must not know: how cells are fetched or booted.
+Invariant: a cell's name says everything that matters.
 Read next: debian.py.
 """
 
@@ -25,7 +25,7 @@ class Cell(NamedTuple):
     cpu: str = ""
     note: str = ""
     python: str = "python3"
-    #: Its io_uring system calls answer ENOSYS, through a filter.
+    #: Its io_uring system calls fail with ENOSYS, through a filter.
     absent: bool = False
 
     @property
@@ -108,7 +108,7 @@ CELLS = {
         _debian(
             "7.2-loong64", "sid", "loong64", r"linux-binary-7\.[0-9]+\.[0-9]+\+deb14[.0-9]*-loong64",
             note="16 KiB pages; qemu 10 or newer",
-            boot="initcall_blacklist=i8042_init",  # it looks for a keyboard where this machine has no ports
+            boot="initcall_blacklist=i8042_init",  # it probes for a keyboard at ports that this machine lacks
         ),
         _debian("6.1-ppc64el", "bookworm", "ppc64el", r"linux-image-6\.1\.0-[0-9]+-powerpc64le"),
         _debian(
@@ -123,7 +123,7 @@ CELLS = {
     )
 }  # fmt: skip
 
-# Where a mirror is in the middle of an update, an older suite is often whole.
+# If a mirror is in the middle of an update, an older suite is often complete.
 STAND_INS = {"6.12-s390x": "6.1-s390x", "6.12-arm64": "6.1-arm64", "6.12-armhf": "6.1-armhf"}
 
 SETS = {

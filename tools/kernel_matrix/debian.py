@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Kernels and user lands out of Debian packages, kept in a cache folder.
+"""Kernels and user lands from Debian packages, kept in a cache folder.
 
-What it is: apt with a state of its own, so that any suite and architecture can be asked for without touching
-the machine's; kernel images; trees with CPython, pytest and hypothesis.
+What it is: apt with a separate state, so that it can fetch any suite and architecture without touching the
+machine's; kernel images; trees with CPython, pytest and hypothesis.
 Must not know: how a guest is booted.
-Invariant: packages are unpacked and never installed: no script of theirs runs, no foreign program is
-executed. What is in the cache is complete, for it is made under another name and moved there.
+Invariant: packages are unpacked and never installed: none of their scripts runs, no foreign program is
+executed. Everything in the cache is complete, because it is made under another name and moved there.
 Read next: guest.py.
 """
 
@@ -45,7 +45,7 @@ class NotToBeHad(Exception):
 
 
 def run(*command: str | Path, cwd: Path | None = None) -> str:
-    """Run a program and return what it printed; NotToBeHad when it fails."""
+    """Run a program and return its output; NotToBeHad if it fails."""
     try:
         done = subprocess.run(
             [str(word) for word in command], cwd=cwd, capture_output=True, text=True, check=False, timeout=900
@@ -59,10 +59,10 @@ def run(*command: str | Path, cwd: Path | None = None) -> str:
 
 
 class Apt:
-    """Run apt for one suite and architecture, or "source", with lists and a cache of its own."""
+    """Run apt for one suite and architecture, or "source", with separate lists and a separate cache."""
 
     def __init__(self, cache: Path, suite: str, machine: str, mirror: str | None) -> None:
-        """Write the configuration; the lists are fetched with the first question."""
+        """Write the configuration; the lists are fetched by the first query."""
         self.home = cache / "apt" / f"{suite}-{machine}"
         self.archives = self.home / "cache" / "archives"
         for folder in ("lists/partial", "cache/archives/partial", "etc/preferences.d"):
@@ -89,13 +89,13 @@ class Apt:
             run("apt-get", *self.options, "-qq", "update")
 
     def names(self, prefix: str) -> list[str]:
-        """List the packages whose names begin so."""
+        """List the packages with a prefix."""
         return run("apt-cache", *self.options, "pkgnames", prefix).split()
 
     def closure(self, packages: Iterable[str]) -> list[Path]:
-        """Download packages with all that they depend on."""
+        """Download packages with all their dependencies."""
         run("apt-get", *self.options, "-qq", "-y", "--download-only", "install", *packages)
-        # Without a cache apt names all of them, and not whatever an older run has left there.
+        # Without a cache apt names all of them, not the leftovers of an older run.
         listed = run(
             "apt-get", *self.options, "-qq", "-y", "--print-uris", "-o", "Dir::Cache::archives=/nonexistent/",
             "install", *packages,
@@ -134,7 +134,7 @@ def members(package: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
 
 
 def kernel(cache: Path, cell: Cell, mirror: str | None) -> Path:
-    """Return the kernel image of a cell; the package's name stands in ``package`` beside it."""
+    """Return the kernel image of a cell; the package's name is in ``package`` next to it."""
     place = cache / "kernels" / f"{cell.suite}-{cell.machine}-{re.sub(r'[^A-Za-z0-9.]+', '_', cell.package)}"
     if (place / "vmlinuz").exists():
         return place / "vmlinuz"
@@ -145,7 +145,7 @@ def kernel(cache: Path, cell: Cell, mirror: str | None) -> Path:
     if not found:
         raise NotToBeHad(f"{cell.suite} has no package {cell.package} for {machine}")
     failure: Exception = NotToBeHad(cell.package)
-    # A mirror that is being updated may list what it does not serve yet.
+    # A mirror that is being updated may list packages that it does not yet serve.
     for name in sorted(found, key=_by_version, reverse=True)[:4]:
         try:
             package = apt.download(name, cache / "debs")
@@ -174,7 +174,7 @@ def kernel(cache: Path, cell: Cell, mirror: str | None) -> Path:
 
 
 def unpacked(image: bytes) -> bytes:
-    """Take the kernel out of an EFI program that unpacks it with zstd, which qemu 10 cannot do itself.
+    """Extract the kernel from an EFI program that unpacks it with zstd, which qemu 10 cannot do itself.
 
     Source: linux drivers/firmware/efi/libstub/zboot-header.S
     """
@@ -196,7 +196,7 @@ def _by_version(name: str) -> list[tuple[int, str]]:
 
 
 def _with_its_own_libc(place: Path, apt: Apt) -> None:
-    """A user-mode kernel is a program; where this machine's C library is too old, give it its suite's."""
+    """Give a user-mode kernel, which is a program, its suite's C library if this machine's is too old."""
     program = place / "vmlinuz"
     if subprocess.run([str(program), "--version"], capture_output=True, check=False).returncode == 0:
         return
@@ -301,7 +301,7 @@ def _wheels(cache: Path, version: str) -> list[Path]:
 
 
 def _compile(tree: Path, version: str) -> None:
-    """Make byte code, which saves an emulated guest minutes. Only a tree of this machine's kind can do it."""
+    """Make byte code, which saves an emulated guest minutes. Only a tree for this machine can do it."""
     code = f"""
 import compileall, os, py_compile
 os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = "/usr/share/hypothesis"
@@ -311,7 +311,7 @@ from hypothesis.internal.charmap import charmap
 charmap()  # a table that takes hypothesis long to make
 """
     chroot = ["chroot"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "chroot"]
-    # Where that fails everything works too, and takes longer.
+    # If that fails, everything still works, but takes longer.
     command = [*chroot, str(tree), "/usr/bin/python3", "-B", "-c", code]
     subprocess.run(command, capture_output=True, check=False)
 

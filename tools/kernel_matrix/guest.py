@@ -2,9 +2,9 @@
 """Booting a cell with a folder in it, running a command there, and taking its status and output.
 
 What it is: the archive that the kernel unpacks into memory, the command lines of user-mode Linux and qemu,
-and what the guest says on its console.
-Must not know: where kernels and trees come from, or what the command does.
-Invariant: no guest outlives its time, and none is left behind.
+and the parser of the guest's console.
+Must not know: the sources of kernels and trees, or what the command does.
+Invariant: no guest outlives its time limit, and none is left behind.
 Read next: __main__.py.
 """
 
@@ -49,7 +49,7 @@ _QEMU = {
 
 
 class Outcome(NamedTuple):
-    """Hold what a guest did: exit status (124 too late, 125 it never reported), output, seconds."""
+    """Hold the result of a guest: exit status (124 timed out, 125 never reported), output, seconds."""
 
     status: int
     output: str
@@ -110,13 +110,13 @@ def _run(
     else:
         code = TOO_LATE if late else NO_REPORT
         if code == NO_REPORT and "could not load kernel" in before:
-            raise FileNotFoundError(f"{words[0]} does not take this kernel; a newer one may")
+            raise FileNotFoundError(f"{words[0]} rejects this kernel; a newer one may accept it")
         said = rest if began_mark else "\n".join(before.splitlines()[-30:])
     return Outcome(code, said, time.monotonic() - began)
 
 
 def _wait(process: subprocess.Popen[bytes], console: Path, deadline: float) -> bool:
-    """Wait until the guest has reported or is gone; return whether it took too long."""
+    """Wait until the guest has reported or ended; return whether it timed out."""
     while process.poll() is None:
         if b"MATRIX-END " in console.read_bytes()[-200:]:
             return False
@@ -173,7 +173,7 @@ def _archive(root: Path, folder: Path, command: str) -> Iterator[bytes]:
 
 
 def _files_of(folder: Path) -> list[str]:
-    """List the files of a checkout as git sees them, those not yet added as well."""
+    """List the files of a checkout as git sees them, including those not yet added."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
         listed = subprocess.run(command, cwd=folder, capture_output=True, check=True).stdout

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""What runs in a guest: says what it runs on, then the tests, as fast or slow as the machine is.
+"""The program in a guest: it reports its system, and runs the tests that suit the machine's speed.
 
     python3 tools/kernel_matrix/inside.py all|quick|emulated|ci [--absent] [PYTEST ARGUMENTS]
 
-With --absent io_uring's system calls answer ENOSYS, as on a kernel that does not have them.
+With --absent io_uring's system calls fail with ENOSYS, as on a kernel without them.
 
-Must not know: how the guest was made.
+Must not know: how the guest was built.
 Invariant: the line that begins with MATRIX-FACTS is one JSON object; the exit status is pytest's.
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# What has nothing to do with the kernel, and what takes long beside it.
+# Tests that do not depend on the kernel, and those that take long.
 ELSEWHERE = (
     "test_vendor", "test_vendored", "test_packages", "test_docs", "test_readme", "test_bench",
     "test_kernel_matrix", "test_docstrings", "test_uapi_header",
@@ -37,7 +37,7 @@ EMULATED = (
 
 
 def facts() -> dict[str, object]:
-    """Say what this runs on."""
+    """Describe this system."""
     sys.path.insert(0, str(ROOT))
     from rawuring import probe
 
@@ -81,7 +81,7 @@ def main() -> int:
         tests += ["-m", "not long and not once"]
     if which == "quick":
         tests += [f"--ignore=tests/{name}" for name in LONG]
-    # The guest is nobody else's machine: its policy and its clock may be changed.
+    # The guest belongs to the tests alone: its policy and its clock may be changed.
     env = {"RAWURING_TEST_SYSCTL": "1", **os.environ, "HYPOTHESIS_PROFILE": "small"}
     if which in ("emulated", "ci"):
         env.setdefault("RAWURING_CHANGES", "20000")  # 100,000 take a third of the time there
