@@ -46,6 +46,7 @@ from array import array
 from collections import deque, namedtuple
 from collections.abc import Mapping
 from functools import cache
+from itertools import islice
 from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
 from socket import socket
 
@@ -114,7 +115,7 @@ _LOW = 3 if sys.byteorder == "big" else 0
 #: judge      the same of what nobody vouches for: the kernel judges, at once
 #: remove     unregister(), at once
 #: send       a select() takes all notes along
-#: sent       the kernel has taken them
+#: sent       the kernel has made it, and says so
 #: struck     an exception ends that select() before it is known whether the kernel has
 #: denied     the kernel answers that this file cannot be watched
 #: closed     the file is closed when the select() takes its note
@@ -506,7 +507,7 @@ class Strategy(syscalls.Uncopyable):
 # ------------------------------------------------------------------------------------------------------
 # An epoll set, changed and watched through a ring
 
-_CTL = 1 << 62  # marks the user_data of an EPOLL_CTL; no token has this bit
+_CTL = 1 << 55  # marks the user_data of an EPOLL_CTL: no token has this bit, and the int is a short one
 _USER_DATA = struct.Struct("=Q")
 _NOP = bytes(64)  # an SQE that does nothing, and whose completion nobody knows
 
@@ -552,6 +553,8 @@ class EpollWait(Strategy):
         self._on_the_way: Changes = {}
         #: Those of them that are overtaken.
         self._overtaken: set[int] = set()
+        #: The user_data of the changes that were queued and not answered by the kernel.
+        self._unanswered: list[int] = []
         #: The descriptors that the set knows, and what a change of each has beside its mask: 0, or _NEW as
         #: long as the set may not know it.
         self._known: dict[int, int] = {}
@@ -585,9 +588,7 @@ class EpollWait(Strategy):
             self.ring.close()
             raise
         try:
-            # Success is silent (5.17), so that a wait for one completion is a wait for an event.
-            self._silent = bool(self.ring.features & uapi.IORING_FEAT_CQE_SKIP)
-            self._sender = _Sender(self.ring, self._epoll.fileno(), self._silent)
+            self._sender = _Sender(self.ring, self._epoll.fileno())
             self._prepare_wait(64)
             self._try_out()
         except BaseException:
@@ -865,6 +866,8 @@ class EpollWait(Strategy):
                 self.ring.disown_fd()
             self._code = error.errno
             self._lost = self._direct = True
+            self._on_the_way = {}
+            self._overtaken.clear()
             self.reason = f"{self.name} stopped working: {error}"
             self.name = "epoll"
             warnings.warn(f"{self.reason}; going on with epoll", RuntimeWarning, stacklevel=4)
@@ -938,19 +941,19 @@ class EpollWait(Strategy):
                     new = self._queue_changes()
                 if self._wait.token not in self._inflight.entries:
                     self._arm()
-                if self._on_the_way and not self._silent:
-                    ring.submit()  # their completions must not be taken for events
-                    self._take_completions(False)
-                    if self._wait.token not in self._inflight.entries:
-                        self._arm()
+                # The answers to changes come at once, and besides the one that is waited for.
                 if timeout_ns == 0 or answers:
-                    ring.submit_and_wait(0)
+                    ring.submit_and_wait(len(self._unanswered))
                 else:
-                    ring.submit_and_wait(1, timeout_ns)
+                    ring.submit_and_wait(1 + len(self._unanswered), timeout_ns)
+                ready = self._take_completions(True)
                 if self._on_the_way:
+                    while self._unanswered:
+                        # Somebody held the lock of the set, and a worker of the kernel's makes the change.
+                        ring.submit_and_wait(1)
+                        ready += self._take_completions(True)
                     self._note_sent(new)
                 self._unclean = False
-                ready = self._take_completions(True)
                 if self._refused:
                     return self._with_refused(ready)
                 if ready or timeout_ns == 0 or answers:
@@ -986,12 +989,29 @@ class EpollWait(Strategy):
                         new.append(fd)
             masks = bytes(list(changes.values()))
             self._known.update(dict.fromkeys(new, _NEW))
-        if changes:
-            self._sender.queue(changes, masks)
+        fds, most = list(changes), self._sender.most
+        while len(fds) > most:
+            self._queue(fds[:most], masks[:most])
+            _send(self.ring)
+            self._take_completions(False)
+            del fds[:most]
+            masks = masks[most:]
+        if fds:
+            self._queue(fds, masks)
         return new
 
+    def _queue(self, fds: list[int], masks: bytes) -> None:
+        sqes, user_data = self._sender.fill(fds, masks)
+        try:
+            self.ring.push(sqes)
+        except rings.SubmissionQueueFull:  # of requests of others
+            _send(self.ring)
+            self.ring.push(sqes)
+        # Until here nothing is sent, and what stands in the queue _drop_queued finds there.
+        self._unanswered = self._unanswered + user_data if self._unanswered else user_data
+
     def _note_sent(self, new: list[int]) -> None:
-        """Take note that the kernel has taken what was on its way: sent."""
+        """Take note that the kernel has made what was on its way: sent."""
         known = self._known
         for fd in new:
             if fd in known:
@@ -1004,20 +1024,25 @@ class EpollWait(Strategy):
 
     def _drop_queued(self) -> None:
         """Let what was queued and not sent do nothing, and note again what was on its way: struck."""
-        for fd in tuple(_snapshot(self._on_the_way)):
-            self._note(fd)
-        self._overtaken.clear()
-        self._on_the_way = {}
         if not self.ring.closed:
             sq = self.ring.sq
             head, token = sq.sqe_tail - sq.pending(), self._wait.token
             if head <= self._armed_at:  # the kernel has not taken the wait
                 self._inflight.entries.pop(token, None)
-            for index in range(head, sq.sqe_tail):
-                slot = sq.slots[index & sq.ring_mask]
-                user_data = _USER_DATA.unpack_from(slot, 32)[0]
+            slots = [sq.slots[index & sq.ring_mask] for index in range(head, sq.sqe_tail)]
+            unsent = {_USER_DATA.unpack_from(slot, 32)[0]: slot for slot in slots}
+            self._unanswered = [each for each in self._unanswered if each not in unsent]
+            for user_data, slot in unsent.items():
                 if user_data & _CTL or user_data == token:
                     slot[:] = _NOP  # in its place: requests of others stand beside it
+            while self._unanswered:  # or what is sent again could be made before what was sent first
+                self._take_completions(False)
+                if self._unanswered:
+                    self.ring.submit_and_wait(1)
+        for fd in tuple(_snapshot(self._on_the_way)):
+            self._note(fd)
+        self._overtaken.clear()
+        self._on_the_way = {}
         self._unclean = False
 
     def _bind(self) -> None:
@@ -1060,13 +1085,18 @@ class EpollWait(Strategy):
     def _take_completions(self, report: bool) -> Ready:
         """Handle every completion; events that are not to be reported are only hints."""
         ready: Ready = []
-        cqes = self._cqes
-        self.ring.reap_into(cqes)
+        self.ring.reap_into(self._cqes)
+        count, cqes = len(self._unanswered), self._cqes
+        if count > 3 and self._unanswered == [cqe[0] for cqe in islice(cqes, count) if not cqe[1]]:
+            # Almost always: all changes were made, in their order.
+            self._unanswered = []
+            self._cqes = cqes = deque(islice(cqes, count, None))
         while cqes:
-            user_data, res, flags = cqes[0][:3]
+            user_data, res, flags = cqes[0]
             if user_data & _CTL:
                 if res < 0:
                     self._control_failed(user_data & ~_CTL, -res)
+                self._unanswered = [each for each in self._unanswered if each != user_data]
             elif user_data == self._wait.token:
                 if self._inflight.entries.pop(user_data, None) and report:
                     ready += self._collect(res)
@@ -1175,17 +1205,15 @@ def _events_memory(count: int) -> tuple[memoryview, int, int, buffers.Pin, Any]:
 class _Sender(syscalls.Uncopyable):
     """What makes EPOLL_CTL requests of changes."""
 
-    def __init__(self, ring: rings.Ring, epfd: int, silent: bool) -> None:
+    def __init__(self, ring: rings.Ring, epfd: int) -> None:
         """Make room for the struct epoll_events of a few changes.
 
-        Args: ring has one slot more than there are changes in a batch; epfd is the set; silent says that
-            success brings no completion.
+        Args: ring has one slot more than there are changes in a batch; epfd is the set.
         """
-        self._ring = ring
         self._epfd = epfd
-        self._flags = uapi.IOSQE_CQE_SKIP_SUCCESS if silent else 0
-        self._most = ring.sq.ring_entries - 1  # one slot is for the wait
-        few = min(_FEW, self._most)
+        #: So many changes go into a batch: one slot is for the wait.
+        self.most = ring.sq.ring_entries - 1
+        self._least = few = min(_FEW, self.most)
         self._few = _events_memory(few)
         # Not filled in the queue: what stands there is always a whole request, of which one can tell whose.
         self._sqes = memoryview(bytearray(few * 64))
@@ -1193,41 +1221,28 @@ class _Sender(syscalls.Uncopyable):
         # What sends many; a few hundred microseconds, which most selectors never need.
         self._block: _CtlBlock | None = None
 
-    def queue(self, changes: Changes, masks: bytes) -> None:
-        """Queue changes, sending what does not fit beforehand.
+    def fill(self, fds: list[int], masks: bytes) -> tuple[memoryview, list[int]]:
+        """Make requests of changes.
 
-        Args: masks are the values of changes.
-        Raises: OSError when the kernel takes no more.
+        Args: fds are at most as many as go into a batch; masks are what each is changed to.
+        Returns: the SQEs, for Ring.push(), and the user_data of each.
+        Lifetime: until they were submitted: the kernel reads an event when it takes the request.
         """
-        ring, most = self._ring, self._most
-        if len(changes) < min(_FEW, most + 1):
+        if len(fds) <= self._least:
             words, step, at, pin, _ = self._few
-            for i, (fd, change) in enumerate(changes.items()):
+            for i, fd in enumerate(fds):
+                change = masks[i]
                 # Not through columns: PyPy 8.0 puts every item of a view with a step first.
                 words[i * step], words[i * step + at] = change & ~_NEW, fd
                 ops.prep_rw(
                     self._slots[i], uapi.IORING_OP_EPOLL_CTL, self._epfd, pin.address + 4 * i * step,
-                    _ADD if change & _NEW else _MOD, fd, _CTL | fd, self._flags,
+                    _ADD if change & _NEW else _MOD, fd, _CTL | fd,
                 )  # fmt: skip
-            self._push(self._sqes[: len(changes) * 64])
-            return
+            return self._sqes[: len(fds) * 64], [_CTL | fd for fd in fds]
         block = self._block
         if block is None:
-            block = self._block = _CtlBlock(most, self._epfd, self._flags)
-        fds = list(changes)
-        while len(fds) > most:
-            self._push(block.fill(fds[:most], masks[:most]))
-            _send(ring)
-            del fds[:most]
-            masks = masks[most:]
-        self._push(block.fill(fds, masks))
-
-    def _push(self, sqes: memoryview) -> None:
-        try:
-            self._ring.push(sqes)
-        except rings.SubmissionQueueFull:  # of requests of others
-            _send(self._ring)
-            self._ring.push(sqes)
+            block = self._block = _CtlBlock(self.most, self._epfd)
+        return block.fill(fds, masks)
 
 
 def _send(ring: rings.Ring) -> None:
@@ -1240,27 +1255,28 @@ def _send(ring: rings.Ring) -> None:
 class _CtlBlock(syscalls.Uncopyable):
     """EPOLL_CTL requests with their struct epoll_events, of which only what differs is written, by column."""
 
-    def __init__(self, count: int, epfd: int, flags: int) -> None:
+    def __init__(self, count: int, epfd: int) -> None:
         """Make them.
 
-        Args: count requests; epfd is the set; flags are IOSQE bits.
+        Args: count requests; epfd is the set.
         """
         words, step, at, self._pin, self._memory = _events_memory(count)
         self._size = size = 4 * step
-        self._sqes = ops.Block(count, ops.prep_rw, uapi.IORING_OP_EPOLL_CTL, epfd, 0, _MOD, 0, flags=flags)
+        self._sqes = ops.Block(count, ops.prep_rw, uapi.IORING_OP_EPOLL_CTL, epfd, 0, _MOD, 0)
         self._sqes.set("addr", range(self._pin.address, self._pin.address + size * count, size))
         self._sqes.set("user_data", [_CTL] * count)
         #: Some of the requests are additions.
         self._adds = False
         cells, low = memoryview(self._sqes.memory).cast("I"), sys.byteorder == "big"
+        self._user_data = memoryview(self._sqes.memory).cast("Q")[4::8]
         #: Where a descriptor goes: into the event, and into the lower half of off and of user_data.
         self._fds = words[at::step], cells[2 + low :: 16], cells[8 + low :: 16]
 
-    def fill(self, fds: list[int], masks: bytes) -> memoryview:
+    def fill(self, fds: list[int], masks: bytes) -> tuple[memoryview, list[int]]:
         """Write changes into the first requests.
 
         Args: fds are no more than the requests; masks are what each is changed to.
-        Returns: the SQEs, for Ring.push().
+        Returns: the SQEs, for Ring.push(), and the user_data of each.
         Lifetime: until they were submitted: the kernel reads an event when it takes the request.
         """
         count = len(fds)
@@ -1275,7 +1291,7 @@ class _CtlBlock(syscalls.Uncopyable):
         numbers = memoryview(array("I", fds))
         for column in self._fds:
             column[:count] = numbers
-        return self._sqes.first(count)
+        return self._sqes.first(count), self._user_data[:count].tolist()
 
 
 class EpollPoll(EpollWait):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import queue
@@ -19,7 +20,7 @@ from pathlib import Path
 import pytest
 from test_probe import FILTER
 
-from rawuring import rings, selector as module, syscalls
+from rawuring import ops, register, rings, selector as module, syscalls, uapi
 from rawuring.rings import ForkedRing
 from rawuring.selector import STRATEGIES, IoUringSelector
 from rawuring.syscalls import Unavailable
@@ -973,6 +974,109 @@ def test_paused_and_resumed_by_another_thread_then_every_event_comes(in_set, pai
     finally:
         paused.put(False)
         thread.join()
+
+
+@contextlib.contextmanager
+def late(sel: IoUringSelector):
+    """Have changes made by a worker, as the kernel does when somebody holds the lock of the set; it is busy.
+
+    Yields a function that lets the worker go on.
+    """
+    (r, w), out = os.pipe(), os.pipe()
+    try:
+        try:
+            register.register_iowq_max_workers(sel.ring, 1, 1)
+        except OSError as error:
+            pytest.skip(f"IORING_REGISTER_IOWQ_MAX_WORKERS (Linux 5.15): {error}")
+        push = sel.ring.push
+
+        def push_late(sqes):
+            block = bytearray(sqes)
+            for at in range(0, len(block), 64):
+                if block[at] == uapi.IORING_OP_EPOLL_CTL:
+                    block[at + 1] |= uapi.IOSQE_ASYNC
+            return push(block)
+
+        sel.requests.start(ops.prep_splice, r, -1, out[1], -1, 8, 0)  # always a worker's, who waits
+        assert sel.select(0) == []
+        sel.ring.push = push_late
+        yield lambda: os.write(w, b"go on")
+        assert len(sel.requests) <= 1
+    finally:
+        vars(sel.ring).pop("push", None)
+        for fd in (r, w, *out):
+            os.close(fd)
+
+
+def test_change_that_a_worker_makes_then_made_before_select_returns(in_set, pair):
+    a, b = pair
+    in_set.register(a, READ)
+    assert ready(in_set) == []
+    with late(in_set) as go_on:
+        timer = threading.Timer(0.1, go_on)
+        b.send(b"x")
+        in_set.modify(a, 0)
+        timer.start()
+        assert ready(in_set) == []
+    in_set.modify(a, READ)
+    for _ in range(2):
+        assert ready(in_set, 5) == [(a.fileno(), READ)]
+        timer.join()
+
+
+def test_changed_by_a_thread_while_a_worker_makes_an_older_change_then_the_newer_wins(in_set, pair):
+    a, b = pair
+    in_set.register(a, READ)
+    assert ready(in_set) == []
+    with late(in_set) as go_on:
+        resumed = threading.Event()
+        wait = in_set.ring.submit_and_wait
+
+        def resume():
+            in_set.modify(a, READ)
+            b.send(b"x")
+            resumed.wait(0.1)
+            go_on()
+
+        def wait_and_resume(*arguments):
+            del in_set.ring.submit_and_wait
+            thread.start()
+            return wait(*arguments)
+
+        thread = threading.Thread(target=resume)
+        in_set.ring.submit_and_wait = wait_and_resume
+        in_set.modify(a, 0)
+        found = ready(in_set, 5)
+    resumed.set()
+    assert found in ([(a.fileno(), READ)], [])
+    for _ in range(2):
+        assert ready(in_set, 5) == [(a.fileno(), READ)]
+        thread.join()
+
+
+def test_signal_handler_raises_while_a_worker_makes_a_change_then_that_is_made_first(in_set, pair):
+    a, b = pair
+    in_set.register(a, READ)
+    assert ready(in_set) == []
+    with late(in_set) as go_on:
+        b.send(b"x")
+        wait = in_set.ring.submit_and_wait
+        timer = threading.Timer(0.1, go_on)
+
+        def strike(nr, timeout_ns=None):
+            del in_set.ring.submit_and_wait
+            wait(0)
+            raise KeyboardInterrupt
+
+        in_set.modify(a, 0)
+        in_set.ring.submit_and_wait = strike
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            in_set.select(0)
+    in_set.modify(a, READ)
+    for _ in range(2):
+        assert ready(in_set, 5) == [(a.fileno(), READ)]
+        timer.join()
 
 
 def test_number_registered_anew_after_its_addition_was_on_its_way_then_watched(in_set, pair, monkeypatch):

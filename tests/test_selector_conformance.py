@@ -956,12 +956,7 @@ def test_forked_child_that_unregisters_then_the_parent_still_hears(uring, pair):
 
 @pytest.mark.parametrize("timeout", [0, 1, None])
 def test_any_number_of_changes_and_events_then_one_system_call(uring, timeout):
-    """Of io_uring_enter, that is: a watched epoll set needs an epoll_wait besides.
-
-    Before CQE_SKIP (5.17), changes of an epoll set are sent in a call of their own.
-    """
-    if uring.backend != "io_uring:poll_add" and not uring.ring.features & 1 << 11:
-        pytest.skip("IORING_FEAT_CQE_SKIP (Linux 5.17)")
+    """Of io_uring_enter, that is: a watched epoll set needs an epoll_wait besides."""
     pairs = [socket.socketpair() for _ in range(300)]
     enters = lambda: uring.ring.statistics().enters  # noqa: E731
     for a, b in pairs:

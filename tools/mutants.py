@@ -933,6 +933,16 @@ MUTANTS = (
         "        if not (len(self.inflight) or self.inflight.ready):", "        if not len(self.inflight):",
         "tests/test_selector_requests.py -k ring_is_lost",
     ),
+    Mutant(
+        "selector: a change that a worker makes counts as made", "rawuring/selector.py",
+        "        self._unanswered = self._unanswered + user_data if self._unanswered else user_data\n", "",
+        "tests/test_selector.py -k worker_makes",
+    ),
+    Mutant(
+        "selector: what was on its way is sent again before its answer has come", "rawuring/selector.py",
+        "            while self._unanswered:  # or", "            while False:  # or",
+        "tests/test_selector.py -k worker_makes",
+    ),
     # (end of the selector and asyncio)
     # Promises: the probe and denied environments
     Mutant(
