@@ -579,7 +579,7 @@ def test_everything_at_once_for_a_second_then_nothing_lost_corrupt_or_left():
         (lambda: syscalls.io_uring_register(-1, 1.5, None, 0), TypeError, "opcode is an int, not float"),
         (lambda: rings.Ring(1.5), TypeError, "entries is an int, not float"),
         (lambda: buffers.StructBuffer(4096), TypeError, "bytes, not int"),
-        (lambda: buffers.pack_sockaddr(99, 2**31), ValueError, "no address of family 99"),
+        (lambda: buffers.pack_sockaddr(99, 2**31), ValueError, "not an address of family 99"),
     ],
 )
 def test_arguments_that_ctypes_would_cut_or_misread_then_refused_in_words(call, error, words):
