@@ -20,8 +20,8 @@ The figures that kernels report (io_uring/fdinfo.c):
 SqHead is the head that the application sees, CachedSqHead counts the SQEs that the kernel has really taken.
 PollList names the opcode of a request that waits for its descriptor, but not the descriptor. The lists are
 omitted while another thread holds the ring's lock. A ring with several descriptors (each mmap of Python
-before 3.13 keeps one) is recognised by its inode where rings have inodes of their own; on older kernels each
-descriptor is shown.
+before 3.13 keeps one) is recognised by its inode if each ring has its own; on older kernels each descriptor
+is shown.
 
 Only the flags of a ring that leave a trace are shown: SQPOLL by its thread, CQE32 and SQE128 by the form of
 waiting entries, NAPI. Memory is the mapped memory in /proc/PID/maps. That also shows rings whose descriptor

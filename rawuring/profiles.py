@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 # pyright: basic
-"""The io_uring features that programs need, and whether they are available here: ``python -m rawuring.probe
---profile NAME``.
+"""The io_uring features that programs need, checked here: ``python -m rawuring.probe --profile NAME``.
 
 What it is: a table of programs, with the features that each uses, and the form of such tables in files.
 Mirrors: virt-host-validate's list for each driver.

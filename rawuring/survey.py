@@ -285,8 +285,7 @@ def _three_calls() -> tuple[list[int], int | None]:
 def _all_findings(
     answer: dict[str, int], features: int, register_code: int
 ) -> tuple[dict[str, Finding], tuple[str, ...]]:
-    """Answer for every name of the tables; also return the names that the kernel has but refuses with
-    EACCES."""
+    """Answer for every name of the tables; also return those that the kernel refuses with EACCES."""
     findings = _by_masks(answer)
     for name, bit in family("FEAT"):
         there = bool(features & bit)
@@ -526,8 +525,7 @@ def _sqe_flags(findings: dict[str, Finding]) -> dict[str, Finding]:
             _note_limit(error)
             found[name] = findings[name]
             continue
-        # Whether a NOP rejects it, is not waited for, or posts no completion: anything but EINVAL means
-        # known.
+        # The NOP may fail, not be waited for, or post no completion: anything but EINVAL means a known flag.
         code = -results[0] if results and results[0] in (-errno.EINVAL, -errno.EACCES) else 0
         found[name] = _admit(findings[name], code)
     return found

@@ -172,7 +172,9 @@ def test_file_when_read_then_licence_first_and_docstring_next(path: Path) -> Non
     if lines and lines[0].startswith("#!"):
         lines.pop(0)
     assert lines[:1] == ["# SPDX-License-Identifier: MIT"]
-    assert ast.get_docstring(parse(path))
+    docstring = ast.get_docstring(parse(path))
+    assert docstring
+    assert docstring.splitlines()[0].endswith((".", "?")), "docs/api/index.md shows the first line alone"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
