@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable
 
     from .inflight import Request
+    from .ops import Block
 
 CANARY = b"\xca\x4a\x52\x59\xc0\xff\xee\x99" * 8
 _PAGE = 4096
@@ -406,18 +407,22 @@ class WatchedRing(Ring):
         """Turn an SQE that breaks a rule of tokens into one that fails with -EINVAL; return the reason."""
         if user_data >> 56 != 1 or not self._tables:
             return ""
-        table = next((table for table in self._tables if user_data in table.entries), None)
-        if table is None:
+        held = None
+        for table in self._tables:
+            held = table._holds_of(user_data)
+            if held is not None:
+                break
+        if held is None:
             found = "user_data is in the range of tokens, and no table waits for it (any more)"
         elif user_data in self._outstanding:
             found = "its token is in use: each request needs its own"
         else:
-            found = uncovered(slot, (table.entries[user_data][1], list(self.resources.values())))
+            found = uncovered(slot, (held, list(self.resources.values())))
             if not found:
                 return ""
         request = f"{decode_sqe(slot)}{self._whose(user_data)}"
         slot[0] = 0xFF
-        if table is None or user_data in self._outstanding:
+        if held is None or user_data in self._outstanding:
             slot[32:40] = bytes(8)  # its completion has no owner
         return f"{found}: {request}"
 
@@ -575,16 +580,37 @@ class WatchedInFlight(InFlight):
         self.places[token], self.times[token] = where, monotonic_ns()
         return token
 
+    def start_block(
+        self, block: Block, handler: Callable[[list[int], list[int], list[int]], object] | None = None,
+        holds: Collection[Any] = (), count: int | None = None,
+    ) -> int:  # fmt: skip
+        """Queue a block of requests and note the place, or reject it; see InFlight.start_block."""
+        ring, sq = self.ring, self.ring.sq
+        tail = sq.sqe_tail
+        token = super().start_block(block, handler, holds, count)
+        where, held = place(), (self._holds_of(token), list(ring.resources.values()))
+        for at in range(tail, sq.sqe_tail):
+            slot = sq.slots[at & sq.ring_mask]
+            found = uncovered(slot, held)
+            if found:
+                request = decode_sqe(slot)
+                sq.sqe_tail = tail
+                del self._blocks[token >> 16]
+                raise Damaged(f"{found}: {request} [{where}]")
+        self.places[token], self.times[token] = where, monotonic_ns()
+        return token
+
     def complete(self, user_data: int, res: int, flags: int) -> bool:
         """Account for one CQE, and check the canaries of its request; see InFlight.complete."""
-        entry = self.entries.get(user_data)
-        damage = self._damage(user_data, entry) if entry is not None else ""
+        holds = self._holds_of(user_data)
+        damage = self._damage(user_data, holds) if holds else ""
         known = super().complete(user_data, res, flags)
         if damage:
             raise Damaged(damage)
-        if user_data not in self.entries:
-            self.places.pop(user_data, None)
-            self.times.pop(user_data, None)
+        if user_data not in self.entries and user_data >> 16 not in self._blocks:
+            for token in (user_data, user_data >> 16 << 16):
+                self.places.pop(token, None)
+                self.times.pop(token, None)
         return known
 
     def requests(self) -> list[Request]:
@@ -609,13 +635,14 @@ class WatchedInFlight(InFlight):
                     return request
         return None
 
-    def _damage(self, token: int, entry: tuple[Any, ...]) -> str:
-        found = [damage for damage in map(damage_beside, entry[1]) if damage]
+    def _damage(self, token: int, holds: tuple[Any, ...]) -> str:
+        found = [damage for damage in map(damage_beside, holds) if damage]
         where = self.places.get(token, "?")
         return f"{'; '.join(found)}: request {token}, started at {where}" if found else ""
 
     def _faults(self) -> list[str]:
-        found = [self._damage(token, entry) for token, entry in self.entries.items()]
+        found = [self._damage(token, entry[1]) for token, entry in self.entries.items()]
+        found += [self._damage(number << 16, many.holds) for number, many in self._blocks.items()]
         return [damage for damage in found if damage]
 
     def _close(self, ring: Ring, explicit: bool, timeout_ns: int = 5_000_000_000) -> None:

@@ -43,7 +43,7 @@ from operator import length_hint
 from time import monotonic_ns
 
 from . import uapi
-from .ops import memory_arguments, prep_cancel64, prep_nop
+from .ops import Block, memory_arguments, prep_cancel64, prep_nop
 from .rings import _HANDLERS_RUN_AFTER_CALLS, RingClosed, call_all, watcher
 from .syscalls import Uncopyable
 
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
-    from .queues import SubmissionQueue
+    from .queues import Columns, SubmissionQueue
     from .rings import Cqe, Ring
 
 #: How long close() waits for requests to end, unless told otherwise.
@@ -65,6 +65,9 @@ TOKEN_BASE = 1 << 56
 # One counter for the process: a token that is meant for one table must not be found in another.
 _tokens = itertools.count(TOKEN_BASE)
 next_token = _tokens.__next__
+
+# Of a block of requests the upper 48 bits are one of these, and the rest is the place in the block.
+_blocks = itertools.count((TOKEN_BASE | 1 << 55) >> 16)
 
 # user_data of what close() asks: no tokens, for nobody waits for them in a table.
 _next_question = itertools.count(0xFFFFFFFF00000000).__next__
@@ -82,8 +85,8 @@ _MORE = uapi.IORING_CQE_F_MORE
 _kept: list[Any] = []
 
 
-class Request(namedtuple("Request", "token operation handler age_ns holds place", defaults=("",))):
-    """One request that has not ended."""
+class Request(namedtuple("Request", "token operation handler age_ns holds place count", defaults=("", 1))):
+    """A request that has not ended, or a block of them."""
 
     __slots__ = ()
 
@@ -99,13 +102,16 @@ class Request(namedtuple("Request", "token operation handler age_ns holds place"
     holds: tuple[Any, ...]
     #: The line that started it; known with RAWURING_DEBUG=1 only.
     place: str
+    #: How many of a block have not ended.
+    count: int
 
     def __str__(self) -> str:
         """Say it in one line."""
         held = ", ".join(map(repr, self.holds)) or "nothing"
         since = "" if self.age_ns is None else f"for {self.age_ns / 1e9:.3f} s, "
+        many = f"{self.count} of a block, " if self.count > 1 else ""
         return (
-            f"request {self.token}: {self.operation or 'unnamed'}, {since}"
+            f"request {self.token}: {self.operation or 'unnamed'}, {many}{since}"
             f"holds {held}, answers {self.handler!r}" + (f", started at {self.place}" if self.place else "")
         )
 
@@ -226,6 +232,19 @@ def _unanswered(prep: Callable[..., None], token: int, sqe: bytearray) -> Except
     return ValueError(f"{name}(): with IOSQE_CQE_SKIP_SUCCESS no CQE says when the memory is free")
 
 
+class _Many:
+    """The one entry of a block of requests."""
+
+    __slots__ = ("handler", "holds", "noted", "opcode", "open")
+
+    def __init__(self, handler: Any, holds: tuple[Any, ...], opcode: int, count: int) -> None:
+        self.handler, self.holds, self.opcode = handler, holds, opcode
+        # 1 for each request that has not ended.
+        self.open = bytearray(b"\1") * count
+        # Completions, (index, res, flags), that complete() took note of.
+        self.noted: list[tuple[int, int, int]] = []
+
+
 class InFlight(Uncopyable):
     """The requests of one ring that have not completed yet.
 
@@ -257,6 +276,12 @@ class InFlight(Uncopyable):
         self._begin = iter(self._todo)
         self._left: Iterator[Cqe] | tuple[()] = ()
         self._others: deque[Cqe] = deque()
+        self._noting = False
+        # Blocks in flight, by the upper 48 bits of their tokens; those with completions that are noted; and
+        # completions that were reaped by column, which are older than those on the other lists.
+        self._blocks: dict[int, _Many] = {}
+        self._noted: dict[int, _Many] = {}
+        self._columns: deque[Columns] = deque()
         self._sq = ring.sq
         self._sqe: bytearray | None = None
         # By the no-call rule (queues.py) dispatch() can take completions off an iterator; not in debug mode.
@@ -361,6 +386,53 @@ class InFlight(Uncopyable):
         self._sqe = sqe
         return token
 
+    def start_block(
+        self, block: Block, handler: Callable[[list[int], list[int], list[int]], object] | None = None,
+        holds: Collection[Any] = _NOTHING, count: int | None = None,
+    ) -> int:  # fmt: skip
+        """Queue a block of requests and hold them with one entry, or none of them.
+
+        The cheapest way for many requests of one kind: their completions are handled by column. The user_data
+        of the block are replaced; it may be changed and started again as soon as this call returns.
+
+        Args: block of ops.py; handler is called as handler(indices, res, flags), three lists of equal length,
+            with the completions that one dispatch() finds: their places in the block, results and flags;
+            holds are what must stay alive until the last request has ended, pins above all; count says how
+            many to start, from the first; by default all.
+        Returns: the token of the first; each next one's is 1 more.
+        Raises: SubmissionQueueFull when they do not all fit; TypeError as start(); ValueError for a count
+            that the block does not have, for IOSQE_CQE_SKIP_SUCCESS, and on a ring with 128-byte SQEs.
+        Lifetime: until the final CQE of the last.
+        """
+        if handler is not None and not callable(handler):
+            _refuse_handler(handler)
+        if holds is not _NOTHING:
+            holds = _objects(holds)
+        if not isinstance(block, Block):
+            raise TypeError(f"block={block!r:.100} is no ops.Block")
+        if count is None:
+            count = block.count
+        sqes = block.first(count)
+        if not count:
+            raise ValueError("a block of no requests never ends")
+        sq = self.ring.sq
+        if sq.sqe_size != 64:
+            raise ValueError("a block is of 64-byte SQEs, and this ring has others")
+        flags = block.memory[1 : 64 * count : 64]
+        if flags.strip(b"\0") and any(mask & uapi.IOSQE_CQE_SKIP_SUCCESS for mask in flags):
+            raise ValueError("with IOSQE_CQE_SKIP_SUCCESS no CQE says when the memory is free")
+        number = next(_blocks)
+        block._number(number, count)
+        many = _Many(handler, tuple(holds), sqes[0], count)
+        tail = sq.sqe_tail
+        try:
+            self._blocks[number] = many
+            sq.push(sqes)
+        finally:
+            if sq.sqe_tail == tail:
+                self._blocks.pop(number, None)
+        return number << 16
+
     def _with_room(self) -> SubmissionQueue:
         """Return the queue that the ring has now, with a free slot, or raise."""
         sq = self._sq = self.ring.sq
@@ -405,6 +477,10 @@ class InFlight(Uncopyable):
             handler, holds, prep = (*entry, None)[:3]
             operation = getattr(prep, "__name__", "").replace("prep_", "", 1)  # a partial() has no name
             found.append(Request(token, operation, handler, None, holds))
+        for number, many in self._blocks.items():
+            left, first = many.open.count(1), number << 16 | many.open.index(1)
+            operation = uapi.name_of("IORING_OP_", many.opcode).replace("IORING_OP_", "", 1).lower()
+            found.append(Request(first, operation, many.handler, None, many.holds, count=left))
         return found
 
     def complete(self, user_data: int, res: int, flags: int) -> bool:
@@ -415,6 +491,8 @@ class InFlight(Uncopyable):
         """
         entry = self.entries.get(user_data)
         if entry is None:
+            if self._blocks and self._complete_one_of_many(user_data, res, flags):
+                return True
             if user_data >> 56 == 1:  # a token
                 self.unknown += 1
             return False
@@ -429,6 +507,20 @@ class InFlight(Uncopyable):
                 ready += (starmap(handler, ((res, flags),)),)
         if not flags & uapi.IORING_CQE_F_MORE:
             del self.entries[user_data]
+        return True
+
+    def _complete_one_of_many(self, user_data: int, res: int, flags: int) -> bool:
+        number, index = user_data >> 16, user_data & 0xFFFF
+        many = self._blocks.get(number)
+        if many is None or index >= len(many.open) or not many.open[index]:
+            return False
+        # No call from here on, as in complete().
+        many.noted += ((index, res, flags),)
+        self._noted[number] = many
+        if not flags & _MORE:
+            many.open[index] = 0
+            if 1 not in many.open:
+                del self._blocks[number]
         return True
 
     def reap(self) -> int:
@@ -446,10 +538,19 @@ class InFlight(Uncopyable):
         ring = self._ring()
         if ring is None or not self._quick:
             self.ring.reap_into(self._todo)
+        elif (self._blocks or self._columns) and self._by_column(ring):
+            columns = ring.reap_columns()
+            self._columns += (columns,)
+            return sum(map(len, self._columns))
         else:
             cqes = ring.reap()
             self._todo += cqes  # no call in between: see Ring.reap()
         return len(self._todo)
+
+    def _by_column(self, ring: Ring) -> bool:
+        """Tell whether CQEs can be reaped by column, without overtaking others."""
+        wide = uapi.IORING_SETUP_CQE32 | uapi.IORING_SETUP_CQE_MIXED
+        return not (self._todo or self._left or self._others or ring.flags & wide)
 
     def submit_and_dispatch(self, wait_nr: int = 1, timeout_ns: int | None = None) -> int:
         """Submit, wait, reap and run the handlers, in one call: the cheapest turn for a few requests.
@@ -461,7 +562,7 @@ class InFlight(Uncopyable):
         Raises: as Ring.submit_and_wait(), reap() and dispatch().
         """
         ring = self._ring()
-        if ring is None or not self._quick:
+        if ring is None or not self._quick or self._blocks or self._columns:
             self.ring.submit_and_wait(wait_nr, timeout_ns)
             self.reap()
         else:
@@ -495,9 +596,11 @@ class InFlight(Uncopyable):
             self._todo.extend(cqes)
             self._note(self._todo)
             return self._run_ready()
+        if self._columns:
+            self._note_columns()
         if cqes:
             self._todo.extend(cqes)
-        ran = self._run_ready() if self.ready else 0
+        ran = self._run_ready() if self.ready or self._noted else 0
         # Almost all completions: without a call but the handler's, 120 ns each where complete() and a list
         # of handlers take 330 (CPython 3.11, bench/run.py --only steps). The iterator is the list that they
         # stand on: taken off it, out of the table and handled in one step, by the no-call rule.
@@ -521,18 +624,20 @@ class InFlight(Uncopyable):
                 handler(res, flags)
         if self._left is left:
             self._left = ()
-        if self._others or self.ready:
+        if self._others or self.ready or self._noted:
             self._note(self._others)
             ran += self._run_ready()
         return ran
 
     def has_work(self) -> bool:
         """Tell whether dispatch() has something to do: completions that were reaped, or answers."""
-        return bool(self.ready or self._todo or self._others or length_hint(self._left))
+        waiting = self.ready or self._todo or self._others or self._noted or self._columns
+        return bool(waiting or length_hint(self._left))
 
     def _note_left(self) -> None:
         """Take note of everything that was reaped: from here on its requests have ended."""
         if self._quick:
+            self._note_columns()
             self._others += self._left
             self._left = ()
             self._others += self._todo
@@ -543,25 +648,82 @@ class InFlight(Uncopyable):
 
     def _note(self, todo: deque[Cqe]) -> None:
         """Take note of completions, which are taken off their list."""
+        if self._noting:  # this is a signal handler's dispatch(), in the midst of another
+            return
         # What an exception of a signal handler keeps us from noting now is noted by the next call.
-        while todo:
-            cqe = todo[0]
-            try:
-                self.complete(cqe[0], cqe[1], cqe[2])
-            except (TypeError, LookupError):
-                if _is_cqe(cqe):
-                    raise
-                # Or they would stand in the way for ever.
-                for _ in range(len(todo)):
-                    each = todo[0]
+        try:
+            self._noting = self._quick  # elsewhere a signal handler may raise before it is reset
+            while todo:
+                cqe = todo[0]
+                try:
+                    self.complete(cqe[0], cqe[1], cqe[2])
+                except (TypeError, LookupError):
+                    if _is_cqe(cqe):
+                        raise
+                    # Or they would stand in the way for ever.
+                    for _ in range(len(todo)):
+                        each = todo[0]
+                        del todo[0]
+                        if _is_cqe(each):
+                            todo.append(each)
+                    raise TypeError(f"{cqe!r} is not a CQE") from None
+                if todo and todo[0] is cqe:
                     del todo[0]
-                    if _is_cqe(each):
-                        todo.append(each)
-                raise TypeError(f"{cqe!r} is not a CQE") from None
-            del todo[0]
+        finally:
+            self._noting = False
+
+    def _note_columns(self) -> None:
+        """Take note of what was reaped by column: all of one block, or one by one like any others."""
+        while self._columns:
+            columns = self._columns[0]
+            number = columns._of_one_block() if len(columns) else -1
+            many = self._blocks.get(number)
+            if many is None:
+                cqes = [*columns]
+                if self._columns and self._columns[0] is columns:  # no call from here on
+                    self._todo += cqes
+                    del self._columns[0]
+                continue
+            indices, res, flags = columns._indices(), columns.res, columns.flags
+            ended = indices
+            if flags.count(0) < len(flags):
+                ended = [index for index, mask in zip(indices, flags) if not mask & _MORE]
+            left: bytearray | None = None
+            if len(ended) < many.open.count(1):
+                left = bytearray(many.open)
+                for index in ended:
+                    left[index] = 0
+            if self._columns and self._columns[0] is columns:  # no call from here on
+                if left is None:
+                    del self._blocks[number]
+                else:
+                    many.open = left
+                if many.handler is not None:
+                    self.ready += ((many.handler, indices, res, flags),)
+                del self._columns[0]
+
+    def _note_blocks(self) -> None:
+        """Bring the completions of blocks that complete() has noted to their handlers, by column."""
+        while self._noted:
+            (number, *_) = self._noted
+            many, ready = self._noted[number], self.ready
+            noted = many.noted
+            count = len(noted)
+            columns = [list(column) for column in zip(*noted)]
+            call: Any = (many.handler, *columns)
+            if not _HANDLERS_RUN_AFTER_CALLS:
+                call = starmap(many.handler, (columns,))
+            if many.noted is noted and number in self._noted:  # no call from here on
+                if many.handler is not None and count:
+                    ready += (call,)
+                many.noted = noted[count:]
+                if not many.noted:
+                    del self._noted[number]
 
     def _run_ready(self) -> int:
         """Run the handlers of what was taken note of."""
+        if self._noted:
+            self._note_blocks()
         if not _HANDLERS_RUN_AFTER_CALLS:
             return self._run_each_once()
         ready, ran = self.ready, 0
@@ -631,7 +793,7 @@ class InFlight(Uncopyable):
             try:
                 call_all(iter(self._dispatch_the_rest, None))
             finally:
-                if self.entries:  # what the handlers have started
+                if self.entries or self._blocks:  # what the handlers have started
                     self._end(ring, timeout_ns)
 
     def _dispatch_the_rest(self) -> Any:
@@ -649,23 +811,25 @@ class InFlight(Uncopyable):
             # A filter refuses io_uring by now, or the descriptor is gone: nothing can be cancelled. A poll of
             # a monitor needs no memory, so there is nothing to keep for it, or to warn of.
             self.entries = {token: entry for token, entry in self.entries.items() if entry[1]}
+            self._blocks = {number: many for number, many in self._blocks.items() if many.holds}
         finally:
-            if self.entries:
+            if self.entries or self._blocks:
                 self._keep_for_ever(ring)
 
     def _drain(self, ring: Ring, timeout_ns: int) -> None:
         for user_data in ring.discard():
-            self.entries.pop(user_data, None)
+            if self.entries.pop(user_data, None) is None:
+                self._drop_one_of_many(user_data)
         deadline = monotonic_ns() + timeout_ns
         pause_ns, sweep, last = 1_000_000, 0, 0
         # What requests of ours are about, by their user_data, and what they were answered; 0 is for the last.
         asked: dict[int, int] = {}
         answers: dict[int, int] = {}
-        while self.entries:
+        while self.entries or self._blocks:
             # Repeated with growing pauses: a request that was just being started escapes one sweep, and a
             # cancelled link may start another. The thread of an SQPOLL ring may not have made room yet.
             if ring.sq.space_left() and not last:
-                missing = [token for token in self.entries if answers.get(token) != -errno.ENOENT]
+                missing = [token for token in self._tokens_left() if answers.get(token) != -errno.ENOENT]
                 if not missing and 0 not in answers:
                     # The kernel finds none of them: nobody submitted them, or somebody lost their CQEs. Or it
                     # cannot find them, as direct I/O: so a NOP that waits for all others has the last word.
@@ -676,15 +840,38 @@ class InFlight(Uncopyable):
                     self._cancel_all(ring, missing if sweep % 2 else [], asked)
             self._reap(ring, 0, asked, answers)
             left = deadline - monotonic_ns()
-            if self.entries and left > 0:
+            if (self.entries or self._blocks) and left > 0:
                 self._reap(ring, min(left, pause_ns), asked, answers)
             if last and 0 in answers:
                 last = 0
                 if answers[0] == 0:
                     self.entries.clear()
+                    self._blocks.clear()
             if left <= 0:
                 return
             pause_ns, sweep = pause_ns * 2, sweep + 1
+
+    def _tokens_left(self) -> Iterator[int]:
+        yield from self.entries
+        for number, many in self._blocks.items():
+            for index, still in enumerate(many.open):
+                if still:
+                    yield number << 16 | index
+
+    def _drop_one_of_many(self, user_data: int) -> None:
+        many = self._blocks.get(user_data >> 16)
+        if many is not None:
+            many.open[user_data & 0xFFFF] = 0
+            if 1 not in many.open:
+                del self._blocks[user_data >> 16]
+
+    def _holds_of(self, token: int) -> tuple[Any, ...] | None:
+        """Return what a request holds; None when it is not in the table."""
+        if token in self.entries:
+            return self.entries[token][1]  # type: ignore[no-any-return]
+        many = self._blocks.get(token >> 16)
+        known = many is not None and (token & 0xFFFF) < len(many.open) and many.open[token & 0xFFFF]
+        return many.holds if many is not None and known else None
 
     def _reap(self, ring: Ring, timeout_ns: int, asked: dict[int, int], answers: dict[int, int]) -> None:
         ring.submit_and_wait(1, timeout_ns)
@@ -714,13 +901,15 @@ class InFlight(Uncopyable):
 
         if ring.state == "forked":
             self.entries.clear()  # the kernel writes to the parent's memory; these pages are copies
+            self._blocks.clear()
             return
-        count, oldest = len(self.entries), self.requests()[0]
+        requests = self.requests()
+        count, oldest = sum(request.count for request in requests), requests[0]
         # Requests may also use what is registered with the ring.
-        memory = self.entries, ring.resources
+        memory = self.entries, ring.resources, self._blocks
         _kept.append(memory)
         _immortalize(memory)
-        self.entries = {}
+        self.entries, self._blocks = {}, {}
         warnings.warn(
             f"{count} requests could not be ended before their ring is closed; the memory that the kernel "
             f"may still use is kept until the process ends. The oldest: {oldest}",
@@ -732,13 +921,13 @@ class InFlight(Uncopyable):
         """Count the requests in flight; one whose completion dispatch() has in hand is not."""
         if self._left:
             self._note_left()
-        return len(self.entries)
+        return len(self.entries) + sum(many.open.count(1) for many in self._blocks.values())
 
     def __contains__(self, token: object) -> bool:
         """Tell whether a token is in flight."""
         if self._left:
             self._note_left()
-        return token in self.entries
+        return token in self.entries or (isinstance(token, int) and self._holds_of(token) is not None)
 
 
 def _is_cqe(cqe: Any) -> bool:
@@ -768,7 +957,7 @@ class _Sample:
 
 def _is_idle(callback: Any) -> bool:
     table = getattr(callback, "__self__", None)
-    return isinstance(table, InFlight) and not (table.entries or table.has_work())
+    return isinstance(table, InFlight) and not (table.entries or table._blocks or table.has_work())
 
 
 def _references(methods: list[Any], index: int) -> int:

@@ -130,7 +130,7 @@ class Block:
     user_data are 0, 1, 2 ... until they are set.
     """
 
-    __slots__ = ("_fields", "count", "memory")
+    __slots__ = ("_fields", "_numbering", "count", "memory")
 
     def __init__(self, count: int, prep: Any = None, *arguments: int, **options: int) -> None:
         """Prepare all SQEs identically.
@@ -149,6 +149,7 @@ class Block:
         #: The argument for ring.push().
         self.memory = one * count
         self._fields: dict[str, tuple[str, memoryview]] = {}
+        self._numbering: Any = None  # see _number()
         self.set("user_data", range(count))
 
     def set(self, name: str, values: Iterable[int]) -> None:
@@ -166,6 +167,18 @@ class Block:
         if len(cells) > self.count:
             raise ValueError(f"{len(cells)} values of {name} for a block of {self.count} SQEs")
         column[: len(cells)] = memoryview(cells)
+
+    def _number(self, number: int, count: int) -> None:
+        """Set user_data of the first to number << 16, and count from there: a third of what set() takes."""
+        if self._numbering is None:
+            low, middle, high = (19, 18, 8) if _BIG_ENDIAN else (16, 17, 9)
+            halves, words = memoryview(self.memory).cast("H"), memoryview(self.memory).cast("I")
+            indices = memoryview(array("H", range(self.count)))
+            self._numbering = halves[low::32], halves[middle::32], words[high::16], indices
+        lows, middles, highs, indices = self._numbering
+        lows[:count] = indices[:count]
+        middles[:count] = memoryview(array("H", [number & 0xFFFF]) * count)
+        highs[:count] = memoryview(array("I", [number >> 16]) * count)
 
     def first(self, count: int) -> memoryview:
         """Return the first SQEs, for ring.push().

@@ -566,6 +566,9 @@ class CompletionQueue(Uncopyable):
         self._words = _RELEASED
 
 
+_UPPER_BYTES, _LOWER_HALF = (range(2, 8), 0) if sys.byteorder == "little" else (range(6), 3)
+
+
 class Columns:
     """Completions by field: ``user_data``, ``res`` and ``flags`` are lists of equal length.
 
@@ -596,6 +599,19 @@ class Columns:
     def flags(self) -> list[int]:
         """Return the IORING_CQE_F_* mask of each."""
         return memoryview(self._bytes).cast("I")[3::4].tolist()
+
+    def _of_one_block(self) -> int:
+        """Return the upper 48 bits of user_data, which requests of a block share, or -1 if they differ."""
+        memory = self._bytes
+        count = len(memory) >> 4
+        for byte in _UPPER_BYTES:
+            if memory[byte::16].count(memory[byte]) != count:
+                return -1
+        return int.from_bytes(memory[:8], sys.byteorder) >> 16
+
+    def _indices(self) -> list[int]:
+        """Return the lower 16 bits of each user_data."""
+        return memoryview(self._bytes).cast("H")[_LOWER_HALF::8].tolist()
 
     def __len__(self) -> int:
         """Count the completions."""

@@ -562,3 +562,173 @@ def test_closed_before_the_thread_of_an_sqpoll_ring_has_made_room_then_drained()
         assert (ring.sq.space_left(), results) == (0, [])
         ring.close()
     assert (len(table), results) == (0, [0, 0])
+
+
+# ------------------------------------------------------------------------------------------------------
+# Blocks: one entry for many requests
+
+
+def noted(answers):
+    """Return a handler of a block that notes what it is called with."""
+    return lambda *columns: answers.append(columns)
+
+
+def test_block_then_one_call_with_columns_and_the_block_is_free_for_the_next(ring):
+    table, answers, memory = InFlight(ring), [], Memory()
+    watch = weakref.ref(memory)
+    block = ops.Block(4, ops.prep_nop)
+    for _ in range(2):
+        token = table.start_block(block, noted(answers), holds=[memory])
+        assert (len(table), token in table, token + 3 in table, token + 4 in table) == (4, True, True, False)
+        block.set("user_data", [0] * 4)
+        assert table.submit_and_dispatch(4) == 1
+        assert (len(table), token in table, table.unknown, table.has_work()) == (0, False, 0, False)
+    assert answers == [([0, 1, 2, 3], [0] * 4, [0] * 4)] * 2
+    del memory
+    gc.collect()
+    assert watch() is None
+
+
+def test_block_of_which_one_ends_first_then_the_memory_of_all_is_held(ring):
+    table, answers, memory = InFlight(ring), [], Memory()
+    watch = weakref.ref(memory)
+    pairs = [socket.socketpair() for _ in range(3)]
+    try:
+        block = ops.Block(4, ops.prep_poll_add, 0, 1)
+        block.set("fd", [a.fileno() for a, _ in pairs])
+        token = table.start_block(block, noted(answers), [memory], count=3)
+        del memory
+        pairs[1][1].send(b"x")
+        while not answers:
+            table.submit_and_dispatch(1)
+        assert answers.pop() == ([1], [1], [0])
+        gc.collect()
+        assert watch() is not None
+        assert (len(table), token + 1 in table) == (2, False)
+        (request,) = table.requests()
+        assert (request.token, request.operation, request.count) == (token, "poll_add", 2)
+        assert "poll_add, 2 of a block, " in str(request)
+        del request
+        table.start(ops.prep_nop, handler=lambda *cqe: answers.append(cqe))
+        for _, b in pairs[::2]:
+            b.send(b"x")
+        while len(table):
+            table.submit_and_dispatch(1)
+        assert (0, 0) in answers
+        ended = sorted(index for columns in answers if len(columns) == 3 for index in columns[0])
+        assert (ended, table.unknown) == ([0, 2], 0)
+    finally:
+        for pair in pairs:
+            for sock in pair:
+                sock.close()
+    gc.collect()
+    assert watch() is None
+
+
+def test_block_among_other_requests_then_each_is_handled_as_what_it_is(ring):
+    table, answers = InFlight(ring), []
+    block = ops.Block(3, ops.prep_nop)
+    table.start(ops.prep_nop, handler=lambda *cqe: answers.append(cqe))
+    table.start_block(block, noted(answers))
+    table.start_block(block)
+    ops.prep_nop(ring.get_sqe(), 7)
+    ring.submit_and_wait(8)
+    assert table.reap() == 8
+    assert table.dispatch() == 2
+    assert sorted(answers, key=len) == [(0, 0), ([0, 1, 2], [0] * 3, [0] * 3)]
+    assert (len(table), table.unknown, table.has_work()) == (0, 0, False)
+
+
+def test_block_whose_requests_complete_more_than_once_then_each_ends_with_its_last(ring):
+    table, answers, more = InFlight(ring), [], uapi.IORING_CQE_F_MORE
+    token = table.start_block(ops.Block(2, ops.prep_nop), noted(answers))
+    ring.discard()
+    for index, flags in ((1, more), (0, more), (1, 0)):
+        assert table.complete(token + index, 5, flags)
+    assert not table.complete(token + 1, 5, 0)
+    assert (len(table), table.unknown) == (1, 1)
+    assert table.dispatch() == 1
+    assert table.dispatch([(token, 6, more), (token, 7, 0), (token, 8, 0)]) == 1
+    assert answers == [([1, 0, 1], [5] * 3, [more, more, 0]), ([0, 0], [6, 7], [more, 0])]
+    assert (len(table), table.unknown) == (0, 2)
+
+
+@pytest.mark.parametrize("kind", ["full", "skip", "handler", "holds", "count", "empty"])
+def test_block_that_cannot_be_started_then_nothing_is_held_or_queued(ring, kind):
+    table = InFlight(ring)
+    block = ops.Block(9 if kind == "full" else 3, ops.prep_nop)
+    if kind == "skip":
+        ops.prep_nop(block.sqe(2), 0, uapi.IOSQE_CQE_SKIP_SUCCESS)
+    ops.prep_nop(block.sqe(1), 0, uapi.IOSQE_ASYNC)  # which is allowed
+    error, arguments = {
+        "full": (rings.SubmissionQueueFull, {}),
+        "skip": (ValueError, {}),
+        "handler": (TypeError, {"handler": 5}),
+        "holds": (TypeError, {"holds": [1 << 40]}),
+        "count": (ValueError, {"count": 4}),
+        "empty": (ValueError, {"count": 0}),
+    }[kind]
+    with pytest.raises(error):
+        table.start_block(block, **arguments)
+    assert (len(table), ring.sq.pending(), table.requests()) == (0, 0, [])
+
+
+def test_block_on_a_ring_with_large_sqes_then_rejected():
+    with fake_ring(entries=8, flags=uapi.IORING_SETUP_SQE128) as (_, ring):
+        table = InFlight(ring)
+        with pytest.raises(ValueError, match="64-byte"):
+            table.start_block(ops.Block(4, ops.prep_nop))
+
+
+def test_block_on_a_ring_with_large_cqes_then_as_everywhere():
+    with fake_ring(entries=8, flags=uapi.IORING_SETUP_CQE32) as (_, ring):
+        table, answers = InFlight(ring), []
+        table.start_block(ops.Block(4, ops.prep_nop), noted(answers))
+        ring.submit()
+        table.reap()
+        assert table.dispatch() == 1
+        assert (answers, len(table)) == ([([0, 1, 2, 3], [0] * 4, [0] * 4)], 0)
+
+
+def test_blocks_then_no_token_is_another_ones(ring):
+    table, block = InFlight(ring), ops.Block(4, ops.prep_nop)
+    tokens = {table.start_block(block) >> 16, table.start_block(block) >> 16, table.hold(None) >> 16}
+    assert len(tokens) == 3
+    assert {token >> 40 for token in tokens} == {1}
+    table.entries.clear()
+
+
+@pytest.mark.parametrize("how", ["all at once", "one by one"])
+@pytest.mark.parametrize("sent", [True, False])
+def test_close_with_a_block_in_flight_then_it_ends_and_its_handler_runs(ring, pair, monkeypatch, how, sent):
+    if how == "one by one":  # as before 5.19
+        cancel_all = InFlight._cancel_all
+        monkeypatch.setattr(
+            InFlight, "_cancel_all",
+            lambda table, ring, tokens, asked: cancel_all(table, ring, tokens, asked) if tokens else None,
+        )  # fmt: skip
+    table, answers = InFlight(ring), []
+    table.start_block(ops.Block(3, ops.prep_poll_add, pair[0].fileno(), 1), noted(answers))
+    if sent:
+        ring.submit()
+    table.close()
+    ended = sorted(index for columns in answers for index in columns[0])
+    assert ended == ([0, 1, 2] if sent else [])
+    assert {res for columns in answers for res in columns[1]} <= {-errno.ECANCELED}
+    assert (len(table), table.requests(), ring.sq.pending()) == (0, [], 0)
+
+
+def test_block_that_cannot_be_ended_then_its_memory_is_kept(ring, pair, monkeypatch):
+    kept: list = []
+    monkeypatch.setattr(inflight, "_kept", kept)
+    monkeypatch.setattr(inflight, "_immortalize", lambda memory: None)
+    monkeypatch.setattr(InFlight, "_cancel_all", lambda *arguments, **named: None)
+    table, memory = InFlight(ring), Memory()
+    watch = weakref.ref(memory)
+    table.start_block(ops.Block(3, ops.prep_poll_add, pair[0].fileno(), 1), holds=[memory])
+    del memory
+    ring.submit()
+    with pytest.warns(ResourceWarning, match="3 requests could not be ended"):
+        table.close(5 * MILLISECOND)
+    gc.collect()
+    assert (watch() is not None, len(table)) == (True, 0)

@@ -172,6 +172,31 @@ MUTANTS = (
         "tests/test_inflight.py -k handler_closes",
     ),
     Mutant(
+        "the memory of a block goes with its first completion", "rawuring/inflight.py",
+        "            if 1 not in many.open:\n                del self._blocks[number]\n        return True", "            del self._blocks[number]\n        return True",
+        "tests/test_inflight.py -k more_than_once", quick=True,
+    ),
+    Mutant(
+        "the memory of a block goes with its first columns", "rawuring/inflight.py",
+        "            if len(ended) < many.open.count(1):\n", "            if False:\n",
+        "tests/test_inflight.py -k one_ends_first", quick=True,
+    ),
+    Mutant(
+        "a block with requests that say nothing is taken", "rawuring/inflight.py",
+        "        if flags.strip(b\"\\0\") and any(", "        if False and any(",
+        "tests/test_inflight.py -k cannot_be_started",
+    ),
+    Mutant(
+        "columns are taken off their list in a call", "rawuring/inflight.py",
+        "                    self._todo += cqes\n", "                    self._todo.extend(cqes)\n",
+        FAULTS + "test_signals.py -k any_moment_of_a_block",
+    ),
+    Mutant(
+        "requests of a block are not cancelled one by one", "rawuring/inflight.py",
+        "                if still:\n", "                if still and not index:\n",
+        "tests/test_inflight.py -k with_a_block_in_flight",
+    ),
+    Mutant(
         "a lone completion overtakes older ones", "rawuring/inflight.py",
         " and not (self._left or self._todo or self.ready):\n", ":\n",
         "tests/test_inflight.py -k older_completions",
@@ -346,7 +371,7 @@ MUTANTS = (
     ),
     Mutant(
         "an invalid CQE blocks the queue", "rawuring/inflight.py",
-        "                    if _is_cqe(each):\n", "                    if True:\n",
+        "                        if _is_cqe(each):\n", "                        if True:\n",
         FAULTS + "test_hostile.py -k no_completion",
     ),
     Mutant(

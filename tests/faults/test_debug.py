@@ -183,6 +183,27 @@ def test_place_of_a_request_then_forgotten_with_the_request(watched, pipe):
 
 
 @needs_ring
+def test_block_then_its_place_is_known_and_memory_that_it_does_not_hold_is_refused(watched, pipe):
+    need_opcode("READ")
+    with rings.Ring(4) as ring:
+        table = inflight.InFlight(ring)
+        memory = debug.guarded(100)
+        block = ops.Block(2, ops.prep_read, pipe[0], memory.address, 50, 0)
+        with pytest.raises(debug.Damaged, match="nothing that the request holds"):
+            table.start_block(block)
+        assert (len(table), ring.sq.pending()) == (0, 0)
+        table.start_block(ops.Block(2, ops.prep_nop))
+        (request,) = table.requests()
+        assert (request.count, request.age_ns >= 0) == (2, True)
+        assert "test_debug.py" in request.place
+        ring.submit_and_wait(2)
+        table.reap()
+        assert (table.dispatch(), len(table), table.places, table.times) == (0, 0, {}, {})
+        table.start_block(block, holds=[memory])
+    figures["damages found by debug mode"] += 1
+
+
+@needs_ring
 @pytest.mark.parametrize("at", [-1, 100])
 def test_canary_overwritten_then_said_with_the_place_that_started_it(watched, pipe, at):
     need_opcode("READ")

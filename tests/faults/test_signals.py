@@ -59,6 +59,54 @@ def test_table_reaps_and_a_signal_handler_raises_at_any_moment_then_each_handler
 
 @needs_few_moments
 @unwatched
+@pytest.mark.parametrize("nested", [False, True], ids=["raises", "dispatches"])
+@pytest.mark.parametrize("mixed", [False, True], ids=["alone", "among others"])
+def test_signal_handler_strikes_at_any_moment_of_a_block_then_each_completion_is_handled_once(mixed, nested):
+    struck, at = [0], 0
+    while struck:
+        with fake_ring(entries=16) as (_, ring):
+            table, ended, calls = inflight.InFlight(ring), [], [[]]
+            if mixed:
+                calls = completed(ring, table, 3)
+            block = ops.Block(3, ops.prep_nop)
+            table.start_block(block, handler=lambda *columns, ended=ended: ended.extend(columns[0]))
+            ring.submit()
+            handler = (lambda table=table: answer(table)) if nested else None
+            with strike(at, handler, ("inflight.py",) if nested else ()) as struck:
+                answer(table)
+            answer(table)
+            assert sorted(ended) == [0, 1, 2], struck
+            assert not mixed or [len(call) for call in calls] == [1] * 3, struck
+            assert (len(table), table.unknown, table.has_work()) == (0, 0, False), struck
+        at += 1
+        figures["signals"] += 1
+    assert at > 10
+
+
+@pytest.mark.skipif(PYPY, reason="tracing of single instructions (CPython)")
+@unwatched
+def test_signal_handler_raises_between_any_instructions_of_a_block_then_nothing_is_forgotten(monkeypatch):
+    """As CPython before 3.11 and PyPy run them."""
+    for module in (rings, inflight):
+        monkeypatch.setattr(module, "_HANDLERS_RUN_AFTER_CALLS", False)
+    struck, at = [0], 0
+    while struck:
+        with fake_ring(entries=8) as (_, ring):
+            table, ended = inflight.InFlight(ring), []
+            block = ops.Block(3, ops.prep_nop)
+            table.start_block(block, handler=lambda *columns, ended=ended: ended.extend(columns[0]))
+            ring.submit()
+            with strike_anywhere(at) as struck:
+                answer(table)
+            answer(table)
+            assert (set(ended), len(table)) == ({0, 1, 2}, 0), struck
+        at += 7
+        figures["signals"] += 1
+    assert at > 100
+
+
+@needs_few_moments
+@unwatched
 @pytest.mark.parametrize("how", ["reap, dispatch", "submit_and_dispatch"])
 def test_signal_handler_uses_the_table_at_any_moment_then_all_is_done_once(how):
     """It starts a request, reaps and dispatches, in the midst of that; the queues are not made for it."""
