@@ -23,7 +23,7 @@ import selectors
 import sys
 from socket import AF_INET, AF_INET6
 
-from . import command
+from . import asyncring, command
 from .selector import IoUringSelector
 from .syscalls import Uncopyable
 
@@ -50,6 +50,7 @@ class IoUringEventLoop(Uncopyable, asyncio.SelectorEventLoop):
 
     #: Until __init__ is through: asyncio's __del__ closes what is open.
     _closed = True
+    _uring: asyncring.AsyncRing | None = None
 
     def __init__(self, selector: selectors.BaseSelector | None = None) -> None:
         """Make a loop.
@@ -65,6 +66,35 @@ class IoUringEventLoop(Uncopyable, asyncio.SelectorEventLoop):
     def selector(self) -> selectors.BaseSelector:
         """Return the selector; its ``backend`` and ``reason`` say what is in use."""
         return self._selector  # type: ignore[attr-defined, no-any-return]
+
+    @property
+    def uring(self) -> asyncring.AsyncRing:
+        """Return the ring on which requests can be awaited in this loop, made on first use.
+
+        It is the selector's own: what one turn of the loop queues travels with its wait, in one system call.
+        Where the selector has no ring, or lost it, the ring is a private one.
+
+        Raises: RuntimeError after close(); Unavailable where io_uring is refused.
+        """
+        if self.is_closed():
+            raise RuntimeError("Event loop is closed")
+        table = getattr(self._selector, "requests", None)  # type: ignore[attr-defined]
+        found = self._uring
+        if found is None or found.table is not table:
+            if table is None:
+                found = getattr(self, asyncring._ATTRIBUTE, None)
+                return asyncring.AsyncRing(self) if found is None else found
+            found = self._uring = asyncring.AsyncRing(self, table)
+        return found
+
+    def close(self) -> None:
+        """Close the loop, after the requests of its ring have ended: see asyncio."""
+        found = self._uring
+        if found is not None and not self.is_running() and not self.is_closed():
+            self._uring = None
+            if self._selector.requests is found.table:  # type: ignore[attr-defined]
+                found.close()
+        super().close()
 
     def add_reader(  # type: ignore[override]
         self, fd: Any, callback: Callable[..., Any], *args: Any
