@@ -43,6 +43,11 @@ def loop(request: pytest.FixtureRequest):
         made.close()
 
 
+def in_flight(ring: asyncring.AsyncRing) -> int:
+    """Count requests; beside them a selector's own waits in the table of its ring."""
+    return sum(callable(request.handler) for request in ring.table.requests())
+
+
 @pytest.fixture
 def run(loop) -> Runner:
     return loop.run_until_complete
@@ -56,7 +61,7 @@ def test_call_when_awaited_then_res_and_a_future(run: Runner) -> None:
         assert asyncio.isfuture(future)
         assert await future == 0
         assert await asyncio.gather(*[ring.call(ops.prep_nop) for _ in range(10_000)]) == [0] * 10_000
-        assert len(ring.table) == 0
+        assert in_flight(ring) == 0
 
     run(main())
 
@@ -101,7 +106,7 @@ def test_timeout_when_it_passes_then_timeout_error_and_nothing_in_flight(run: Ru
         try:
             with pytest.raises(asyncio.TimeoutError, match="read did not end in time"):
                 await ring.call(ops.prep_read, r, pin(memory, True), None, 0, timeout=0.001)
-            assert len(ring.table) == 0
+            assert in_flight(ring) == 0
             future = ring.call(ops.prep_read, r, pin(memory, True), None, 0, timeout=60)
             os.write(w, b"in time")
             assert await future == 7
