@@ -15,10 +15,11 @@ io_uring works, too. They reach the kernel through a small interface, in which I
     memory of an OVERLAPPED           a Pin, held by the in-flight table until the final CQE
 
 Why the library does not do this. In pure Python an echo takes 3 to 4 times the CPU time that it takes with the
-selector transports (6 to 8 times when sends are requests, too): each read needs a future, a Pin, an entry in the table and a callback, where epoll says in one call
-which sockets are ready, and recv() is one more. A cancelled future ends at once, as on Windows, so bytes that
-arrive together with the cancellation are lost; AsyncRing.call() was made to lose none. And these classes are private
-to asyncio: they change in patch releases. Use it to learn, not to serve.
+selector transports (6 to 8 times when sends are requests, too): each read needs a future, a Pin, an entry in
+the table and a callback, where epoll says in one call which sockets are ready, and recv() is one more. A
+cancelled future ends at once, as on Windows, so bytes that arrive together with the cancellation are lost;
+AsyncRing.call() was made to lose none. And these classes are private to asyncio: they change in patch
+releases. Use it to learn, not to serve.
 """
 
 from __future__ import annotations

@@ -167,7 +167,8 @@ Loop = proactor.ProactorEventLoop
 asyncio.SelectorEventLoop = asyncio.new_event_loop = Loop
 test_events.EPollEventLoopTests.create_event_loop = lambda self: Loop()
 loader = unittest.TestLoader()
-loader.testNamePatterns = ["*connection*", "*server*", "*accept*", "*eof*", "*ssl*", "*sendfile*", "*remove_fds*"]
+about = ("connection", "server", "accept", "eof", "ssl", "sendfile", "remove_fds")
+loader.testNamePatterns = [f"*{name}*" for name in about]
 tests = [
     loader.loadTestsFromTestCase(test_events.EPollEventLoopTests), loader.loadTestsFromModule(test_streams),
     loader.loadTestsFromTestCase(test_sendfile.EPollEventLoopTests),
