@@ -3,7 +3,7 @@
 
 Run: python examples/proactor.py
 
-asyncio has two families of transports. Those of the selector loops wait until a socket is ready, and read then.
+asyncio has two families of transports. Selector loops wait until a socket is ready and then read.
 Those of ProactorEventLoop, made for Windows, start a read and wait until it has completed, which is how
 io_uring works, too. They reach the kernel through a small interface, in which IOCP and io_uring correspond:
 
@@ -14,9 +14,9 @@ io_uring works, too. They reach the kernel through a small interface, in which I
     CancelIoEx                        AsyncRing.cancel(token), which is IORING_OP_ASYNC_CANCEL
     memory of an OVERLAPPED           a Pin, held by the in-flight table until the final CQE
 
-Why the library does not do this. In pure Python an echo takes 3 to 4 times the CPU time that it takes with the
-selector transports (6 to 8 times when sends are requests, too): each read needs a future, a Pin, an entry in
-the table and a callback, where epoll says in one call which sockets are ready, and recv() is one more. A
+Why the library does not do this. In pure Python an echo takes 3 to 4 times the CPU time that it takes with
+the selector transports (6 to 8 times when sends are requests, too): each read needs a future, a Pin, an entry
+in the table and a callback, where epoll says in one call which sockets are ready, and recv() is one more. A
 cancelled future ends at once, as on Windows, so bytes that arrive together with the cancellation are lost;
 AsyncRing.call() was made to lose none. And these classes are private to asyncio: they change in patch
 releases. Use it to learn, not to serve.
@@ -47,7 +47,7 @@ NEW_SOCKET = int(socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
 
 
 class OperationFuture(asyncio.Future):
-    """The future of an operation, as asyncio's _OverlappedFuture: cancel() asks the kernel, and ends it at once."""
+    """The future of an operation, as _OverlappedFuture: cancel() asks the kernel, and ends it at once."""
 
     _ring, _token = None, 0
 
