@@ -8,7 +8,7 @@ Mirrors: the functions of os, by name, argument order and exception; Seastar's a
 Must not know: asyncio, rings, who waits for an answer.
 Invariant: a function whose name ends in _now never waits for a device; it answers, raises what is true of the
 file, or returns None, which says nothing about the file.
-Read next: files.py.
+Read next: filebatch.py.
 
 Facts about trying, and what follows from them:
 
@@ -72,7 +72,8 @@ _RESOLVE_CACHED = 0x20
 _OPENAT2 = 437  # on every architecture but alpha. Source: Linux scripts/syscall.tbl
 _O_PATH = getattr(os, "O_PATH", 0)
 _O_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
-_O_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
+#: 0 where there is none.
+O_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 _O_LARGEFILE = getattr(os, "O_LARGEFILE", 0)
 _O_DIRECT = getattr(os, "O_DIRECT", 0)
 #: What openat2() refuses together with RESOLVE_CACHED, and what has effects when it is only tried.
@@ -125,6 +126,7 @@ class Op(
 
 def error_of(code: int, *names: Any) -> OSError:
     """Return the OSError for a positive errno and the one or two paths it is about."""
+    names = tuple([os.fspath(name) if hasattr(name, "__fspath__") else name for name in names])
     if len(names) == 2:
         return OSError(code, os.strerror(code), names[0], None, names[1])
     return OSError(code, os.strerror(code), *names)
@@ -182,6 +184,26 @@ def as_views(buffers: Sequence[Any], skip: int = 0) -> list[memoryview]:
         else:
             skip -= nbytes
     return views
+
+
+def encode_text(text: str, encoding: str | None, errors: str | None) -> bytes:
+    """Encode text as open(path, "w", encoding, errors) would write it."""
+    import io
+
+    if not isinstance(text, str):
+        raise TypeError(f"data must be str, not {type(text).__name__}")
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding=encoding, errors=errors, write_through=True)
+    file.write(text)
+    file.flush()
+    return raw.getvalue()
+
+
+def decode_text(data: bytes, encoding: str | None, errors: str | None) -> str:
+    """Decode text as open(path, "r", encoding, errors) would read it."""
+    import io
+
+    return io.TextIOWrapper(io.BytesIO(data), encoding=encoding, errors=errors).read()
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -304,7 +326,7 @@ def open_now(path: StrOrBytesPath, flags: int, dir_fd: int | None = None) -> int
     if not _cached.works or flags & _O_NOT_CACHED:
         return None
     dfd = _AT_FDCWD if dir_fd is None else _directory(dir_fd)
-    fd = _cached.open(os.fsencode(path), flags | _O_NONBLOCK, dfd)
+    fd = _cached.open(os.fsencode(path), flags | O_NONBLOCK, dfd)
     if fd >= 0:
         return fd
     if -fd in _OF_THE_PATH:
@@ -483,7 +505,7 @@ def open_op(path: StrOrBytesPath, flags: int, mode: int, dir_fd: int | None) -> 
     """Open a file, not waiting for the other end of a FIFO; settle_open() says what is still to be done."""
     flags, mode = index(flags), index(mode)
     _encoded(path)
-    flags |= _O_NONBLOCK
+    flags |= O_NONBLOCK
     plain = _with_directories(os.open, path, flags, mode, dir_fd=dir_fd)
     arguments = (_directory(dir_fd), pin_path(path), flags | _O_CLOEXEC | _O_LARGEFILE, mode)
     return Op(plain, ops.prep_openat, arguments, index, (path,), os.close)
@@ -495,7 +517,7 @@ def settle_open(fd: int, flags: int, held: list[int]) -> int | None:
     Args: held gets the descriptor of a FIFO, which the caller closes after it has opened it in earnest.
     Returns: the descriptor; None for a FIFO, and for a block device that must be asked for its medium.
     """
-    if flags & _O_NONBLOCK or not _O_NONBLOCK:
+    if flags & O_NONBLOCK or not O_NONBLOCK:
         return fd
     kind = stat_module.S_IFMT(os.fstat(fd).st_mode)
     if kind in (stat_module.S_IFIFO, stat_module.S_IFBLK):

@@ -35,16 +35,27 @@ from functools import partial
 from operator import index
 from time import perf_counter
 
-from . import asyncring, fileops
+from . import asyncring, filebatch, fileops, filesync as sync
+from .buffers import allocate
+from .filebatch import Entry, Many, check_depth
 from .fileops import INLINE_MAX, UNKNOWN, Op, as_views, check_range, error_of, open_now, read_now, write_now
 from .syscalls import Unavailable, Uncopyable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import AsyncIterator, Callable, Generator, Iterable, Sequence
     from typing import Any
 
     from .fileops import StrOrBytesPath
+
+__all__ = [
+    "Entry", "access", "allocate", "call", "close_fd", "copy_file", "copy_tree", "fallocate", "fsync",
+    "ftruncate", "getxattr", "link", "listdir", "lstat", "makedirs", "mkdir", "open_fd", "pread",
+    "preadv_into", "pwrite", "pwritev", "read", "read_bytes", "read_each", "read_many",
+    "read_many_into", "read_text", "readinto", "readinto_at", "readlink", "remove_tree", "rename",
+    "replace", "rmdir", "setxattr", "stat", "stat_each", "stat_many", "symlink", "sync", "unlink",
+    "walk", "write", "write_bytes", "write_text",
+]  # fmt: skip
 
 #: How long the caches answer in one turn of a loop before a task has to wait for the next.
 BUDGET_S = 0.0002
@@ -690,3 +701,323 @@ async def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     A task that is cancelled waits for the function if a thread has begun to call it.
     """
     return await _in_thread(Op(partial(function, *args, **kwargs)))
+
+
+# ------------------------------------------------------------------------------------------------------
+# Whole files
+
+
+async def _drive(work: filebatch.Work) -> Any:
+    """Run one procedure."""
+    if perf_counter() > _turn.until:
+        await _breathe()
+    try:
+        op = work.send(None)
+        while True:
+            try:
+                result = await _do(op)
+            except BaseException as error:
+                op = work.throw(error)
+            else:
+                op = work.send(result)
+    except StopIteration as stop:
+        return stop.value
+    finally:
+        work.close()
+
+
+async def read_bytes(path: StrOrBytesPath) -> bytes:
+    """Read a whole file: pathlib's read_bytes().
+
+    Files of /proc, of which the size is not known, and files that grow or shrink meanwhile are read to
+    their end.
+    """
+    data: bytes = await _drive(filebatch.read_file(path))
+    return data
+
+
+async def read_text(path: StrOrBytesPath, encoding: str | None = None, errors: str | None = None) -> str:
+    """Read a whole file as text, with universal newlines: pathlib's read_text()."""
+    return fileops.decode_text(await read_bytes(path), encoding, errors)
+
+
+async def write_bytes(path: StrOrBytesPath, data: Any, *, atomic: bool = False, sync: bool = False) -> int:
+    """Write a whole file: pathlib's write_bytes().
+
+    Args: with atomic the file is written under another name in its directory, takes over the permissions of
+        the old one, and is renamed: whoever reads sees the old one or the new one; with sync the data, and
+        the new name, are on the device when the call returns.
+    Returns: how many bytes.
+    """
+    return int(await _drive(filebatch.write_file(path, data, atomic, sync)))
+
+
+async def write_text(
+    path: StrOrBytesPath, data: str, encoding: str | None = None, errors: str | None = None, *,
+    atomic: bool = False, sync: bool = False,
+) -> int:  # fmt: skip
+    """Write a whole file of text: pathlib's write_text().
+
+    Args: atomic and sync as for write_bytes().
+    Returns: how many characters.
+    """
+    await write_bytes(path, fileops.encode_text(data, encoding, errors), atomic=atomic, sync=sync)
+    return len(data)
+
+
+async def copy_file(
+    src: StrOrBytesPath, dst: StrOrBytesPath, *, metadata: bool = True,
+    progress: Callable[[int, int], object] | None = None,
+) -> int:  # fmt: skip
+    """Copy a file: shutil's copy2(), or copyfile() without metadata.
+
+    The file systems share the blocks if they can; otherwise the kernel copies, or, where it cannot, the ring.
+
+    Args: progress is called as progress(bytes copied, bytes in all).
+    Returns: how many bytes.
+    Raises: as shutil.copyfile(). What was copied until then stays.
+    """
+    return int(await _drive(filebatch.copy_file(src, dst, metadata, progress)))
+
+
+# ------------------------------------------------------------------------------------------------------
+# Many
+
+
+class _Engine(Uncopyable):
+    """Operations of the running loop, as filebatch wants them."""
+
+    def __init__(self) -> None:
+        self._ring = _ring()
+
+    def start(self, op: Op, done: Callable[[Any, BaseException | None], object]) -> Any:
+        prep = op.prep
+        if self._ring is None or prep is None or prep in _unknown:
+            job = _Job(op, done)
+            job.start(op.alone)
+            return job
+        return self._ring.start(
+            prep, *op.arguments, handler=partial(self._completed, op, done), **op.options
+        )
+
+    def _completed(self, op: Op, done: Any, res: int, _flags: int) -> None:
+        if res >= 0:
+            done(op.result(res), None)
+        elif -res in UNKNOWN:
+            _Job(op, partial(self._learn, op, done)).start(op.alone)
+        else:
+            done(None, op.error(-res))
+
+    def _learn(self, op: Op, done: Any, result: Any, error: BaseException | None) -> None:
+        if error is None:
+            _unknown.add(op.prep)
+        done(result, error)
+
+    def cancel(self, handle: Any) -> None:
+        if isinstance(handle, int):
+            self._ring.cancel(handle)
+        elif handle is not None and handle.withdraw():
+            handle.loop.call_soon(handle.done, None, asyncio.CancelledError())
+
+
+async def _run_many(
+    work: Any, depth: int, setup: Callable[[Many], object] | None = None
+) -> AsyncIterator[tuple[Any, Any, BaseException | None]]:
+    """Yield (key, result, exception) as procedures end."""
+    many = Many(_Engine(), work, depth)
+    try:
+        if setup is not None:
+            setup(many)
+        while True:
+            if perf_counter() > _turn.until:
+                await _breathe()
+            many.fill(_turn.until)
+            if many.done:
+                yield many.done.popleft()
+            elif many.finished:
+                return
+            elif len(many.running) >= many.depth or many.starved:
+                await _woken(many)
+    finally:
+        many.stop()
+        cancelled = None
+        while many.running:
+            try:
+                await _woken(many)
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
+
+
+async def _woken(many: Many) -> None:
+    """Wait until a procedure has ended."""
+    future = asyncio.get_running_loop().create_future()
+    many.wake = partial(_wake, future)
+    await future
+
+
+async def _each(work: Any, depth: int, return_exceptions: bool) -> AsyncIterator[tuple[Any, Any]]:
+    running = _run_many(work, depth)
+    try:
+        async for key, result, error in running:
+            if error is not None and not return_exceptions:
+                raise error
+            yield key, (result if error is None else error)
+    finally:
+        await running.aclose()  # type: ignore[attr-defined]
+
+
+async def _all(work: Sequence[Callable[[], Any]], depth: int, return_exceptions: bool) -> list[Any]:
+    results: list[Any] = [None] * len(work)
+    running = _run_many(enumerate(work), depth)
+    try:
+        async for at, result, error in running:
+            if error is not None and not return_exceptions:
+                raise error
+            results[at] = result if error is None else error
+    finally:
+        await running.aclose()  # type: ignore[attr-defined]
+    return results
+
+
+def read_each(
+    items: Iterable[Any], *, depth: int = 64, return_exceptions: bool = False
+) -> AsyncIterator[tuple[Any, Any]]:
+    """Read files and ranges, and yield (item, data) in the order of completion.
+
+    In use: ``async for item, data in files.read_each(paths): ...``. Whoever leaves the loop early closes the
+    iterator (contextlib.aclosing), as with every asynchronous generator.
+
+    Args: items are paths, or (file, offset, length) where file is a path or a descriptor; they may come from
+        an endless generator; depth is how many are read at the same time, and how many files are open and how
+        many results wait at most; with return_exceptions an exception stands for the data of its item.
+    Raises: the first exception, after the others have been cancelled; with too many open files the depth
+        becomes smaller, and it is raised where even one is too many.
+    """
+    check_depth(depth)
+    return _each(((item, partial(filebatch.reader, item)) for item in items), depth, return_exceptions)
+
+
+async def read_many(
+    items: Iterable[Any], *, depth: int = 64, return_exceptions: bool = False
+) -> list[Any]:
+    """Read files and ranges, and return their data in the order of the items.
+
+    Args: as for read_each(). All data are in memory at the end: for more than that, use read_each().
+    """
+    return await _all([partial(filebatch.reader, item) for item in items], depth, return_exceptions)
+
+
+async def read_many_into(
+    fd: int, ranges: Iterable[tuple[int, Any]], *, depth: int = 64, direct: bool = False
+) -> list[int]:
+    """Read ranges of one file into memory.
+
+    Args: ranges are (offset, buffer); with direct the file is opened once more with O_DIRECT, and the page
+        cache is left alone: offsets, lengths and addresses must be aligned then, as allocate() aligns memory.
+    Returns: how many bytes each got, fewer than its buffer has only at the end of the file.
+    Raises: ValueError that names offset, length and address where O_DIRECT would refuse them; OSError with
+        EINVAL where the file system knows no O_DIRECT.
+    """
+    pairs = list(ranges)
+    own = filebatch.open_direct(fd) if direct else fd
+    try:
+        if direct:
+            filebatch.check_direct(own, pairs)
+        return await _all(filebatch.into_all(own, pairs, direct), depth, False)
+    finally:
+        if direct:
+            os.close(own)
+
+
+def stat_each(
+    paths: Iterable[StrOrBytesPath], *, follow_symlinks: bool = True, depth: int = 64,
+    return_exceptions: bool = False,
+) -> AsyncIterator[tuple[Any, Any]]:  # fmt: skip
+    """Tell about files, and yield (path, stat) in the order of completion."""
+    check_depth(depth)
+    work = ((path, partial(filebatch.stat_file, path, follow_symlinks)) for path in paths)
+    return _each(work, depth, return_exceptions)
+
+
+async def stat_many(
+    paths: Iterable[StrOrBytesPath], *, follow_symlinks: bool = True, depth: int = 64,
+    return_exceptions: bool = False,
+) -> list[Any]:  # fmt: skip
+    """Tell about files, in the order of the paths."""
+    work = [partial(filebatch.stat_file, path, follow_symlinks) for path in paths]
+    return await _all(work, depth, return_exceptions)
+
+
+async def walk(
+    top: StrOrBytesPath, *, onerror: Callable[[OSError], object] | None = None, depth: int = 4
+) -> AsyncIterator[tuple[Any, list[Entry]]]:
+    """Yield (directory, entries) for a directory and each below it, a directory before those in it.
+
+    Links are not followed. Each entry has name, path and stat.
+
+    Args: onerror is called with the exception of a directory that cannot be listed; depth is how many are
+        listed at the same time.
+    """
+    top = os.fspath(top)
+    running: Any = None
+
+    def setup(many: Many) -> None:
+        nonlocal running
+        running = many
+        many.add(top, partial(filebatch.walk_directory, top))
+
+    results = _run_many((), depth, setup)
+    try:
+        async for directory, entries, error in results:
+            if error is not None:
+                if not isinstance(error, OSError):
+                    raise error
+                if onerror is not None:
+                    onerror(error)
+                continue
+            for each in entries:
+                if each.is_dir():
+                    running.add(each.path, partial(filebatch.walk_directory, each.path))
+            yield directory, entries
+    finally:
+        await results.aclose()  # type: ignore[attr-defined]
+
+
+async def copy_tree(
+    src: StrOrBytesPath, dst: StrOrBytesPath, *, symlinks: bool = False, ignore: Any = None,
+    dirs_exist_ok: bool = False, depth: int = 8, progress: Callable[[int], object] | None = None,
+) -> Any:  # fmt: skip
+    """Copy a directory and all that is in it: shutil's copytree().
+
+    Args: symlinks, ignore and dirs_exist_ok as for shutil.copytree(); ignore is called in a thread; progress
+        is called as progress(files copied so far).
+    Returns: dst.
+    Raises: shutil.Error with what could not be copied, after the rest has been.
+    """
+    options = filebatch.copy_options(symlinks, ignore, dirs_exist_ok)
+    count = 0
+    results = _run_many((), depth, partial(filebatch.copy_setup, src, dst, options))
+    try:
+        async for _, result, error in results:
+            if error is not None:
+                raise error
+            count += result
+            if progress is not None and result:
+                progress(count)
+    finally:
+        await results.aclose()  # type: ignore[attr-defined]
+    await _drive(filebatch.end_copy_tree(options))
+    return dst
+
+
+async def remove_tree(
+    path: StrOrBytesPath, *, ignore_errors: bool = False, progress: Callable[[int], object] | None = None
+) -> int:
+    """Remove a directory and all that is in it: shutil's rmtree(). Links are not followed.
+
+    Args: progress is called as progress(entries removed so far).
+    Returns: how many entries were removed.
+    """
+    return int(await _drive(filebatch.remove_tree(path, ignore_errors, progress)))

@@ -53,6 +53,8 @@ ORDER = (
     "asyncring",
     "aio",
     "fileops",
+    "filebatch",
+    "filesync",
     "files",
     "vendor",
     # Tools for readers: nothing above imports them.

@@ -1,0 +1,804 @@
+# SPDX-License-Identifier: MIT
+# pyright: basic
+"""Whole files and many of them: procedures that need operations, and who keeps a number of them going.
+
+What it is: reading, writing, copying and removing as generators that yield each operation they need and are
+sent its result; Many, which runs a number of them at the same time.
+Mirrors: h11's way of keeping I/O outside; os.walk, shutil's copytree and rmtree.
+Must not know: asyncio, rings, threads; an engine does the operations.
+Invariant: never more than depth procedures hold a descriptor, a buffer or a result that nobody has taken.
+Read next: filesync.py.
+
+An engine has ``start(op, done)``, which returns a handle and later calls ``done(result, error)``, never
+before it has returned, and ``cancel(handle)``, after which done() is still called.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat as stat_module
+from collections import deque, namedtuple
+from functools import partial
+from operator import index
+from time import perf_counter
+
+from . import fileops
+from .fileops import Op, error_of, open_now, open_op, read_now, read_op, stat_now, stat_op, write_op
+from .syscalls import Uncopyable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from typing import Any
+
+    from .fileops import StrOrBytesPath
+
+    Work = Generator[Op, Any, Any]
+
+#: How much memory a procedure asks for when nobody knows how much there is to read.
+CHUNK = 1 << 16
+#: How much a copy moves before it can be cancelled, and reports progress.
+COPY_CHUNK = 1 << 25
+_O_BINARY = getattr(os, "O_BINARY", 0)
+
+
+# ------------------------------------------------------------------------------------------------------
+# Reading
+
+
+def read_file(path: StrOrBytesPath) -> Work:
+    """Read a whole file."""
+    fd = open_now(path, os.O_RDONLY)
+    if fd is None:
+        fd = yield open_op(path, os.O_RDONLY | _O_BINARY, 0, None)
+    try:
+        found = os.fstat(fd)
+        mode, size = found.st_mode, found.st_size
+        if not stat_module.S_ISREG(mode):
+            if stat_module.S_ISDIR(mode):
+                raise error_of(errno.EISDIR, path)
+            return (yield Op(partial(_read_special, path), names=(path,), alone=True))
+        if size < fileops.INLINE_MAX:
+            # One byte more than there should be: fewer than that, and the end has been seen.
+            memory = bytearray(size + 1)
+            if read_now(fd, (memory,), 0, size + 1) == size and size:
+                del memory[size]
+                return bytes(memory)
+        return (yield from _read_rest(fd, size))
+    finally:
+        os.close(fd)
+
+
+def _read_special(path: StrOrBytesPath) -> bytes:
+    """Read a FIFO, a terminal or a device to its end."""
+    with open(path, "rb", buffering=0) as file:
+        return file.read()
+
+
+def _read_rest(fd: int, size: int) -> Work:
+    """Read a regular file of about that size from its beginning to its end, wherever that is by then."""
+    parts: list[bytes] = []
+    at = 0
+    while True:
+        length = min(size - at, fileops.MAX_RW_COUNT) if size > at else CHUNK
+        memory = fileops.room(length)
+        view = memoryview(memory)
+        got = 0
+        while got < length:
+            res = read_now(fd, (view[got:],), at + got, length - got) if length <= CHUNK else None
+            if not res:
+                res = yield read_op(fd, [view[got:]], at + got)
+            if not res:
+                break
+            got += res
+        parts.append(bytes(view[:got]))
+        view.release()
+        at += got
+        # /proc says 0 and has more; what grew while it was read has more, too.
+        if got < length or (size and at >= size and fileops.at_end(fd, at)):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def read_range(file: Any, offset: int, length: int) -> Work:
+    """Read a range of a path or a descriptor: fewer bytes only at the end of the file."""
+    offset, length = index(offset), index(length)
+    fileops.check_range(length, offset)
+    if isinstance(file, int):
+        return (yield from _read_part(file, offset, length))
+    fd = open_now(file, os.O_RDONLY)
+    if fd is None:
+        fd = yield open_op(file, os.O_RDONLY | _O_BINARY, 0, None)
+    try:
+        return (yield from _read_part(fd, offset, length))
+    finally:
+        os.close(fd)
+
+
+def _read_part(fd: int, offset: int, length: int) -> Work:
+    memory = fileops.room(length)
+    got = yield from read_into(fd, offset, memory)
+    return bytes(memory) if got == length else bytes(memoryview(memory)[:got])
+
+
+def read_into(fd: int, offset: int, memory: Any, direct: bool = False) -> Work:
+    """Fill memory from a place in a file: fewer bytes only at the end of the file."""
+    view = memoryview(memory).cast("B")
+    length, got = len(view), 0
+    while got < length:
+        rest = view[got:] if got else view
+        res = None
+        if not direct and length <= fileops.INLINE_MAX:
+            res = read_now(fd, (rest,), offset + got, length - got)
+        if res is None:
+            res = yield read_op(fd, [rest], offset + got)
+        got += res
+        # An answer of O_DIRECT that is no whole number of blocks is the last one.
+        if not res or direct or (got < length and fileops.at_end(fd, offset + got)):
+            break
+    return got
+
+
+def into_all(fd: int, pairs: list[tuple[int, Any]], direct: bool) -> Sequence[Callable[[], Work]]:
+    """Make the procedures of read_many_into()."""
+    for offset, _ in pairs:
+        fileops.check_range(0, offset)
+    return [partial(read_into, fd, offset, buffer, direct) for offset, buffer in pairs]
+
+
+def reader(item: Any) -> Work:
+    """Make the procedure for an item of read_many(): a path, or (file, offset, length)."""
+    if isinstance(item, tuple):
+        if len(item) != 3:
+            raise ValueError(f"{item!r:.100}: a path or (file, offset, length) is wanted")
+        return read_range(*item)
+    return read_file(item)
+
+
+def stat_file(path: StrOrBytesPath, follow_symlinks: bool) -> Work:
+    """Tell about a file."""
+    found = stat_now(path, None, follow_symlinks)
+    return (yield stat_op(path, None, follow_symlinks)) if found is None else found
+
+
+# ------------------------------------------------------------------------------------------------------
+# Writing
+
+
+def write_file(path: StrOrBytesPath, data: Any, atomic: bool, sync: bool) -> Work:
+    """Write a whole file.
+
+    Without sync one thread does all of it: three workers of the kernel, one after the other, took longer than
+    one thread. With sync the waiting for the device is on the ring, where any number waits at the same time.
+    """
+    view = memoryview(data).cast("B")
+    name = os.fspath(path)
+    target = os.path.realpath(name) if atomic and os.path.islink(name) else name
+    used = _beside(target) if atomic else name
+    start = partial(_write_all, used, view, atomic and target, not sync)
+    try:
+        fd = yield Op(start, names=(path,), undo=_close_if_open)
+        if sync:
+            try:
+                yield fileops.fsync_op(fd, False)
+            finally:
+                os.close(fd)
+        if atomic:
+            yield fileops.rename_op(used, target, None, None, True)
+            used = None
+            if sync:
+                yield from _sync_directory(os.path.dirname(target))
+    finally:
+        if atomic and used is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(used)
+    return len(view)
+
+
+def _beside(name: Any) -> Any:
+    """Return a new name in the same directory."""
+    from secrets import token_hex
+
+    directory, base = os.path.split(name)
+    if isinstance(name, bytes):
+        return os.path.join(directory, b"." + base[:200] + b"." + token_hex(6).encode() + b".tmp")
+    return os.path.join(directory, f".{base[:200]}.{token_hex(6)}.tmp")
+
+
+def _write_all(name: Any, view: memoryview, like: Any, close: bool) -> int | None:
+    """Create a file and write all of it.
+
+    Args: like is the file whose permissions a new one takes over, if it exists.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | _O_BINARY | (os.O_EXCL if like else os.O_TRUNC)
+    fd = os.open(name, flags | getattr(os, "O_CLOEXEC", 0), 0o666)
+    try:
+        at = 0
+        while at < len(view):
+            at += os.write(fd, view[at : at + fileops.MAX_RW_COUNT] if at or len(view) > 1 << 30 else view)
+        if like and hasattr(os, "fchmod"):
+            try:
+                os.fchmod(fd, stat_module.S_IMODE(os.stat(like).st_mode))
+            except FileNotFoundError:
+                pass
+    except BaseException:
+        os.close(fd)
+        if like:
+            os.unlink(name)
+        raise
+    if not close:
+        return fd
+    os.close(fd)
+    return None
+
+
+def _close_if_open(fd: int | None) -> None:
+    if fd is not None:
+        os.close(fd)
+
+
+def _sync_directory(directory: Any) -> Work:
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    fd = yield open_op(directory or os.curdir, os.O_RDONLY | os.O_DIRECTORY, 0, None)
+    try:
+        yield fileops.fsync_op(fd, False)
+    finally:
+        os.close(fd)
+
+
+# ------------------------------------------------------------------------------------------------------
+# Copying
+
+_FICLONE = 0x40049409  # Source: Linux include/uapi/linux/fs.h
+
+
+def copy_file(src: StrOrBytesPath, dst: StrOrBytesPath, metadata: bool, progress: Any) -> Work:
+    """Copy a file: by sharing its blocks, inside the kernel, or through memory, whichever works first."""
+    started = yield Op(partial(_copy_start, src, dst, metadata), names=(src, dst), undo=_close_both)
+    if isinstance(started, int):  # it is copied
+        if progress is not None:
+            progress(started, started)
+        return started
+    source, target, size = started
+    try:
+        at, in_kernel = 0, hasattr(os, "copy_file_range")
+        while True:
+            if in_kernel:
+                got = yield Op(partial(_copy_range, source, target, at))
+                if got is None:
+                    in_kernel = False
+                    continue
+            else:
+                got = yield from _copy_through_memory(source, target, at)
+            at += got
+            if not got:
+                break
+            if progress is not None:
+                progress(at, max(size, at))
+        if metadata:
+            yield Op(partial(_copy_metadata, src, dst))
+    finally:
+        _close_both(started)
+    return at
+
+
+def _copy_start(src: StrOrBytesPath, dst: StrOrBytesPath, metadata: bool) -> Any:
+    """Open both files, and copy what takes one step.
+
+    Returns: the number of bytes if all is copied; else both descriptors and the size.
+    """
+    source = os.open(src, os.O_RDONLY | _O_BINARY | fileops.O_NONBLOCK)
+    try:
+        found = os.fstat(source)
+        if not stat_module.S_ISREG(found.st_mode):
+            import shutil
+
+            if stat_module.S_ISDIR(found.st_mode):
+                raise error_of(errno.EISDIR, src)
+            raise shutil.SpecialFileError(f"`{os.fspath(src)!s}` is not a regular file")
+        flags = os.O_WRONLY | os.O_CREAT | _O_BINARY | getattr(os, "O_CLOEXEC", 0)
+        target = os.open(dst, flags, stat_module.S_IMODE(found.st_mode) & 0o777 | 0o200)
+    except BaseException:
+        os.close(source)
+        raise
+    both = source, target, found.st_size
+    try:
+        there = os.fstat(target)
+        if os.path.samestat(found, there):
+            import shutil
+
+            raise shutil.SameFileError(f"{os.fspath(src)!r} and {os.fspath(dst)!r} are the same file")
+        if there.st_size:
+            os.ftruncate(target, 0)
+        if not _clone(source, target, found.st_size):
+            if found.st_size > COPY_CHUNK or not found.st_size:
+                # What says 0 may have more, as in /proc; a copy inside the kernel believes the size.
+                return both if found.st_size else _end(both, _copy_small(source, target), src, dst, metadata)
+            at = 0
+            while at < found.st_size:
+                got = _copy_range(source, target, at) if hasattr(os, "copy_file_range") else None
+                if got is None:
+                    return _end(both, _copy_small(source, target), src, dst, metadata)
+                if not got:
+                    break
+                at += got
+            return _end(both, at, src, dst, metadata)
+        return _end(both, found.st_size, src, dst, metadata)
+    except BaseException:
+        _close_both(both)
+        raise
+
+
+def _end(both: Any, size: int, src: Any, dst: Any, metadata: bool) -> int:
+    if metadata:
+        _copy_metadata(src, dst)
+    _close_both(both)
+    return size
+
+
+def _close_both(started: Any) -> None:
+    if not isinstance(started, int):
+        os.close(started[0])
+        os.close(started[1])
+
+
+def _copy_metadata(src: StrOrBytesPath, dst: StrOrBytesPath) -> None:
+    import shutil
+
+    shutil.copystat(src, dst)
+
+
+def _clone(source: int, target: int, size: int) -> bool:
+    if not fileops.LINUX or not size:
+        return False
+    import fcntl
+
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError:
+        return False  # another file system, or one that shares no blocks
+    return True
+
+
+_NOT_IN_KERNEL = (errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM)
+
+
+def _copy_range(source: int, target: int, at: int) -> int | None:
+    """Let the kernel copy; None where it cannot."""
+    try:
+        return os.copy_file_range(source, target, COPY_CHUNK, at, at)
+    except OSError as error:
+        if error.errno in _NOT_IN_KERNEL:
+            return None
+        raise
+
+
+def _copy_small(source: int, target: int) -> int:
+    at = 0
+    while True:
+        data = os.read(source, 1 << 18)
+        if not data:
+            return at
+        at += len(data)
+        while data:
+            data = data[os.write(target, data) :]
+
+
+def _copy_through_memory(source: int, target: int, at: int) -> Work:
+    memory = fileops.room(1 << 20)
+    view = memoryview(memory)
+    got: int = yield read_op(source, [view], at)
+    put = 0
+    while put < got:
+        put += yield write_op(target, [view[put:got]], at + put)
+    return got
+
+
+# ------------------------------------------------------------------------------------------------------
+# Trees
+
+
+class Entry(namedtuple("Entry", "name path stat")):
+    """One entry of a directory, with what lstat() says of it."""
+
+    __slots__ = ()
+
+    name: Any
+    path: Any
+    stat: os.stat_result
+
+    def is_dir(self) -> bool:
+        """Tell whether it is a directory, and not a link to one."""
+        return stat_module.S_ISDIR(self.stat.st_mode)
+
+    def is_file(self) -> bool:
+        """Tell whether it is a regular file, and not a link to one."""
+        return stat_module.S_ISREG(self.stat.st_mode)
+
+    def is_symlink(self) -> bool:
+        """Tell whether it is a symbolic link."""
+        return stat_module.S_ISLNK(self.stat.st_mode)
+
+
+def list_directory(path: Any) -> list[Entry]:
+    """List a directory with the stat of each entry; what vanishes meanwhile is left out."""
+    entries = []
+    with os.scandir(path) as found:
+        for each in found:
+            try:
+                entries.append(Entry(each.name, each.path, each.stat(follow_symlinks=False)))
+            except FileNotFoundError:
+                continue
+    return entries
+
+
+def walk_directory(path: Any) -> Work:
+    """List a directory for walk()."""
+    return (yield Op(partial(list_directory, path), names=(path,)))
+
+
+#: How many files one thread copies or removes before the next step.
+GROUP = 32
+
+
+def copy_options(symlinks: bool, ignore: Any, dirs_exist_ok: bool) -> dict[str, Any]:
+    """Return what the procedures of one copy_tree() share."""
+    return {
+        "symlinks": symlinks, "ignore": ignore, "dirs_exist_ok": dirs_exist_ok,
+        "directories": [], "errors": [],
+    }  # fmt: skip
+
+
+def copy_setup(src: Any, dst: Any, options: dict[str, Any], many: Many) -> None:
+    """Let many copy a tree."""
+    src, dst = os.fspath(src), os.fspath(dst)
+    many.add(dst, partial(copy_tree_directory, many, src, dst, options))
+
+
+def copy_tree_directory(many: Many, src: Any, dst: Any, options: dict[str, Any]) -> Work:
+    """Make a directory, and let many copy what is in it."""
+    plan = yield Op(partial(_plan_copy, src, dst, options), names=(src, dst))
+    files, directories = plan
+    for at in range(0, len(files), GROUP):
+        many.add(dst, partial(copy_group, files[at : at + GROUP], options))
+    for name_src, name_dst in directories:
+        many.add(name_dst, partial(copy_tree_directory, many, name_src, name_dst, options))
+    return 0
+
+
+def _plan_copy(src: Any, dst: Any, options: dict[str, Any]) -> Any:
+    with os.scandir(src) as found:
+        entries = list(found)
+    ignore = options["ignore"]
+    ignored = set() if ignore is None else set(ignore(os.fspath(src), [each.name for each in entries]))
+    os.makedirs(dst, exist_ok=options["dirs_exist_ok"])
+    options["directories"].append((src, dst))
+    files, directories = [], []
+    for each in entries:
+        if each.name in ignored:
+            continue
+        pair = each.path, os.path.join(dst, each.name)
+        if each.is_dir() and not (options["symlinks"] and each.is_symlink()):
+            directories.append(pair)
+        else:
+            files.append(pair)
+    return files, directories
+
+
+def copy_group(pairs: list[Any], options: dict[str, Any]) -> Work:
+    """Copy some files in one thread, the large ones in steps."""
+    large = yield Op(partial(_copy_each, pairs, options))
+    for src, dst in large:
+        try:
+            yield from copy_file(src, dst, True, None)
+        except OSError as error:
+            options["errors"].append((src, dst, str(error)))
+    return len(pairs)
+
+
+def _copy_each(pairs: list[Any], options: dict[str, Any]) -> list[Any]:
+    import shutil
+
+    large = []
+    for src, dst in pairs:
+        try:
+            if options["symlinks"] and os.path.islink(src):
+                os.symlink(os.readlink(src), dst)
+                shutil.copystat(src, dst, follow_symlinks=False)
+                continue
+            started = _copy_start(src, dst, True)
+            if not isinstance(started, int):
+                _close_both(started)
+                large.append((src, dst))
+        except OSError as error:
+            options["errors"].append((src, dst, str(error)))
+    return large
+
+
+def end_copy_tree(options: dict[str, Any]) -> Work:
+    """Give the directories their metadata, the innermost first, and report what went wrong."""
+    yield Op(partial(_end_directories, options))
+    if options["errors"]:
+        import shutil
+
+        raise shutil.Error(options["errors"])
+
+
+def _end_directories(options: dict[str, Any]) -> None:
+    import shutil
+
+    for src, dst in reversed(options["directories"]):
+        try:
+            shutil.copystat(src, dst)
+        except OSError as error:
+            options["errors"].append((src, dst, str(error)))
+
+
+def remove_tree(path: Any, ignore_errors: bool, progress: Any) -> Work:
+    """Remove a directory and all that is in it."""
+    removing = _removing(path, ignore_errors)
+    removed = 0
+    while True:
+        got = yield Op(partial(_advance, removing))
+        removed += got
+        if progress is not None and got:
+            progress(removed)
+        if got < GROUP:
+            return removed
+
+
+def _advance(removing: Iterator[None]) -> int:
+    return sum(1 for _ in zip(range(GROUP), removing))
+
+
+def _removing(path: Any, ignore_errors: bool) -> Iterator[None]:
+    """Remove entries one after the other; links are not followed, not even while they are being made."""
+    if os.path.islink(path):
+        raise OSError("Cannot call remove_tree on a symbolic link")
+    if ignore_errors and not os.path.isdir(path):
+        return
+
+    def refuse(error: OSError) -> None:
+        if not ignore_errors:
+            raise error
+
+    walking: Any
+    if hasattr(os, "fwalk") and os.unlink in os.supports_dir_fd:
+        walking = os.fwalk(path, topdown=False, onerror=refuse, follow_symlinks=False)
+    else:
+        walking = ((*each, None) for each in os.walk(path, topdown=False, onerror=refuse))
+    for directory, names, files, fd in walking:
+        for kind, every in ((os.unlink, files), (os.rmdir, names)):
+            for name in every:
+                if _remove(kind, directory, name, fd, ignore_errors):
+                    yield
+    if _remove(os.rmdir, path, "", None, ignore_errors):
+        yield
+
+
+def _remove(call: Any, directory: Any, name: Any, fd: int | None, ignore_errors: bool) -> bool:
+    path = os.path.join(directory, name) if name else directory
+    keywords: dict[str, Any] = {} if fd is None else {"dir_fd": fd}
+    try:
+        try:
+            call(path if fd is None else name, **keywords)
+        except NotADirectoryError:  # a link to a directory
+            os.unlink(path if fd is None else name, **keywords)
+    except OSError as error:
+        if ignore_errors:
+            return False
+        error.filename = path
+        raise
+    return True
+
+
+# ------------------------------------------------------------------------------------------------------
+# O_DIRECT
+
+_STATX_DIOALIGN = 0x2000
+
+
+def open_direct(fd: int) -> int:
+    """Open a file that is open once more, with O_DIRECT.
+
+    Raises: OSError with EINVAL where the file system knows no O_DIRECT.
+    """
+    import fcntl
+
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
+    return os.open(f"/proc/self/fd/{fd}", flags | os.O_DIRECT | os.O_CLOEXEC)
+
+
+def alignment(fd: int) -> tuple[int, int]:
+    """Tell what O_DIRECT wants of a file: the alignment of memory, and that of offsets and lengths.
+
+    Source: STATX_DIOALIGN (6.1); before that what the file system calls its block size, which is enough.
+    """
+    from .buffers import StatxBuffer
+
+    found = StatxBuffer()
+    block = max(os.fstat(fd).st_blksize, 512)
+    if _statx(fd, _STATX_DIOALIGN, found):
+        x = found.result()
+        if x.stx_mask & _STATX_DIOALIGN and x.stx_dio_offset_align:
+            return x.stx_dio_mem_align, x.stx_dio_offset_align
+    return min(block, 4096), block
+
+
+def _statx(fd: int, mask: int, found: Any) -> bool:
+    """Call statx() of libc, which knows it since glibc 2.28."""
+    import ctypes
+
+    try:
+        call = ctypes.CDLL(None).statx
+    except (AttributeError, OSError):
+        return False
+    call.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p]
+    return call(fd, b"", 0x1000, mask, found.address) == 0  # type: ignore[no-any-return]
+
+
+def check_direct(fd: int, ranges: Iterable[tuple[int, Any]]) -> None:
+    """Make sure that O_DIRECT takes each range.
+
+    Raises: ValueError that names offset, length and address.
+    """
+    from .buffers import pin
+
+    memory_align, align = alignment(fd)
+    for offset, buffer in ranges:
+        found = pin(buffer, True)
+        if offset % align or found.nbytes % align or found.address % memory_align:
+            raise ValueError(
+                f"O_DIRECT: offset {offset} and length {found.nbytes} must be multiples of {align}, and the "
+                f"address {found.address:#x} one of {memory_align}: files.allocate() makes such memory"
+            )
+
+
+# ------------------------------------------------------------------------------------------------------
+# Many at a time
+
+
+def check_depth(depth: int) -> int:
+    """Return a depth that makes sense."""
+    if index(depth) < 1:
+        raise ValueError(f"depth={depth}: at least 1 is wanted")
+    return index(depth)
+
+
+class _Run(Uncopyable):
+    """One procedure that runs."""
+
+    __slots__ = ("handle", "key", "make", "op", "seen", "work")
+
+    def __init__(self, key: Any, make: Callable[[], Work]) -> None:
+        self.key = key
+        self.make = make
+        self.work: Any = None
+        self.op: Any = None
+        self.handle: Any = None
+        self.seen = 0
+
+
+class Many(Uncopyable):
+    """Procedures, depth of them at a time, and what they have found out."""
+
+    def __init__(self, engine: Any, work: Iterable[tuple[Any, Callable[[], Work]]], depth: int) -> None:
+        """Start nothing yet.
+
+        Args: work are pairs of a key, which comes back with the result, and what makes the procedure.
+        """
+        self.engine = engine
+        self.depth = check_depth(depth)
+        self.running: set[_Run] = set()
+        #: (key, result, exception) of what has ended and nobody has taken.
+        self.done: deque[tuple[Any, Any, BaseException | None]] = deque()
+        #: Called, once, when something has ended.
+        self.wake: Callable[[], object] | None = None
+        self._work = iter(work)
+        self._more: deque[_Run] = deque()
+        self._exhausted = self._stopping = False
+        self._ended = 0
+
+    def add(self, key: Any, make: Callable[[], Work]) -> None:
+        """Add a procedure to those that wait for their turn."""
+        self._more.append(_Run(key, make))
+
+    @property
+    def finished(self) -> bool:
+        """Tell whether nothing runs and nothing is left."""
+        return not (self.running or self.done or self._more) and (self._exhausted or self._stopping)
+
+    @property
+    def starved(self) -> bool:
+        """Tell whether nothing more can be started before something has ended."""
+        return bool(self.running) and self._exhausted and not self._more
+
+    def fill(self, until: float) -> bool:
+        """Start procedures until there are depth of them, or until a time of perf_counter().
+
+        Returns: whether time was up first.
+        """
+        running, done = self.running, self.done
+        while not self._stopping and len(running) + len(done) < self.depth:
+            if self._more:
+                run = self._more.popleft()
+            else:
+                if self._exhausted:
+                    break
+                try:
+                    key, make = next(self._work)
+                except StopIteration:
+                    self._exhausted = True
+                    break
+                run = _Run(key, make)
+            running.add(run)
+            run.seen = self._ended
+            try:
+                run.work = run.make()
+            except Exception as error:
+                self._end(run, None, error)
+            else:
+                self._step(run, None, None)
+            if perf_counter() > until:
+                return True
+        return False
+
+    def _step(self, run: _Run, result: Any, error: BaseException | None) -> None:
+        """Let a procedure go on with the result of its operation, up to the next one."""
+        if self._stopping:
+            self._drop(run, result, error)
+            return
+        while True:
+            try:
+                op = run.work.send(result) if error is None else run.work.throw(error)
+            except StopIteration as stop:
+                self._end(run, stop.value, None)
+                return
+            except Exception as failed:
+                self._end(run, None, failed)
+                return
+            run.op = op
+            try:
+                run.handle = self.engine.start(op, partial(self._step, run))
+            except Exception as failed:
+                result, error = None, failed
+            else:
+                return
+
+    def _end(self, run: _Run, result: Any, error: BaseException | None) -> None:
+        self.running.discard(run)
+        run.work = run.op = None
+        others = self.running or self._ended != run.seen
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE) and others:
+            # The others close their files, or have done so by now. What stays is a depth that fits.
+            self.depth = max(1, len(self.running))
+            self._more.appendleft(run)
+            error = result = None
+        else:
+            self._ended += 1
+            self.done.append((run.key, result, error))
+        wake, self.wake = self.wake, None
+        if wake is not None:
+            wake()
+
+    def _drop(self, run: _Run, result: Any, error: BaseException | None) -> None:
+        if error is None and run.op is not None and run.op.undo is not None:
+            run.op.undo(result)
+        self.running.discard(run)
+        try:
+            run.work.close()
+        except RuntimeError:
+            pass  # it wanted one operation more; what that would have done is left undone
+        wake, self.wake = self.wake, None
+        if wake is not None:
+            wake()
+
+    def stop(self) -> None:
+        """Start nothing any more and cancel what runs; it has ended when running is empty."""
+        self._stopping = True
+        self.done.clear()
+        self._more.clear()
+        for run in list(self.running):
+            self.engine.cancel(run.handle)

@@ -1,0 +1,550 @@
+# SPDX-License-Identifier: MIT
+"""Whole files, batches and trees, on asyncio and without it, against open(), os and shutil.
+
+What it is: each function of files and its twin in files.sync, with the ring and in threads, with the caches
+and without.
+Must not know: how an answer was found.
+Invariant: no test waits for time to pass; what a batch opened is closed, however it ends.
+Read next: test_files_properties.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import inspect
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+
+from rawuring import filebatch, fileops, files, filesync
+from rawuring.syscalls import Unavailable
+
+pytestmark = pytest.mark.leakcheck
+LINUX = sys.platform == "linux"
+
+
+def refuse(*args: Any, **kwargs: Any) -> Any:
+    """Stand for Ring where io_uring is refused."""
+    raise Unavailable.because(errno.EPERM, "io_uring_setup", "seccomp")
+
+
+@pytest.fixture(params=["ring", "threads", "ring, nothing cached", "threads, nothing cached"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Let the ring or threads answer, with the caches before them or without."""
+    if "threads" in request.param:
+        monkeypatch.setattr(files, "_ring", lambda: None)
+        monkeypatch.setattr(filesync, "Ring", refuse)
+    elif files.backend != "io_uring":
+        pytest.skip(f"io_uring (5.1): {files.reason}")
+    if "nothing" in request.param:
+        monkeypatch.setattr(fileops, "_RWF_NOWAIT", 0)
+        monkeypatch.setattr(fileops._cached, "works", False)
+    return str(request.param)
+
+
+class Both:
+    """A function of files and its twin, called alike."""
+
+    def __init__(self, asynchronous: bool) -> None:
+        self.asynchronous = asynchronous
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if not self.asynchronous:
+                result = getattr(files.sync, name)(*args, **kwargs)
+                return list(result) if inspect.isgenerator(result) else result
+            return asyncio.run(self._await(getattr(files, name), args, kwargs))
+
+        return call
+
+    async def _await(self, function: Any, args: Any, kwargs: Any) -> Any:
+        found = function(*args, **kwargs)
+        if hasattr(found, "__aiter__"):
+            return [each async for each in found]
+        return await found
+
+
+@pytest.fixture(params=[True, False], ids=["async", "sync"])
+def do(request: pytest.FixtureRequest) -> Both:
+    """Call the functions of files, or of files.sync."""
+    return Both(request.param)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Make a small tree."""
+    top = tmp_path / "tree"
+    for at in range(40):
+        path = top / f"d{at % 4}" / f"e{at % 3}" / f"file{at}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes([at]) * (at * 1000))
+    (top / "link").symlink_to("d0")
+    (top / "dangling").symlink_to("nowhere")
+    (top / "empty").mkdir()
+    return top
+
+
+def regular(tree: Path) -> list[Path]:
+    """List the regular files of a tree."""
+    return sorted(path for path in tree.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+# ------------------------------------------------------------------------------------------------------
+# One file
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000, 65_535, 65_536, 65_537, 262_143, 262_144, 3_000_000])
+def test_read_bytes_when_of_any_size_then_the_content(do: Both, tmp_path: Path, size: int) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(size))
+    assert do.read_bytes(path) == path.read_bytes()
+    assert do.read_bytes(os.fsencode(path)) == do.read_bytes(str(path)) == path.read_bytes()
+
+
+@pytest.mark.skipif(not LINUX, reason="Linux only")
+@pytest.mark.parametrize("path", ["/proc/self/maps", "/proc/cpuinfo", "/sys/kernel/mm/ksm/run"])
+def test_read_bytes_when_the_size_is_unknown_then_to_the_end(do: Both, path: str) -> None:
+    if not os.path.exists(path):
+        pytest.skip(f"{path}: not on this kernel")
+    data = do.read_bytes(path)
+    assert data.endswith(b"\n")
+    assert do.read_many([path])[0].endswith(b"\n")
+
+
+@pytest.mark.parametrize(("told", "is_there"), [(10_000, 50_000), (300_000, 10**6), (50_000, 10), (10, 0)])
+def test_read_bytes_when_the_file_grows_or_shrinks_then_to_its_end(
+    do: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: int, is_there: int
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(is_there))
+    real = os.fstat
+    lies = [True]
+
+    def fstat(fd: int) -> Any:
+        found = real(fd)
+        if found.st_size == is_there and lies:
+            lies.clear()
+            return os.stat_result((*found[:6], told, *found[7:10]))
+        return found
+
+    monkeypatch.setattr(os, "fstat", fstat)
+    assert do.read_many([path]) == [path.read_bytes()]
+
+
+@pytest.mark.parametrize("path", ["missing", ".", "file/x", "a\0b", None, 1.5], ids=str)
+def test_read_bytes_when_it_cannot_be_then_the_exception_of_open(
+    do: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_bytes(b"x")
+    with pytest.raises((OSError, ValueError, TypeError)) as theirs:
+        open(path, "rb").close()
+    for function, argument in ((do.read_bytes, path), (do.read_many, [path])):
+        with pytest.raises(type(theirs.value)) as ours:
+            function(argument)
+        if isinstance(theirs.value, OSError):
+            assert isinstance(ours.value, OSError)
+            assert (ours.value.errno, ours.value.filename) == (theirs.value.errno, theirs.value.filename)
+
+
+def test_text_when_written_and_read_then_as_pathlib_does(do: Both, tmp_path: Path) -> None:
+    path, oracle = tmp_path / "a", tmp_path / "b"
+    text = "Zeile\r\nzwei\rdrei\n\u00e4\u20ac\U0001f600"
+    for encoding in ("utf-8", "utf-16", "utf-8-sig"):
+        assert do.write_text(path, text, encoding) == oracle.write_text(text, encoding) == len(text)
+        assert path.read_bytes() == oracle.read_bytes()
+        assert do.read_text(path, encoding) == oracle.read_text(encoding)
+    with pytest.raises(UnicodeDecodeError):
+        do.read_text(path, "ascii")
+    assert do.read_text(path, "ascii", "replace") == oracle.read_text("ascii", "replace")
+    with pytest.raises(TypeError):
+        do.write_text(path, b"bytes")
+
+
+@pytest.mark.parametrize("atomic", [False, True])
+@pytest.mark.parametrize("sync", [False, True])
+def test_write_bytes_when_there_is_an_old_file_then_it_is_replaced(
+    do: Both, tmp_path: Path, atomic: bool, sync: bool
+) -> None:
+    path = tmp_path / "file"
+    for data in (b"first" * 1000, b"", memoryview(b"second"), bytearray(b"x" * 3_000_000)):
+        assert do.write_bytes(path, data, atomic=atomic, sync=sync) == len(data)
+        assert path.read_bytes() == bytes(data)
+        if data == b"":
+            path.chmod(0o640)
+    assert path.stat().st_mode & 0o777 == 0o640
+    link = tmp_path / "link"
+    link.symlink_to("file")
+    do.write_bytes(str(link), b"through", atomic=atomic, sync=sync)
+    assert link.is_symlink() and path.read_bytes() == b"through"
+    assert sorted(os.listdir(tmp_path)) == ["file", "link"]
+
+
+@pytest.mark.parametrize("atomic", [False, True])
+def test_write_bytes_when_it_fails_then_nothing_is_left(do: Both, tmp_path: Path, atomic: bool) -> None:
+    for path, kind in ((tmp_path / "no" / "file", FileNotFoundError), (tmp_path, OSError)):
+        with pytest.raises(kind):
+            do.write_bytes(path, b"data", atomic=atomic, sync=True)
+    with pytest.raises(TypeError):
+        do.write_bytes(tmp_path / "file", "text", atomic=atomic)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(not LINUX, reason="Linux only")
+@pytest.mark.parametrize("sync", [False, True])
+def test_write_bytes_when_the_device_is_full_then_enospc(do: Both, sync: bool) -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full")
+    with pytest.raises(OSError, match="No space") as caught:
+        do.write_bytes("/dev/full", b"data", sync=sync)
+    assert caught.value.errno == errno.ENOSPC
+
+
+# ------------------------------------------------------------------------------------------------------
+# Many
+
+
+@pytest.mark.parametrize("depth", [1, 2, 64, 1000])
+def test_read_many_when_of_any_depth_then_in_the_order_of_the_items(do: Both, tree: Path, depth: int) -> None:
+    paths = regular(tree)
+    assert do.read_many(paths, depth=depth) == [path.read_bytes() for path in paths]
+    assert do.read_many([], depth=depth) == []
+    found = do.read_each(iter(paths), depth=depth)
+    assert sorted(found) == sorted((path, path.read_bytes()) for path in paths)
+
+
+def test_read_many_when_ranges_then_what_pread_reads(do: Both, tree: Path) -> None:
+    path = regular(tree)[-1]
+    data = path.read_bytes()
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        parts = (0, 5), (7, 0), (100, 10**6)
+        ranges = [(each, offset, length) for each in (path, fd) for offset, length in parts]
+        assert do.read_many(ranges) == [data[offset : offset + length] for _, offset, length in ranges]
+    finally:
+        os.close(fd)
+    for wrong in [(path, -1, 5), (path, 0, -5)]:
+        with pytest.raises(OSError, match="Invalid argument"):
+            do.read_many([wrong])
+    for item, kind in (((path, 1), ValueError), ((path, "0", 1), TypeError), (5, TypeError)):
+        with pytest.raises(kind):
+            do.read_many([item])
+
+
+def test_read_many_when_some_are_missing_then_their_exceptions(do: Both, tree: Path) -> None:
+    paths = regular(tree)
+    paths[3] = paths[3].with_name("missing")
+    found = do.read_many(paths, return_exceptions=True)
+    assert isinstance(found[3], FileNotFoundError) and found[3].filename == str(paths[3])
+    del found[3], paths[3]
+    assert found == [path.read_bytes() for path in paths]
+    with pytest.raises(FileNotFoundError):
+        do.read_many([*paths, "missing", *paths])
+
+
+@pytest.mark.parametrize("depth", [0, -1])
+def test_batches_when_the_depth_is_none_then_an_exception(do: Both, depth: int) -> None:
+    for function in (do.read_many, do.read_each, do.stat_many):
+        with pytest.raises(ValueError, match="at least 1"):
+            function([], depth=depth)
+        with pytest.raises(TypeError):
+            function([], depth="many")
+
+
+@pytest.mark.parametrize("depth", [1, 3, 8])
+def test_read_each_when_there_are_very_many_then_never_more_than_depth_are_taken(
+    tree: Path, depth: int, way: str
+) -> None:
+    paths = regular(tree)
+    given = taken = 0
+
+    def items() -> Iterator[Path]:
+        nonlocal given
+        while True:  # without end
+            given += 1
+            yield paths[given % len(paths)]
+
+    for _ in files.sync.read_each(items(), depth=depth):
+        taken += 1
+        assert given - taken <= depth
+        if taken == 100:
+            break
+
+    async def main() -> None:
+        nonlocal given, taken
+        given = taken = 0
+        running = files.read_each(items(), depth=depth)
+        async for _ in running:
+            taken += 1
+            assert given - taken <= depth
+            if taken == 100:
+                break
+        await running.aclose()  # type: ignore[attr-defined]
+
+    asyncio.run(main())
+
+
+@pytest.mark.skipif(not LINUX, reason="Linux only")
+def test_read_many_when_few_descriptors_are_left_then_the_depth_becomes_smaller(
+    do: Both, tree: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    import resource
+
+    paths = regular(tree) * 5
+    expected = [path.read_bytes() for path in paths]
+    if "cached" not in way:
+        monkeypatch.setattr(fileops, "_RWF_NOWAIT", 0)  # so that files stay open for a while
+    taken = [os.dup(0)]
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0] + 40, before[1]))
+    try:
+        while True:
+            taken.append(os.dup(0))
+    except OSError:
+        for _ in range(16):  # a loop, its ring, and some files
+            os.close(taken.pop())
+    try:
+        assert do.read_many(paths, depth=64) == expected
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for fd in taken:
+            os.close(fd)
+
+
+def test_stat_many_when_asked_then_what_os_says(do: Both, tree: Path) -> None:
+    paths = [str(path) for path in tree.rglob("*") if path.exists()]
+    assert do.stat_many(paths) == [os.stat(path) for path in paths]
+    paths = [str(path) for path in tree.rglob("*")]
+    assert do.stat_many(paths, follow_symlinks=False) == [os.lstat(path) for path in paths]
+    found = do.stat_each(paths, follow_symlinks=False)
+    assert sorted(found) == sorted((path, os.lstat(path)) for path in paths)
+    with pytest.raises(FileNotFoundError):
+        do.stat_many(paths)
+    assert isinstance(do.stat_many(["missing"], return_exceptions=True)[0], FileNotFoundError)
+
+
+def test_batch_when_cancelled_at_any_time_then_nothing_is_left_open(tree: Path) -> None:
+    paths = regular(tree) * 3
+
+    async def main() -> None:
+        for turns in range(8):
+            task = asyncio.ensure_future(files.read_many(paths, depth=16))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(main())
+
+
+def test_batch_when_an_exception_comes_while_it_runs_then_nothing_is_left_open(tree: Path) -> None:
+    paths = regular(tree) * 3
+    running = files.sync.read_each(paths)
+    for at, _ in enumerate(running):
+        if at == 20:
+            break
+    with pytest.raises(ZeroDivisionError):
+        running.throw(ZeroDivisionError)  # type: ignore[attr-defined]
+
+
+# ------------------------------------------------------------------------------------------------------
+# Trees
+
+
+def test_walk_when_asked_then_what_os_walk_finds(do: Both, tree: Path) -> None:
+    expected = {
+        (directory, name) for directory, names, found in os.walk(tree) for name in (*names, *found)
+    }
+    found = do.walk(tree)
+    assert {(directory, each.name) for directory, entries in found for each in entries} == expected
+    seen = set()
+    for directory, entries in found:
+        assert directory == str(tree) or os.path.dirname(directory) in seen
+        seen.add(directory)
+        for each in entries:
+            assert each.stat == os.lstat(each.path)
+            assert (each.is_dir(), each.is_symlink(), each.is_file()) == (
+                os.path.isdir(each.path) and not os.path.islink(each.path), os.path.islink(each.path),
+                os.path.isfile(each.path) and not os.path.islink(each.path),
+            )  # fmt: skip
+    errors: list[OSError] = []
+    assert do.walk(tree / "missing", onerror=errors.append) == []
+    assert [error.errno for error in errors] == [errno.ENOENT]
+
+
+def same_trees(one: Path, other: Path, symlinks: bool) -> None:
+    """Compare names, contents, permissions and times."""
+    names = sorted(path.relative_to(one) for path in one.rglob("*"))
+    assert sorted(path.relative_to(other) for path in other.rglob("*")) == names
+    for name in names:
+        a, b = one / name, other / name
+        assert a.is_symlink() == b.is_symlink()
+        if a.is_symlink():
+            assert os.readlink(a) == os.readlink(b)
+        elif a.is_file():
+            assert a.read_bytes() == b.read_bytes()
+            assert (a.stat().st_mode, a.stat().st_mtime_ns) == (b.stat().st_mode, b.stat().st_mtime_ns)
+        else:
+            assert (a.stat().st_mode, a.stat().st_mtime_ns) == (b.stat().st_mode, b.stat().st_mtime_ns)
+
+
+def test_copy_tree_when_asked_then_what_shutil_copies(do: Both, tree: Path, tmp_path: Path) -> None:
+    (tree / "d0").chmod(0o750)
+    os.utime(tree / "d1" / "e1" / "file1", (1, 2))
+    counts: list[int] = []
+    assert do.copy_tree(tree, tmp_path / "ours", symlinks=True, progress=counts.append) == tmp_path / "ours"
+    shutil.copytree(tree, tmp_path / "theirs", symlinks=True)
+    same_trees(tmp_path / "theirs", tmp_path / "ours", True)
+    assert counts == sorted(counts) and counts[-1] == len(regular(tree)) + 2
+    with pytest.raises(FileExistsError):
+        do.copy_tree(tree, tmp_path / "ours", symlinks=True)
+    os.unlink(tmp_path / "ours" / "link")
+    os.unlink(tmp_path / "ours" / "dangling")
+    do.copy_tree(
+        tree, tmp_path / "ours", symlinks=True, dirs_exist_ok=True,
+    )
+    with pytest.raises(shutil.Error) as caught:  # the dangling link
+        do.copy_tree(tree, tmp_path / "followed", ignore=shutil.ignore_patterns("file1*"))
+    assert [os.path.basename(src) for src, _, _ in caught.value.args[0]] == ["dangling"]
+    assert not list((tmp_path / "followed").rglob("file1*"))
+    assert (tmp_path / "followed" / "link" / "e0").is_dir()
+
+
+@pytest.mark.parametrize("size", [0, 1, 70_000, 5_000_000])
+@pytest.mark.parametrize("by", ["clone or kernel", "memory", "steps"])
+def test_copy_file_when_by_any_way_then_the_same_content(
+    do: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, by: str
+) -> None:
+    src, dst = tmp_path / "src", tmp_path / "dst"
+    src.write_bytes(os.urandom(size))
+    src.chmod(0o640)
+    os.utime(src, (1, 2))
+    dst.write_bytes(b"old" * 3_000_000)
+    if by != "clone or kernel":
+        monkeypatch.setattr(filebatch, "COPY_CHUNK", 1 << 16)
+        monkeypatch.setattr(filebatch, "_clone", lambda *args: False)
+    if by == "memory":
+        monkeypatch.setattr(filebatch, "_copy_range", lambda *args: None)
+    steps: list[tuple[int, int]] = []
+    assert do.copy_file(src, dst, progress=lambda done, total: steps.append((done, total))) == size
+    assert dst.read_bytes() == src.read_bytes()
+    assert (dst.stat().st_mode, dst.stat().st_mtime_ns) == (src.stat().st_mode, src.stat().st_mtime_ns)
+    if size:
+        assert steps[-1] == (size, size) and steps == sorted(steps)
+    do.copy_file(src, tmp_path / "other", metadata=False)
+    assert (tmp_path / "other").stat().st_mtime_ns != 2_000_000_000
+
+
+def test_copy_file_when_it_cannot_be_then_the_exception_of_shutil(do: Both, tmp_path: Path) -> None:
+    src = tmp_path / "src"
+    src.write_bytes(b"x")
+    os.mkfifo(tmp_path / "fifo")
+    for a, b in ((tmp_path / "no", src), (src, tmp_path / "no" / "x"), (src, src), (tmp_path / "fifo", src)):
+        with pytest.raises(OSError) as theirs:
+            shutil.copyfile(a, b)
+        with pytest.raises(type(theirs.value)):
+            do.copy_file(a, b)
+    assert src.read_bytes() == b"x"
+
+
+def test_copy_file_when_it_is_of_proc_then_all_of_it(do: Both, tmp_path: Path) -> None:
+    if not os.path.exists("/proc/cpuinfo"):
+        pytest.skip("no /proc")
+    do.copy_file("/proc/cpuinfo", tmp_path / "copy", metadata=False)
+    assert (tmp_path / "copy").stat().st_size > 100
+
+
+def test_remove_tree_when_asked_then_nothing_is_left_and_links_are_not_followed(
+    do: Both, tree: Path, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").write_bytes(b"x")
+    (tree / "d0" / "out").symlink_to(outside)
+    counts: list[int] = []
+    expected = len(list(tree.rglob("*"))) + 1
+    assert do.remove_tree(tree, progress=counts.append) == expected
+    assert counts[-1] == expected and not tree.exists() and (outside / "kept").exists()
+    with pytest.raises(FileNotFoundError):
+        do.remove_tree(tree)
+    assert do.remove_tree(tree, ignore_errors=True) == 0
+    (tmp_path / "l").symlink_to(outside)
+    with pytest.raises(OSError, match="symbolic link"):
+        do.remove_tree(tmp_path / "l")
+
+
+# ------------------------------------------------------------------------------------------------------
+# O_DIRECT
+
+
+def test_read_many_into_when_buffers_are_given_then_they_are_filled(do: Both, tree: Path) -> None:
+    path = regular(tree)[-1]
+    data = path.read_bytes()
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        memory = files.allocate(50_000)
+        view = memoryview(memory)
+        ranges = [(at, view[at : at + 7_000]) for at in range(0, 49_000, 7_000)]
+        counts = do.read_many_into(fd, ranges, depth=3)
+        assert counts == [max(0, min(7_000, len(data) - at)) for at, _ in ranges]
+        assert view[: sum(counts)] == data[:49_000]
+        with pytest.raises(OSError, match="Invalid argument"):
+            do.read_many_into(fd, [(-1, bytearray(5))])
+    finally:
+        os.close(fd)
+
+
+def test_read_many_into_when_direct_then_the_same_bytes_or_a_clear_no(do: Both, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(100_000))
+    fd = os.open(path, os.O_RDONLY)
+    memory = files.allocate(1 << 17)
+    view = memoryview(memory)
+    try:
+        try:
+            ranges = [(at, view[at : at + 8192]) for at in range(0, 1 << 17, 8192)]
+            counts = do.read_many_into(fd, ranges, direct=True)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                pytest.skip("O_DIRECT: not on this file system")
+            raise
+        assert sum(counts) == 100_000
+        assert view[:100_000] == path.read_bytes()
+        with pytest.raises(ValueError, match=r"offset 1 and length 4096 .* address 0x"):
+            do.read_many_into(fd, [(1, view[:4096])], direct=True)
+        with pytest.raises(ValueError, match="O_DIRECT"):
+            do.read_many_into(fd, [(0, view[1:4097])], direct=True)
+    finally:
+        os.close(fd)
+
+
+@hypothesis.given(
+    sizes=st.lists(st.integers(0, 200_000), max_size=12), depth=st.integers(1, 20),
+    order=st.randoms(use_true_random=False),
+)
+@hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture], max_examples=15)
+def test_batches_when_of_anything_then_each_item_gets_its_own_data(
+    do: Both, tmp_path: Path, sizes: list[int], depth: int, order: Any
+) -> None:
+    paths = []
+    for at, size in enumerate(sizes):
+        path = tmp_path / f"{at}"
+        path.write_bytes(bytes([at]) * size)
+        paths.append(path)
+    ranges = [(path, order.randrange(0, 1000), order.randrange(0, 300_000)) for path in paths]
+    items: list[Any] = [*paths, *ranges]
+    order.shuffle(items)
+    expected = [
+        each[0].read_bytes()[each[1] : each[1] + each[2]] if isinstance(each, tuple) else each.read_bytes()
+        for each in items
+    ]
+    assert do.read_many(items, depth=depth) == expected
