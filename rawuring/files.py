@@ -1015,7 +1015,9 @@ async def copy_tree(
 async def remove_tree(
     path: StrOrBytesPath, *, ignore_errors: bool = False, progress: Callable[[int], object] | None = None
 ) -> int:
-    """Remove a directory and all that is in it: shutil's rmtree(). Links are not followed.
+    """Remove a directory and all that is in it: shutil's rmtree().
+
+    Links are not followed.
 
     Args: progress is called as progress(entries removed so far).
     Returns: how many entries were removed.
