@@ -23,6 +23,7 @@ from collections import deque, namedtuple
 from functools import partial
 from operator import index
 from time import perf_counter
+from types import GeneratorType
 
 from . import fileops
 from .fileops import Op, error_of, open_now, open_op, read_now, read_op, stat_now, stat_op, write_op
@@ -30,7 +31,7 @@ from .syscalls import Uncopyable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator
     from typing import Any
 
     from .fileops import StrOrBytesPath
@@ -48,27 +49,45 @@ _O_BINARY = getattr(os, "O_BINARY", 0)
 # Reading
 
 
-def read_file(path: StrOrBytesPath) -> Work:
-    """Read a whole file."""
+def read_file_now(path: StrOrBytesPath) -> Any:
+    """Read a whole file out of the caches.
+
+    Returns: the bytes; a descriptor where only the open was possible without waiting; None.
+    """
     fd = open_now(path, os.O_RDONLY)
     if fd is None:
-        fd = yield open_op(path, os.O_RDONLY | _O_BINARY, 0, None)
+        return None
     try:
         found = os.fstat(fd)
-        mode, size = found.st_mode, found.st_size
-        if not stat_module.S_ISREG(mode):
-            if stat_module.S_ISDIR(mode):
-                raise error_of(errno.EISDIR, path)
-            return (yield Op(partial(_read_special, path), names=(path,), alone=True))
-        if size < fileops.INLINE_MAX:
+        size = found.st_size
+        if 0 < size < fileops.INLINE_MAX and stat_module.S_ISREG(found.st_mode):
             # One byte more than there should be: fewer than that, and the end has been seen.
             memory = bytearray(size + 1)
-            if read_now(fd, (memory,), 0, size + 1) == size and size:
+            if read_now(fd, (memory,), 0, size + 1) == size:
                 del memory[size]
-                return bytes(memory)
-        return (yield from _read_rest(fd, size))
-    finally:
+                data = bytes(memory)
+                os.close(fd)
+                return data
+    except BaseException:
         os.close(fd)
+        raise
+    return fd
+
+
+def read_file(path: StrOrBytesPath, fd: int | None = None) -> Work:
+    """Read a whole file, of which read_file_now() has opened fd."""
+    try:
+        if fd is None:
+            fd = yield open_op(path, os.O_RDONLY | _O_BINARY, 0, None)
+        found = os.fstat(fd)
+        if not stat_module.S_ISREG(found.st_mode):
+            if stat_module.S_ISDIR(found.st_mode):
+                raise error_of(errno.EISDIR, path)
+            return (yield Op(partial(_read_special, path), names=(path,), alone=True))
+        return (yield from _read_rest(fd, found.st_size))
+    finally:
+        if fd is not None:
+            os.close(fd)
 
 
 def _read_special(path: StrOrBytesPath) -> bytes:
@@ -140,26 +159,41 @@ def read_into(fd: int, offset: int, memory: Any, direct: bool = False) -> Work:
     return got
 
 
-def into_all(fd: int, pairs: list[tuple[int, Any]], direct: bool) -> Sequence[Callable[[], Work]]:
-    """Make the procedures of read_many_into()."""
+def into_all(fd: int, pairs: list[tuple[int, Any]], direct: bool) -> Callable[[Any], Work]:
+    """Return what makes a procedure of an (offset, buffer) of read_many_into()."""
     for offset, _ in pairs:
         fileops.check_range(0, offset)
-    return [partial(read_into, fd, offset, buffer, direct) for offset, buffer in pairs]
+    return partial(_into_one, fd, direct)
 
 
-def reader(item: Any) -> Work:
-    """Make the procedure for an item of read_many(): a path, or (file, offset, length)."""
+def _into_one(fd: int, direct: bool, pair: tuple[int, Any]) -> Work:
+    return read_into(fd, pair[0], pair[1], direct)
+
+
+def reader(item: Any) -> Any:
+    """Read an item of read_many(), a path or (file, offset, length), or return the procedure that does."""
     if isinstance(item, tuple):
         if len(item) != 3:
             raise ValueError(f"{item!r:.100}: a path or (file, offset, length) is wanted")
         return read_range(*item)
-    return read_file(item)
+    found = read_file_now(item)
+    return found if found.__class__ is bytes else read_file(item, found)
 
 
-def stat_file(path: StrOrBytesPath, follow_symlinks: bool) -> Work:
-    """Tell about a file."""
-    found = stat_now(path, None, follow_symlinks)
-    return (yield stat_op(path, None, follow_symlinks)) if found is None else found
+def stat_file(path: StrOrBytesPath) -> Any:
+    """Tell about a file, or return the procedure that does."""
+    found = stat_now(path, None, True)
+    return _stat_file(path, True) if found is None else found
+
+
+def lstat_file(path: StrOrBytesPath) -> Any:
+    """Tell about a file or a link, or return the procedure that does."""
+    found = stat_now(path, None, False)
+    return _stat_file(path, False) if found is None else found
+
+
+def _stat_file(path: StrOrBytesPath, follow_symlinks: bool) -> Work:
+    return (yield stat_op(path, None, follow_symlinks))
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -454,17 +488,18 @@ def copy_options(symlinks: bool, ignore: Any, dirs_exist_ok: bool) -> dict[str, 
 def copy_setup(src: Any, dst: Any, options: dict[str, Any], many: Many) -> None:
     """Let many copy a tree."""
     src, dst = os.fspath(src), os.fspath(dst)
-    many.add(dst, partial(copy_tree_directory, many, src, dst, options))
+    many.add(dst, partial(copy_tree_directory, many, options), (src, dst))
 
 
-def copy_tree_directory(many: Many, src: Any, dst: Any, options: dict[str, Any]) -> Work:
+def copy_tree_directory(many: Many, options: dict[str, Any], pair: tuple[Any, Any]) -> Work:
     """Make a directory, and let many copy what is in it."""
+    src, dst = pair
     plan = yield Op(partial(_plan_copy, src, dst, options), names=(src, dst))
     files, directories = plan
     for at in range(0, len(files), GROUP):
-        many.add(dst, partial(copy_group, files[at : at + GROUP], options))
-    for name_src, name_dst in directories:
-        many.add(name_dst, partial(copy_tree_directory, many, name_src, name_dst, options))
+        many.add(dst, partial(copy_group, options), files[at : at + GROUP])
+    for pair in directories:
+        many.add(pair[1], partial(copy_tree_directory, many, options), pair)
     return 0
 
 
@@ -487,7 +522,7 @@ def _plan_copy(src: Any, dst: Any, options: dict[str, Any]) -> Any:
     return files, directories
 
 
-def copy_group(pairs: list[Any], options: dict[str, Any]) -> Work:
+def copy_group(options: dict[str, Any], pairs: list[Any]) -> Work:
     """Copy some files in one thread, the large ones in steps."""
     large = yield Op(partial(_copy_each, pairs, options))
     for src, dst in large:
@@ -670,11 +705,12 @@ def check_depth(depth: int) -> int:
 class _Run(Uncopyable):
     """One procedure that runs."""
 
-    __slots__ = ("handle", "key", "make", "op", "seen", "work")
+    __slots__ = ("handle", "item", "key", "make", "op", "seen", "work")
 
-    def __init__(self, key: Any, make: Callable[[], Work]) -> None:
+    def __init__(self, key: Any, make: Callable[[Any], Any], item: Any) -> None:
         self.key = key
         self.make = make
+        self.item = item
         self.work: Any = None
         self.op: Any = None
         self.handle: Any = None
@@ -684,10 +720,13 @@ class _Run(Uncopyable):
 class Many(Uncopyable):
     """Procedures, depth of them at a time, and what they have found out."""
 
-    def __init__(self, engine: Any, work: Iterable[tuple[Any, Callable[[], Work]]], depth: int) -> None:
+    def __init__(
+        self, engine: Any, make: Callable[[Any], Any] | None, work: Iterable[tuple[Any, Any]], depth: int
+    ) -> None:
         """Start nothing yet.
 
-        Args: work are pairs of a key, which comes back with the result, and what makes the procedure.
+        Args: work are pairs of a key, which comes back with the result, and an item, of which make() makes
+            the procedure, or at once the result.
         """
         self.engine = engine
         self.depth = check_depth(depth)
@@ -696,14 +735,15 @@ class Many(Uncopyable):
         self.done: deque[tuple[Any, Any, BaseException | None]] = deque()
         #: Called, once, when something has ended.
         self.wake: Callable[[], object] | None = None
+        self._make: Any = make
         self._work = iter(work)
         self._more: deque[_Run] = deque()
         self._exhausted = self._stopping = False
         self._ended = 0
 
-    def add(self, key: Any, make: Callable[[], Work]) -> None:
+    def add(self, key: Any, make: Callable[[Any], Any], item: Any = None) -> None:
         """Add a procedure to those that wait for their turn."""
-        self._more.append(_Run(key, make))
+        self._more.append(_Run(key, make, item))
 
     @property
     def finished(self) -> bool:
@@ -720,30 +760,50 @@ class Many(Uncopyable):
 
         Returns: whether time was up first.
         """
-        running, done = self.running, self.done
-        while not self._stopping and len(running) + len(done) < self.depth:
+        running, done, work, make = self.running, self.done, self._work, self._make
+        while len(running) + len(done) < self.depth and not self._stopping:
             if self._more:
-                run = self._more.popleft()
+                self._start(self._more.popleft())
+            elif self._exhausted:
+                break
             else:
-                if self._exhausted:
-                    break
                 try:
-                    key, make = next(self._work)
+                    key, item = next(work)
                 except StopIteration:
                     self._exhausted = True
                     break
-                run = _Run(key, make)
-            running.add(run)
-            run.seen = self._ended
-            try:
-                run.work = run.make()
-            except Exception as error:
-                self._end(run, None, error)
-            else:
-                self._step(run, None, None)
+                try:
+                    found = make(item)
+                except Exception as error:
+                    run = _Run(key, make, item)
+                    run.seen = self._ended
+                    self._end(run, None, error)
+                else:
+                    if found.__class__ is GeneratorType:
+                        run = _Run(key, make, item)
+                        run.seen = self._ended
+                        run.work = found
+                        running.add(run)
+                        self._step(run, None, None)
+                    else:
+                        self._ended += 1
+                        done.append((key, found, None))
             if perf_counter() > until:
                 return True
         return False
+
+    def _start(self, run: _Run) -> None:
+        run.seen = self._ended
+        try:
+            run.work = run.make(run.item)
+        except Exception as error:
+            self._end(run, None, error)
+            return
+        if run.work.__class__ is GeneratorType:
+            self.running.add(run)
+            self._step(run, None, None)
+        else:
+            self._end(run, run.work, None)
 
     def _step(self, run: _Run, result: Any, error: BaseException | None) -> None:
         """Let a procedure go on with the result of its operation, up to the next one."""

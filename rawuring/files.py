@@ -709,8 +709,6 @@ async def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 async def _drive(work: filebatch.Work) -> Any:
     """Run one procedure."""
-    if perf_counter() > _turn.until:
-        await _breathe()
     try:
         op = work.send(None)
         while True:
@@ -732,8 +730,12 @@ async def read_bytes(path: StrOrBytesPath) -> bytes:
     Files of /proc, of which the size is not known, and files that grow or shrink meanwhile are read to
     their end.
     """
-    data: bytes = await _drive(filebatch.read_file(path))
-    return data
+    if perf_counter() > _turn.until:
+        await _breathe()
+    found = filebatch.read_file_now(path)
+    if found.__class__ is not bytes:
+        found = await _drive(filebatch.read_file(path, found))
+    return found  # type: ignore[no-any-return]
 
 
 async def read_text(path: StrOrBytesPath, encoding: str | None = None, errors: str | None = None) -> str:
@@ -821,10 +823,10 @@ class _Engine(Uncopyable):
 
 
 async def _run_many(
-    work: Any, depth: int, setup: Callable[[Many], object] | None = None
+    make: Any, work: Any, depth: int, setup: Callable[[Many], object] | None = None
 ) -> AsyncIterator[tuple[Any, Any, BaseException | None]]:
     """Yield (key, result, exception) as procedures end."""
-    many = Many(_Engine(), work, depth)
+    many = Many(_Engine(), make, work, depth)
     try:
         if setup is not None:
             setup(many)
@@ -839,15 +841,20 @@ async def _run_many(
             elif len(many.running) >= many.depth or many.starved:
                 await _woken(many)
     finally:
-        many.stop()
-        cancelled = None
-        while many.running:
-            try:
-                await _woken(many)
-            except asyncio.CancelledError as error:
-                cancelled = error
-        if cancelled is not None:
-            raise cancelled
+        await _end(many)
+
+
+async def _end(many: Many) -> None:
+    """Cancel what runs and wait for it, whatever happens to the task."""
+    many.stop()
+    cancelled = None
+    while many.running:
+        try:
+            await _woken(many)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
 
 
 async def _woken(many: Many) -> None:
@@ -857,8 +864,10 @@ async def _woken(many: Many) -> None:
     await future
 
 
-async def _each(work: Any, depth: int, return_exceptions: bool) -> AsyncIterator[tuple[Any, Any]]:
-    running = _run_many(work, depth)
+async def _each(
+    make: Any, work: Any, depth: int, return_exceptions: bool
+) -> AsyncIterator[tuple[Any, Any]]:
+    running = _run_many(make, work, depth)
     try:
         async for key, result, error in running:
             if error is not None and not return_exceptions:
@@ -868,16 +877,27 @@ async def _each(work: Any, depth: int, return_exceptions: bool) -> AsyncIterator
         await running.aclose()  # type: ignore[attr-defined]
 
 
-async def _all(work: Sequence[Callable[[], Any]], depth: int, return_exceptions: bool) -> list[Any]:
-    results: list[Any] = [None] * len(work)
-    running = _run_many(enumerate(work), depth)
+async def _all(
+    make: Callable[[Any], Any], items: Iterable[Any], depth: int, return_exceptions: bool
+) -> list[Any]:
+    given = list(items)
+    results: list[Any] = [None] * len(given)
+    many = Many(_Engine(), make, enumerate(given), depth)
+    done = many.done
     try:
-        async for at, result, error in running:
-            if error is not None and not return_exceptions:
-                raise error
-            results[at] = result if error is None else error
+        while not many.finished:
+            if perf_counter() > _turn.until:
+                await _breathe()
+            many.fill(_turn.until)
+            if not done and (len(many.running) >= many.depth or many.starved):
+                await _woken(many)
+            while done:
+                at, result, error = done.popleft()
+                if error is not None and not return_exceptions:
+                    raise error
+                results[at] = result if error is None else error
     finally:
-        await running.aclose()  # type: ignore[attr-defined]
+        await _end(many)
     return results
 
 
@@ -896,7 +916,7 @@ def read_each(
         becomes smaller, and it is raised where even one is too many.
     """
     check_depth(depth)
-    return _each(((item, partial(filebatch.reader, item)) for item in items), depth, return_exceptions)
+    return _each(filebatch.reader, ((item, item) for item in items), depth, return_exceptions)
 
 
 async def read_many(
@@ -906,7 +926,7 @@ async def read_many(
 
     Args: as for read_each(). All data are in memory at the end: for more than that, use read_each().
     """
-    return await _all([partial(filebatch.reader, item) for item in items], depth, return_exceptions)
+    return await _all(filebatch.reader, items, depth, return_exceptions)
 
 
 async def read_many_into(
@@ -925,7 +945,7 @@ async def read_many_into(
     try:
         if direct:
             filebatch.check_direct(own, pairs)
-        return await _all(filebatch.into_all(own, pairs, direct), depth, False)
+        return await _all(filebatch.into_all(own, pairs, direct), pairs, depth, False)
     finally:
         if direct:
             os.close(own)
@@ -937,8 +957,8 @@ def stat_each(
 ) -> AsyncIterator[tuple[Any, Any]]:  # fmt: skip
     """Tell about files, and yield (path, stat) in the order of completion."""
     check_depth(depth)
-    work = ((path, partial(filebatch.stat_file, path, follow_symlinks)) for path in paths)
-    return _each(work, depth, return_exceptions)
+    make = filebatch.stat_file if follow_symlinks else filebatch.lstat_file
+    return _each(make, ((path, path) for path in paths), depth, return_exceptions)
 
 
 async def stat_many(
@@ -946,8 +966,8 @@ async def stat_many(
     return_exceptions: bool = False,
 ) -> list[Any]:  # fmt: skip
     """Tell about files, in the order of the paths."""
-    work = [partial(filebatch.stat_file, path, follow_symlinks) for path in paths]
-    return await _all(work, depth, return_exceptions)
+    make = filebatch.stat_file if follow_symlinks else filebatch.lstat_file
+    return await _all(make, paths, depth, return_exceptions)
 
 
 async def walk(
@@ -966,9 +986,9 @@ async def walk(
     def setup(many: Many) -> None:
         nonlocal running
         running = many
-        many.add(top, partial(filebatch.walk_directory, top))
+        many.add(top, filebatch.walk_directory, top)
 
-    results = _run_many((), depth, setup)
+    results = _run_many(None, (), depth, setup)
     try:
         async for directory, entries, error in results:
             if error is not None:
@@ -979,7 +999,7 @@ async def walk(
                 continue
             for each in entries:
                 if each.is_dir():
-                    running.add(each.path, partial(filebatch.walk_directory, each.path))
+                    running.add(each.path, filebatch.walk_directory, each.path)
             yield directory, entries
     finally:
         await results.aclose()  # type: ignore[attr-defined]
@@ -998,7 +1018,7 @@ async def copy_tree(
     """
     options = filebatch.copy_options(symlinks, ignore, dirs_exist_ok)
     count = 0
-    results = _run_many((), depth, partial(filebatch.copy_setup, src, dst, options))
+    results = _run_many(None, (), depth, partial(filebatch.copy_setup, src, dst, options))
     try:
         async for _, result, error in results:
             if error is not None:

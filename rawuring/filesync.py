@@ -30,7 +30,7 @@ from .syscalls import Unavailable, Uncopyable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
     from .fileops import StrOrBytesPath
@@ -153,10 +153,12 @@ def _run(call: Callable[[], Any], done: Any, answers: Any) -> None:
         answers.put((done, result, None))
 
 
-def _run_many(work: Any, depth: int, setup: Any = None) -> Iterator[tuple[Any, Any, BaseException | None]]:
+def _run_many(
+    make: Any, work: Any, depth: int, setup: Any = None
+) -> Iterator[tuple[Any, Any, BaseException | None]]:
     """Yield (key, result, exception) as procedures end."""
     engine = Engine(check_depth(depth))
-    many = Many(engine, work, depth)
+    many = Many(engine, make, work, depth)
     try:
         if setup is not None:
             setup(many)
@@ -164,7 +166,10 @@ def _run_many(work: Any, depth: int, setup: Any = None) -> Iterator[tuple[Any, A
             if many.fill(perf_counter() + _LOOK_S) and many.running:
                 engine.poll()
             if many.done:
-                yield many.done.popleft()
+                while many.done:
+                    yield many.done.popleft()
+                    if many.running:
+                        break  # keep as many running as there may be
             elif many.finished:
                 return
             elif many.running:
@@ -241,26 +246,29 @@ def read_each(
 ) -> Iterator[tuple[Any, Any]]:
     """Read files and ranges, and yield (item, data) as they come: see files.read_each()."""
     check_depth(depth)
-    return _each(((item, partial(filebatch.reader, item)) for item in items), depth, return_exceptions)
+    return _each(filebatch.reader, ((item, item) for item in items), depth, return_exceptions)
 
 
-def _each(work: Any, depth: int, return_exceptions: bool) -> Iterator[tuple[Any, Any]]:
-    for key, result, error in _run_many(work, depth):
+def _each(make: Any, work: Any, depth: int, return_exceptions: bool) -> Iterator[tuple[Any, Any]]:
+    for key, result, error in _run_many(make, work, depth):
         if error is not None and not return_exceptions:
             raise error
         yield key, (result if error is None else error)
 
 
-def _all(work: Sequence[Callable[[], Any]], depth: int, return_exceptions: bool) -> list[Any]:
-    results: list[Any] = [None] * len(work)
-    for at, result in _each(enumerate(work), depth, return_exceptions):
-        results[at] = result
+def _all(make: Callable[[Any], Any], items: Iterable[Any], depth: int, return_exceptions: bool) -> list[Any]:
+    given = list(items)
+    results: list[Any] = [None] * len(given)
+    for at, result, error in _run_many(make, enumerate(given), depth):
+        if error is not None and not return_exceptions:
+            raise error
+        results[at] = result if error is None else error
     return results
 
 
 def read_many(items: Iterable[Any], *, depth: int = 64, return_exceptions: bool = False) -> list[Any]:
     """Read files and ranges, and return their data in the order of the items: see files.read_many()."""
-    return _all([partial(filebatch.reader, item) for item in items], depth, return_exceptions)
+    return _all(filebatch.reader, items, depth, return_exceptions)
 
 
 def read_many_into(
@@ -272,7 +280,7 @@ def read_many_into(
     try:
         if direct:
             filebatch.check_direct(own, pairs)
-        return _all(filebatch.into_all(own, pairs, direct), depth, False)
+        return _all(filebatch.into_all(own, pairs, direct), pairs, depth, False)
     finally:
         if direct:
             os.close(own)
@@ -284,8 +292,8 @@ def stat_each(
 ) -> Iterator[tuple[Any, Any]]:  # fmt: skip
     """Tell about files, and yield (path, stat) as they come."""
     check_depth(depth)
-    work = ((path, partial(filebatch.stat_file, path, follow_symlinks)) for path in paths)
-    return _each(work, depth, return_exceptions)
+    make = filebatch.stat_file if follow_symlinks else filebatch.lstat_file
+    return _each(make, ((path, path) for path in paths), depth, return_exceptions)
 
 
 def stat_many(
@@ -293,8 +301,8 @@ def stat_many(
     return_exceptions: bool = False,
 ) -> list[Any]:  # fmt: skip
     """Tell about files, in the order of the paths: see files.stat_many()."""
-    work = [partial(filebatch.stat_file, path, follow_symlinks) for path in paths]
-    return _all(work, depth, return_exceptions)
+    make = filebatch.stat_file if follow_symlinks else filebatch.lstat_file
+    return _all(make, paths, depth, return_exceptions)
 
 
 def walk(
@@ -322,7 +330,7 @@ def copy_tree(
     options = filebatch.copy_options(symlinks, ignore, dirs_exist_ok)
     count = 0
     setup = partial(filebatch.copy_setup, src, dst, options)
-    for _, result, error in _run_many((), depth, setup):
+    for _, result, error in _run_many(None, (), depth, setup):
         if error is not None:
             raise error
         count += result

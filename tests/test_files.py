@@ -225,7 +225,8 @@ def test_names_when_made_and_removed_then_the_disk_is_as_os_leaves_it(tmp_path: 
     ("name", "args"),
     [
         ("open_fd", ("missing", os.O_RDONLY)), ("open_fd", (".", os.O_WRONLY)),
-        ("open_fd", ("a\0b", os.O_RDONLY)),
+        ("open_fd", ("a\0b", os.O_RDONLY)), ("open_fd", ("file\0b", os.O_RDONLY)), ("stat", ("file\0b",)),
+        ("open_fd", (b"file\0b", os.O_RDONLY)),
         ("open_fd", (None, os.O_RDONLY)), ("open_fd", ("file/x", os.O_RDONLY)), ("open_fd", ("x" * 300, 0)),
         ("open_fd", ("", 0)), ("open_fd", ("file", os.O_CREAT | os.O_EXCL)), ("open_fd", ("file", "r")),
         ("stat", ("missing",)), ("stat", ("a\0b",)), ("stat", (None,)), ("stat", (b"missing",)),

@@ -139,7 +139,7 @@ def test_read_bytes_when_the_file_grows_or_shrinks_then_to_its_end(
     assert do.read_many([path]) == [path.read_bytes()]
 
 
-@pytest.mark.parametrize("path", ["missing", ".", "file/x", "a\0b", None, 1.5], ids=str)
+@pytest.mark.parametrize("path", ["missing", ".", "file/x", "a\0b", "file\0b", None, 1.5], ids=str)
 def test_read_bytes_when_it_cannot_be_then_the_exception_of_open(
     do: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: Any
 ) -> None:
@@ -339,9 +339,9 @@ def test_batch_when_cancelled_at_any_time_then_nothing_is_left_open(tree: Path) 
             task = asyncio.ensure_future(files.read_many(paths, depth=16))
             for _ in range(turns):
                 await asyncio.sleep(0)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
+            if task.cancel():  # else it was faster
+                with pytest.raises(asyncio.CancelledError):
+                    await task
 
     asyncio.run(main())
 
