@@ -920,7 +920,7 @@ def test_copy_when_forced_then_added_files_go_and_the_next_update_needs_no_force
     (copy / "sub" / "deeper").mkdir(parents=True)
     (copy / "sub" / "deeper" / "x.py").write_text("")
     (copy / "sub" / "y.py").write_text("")
-    with pytest.raises(vendor.VendorError, match=r"notes\.txt: added.*--force .* removes what was added"):
+    with pytest.raises(vendor.VendorError, match=r"notes\.txt: added.*--force .* removes added files"):
         vendor.copy(str(tmp_path))
     assert (copy / "notes.txt").exists()
     vendor.copy(str(tmp_path), force=True)
