@@ -531,11 +531,6 @@ def _open_notifier() -> tuple[int, ...]:
 # ------------------------------------------------------------------------------------------------------
 # The io_uring strategy
 
-#: The errnos with which a sandbox or an administrator takes io_uring away while it is in use.
-REFUSED = (errno.EPERM, errno.EACCES, errno.ENOSYS)
-#: The errnos of a ring whose descriptor somebody else has closed, and maybe used again.
-GONE = (errno.EBADF, errno.EOPNOTSUPP, errno.ENXIO)
-
 #: Where adaptive polling starts. Mirrors QEMU aio-posix.c adjust_polling_time.
 POLL_START_NS = 4000
 
@@ -911,7 +906,7 @@ class IoUringFDMon(FDMon):
                 self._arm_all(self._outer)
             return events
         except OSError as error:
-            if self._instead is not None or not ring_lost(self.ring, error):
+            if self._instead is not None or not self.ring.lost(error):
                 raise
             return self._wait_instead(self._downgrade(error), timeout_ns)
         finally:
@@ -941,7 +936,7 @@ class IoUringFDMon(FDMon):
                 self._source = os.dup(self.ring.wakeup_fd())
                 outer.register(self._source, POLLIN)
             except OSError as error:
-                if error.errno not in GONE:
+                if error.errno not in rings.GONE:
                     raise
 
     def _arm_all(self, outer: select.epoll) -> None:
@@ -961,7 +956,7 @@ class IoUringFDMon(FDMon):
                 for token in list(self._rearm):
                     self._forget(self._polls[token])
                 if ring.owner == get_ident():
-                    _disown_if_gone(ring)
+                    self._ask_ring()
                 ring.close()
         except OSError:
             if self._instead is None:
@@ -973,6 +968,13 @@ class IoUringFDMon(FDMon):
                 if self._instead is not None:
                     self._instead.destroy()
                 super().destroy()
+
+    def _ask_ring(self) -> None:
+        """Leave a number alone that somebody has closed, and that may be another file's by now."""
+        try:
+            syscalls.enter(self.ring._enter_fd, 0, 0, self.ring._enter_flags)
+        except OSError as error:
+            self.ring.lost(error)
 
     # -- what follows is ours: handlers that POLL_ADD does not suit
 
@@ -1106,7 +1108,7 @@ class IoUringFDMon(FDMon):
             if self.ring.flags & uapi.IORING_SETUP_SQPOLL:
                 self._wait_for_end(node)
         except OSError as error:
-            if not ring_lost(self.ring, error):
+            if not self.ring.lost(error):
                 raise
             self._downgrade(error)
 
@@ -1203,9 +1205,7 @@ class IoUringFDMon(FDMon):
             self._lot = None
         self._answer_unsent()
         self._ring_node = AioHandler(max(ring._fd, 0), POLLIN)
-        if code in GONE:
-            ring.disown_fd()
-        elif len(inflight):
+        if len(inflight) and code not in rings.GONE:
             instead.enqueue(self._ring_node, FDMON_IO_URING_ADD)
         self.backend = instead.backend
         self.reason = f"io_uring stopped working: {error}"
@@ -1235,7 +1235,7 @@ class IoUringFDMon(FDMon):
             self._reap_the_rest()
             if inflight.ready:
                 left = 0
-            elif self._code in GONE and not self.ring.closed:  # nothing wakes us for what completes there
+            elif self._code in rings.GONE and not self.ring.closed:  # nothing wakes us for its completions
                 left = LOOK_NS if left is None else min(left, LOOK_NS)
             events = instead.wait(left)
             ours = [node for node, _ in events if node is self._ring_node or node is self._notifier]
@@ -1276,25 +1276,6 @@ class IoUringFDMon(FDMon):
                 self._instead.remove(self._ring_node)
             self.ring.close()
         return count
-
-
-def _disown_if_gone(ring: rings.Ring) -> None:
-    """Leave a number alone that somebody has closed, and that may be another file's by now."""
-    try:
-        syscalls.enter(ring._enter_fd, 0, 0, ring._enter_flags)
-    except OSError as error:
-        if error.errno in GONE:
-            ring.disown_fd()
-
-
-def ring_lost(ring: rings.Ring, error: OSError) -> bool:
-    """Tell whether an error means that the kernel has taken a ring away.
-
-    A signal handler's own PermissionError looks the same, so the ring is asked.
-
-    Args: error as caught around a call for the ring.
-    """
-    return error.errno in REFUSED + GONE and not ring.answers()
 
 
 def _check_sqpoll(ring: rings.Ring) -> None:

@@ -76,6 +76,12 @@ RECOMMENDED = (
 # Whether statements with no call between them are one step: the no-call rule (queues.py).
 _HANDLERS_RUN_AFTER_CALLS = sys.implementation.name == "cpython" and sys.version_info >= (3, 11)
 
+#: The errnos with which a sandbox or an administrator takes io_uring away while it is in use.
+REFUSED = (errno.EPERM, errno.EACCES, errno.ENOSYS)
+#: The errnos of a ring whose descriptor somebody else has closed, and maybe used again.
+GONE = (errno.EBADF, errno.EOPNOTSUPP, errno.ENXIO)
+LOST = REFUSED + GONE
+
 
 class ForkedRing(RuntimeError):
     """Raised by a ring that came through fork(), and belongs to the parent; its queues say RingClosed."""
@@ -973,6 +979,20 @@ class Ring(Uncopyable):
             self._call(self._enter_fd, 0, 0, self._enter_flags, None)
         except OSError as error:
             return error.errno == errno.EEXIST  # another thread's ring: it is there
+        return True
+
+    def lost(self, error: OSError) -> bool:
+        """Tell whether an error means that the kernel has taken the ring away.
+
+        A signal handler's own PermissionError looks the same, so the ring is asked. A descriptor that
+        somebody else has closed is disowned.
+
+        Args: error as caught around a call for the ring.
+        """
+        if error.errno not in LOST or self.answers():
+            return False
+        if error.errno in GONE:
+            self.disown_fd()
         return True
 
     def need_enter(self) -> bool:

@@ -716,7 +716,7 @@ class EpollWait(Strategy):
                     if not (change & _NEW and _still(key) is False):
                         self._control(key, change)
                 except OSError as error:
-                    if not _raised_here(error):
+                    if not syscalls.is_ours(error):
                         raise
                     self._fail(fd, error.errno)
             self._pending.pop(fd, None)
@@ -735,7 +735,7 @@ class EpollWait(Strategy):
             try:
                 self._epoll.register(self._waker, _IN)
             except OSError as error:
-                if not _raised_here(error):
+                if not syscalls.is_ours(error):
                     raise
                 return  # somebody has done so already
 
@@ -777,7 +777,7 @@ class EpollWait(Strategy):
         try:
             self._epoll.unregister(fd)
         except OSError as error:
-            if not _raised_here(error):
+            if not syscalls.is_ours(error):
                 raise
             return False
         return True
@@ -822,10 +822,10 @@ class EpollWait(Strategy):
         except OSError as error:
             if self._epoll.closed:  # by a signal handler: nothing was taken away
                 raise ValueError("this selector was closed while it waited") from None
-            known = error.errno in fdmon.REFUSED + fdmon.GONE
-            if not fdmon.ring_lost(self.ring, error) and (known or not _raised_here(error)):
+            lost = self.ring.lost(error)
+            if not lost and (error.errno in rings.LOST or not syscalls.is_ours(error)):
                 raise
-            self._give_up_ring(error)
+            self._give_up_ring(error, lost)
             if self._lost:
                 return self._wait_without_ring(timeout_ns)
             return self._ask_epoll(0 if serving else timeout_ns)  # requests are sent by the next turn
@@ -858,13 +858,11 @@ class EpollWait(Strategy):
         current = (self.keys.get(fd) for fd in self._refused - {key.fd for key, _ in ready})
         return ready + [(key, key.events) for key in current if key is not None]
 
-    def _give_up_ring(self, error: OSError) -> None:
+    def _give_up_ring(self, error: OSError, lost: bool) -> None:
         """Make what is noted without the ring, for now or, if it was taken away, for good."""
         self._apply_all()
-        if error.errno in fdmon.REFUSED + fdmon.GONE and not self._lost:
-            if error.errno in fdmon.GONE:
-                self.ring.disown_fd()
-            self._code = error.errno
+        if lost:
+            self._code = error.errno or errno.EIO
             self._lost = self._direct = True
             self._on_the_way = {}
             self._overtaken.clear()
@@ -1169,7 +1167,7 @@ class EpollWait(Strategy):
             try:
                 self.ring.close()
             except OSError as error:
-                taken_away = error.errno in fdmon.REFUSED + fdmon.GONE and _raised_here(error)
+                taken_away = error.errno in rings.LOST and syscalls.is_ours(error)
                 if not (self._lost or taken_away):
                     raise
             finally:
@@ -1330,17 +1328,6 @@ def _file_of(fd: int) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-def _raised_here(error: OSError) -> bool:
-    """Tell whether an error comes from this package, and not from a signal handler that ran on the way.
-
-    Handlers run between any two of our instructions, and many raise TimeoutError, which is an OSError.
-    """
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is None or trace.tb_frame.f_globals.get("__package__") == __package__
 
 
 def _snapshot(changes: Changes) -> Changes:

@@ -361,10 +361,27 @@ def is_of_kernel(error: BaseException) -> bool:
     Args: error was caught, and comes from a call of this file.
     Returns: False when the call may have succeeded.
     """
+    raised_in = _raised_in(error)
+    return raised_in is not None and raised_in is globals()
+
+
+def is_ours(error: BaseException) -> bool:
+    """Tell whether an exception comes from this package, and not from a signal handler that ran on the way.
+
+    Handlers run between any two of our instructions, and many raise TimeoutError, which is an OSError.
+
+    Args: error was caught.
+    """
+    raised_in = _raised_in(error)
+    return raised_in is None or raised_in.get("__package__") == __package__
+
+
+def _raised_in(error: BaseException) -> dict[str, Any] | None:
+    """Return the globals of the frame that has raised an exception; None when none is known."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return trace is not None and trace.tb_frame.f_globals is globals()
+    return None if trace is None else trace.tb_frame.f_globals
 
 
 def membarrier(command: int, flags: int = 0) -> int:

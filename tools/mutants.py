@@ -400,7 +400,7 @@ MUTANTS = (
         FAULTS + "test_errnos.py -k the_ring_says_so", quick=True,
     ),
     Mutant(
-        "the monitor does not continue when the ring is lost", "rawuring/fdmon.py",
+        "the monitor does not continue when the ring is lost", "rawuring/rings.py",
         "GONE = (errno.EBADF, errno.EOPNOTSUPP, errno.ENXIO)", "GONE = (errno.EBADF,)",
         FAULTS + "test_errnos.py -k the_monitor_says_so",
     ),
