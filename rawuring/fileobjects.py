@@ -1,0 +1,1816 @@
+# SPDX-License-Identifier: MIT
+# pyright: basic
+"""File objects for asyncio programs: the builtin's open(), whose methods are coroutines.
+
+What it is: open() and wrap(), the classes of files that they return, and the standard streams.
+Mirrors: the module io, class by class; the names of aiofiles and of anyio.
+Must not know: rings, threads.
+Invariant: a method answers what the builtin's method answers, and suspends only when data must be waited for.
+Read next: filepath.py.
+
+How it works. Binary files keep the builtin's own buffers. These stand on a raw file that never waits: it
+reads what is in the page cache and notes what it lacks; writes it only notes. After each call the notes are
+worked off, and the call is made again for the rest. So results, positions and exceptions are the builtin's.
+Text has a layer of its own, because TextIOWrapper takes a pause for the end of the file.
+
+* The operations of one file run in the order of the calls; an operation that does not suspend pays one test
+  for that. The positional ones, read_at(), readinto_at() and write_at(), run beside them and see what is in
+  the file, not what is in the buffers.
+* An operation that is cancelled leaves position and buffers as they were, but for what was written.
+* close() closes the file whatever happens before that, a cancellation included, and then raises it.
+* The file has a position of its own. seek(), flush(), fileno() and close() move the descriptor's along.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import codecs
+import errno
+import functools
+import io
+import os
+import sys
+import warnings
+from collections import deque
+from operator import index
+from time import perf_counter
+
+from . import fileops, files
+from .syscalls import Uncopyable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Generator, Iterable
+    from typing import Any
+
+#: How much a text file that is only read decodes at a time; the others decode as much as the builtin.
+CHUNK_SIZE = 1 << 16
+#: What offset, length and address of a transfer with O_DIRECT are multiples of.
+ALIGNMENT = 4096
+_O_DIRECT = getattr(os, "O_DIRECT", 0)
+_O_ACCMODE = 3  # PyPy's os has none
+
+
+class _Flag(int):
+    """A truth value that may be awaited: aiofiles has coroutines where anyio has functions."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[None, None, bool]:
+        return bool(self)
+        yield
+
+    def __repr__(self) -> str:
+        return repr(bool(self))
+
+
+# ------------------------------------------------------------------------------------------------------
+# The raw file
+
+
+class _Raw(Uncopyable, io.FileIO):
+    """The raw file under the builtin's buffers: it never waits, and notes what others have to wait for."""
+
+    def __init__(self, file: Any, fd: int, mode: str, closefd: bool) -> None:
+        self._owns = False
+        #: How many bytes a read lacked since this was set to 0.
+        self.lacks = 0
+        # [offset, bytes] to write, [size, None] to truncate to, in this order.
+        self._notes: deque[list[Any]] = deque()
+        # What was read for the next call.
+        self._stash: memoryview | None = None
+        self._at_end = False
+        # Set by jump().
+        self._target: int | None = None
+        #: Whether it waits as any raw file does: after detach().
+        self.waits = False
+        super().__init__(fd, mode, closefd=False)
+        self.name = file
+        self.can_read = self.readable()
+        self.appends = mode.startswith("a")
+        #: The position; None where there is none.
+        self.here: int | None = os.lseek(fd, 0, os.SEEK_CUR) if self.seekable() else None
+        self._owns = closefd
+
+    def __del__(self) -> None:
+        if self._owns and not self.closed:
+            warnings.warn(f"unclosed file {self!r}", ResourceWarning, source=self, stacklevel=2)
+            self.close()
+
+    # What the buffers call
+
+    def readinto(self, buffer: Any) -> int | None:
+        """Read what is there; None if nothing is, and lacks says how much is missing."""
+        if not self.can_read or self.closed:
+            return super().readinto(buffer)
+        want = len(buffer)
+        stash = self._stash
+        if stash is not None:
+            got = min(want, len(stash))
+            buffer[:got] = stash[:got]
+            self._stash = stash[got:] if got < len(stash) else None
+        elif self._at_end:
+            self._at_end = False
+            return 0
+        elif self.waits:
+            got = fileops.plain_read(self.fileno(), [memoryview(buffer)], self._offset())
+        elif self._notes or want > fileops.INLINE_MAX or not self._may_try():
+            self.lacks = want
+            return None
+        else:
+            now = fileops.read_now(self.fileno(), (buffer,), self._offset(), want)
+            if now is None:
+                self.lacks = want
+                return None
+            got = now
+        if self.here is not None:
+            self.here += got
+        return got
+
+    def _may_try(self) -> bool:
+        return perf_counter() <= files._turn.until
+
+    def _offset(self) -> int:
+        return -1 if self.here is None else self.here
+
+    def read(self, size: int | None = -1) -> bytes | None:  # type: ignore[override]
+        """Read up to size bytes, or all."""
+        return io.RawIOBase.read(self, -1 if size is None else size)
+
+    def readall(self) -> bytes | None:  # type: ignore[override]
+        """Read until nothing more is there."""
+        parts = []
+        want = io.DEFAULT_BUFFER_SIZE
+        if self.can_read and not self.closed and self.here is not None:
+            want = max(os.fstat(self.fileno()).st_size - self.here, 0) + 1
+        while True:
+            stash = self._stash
+            if stash is not None:
+                self._stash = None
+                parts.append(bytes(stash))
+                if self.here is not None:
+                    self.here += len(stash)
+                    want = max(want - len(stash), 1)
+                continue
+            if want > fileops.INLINE_MAX and not self.waits and not self._at_end:
+                self.lacks, got = want, None
+            else:
+                memory = bytearray(want)
+                got = self.readinto(memoryview(memory))
+            if got is None and not parts:
+                return None
+            if not got:
+                return b"".join(parts)
+            parts.append(bytes(memoryview(memory)[:got]))
+            want = io.DEFAULT_BUFFER_SIZE
+
+    def write(self, data: Any) -> int:
+        """Note what is to be written."""
+        if self.closed or not self.writable():
+            return super().write(data)
+        view = memoryview(data).cast("B")
+        if self.waits:
+            put = fileops.plain_write(self.fileno(), [view], -1 if self.appends else self._offset())
+        else:
+            put = len(view)
+            self._notes.append([self.here, bytes(view)])
+            self._stash, self._at_end = None, False
+        if self.here is not None:
+            self.here += put
+        return put
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go to a position, and the descriptor with it."""
+        if self._target is not None:
+            self.here = self._target
+            return self.here
+        if self.here is None or self.closed:
+            return super().seek(offset, whence)
+        if whence == 1:
+            offset, whence = self.here + offset, 0
+        before, self.here = self.here, super().seek(offset, whence)
+        if self.here != before:  # before each read the buffers seek to where the file is
+            self._stash, self._at_end = None, False
+        return self.here
+
+    def tell(self) -> int:
+        """Tell the position."""
+        if self.here is None or self.closed:
+            return super().tell()
+        return self.here
+
+    def truncate(self, size: int | None = None) -> int:
+        """Note the size to truncate to."""
+        if self.closed or self.waits or not self.writable() or self.here is None:
+            return super().truncate(size)
+        size = self.here if size is None else index(size)
+        if size < 0:
+            raise fileops.error_of(errno.EINVAL)
+        self._notes.append([size, None])
+        return size
+
+    def close(self) -> None:
+        """Close the file without a loop: write what is noted, and wait for it."""
+        if self.closed:
+            return
+        fd, owns = self.fileno(), self._owns
+        try:
+            self.wait_from_now_on()
+        finally:
+            self._owns = False
+            super().close()
+            if owns:
+                os.close(fd)
+
+    # What the file objects call
+
+    def wait_from_now_on(self) -> None:
+        """Become a raw file as any other; write what is noted, and wait for it."""
+        self.waits = True
+        self.show_position()
+        notes, self._notes = self._notes, deque()
+        for offset, data in notes:
+            if data is None:
+                os.ftruncate(self.fileno(), offset)
+                continue
+            while data:
+                at = -1 if self.appends or offset is None else offset
+                put = fileops.plain_write(self.fileno(), [memoryview(data)], at)
+                data, offset = data[put:], None if offset is None else offset + put
+        self._note_end()
+
+    def show_position(self) -> None:
+        """Move the descriptor to the position."""
+        if self.here is not None:
+            super().seek(self.here)
+
+    def jump(self, buffers: Any, position: int) -> None:
+        """Go to a position and have the buffers forgotten; their own seek() keeps what fits."""
+        self._target, self._stash, self._at_end = position, None, False
+        try:
+            buffers.seek(0, os.SEEK_END)
+        finally:
+            self._target = None
+
+    def put_back(self, buffers: Any, data: bytes) -> None:
+        """Undo that data were read: the buffers are empty."""
+        if not data:
+            return
+        if self.here is not None:
+            self.jump(buffers, buffers.tell() - len(data))
+        else:
+            rest = b"" if self._stash is None else bytes(self._stash)
+            self._stash, self._at_end = memoryview(data + rest), False
+
+    async def fetch(self) -> None:
+        """Wait for what a read lacked; it is there when the read is made again."""
+        want, self.lacks = self.lacks, 0
+        if self._notes:
+            await self.settle()
+        if self._stash is not None or self._at_end:
+            return  # it was read for somebody who is gone
+        memory = fileops.room(want)
+        got = await self._read(memory)
+        self._stash = memoryview(memory)[:got] if got else None
+        self._at_end = not got
+
+    async def _read(self, memory: Any) -> int:
+        if self.here is None:
+            return await files.readinto(self.fileno(), memory)
+        return await files.readinto_at(self.fileno(), memory, self.here)
+
+    async def settle(self) -> None:
+        """Do what is noted; what fails stays noted, but for a truncate()."""
+        if self.here is None:
+            await self._settle()
+        elif not self._settle_now():
+            await files._finish(self._settle())
+
+    def _settle_now(self) -> bool:
+        """Do without waiting what can be done so."""
+        notes = self._notes
+        while notes:
+            offset, data = notes[0]
+            if data is None or not self._may_try():
+                return False
+            put = fileops.write_now(self.fileno(), (data,), -1 if self.appends else offset)
+            if put != len(data):
+                if put:
+                    notes[0][:] = offset + put, data[put:]
+                return False
+            self._noted()
+        return True
+
+    async def _settle(self) -> None:
+        notes = self._notes
+        while notes:
+            offset, data = notes[0]
+            if data is None:
+                notes.popleft()
+                await files.ftruncate(self.fileno(), offset)
+                continue
+            put = await self._write(data, offset)
+            if put < len(data):
+                notes[0][:] = None if offset is None else offset + put, data[put:]
+            else:
+                self._noted()
+
+    def _noted(self) -> None:
+        self._notes.popleft()
+        self._note_end()
+
+    def _note_end(self) -> None:
+        """Find out where an append has ended."""
+        if self.appends and self.here is not None:
+            self.here = os.lseek(self.fileno(), 0, os.SEEK_CUR)
+
+    async def _write(self, data: Any, offset: int | None) -> int:
+        if offset is None or self.appends:
+            return await files.write(self.fileno(), data)
+        return await files.pwrite(self.fileno(), data, offset)
+
+    async def write_through(self, view: memoryview) -> int:
+        """Write at the position without a note, as much as the kernel takes at once."""
+        if self.here is None:
+            return await self._write(view, None)
+        return int(await files._finish(self._write_through(view)))
+
+    async def _write_through(self, view: memoryview) -> int:
+        put = await self._write(view, self.here)
+        assert self.here is not None
+        self.here += put
+        self._note_end()
+        return put
+
+    async def read_at(self, buffer: Any, offset: int) -> int:
+        """Read at an offset, beside everything else."""
+        return await files.readinto_at(self.fileno(), buffer, offset)
+
+    async def write_at(self, data: Any, offset: int) -> int:
+        """Write at an offset, beside everything else."""
+        return await files.pwrite(self.fileno(), data, offset)
+
+    def release(self) -> int:
+        """Give the descriptor away, -1 if it is not to be closed; what is noted is lost."""
+        self.show_position()
+        self._notes.clear()
+        owns, self._owns = self._owns, False
+        return self.fileno() if owns else -1
+
+
+class _DirectRaw(_Raw):
+    """A raw file that was opened with O_DIRECT: whole blocks, from and to memory that is aligned."""
+
+    def _may_try(self) -> bool:
+        return False
+
+    async def _read(self, memory: Any) -> int:
+        assert self.here is not None
+        return await self.read_at(memory, self.here)
+
+    async def read_at(self, buffer: Any, offset: int) -> int:
+        from .buffers import allocate
+
+        view = memoryview(buffer).cast("B")
+        fileops.check_range(len(view), offset)
+        if not view:
+            return 0
+        start = offset - offset % ALIGNMENT
+        blocks = allocate(-(-(offset + len(view) - start) // ALIGNMENT) * ALIGNMENT)
+        got = await files.readinto_at(self.fileno(), blocks, start) - (offset - start)
+        got = max(min(got, len(view)), 0)
+        view[:got] = memoryview(blocks)[offset - start : offset - start + got]
+        return got
+
+    async def _write(self, data: Any, offset: int | None) -> int:
+        if self.appends:
+            offset = os.fstat(self.fileno()).st_size
+        assert offset is not None
+        put = await self.write_at(data, offset)
+        if self.appends:
+            os.lseek(self.fileno(), offset + put, os.SEEK_SET)
+        return put
+
+    async def write_at(self, data: Any, offset: int) -> int:
+        from .buffers import allocate
+
+        view = memoryview(data).cast("B")
+        whole = 0 if offset % ALIGNMENT else len(view) - len(view) % ALIGNMENT
+        if not whole:
+            return int(await files.call(self._write_without, view, offset))
+        blocks = allocate(whole)
+        memoryview(blocks)[:] = view[:whole]
+        return await files.pwrite(self.fileno(), blocks, offset)
+
+    def _write_without(self, view: memoryview, offset: int) -> int:
+        """Write a part of a block, as dd does at the end: without O_DIRECT."""
+        import fcntl
+
+        fd = self.fileno()
+        flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags & ~_O_DIRECT)
+        try:
+            return fileops.plain_write(fd, [view], offset)
+        finally:
+            fcntl.fcntl(fd, fcntl.F_SETFL, flags)
+
+    def wait_from_now_on(self) -> None:
+        import fcntl
+
+        fd = self.fileno()
+        fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) & ~_O_DIRECT)
+        super().wait_from_now_on()
+
+
+# ------------------------------------------------------------------------------------------------------
+# What all files have
+
+
+class File(Uncopyable):
+    """An open file: what all of them have. open() and wrap() make them.
+
+    Lifetime: a file that is forgotten is written out and closed without the loop, with a ResourceWarning.
+    """
+
+    #: The builtin's object that does the work; what it answers without waiting is read from it.
+    _sync: Any
+    #: Given to anyio's functions; kept, and not used: there is no pool of threads to limit.
+    limiter: Any = None
+
+    def __init__(self) -> None:
+        self._busy = False
+        self._queue: deque[asyncio.Future[None]] = deque()
+        #: What is closed instead of the file, in a thread: a temporary file.
+        self._keeper: Any = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__module__}.{type(self).__name__} of {self._sync!r}>"
+
+    @property
+    def _file(self) -> Any:  # aiofiles' name
+        return self._sync
+
+    @property
+    def wrapped(self) -> Any:
+        """Return the builtin's object beneath; its methods do not wait."""
+        return self._sync
+
+    @property
+    def closed(self) -> bool:
+        """Tell whether the file is closed."""
+        return bool(self._sync.closed)
+
+    @property
+    def name(self) -> Any:
+        """Return what was opened."""
+        return self._sync.name
+
+    @property
+    def mode(self) -> str:
+        """Return the mode, as the builtin's file has it."""
+        return str(self._sync.mode)
+
+    async def __aenter__(self) -> File:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()
+
+    def __aiter__(self) -> File:
+        return self
+
+    # The order of the operations
+
+    async def _acquire(self) -> None:
+        if not self._busy:
+            self._busy = True
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._queue.append(turn)
+        try:
+            await turn
+        except BaseException:
+            if turn.cancelled():
+                self._queue.remove(turn)
+            else:
+                self._release()
+            raise
+
+    def _release(self) -> None:
+        queue = self._queue
+        while queue:
+            turn = queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._busy = False
+
+    async def _in_turn(self, operation: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+        await self._acquire()
+        try:
+            return await operation(*args)
+        finally:
+            self._release()
+
+    # What is answered without waiting
+
+    def readable(self) -> Any:
+        """Tell whether the file was opened for reading."""
+        return _Flag(self._sync.readable())
+
+    def writable(self) -> Any:
+        """Tell whether the file was opened for writing."""
+        return _Flag(self._sync.writable())
+
+    def seekable(self) -> Any:
+        """Tell whether the file has a position."""
+        return _Flag(self._sync.seekable())
+
+    def isatty(self) -> Any:
+        """Tell whether the file is a terminal."""
+        return _Flag(self._sync.isatty())
+
+    # What the classes do
+
+    async def read(self, size: int | None = -1) -> Any:
+        """Read up to size bytes or characters, or all."""
+        raise io.UnsupportedOperation("read")
+
+    async def readline(self, size: int | None = -1) -> Any:
+        """Read a line, or up to size bytes or characters of it."""
+        raise io.UnsupportedOperation("readline")
+
+    async def readlines(self, hint: int | None = -1) -> list[Any]:
+        """Read lines until they are more than hint bytes or characters, or all."""
+        if hint is None or index(hint) <= 0:
+            hint = sys.maxsize
+        lines, total = [], 0
+        while total <= hint:
+            line = await self.readline()
+            if not line:
+                break
+            lines.append(line)
+            total += len(line)
+        return lines
+
+    async def __anext__(self) -> Any:
+        line = await self.readline()
+        if line:
+            return line
+        raise StopAsyncIteration
+
+    async def write(self, data: Any) -> int:
+        """Write bytes or text."""
+        raise io.UnsupportedOperation("write")
+
+    async def writelines(self, lines: Iterable[Any]) -> None:
+        """Write each of lines."""
+        if self.closed:
+            self._sync.writelines(())
+        for line in lines:
+            await self.write(line)
+
+    async def flush(self) -> None:
+        """Write out what is in the buffers; fsync() brings it to the device."""
+
+    async def close(self) -> None:
+        """Write out what is in the buffers and close the file."""
+        raise io.UnsupportedOperation("close")
+
+    async def aclose(self) -> None:
+        """Close the file: anyio's name."""
+        await self.close()
+
+
+# ------------------------------------------------------------------------------------------------------
+# Binary files
+
+
+class _OnRaw(File):
+    """A file over a _Raw."""
+
+    _raw: _Raw
+
+    def fileno(self) -> int:
+        """Return the descriptor, moved to the position."""
+        fd: int = self._sync.fileno()
+        self._raw.show_position()
+        return fd
+
+    async def tell(self) -> int:
+        """Tell the position."""
+        if self._busy:
+            return int(await self._in_turn(self._tell))
+        return int(self._sync.tell())
+
+    async def _tell(self) -> int:
+        return int(self._sync.tell())
+
+    async def fsync(self, datasync: bool = False) -> None:
+        """Write out what is in the buffers, and bring it to the device: os.fsync(), os.fdatasync()."""
+        await self.flush()
+        await files.fsync(self._sync.fileno(), datasync)
+
+    async def close(self) -> None:
+        """Write out what is in the buffers and close the file, also when the writing fails."""
+        if self.closed:
+            return
+        try:
+            await self._acquire()
+        except asyncio.CancelledError:
+            await files._finish(self._in_turn(self._close))
+            raise
+        try:
+            await self._close()
+        finally:
+            self._release()
+
+    async def _close(self) -> None:
+        if self.closed:
+            return
+        try:
+            self._sync.flush()
+            await self._raw.settle()
+        finally:
+            fd = self._raw.release()
+            self._sync.close()
+            if self._keeper is not None:
+                await files._finish(files.call(self._keeper.close))
+            elif fd >= 0:
+                await files.close_fd(fd)
+
+    async def read_at(self, n: int, offset: int) -> bytes:
+        """Read up to n bytes at an offset, whatever the position: os.pread().
+
+        Returns: fewer than n bytes only at the end of the file.
+        """
+        self._check("can_read", "read")
+        fileops.check_range(n, offset)
+        memory = fileops.room(n)
+        got = await self._raw.read_at(memory, offset)
+        return bytes(memoryview(memory)[:got])
+
+    async def readinto_at(self, buffer: Any, offset: int) -> int:
+        """Read into a buffer at an offset, whatever the position: os.preadv().
+
+        Returns: how many bytes, fewer than there is room for only at the end of the file.
+        """
+        self._check("can_read", "read")
+        return await self._raw.read_at(buffer, offset)
+
+    async def write_at(self, data: Any, offset: int) -> int:
+        """Write all of data at an offset, whatever the position: os.pwrite().
+
+        Returns: the length of data in bytes.
+        """
+        self._check("writable", "write")
+        view = memoryview(data).cast("B")
+        put = 0
+        while put < len(view):
+            put += await self._raw.write_at(view[put:], offset + put)
+        return put
+
+    def _check(self, may: str, what: str) -> None:
+        self._sync.fileno()
+        allowed = getattr(self._raw, may)
+        if not (allowed() if callable(allowed) else allowed):
+            raise io.UnsupportedOperation(what)
+
+
+class RawFile(_OnRaw):
+    """A binary file without a buffer, as io.FileIO."""
+
+    def __init__(self, raw: _Raw) -> None:
+        """Stand on a raw file; open() calls this."""
+        super().__init__()
+        self._raw = self._sync = raw
+
+    async def read(self, size: int | None = -1) -> bytes:
+        """Read up to size bytes with one call, or all."""
+        return await self._in_turn(self._read, size)  # type: ignore[no-any-return]
+
+    async def _read(self, size: int | None) -> bytes:
+        raw = self._raw
+        parts: list[bytes] = []
+        raw.lacks = 0
+        try:
+            while True:
+                got = raw.read(size)
+                if not raw.lacks:
+                    return b"".join([*parts, got or b""])
+                if got:
+                    parts.append(got)
+                await raw.fetch()
+        except BaseException:
+            if raw.here is None:
+                raw.put_back(raw, b"".join(parts))
+            elif parts:
+                raw.seek(raw.here - sum(map(len, parts)))
+            raise
+
+    async def readall(self) -> bytes:
+        """Read all."""
+        return await self.read()
+
+    async def readinto(self, buffer: Any) -> int:
+        """Read into a buffer with one call."""
+        return await self._in_turn(self._readinto, buffer)  # type: ignore[no-any-return]
+
+    async def _readinto(self, buffer: Any) -> int:
+        raw = self._raw
+        raw.lacks = 0
+        view = buffer if not raw.can_read or raw.closed else memoryview(buffer).cast("B")
+        while True:
+            got = raw.readinto(view)
+            if not raw.lacks:
+                return got or 0
+            await raw.fetch()
+
+    async def readline(self, size: int | None = -1) -> bytes:
+        """Read a line byte by byte, or up to size bytes of it."""
+        return await self._in_turn(self._readline, size)  # type: ignore[no-any-return]
+
+    async def _readline(self, size: int | None) -> bytes:
+        size = -1 if size is None else index(size)
+        line = bytearray()
+        while size < 0 or len(line) < size:
+            byte = await self._read(1)
+            line += byte
+            if byte in (b"", b"\n"):
+                break
+        return bytes(line)
+
+    async def write(self, data: Any) -> int:
+        """Write bytes with one call.
+
+        Returns: how many were written.
+        """
+        return await self._in_turn(self._write, data)  # type: ignore[no-any-return]
+
+    async def _write(self, data: Any) -> int:
+        raw = self._raw
+        if raw.closed or not raw.writable():
+            return raw.write(data)
+        return await raw.write_through(_view(data))
+
+    async def seek(self, offset: int, whence: int = 0) -> int:
+        """Go to a position."""
+        return await self._in_turn(self._seek, offset, whence)  # type: ignore[no-any-return]
+
+    async def _seek(self, offset: int, whence: int) -> int:
+        return self._raw.seek(offset, whence)
+
+    async def truncate(self, size: int | None = None) -> int:
+        """Set the size of the file, by default to the position."""
+        return await self._in_turn(self._truncate, size)  # type: ignore[no-any-return]
+
+    async def _truncate(self, size: int | None) -> int:
+        size = self._raw.truncate(size)
+        await self._raw.settle()
+        return size
+
+    async def flush(self) -> None:
+        """Do nothing: there is no buffer."""
+        self._raw.flush()
+
+    def detach(self) -> Any:
+        """Refuse: there is nothing above the raw file."""
+        raise io.UnsupportedOperation("detach")
+
+
+def _view(data: Any) -> memoryview:
+    try:
+        return memoryview(data).cast("B")
+    except TypeError:
+        raise TypeError(f"a bytes-like object is required, not {type(data).__name__!r}") from None
+
+
+class BufferedFile(_OnRaw):
+    """A binary file, as io.BufferedReader, BufferedWriter and BufferedRandom."""
+
+    def __init__(self, buffers: Any, size: int) -> None:
+        """Stand on the builtin's buffers over a raw file; open() calls this."""
+        super().__init__()
+        self._sync = buffers
+        self._raw = buffers.raw
+        self._size = size
+        self._writes = buffers.writable()
+        # How much has been written since the last flush, at most.
+        self._pending = 0
+        #: How much was ever taken from write().
+        self.taken = 0
+
+    @property
+    def raw(self) -> Any:
+        """Return the raw file."""
+        return self._sync.raw
+
+    # Each reading method asks the buffers, and is done if they lacked nothing.
+
+    async def read(self, size: int | None = -1) -> bytes:
+        """Read up to size bytes, fewer only at the end of the file, or all."""
+        if self._busy:
+            return await self._in_turn(self._read, size)  # type: ignore[no-any-return]
+        got = self._sync.read(size)
+        if not self._raw.lacks:
+            return got  # type: ignore[no-any-return]
+        return await self._in_turn(self._read, size, got)  # type: ignore[no-any-return]
+
+    async def _read(self, size: int | None, got: Any = None) -> bytes:
+        return await self._gather(self._sync.read, -1 if size is None else size, got)
+
+    async def readline(self, size: int | None = -1) -> bytes:
+        """Read a line, or up to size bytes of it."""
+        if self._busy:
+            return await self._in_turn(self._readline, size)  # type: ignore[no-any-return]
+        got = self._sync.readline(size)
+        if not self._raw.lacks:
+            return got  # type: ignore[no-any-return]
+        return await self._in_turn(self._readline, size, got)  # type: ignore[no-any-return]
+
+    async def _readline(self, size: int | None, got: Any = None) -> bytes:
+        return await self._gather(self._sync.readline, -1 if size is None else size, got)
+
+    async def __anext__(self) -> bytes:
+        if self._busy:
+            line = await self.readline()
+        else:
+            line = self._sync.readline()
+            if self._raw.lacks:
+                line = await self._in_turn(self._readline, -1, line)
+        if line:
+            return line
+        raise StopAsyncIteration
+
+    async def _gather(self, method: Callable[[int], Any], size: int, got: Any) -> bytes:
+        """Call a method for the rest until it lacks nothing; got is what it gave so far."""
+        raw = self._raw
+        parts: list[bytes] = []
+        try:
+            if not raw.lacks:
+                got = method(size)
+            while raw.lacks:
+                if got:
+                    parts.append(got)
+                    if size >= 0:
+                        size -= len(got)
+                await raw.fetch()
+                got = method(size)
+        except BaseException:
+            raw.lacks = 0
+            raw.put_back(self._sync, b"".join(parts))
+            raise
+        return b"".join([*parts, got or b""]) if parts else got or b""
+
+    async def readlines(self, hint: int | None = -1) -> list[bytes]:
+        """Read lines until they are more than hint bytes, or all."""
+        return await self._in_turn(self._readlines, hint)  # type: ignore[no-any-return]
+
+    async def _readlines(self, hint: int | None) -> list[bytes]:
+        raw = self._raw
+        lines: list[bytes] = self._sync.readlines(hint)
+        left = sys.maxsize if hint is None or hint <= 0 else hint
+        part = b""
+        try:
+            while raw.lacks:
+                if lines and not lines[-1].endswith(b"\n"):
+                    part = lines.pop()
+                await raw.fetch()
+                rest = left - sum(map(len, lines)) - len(part)
+                more = self._sync.readlines(rest) if rest > 0 else [self._sync.readline()]
+                if more == [b""]:
+                    more = []
+                if part and more:
+                    more[0] = part + more[0]
+                    part = b""
+                lines += more
+        except BaseException:
+            raw.lacks = 0
+            raw.put_back(self._sync, b"".join([*lines, part]))
+            raise
+        return [*lines, part] if part else lines
+
+    async def read1(self, size: int = -1) -> bytes:
+        """Read up to size bytes with one call at most, or what is in the buffer."""
+        return await self._once(self._sync.read1, size)  # type: ignore[no-any-return]
+
+    async def peek(self, size: int = 0) -> bytes:
+        """Return what is in the buffer, filled if it is empty, without moving the position."""
+        return await self._once(self._peek, size)  # type: ignore[no-any-return]
+
+    def _peek(self, size: int) -> bytes:
+        return self._sync.peek(size)  # type: ignore[no-any-return]
+
+    async def readinto1(self, buffer: Any) -> int:
+        """Read into a buffer with one call at most."""
+        return await self._once(self._sync.readinto1, buffer) or 0
+
+    async def _once(self, method: Callable[[Any], Any], argument: Any) -> Any:
+        if not self._busy:
+            got = method(argument)
+            if not self._raw.lacks:
+                return got
+        return await self._in_turn(self._until_done, method, argument)
+
+    async def _until_done(self, method: Callable[[Any], Any], argument: Any) -> Any:
+        if not self._raw.lacks:
+            got = method(argument)
+        while self._raw.lacks:
+            await self._raw.fetch()
+            got = method(argument)
+        return got
+
+    async def readinto(self, buffer: Any) -> int:
+        """Read into a buffer, until it is full or the file has ended."""
+        return await self._in_turn(self._readinto, buffer)  # type: ignore[no-any-return]
+
+    async def _readinto(self, buffer: Any) -> int:
+        raw = self._raw
+        got = self._sync.readinto(buffer) or 0
+        if not raw.lacks:
+            return got
+        view = memoryview(buffer).cast("B")
+        try:
+            while raw.lacks:
+                await raw.fetch()
+                got += self._sync.readinto(view[got:]) or 0
+        except BaseException:
+            raw.lacks = 0
+            raw.put_back(self._sync, bytes(view[:got]))
+            raise
+        return got
+
+    async def write(self, data: Any) -> int:
+        """Write bytes to the buffer, and to the file what it has no room for.
+
+        Returns: how many bytes: all.
+        """
+        if not self._busy:
+            n = len(data) if data.__class__ is bytes else _length(data)
+            if self._pending + n <= self._size or not self._writes or self.closed:
+                put: int = self._sync.write(data)
+                self._pending += put
+                self.taken += put
+                if self._raw._notes:
+                    await self._in_turn(self._raw.settle)
+                return put
+        return await self._in_turn(self._write, data)  # type: ignore[no-any-return]
+
+    async def _write(self, data: Any) -> int:
+        if not self._writes or self.closed:
+            return self._sync.write(data)  # type: ignore[no-any-return]
+        view = _view(data)
+        n, put = len(view), 0
+        if self._pending + n > self._size:
+            await self._flush()
+            while n - put > self._size:
+                self.taken += 1
+                put += await self._raw.write_through(view[put:])
+            if put and self._raw.here is not None:
+                self._sync.tell()  # they keep the position of the raw file
+        self._pending += self._sync.write(view[put:])
+        self.taken += n
+        await self._raw.settle()
+        return n
+
+    async def writelines(self, lines: Iterable[Any]) -> None:
+        """Write each of lines."""
+        if self.closed or not self._writes:
+            self._sync.writelines(lines)
+        for line in lines:
+            await self.write(line)
+
+    async def flush(self) -> None:
+        """Write out what is in the buffer; fsync() brings it to the device."""
+        await self._in_turn(self._flush)
+        self._raw.show_position()
+
+    async def _flush(self) -> None:
+        self._sync.flush()
+        self._pending = 0
+        await self._raw.settle()
+
+    async def seek(self, offset: int, whence: int = 0) -> int:
+        """Go to a position."""
+        if self._busy or self._pending or (whence != 0 and self._writes):
+            return await self._in_turn(self._seek, offset, whence)  # type: ignore[no-any-return]
+        return self._sync.seek(offset, whence)  # type: ignore[no-any-return]
+
+    async def _seek(self, offset: int, whence: int) -> int:
+        if self._writes and not self.closed:
+            await self._flush()
+        return self._sync.seek(offset, whence)  # type: ignore[no-any-return]
+
+    async def truncate(self, size: int | None = None) -> int:
+        """Set the size of the file, by default to the position."""
+        return await self._in_turn(self._truncate, size)  # type: ignore[no-any-return]
+
+    async def _truncate(self, size: int | None) -> int:
+        if self._writes and not self.closed:
+            await self._flush()
+        size = self._sync.truncate(size)
+        await self._raw.settle()
+        return size
+
+    def detach(self) -> Any:
+        """Return the raw file, which is the builtin's kind and waits; this file cannot be used any more."""
+        raw = self._sync.detach()
+        raw.wait_from_now_on()
+        return raw
+
+
+def _length(data: Any) -> int:
+    try:
+        return memoryview(data).nbytes
+    except TypeError:
+        return 0  # the buffers will say what is wrong with it
+
+
+# ------------------------------------------------------------------------------------------------------
+# Text files
+
+_NO_LINES: Any = io.StringIO()
+
+
+class TextFile(File):
+    """A text file, as io.TextIOWrapper."""
+
+    def __init__(
+        self, binary: BufferedFile, encoding: str | None = None, errors: str | None = None,
+        newline: str | None = None, line_buffering: bool = False,
+    ) -> None:  # fmt: skip
+        """Stand on a binary file; open() calls this."""
+        super().__init__()
+        # The builtin checks the arguments; what it has no words for here is asked of it, too.
+        like = self._like = io.TextIOWrapper(io.BytesIO(), encoding, errors, newline)
+        self._binary = binary
+        self._sync: Any = binary._sync
+        self.encoding, self.errors, self.line_buffering = like.encoding, like.errors, line_buffering
+        self._newline = newline
+        self._line_end = newline or "\n"
+        self._crlf = newline == ""
+        written_end = os.linesep if newline is None else newline
+        self._written_end = None if written_end in ("", "\n") else written_end
+        self._seekable = bool(self._sync.seekable())
+        self._telling = self._seekable
+        self._mode: str | None = None
+        self._detached = False
+        #: Decoders and encoders.
+        self._decoder: Any = self._new_decoder(like.encoding) if self._sync.readable() else None
+        self._encoder: Any = None
+        if self._sync.writable():
+            self._encoder = codecs.getincrementalencoder(like.encoding)(like.errors or "strict")
+            if self._seekable and self._sync.tell() != 0:
+                self._encoder.setstate(0)
+        self._chunk = CHUNK_SIZE if self._encoder is None else like._CHUNK_SIZE  # type: ignore[attr-defined]
+        self._chunk_now = self._chunk
+        # The text that was decoded and not read: whole lines as an iterator, and the rest.
+        self._lines: Any = _NO_LINES
+        self._tail = ""
+        # How many characters were read since the snapshot and before _lines.
+        self._before = 0
+        # The decoder's state before the last chunk, and the chunk: from here tell() counts.
+        self._snapshot: tuple[int, bytes] | None = None
+        # Bytes that a cancelled operation has read.
+        self._unread = b""
+        # What is encoded and not yet given to the binary file.
+        self._encoded: list[bytes] = []
+        self._encoded_size = 0
+
+    def _new_decoder(self, encoding: str) -> Any:
+        decoder = codecs.getincrementaldecoder(encoding)(self.errors or "strict")
+        if self._newline in (None, ""):
+            return io.IncrementalNewlineDecoder(decoder, self._newline is None)
+        return decoder
+
+    # Attributes
+
+    @property
+    def buffer(self) -> BufferedFile:
+        """Return the binary file beneath."""
+        return self._binary
+
+    @property
+    def mode(self) -> str:
+        """Return the mode that was given."""
+        return self._mode if self._mode is not None else str(self._sync.mode)
+
+    @property
+    def newlines(self) -> Any:
+        """Return which ends of lines were found, as io.TextIOWrapper does."""
+        return getattr(self._decoder, "newlines", None)
+
+    @property
+    def write_through(self) -> bool:
+        """Tell that text is buffered."""
+        return False
+
+    def fileno(self) -> int:
+        """Return the descriptor, moved to the position of the binary file."""
+        self._not_detached()
+        return self._binary.fileno()
+
+    def _not_detached(self) -> None:
+        if self._detached:
+            raise ValueError("underlying buffer has been detached")
+
+    def _check(self) -> None:
+        if self._detached or self._sync.closed:
+            self._not_detached()
+            raise ValueError("I/O operation on closed file.")
+
+    @property
+    def closed(self) -> bool:
+        """Tell whether the file is closed."""
+        self._not_detached()
+        return bool(self._sync.closed)
+
+    # Reading
+
+    def _set_text(self, text: str, before: int) -> None:
+        """Keep text for the next reader; before characters were read since the snapshot."""
+        end = self._line_end
+        cut = text.rfind(end) + len(end) if end in text else 0
+        if self._crlf:
+            cut = max(cut, text.rfind("\r") + 1)
+        self._tail = text[cut:]
+        self._before = before
+        if not cut:
+            self._lines = _NO_LINES
+        elif len(end) == 1 and end != "\r":
+            self._lines = io.StringIO(text[:cut], "" if self._crlf else "\n")
+        else:
+            self._lines = lines = io.StringIO(newline=end)
+            lines.__setstate__((text[:cut], end, 0, None))  # type: ignore[attr-defined]
+
+    def _take_text(self) -> tuple[str, int]:
+        """Take all that was decoded; the second is how many characters were read since the snapshot."""
+        used = self._before + self._lines.tell()
+        text = self._lines.read() + self._tail
+        self._lines, self._tail = _NO_LINES, ""
+        return text, used
+
+    def _forget(self) -> None:
+        self._lines, self._tail, self._before, self._snapshot = _NO_LINES, "", 0, None
+
+    async def __anext__(self) -> str:
+        self._telling = False
+        line = self._lines.readline()
+        if line:
+            return line  # type: ignore[no-any-return]
+        line = await self._in_turn(self._slowly, self._readline, -1)
+        if line:
+            return line  # type: ignore[no-any-return]
+        self._telling = self._seekable
+        self._snapshot = None
+        raise StopAsyncIteration
+
+    async def readline(self, size: int = -1) -> str:  # type: ignore[override]
+        """Read a line, or up to size characters of it."""
+        if index(size) < 0:
+            line = self._lines.readline()
+            if line:
+                return line  # type: ignore[no-any-return]
+        return await self._in_turn(  # type: ignore[no-any-return]
+            self._slowly, self._readline, index(size)
+        )
+
+    async def read(self, size: int | None = -1) -> str:
+        """Read up to size characters, or all."""
+        if size is not None and size > 0:
+            text = self._lines.read(size)
+            if len(text) == size:
+                return text  # type: ignore[no-any-return]
+            self._lines.seek(self._lines.tell() - len(text))
+        return await self._in_turn(  # type: ignore[no-any-return]
+            self._slowly, self._read, -1 if size is None else index(size)
+        )
+
+    async def _slowly(self, reader: Callable[..., Awaitable[str]], size: int) -> str:
+        """Read with more than what was decoded; put everything back if that fails."""
+        self._check()
+        if self._decoder is None:
+            raise io.UnsupportedOperation("not readable")
+        if self._encoded:
+            await self._write_out()
+        text, used = self._take_text()
+        snapshot, state = self._snapshot, self._decoder.getstate()
+        raw: list[bytes] = []
+        try:
+            return await reader(text, used, size, raw)
+        except UnicodeError:
+            raise  # as the builtin: what cannot be decoded is passed over
+        except BaseException:
+            self._decoder.setstate(state)
+            self._unread = b"".join([*raw, self._unread])
+            self._snapshot = snapshot
+            self._set_text(text, used)
+            raise
+
+    async def _next_chunk(self, raw: list[bytes], size: int) -> tuple[str, bool]:
+        """Decode the next chunk: the text, and whether there is more to come."""
+        state = self._decoder.getstate() if self._telling else None
+        if self._unread:
+            data, self._unread = self._unread, b""
+        else:
+            data = await self._binary.read1(size)
+        raw.append(data)
+        text = self._decoder.decode(data, not data)
+        self._snapshot = None if state is None else (state[1], state[0] + data)
+        return text, bool(data)
+
+    async def _readline(self, text: str, used: int, size: int, raw: list[bytes]) -> str:
+        parts: list[str] = []
+        done, chunk = 0, self._chunk
+        while True:
+            end = self._end_of_line(text)
+            if size >= 0 and (end < 0 or end > size - done) and len(text) >= size - done:
+                end = size - done
+            if end >= 0:
+                break
+            # A line end may begin in this chunk and end in the next.
+            keep = 1 if len(self._line_end) == 2 and text.endswith("\r") else 0
+            parts.append(text[: len(text) - keep])
+            done += len(text) - keep
+            kept = text[len(text) - keep :]
+            text, more = await self._next_chunk(raw, chunk)
+            while more and not text:
+                text, more = await self._next_chunk(raw, chunk)
+            text, used = kept + text, -keep
+            if not more:
+                if not text:
+                    self._snapshot = None
+                elif self._end_of_line(text) < 0 and (size < 0 or len(text) <= size - done):
+                    end = len(text)
+                    break
+            chunk = min(2 * chunk, 1 << 20) if self._encoder is None else chunk
+            if not more and not text:
+                end = 0
+                break
+        parts.append(text[:end])
+        self._set_text(text[end:], used + end)
+        return "".join(parts)
+
+    def _end_of_line(self, text: str) -> int:
+        """Return where the first line ends, -1 if it does not."""
+        end = text.find(self._line_end)
+        if self._crlf:
+            other = text.find("\r")
+            if other >= 0 and (end < 0 or other < end):
+                return other + (2 if text.startswith("\n", other + 1) else 1)
+        return end if end < 0 else end + len(self._line_end)
+
+    async def _read(self, text: str, used: int, size: int, raw: list[bytes]) -> str:
+        if size < 0:
+            data = [self._unread, await self._binary.read()]
+            self._unread = b""
+            raw += data
+            rest = self._decoder.decode(b"".join(data), True)
+            self._forget()
+            return text + rest  # type: ignore[no-any-return]
+        parts: list[str] = []
+        done = 0
+        while len(text) < size - done:
+            parts.append(text)
+            done += len(text)
+            text, more = await self._next_chunk(raw, self._chunk)
+            used = 0
+            if not more:
+                break
+        end = min(size - done, len(text))
+        parts.append(text[:end])
+        self._set_text(text[end:], used + end)
+        return "".join(parts)
+
+    # Writing
+
+    async def write(self, text: str) -> int:
+        """Write text.
+
+        Returns: how many characters: all.
+        """
+        return await self._in_turn(self._write, text)  # type: ignore[no-any-return]
+
+    async def _write(self, text: str) -> int:
+        self._check()
+        if not isinstance(text, str):
+            self._like.write(text)
+        if self._encoder is None:
+            raise io.UnsupportedOperation("not writable")
+        n = len(text)
+        has_end = (self._written_end is not None or self.line_buffering) and "\n" in text
+        if has_end and self._written_end is not None:
+            text = text.replace("\n", self._written_end)
+        data = self._encoder.encode(text)
+        if self._encoded_size + len(data) > self._like._CHUNK_SIZE:  # type: ignore[attr-defined]
+            await self._write_out()
+        self._encoded.append(data)
+        self._encoded_size += len(data)
+        self._forget()
+        if self._decoder is not None:
+            self._decoder.reset()
+        if self.line_buffering and (has_end or "\r" in text):
+            await self._write_out()
+            await self._binary.flush()
+        elif self._encoded_size >= self._like._CHUNK_SIZE:  # type: ignore[attr-defined]
+            await self._write_out()
+        return n
+
+    async def _write_out(self) -> None:
+        """Give the binary file what was encoded; it stays here if that takes none of it."""
+        if not self._encoded:
+            return
+        data = b"".join(self._encoded)
+        self._encoded, self._encoded_size = [], 0
+        binary = self._binary
+        taken = binary.taken
+        try:
+            await binary.write(data)
+        except BaseException:
+            if binary.taken == taken:
+                self._encoded, self._encoded_size = [data], len(data)
+            raise
+
+    async def writelines(self, lines: Iterable[str]) -> None:
+        """Write each of lines."""
+        self._check()
+        for line in lines:
+            await self.write(line)
+
+    async def flush(self) -> None:
+        """Write out what is in the buffers; fsync() brings it to the device."""
+        await self._in_turn(self._flush)
+
+    async def _flush(self) -> None:
+        self._check()
+        self._telling = self._seekable
+        await self._write_out()
+        await self._binary.flush()
+
+    async def fsync(self, datasync: bool = False) -> None:
+        """Write out what is in the buffers, and bring it to the device: os.fsync(), os.fdatasync()."""
+        await self.flush()
+        await self._binary.fsync(datasync)
+
+    async def truncate(self, size: int | None = None) -> int:
+        """Set the size of the file in bytes, by default to the position of the binary file."""
+        return await self._in_turn(self._truncate, size)  # type: ignore[no-any-return]
+
+    async def _truncate(self, size: int | None) -> int:
+        await self._flush()
+        return await self._binary.truncate(size)
+
+    # Positions. A cookie is what CPython's TextIOWrapper makes. From the lowest bit: 64 bits of the offset, 32
+    # each of the decoder's state there, of how many bytes to feed it, and of how many characters of these to
+    # skip, and whether the end of the file belongs to them.
+
+    async def tell(self) -> int:
+        """Return where the file is: a number for seek() and nothing else."""
+        return await self._in_turn(self._tell)  # type: ignore[no-any-return]
+
+    async def _tell(self) -> int:
+        self._check()
+        if not self._seekable:
+            raise io.UnsupportedOperation("underlying stream is not seekable")
+        if not self._telling:
+            raise OSError("telling position disabled by next() call")
+        await self._flush()
+        position: int = await self._binary.tell() - len(self._unread)
+        if self._decoder is None or self._snapshot is None:
+            return position
+        flags, data = self._snapshot
+        position -= len(data)
+        used = self._before + self._lines.tell()
+        if not used:
+            return position | flags << 64
+        state = self._decoder.getstate()
+        try:
+            return self._cookie(position, flags, data, used)
+        finally:
+            self._decoder.setstate(state)
+
+    def _cookie(self, position: int, flags: int, data: bytes, used: int) -> int:
+        decoder = self._decoder
+
+        def characters(n: int, final: bool = False) -> int:
+            decoder.setstate((b"", flags))
+            return len(decoder.decode(data[:n], final))
+
+        # The fewest bytes that give the characters which were read. Positions beyond used bytes per character
+        # are rare, so the search begins with the likely ones.
+        low, high, need_eof = 0, len(data), False
+        if characters(high) < used:
+            need_eof = True
+        else:
+            while high - low > 1:
+                middle = (low + high) // 2
+                if characters(middle) >= used:
+                    high = middle
+                else:
+                    low = middle
+        # The last offset before that where the decoder has nothing in its hands.
+        for safe in range(high, -1, -1):
+            count = characters(safe)
+            buffered, safe_flags = decoder.getstate()
+            if not buffered and count <= used:
+                break
+        skip = used - count
+        cookie: int = position + safe | safe_flags << 64
+        if skip:
+            cookie |= high - safe << 96 | skip << 128 | need_eof << 160
+        return cookie
+
+    async def seek(self, cookie: int, whence: int = 0) -> int:
+        """Go to where tell() was called; or with whence to the end of the file, or stay."""
+        return await self._in_turn(self._seek, cookie, whence)  # type: ignore[no-any-return]
+
+    async def _seek(self, cookie: int, whence: int) -> int:
+        self._check()
+        if not self._seekable:
+            raise io.UnsupportedOperation("underlying stream is not seekable")
+        if whence not in (0, 1, 2) or (whence and cookie) or (not whence and not cookie >= 0):
+            self._like.seek(cookie, whence)
+        cookie = index(cookie)
+        if whence == 1:
+            cookie = await self._tell()
+        await self._flush()
+        self._unread = b""
+        if whence == 2:
+            self._forget()
+            if self._decoder is not None:
+                self._decoder.reset()
+            cookie = await self._binary.seek(0, 2)
+            self._restart_encoder(cookie)
+            return cookie
+        mask = 0xFFFFFFFF
+        position, flags = cookie & 0xFFFFFFFFFFFFFFFF, cookie >> 64 & mask
+        feed, skip, need_eof = cookie >> 96 & mask, cookie >> 128 & mask, bool(cookie >> 160)
+        await self._binary.seek(position)
+        self._forget()
+        if self._decoder is not None:
+            if cookie:
+                self._decoder.setstate((b"", flags))
+            else:
+                self._decoder.reset()
+            self._snapshot = flags, b""
+            if skip:
+                await self._skip(flags, feed, skip, need_eof)
+        self._restart_encoder(cookie)
+        return cookie
+
+    async def _skip(self, flags: int, feed: int, skip: int, need_eof: bool) -> None:
+        data = await self._binary.read(feed)
+        text = self._decoder.decode(data, need_eof)
+        if len(text) < skip:
+            raise OSError("can't restore logical file position")
+        self._snapshot = flags, data
+        self._set_text(text[skip:], skip)
+
+    def _restart_encoder(self, cookie: int) -> None:
+        if self._encoder is not None:
+            if cookie:
+                self._encoder.setstate(0)
+            else:
+                self._encoder.reset()
+
+    # The end
+
+    async def close(self) -> None:
+        """Write out what is in the buffers and close the file, also when the writing fails."""
+        if self.closed:
+            return
+        self._forget()
+        if self._encoder is None:
+            await self._binary.close()
+        elif self._seekable:
+            await files._finish(self._close())
+        else:
+            await self._close()
+
+    async def _close(self) -> None:
+        try:
+            if not self._sync.closed:
+                await self.flush()
+        finally:
+            await self._binary.close()
+
+    def detach(self) -> Any:
+        """Return the binary file, which is the builtin's kind and waits; this one cannot be used any more."""
+        self._not_detached()
+        self._binary._raw.wait_from_now_on()
+        if self._encoded:
+            self._sync.write(b"".join(self._encoded))
+        self._sync.flush()
+        self._detached = True
+        self._forget()
+        return self._sync
+
+
+# ------------------------------------------------------------------------------------------------------
+# Other objects that are like files
+
+
+class WrappedFile(File):
+    """Any object that is like a file; its methods are called in a thread, or at once if it is in memory."""
+
+    def __init__(self, file: Any, loop: Any = None, executor: Any = None) -> None:
+        """Wrap an object.
+
+        Args: loop and executor are aiofiles', and not used.
+        """
+        super().__init__()
+        self._sync = file
+        self._here = isinstance(file, (io.BytesIO, io.StringIO))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self._sync, name)
+
+    async def _call(self, name: str, *args: Any) -> Any:
+        method = getattr(self._sync, name)
+        if self._at_once():
+            return method(*args)
+        return await self._in_turn(files.call, method, *args)
+
+    def _at_once(self) -> bool:
+        return self._here
+
+    async def read(self, *size: int | None) -> Any:
+        """Read: the object's read()."""
+        return await self._call("read", *size)
+
+    async def read1(self, *size: int) -> Any:
+        """Read: the object's read1()."""
+        return await self._call("read1", *size)
+
+    async def readall(self) -> Any:
+        """Read: the object's readall()."""
+        return await self._call("readall")
+
+    async def readinto(self, buffer: Any) -> Any:
+        """Read: the object's readinto()."""
+        return await self._call("readinto", buffer)
+
+    async def readinto1(self, buffer: Any) -> Any:
+        """Read: the object's readinto1()."""
+        return await self._call("readinto1", buffer)
+
+    async def peek(self, *size: int) -> Any:
+        """Look ahead: the object's peek()."""
+        return await self._call("peek", *size)
+
+    async def readline(self, *size: int | None) -> Any:
+        """Read a line: the object's readline()."""
+        return await self._call("readline", *size)
+
+    async def readlines(self, *hint: int | None) -> Any:
+        """Read lines: the object's readlines()."""
+        return await self._call("readlines", *hint)
+
+    async def write(self, data: Any) -> Any:
+        """Write: the object's write()."""
+        return await self._call("write", data)
+
+    async def writelines(self, lines: Iterable[Any]) -> None:
+        """Write lines: the object's writelines()."""
+        await self._call("writelines", lines)
+
+    async def seek(self, offset: int, whence: int = 0) -> Any:
+        """Go to a position: the object's seek()."""
+        return await self._call("seek", offset, whence)
+
+    async def tell(self) -> Any:
+        """Tell the position: the object's tell()."""
+        return await self._call("tell")
+
+    async def truncate(self, *size: int | None) -> Any:
+        """Set the size: the object's truncate()."""
+        return await self._call("truncate", *size)
+
+    async def flush(self) -> None:
+        """Flush: the object's flush()."""
+        await self._call("flush")
+
+    async def close(self) -> None:
+        """Close the object, also when the task is cancelled."""
+        if self._at_once():
+            self._sync.close()
+        else:
+            await files._finish(files.call(self._sync.close))
+
+    def fileno(self) -> Any:
+        """Return the descriptor: the object's fileno()."""
+        return self._sync.fileno()
+
+    def detach(self) -> Any:
+        """Detach: the object's detach()."""
+        return self._sync.detach()
+
+
+@functools.singledispatch
+def wrap(file: Any, *, loop: Any = None, executor: Any = None) -> Any:
+    """Make a file of an open descriptor, or of an object that is like a file.
+
+    A descriptor gives a binary file, which closes it. The methods of an object are called in a thread, so
+    that what others do with it is seen; wrap.register() adds types, as aiofiles' does.
+
+    Args: loop and executor are aiofiles', and not used.
+    Raises: TypeError for anything else.
+    """
+    like = hasattr(file, "close") and (hasattr(file, "read") or hasattr(file, "write"))
+    if isinstance(file, type) or not like:
+        raise TypeError(f"Unsupported io type: {file}.")
+    return WrappedFile(file)
+
+
+@wrap.register(int)
+def _wrap_descriptor(file: int, *, loop: Any = None, executor: Any = None) -> File:
+    if isinstance(file, bool):
+        raise TypeError(f"Unsupported io type: {file}.")
+    mode = "rb+"
+    if sys.platform != "win32":
+        import fcntl
+
+        access = fcntl.fcntl(file, fcntl.F_GETFL)
+        mode = {os.O_RDONLY: "rb", os.O_WRONLY: "wb"}.get(access & _O_ACCMODE, "rb+")
+        if access & os.O_APPEND and mode != "rb":
+            mode = mode.replace("wb", "ab").replace("rb+", "ab+")
+    return _assemble(file, file, mode, -1, None, None, None, True, False)
+
+
+class _Standard(WrappedFile):
+    """One of the standard streams, as it is in sys at each call."""
+
+    def __init__(self, find: Callable[[], Any]) -> None:
+        File.__init__(self)
+        self._find = find
+        self._here = False
+
+    @property
+    def _sync(self) -> Any:
+        return self._find()
+
+    def _at_once(self) -> bool:
+        return isinstance(self._sync, (io.BytesIO, io.StringIO))
+
+
+stdin = _Standard(lambda: sys.stdin)
+stdout = _Standard(lambda: sys.stdout)
+stderr = _Standard(lambda: sys.stderr)
+stdin_bytes = _Standard(lambda: sys.stdin.buffer)
+stdout_bytes = _Standard(lambda: sys.stdout.buffer)
+stderr_bytes = _Standard(lambda: sys.stderr.buffer)
+
+
+# ------------------------------------------------------------------------------------------------------
+# Opening
+
+
+class _Asked(Exception):
+    """What the builtin's open() would open; its arguments are checked."""
+
+
+def _ask(path: Any, flags: int) -> int:
+    raise _Asked(path, flags)
+
+
+class Opening(Uncopyable):
+    """What open() returns: await it, or use it with ``async with``."""
+
+    __slots__ = ("_coro", "_obj")
+
+    def __init__(self, coroutine: Any) -> None:
+        """Take the coroutine that opens."""
+        self._coro = coroutine
+        self._obj: Any = None
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        if self._obj is None:
+            self._obj = yield from self._coro.__await__()
+        return self._obj
+
+    async def __aenter__(self) -> Any:
+        return await self
+
+    async def __aexit__(self, *exception: object) -> None:
+        file, self._obj = self._obj, None
+        await file.close()
+
+
+def open(
+    file: Any, mode: str = "r", buffering: int = -1, encoding: str | None = None, errors: str | None = None,
+    newline: str | None = None, closefd: bool = True, opener: Callable[[Any, int], int] | None = None, *,
+    direct: bool = False, loop: Any = None, executor: Any = None,
+) -> Opening:  # fmt: skip
+    """Open a file: the builtin's open().
+
+    Args: direct opens it with O_DIRECT: transfers go to the device, in whole blocks, past the page cache.
+        opener is called in a thread. loop and executor are aiofiles', and not used.
+    Returns: what can be awaited, or used with ``async with``, for a File.
+    """
+    return Opening(_open(file, mode, buffering, encoding, errors, newline, closefd, opener, direct))
+
+
+async def _open(
+    file: Any, mode: str, buffering: int, encoding: str | None, errors: str | None, newline: str | None,
+    closefd: bool, opener: Any, direct: bool,
+) -> File:  # fmt: skip
+    rest = mode, buffering, encoding, errors, newline, closefd
+    if direct and not _O_DIRECT:
+        raise ValueError("direct=True: this platform has no O_DIRECT; open the file without it")
+    if isinstance(file, int):
+        builtins.open(file, *rest[:-1], False).close()
+        return _assemble(file, file, *rest, direct)
+    try:
+        builtins.open(file, *rest, _ask)  # noqa: SIM115
+    except _Asked as asked:
+        path, flags = asked.args
+    if direct:
+        flags |= _O_DIRECT
+    if opener is None:
+        fd = await files.open_fd(path, flags, 0o666)
+    else:
+        fd = await files._in_thread(functools.partial(opener, path, flags), _close_opened)
+        if not isinstance(fd, int):
+            raise TypeError("expected integer from opener")
+        if fd < 0:
+            raise ValueError(f"opener returned {fd}")
+        os.set_inheritable(fd, False)
+    return _assemble(path, fd, *rest, direct)
+
+
+def _close_opened(fd: Any) -> None:
+    if isinstance(fd, int) and fd >= 0:
+        os.close(fd)
+
+
+def _assemble(
+    file: Any, fd: int, mode: str, buffering: int, encoding: str | None, errors: str | None,
+    newline: str | None, closefd: bool, direct: bool,
+) -> File:  # fmt: skip
+    """Put the layers together on a descriptor, as the builtin's open() does."""
+    try:
+        raw = (_DirectRaw if direct else _Raw)(file, fd, mode.replace("b", "").replace("t", ""), closefd)
+    except OSError as error:
+        if file is not fd:
+            os.close(fd)
+            if error.errno == errno.EISDIR:
+                raise fileops.error_of(errno.EISDIR, file) from None
+        raise
+    try:
+        binary = "b" in mode
+        line_buffering = buffering == 1 or (buffering < 0 and raw.isatty())
+        if buffering < 0 or buffering == 1:
+            buffering = _buffer_size(fd)
+        if direct:
+            buffering = max(buffering, 32 * ALIGNMENT)
+        if not buffering:
+            if binary:
+                return RawFile(raw)
+            raise ValueError("can't have unbuffered text I/O")
+        kind: Any = io.BufferedReader if mode.startswith(("r", "br", "tr")) else io.BufferedWriter
+        found = BufferedFile((io.BufferedRandom if "+" in mode else kind)(raw, buffering), buffering)
+        if binary:
+            return found
+        text = TextFile(found, encoding, errors, newline, line_buffering)
+        text._mode = mode
+        return text
+    except BaseException:
+        raw.close()
+        raise
+
+
+def _buffer_size(fd: int) -> int:
+    size: int = getattr(os.fstat(fd), "st_blksize", 0)
+    if sys.version_info >= (3, 14):
+        return max(min(size, 8192 * 1024), io.DEFAULT_BUFFER_SIZE)
+    return size if size > 1 else io.DEFAULT_BUFFER_SIZE
+
+
+# ------------------------------------------------------------------------------------------------------
+# anyio's names
+
+AsyncFile = File
+
+
+async def open_file(
+    file: Any, mode: str = "r", buffering: int = -1, encoding: str | None = None, errors: str | None = None,
+    newline: str | None = None, closefd: bool = True, opener: Callable[[Any, int], int] | None = None, *,
+    limiter: Any = None,
+) -> File:  # fmt: skip
+    """Open a file: anyio's open_file(); see open().
+
+    Args: limiter is kept, and not used: there is no pool of threads to limit.
+    """
+    found: File = await open(file, mode, buffering, encoding, errors, newline, closefd, opener)
+    found.limiter = limiter
+    return found
+
+
+def wrap_file(file: Any, *, limiter: Any = None) -> File:
+    """Wrap an open file: anyio's wrap_file(); see wrap()."""
+    found: File = wrap(file)
+    found.limiter = limiter
+    return found
