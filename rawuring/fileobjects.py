@@ -6,7 +6,7 @@ What it is: open() and wrap(), the classes of files that they return, and the st
 Mirrors: the module io, class by class; the names of aiofiles and of anyio.
 Must not know: rings, threads.
 Invariant: a method answers what the builtin's method answers, and suspends only when data must be waited for.
-Read next: filepath.py.
+Read next: DESIGN.md.
 
 How it works. Binary files keep the builtin's own buffers. These stand on a raw file that never waits: it
 reads what is in the page cache and notes what it lacks; writes it only notes. After each call the notes are
@@ -430,7 +430,7 @@ class _DirectRaw(_Raw):
 class File(Uncopyable):
     """An open file: what all of them have. open() and wrap() make them.
 
-    Lifetime: a file that is forgotten is written out and closed without the loop, with a ResourceWarning.
+    A file that is forgotten is written out and closed without the loop, with a ResourceWarning.
     """
 
     #: The builtin's object that does the work; what it answers without waiting is read from it.
@@ -546,12 +546,11 @@ class File(Uncopyable):
         if hint is None or index(hint) <= 0:
             hint = sys.maxsize
         lines, total = [], 0
-        while total <= hint:
-            line = await self.readline()
-            if not line:
-                break
+        async for line in self:
             lines.append(line)
             total += len(line)
+            if total > hint:
+                break
         return lines
 
     async def __anext__(self) -> Any:
@@ -771,11 +770,11 @@ class RawFile(_OnRaw):
         return size
 
     async def flush(self) -> None:
-        """Do nothing: there is no buffer."""
+        """Do nothing, for there is no buffer."""
         self._raw.flush()
 
     def detach(self) -> Any:
-        """Refuse: there is nothing above the raw file."""
+        """Refuse; there is nothing above the raw file."""
         raise io.UnsupportedOperation("detach")
 
 
@@ -930,7 +929,9 @@ class BufferedFile(_OnRaw):
         got = self._sync.readinto(buffer) or 0
         if not raw.lacks:
             return got
-        view = memoryview(buffer).cast("B")
+        view = memoryview(buffer)
+        if view.format != "B" or view.ndim != 1:
+            view = view.cast("B")  # PyPy takes a cast one for read-only
         try:
             while raw.lacks:
                 await raw.fetch()
@@ -1361,9 +1362,9 @@ class TextFile(File):
         await self._flush()
         return await self._binary.truncate(size)
 
-    # Positions. A cookie is what CPython's TextIOWrapper makes. From the lowest bit: 64 bits of the offset, 32
-    # each of the decoder's state there, of how many bytes to feed it, and of how many characters of these to
-    # skip, and whether the end of the file belongs to them.
+    # Positions. A cookie is what CPython's TextIOWrapper makes. From the lowest bit: 64 bits of the offset,
+    # 32 each of the decoder's state there, of how many bytes to feed it, and of how many characters of these
+    # to skip, and whether the end of the file belongs to them.
 
     async def tell(self) -> int:
         """Return where the file is: a number for seek() and nothing else."""
@@ -1514,6 +1515,9 @@ class TextFile(File):
 class WrappedFile(File):
     """Any object that is like a file; its methods are called in a thread, or at once if it is in memory."""
 
+    # Whether a method may wait for ever: a task that is cancelled leaves it alone.
+    _may_wait = False
+
     def __init__(self, file: Any, loop: Any = None, executor: Any = None) -> None:
         """Wrap an object.
 
@@ -1532,65 +1536,66 @@ class WrappedFile(File):
         method = getattr(self._sync, name)
         if self._at_once():
             return method(*args)
-        return await self._in_turn(files.call, method, *args)
+        op = fileops.Op(functools.partial(method, *args), alone=self._may_wait)
+        return await self._in_turn(files._in_thread, op)
 
     def _at_once(self) -> bool:
         return self._here
 
     async def read(self, *size: int | None) -> Any:
-        """Read: the object's read()."""
+        """Call the object\'s read()."""
         return await self._call("read", *size)
 
     async def read1(self, *size: int) -> Any:
-        """Read: the object's read1()."""
+        """Call the object\'s read1()."""
         return await self._call("read1", *size)
 
     async def readall(self) -> Any:
-        """Read: the object's readall()."""
+        """Call the object\'s readall()."""
         return await self._call("readall")
 
     async def readinto(self, buffer: Any) -> Any:
-        """Read: the object's readinto()."""
+        """Call the object\'s readinto()."""
         return await self._call("readinto", buffer)
 
     async def readinto1(self, buffer: Any) -> Any:
-        """Read: the object's readinto1()."""
+        """Call the object\'s readinto1()."""
         return await self._call("readinto1", buffer)
 
     async def peek(self, *size: int) -> Any:
-        """Look ahead: the object's peek()."""
+        """Call the object\'s peek()."""
         return await self._call("peek", *size)
 
     async def readline(self, *size: int | None) -> Any:
-        """Read a line: the object's readline()."""
+        """Call the object\'s readline()."""
         return await self._call("readline", *size)
 
     async def readlines(self, *hint: int | None) -> Any:
-        """Read lines: the object's readlines()."""
+        """Call the object\'s readlines()."""
         return await self._call("readlines", *hint)
 
     async def write(self, data: Any) -> Any:
-        """Write: the object's write()."""
+        """Call the object\'s write()."""
         return await self._call("write", data)
 
     async def writelines(self, lines: Iterable[Any]) -> None:
-        """Write lines: the object's writelines()."""
+        """Call the object\'s writelines()."""
         await self._call("writelines", lines)
 
     async def seek(self, offset: int, whence: int = 0) -> Any:
-        """Go to a position: the object's seek()."""
+        """Call the object\'s seek()."""
         return await self._call("seek", offset, whence)
 
     async def tell(self) -> Any:
-        """Tell the position: the object's tell()."""
+        """Call the object\'s tell()."""
         return await self._call("tell")
 
     async def truncate(self, *size: int | None) -> Any:
-        """Set the size: the object's truncate()."""
+        """Call the object\'s truncate()."""
         return await self._call("truncate", *size)
 
     async def flush(self) -> None:
-        """Flush: the object's flush()."""
+        """Call the object\'s flush()."""
         await self._call("flush")
 
     async def close(self) -> None:
@@ -1601,11 +1606,11 @@ class WrappedFile(File):
             await files._finish(files.call(self._sync.close))
 
     def fileno(self) -> Any:
-        """Return the descriptor: the object's fileno()."""
+        """Call the object\'s fileno()."""
         return self._sync.fileno()
 
     def detach(self) -> Any:
-        """Detach: the object's detach()."""
+        """Call the object\'s detach()."""
         return self._sync.detach()
 
 
@@ -1642,6 +1647,8 @@ def _wrap_descriptor(file: int, *, loop: Any = None, executor: Any = None) -> Fi
 
 class _Standard(WrappedFile):
     """One of the standard streams, as it is in sys at each call."""
+
+    _may_wait = True
 
     def __init__(self, find: Callable[[], Any]) -> None:
         File.__init__(self)
@@ -1732,7 +1739,8 @@ async def _open(
     if opener is None:
         fd = await files.open_fd(path, flags, 0o666)
     else:
-        fd = await files._in_thread(functools.partial(opener, path, flags), _close_opened)
+        opening = fileops.Op(functools.partial(opener, path, flags), undo=_close_opened)
+        fd = await files._in_thread(opening)
         if not isinstance(fd, int):
             raise TypeError("expected integer from opener")
         if fd < 0:

@@ -70,6 +70,7 @@ _AT_REMOVEDIR = 0x200
 _AT_SYMLINK_FOLLOW = 0x400
 _RESOLVE_CACHED = 0x20
 _OPENAT2 = 437  # on every architecture but alpha. Source: Linux scripts/syscall.tbl
+_O_ACCMODE = 3  # PyPy's os has none
 _O_PATH = getattr(os, "O_PATH", 0)
 _O_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 #: 0 where there is none.
@@ -555,7 +556,7 @@ def closes_at_once(fd: int) -> bool:
     import fcntl
 
     flags = fcntl.fcntl(fd, fcntl.F_GETFL)
-    return flags & os.O_ACCMODE == os.O_RDONLY or not stat_module.S_ISREG(os.fstat(fd).st_mode)
+    return flags & _O_ACCMODE == os.O_RDONLY or not stat_module.S_ISREG(os.fstat(fd).st_mode)
 
 
 def is_ready(fd: int, writing: bool) -> bool:

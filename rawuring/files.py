@@ -8,7 +8,7 @@ Mirrors: os, by name, argument order and exception; pathlib's read_bytes, shutil
 Must not know: rings; it asks asyncring.
 Invariant: a call is answered by the first of three that can: the kernel's caches, at once; the loop's ring; a
 thread. All three give the same result and the same exception.
-Read next: DESIGN.md.
+Read next: fileobjects.py.
 
 What is gained, and what is not. The loop is not blocked, many cold files are read at the same time, and no
 pool of threads runs full. Data that are in the page cache are not read faster than by plain blocking calls.
@@ -129,12 +129,23 @@ def _why_no_ring() -> str:
     return _refusal[1] if _refusal[0] and perf_counter() < _refusal[0] else asyncring.reason()
 
 
+#: The third layer stands on this file, and is imported when it is asked for.
+_ELSEWHERE = dict.fromkeys(
+    ("AsyncFile", "BufferedFile", "File", "RawFile", "TextFile", "WrappedFile", "open", "open_file", "stderr",
+     "stderr_bytes", "stdin", "stdin_bytes", "stdout", "stdout_bytes", "wrap", "wrap_file"), "fileobjects",
+)  # fmt: skip
+
+
 def __getattr__(name: str) -> Any:
     """Say which backend is in use, and why there is no ring."""
     if name == "backend":
         return "threads" if _why_no_ring() else "io_uring"
     if name == "reason":
         return _why_no_ring()
+    if name in _ELSEWHERE:
+        from importlib import import_module
+
+        return getattr(import_module(f".{_ELSEWHERE[name]}", __package__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

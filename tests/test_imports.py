@@ -56,6 +56,7 @@ ORDER = (
     "filebatch",
     "filesync",
     "files",
+    "fileobjects",
     "vendor",
     # Tools for readers: nothing above imports them.
     "fakekernel",
@@ -64,7 +65,7 @@ ORDER = (
     "inspect",
 )
 # Those that may import asyncio.
-ASYNCIO = ("asyncring", "aio", "files")
+ASYNCIO = ("asyncring", "aio", "files", "fileobjects")
 PRESENT = [name for name in ORDER if (PACKAGE / f"{name}.py").exists()]
 
 
@@ -175,7 +176,6 @@ io.open = only_python(io.open, "io.open")
 for module, forbidden in (
     (ctypes, ("CDLL", "PyDLL")),
     (ctypes.cdll, ("LoadLibrary",)),
-    (io, ("FileIO",)),
     (mmap, ("mmap",)),
     (os, ("open", "stat", "lstat", "listdir", "scandir", "readlink", "access", "pipe", "fork", "system")),
     (socket, ("socket", "socketpair")),
@@ -184,6 +184,8 @@ for module, forbidden in (
 ):
     for name in forbidden:
         setattr(module, name, bomb(f"{getattr(module, '__name__', 'cdll')}.{name}"))
+
+io.FileIO = type("FileIO", (io.FileIO,), {"__new__": bomb("io.FileIO")})
 
 # Modules that only Linux has are hidden even under the name of Linux: no import needs them.
 for name in ("fcntl", "termios", "resource", "pwd", "grp"):

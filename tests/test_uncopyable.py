@@ -24,6 +24,7 @@ VALUES = {
     "barriers.Words": "a protocol, for type checkers only",
     "buffers.PyBuffer": "the layout of a C struct",
     "fakekernel.Memory": "a bytearray: its copy has bytes of its own",
+    "fileobjects._Flag": "a number",
     "files._Suspend": "has no state",
     "files._Turn": "a threading.local(), which cannot be copied either",
     "inflight._Sample": "has no state",
