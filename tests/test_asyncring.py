@@ -1,23 +1,43 @@
 # SPDX-License-Identifier: MIT
-"""Requests that are awaited, on the stock loop, on uvloop and on ours."""
+"""Requests that are awaited: the same tests on the stock loop, on uvloop and on ours.
+
+What it is: AsyncRing by what a program sees, and by what it leaves behind.
+Must not know: where the ring of a loop lives.
+Invariant: after each test the table is empty and no descriptor is left.
+Read next: test_asyncring_random.py.
+"""
 
 from __future__ import annotations
 
+import array
 import asyncio
 import contextlib
+import errno
+import functools
+import gc
+import inspect
+import mmap
 import os
-from collections.abc import Callable, Coroutine
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from rawuring import aio, asyncring, ops
+from rawuring import aio, asyncring, buffers, ops, register, uapi
 from rawuring.buffers import allocate, pin
 from rawuring.syscalls import Unavailable
 
 pytestmark = [pytest.mark.requires_io_uring, pytest.mark.leakcheck]
 
-Runner = Callable[[Coroutine[Any, Any, Any]], Any]
+PYPY = sys.implementation.name == "pypy"
 
 
 def stock_loop() -> asyncio.AbstractEventLoop:
@@ -43,36 +63,917 @@ def loop(request: pytest.FixtureRequest):
         made.close()
 
 
-def in_flight(ring: asyncring.AsyncRing) -> int:
-    """Count requests; beside them a selector's own waits in the table of its ring."""
-    return sum(callable(request.handler) for request in ring.table.requests())
+def on_each_loop(test: Callable[..., Any]) -> Callable[..., None]:
+    """Run a coroutine function with the ring of a loop, and look whether it leaves requests behind."""
+
+    async def main(arguments: dict[str, Any]) -> None:
+        ring = asyncring.running()
+        before = len(ring.table)
+        await test(ring, **arguments)
+        gc.collect()
+        await settles(lambda: len(ring.table) <= before)
+        assert len(ring.table) <= before, ring.table.requests()
+
+    parameters = [each for name, each in inspect.signature(test).parameters.items() if name != "ring"]
+
+    @functools.wraps(test)
+    def run(loop: asyncio.AbstractEventLoop, **arguments: Any) -> None:
+        loop.run_until_complete(main(arguments))
+
+    of_loop = inspect.Parameter("loop", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    run.__signature__ = inspect.Signature([of_loop, *parameters])  # type: ignore[attr-defined]
+    del run.__wrapped__  # type: ignore[attr-defined]
+    return run
 
 
-@pytest.fixture
-def run(loop) -> Runner:
-    return loop.run_until_complete
+async def settles(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until something is so, or for long enough."""
+    until = time.monotonic() + 30
+    while not condition() and time.monotonic() < until:
+        await asyncio.sleep(0.001)
 
 
-def test_call_when_awaited_then_res_and_a_future(run: Runner) -> None:
+@contextlib.contextmanager
+def a_pipe():
+    r, w = os.pipe()
+    try:
+        yield r, w
+    finally:
+        os.close(r)
+        os.close(w)
+
+
+@contextlib.contextmanager
+def a_pair(kind: int = socket.SOCK_STREAM):
+    a, b = socket.socketpair(socket.AF_UNIX, kind)
+    with a, b:
+        a.setblocking(False)
+        b.setblocking(False)
+        yield a, b
+
+
+@contextlib.contextmanager
+def a_listener():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(128)
+        listener.setblocking(False)
+        yield listener
+
+
+def needs(ring: asyncring.AsyncRing, opcode: int, since: str) -> None:
+    if not ring.supports(opcode):
+        pytest.skip(f"{uapi.name_of('IORING_OP_', opcode)} ({since}) on {os.uname().release}")
+
+
+# -- call
+
+
+@on_each_loop
+async def test_call_when_awaited_then_res_and_a_future(ring) -> None:
+    assert asyncring.running() is ring
+    future = ring.call(ops.prep_nop)
+    assert asyncio.isfuture(future)
+    assert await future == 0
+    assert await future == 0
+    before = len(asyncio.all_tasks())
+    gathered = asyncio.gather(*[ring.call(ops.prep_nop) for _ in range(10_000)])
+    assert len(asyncio.all_tasks()) == before
+    assert await gathered == [0] * 10_000
+
+
+@on_each_loop
+async def test_call_when_the_kernel_refuses_then_oserror_with_the_operation(ring) -> None:
+    with pytest.raises(OSError, match="read: ") as caught:
+        await ring.call(ops.prep_read, 1 << 20, pin(allocate(8), True), None, 0)
+    assert caught.value.errno == errno.EBADF
+
+
+@on_each_loop
+async def test_call_when_arguments_are_wrong_then_nothing_is_queued(ring) -> None:
+    pending = ring.ring.sq.pending()
+    with pytest.raises(TypeError):
+        ring.call(ops.prep_read, "no fd", 0, 0, 0)
+    with pytest.raises(TypeError, match="stream"):
+        ring.call(ops.prep_multishot_accept, 0, 0, 0, 0)
+    with pytest.raises(ValueError, match="chain"):
+        ring.call(ops.prep_nop, flags=uapi.IOSQE_IO_LINK)
+    with pytest.raises(ValueError, match="nan"):
+        ring.call(ops.prep_nop, timeout=float("nan"))
+    with pytest.raises(TypeError):
+        ring.call(ops.prep_read, "no fd", 0, 0, 0, timeout=1)
+    with pytest.raises(ValueError, match="none are given"):
+        ring.chain()
+    with pytest.raises(TypeError):
+        ring.chain((ops.prep_nop,), (ops.prep_read, "no fd", 0, 0, 0))
+    assert ring.ring.sq.pending() == pending
+    assert await ring.call(ops.prep_nop) == 0
+
+
+@on_each_loop
+async def test_call_when_many_tasks_call_in_one_turn_then_one_enter(ring) -> None:
+    async def one() -> int:
+        return await ring.call(ops.prep_nop)
+
+    tasks = [asyncio.ensure_future(one()) for _ in range(50)]
+    before = ring.ring.statistics()
+    await asyncio.wait(tasks)
+    after = ring.ring.statistics()
+    assert after.submitted - before.submitted >= 50
+    # One, or two of a selector that waits; a turn without requests may enter, too.
+    assert after.enters - before.enters <= 3
+
+
+@on_each_loop
+async def test_call_when_answers_follow_each_other_then_the_loop_is_not_starved(ring) -> None:
+    ticks = []
+    tick = asyncio.get_running_loop().call_soon
+    tick(ticks.append, 1)
+    for _ in range(100_000):
+        await ring.call(ops.prep_nop)
+        if ticks:
+            break
+    assert ticks
+
+
+@on_each_loop
+async def test_flush_when_called_then_what_completes_is_there(ring) -> None:
+    future = ring.call(ops.prep_nop)
+    ring.flush()
+    assert ring.ring.sq.pending() == 0
+    assert await future == 0
+
+
+# -- start
+
+
+@on_each_loop
+async def test_start_when_completed_then_the_handler_runs(ring) -> None:
+    got: list[tuple[int, int]] = []
+    token = ring.start(ops.prep_nop, handler=lambda res, flags: got.append((res, flags)))
+    assert token in ring.table
+    await settles(lambda: bool(got))
+    assert got == [(0, 0)]
+    with pytest.raises(TypeError):
+        ring.start(ops.prep_nop, handler=5)
+
+
+@on_each_loop
+async def test_start_when_handlers_raise_then_the_loop_is_told_and_the_others_run(ring) -> None:
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
+    got: list[int] = []
+
+    def bad(res: int, flags: int) -> None:
+        raise KeyError("of the handler")
+
+    for _ in range(3):
+        ring.start(ops.prep_nop, handler=bad)
+        ring.start(ops.prep_nop, handler=lambda res, flags: got.append(res))
+    await settles(lambda: len(got) == 3)
+    assert len(got) == 3
+    assert [type(context["exception"]) for context in told] == [KeyError] * 3
+
+
+def test_start_when_a_handler_raises_keyboard_interrupt_then_the_rest_is_not_lost(loop) -> None:
+    got: list[int] = []
+
+    def strike(res: int, flags: int) -> None:
+        raise KeyboardInterrupt
+
     async def main() -> None:
         ring = asyncring.running()
-        assert asyncring.running() is ring
-        future = ring.call(ops.prep_nop)
-        assert asyncio.isfuture(future)
-        assert await future == 0
-        assert await asyncio.gather(*[ring.call(ops.prep_nop) for _ in range(10_000)]) == [0] * 10_000
-        assert in_flight(ring) == 0
+        ring.start(ops.prep_nop, handler=strike)
+        for i in range(10):
+            ring.start(ops.prep_nop, handler=lambda res, flags, i=i: got.append(i))
+        await settles(lambda: len(got) == 10)
 
-    run(main())
+    async def wait() -> None:
+        await settles(lambda: len(got) == 10)
+
+    task = loop.create_task(main())
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(task)
+    loop.run_until_complete(wait())
+    assert got == list(range(10))
+    loop.run_until_complete(task)
 
 
-def test_call_when_the_kernel_refuses_then_oserror_with_the_operation(run: Runner) -> None:
-    async def main() -> None:
-        with pytest.raises(OSError, match="read: ") as caught:
-            await asyncring.running().call(ops.prep_read, 1 << 20, pin(allocate(8), True), None, 0)
-        assert caught.value.errno == 9
+# -- cancelling
 
-    run(main())
+
+@on_each_loop
+async def test_cancel_before_it_is_sent_then_the_kernel_does_not_see_it(ring) -> None:
+    with a_pipe() as (r, w):
+        os.set_blocking(r, False)
+        future = ring.call(ops.prep_write, w, pin(b"unwanted"), None, 0)
+        timed = ring.call(ops.prep_write, w, pin(b"unwanted"), None, 0, timeout=60)
+        chain = ring.chain(*[(ops.prep_write, w, pin(b"unwanted"), None, 0)] * 3)
+        for each in (future, timed, chain):
+            assert each.cancel() and each.cancel()
+        for each in (future, timed, chain):
+            with pytest.raises(asyncio.CancelledError):
+                await each
+            assert each.cancelled() and not each.cancel()
+        with pytest.raises(BlockingIOError):
+            os.read(r, 100)
+
+
+@on_each_loop
+async def test_cancel_when_sent_then_cancelled_with_the_final_cqe(ring) -> None:
+    with a_pipe() as (r, w):
+        for timeout in (None, 60):
+            future = ring.call(ops.prep_read, r, pin(allocate(8), True), None, 0, timeout=timeout)
+            ring.flush()
+            assert future.cancel() and future.cancel()
+            assert future.token in ring.table and not future.done()
+            with pytest.raises(asyncio.CancelledError):
+                await future
+            assert future.token not in ring.table
+
+
+@on_each_loop
+async def test_cancel_when_the_request_succeeds_all_the_same_then_late_has_it(ring) -> None:
+    got: list[int] = []
+    with a_pipe() as (r, w):
+        memory = allocate(8)
+        future = ring.call(ops.prep_read, r, pin(memory, True), None, 0, late=got.append)
+        ring.flush()
+        os.write(w, b"late")
+        future.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await future
+        assert got in ([4], []) and (got or os.read(r, 8) == b"late")
+
+
+@on_each_loop
+async def test_task_cancelled_when_its_result_is_there_then_late_has_it(ring) -> None:
+    got: list[int] = []
+
+    async def one() -> None:
+        await ring.call(ops.prep_nop, late=got.append)
+
+    for _ in range(100):
+        task = asyncio.ensure_future(one())
+        await asyncio.sleep(0)
+        ring.flush()
+        done = task.done()
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        assert len(got) == (not done and task.cancelled())
+        got.clear()
+
+
+@on_each_loop
+async def test_late_when_it_raises_then_the_loop_is_told(ring) -> None:
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
+
+    def bad(res: int) -> None:
+        raise KeyError(res)
+
+    future = ring.call(ops.prep_nop, late=bad)
+    ring.ring.submit()
+    future.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await future
+    assert [type(context["exception"]) for context in told] == [KeyError]
+
+
+@on_each_loop
+async def test_descriptor_when_it_comes_too_late_then_it_is_closed(ring) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    futures = [
+        ring.call(ops.prep_openat, uapi.AT_FDCWD, buffers.path("/dev/null"), os.O_RDONLY, 0)
+        for _ in range(100)
+    ]
+    chain = ring.chain(
+        (ops.prep_openat, uapi.AT_FDCWD, buffers.path("/dev/null"), os.O_RDONLY, 0), (ops.prep_nop,)
+    )
+    ring.ring.submit()
+    for each in (*futures, chain):
+        each.cancel()
+    for each in (*futures, chain):
+        with pytest.raises(asyncio.CancelledError):
+            await each
+    assert set(os.listdir("/proc/self/fd")) <= before
+
+
+@on_each_loop
+async def test_asyncio_when_its_ways_to_cancel_are_used_then_they_do_as_with_sockets(ring) -> None:
+    with a_pipe() as (r, w):
+        memory = allocate(8)
+
+        def read() -> Any:
+            return ring.call(ops.prep_read, r, pin(memory, True), None, 0)
+
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(read(), 0.001)
+        future = read()
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.shield(future), 0.001)
+        assert not future.done()
+        os.write(w, b"x")
+        assert await future == 1
+        gathered = asyncio.gather(read(), read())
+        await asyncio.sleep(0)
+        gathered.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gathered
+        done, pending = await asyncio.wait([read(), ring.call(ops.prep_nop)], timeout=0.001)
+        assert len(done) == len(pending) == 1
+        pending.pop().cancel()
+        await asyncio.sleep(0)
+        if sys.version_info >= (3, 11):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.001):
+                    await read()
+            with pytest.raises(BaseException, match="unhandled errors") as group:
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(_await(read()))
+                    tasks.create_task(_fail())
+            assert [type(each) for each in group.value.exceptions] == [KeyError]
+
+
+async def _await(future: Any) -> Any:
+    return await future
+
+
+async def _fail() -> None:
+    await asyncio.sleep(0)
+    raise KeyError
+
+
+@on_each_loop
+async def test_coroutine_when_it_is_closed_while_it_waits_then_its_request_is_cancelled(ring) -> None:
+    with a_pipe() as (r, w):
+        coroutine = _await(ring.call(ops.prep_read, r, pin(allocate(8), True), None, 0))
+        coroutine.send(None)
+        coroutine.close()
+        await settles(lambda: len(ring.table) == 0)
+
+
+# -- timeouts
+
+
+@on_each_loop
+async def test_timeout_when_it_passes_then_timeout_error_and_nothing_in_flight(ring) -> None:
+    with a_pipe() as (r, w):
+        memory = allocate(8)
+        for timeout in (-1, 0, 0.001):
+            with pytest.raises(asyncio.TimeoutError, match="read did not end in time"):
+                await ring.call(ops.prep_read, r, pin(memory, True), None, 0, timeout=timeout)
+        future = ring.call(ops.prep_read, r, pin(memory, True), None, 0, timeout=60)
+        os.write(w, b"in time")
+        assert await future == 7
+        assert await ring.call(ops.prep_nop, timeout=float("inf")) == 0
+        with pytest.raises(OSError, match="read: "):
+            await ring.call(ops.prep_read, 1 << 20, pin(memory, True), None, 0, timeout=60)
+
+
+@on_each_loop
+async def test_timeout_when_it_races_with_completions_then_one_of_the_two(ring) -> None:
+    with a_pipe() as (r, w):
+        memory, written, read = allocate(8), 0, 0
+        for i in range(200):
+            future = ring.call(ops.prep_read, r, pin(memory, True), 1, 0, timeout=i / 1e6)
+            ring.flush()
+            written += os.write(w, b"x")
+            with contextlib.suppress(asyncio.TimeoutError):
+                read += await future
+        os.set_blocking(r, False)
+        with contextlib.suppress(BlockingIOError):
+            read += len(os.read(r, 1000))
+        assert read == written
+
+
+@on_each_loop
+async def test_sleep_until_when_the_time_comes_then_it_returns(ring) -> None:
+    await ring.sleep_until(time.monotonic() - 1)
+    before = time.monotonic()
+    await ring.sleep_until(before + 0.005)
+    assert time.monotonic() >= before + 0.005
+    try:
+        before = time.time()
+        await ring.sleep_until(before + 0.005, time.CLOCK_REALTIME)
+    except OSError as error:
+        assert "5.15" in str(error)
+    else:
+        assert time.time() >= before + 0.005
+    with pytest.raises(ValueError, match="CLOCK_REALTIME"):
+        await ring.sleep_until(0, time.CLOCK_PROCESS_CPUTIME_ID)
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(ring.sleep_until(float("inf")), 0.001)
+
+
+# -- chains
+
+
+@on_each_loop
+async def test_chain_when_all_succeed_then_their_results_in_order(ring) -> None:
+    with a_pipe() as (r, w):
+        memory = allocate(3)
+        written = (ops.prep_write, w, pin(b"abc"), None, 0)
+        read = (ops.prep_read, r, pin(memory, True), None, 0)
+        assert await ring.chain(written, read, (ops.prep_nop,)) == [3, 3, 0]
+        assert bytes(memory) == b"abc"
+        assert await ring.chain((ops.prep_nop, {"flags": uapi.IOSQE_ASYNC, "holds": (memory,)})) == [0]
+
+
+@on_each_loop
+async def test_chain_when_a_part_fails_then_it_says_which(ring) -> None:
+    with a_pipe() as (r, w):
+        memory = allocate(8)
+        bad = (ops.prep_read, 1 << 20, pin(memory, True), None, 0)
+        with pytest.raises(asyncring.ChainBroken, match=r"part 1 of 3 \(read\)") as caught:
+            await ring.chain((ops.prep_nop,), bad, (ops.prep_nop,))
+        assert caught.value.index == 1
+        assert caught.value.errno == errno.EBADF
+        assert caught.value.results == [0, -errno.EBADF, -errno.ECANCELED]
+        os.write(w, b"abc")
+        with pytest.raises(asyncring.ChainBroken, match="3 is less than was asked for") as caught:
+            await ring.chain((ops.prep_read, r, pin(memory, True), None, 0), (ops.prep_nop,))
+        assert caught.value.index == 0
+        with pytest.raises(asyncring.ChainBroken) as caught:
+            await ring.chain((ops.prep_nop,), bad, (ops.prep_nop,), hard=True)
+        assert caught.value.results == [0, -errno.EBADF, 0]
+
+
+@on_each_loop
+async def test_chain_when_cancelled_then_none_of_its_parts_is_left(ring) -> None:
+    with a_pipe() as (r, w):
+        read = (ops.prep_read, r, pin(allocate(8), True), None, 0)
+        got: list[list[int]] = []
+        for behind in range(3):
+            parts = [(ops.prep_nop,)] * 2 + [read] + [(ops.prep_nop,)] * behind
+            chain = ring.chain(*parts, late=got.append)
+            await asyncio.sleep(0.001)
+            chain.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await chain
+            assert got.pop()[:2] == [0, 0]
+
+
+@on_each_loop
+async def test_chain_when_it_is_longer_than_the_queue_then_value_error(ring) -> None:
+    size = ring.ring.sq.ring_entries
+    with pytest.raises(ValueError, match="do not fit"):
+        ring.chain(*[(ops.prep_nop,)] * (size + 1))
+    assert await ring.chain(*[(ops.prep_nop,)] * size) == [0] * size
+
+
+# -- sockets
+
+
+@on_each_loop
+async def test_sockets_when_there_is_something_then_it_is_taken_at_once(ring) -> None:
+    with a_pair() as (a, b):
+        assert await ring.send(a, b"hello") == 5
+        assert await ring.recv(b, 3) == b"hel"
+        room = bytearray(8)
+        assert await ring.recv_into(b, room) == 2 and bytes(room[:2]) == b"lo"
+        with pytest.raises(asyncio.TimeoutError):
+            await ring.recv(b, 3, timeout=0.001)
+        waiting = asyncio.ensure_future(ring.recv(b, 100, timeout=60))
+        await asyncio.sleep(0)
+        a.send(b"later")
+        assert await waiting == b"later"
+        a.close()
+        assert await ring.recv(b, 100) == b""
+        b.setblocking(True)
+        with pytest.raises(ValueError, match="setblocking"):
+            await ring.recv(b, 1)
+
+
+@on_each_loop
+async def test_send_when_the_peer_does_not_read_then_it_waits(ring) -> None:
+    with a_pair() as (a, b):
+        sent = 0
+        with pytest.raises(asyncio.TimeoutError):
+            while True:
+                sent += await ring.send(a, bytes(1 << 16), timeout=0.001)
+        waiting = asyncio.ensure_future(ring.send(a, b"end"))
+        await asyncio.sleep(0)
+        while sent:
+            sent -= len(await ring.recv(b, 1 << 16))
+        assert await waiting == 3
+        assert await ring.recv(b, 10) == b"end"
+
+
+@on_each_loop
+async def test_sendmsg_when_descriptors_are_passed_then_they_arrive(ring) -> None:
+    with a_pair() as (a, b), a_pipe() as (r, w):
+        assert await ring.sendmsg(a, [b"one", b"two"], fds=[w]) == 6
+        data, control, _, _ = b.recvmsg(10, socket.CMSG_SPACE(4))
+        assert data == b"onetwo"
+        fds = array.array("i", control[0][2])
+        os.write(fds[0], b"x")
+        assert os.read(r, 8) == b"x"
+        os.close(fds[0])
+
+
+@on_each_loop
+async def test_accept_and_connect_when_awaited_then_two_sockets(ring) -> None:
+    with a_listener() as listener, socket.socket() as client:
+        client.setblocking(False)
+        accepted = asyncio.ensure_future(ring.accept(listener))
+        await asyncio.sleep(0)
+        await ring.connect(client, ("localhost", listener.getsockname()[1]))
+        conn, address = await accepted
+        with conn:
+            assert conn.gettimeout() == 0
+            assert address == client.getsockname()
+            for data in (b"zero copy", bytearray(1 << 20) if not PYPY else allocate(1 << 20)):
+                waiting = asyncio.ensure_future(ring.send_zc(client, data))
+                left = len(data)
+                while left:
+                    left -= len(await ring.recv(conn, 1 << 20)) or 1 << 30
+                assert await waiting == len(data)
+        with pytest.raises(asyncio.TimeoutError):
+            await ring.accept(listener, timeout=0.001)
+    with socket.socket() as client:
+        client.setblocking(False)
+        with pytest.raises(ConnectionRefusedError):
+            await ring.connect(client, ("127.0.0.1", 1))
+
+
+@on_each_loop
+async def test_connect_when_a_unix_backlog_is_full_then_it_waits(ring, tmp_path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.ExitStack() as stack:
+        name = os.path.relpath(tmp_path / "s")
+        listener.bind(name)
+        listener.listen(0)
+        clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(3)]
+        for client in clients:
+            client.setblocking(False)
+        waiting = [asyncio.ensure_future(ring.connect(client, name)) for client in clients]
+        listener.setblocking(False)
+        for _ in clients:
+            conn, _ = await ring.accept(listener)
+            conn.close()
+        await asyncio.gather(*waiting)
+
+
+@on_each_loop
+async def test_send_zc_when_the_socket_cannot_then_the_bytes_are_copied(ring) -> None:
+    with a_pair() as (a, b):
+        assert await ring.send_zc(a, b"copied") == 6
+        assert b.recv(10) == b"copied"
+
+
+@on_each_loop
+async def test_poll_when_ready_then_the_mask(ring) -> None:
+    with a_pipe() as (r, w):
+        assert await ring.poll(w, select.POLLOUT) & select.POLLOUT
+        waiting = ring.poll(r, select.POLLIN, timeout=60)
+        os.write(w, b"x")
+        assert await waiting == select.POLLIN
+
+
+# -- streams
+
+
+@on_each_loop
+async def test_stream_when_polled_then_items_and_a_cancelled_step_loses_nothing(ring) -> None:
+    with a_pipe() as (r, w):
+        async with ring.stream(ops.prep_poll_multishot, r, select.POLLIN) as stream:
+            os.write(w, b"x")
+            try:
+                res, _ = await stream.__anext__()
+            except OSError as error:
+                pytest.skip(f"multishot polls (Linux 5.13): {error}")
+            assert res & select.POLLIN
+            os.read(r, 8)
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(stream.__anext__(), 0.001)
+            waiting = asyncio.ensure_future(stream.__anext__())
+            await settles(lambda: stream._source.waiter is not None)
+            with pytest.raises(RuntimeError, match="another task"):
+                await stream.__anext__()
+            os.write(w, b"x")
+            assert (await waiting)[0] & select.POLLIN
+        with pytest.raises(StopAsyncIteration):
+            await stream.__anext__()
+
+
+@on_each_loop
+async def test_stream_when_the_kernel_ends_it_then_it_is_started_again(ring) -> None:
+    second = buffers.timespec(1_000_000)
+    stream = ring.stream(ops.prep_timeout, second, 2, uapi.IORING_TIMEOUT_MULTISHOT)
+    async with stream:
+        got = []
+        try:
+            async for res, _ in stream:
+                got.append(res)
+                if len(got) == 5:
+                    break
+        except OSError as error:
+            pytest.skip(f"IORING_TIMEOUT_MULTISHOT (Linux 6.4): {error}")
+        assert got == [-errno.ETIME] * 5
+
+
+@on_each_loop
+async def test_stream_when_forgotten_then_its_request_ends(ring) -> None:
+    with a_pipe() as (r, w):
+        stream = ring.stream(ops.prep_poll_multishot, r, select.POLLIN)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(stream.__anext__(), 0.001)
+        assert len(ring.table)
+        del stream
+        gc.collect()
+        await settles(lambda: len(ring.table) == 0)
+
+
+@on_each_loop
+async def test_recv_multishot_when_data_come_then_pieces_that_return(ring) -> None:
+    with a_pair() as (a, b):
+        got = b""
+        async with ring.recv_multishot(b) as stream:
+            for i in range(200):  # more than there are buffers
+                a.send(b"%05d" % i)
+                piece = await stream.__anext__()
+                assert len(piece) == 5
+                with piece as data:
+                    got += data
+                piece.release()
+            assert got == b"".join(b"%05d" % i for i in range(200))
+            a.send(b"end")
+            a.close()
+            assert [bytes(piece) async for piece in stream] == [b"end"]
+
+
+@on_each_loop
+async def test_recv_multishot_when_all_pieces_are_held_then_it_goes_on_with_the_first_released(ring) -> None:
+    with a_pair() as (a, b):
+        try:
+            group = register.setup_buf_ring(ring.ring, 7, 4, 64)
+        except OSError as error:
+            pytest.skip(f"PBUF_RING (Linux 5.19): {error}")
+        try:
+            async with ring.recv_multishot(b, group) as stream:
+                held = []
+                for _ in range(4):
+                    a.send(b"x" * 64)
+                    held.append(await stream.__anext__())
+                a.send(b"y" * 64)
+                waiting = asyncio.ensure_future(stream.__anext__())
+                done, _ = await asyncio.wait([waiting], timeout=0.005)
+                assert not done or bytes(waiting.result()) == b"y" * 64  # without multishot it is copied
+                held.pop(0).release()
+                assert bytes(await waiting) == b"y" * 64
+                assert [bytes(each) for each in held] == [b"x" * 64] * 3
+                del held, waiting, done
+        finally:
+            gc.collect()
+            register.free_buf_ring(ring.ring, group)
+
+
+@on_each_loop
+async def test_recv_multishot_when_it_is_closed_then_what_came_is_the_next_recvs(ring) -> None:
+    with a_pair() as (a, b):
+        for _ in range(200):
+            stream = ring.recv_multishot(b)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(stream.__anext__(), 0)
+            ring.flush()
+            a.send(b"abc")
+            closing = asyncio.ensure_future(stream.aclose())
+            a.send(b"def")
+            await closing
+            got = b""
+            while len(got) < 6:
+                got += await ring.recv(b, 2)
+            assert got == b"abcdef"
+
+
+@on_each_loop
+async def test_recv_when_another_stream_is_closed_then_the_one_who_waits_is_woken(ring) -> None:
+    with a_pair() as (a, b):
+        waiting = asyncio.ensure_future(ring.recv(b, 10))
+        await asyncio.sleep(0)
+        ring._put_back(b, b"late")
+        assert await waiting == b"late"
+        room = bytearray(10)
+        ring._put_back(b, b"more")
+        assert await ring.recv(b, 10, socket.MSG_PEEK) == b"more"
+        assert await ring.recv_into(b, room) == 4 and room[:4] == b"more"
+
+
+@on_each_loop
+async def test_accept_multishot_when_clients_come_then_sockets_and_the_late_ones_are_the_next_accepts(
+    ring,
+) -> None:
+    with a_listener() as listener, contextlib.ExitStack() as stack:
+        async with ring.accept_multishot(listener) as stream:
+            for _ in range(3):
+                client = stack.enter_context(socket.create_connection(listener.getsockname()))
+                conn = stack.enter_context(await stream.__anext__())
+                assert conn.getpeername() == client.getsockname() and conn.gettimeout() == 0
+            clients = [
+                stack.enter_context(socket.create_connection(listener.getsockname())) for _ in range(5)
+            ]
+        found = set()
+        for _ in clients:
+            conn, address = await ring.accept(listener)
+            stack.enter_context(conn)
+            found.add(address)
+        assert found == {client.getsockname() for client in clients}
+
+
+@on_each_loop
+async def test_accept_when_a_late_connection_is_left_then_it_goes_with_the_listener(ring) -> None:
+    with a_listener() as listener:
+        with socket.create_connection(listener.getsockname()) as client:
+            ring._put_back(listener, (await ring.accept(listener)))
+            del listener
+            gc.collect()
+            client.settimeout(60)
+
+
+@on_each_loop
+async def test_multishot_when_the_kernel_lacks_it_then_one_by_one(ring, monkeypatch) -> None:
+    def lacking(sqe, *arguments, **options) -> None:
+        ops.prep_splice(sqe, -1, -1, -1, -1, 1, 1 << 31, *arguments[4:], **{"flags": 0})  # EINVAL
+
+    monkeypatch.setattr(ops, "prep_multishot_accept", lacking)
+    monkeypatch.setattr(ops, "prep_recv_multishot", lacking)
+    with a_listener() as listener, socket.create_connection(listener.getsockname()) as client:
+        async with ring.accept_multishot(listener) as stream:
+            conn = await stream.__anext__()
+        with conn:
+            client.send(b"hello")
+            client.shutdown(socket.SHUT_WR)
+            async with ring.recv_multishot(conn) as stream:
+                assert [bytes(piece) async for piece in stream] == [b"hello"]
+
+
+# -- data and cancel in one turn
+
+
+@on_each_loop
+async def test_data_and_cancel_when_they_come_in_one_turn_then_no_byte_is_lost(ring) -> None:
+    await _data_and_cancel(ring, 10_000, lambda sock: ring.recv(sock, 100))
+
+
+@on_each_loop
+async def test_data_and_cancel_when_the_kernel_receives_then_late_gets_the_bytes(ring) -> None:
+    memory, kept = allocate(100), []
+
+    async def receive(sock: socket.socket) -> bytes:
+        if kept:
+            return kept.pop(0)
+        res = await ring.call(
+            ops.prep_recv, sock.fileno(), pin(memory, True), None, 0,
+            late=lambda res: kept.append(bytes(memory[:res])),
+        )  # fmt: skip
+        return bytes(memory[:res])
+
+    await _data_and_cancel(ring, 10_000, receive)
+
+
+async def _data_and_cancel(ring, times: int, receive: Callable[[socket.socket], Any]) -> None:
+    with a_pair() as (a, b):
+        cancelled = 0
+        for i in range(times):
+            task = asyncio.ensure_future(receive(b))
+            for _ in range(i % 4):
+                await asyncio.sleep(0)
+            sent = b"%d" % i
+            a.send(sent)
+            if i % 3 == 0:
+                ring.flush()
+            task.cancel()
+            try:
+                got = await task
+            except asyncio.CancelledError:
+                cancelled += 1
+                got = b""
+            while len(got) < len(sent):
+                got += await asyncio.wait_for(receive(b), 60)
+            assert got == sent
+        assert cancelled > times // 4
+
+
+# -- children, other processes, other loops, files
+
+
+@on_each_loop
+async def test_waitid_when_a_child_ends_then_it_is_reaped_once(ring, monkeypatch) -> None:
+    if not hasattr(os, "waitid"):
+        pytest.skip("this Python has no os.waitid()")
+    for lacking in (False, True):
+        if lacking:
+            monkeypatch.setattr(ring.__class__, "supports", lambda self, opcode: False)
+            if not hasattr(os, "pidfd_open"):
+                continue
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        with pytest.raises(asyncio.TimeoutError):
+            await ring.waitid(os.P_PID, child.pid, timeout=0.001)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(ring.waitid(os.P_PID, child.pid), 0.001)
+        child.stdin.close()
+        result = await ring.waitid(os.P_PID, child.pid)
+        assert (result.si_pid, result.si_code) == (child.pid, os.CLD_EXITED)
+        with pytest.raises(ChildProcessError):
+            await ring.waitid(os.P_PID, child.pid)
+        child.returncode = result.si_status
+    with pytest.raises((NotImplementedError, ChildProcessError), match=r"6\.7|child"):
+        await ring.waitid(os.P_ALL, 0)
+
+
+@on_each_loop
+async def test_futex_when_another_process_wakes_then_true(ring) -> None:
+    with mmap.mmap(-1, 4096) as word:
+        if not ring.supports(uapi.IORING_OP_FUTEX_WAIT):
+            with pytest.raises(OSError, match="this kernel has no IORING_OP_FUTEX_WAIT"):
+                await ring.futex_wait(word, 0)
+            return
+        memory = pin(word, True)
+        assert await ring.futex_wait(memory, 1) is False
+        with pytest.raises(asyncio.TimeoutError):
+            await ring.futex_wait(memory, 0, timeout=0.001)
+        waiting = asyncio.ensure_future(ring.futex_wait(memory, 0))
+        woken = 0
+        while not woken:
+            woken = await ring.futex_wake(memory)
+        assert woken == 1 and await waiting is True
+        # A wake-up that comes too late is passed on.
+        first = asyncio.ensure_future(ring.futex_wait(memory, 0))
+        await asyncio.sleep(0)
+        ring.flush()
+        second = asyncio.ensure_future(ring.futex_wait(memory, 0))
+        await asyncio.sleep(0)
+        ring.flush()
+        wake = ring.futex_wake(memory)
+        ring.ring.submit()
+        first.cancel()
+        assert await wake == 1
+        with contextlib.suppress(asyncio.CancelledError):
+            await first
+        if first.cancelled():
+            assert await asyncio.wait_for(second, 60) is True
+        second.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await second
+        del memory
+
+
+@on_each_loop
+async def test_splice_tee_and_fsync_when_awaited_then_bytes_move(ring, tmp_path) -> None:
+    needs(ring, uapi.IORING_OP_TEE, "5.8")
+    with a_pipe() as (r, w), a_pipe() as (r2, w2), open(tmp_path / "f", "w+b") as file:
+        os.write(w, b"hello")
+        assert await ring.tee(r, w2, 5) == 5
+        assert await ring.splice(r, -1, file.fileno(), 0, 5) == 5
+        assert await ring.fsync(file.fileno()) == 0
+        assert await ring.fsync(file.fileno(), datasync=True) == 0
+        assert os.read(r2, 8) == b"hello" and os.pread(file.fileno(), 8, 0) == b"hello"
+
+
+@on_each_loop
+async def test_msg_ring_when_sent_from_another_loop_then_the_numbers_arrive_in_order(ring) -> None:
+    mailbox = ring.mailbox()
+    numbers = [0, 1, -1, (1 << 31) - 1, -(1 << 31)]
+
+    async def send() -> None:
+        for number in numbers:
+            await asyncring.running().msg_ring(mailbox, number)
+
+    def other() -> None:
+        asyncio.new_event_loop().run_until_complete(send()) if False else _run(send())
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    got = [await mailbox.__anext__() for _ in numbers]
+    thread.join()
+    assert got == numbers
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(mailbox.__anext__(), 0.001)
+    await ring.msg_ring(mailbox, 7)
+    with pytest.raises(OverflowError):
+        await ring.msg_ring(mailbox, 1 << 31)
+    waiting = [number async for number in _closing(mailbox)]
+    assert waiting == [7]
+    with pytest.raises(ValueError, match="closed"):
+        await ring.msg_ring(mailbox, 1)
+
+
+async def _closing(mailbox: asyncring.Mailbox):
+    asyncio.get_running_loop().call_soon(mailbox.close)
+    async for number in mailbox:
+        yield number
+
+
+def _run(coroutine: Any) -> Any:
+    loop = asyncio.SelectorEventLoop()
+    try:
+        return loop.run_until_complete(coroutine)
+    finally:
+        loop.close()
+
+
+# -- where the ring lives, and how it ends
 
 
 def test_running_when_no_loop_runs_then_runtime_error_and_available_says_whether() -> None:
@@ -81,69 +982,205 @@ def test_running_when_no_loop_runs_then_runtime_error_and_available_says_whether
     assert asyncring.available() and asyncring.reason() == ""
 
 
-def test_running_when_refused_then_unavailable_with_advice(monkeypatch, run: Runner) -> None:
+def test_running_when_refused_then_unavailable_with_advice(monkeypatch, loop) -> None:
     def refuse() -> None:
         raise Unavailable(1, "io_uring_setup", "sysctl", "Ask root.")
 
     monkeypatch.setattr(asyncring, "_make_ring", refuse)
 
     async def main() -> None:
-        if hasattr(asyncio.get_running_loop(), "uring"):
+        if getattr(loop, "uring", None) is not None:
             pytest.skip("the loop has a ring of its own")
         assert not asyncring.available()
         assert "Ask root." in asyncring.reason()
         with pytest.raises(Unavailable, match="Ask root"):
             asyncring.running()
 
-    run(main())
+    loop.run_until_complete(main())
 
 
-def test_timeout_when_it_passes_then_timeout_error_and_nothing_in_flight(run: Runner) -> None:
+def test_loop_when_closed_with_requests_in_flight_then_they_end_and_nothing_is_said(loop) -> None:
+    with a_pipe() as (r, w), a_listener() as listener, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made: list[Any] = []
+
+        async def main() -> None:
+            ring = asyncring.running()
+            made.append(ring)
+            for _ in range(3):
+                made.append(ring.call(ops.prep_read, r, pin(allocate(8), True), None, 0))
+                made.append(ring.call(ops.prep_read, r, pin(allocate(8), True), None, 0, timeout=60))
+                made.append(ring.chain((ops.prep_nop,), (ops.prep_read, r, pin(allocate(8), True), None, 0)))
+            stream = ring.accept_multishot(listener)
+            made.append(stream)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(stream.__anext__(), 0.001)
+            made.append(ring.mailbox())
+            made.append(ring.call(ops.prep_nop))  # queued, never sent
+
+        loop.run_until_complete(main())
+        ring = made[0]
+        loop.close()
+        assert loop.is_closed()
+        assert len(ring.table) == 0 and ring.ring.closed
+        assert [each.cancelled() for each in made if asyncio.isfuture(each)] == [True] * 10
+        loop.close()
+
+
+def test_loop_when_closed_then_late_results_are_handed_over(loop) -> None:
+    got: list[int] = []
+
+    async def main() -> asyncring.AsyncRing:
+        ring = asyncring.running()
+        ring.call(ops.prep_nop, late=got.append)
+        ring.ring.submit()
+        return ring
+
+    ring = loop.run_until_complete(main())
+    if not got and ring.table.entries:
+        loop.close()
+        assert got == [0]
+
+
+@pytest.mark.parametrize("make", [stock_loop, uvloop_loop, aio.new_event_loop])
+def test_loop_when_forgotten_then_its_ring_goes_without_a_sound(make, recwarn) -> None:
+    def forget() -> None:
+        loop = make()
+
+        async def main() -> None:
+            ring = asyncring.running()
+            ring.call(ops.prep_timeout, buffers.timespec(60 * 10**9), 0, 0)
+            await ring.call(ops.prep_nop)
+
+        loop.run_until_complete(main())
+
+    forget()
+    for _ in range(4):
+        gc.collect()
+    ours = [str(each.message) for each in recwarn if "Ring" in str(each.message)]
+    assert not ours
+
+
+def test_threads_when_each_has_a_loop_then_each_has_a_ring() -> None:
+    found: list[Any] = []
+
     async def main() -> None:
         ring = asyncring.running()
-        r, w = os.pipe()
-        memory = allocate(8)
-        try:
-            with pytest.raises(asyncio.TimeoutError, match="read did not end in time"):
-                await ring.call(ops.prep_read, r, pin(memory, True), None, 0, timeout=0.001)
-            assert in_flight(ring) == 0
-            future = ring.call(ops.prep_read, r, pin(memory, True), None, 0, timeout=60)
-            os.write(w, b"in time")
-            assert await future == 7
-        finally:
-            os.close(r)
-            os.close(w)
+        found.append(ring)
+        assert await asyncio.gather(*[ring.call(ops.prep_nop) for _ in range(100)]) == [0] * 100
 
-    run(main())
+    threads = [threading.Thread(target=_run, args=(main(),)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(map(id, found))) == 4
 
 
-def test_cancel_before_it_is_sent_then_the_kernel_does_not_see_it(run: Runner) -> None:
+def test_loop_when_it_runs_in_another_thread_then_its_ring_follows(loop) -> None:
+    async def main() -> None:
+        assert await asyncring.running().call(ops.prep_nop) == 0
+
+    loop.run_until_complete(main())
+    thread = threading.Thread(target=loop.run_until_complete, args=(main(),))
+    thread.start()
+    thread.join()
+    loop.run_until_complete(main())
+    thread = threading.Thread(target=loop.close)
+    thread.start()
+    thread.join()
+
+
+def test_child_when_forked_then_it_starts_afresh(loop) -> None:
+    async def nop() -> int:
+        return await asyncring.running().call(ops.prep_nop)
+
+    async def parent() -> None:
+        ring = asyncring.running()
+        with a_pipe() as (r, w):
+            waiting = ring.call(ops.prep_read, r, pin(allocate(8), True), None, 0)
+            ring.flush()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # 3.12: threads
+                pid = os.fork()
+            if not pid:
+                code = 1
+                try:
+                    asyncio._set_running_loop(None)
+                    code = _run(nop())
+                finally:
+                    os._exit(code)
+            assert os.waitpid(pid, 0)[1] == 0
+            os.write(w, b"x")
+            assert await waiting == 1
+
+    loop.run_until_complete(parent())
+
+
+def test_ring_when_io_uring_is_taken_away_then_requests_end_and_running_says_so(monkeypatch) -> None:
+    loop = stock_loop()
+    told: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda loop, context: told.append(context))
+
     async def main() -> None:
         ring = asyncring.running()
-        r, w = os.pipe()
-        future = ring.call(ops.prep_write, w, pin(b"unwanted"), None, 0)
-        assert future.cancel() and future.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await future
-        os.close(w)
-        assert os.read(r, 100) == b""
-        os.close(r)
 
-    run(main())
+        def gone(*arguments: Any, **options: Any) -> None:
+            raise OSError(errno.EPERM, "a filter")
+
+        with a_pipe() as (r, w):
+            waiting = ring.call(ops.prep_read, r, pin(allocate(8), True), None, 0)
+            await asyncio.sleep(0.001)
+            monkeypatch.setattr(ring.ring, "submit_and_wait", gone)
+            monkeypatch.setattr(ring.ring, "answers", lambda: False)
+            queued = ring.call(ops.prep_nop)
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            with pytest.raises(asyncio.CancelledError):
+                await queued
+            monkeypatch.undo()
+        assert "taken away" in told[0]["message"]
+        assert await asyncring.running().call(ops.prep_nop) == 0  # a ring can be had again
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        loop.run_until_complete(main())
+    loop.close()
 
 
-def test_cancel_when_sent_then_cancelled_with_the_final_cqe(run: Runner) -> None:
-    async def main() -> None:
+def test_signal_handler_when_it_raises_at_any_moment_then_requests_end(loop) -> None:
+    class Strike(BaseException):
+        pass
+
+    def strike(number: int, frame: Any) -> None:
+        raise Strike
+
+    old = signal.signal(signal.SIGALRM, strike)
+
+    async def some() -> None:
         ring = asyncring.running()
-        r, w = os.pipe()
-        future = ring.call(ops.prep_read, r, pin(allocate(8), True), None, 0)
-        ring.flush()
-        assert future.cancel()
-        assert future.token in ring.table
-        with pytest.raises(asyncio.CancelledError):
-            await future
-        assert future.token not in ring.table
-        os.close(r)
-        os.close(w)
+        for _ in range(1000):
+            await asyncio.gather(*[ring.call(ops.prep_nop) for _ in range(20)])
 
-    run(main())
+    try:
+        for i in range(20):
+            task = loop.create_task(some())
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.0005 + i / 5000)
+                loop.run_until_complete(task)
+            except Strike:
+                pass
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                task.cancel()
+    finally:
+        signal.signal(signal.SIGALRM, old)
+
+    async def end() -> None:
+        ring = asyncring.running()
+        assert await ring.call(ops.prep_nop) == 0
+        await settles(lambda: len(ring.table) == 0)
+        assert len(ring.table) == 0
+
+    loop.set_exception_handler(lambda loop, context: None)
+    loop.run_until_complete(end())
