@@ -93,6 +93,7 @@ _PIECES, _PIECE = 64, 8192
 _GROUP = 0xA500
 
 _POLLIN, _POLLOUT = 0x01, 0x04  # poll(2)
+_MSG_NOSIGNAL = 0x4000  # PyPy has no such name
 _LINKS = uapi.IOSQE_IO_LINK | uapi.IOSQE_IO_HARDLINK
 
 
@@ -272,7 +273,9 @@ class RequestFuture(Uncopyable, asyncio.Future):  # type: ignore[type-arg]
 class _TimedFuture(RequestFuture):
     """A future with a linked timeout: it ends when both of its requests have."""
 
-    _timer: int | None = None  # res of the LINK_TIMEOUT
+    # res of the LINK_TIMEOUT. When it has ended a futex wait or a waitid that is not -ETIME but 1 (io_uring/
+    # cancel.h io_cancel_remove returns how many it has found; seen on 6.18).
+    _timer: int | None = None
     _res: int | None = None
 
     def _end(self, res: int) -> None:
@@ -286,7 +289,8 @@ class _TimedFuture(RequestFuture):
             super()._end(self._res)
 
     def _failure(self, res: int) -> BaseException | None:
-        if res in (-errno.ECANCELED, -errno.EINTR) and self._timer in (-errno.ETIME, -errno.EALREADY):
+        fired = self._timer in (-errno.ETIME, -errno.EALREADY) or (self._timer or 0) > 0
+        if fired and res in (-errno.ECANCELED, -errno.EINTR):
             return _timed_out(_operation(self._prep))
         if res == -errno.ECANCELED and self._timer == -errno.EINVAL:
             return self._ring._error(-errno.EINVAL, ops.prep_link_timeout)
@@ -541,7 +545,7 @@ class AsyncRing(Uncopyable):
         except SubmissionQueueFull:
             self._make_room(1)
             token = self.table.start(prep, *arguments, handler=handler, holds=holds, **options)
-        if not self._scheduled:
+        if not self._scheduled or self._ready is not None:
             self._schedule()
         return token
 
@@ -560,7 +564,7 @@ class AsyncRing(Uncopyable):
             for token in tokens:
                 table.entries.pop(token, None)
             raise
-        if not self._scheduled:
+        if not self._scheduled or self._ready is not None:
             self._schedule()
         return tokens
 
@@ -657,33 +661,39 @@ class AsyncRing(Uncopyable):
             self._ring.submit()
             return
         if self._ring.sq.pending():
-            self._ring.submit_and_wait(0)
-        self.table.reap()
-        self.table.dispatch()
+            self.table.submit_and_dispatch(0)
+        else:
+            self.table.reap()
+            self.table.dispatch()
 
     def _schedule(self) -> None:
-        if not self._scheduled:
+        """Let _turn() run at the beginning of the loop's next turn.
+
+        Once; and again where the loop has nothing to run: when a signal handler raises, asyncio may lose what
+        it was about to call.
+        """
+        if not self._scheduled or (self._ready is not None and not self._ready):
             self._scheduled = True
             self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
         """Do the ring's part of a turn: the loop's callback, and the reader's."""
-        ring = self._ring
-        self._scheduled = False
-        if ring._owner != get_ident():
-            if ring._state != "open":
-                return
-            ring.bind_thread()
         try:
+            self._scheduled = False
+            if self._ring._owner != get_ident():
+                if self._ring._state != "open":
+                    return
+                self._ring.bind_thread()
             self.flush()
         except OSError as error:
-            if ring.answers():  # no memory for now
+            if self._ring.answers():  # no memory for now
                 self._loop.call_later(0.001, self._schedule)
                 raise
             self._lose(error)
-        finally:
-            if self.table.has_work():  # what is left when a signal handler has raised
-                self._schedule()
+        except BaseException:  # a handler has raised, or that of a signal
+            self._scheduled = False
+            self._schedule()
+            raise
 
     def _ends_turn(self) -> bool:
         """Tell whether nothing will be queued in this turn any more: only our own callback is to run."""
@@ -709,11 +719,11 @@ class AsyncRing(Uncopyable):
         ring = self._ring
         if ring.sq.space_left() < count:
             ring.submit()
-            ring._collect()
+            if self._owned:
+                ring._collect()
+                self._schedule()
             if ring.sq.space_left() < count:
                 raise SubmissionQueueFull("the kernel takes no more requests for now: await some of them")
-            if self._owned:
-                self._schedule()
 
     def _run_handler(self, handler: Callable[[int, int], object], res: int, flags: int) -> None:
         try:
@@ -751,13 +761,23 @@ class AsyncRing(Uncopyable):
         self._closing = True
         for mailbox in tuple(self._mailboxes):
             mailbox.close()
-        if not self._owned:
+        if self._owned:
+            self._leave_loop()
+        if self._ring._state == "open":
+            if self._ring._owner != get_ident():
+                self._ring.bind_thread()
+            self._end_unsent()
+        if self._owned:
+            self._ring.close()
+        else:
             self.table.close()
-            return
-        self._leave_loop()
-        if self._ring._state == "open" and self._ring._owner != get_ident():
-            self._ring.bind_thread()
-        self._ring.close()
+
+    def _end_unsent(self) -> None:
+        """Answer the requests that the kernel has not seen, as if it had cancelled them."""
+        for token in self._ring.discard():
+            entry = self.table.entries.pop(token, None)
+            if entry is not None and entry[0] is not None:
+                entry[0](-errno.ECANCELED, 0)
 
     def _close_with_loop(self) -> None:
         """Do what close() of the loop does, after the ring's end."""
@@ -834,15 +854,22 @@ class AsyncRing(Uncopyable):
                 address[0], address[1], family=sock.family, type=sock.type, proto=sock.proto
             )
             address = found[0][4]
-        try:
-            sock.connect(address)
-            return
-        except (BlockingIOError, InterruptedError) as error:
-            full = error.errno == errno.EAGAIN
-        if full:  # a Unix socket's backlog: not to be polled for
-            name = buffers.sockaddr(sock.family, address)
-            await self.call(ops.prep_connect, sock.fileno(), name, None, timeout=timeout)
-            return
+        end = None if timeout is None else time.monotonic() + timeout
+        pause = 0.001
+        while True:
+            try:
+                sock.connect(address)
+                return
+            except (BlockingIOError, InterruptedError) as error:
+                if error.errno != errno.EAGAIN:
+                    break
+            # The backlog of a Unix socket is full, for which there is no poll: the kernel's own request hung.
+            if end is not None and time.monotonic() >= end:
+                raise _timed_out("connect")
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 0.05)
+        if end is not None:
+            timeout = end - time.monotonic()
         await self.poll(sock, _POLLOUT, timeout=timeout)
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
@@ -896,7 +923,7 @@ class AsyncRing(Uncopyable):
         """
         _check_socket(sock)
         if self.supports(uapi.IORING_OP_SEND_ZC):
-            more = flags | socket.MSG_NOSIGNAL
+            more = flags | _MSG_NOSIGNAL
             try:
                 return await self.call(  # type: ignore[no-any-return]
                     ops.prep_send_zc, sock.fileno(), pin(data), None, more, 0, timeout=timeout
@@ -1215,7 +1242,10 @@ class Piece(Uncopyable):
     def __del__(self) -> None:
         """Release what was forgotten."""
         if getattr(self, "_source", None) is not None:
-            self.release()
+            try:
+                self.release()
+            except ValueError:
+                return  # its group is gone
 
 
 class _Source(Uncopyable):
@@ -1522,7 +1552,9 @@ def _drop(prep: Any, item: Any) -> None:
 
 
 def _connection(res: int, flags: int) -> socket.socket:
-    return socket.socket(fileno=res)
+    conn = socket.socket(fileno=res)
+    conn.setblocking(False)  # it is, and does not know
+    return conn
 
 
 def _received(piece: Piece, flags: int) -> Piece:

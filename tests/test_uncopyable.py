@@ -21,6 +21,8 @@ from rawuring.selector import IoUringSelector
 #: Classes of plain values, whose copies are independent, or as good as the original: and why.
 VALUES = {
     "aio.IoUringEventLoopPolicy": "holds a loop only in a threading.local(), as its base class does",
+    "asyncring._LateItems": "made by its module only, which hands out none",
+    "asyncring._Suspend": "has no state",
     "barriers.Words": "a protocol, for type checkers only",
     "buffers.PyBuffer": "the layout of a C struct",
     "fakekernel.Memory": "a bytearray: its copy has bytes of its own",
