@@ -343,15 +343,16 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
         """
         if timeout is not None:
             timeout = 0 if timeout <= 0 else _LONGEST_NS if timeout > _LONGEST else math.ceil(timeout * 1e9)
-        found = self._strategy.wait(timeout)
-        if self._table is not None and self._table.ready:
-            return self._run_handlers(self._table, found)
-        return found
+        if self._table is None:
+            return self._strategy.wait(timeout)
+        return self._wait_and_dispatch(self._table, timeout)
 
-    def _run_handlers(self, table: InFlight, found: Ready) -> Ready:
-        """Run the handlers of requests that have completed, and report what they have left as it was."""
-        if self._strategy.ring is not None and self._strategy.ring.owner not in (get_ident(), 0):
-            return found  # a select() in another thread than the one that has the ring
+    def _wait_and_dispatch(self, table: InFlight, timeout_ns: int | None) -> Ready:
+        """Wait, run the handlers of completed requests, and report what they have left as it was."""
+        found = self._strategy.wait(timeout_ns)
+        ring = self._strategy.ring
+        if not table.ready or (ring is not None and ring.owner not in (get_ident(), 0)):
+            return found  # nothing to run, or not in this thread, which has not the ring
         table.dispatch()
         return [(key, events) for key, events in found if self._map.get(key.fd) is key]
 
@@ -573,8 +574,9 @@ class EpollWait(Strategy):
         self._cqes: deque[rings.Cqe] = deque()
         #: The thread whose request waits in the kernel.
         self._thread = 0
-        #: Others may have requests on the ring; with what errno they are answered when it is lost.
-        self._serving, self._code = False, 0
+        #: Others may have requests on the ring; that, or it is lost; the errno with which it was.
+        self._serving = self._special = False
+        self._code = 0
         #: Where in the queue (sq.sqe_tail) the wait was put; whether an exception may have left SQEs there.
         self._armed_at, self._unclean = 0, False
         wish = fdmon.IoUringFDMon.WISH
@@ -800,19 +802,19 @@ class EpollWait(Strategy):
             return self._ask_epoll(timeout_ns)
         if self._refused:
             timeout_ns = 0
-        serving = self._serving
         self._waiting, self._idle = True, False
         try:
-            if self._lost:
-                return self._wait_without_ring(timeout_ns)
-            if serving:
-                serving = self._has_requests()
-            if not (self._pending or self._unclean or timeout_ns or serving):
+            if self._special:
+                if self._lost:
+                    return self._wait_without_ring(timeout_ns)
+                if self._has_requests():
+                    return self._wait_in_ring(timeout_ns)
+            if not (self._pending or self._unclean or timeout_ns):
                 # One system call as well, and the cheaper one: see the head of this file.
                 if self.ring.closed:
                     self._check_ring()
                 return self._ask_epoll(timeout_ns)
-            if self._found and not self._pending and not serving:
+            if self._found and not self._pending:
                 # What was busy in the last turn is asked without waiting first: a fifth of the ring's turn.
                 self._check_ring()
                 ready = self._ask_epoll(0)
@@ -822,13 +824,13 @@ class EpollWait(Strategy):
         except OSError as error:
             if self._epoll.closed:  # by a signal handler: nothing was taken away
                 raise ValueError("this selector was closed while it waited") from None
-            lost = self.ring.lost(error)
+            lost = not self._lost and self.ring.lost(error)
             if not lost and (error.errno in rings.LOST or not syscalls.is_ours(error)):
                 raise
             self._give_up_ring(error, lost)
-            if self._lost:
+            if lost:
                 return self._wait_without_ring(timeout_ns)
-            return self._ask_epoll(0 if serving else timeout_ns)  # requests are sent by the next turn
+            return self._ask_epoll(0 if self._serving else timeout_ns)  # requests are sent by the next turn
         finally:
             self._waiting, self._idle = False, not self._direct
 
@@ -863,7 +865,7 @@ class EpollWait(Strategy):
         self._apply_all()
         if lost:
             self._code = error.errno or errno.EIO
-            self._lost = self._direct = True
+            self._lost = self._direct = self._special = True
             self._on_the_way = {}
             self._overtaken.clear()
             self.reason = f"{self.name} stopped working: {error}"
@@ -878,7 +880,7 @@ class EpollWait(Strategy):
             return None
         if self._thread != get_ident() and not self._waiting:
             self._bind()
-        self._serving = True
+        self._serving = self._special = True
         return self._inflight
 
     def _has_requests(self) -> bool:

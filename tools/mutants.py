@@ -945,7 +945,7 @@ MUTANTS = (
     ),
     Mutant(
         "selector: the set is asked although requests wait to be sent", "rawuring/selector.py",
-        "or self._unclean or timeout_ns or serving):", "or self._unclean or timeout_ns):",
+        "            if self._special:\n", "            if self._lost:\n",
         "tests/test_selector_requests.py -k between_two_selects",
     ),
     Mutant(
