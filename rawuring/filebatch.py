@@ -108,7 +108,7 @@ def _read_rest(fd: int, size: int) -> Work:
         while got < length:
             res = read_now(fd, (view[got:],), at + got, length - got) if length <= CHUNK else None
             if not res:
-                res = yield read_op(fd, [view[got:]], at + got)
+                res = yield read_op(fd, [view[got:]], at + got, True)
             if not res:
                 break
             got += res

@@ -1,0 +1,428 @@
+# SPDX-License-Identifier: MIT
+"""Files: rawuring.files beside plain blocking calls, thread pools, aiofiles, anyio and caio.
+
+    python3 bench/files.py [--quick] [--loop stock|uvloop|rawuring] [--only REGEX] [--rounds N] [--directory PATH] [--json FILE]
+
+Every system does a workload once, then the next one, then all again: read the ratios. The first is the plain
+blocking loop. malloc is the same for all (the process starts itself again with PINNED). "Cold" means that the page cache
+and the dentries were dropped before (root only; otherwise the workload is left out). What is not installed is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import concurrent.futures
+import contextlib
+import json
+import os
+import platform
+import random
+import re
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, os.environ.get("RAWURING_ROOT") or str(Path(__file__).resolve().parent.parent))
+
+from rawuring import files
+
+PINNED = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
+SMALL, TREE, HOT = 2000, 4000, 3000
+#: workload -> system -> what does it once.
+WORKLOADS: dict[str, dict[str, Callable[[], Any]]] = {}
+COLD: set[str] = set()
+
+
+class Place:
+    """The files that are read and written."""
+
+    def __init__(self, parent: str | None, scale: int) -> None:
+        self.top = Path(tempfile.mkdtemp(prefix="rawuring-bench-", dir=parent))
+        (self.top / "small").mkdir()
+        self.small = [str(self.top / "small" / f"{at}") for at in range(SMALL // scale)]
+        for at, path in enumerate(self.small):
+            Path(path).write_bytes(os.urandom(1000 + (at * 7919) % 15000))
+        self.hot = os.open(self.small[5], os.O_RDONLY)
+        self.tree = self.top / "tree"
+        for at in range(TREE // scale):
+            directory = self.tree / f"{at // 100}"
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / f"{at}").write_bytes(b"x" * (at % 4096))
+        self.out = self.top / "out"
+        self.big = str(self.top / "big")
+        with open(self.big, "wb") as file:
+            for _ in range(max(1, 64 // scale)):
+                file.write(os.urandom(1 << 20))
+        self.scale = scale
+
+    def fresh(self) -> Path:
+        shutil.rmtree(self.out, ignore_errors=True)
+        self.out.mkdir()
+        return self.out
+
+    def close(self) -> None:
+        os.close(self.hot)
+        shutil.rmtree(self.top)
+
+
+def system(workload: str, name: str, cold: bool = False) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
+    def note(run: Callable[[], Any]) -> Callable[[], Any]:
+        WORKLOADS.setdefault(workload, {})[name] = run
+        if cold:
+            COLD.add(workload)
+        return run
+
+    return note
+
+
+def peer(name: str) -> Any:
+    with contextlib.suppress(ImportError):
+        return __import__(name)
+    return None
+
+
+async def at_a_time(count: int, work: list[Any], one: Callable[[Any], Any]) -> None:
+    """Let count tasks share the work."""
+    left = iter(work)
+
+    async def worker() -> None:
+        for each in left:
+            await one(each)
+
+    await asyncio.gather(*[worker() for _ in range(count)])
+
+
+def plain_read(path: str) -> bytes:
+    with open(path, "rb", buffering=0) as file:
+        return file.read()
+
+
+def plain_write(path: str, data: bytes, sync: bool) -> None:
+    with open(path, "wb", buffering=0) as file:
+        file.write(data)
+        if sync:
+            os.fsync(file.fileno())
+
+
+def readers() -> dict[str, Callable[[str], Any]]:
+    """Return what reads a whole file, by system."""
+    aiofiles, anyio, caio = peer("aiofiles"), peer("anyio"), peer("caio")
+
+    async def thread(path: str) -> Any:
+        return await asyncio.to_thread(plain_read, path)
+
+    found: dict[str, Callable[[str], Any]] = {"to_thread": thread}
+    if aiofiles is not None:
+
+        async def by_aiofiles(path: str) -> Any:
+            async with aiofiles.open(path, "rb") as file:
+                return await file.read()
+
+        found["aiofiles"] = by_aiofiles
+    if anyio is not None:
+
+        async def by_anyio(path: str) -> Any:
+            return await anyio.Path(path).read_bytes()
+
+        found["anyio"] = by_anyio
+    if caio is not None and hasattr(caio, "AsyncioContext"):
+        contexts: dict[Any, Any] = {}
+
+        async def by_caio(path: str) -> Any:
+            loop = asyncio.get_running_loop()
+            if loop not in contexts:
+                contexts.clear()
+                contexts[loop] = caio.AsyncioContext(max_requests=128)
+            with open(path, "rb", buffering=0) as file:
+                return await contexts[loop].read(os.fstat(file.fileno()).st_size, file.fileno(), 0)
+
+        found["caio"] = by_caio
+    return found
+
+
+def add_all(place: Place) -> None:
+    """Note every workload and system."""
+    hot, small, scale = place.hot, place.small, place.scale
+    count = HOT // scale
+    pool = concurrent.futures.ThreadPoolExecutor(8)
+    whole = readers()
+
+    name = "one hot 4 KiB pread after another"
+
+    @system(name, "plain")
+    def _() -> None:
+        for _ in range(count):
+            os.pread(hot, 4096, 0)
+
+    @system(name, "files")
+    async def _() -> None:
+        for _ in range(count):
+            await files.pread(hot, 4096, 0)
+
+    @system(name, "a coroutine around preadv2")
+    async def _() -> None:
+        async def read() -> bytes:
+            memory = bytearray(4096)
+            os.preadv(hot, (memory,), 0, os.RWF_NOWAIT)
+            return bytes(memory)
+
+        for _ in range(count):
+            await read()
+
+    @system(name, "to_thread")
+    async def _() -> None:
+        for _ in range(count // 10):
+            await asyncio.to_thread(os.pread, hot, 4096, 0)
+
+    name = "the same, 32 tasks"
+    WORKLOADS[name] = {"plain": WORKLOADS["one hot 4 KiB pread after another"]["plain"]}
+
+    @system(name, "files")
+    async def _() -> None:
+        await at_a_time(32, list(range(count)), lambda _: files.pread(hot, 4096, 0))
+
+    @system(name, "to_thread")
+    async def _() -> None:
+        await at_a_time(32, list(range(count // 10)), lambda _: asyncio.to_thread(os.pread, hot, 4096, 0))
+
+    for cold in (False, True):
+        for width in (1, 64):
+            name = f"{len(small)} small files whole, {'cold' if cold else 'hot'}, {width} at a time"
+
+            @system(name, "plain", cold)
+            def _() -> None:
+                for path in small:
+                    plain_read(path)
+
+            @system(name, "files.read_bytes", cold)
+            async def _(width: int = width) -> None:
+                await at_a_time(width, small, files.read_bytes)
+
+            if width > 1:
+
+                @system(name, "files.read_many", cold)
+                async def _(width: int = width) -> None:
+                    await files.read_many(small, depth=width)
+
+                @system(name, "files.sync.read_many", cold)
+                def _(width: int = width) -> None:
+                    files.sync.read_many(small, depth=width)
+
+                @system(name, "a pool of 8 threads", cold)
+                def _() -> None:
+                    list(pool.map(plain_read, small))
+
+            for other, read in whole.items():
+
+                @system(name, other, cold)
+                async def _(width: int = width, read: Any = read) -> None:
+                    await at_a_time(width, small, read)
+
+    for sync in (False, True):
+        name = f"small files written, 64 at a time{', with fsync' if sync else ''}"
+        given = list(range(len(small) // (10 if sync else 2)))
+        data = os.urandom(4096)
+
+        @system(name, "plain")
+        def _(given: list[int] = given, sync: bool = sync) -> None:
+            out = place.fresh()
+            for at in given:
+                plain_write(f"{out}/{at}", data, sync)
+
+        @system(name, "files.write_bytes")
+        async def _(given: list[int] = given, sync: bool = sync) -> None:
+            out = place.fresh()
+            await at_a_time(64, given, lambda at: files.write_bytes(f"{out}/{at}", data, sync=sync))
+
+        @system(name, "to_thread")
+        async def _(given: list[int] = given, sync: bool = sync) -> None:
+            out = place.fresh()
+            await at_a_time(64, given, lambda at: asyncio.to_thread(plain_write, f"{out}/{at}", data, sync))
+
+    for cold in (False, True):
+        name = f"stat of {len(small)} files, {'cold' if cold else 'hot'}"
+
+        @system(name, "plain", cold)
+        def _() -> None:
+            for path in small:
+                os.stat(path)
+
+        @system(name, "files.stat_many", cold)
+        async def _() -> None:
+            await files.stat_many(small)
+
+        @system(name, "files.sync.stat_many", cold)
+        def _() -> None:
+            files.sync.stat_many(small)
+
+        @system(name, "a pool of 8 threads", cold)
+        def _() -> None:
+            list(pool.map(os.stat, small))
+
+    name = "walk with the stat of each file"
+
+    @system(name, "plain")
+    def _() -> None:
+        for directory, _, names in os.walk(place.tree):
+            for each in names:
+                os.lstat(os.path.join(directory, each))
+
+    @system(name, "files.walk")
+    async def _() -> None:
+        async for _ in files.walk(place.tree):
+            pass
+
+    name = "copy_tree"
+
+    @system(name, "plain")
+    def _() -> None:
+        shutil.copytree(place.tree, place.fresh() / "copy")
+
+    @system(name, "files.copy_tree")
+    async def _() -> None:
+        await files.copy_tree(place.tree, place.fresh() / "copy")
+
+    @system(name, "to_thread")
+    async def _() -> None:
+        await asyncio.to_thread(shutil.copytree, place.tree, place.fresh() / "copy")
+
+    for width in (32, 128):
+        name = f"O_DIRECT 4 KiB, {width} in flight"
+        size = os.path.getsize(place.big)
+        order = random.Random(width)
+        offsets = [order.randrange(size // 4096) * 4096 for _ in range(2000 // scale)]
+        memory = [files.allocate(4096) for _ in offsets]
+
+        @system(name, "plain")
+        def _(offsets: Any = offsets, memory: Any = memory) -> None:
+            fd = os.open(place.big, os.O_RDONLY | os.O_DIRECT)
+            for offset, buffer in zip(offsets, memory):
+                os.preadv(fd, [buffer], offset)
+            os.close(fd)
+
+        @system(name, "files.read_many_into")
+        async def _(offsets: Any = offsets, memory: Any = memory, width: int = width) -> None:
+            with open(place.big, "rb") as file:
+                await files.read_many_into(file.fileno(), zip(offsets, memory), depth=width, direct=True)
+
+        @system(name, "files.sync.read_many_into")
+        def _(offsets: Any = offsets, memory: Any = memory, width: int = width) -> None:
+            with open(place.big, "rb") as file:
+                files.sync.read_many_into(file.fileno(), zip(offsets, memory), depth=width, direct=True)
+
+
+def cool() -> None:
+    os.sync()
+    Path("/proc/sys/vm/drop_caches").write_text("3")
+
+
+def runner(loop: str) -> Callable[[Any], Any]:
+    if loop == "stock":
+        return asyncio.run
+    if loop == "uvloop":
+        import uvloop
+
+        return lambda main: _run_on(uvloop.new_event_loop(), main)
+    from rawuring import aio
+
+    return aio.run
+
+
+def _run_on(loop: Any, main: Any) -> Any:
+    try:
+        return loop.run_until_complete(main)
+    finally:
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+
+def lateness(run: Callable[[Any], Any], fd: int) -> str:
+    """Measure how late a timer of 1 ms is while 200 tasks read hot data."""
+
+    async def main() -> list[float]:
+        late: list[float] = []
+        ending = False
+
+        async def read() -> None:
+            while not ending:
+                await files.pread(fd, 4096, 0)
+
+        tasks = [asyncio.ensure_future(read()) for _ in range(200)]
+        for _ in range(200):
+            start = time.perf_counter()
+            await asyncio.sleep(0.001)
+            late.append((time.perf_counter() - start - 0.001) * 1000)
+        ending = True
+        await asyncio.gather(*tasks)
+        return sorted(late)
+
+    late = run(main())
+    return f"median {statistics.median(late):.2f} ms, 99 % {late[197]:.2f} ms"
+
+
+def measure(run: Callable[[Any], Any], rounds: int, only: str) -> list[dict[str, Any]]:
+    """Run all workloads and print them."""
+    rows = []
+    for name, systems in WORKLOADS.items():
+        if not re.search(only, name):
+            continue
+        if name in COLD and not os.access("/proc/sys/vm/drop_caches", os.W_OK):
+            print(f"\n{name}: left out, only root drops caches")
+            continue
+        took: dict[str, list[tuple[float, float]]] = {each: [] for each in systems}
+        for _ in range(rounds):
+            for each, work in systems.items():
+                if name in COLD:
+                    cool()
+                else:
+                    run(work()) if asyncio.iscoroutinefunction(work) and not took[each] else None
+                start, cpu = time.perf_counter(), time.process_time()
+                run(work()) if asyncio.iscoroutinefunction(work) else work()
+                took[each].append((time.perf_counter() - start, time.process_time() - cpu))
+        print(f"\n{name}")
+        base = statistics.median(wall for wall, _ in took["plain"])
+        for each, times in took.items():
+            factor = 10 if each == "to_thread" and "pread" in name or name == "the same, 32 tasks" and each == "to_thread" else 1
+            wall = statistics.median(wall for wall, _ in times) * factor
+            cpu = statistics.median(cpu for _, cpu in times) * factor
+            print(f"    {each:28} {wall * 1000:10.2f} ms  x {wall / base:6.2f}   CPU {cpu * 1000:9.2f} ms")
+            rows.append({"workload": name, "system": each, "wall_s": wall, "cpu_s": cpu, "ratio": wall / base})
+    return rows
+
+
+def main() -> int:
+    """Measure, print, store."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a tenth of everything, once: does it work")
+    parser.add_argument("--loop", choices=("stock", "uvloop", "rawuring"), default="stock")
+    parser.add_argument("--only", default="", help="a regular expression for workloads")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--directory", help="where to put the files")
+    parser.add_argument("--json", help="store the rows there")
+    options = parser.parse_args()
+    if any(os.environ.get(name) != value for name, value in PINNED.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **PINNED})
+    place = Place(options.directory, 10 if options.quick else 1)
+    try:
+        add_all(place)
+        run = runner(options.loop)
+        print(f"{platform.python_implementation()} {platform.python_version()}, Linux {platform.release()}, "
+              f"loop {options.loop}, {files.backend}")
+        rows = measure(run, 1 if options.quick else options.rounds, options.only)
+        if not options.only:
+            print(f"\n200 tasks read hot data, a timer of 1 ms is late by: {lateness(run, place.hot)}")
+        if options.json:
+            Path(options.json).write_text(json.dumps(rows, indent=1) + "\n")
+    finally:
+        place.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
