@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
 """Files: rawuring.files beside plain blocking calls, thread pools, aiofiles, anyio and caio.
 
-    python3 bench/files.py [--quick] [--loop stock|uvloop|rawuring] [--only REGEX] [--rounds N] [--directory PATH] [--json FILE]
+    python3 bench/files.py [--quick] [--loop stock|uvloop|rawuring] [--only REGEX] [--rounds N] [...]
 
 Every system does a workload once, then the next one, then all again: read the ratios. The first is the plain
-blocking loop. malloc is the same for all (the process starts itself again with PINNED). "Cold" means that the page cache
-and the dentries were dropped before (root only; otherwise the workload is left out). What is not installed is left out.
+blocking loop. malloc is the same for all (the process starts itself again with PINNED). "Cold" means that the
+page cache and the dentries were dropped before (root only; otherwise the workload is left out). What is not
+installed is left out.
 """
 
 from __future__ import annotations
@@ -153,6 +154,8 @@ def add_all(place: Place) -> None:
     pool = concurrent.futures.ThreadPoolExecutor(8)
     whole = readers()
 
+    data = os.urandom(4096)
+
     name = "one hot 4 KiB pread after another"
 
     @system(name, "plain")
@@ -227,7 +230,6 @@ def add_all(place: Place) -> None:
     for sync in (False, True):
         name = f"small files written, 64 at a time{', with fsync' if sync else ''}"
         given = list(range(len(small) // (10 if sync else 2)))
-        data = os.urandom(4096)
 
         @system(name, "plain")
         def _(given: list[int] = given, sync: bool = sync) -> None:
@@ -388,11 +390,12 @@ def measure(run: Callable[[Any], Any], rounds: int, only: str) -> list[dict[str,
         print(f"\n{name}")
         base = statistics.median(wall for wall, _ in took["plain"])
         for each, times in took.items():
-            factor = 10 if each == "to_thread" and "pread" in name or name == "the same, 32 tasks" and each == "to_thread" else 1
+            factor = 10 if each == "to_thread" and ("pread" in name or "tasks" in name) else 1
             wall = statistics.median(wall for wall, _ in times) * factor
             cpu = statistics.median(cpu for _, cpu in times) * factor
-            print(f"    {each:28} {wall * 1000:10.2f} ms  x {wall / base:6.2f}   CPU {cpu * 1000:9.2f} ms")
-            rows.append({"workload": name, "system": each, "wall_s": wall, "cpu_s": cpu, "ratio": wall / base})
+            print(f"    {each:28} {wall * 1e3:10.2f} ms  x {wall / base:6.2f}   CPU {cpu * 1e3:9.2f} ms")
+            row = {"workload": name, "system": each, "wall_s": wall, "cpu_s": cpu, "ratio": wall / base}
+            rows.append(row)
     return rows
 
 
@@ -412,8 +415,8 @@ def main() -> int:
     try:
         add_all(place)
         run = runner(options.loop)
-        print(f"{platform.python_implementation()} {platform.python_version()}, Linux {platform.release()}, "
-              f"loop {options.loop}, {files.backend}")
+        python = f"{platform.python_implementation()} {platform.python_version()}"
+        print(f"{python}, Linux {platform.release()}, loop {options.loop}, {files.backend}")
         rows = measure(run, 1 if options.quick else options.rounds, options.only)
         if not options.only:
             print(f"\n200 tasks read hot data, a timer of 1 ms is late by: {lateness(run, place.hot)}")

@@ -10,6 +10,8 @@ Read next: the examples.
 
 from __future__ import annotations
 
+import hashlib
+import http.client
 import os
 import random
 import socket
@@ -40,7 +42,10 @@ def run(name: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess
     return done
 
 
-@pytest.mark.parametrize("name", NAMES)
+FILES = ("files_server", "files_hash", "files_follow", "files_copy", "files_loader")
+
+
+@pytest.mark.parametrize("name", [*NAMES, *FILES])
 def test_example_then_under_80_lines(name):
     assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) < 80
 
@@ -192,3 +197,61 @@ def test_proactor_then_tests_of_asyncio_pass(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     assert int(done.stdout.split()[-1]) > 50
+
+
+# ------------------------------------------------------------------------------------------------------
+# Files
+
+
+def test_files_hash_then_what_hashlib_says_with_asyncio_and_without(file, tmp_path):
+    small = tmp_path / "small"
+    small.write_bytes(b"small")
+    expected = "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path}\n" for path in (file, small))
+    for options in ((), ("--sync",)):
+        assert run("files_hash", *options, file, small, cwd=tmp_path).stdout.decode() == expected
+
+
+def test_files_follow_then_lines_before_and_after_a_rotation(tmp_path):
+    done = run("files_follow", cwd=tmp_path)
+    assert done.stdout == b"['first', 'second']\nafter the rotation\n"
+
+
+def test_files_copy_then_files_and_trees_are_the_same(file, tmp_path):
+    assert run("files_copy", file, tmp_path / "copy", cwd=tmp_path).stdout == b"3000001 bytes\n"
+    assert (tmp_path / "copy").read_bytes() == file.read_bytes()
+    (tmp_path / "tree" / "below").mkdir(parents=True)
+    (tmp_path / "tree" / "below" / "a").write_bytes(b"a")
+    assert run("files_copy", tmp_path / "tree", tmp_path / "other", cwd=tmp_path).stdout == b"1 files\n"
+    assert (tmp_path / "other" / "below" / "a").read_bytes() == b"a"
+
+
+def test_files_loader_then_the_checksum_of_the_records(file, tmp_path):
+    order, records = random.Random(0), 3_000_001 // 4096
+    content, total = file.read_bytes(), 0
+    for _ in range(3):
+        places = [order.randrange(records) * 4096 for _ in range(64)]
+        total += zlib.crc32(b"".join(content[place : place + 4096] for place in places))
+    done = run("files_loader", file, 3, cwd=tmp_path)
+    assert done.stdout.decode().endswith(f"checksum {total:#x}\n")
+
+
+def test_files_server_then_files_ranges_and_nothing_else(file, tmp_path):
+    (tmp_path / "directory").mkdir()
+    with subprocess.Popen(command("files_server", tmp_path), stdout=subprocess.PIPE, cwd=tmp_path) as server:
+        try:
+            port = int(server.stdout.readline().decode().rstrip("/\n").rpartition(":")[2])
+            client = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            for headers, status, start, end in (
+                ({}, 200, 0, 3_000_001), ({"Range": "bytes=100-199"}, 206, 100, 200),
+                ({"Range": "bytes=2999990-"}, 206, 2_999_990, 3_000_001),
+            ):  # fmt: skip
+                client.request("GET", "/file", headers=headers)
+                answer = client.getresponse()
+                assert (answer.status, answer.read()) == (status, file.read_bytes()[start:end])
+            for path in ("/missing", "/directory", "/../../etc/hostname"):
+                client.request("GET", path)
+                answer = client.getresponse()
+                assert (answer.status, answer.read()) == (404, b"")
+            client.close()
+        finally:
+            server.kill()

@@ -13,13 +13,25 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
-PROGRAM = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
+FILES, PROGRAM = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[:2]
 
 
 def test_program_then_the_one_in_examples_and_at_most_15_lines():
     example = (ROOT / "examples" / "readme.py").read_text()
     assert example.partition('"""\n\n')[2].strip() == PROGRAM.strip()
     assert len([line for line in PROGRAM.splitlines() if line.strip()]) <= 15
+
+
+def test_first_program_then_it_reads_a_file_within_ten_lines_and_does_what_it_says(tmp_path):
+    lines = [line for line in FILES.splitlines() if line.strip()]
+    assert any("await files.read_bytes(" in line for line in lines[:10])
+    program = tmp_path / "program.py"
+    program.write_text(FILES)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-W", "error", str(program)]
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert (tmp_path / "copy").read_text() == FILES
 
 
 @pytest.mark.requires_io_uring

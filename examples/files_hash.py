@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: MIT
+"""Print the SHA-256 of files as sha256sum does, 64 of them being read at a time, with asyncio or without.
+
+    python examples/files_hash.py [--sync] [FILE...]
+
+The hashes come in the order in which the data do. Without arguments it hashes the examples.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from rawuring import files
+
+
+async def hash_files(paths: list[str]) -> dict[str, str]:
+    """Hash files on the running loop; hashlib lets other threads run, so it gets one."""
+    found = {}
+    async for path, data in files.read_each(paths, depth=64, return_exceptions=True):
+        if isinstance(data, OSError):
+            print(f"{path}: {data.strerror}", file=sys.stderr)
+        else:
+            digest = await files.call(hashlib.sha256, data) if len(data) > 1 << 20 else hashlib.sha256(data)
+            found[path] = digest.hexdigest()
+    return found
+
+
+def hash_files_sync(paths: list[str]) -> dict[str, str]:
+    """Hash files without a loop."""
+    return {path: hashlib.sha256(data).hexdigest() for path, data in files.sync.read_each(paths, depth=64)}
+
+
+def main(arguments: list[str]) -> None:
+    """Hash and print."""
+    sync = "--sync" in arguments
+    paths = [path for path in arguments if path != "--sync"]
+    paths = paths or sorted(str(path) for path in Path(__file__).parent.glob("*.py"))
+    found = hash_files_sync(paths) if sync else asyncio.run(hash_files(paths))
+    for path in paths:
+        if path in found:
+            print(f"{found[path]}  {path}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
