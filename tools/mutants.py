@@ -84,7 +84,7 @@ MUTANTS = (
     ),
     Mutant(
         "requests that handlers start during close() are abandoned", "rawuring/inflight.py",
-        "                if self.entries:  # what", "                if False:  # what",
+        "                if self.entries or self._blocks:  # what", "                if False:  # what",
         FAULTS + "test_memory.py -k starts_again", quick=True,
     ),
     # 2. The environment
@@ -339,7 +339,7 @@ MUTANTS = (
     # 5. Debug mode
     Mutant(
         "canaries are not checked", "rawuring/debug.py",
-        "        found = [damage for damage in map(damage_beside, entry[1]) if damage]", "        found = []",
+        "        found = [damage for damage in map(damage_beside, holds) if damage]", "        found = []",
         FAULTS + "test_debug.py -k canary or behind", quick=True,
     ),
     Mutant(
@@ -407,7 +407,7 @@ MUTANTS = (
     # Promises: memory of requests
     Mutant(
         "memory is accepted as a collection of objects", "rawuring/inflight.py",
-        "            holds = _objects(holds)", "            holds = tuple(holds)",
+        "            holds = _objects(holds)\n        try:", "            holds = tuple(holds)\n        try:",
         "tests/test_request_memory.py -k holds", quick=True,
     ),
     Mutant(
@@ -432,7 +432,8 @@ MUTANTS = (
     ),
     Mutant(
         "start() accepts a handler that is not callable", "rawuring/inflight.py",
-        "            _refuse_handler(handler)\n        if holds is not", "            pass\n        if holds is not",
+        "            _refuse_handler(handler)\n        if holds is not _NOTHING:\n            holds = _objects(holds)\n        try:",
+        "            pass\n        if holds is not _NOTHING:\n            holds = _objects(holds)\n        try:",
         "tests/test_request_memory.py -k cannot_be_called", quick=True,
     ),
     Mutant(
