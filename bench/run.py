@@ -333,7 +333,8 @@ def install_peers() -> None:
 OURS = ["rawuring, block", "rawuring, one by one", "rawuring, in flight"]
 STEPS_TITLE = "steps of one request, per operation"
 #: The limits of the language: less than this no library in pure Python can take.
-LEAST = ["ctypes alone, completions unread", "one frame of Python, nothing checked"]
+LEAST = ["ctypes alone, completions unread", "one frame of Python, nothing checked",
+         "one frame of Python, all checked"]  # fmt: skip
 
 
 def tables(quick: bool, file: Path) -> Iterator[Table]:
@@ -346,7 +347,8 @@ def tables(quick: bool, file: Path) -> Iterator[Table]:
         yield Table(f"NOP, batch of {size}, per operation", "nop", n, nops, "nop", size * repeat)
         peers.append("uring-api")
         yield Table(f"poll, ready, batch of {size}, per operation", "poll", n, peers, "poll", size * repeat)
-        forms = [f"rawuring, in flight{way}" for way in ("", ", table.reap", ", start", ", no handlers")]
+        ways = ("", ", table.reap", ", one call", ", start", ", start, one call", ", no handlers", ", block")
+        forms = [f"rawuring, in flight{way}" for way in ways]
         peers = [C, *forms, "rawuring, one by one", "rawuring, block", "uring-api, handlers", "uring-api",
                  "liburing (Python), handlers", "liburing (Python)"]  # fmt: skip
         title = f"InFlight, batch of {size}, from start to handler, per request"

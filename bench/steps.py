@@ -14,6 +14,8 @@ STEPS = {
     "an empty loop": "",
     "token": "user_data from the counter of inflight.py",
     "hold": "`InFlight.hold()`: token, handler and memory into the table",
+    "start": "`InFlight.start(ops.prep_poll_add, fd, mask, handler=)`: all of these in one call",
+    "start_block of 256": "`InFlight.start_block()`, per SQE",
     "get_sqe": "`ring.get_sqe()`",
     "prep_nop alone": "`ops.prep_nop()`",
     "prep_poll_add alone": "`ops.prep_poll_add()`",
@@ -32,6 +34,7 @@ STEPS = {
     "reap of 256, per CQE": "of 256, each",
     "reap_columns of 256 and its user_data, per CQE": "`ring.reap_columns().user_data`, each",
     "dispatch, per completion": "`InFlight.dispatch()`: find, release, call the handler",
+    "dispatch of a block, per completion": "the same by column, with one call of the handler",
     "hold and complete": "",
     "load_acquire": "",
     "store_release": "",
@@ -95,6 +98,9 @@ def step(name: str, count: int, repeat: int) -> Round:
     def handler(res: int, flags: int) -> None:
         return None
 
+    def by_column(indices: list[int], res: list[int], flags: list[int]) -> None:
+        return None
+
     def slots() -> None:
         for _ in range(count):
             ring.get_sqe()
@@ -119,6 +125,24 @@ def step(name: str, count: int, repeat: int) -> Round:
 
     def dispatched() -> None:
         table.dispatch(answers)
+
+    def started() -> None:
+        for _ in range(count):
+            table.start(ops.prep_poll_add, 3, 1, handler=handler)
+
+    def block_started() -> None:
+        table.start_block(block, by_column)
+
+    def block_reaped() -> None:
+        block_started()
+        ring.submit_and_wait(count)
+        table.reap()
+
+    def forgotten() -> None:
+        ring.discard()
+        table.entries.clear()
+        if hasattr(table, "_blocks"):
+            table._blocks.clear()
 
     def held() -> None:
         for _ in range(count):
@@ -159,6 +183,8 @@ def step(name: str, count: int, repeat: int) -> Round:
         "an empty loop": lambda: loop(lambda: None),
         "token": lambda: loop(inflight.next_token),
         "hold": lambda: fastest(holding, count, repeat, after=dispatched),
+        "start": lambda: fastest(started, count, repeat, after=forgotten),
+        "start_block of 256": lambda: fastest(block_started, count, repeat, after=forgotten),
         "get_sqe": lambda: queued(slots),
         "prep_nop alone": lambda: loop(lambda: ops.prep_nop(sqe, 1)),
         "prep_poll_add alone": lambda: loop(lambda: ops.prep_poll_add(sqe, 3, 1, 1)),
@@ -179,6 +205,9 @@ def step(name: str, count: int, repeat: int) -> Round:
             256, lambda: ring.reap_columns().user_data
         ),
         "dispatch, per completion": lambda: fastest(dispatched, count, repeat, before=holding),
+        "dispatch of a block, per completion": lambda: fastest(
+            table.dispatch, count, repeat, before=block_reaped
+        ),
         "hold and complete": lambda: fastest(held, count, repeat),
         "load_acquire": lambda: loop(lambda: load(words, 3)),
         "store_release": lambda: loop(lambda: store(words, 3, 7)),

@@ -128,42 +128,75 @@ def nothing(res: int, flags: int) -> None:
     return None
 
 
+def all_alike(indices: list[int], res: list[int], flags: list[int]) -> None:
+    return None
+
+
 def ours_in_flight(what: str, size: int, repeat: int, way: str = "") -> Round:
     """Hold requests until their handlers run, in each way there is; an older package lacks some."""
-    from rawuring import InFlight
+    from rawuring import InFlight, ops
 
-    prep, arguments = our_batch(what)
     ring = our_ring()
     table = InFlight(ring)
     KEEP.append(table)
     hold, dispatch, get_sqe, turn = table.hold, table.dispatch, ring.get_sqe, ring.submit_and_wait
     handler = None if way == "no handlers" else nothing
+    fd, mask = ready_eventfd(), int(select.POLLIN)
+    if way.endswith("one call") or way == "block":
+        if not hasattr(table, "start_block"):
+            raise Missing("this rawuring has no submit_and_dispatch(), or no start_block()")
+        whole_turn, start_block = table.submit_and_dispatch, table.start_block
 
     def by_hand() -> None:
-        for _ in range(size):
-            prep(get_sqe(), *arguments, hold(handler))
+        if what == "nop":
+            prep = ops.prep_nop
+            for _ in range(size):
+                prep(get_sqe(), hold(handler))
+        else:
+            prep_poll = ops.prep_poll_add
+            for _ in range(size):
+                prep_poll(get_sqe(), fd, mask, hold(handler))
+
+    def started() -> None:
+        start = table.start
+        if what == "nop":
+            prep = ops.prep_nop
+            for _ in range(size):
+                start(prep, handler=nothing)
+        else:
+            prep_poll = ops.prep_poll_add
+            for _ in range(size):
+                start(prep_poll, fd, mask, handler=nothing)
+
+    def of_a_list() -> None:
+        by_hand()
         turn(size)
         assert dispatch(ring.reap()) == (size if handler else 0)
 
-    if way in ("", "no handlers"):
-        return fastest(by_hand, size, repeat)
-    reap, start = table.reap, table.start
+    queue = started if way.startswith("start") else by_hand
 
-    def reaped() -> None:
-        for _ in range(size):
-            prep(get_sqe(), *arguments, hold(nothing))
+    def by_the_table() -> None:
+        queue()
         turn(size)
-        reap()
+        table.reap()
         assert dispatch() == size
 
-    def started() -> None:
-        for _ in range(size):
-            start(prep, *arguments, handler=nothing)
-        turn(size)
-        reap()
-        assert dispatch() == size
+    def in_one_call() -> None:
+        queue()
+        assert whole_turn(size) == size
 
-    return fastest(reaped if way == "table.reap" else started, size, repeat)
+    if way == "block":
+        prep, arguments = our_batch(what)
+        block = ops.Block(size, prep, *arguments)
+
+        def by_column() -> None:
+            start_block(block, all_alike)
+            assert whole_turn(size) == 1
+
+        return fastest(by_column, size, repeat)
+    if way.endswith("one call"):
+        return fastest(in_one_call, size, repeat)
+    return fastest(of_a_list if way in ("", "no handlers") else by_the_table, size, repeat)
 
 
 def ctypes_alone(what: str, size: int, repeat: int) -> Round:
@@ -222,6 +255,51 @@ def one_frame(what: str, size: int, repeat: int) -> Round:
         done += 1
         words[cq_head] = done
         assert len(found) == 1
+
+    return fastest(turn, size, repeat)
+
+
+def one_frame_checked(what: str, size: int, repeat: int) -> Round:
+    """A turn of one request in one frame, with local variables, that checks and counts what Ring does.
+
+    What is left to be saved in Ring.put() and Ring.submit_and_reap() is the difference to this.
+    """
+    from _thread import get_ident
+
+    from rawuring import rings, syscalls
+
+    ring = our_ring()
+    prep, arguments = our_batch(what)
+    sqe = bytearray(64)
+    prep(sqe, *arguments, 1)
+    sq, cq = ring.sq, ring.cq
+    words, sq_tail, sq_head, sq_flags, slots = sq._words, sq._ktail, sq._khead, sq._kflags, sq.slots
+    cq_tail, cq_head, unpack, cqes = cq._ktail, cq._khead, rings._CQE16.unpack_from, cq._cqes
+    sq_mask, cq_mask, entries, u32 = sq.ring_mask, cq.ring_mask, cq.ring_entries, rings.U32
+    call, number, none = syscalls._syscall_enter, syscalls._nr_enter, syscalls._NO_SIZE
+
+    def turn(wait_nr: int = 1) -> None:
+        tail = sq.sqe_tail
+        if tail >= sq._limit or get_ident() != ring._owner:
+            sq._need_room(1)
+        slots[tail & sq_mask][:] = sqe
+        sq.sqe_tail = tail = tail + 1
+        words[sq_tail] = tail & u32
+        sq.published = tail
+        before = (tail - words[sq_head]) & u32
+        assert before and wait_nr >= 0 and not cq.copied
+        ring._enters += 1
+        submitted = call(number, ring._enter_fd, before, wait_nr, ring._turn_flags, None, none)
+        head = cq.head
+        count = (words[cq_tail] - head) & u32
+        first = head & cq_mask
+        assert submitted == before and wait_nr <= count <= entries - first
+        found = [unpack(cqes, first << 4)]
+        cq.head = head = (head + count) & u32
+        words[cq_head] = head
+        ring._submitted += submitted
+        ring._reaped += count
+        assert not words[sq_flags] and len(found) == 1
 
     return fastest(turn, size, repeat)
 
@@ -341,13 +419,14 @@ for _what in ("nop", "poll"):
         ("rawuring, in flight", ours_in_flight),
         ("ctypes alone, completions unread", ctypes_alone),
         ("one frame of Python, nothing checked", one_frame),
+        ("one frame of Python, all checked", one_frame_checked),
         ("liburing (Python)", liburing_python),
     ):
         SYSTEMS[_what, _name] = lambda size, repeat, what=_what, make=_make: make(
             what, int(size), int(repeat)
         )
 SYSTEMS["poll", "uring-api"] = lambda size, repeat: uring_api_poll(int(size), int(repeat))
-for _way in ("start", "table.reap", "no handlers"):
+for _way in ("start", "start, one call", "one call", "table.reap", "no handlers", "block"):
     SYSTEMS["poll", f"rawuring, in flight, {_way}"] = lambda size, repeat, way=_way: ours_in_flight(
         "poll", int(size), int(repeat), way
     )

@@ -77,9 +77,9 @@ MUTANTS = (
     ),
     Mutant(
         "reads miss the buffer", "rawuring/inflight.py",
-        "                prep(sqe, given[0], given[1], given[2], given[3], token)",
-        "                prep(sqe, given[0], given[1], given[2], given[3], token)\n"
-        "                sqe[16:24] = (int.from_bytes(sqe[16:24], 'little') + 8).to_bytes(8, 'little')",
+        "                    prep(sqe, given[0], given[1], given[2], given[3], token)",
+        "                    prep(sqe, given[0], given[1], given[2], given[3], token)\n"
+        "                    sqe[16:24] = (int.from_bytes(sqe[16:24], 'little') + 8).to_bytes(8, 'little')",
         FAULTS + "test_memory.py -k checksum", quick=True,
     ),
     Mutant(
