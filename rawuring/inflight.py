@@ -79,6 +79,8 @@ _user_data = struct.Struct("=32xQ").unpack_from
 # ops.memory_arguments() tells.
 _known: dict[Any, tuple[int, Any]] = {}
 _WHOLE = slice(None)
+# Stands on the list of handlers to run for one that is found when its columns are made.
+_COLUMNS = (None,)
 _MORE = uapi.IORING_CQE_F_MORE
 
 # What close() had to give up on. Never emptied; see the head of this file.
@@ -519,6 +521,9 @@ class InFlight(Uncopyable):
         if many is None or index >= len(many.open) or not many.open[index]:
             return False
         # No call from here on, as in complete().
+        if number not in self._noted:
+            ready = self.ready  # which tells that dispatch() has something to do
+            ready += (_COLUMNS,)
         many.noted += ((index, res, flags),)
         self._noted[number] = many
         if not flags & _MORE:
@@ -733,9 +738,10 @@ class InFlight(Uncopyable):
         ready, ran = self.ready, 0
         while ready:
             handler, *arguments = ready[0]
-            ran += 1
+            ran += handler is not None
             del ready[0]  # not popleft(), a call: by the no-call rule (queues.py) this one might never run
-            handler(*arguments)
+            if handler is not None:
+                handler(*arguments)
         return ran
 
     def _run_each_once(self) -> int:
@@ -743,6 +749,9 @@ class InFlight(Uncopyable):
         ready, ran = self.ready, 0
         while ready:
             first = ready[0]
+            if first is _COLUMNS:
+                del ready[0]
+                continue
             if type(first) is tuple:  # the monitor's
                 ready[0] = starmap(first[0], (first[1:],))
             ran += 1

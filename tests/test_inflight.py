@@ -15,7 +15,7 @@ import weakref
 
 import pytest
 
-from rawuring import buffers, inflight, ops, rings, uapi
+from rawuring import buffers, fdmon, inflight, ops, rings, uapi
 from rawuring.fakekernel import fake_ring
 from rawuring.inflight import InFlight
 from rawuring.rings import Ring
@@ -696,6 +696,20 @@ def test_blocks_then_no_token_is_another_ones(ring):
     assert len(tokens) == 3
     assert {token >> 40 for token in tokens} == {1}
     table.entries.clear()
+
+
+def test_block_on_the_ring_of_a_monitor_then_its_handler_runs_in_the_monitors_dispatch():
+    try:
+        monitor = fdmon.IoUringFDMon(8)
+    except OSError as error:
+        pytest.skip(f"io_uring (Linux 5.1): {error}")
+    answers: list = []
+    with monitor:
+        monitor.inflight.start_block(ops.Block(3, ops.prep_nop), noted(answers))
+        while sum(len(columns[0]) for columns in answers) < 3:
+            monitor.dispatch(monitor.wait(5_000 * MILLISECOND))
+        assert "nop" not in [request.operation for request in monitor.inflight.requests()]
+    assert sorted(index for columns in answers for index in columns[0]) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("how", ["all at once", "one by one"])
