@@ -92,6 +92,12 @@ def our_ring(entries: int = 512, wish: int | None = None) -> Any:
     return ring
 
 
+def our_monitor() -> Any:
+    from rawuring import fdmon
+
+    return fdmon.IoUringFDMon()
+
+
 def serve_rounds(workload: str, name: str, arguments: list[str]) -> int:
     try:
         one_round = SYSTEMS[workload, name](*arguments)

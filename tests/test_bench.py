@@ -140,6 +140,22 @@ def test_costs_when_written_from_a_run_then_the_page_has_its_steps(everything, t
     assert new.partition("<!-- costs: end -->")[2] == old.partition("<!-- costs: end -->")[2]
 
 
+@pytest.mark.requires_io_uring
+@pytest.mark.parametrize("ready", ["1", "3"])
+def test_turn_when_written_then_the_page_says_which_statement_takes_what(tmp_path, ready):
+    page = BENCH.parent / "docs" / "costs.md"
+    copy = tmp_path / "costs.md"
+    copy.write_text(page.read_text(encoding="utf-8"), encoding="utf-8")
+    command = [
+        sys.executable, str(BENCH / "turn.py"), "--turns", "40", "--ready", ready, "--write", str(copy),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    new, old = copy.read_text(encoding="utf-8"), page.read_text(encoding="utf-8")
+    assert "| `submit_and_reap` | `submitted = bare(" in new
+    assert new.partition("<!-- turn: end -->")[2] == old.partition("<!-- turn: end -->")[2]
+
+
 def steps_of(page: str) -> list[str]:
     found = re.findall(r"^\| (.*) \| \d+ \| .* \|$", page, re.MULTILINE)
     assert len(found) > 15
