@@ -6,7 +6,7 @@ What it is: open() and wrap(), the classes of files that they return, and the st
 Mirrors: the module io, class by class; the names of aiofiles and of anyio.
 Must not know: rings, threads.
 Invariant: a method answers what the builtin's method answers, and suspends only when data must be waited for.
-Read next: DESIGN.md.
+Read next: filepath.py.
 
 How it works. Binary files keep the builtin's own buffers. These stand on a raw file that never waits: it
 reads what is in the page cache and notes what it lacks; writes it only notes. After each call the notes are
@@ -441,8 +441,9 @@ class File(Uncopyable):
     def __init__(self) -> None:
         self._busy = False
         self._queue: deque[asyncio.Future[None]] = deque()
-        #: What is closed instead of the file, in a thread: a temporary file.
+        #: What is closed instead of the file, in a thread: a temporary file; and whether that removes it.
         self._keeper: Any = None
+        self.delete = False
 
     def __repr__(self) -> str:
         return f"<{type(self).__module__}.{type(self).__name__} of {self._sync!r}>"

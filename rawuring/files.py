@@ -28,12 +28,14 @@ import contextlib
 import errno
 import os
 import stat as stat_module
+import sys
 import threading
 import weakref
 from collections import deque
 from functools import partial
 from operator import index
 from time import perf_counter
+from types import ModuleType
 
 from . import asyncring, filebatch, fileops, filesync as sync
 from .buffers import allocate
@@ -130,10 +132,26 @@ def _why_no_ring() -> str:
 
 
 #: The third layer stands on this file, and is imported when it is asked for.
-_ELSEWHERE = dict.fromkeys(
-    ("AsyncFile", "BufferedFile", "File", "RawFile", "TextFile", "WrappedFile", "open", "open_file", "stderr",
-     "stderr_bytes", "stdin", "stdin_bytes", "stdout", "stdout_bytes", "wrap", "wrap_file"), "fileobjects",
-)  # fmt: skip
+_ELSEWHERE = {
+    **dict.fromkeys(
+        ("AsyncFile", "BufferedFile", "File", "RawFile", "TextFile", "WrappedFile", "open", "open_file",
+         "stderr", "stderr_bytes", "stdin", "stdin_bytes", "stdout", "stdout_bytes", "wrap", "wrap_file"),
+        "fileobjects",
+    ),
+    **dict.fromkeys(("Path", "os_functions", "tempfile", "threadpool"), "filepath"),
+}  # fmt: skip
+
+
+class _Module(ModuleType):
+    """This module as others see it: ``files.os`` is aiofiles.os, for this file itself it is os."""
+
+    @property
+    def os(self) -> Any:
+        """Return the functions of aiofiles.os."""
+        return __getattr__("os_functions")
+
+
+sys.modules[__name__].__class__ = _Module
 
 
 def __getattr__(name: str) -> Any:

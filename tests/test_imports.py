@@ -57,6 +57,7 @@ ORDER = (
     "filesync",
     "files",
     "fileobjects",
+    "filepath",
     "vendor",
     # Tools for readers: nothing above imports them.
     "fakekernel",

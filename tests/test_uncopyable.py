@@ -27,6 +27,8 @@ VALUES = {
     "buffers.PyBuffer": "the layout of a C struct",
     "fakekernel.Memory": "a bytearray: its copy has bytes of its own",
     "fileobjects._Flag": "a number",
+    "filepath.Path": "text, as pathlib's",
+    "files._Module": "a module",
     "files._Suspend": "has no state",
     "files._Turn": "a threading.local(), which cannot be copied either",
     "inflight._Sample": "has no state",
