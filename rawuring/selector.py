@@ -5,8 +5,8 @@
 What it is: IoUringSelector, and the strategies behind it, which share one small interface (Strategy).
 Mirrors: CPython ``Lib/selectors.py`` EpollSelector, in what its users can see.
 Must not know: asyncio.
-Invariant: what select() returns was true inside that select(). Completions that came between two calls are
-hints, and are asked for again.
+Invariant: what select() returns was true inside that select(). Completions that arrive between two calls
+are hints and are checked again.
 Read next: asyncring.py.
 
 Unless said otherwise, memory passed to a call may be freed when the call returns, any thread may call, and
@@ -15,18 +15,21 @@ Linux 5.1 suffices.
 Facts, and what follows from them:
 
 * One-shot polls cost 0.8 to 1.1 microseconds per event from Python, an epoll set 0.13. So descriptors
-  live in an epoll set, and the ring carries what epoll is bad at: many changes, and a timeout in
-  nanoseconds, in one system call (EPOLL_CTL and EPOLL_WAIT as requests). A wait without changes that has no
-  timeout, or that must not wait, asks the set directly: one system call as well, and the cheaper one.
-* An epoll set does not hold the files that it watches: a closed descriptor leaves it by itself, and the
-  peer of a closed socket sees the end at once. A pending POLL_ADD holds its file.
-* EPOLL_CTL as a request finds its descriptor when it runs. So additions and modifications may wait for
-  the next select(), but a removal may not: the number could be another file by then.
-* epoll refuses regular files, closed descriptors and some devices, and register() has to say so. Only the
-  kernel knows, so a number costs one epoll_ctl. A socket object needs none: it is a socket, and its
-  fileno() tells whether it is open. ``trusting`` takes numbers at their word, too.
-* A request belongs to the thread that submitted it, and is cancelled when that ends. A selector that is
-  used by another thread than before makes its requests anew.
+  live in an epoll set, and the ring does what epoll does badly: many changes and a timeout in nanoseconds,
+  in one system call (EPOLL_CTL and EPOLL_WAIT as requests). A wait without changes that has no timeout, or
+  that does not block, calls epoll_wait directly: also one system call, and a cheaper one.
+* An epoll set holds no reference to the files it watches: closing a descriptor removes it, and the peer of
+  a closed socket sees the end of file at once. A pending POLL_ADD holds its file.
+* An EPOLL_CTL request looks up its descriptor when it runs. Additions and modifications can therefore wait
+  for the next select(); a removal cannot, because the number could be another file by then.
+* An EPOLL_CTL request only tries the lock of the set. While another thread holds the lock, a worker runs the
+  request later, perhaps after a newer one. So a change counts as made when its completion arrives, and until
+  then no other request for that descriptor is sent.
+* epoll rejects regular files, closed descriptors and some devices, and register() has to report this. Only
+  the kernel knows, so registering a number costs one epoll_ctl. A socket object needs none: its fileno()
+  shows whether it is open. ``trusting`` accepts numbers without this check.
+* A request belongs to the thread that submitted it, and is cancelled when that thread ends. When another
+  thread starts to use a selector, the selector sends its requests again.
 """
 
 from __future__ import annotations
@@ -65,21 +68,21 @@ if TYPE_CHECKING:
 # poll(2)'s and epoll's bits; these five have the same values on every architecture.
 _IN, _OUT = 0x01, 0x04
 _BOTH = EVENT_READ | EVENT_WRITE
-#: EVENT_READ | EVENT_WRITE, by which it is indexed, to a mask; other bits mean nothing, as in EpollSelector.
+#: Indexed by EVENT_READ | EVENT_WRITE, gives a mask; other bits are ignored, as in EpollSelector.
 _MASK = (0, _IN, _OUT, _IN | _OUT)
-# As in EpollSelector: whatever is not IN makes writable, whatever is not OUT makes readable, so that an error
-# or a hang-up wakes whoever waits.
+# As in EpollSelector: any bit but IN means writable, any bit but OUT means readable, so that an error or a
+# hang-up wakes every waiter.
 _EVENTS = tuple(
     (EVENT_WRITE if mask & ~_IN else 0) | (EVENT_READ if mask & ~_OUT else 0) for mask in range(32)
 )
 _ADD, _MOD = 1, 3  # EPOLL_CTL_ADD, EPOLL_CTL_MOD in linux/eventpoll.h
 _MOST_FD = 0x7FFFFFFF  # an int in C
-_FEW = 12  # so many changes are prepared one by one
+_FEW = 12  # up to this many changes are prepared one by one
 _LONGEST, _LONGEST_NS = 9.2e9, 9_200_000_000 * 10**9  # 292 years: 63 bits of nanoseconds
 _LONGEST_STDLIB = 2_000_000  # 23 days: poll(2) and epoll_wait(2) count milliseconds in an int
 # The no-call rule (queues.py), which holds for other threads as well where there is a GIL.
 _ONE_STEP = rings._HANDLERS_RUN_AFTER_CALLS and getattr(sys, "_is_gil_enabled", lambda: True)()
-_NEW = 1 << 7  # beside the mask of a pending change: the set does not know the descriptor yet
+_NEW = 1 << 7  # beside the mask of a pending change: the set does not contain the descriptor yet
 # Pending changes as bytes, to the operation and to the mask of each; which byte of a word a mask fits into.
 _CTL_OPS = bytes(_ADD if change & _NEW else _MOD for change in range(256))
 _CTL_MASKS = bytes(change & ~_NEW for change in range(256))
@@ -89,37 +92,37 @@ _LOW = 3 if sys.byteorder == "big" else 0
 # ------------------------------------------------------------------------------------------------------
 # The machine
 
-#: What the selector and its epoll set know of a descriptor, and what happens to it: state -> event -> state.
-#: EpollWait.state() tells the state; an event that a row does not have cannot come; or it is a modify()
-#: that nobody vouches for of what the set does not know, which raises and ends the registration.
+#: What the selector and its epoll set know of a descriptor, and what can happen: state -> event -> state.
+#: EpollWait.state() returns the state. An event that a row lacks cannot occur there, or it is a modify() that
+#: nobody vouches for of a descriptor that the set does not contain: that raises and ends the registration.
 #:
 #: =========  ===========================================================================================
 #: state      what it means
 #: =========  ===========================================================================================
-#: unknown    the set does not know it: not registered, or closed before the set could hear of it
+#: unknown    the set does not contain it: not registered, or closed before it was added
 #: noted      an addition waits for the next select()
 #: adding     the addition is on its way
-#: unsure     the set may know it: an exception came while the addition was on its way; it is added again
+#: unsure     the set may contain it: an exception interrupted the addition; it is added again
 #: given      the set watches it as the key says
 #: changed    a modification waits for the next select()
 #: changing   the modification is on its way
 #: overtaken  changed while an older change was on its way: made at once, and sent again after the older
-#: abandoned  unregistered while a change was on its way; what comes of it is put out when it shows
-#: refused    the set would not take it, although somebody vouched for it: reported as ready
+#: abandoned  unregistered while a change was on its way; a leftover is removed when it reports an event
+#: refused    the set rejected it, although the caller vouched for it: reported as ready
 #: =========  ===========================================================================================
 #:
 #: =========  ===========================================================================================
 #: event      what happens
 #: =========  ===========================================================================================
-#: change     register() or modify() of what is known to be right
-#: judge      the same of what nobody vouches for: the kernel judges, at once
+#: change     register() or modify() of a descriptor that is known to be valid
+#: judge      the same without that knowledge: the kernel decides, at once
 #: remove     unregister(), at once
-#: send       a select() takes all notes along
-#: sent       the kernel has made it, and says so
-#: struck     an exception ends that select() before it is known whether the kernel has
+#: send       a select() sends all notes
+#: sent       the change has completed
+#: struck     an exception ends that select() before the change is known to have completed
 #: denied     the kernel answers that this file cannot be watched
 #: closed     the file is closed when the select() takes its note
-#: apply      notes are made without the ring: it is lost, or somebody watches fileno()
+#: apply      notes are carried out without the ring: it is lost, or somebody watches fileno()
 #: =========  ===========================================================================================
 MACHINE: dict[str, dict[str, str]] = {
     "unknown": {"change": "noted", "judge": "given"},
@@ -168,18 +171,18 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
         entries: int = 1024,
         trusting: bool = False,
     ) -> None:
-        """Take the best strategy that works here.
+        """Choose the best strategy that works here.
 
         Args: strategy names one of STRATEGIES ("epoll", "poll" and "select" are the standard library's), None
-            takes the first that works; fallback says whether a selector of the standard library may take
-            its place, with a RuntimeWarning that names the reason; entries is the size of the ring, and so
-            the number of changes that fit into one system call; trusting takes plain numbers at their
-            word: register() and modify() then make no system call for them either. A number that cannot be
-            watched is reported as ready instead of being refused, and one that was closed is silent; one
-            that was closed and used again between register() and the next select() is the new file's.
+            takes the first that works; fallback allows a selector of the standard library to take its place,
+            with a RuntimeWarning that names the reason; entries is the size of the ring, and so the number
+            of changes that fit into one system call; trusting accepts plain numbers without a check:
+            register() and modify() then make no system call for them either. A number that cannot be
+            watched is reported as ready instead of being rejected, a closed one is silent, and one that was
+            closed and reused between register() and the next select() watches the new file.
         Raises: Unavailable with the cause, without fallback; TypeError, ValueError for an unknown strategy
-            and for entries that are no number from 1 to 32768.
-        Threads: any; the first select() binds it to a thread.
+            and for entries outside 1 to 32768.
+        Threads: any; the first select() binds the selector to a thread.
         Since: 5.1; 5.6 for an epoll set, 6.15 for one system call with it
         """
         self._map: Keys = {}
@@ -197,32 +200,32 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
         """Name the strategy in use.
 
         Returns: "io_uring:epoll_wait", "io_uring:epoll_poll" or "io_uring:poll_add"; or "epoll", "poll",
-            "select" or "kqueue" where io_uring cannot be had.
+            "select" or "kqueue" where io_uring is not available.
         """
         return self._strategy.name
 
     @property
     def reason(self) -> str:
-        """Say in words why this strategy is in use."""
+        """Return in words why this strategy is in use."""
         return self._strategy.reason
 
     @property
     def ring(self) -> rings.Ring | None:
-        """Return the ring, None where there is none; its statistics() count the system calls."""
+        """Return the ring, or None without one; its statistics() count the system calls."""
         return self._strategy.ring
 
     @property
     def requests(self) -> InFlight | None:
-        """Return the table of the ring in use, on which anybody may start requests of any kind.
+        """Return the table of the ring in use, on which any code may start requests of any kind.
 
-        They are sent by the io_uring_enter of the next select(), which also runs their handlers, and then
-        returns, even with an empty list. Start and cancel them as the table describes; do not reap and do
-        not dispatch, for completions of the selector's own are among theirs. A request with IOSQE_IO_DRAIN
-        would wait for the selector's own, which wait for events. close() ends what is in flight. When the
-        kernel takes the ring away, a request that was not sent completes with the errno, also one that is
-        started later.
+        The io_uring_enter of the next select() sends them. select() runs their handlers and then returns,
+        even with an empty list. Start and cancel requests as the table describes; do not reap or dispatch,
+        because completions of the selector's own are among theirs. A request with IOSQE_IO_DRAIN would wait
+        for the selector's own requests, which wait for events. close() cancels requests in flight and waits
+        for them. When the kernel takes the ring away, requests that were not sent complete with the errno,
+        and so do those that are started later.
 
-        Returns: None where there is no ring, and after it was lost.
+        Returns: None without a ring, and after its loss.
         Raises: WrongThread as select(), with io_uring:poll_add.
         Threads: the one that calls select(), which may be another one than before.
         Mirrors: QEMU aio_add_sqe, which puts requests on the ring of the monitor
@@ -237,15 +240,15 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
     def register(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
         """Start to watch a file object.
 
-        Costs no system call for socket objects: the kernel hears of them with the next select().
+        Makes no system call for socket objects: the next select() sends the change.
 
         Args: fileobj is a descriptor or has a fileno(); events is EVENT_READ, EVENT_WRITE or both; data is
             the caller's own.
         Returns: the key.
-        Raises: as EpollSelector: ValueError, KeyError, PermissionError for what cannot be watched (regular
-            files), OSError for what is not open.
+        Raises: as EpollSelector: ValueError, KeyError, PermissionError for a file that cannot be watched (a
+            regular file), OSError for a closed descriptor.
         Lifetime: none; the file is not held.
-        Threads: any; a select() that is going on takes notice.
+        Threads: any; a running select() takes notice.
         Mirrors: CPython selectors.EpollSelector.register
         """
         if not events or events & ~_BOTH:
@@ -267,7 +270,7 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
         return key
 
     def unregister(self, fileobj: Any) -> SelectorKey:
-        """Stop watching a file object; when this returns, the kernel has let go of it.
+        """Stop watching a file object; when this returns, the kernel has released it.
 
         Args: fileobj as it was registered, or its number.
         Returns: the key that it had.
@@ -282,27 +285,27 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
         try:
             del self._map[fd]
             self._strategy.remove(key)
-        except BaseException:  # a signal handler has raised, maybe before all was done
+        except BaseException:  # a signal handler has raised, perhaps before everything was done
             self._strategy.remove(key)
             self._map.pop(fd, None)
             raise
         return key
 
     def modify(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
-        """Change what a file object is watched for, or the data that belongs to it.
+        """Change the events a file object is watched for, or its data.
 
-        Costs no system call for what has a fileno(): the kernel hears of it with the next select(). A plain
-        number costs one, as in register(): it may be closed, and another file's, by the next select().
+        Makes no system call for an object with a fileno(): the next select() sends the change. A plain number
+        costs one, as in register(): it may be closed and another file's by the next select().
 
         Args: as register().
         Returns: the new key.
         Raises: KeyError when it is not registered; OSError when the kernel no longer knows it, which ends the
-            registration. Events without EVENT_READ and EVENT_WRITE are fine: the
-            file object stays registered, and nothing is reported.
+            registration. Events without EVENT_READ and EVENT_WRITE are allowed: the file object stays
+            registered, and nothing is reported.
         Mirrors: CPython selectors.EpollSelector.modify
         """
-        # Shaped by speed (bench/run.py --only changes): the usual object, asked once for its number, and a
-        # change that only has to be noted. Items of a key cost half of what its members by name do.
+        # Shaped by speed (bench/run.py --only changes): one fileno() call on the usual object, and a change
+        # that only has to be noted. Items of a key cost half as much as its members by name.
         try:
             if type(fileobj) is int:
                 key, known = self._map[fileobj], self.trusting
@@ -332,11 +335,11 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
     def select(self, timeout: float | None = None) -> Ready:
         """Wait until a registered file object is ready, in one system call.
 
-        Signal handlers run, and the wait goes on (PEP 475).
+        Signal handlers run, and the wait continues (PEP 475).
 
-        Args: timeout in seconds, counted to the nanosecond; None is for ever, 0 and less do not wait; more
+        Args: timeout in seconds, counted to the nanosecond; None waits for ever, 0 and less do not wait; more
             than 292 years, infinity too, are 292 years.
-        Returns: pairs (key, events) that are ready; none of them may be, after handlers of ``requests`` ran.
+        Returns: pairs (key, events) that are ready; perhaps none, after handlers of ``requests`` ran.
         Raises: ValueError after close(); ForkedRing in a forked child; what a handler of a request raises.
         Threads: one at a time.
         Mirrors: CPython selectors.EpollSelector.select, whose timeouts are rounded up to milliseconds
@@ -348,11 +351,11 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
         return self._wait_and_dispatch(self._table, timeout)
 
     def _wait_and_dispatch(self, table: InFlight, timeout_ns: int | None) -> Ready:
-        """Wait, run the handlers of completed requests, and report what they have left as it was."""
+        """Wait, run the handlers of completed requests, and report only registrations they left unchanged."""
         found = self._strategy.wait(timeout_ns)
         ring = self._strategy.ring
         if not table.ready or (ring is not None and ring.owner not in (get_ident(), 0)):
-            return found  # nothing to run, or not in this thread, which has not the ring
+            return found  # no handler is to run, or the ring belongs to another thread
         table.dispatch()
         return [(key, events) for key, events in found if self._map.get(key.fd) is key]
 
@@ -374,8 +377,8 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
     def fileno(self) -> int:
         """Return a descriptor that is readable when select(0) would return something.
 
-        With io_uring:poll_add it may be readable although there is nothing, after a change for example:
-        select(0) finds out.
+        With io_uring:poll_add it may be readable although nothing is ready, for example after a change:
+        select(0) then returns nothing.
 
         Raises: ValueError after close().
         """
@@ -423,7 +426,7 @@ class _Map(Mapping):  # type: ignore[type-arg]
         self._keys = keys
 
     def fd_of(self, fileobj: Any) -> int:
-        """Return the number of a file object, also of one that was closed while it was registered."""
+        """Return the number of a file object, even if it was closed while registered."""
         try:
             return _fileno(fileobj)
         except ValueError:
@@ -453,18 +456,18 @@ class _Map(Mapping):  # type: ignore[type-arg]
 
 
 class Strategy(syscalls.Uncopyable):
-    """What every way of watching offers to the selector."""
+    """The interface of every strategy."""
 
-    #: What IoUringSelector.backend and reason say.
+    #: IoUringSelector.backend and reason.
     name = ""
     reason = ""
     ring: rings.Ring | None = None
-    #: What is registered: descriptors to keys, the selector's own dictionary.
+    #: The registrations, descriptor -> key: the selector's own dictionary.
     keys: Keys
     def add(self, key: SelectorKey, known: bool) -> None:
         """Start to watch.
 
-        Args: known says that the descriptor is certainly open and fit to be watched.
+        Args: known says that the descriptor is certainly open and can be watched.
         Raises: OSError when it is not.
         """
         raise NotImplementedError
@@ -478,14 +481,14 @@ class Strategy(syscalls.Uncopyable):
         raise NotImplementedError
 
     def remove(self, key: SelectorKey) -> None:
-        """Stop watching, and let go of the file before returning.
+        """Stop watching, and release the file before returning.
 
         Args: key is no longer in the map.
         """
         raise NotImplementedError
 
     def wait(self, timeout_ns: int | None) -> Ready:
-        """Wait as select() does, but leave the handlers of requests to it; return as soon as one is to run.
+        """Wait as select() does, and return as soon as the handler of a request is to run.
 
         Args: timeout_ns in nanoseconds.
         Returns: pairs (key, events).
@@ -510,31 +513,32 @@ class Strategy(syscalls.Uncopyable):
 
 _CTL = 1 << 55  # marks the user_data of an EPOLL_CTL: no token has this bit, and the int is a short one
 _USER_DATA = struct.Struct("=Q")
-_NOP = bytes(64)  # an SQE that does nothing, and whose completion nobody knows
+_NOP = bytes(64)  # an SQE that does nothing; its completion is ignored
 
-# The request that waits, with all that belongs to it. It is replaced as a whole, by one store: when a signal
-# handler raises while the next one is made, the old one stays, and never a new size with old memory.
+# The request that waits, with everything that belongs to it. One store replaces it as a whole: when a signal
+# handler raises while the next one is made, the old one stays, never a new size with old memory.
 _Request = namedtuple("_Request", "token capacity memory sqe held")
 
 
-#: The operations (that which waits, that which changes) that have worked in this process.
+#: The pairs of operations (the one that waits, the one that changes) that have worked in this process.
 _WORKING: set[tuple[int, int]] = set()
 
 
 class EpollWait(Strategy):
     """Send changes as EPOLL_CTL and wait with EPOLL_WAIT, all in one io_uring_enter (6.15).
 
-    What happens to a descriptor is the table MACHINE. Other threads call every method, and signal handlers
-    run after any call in here (before CPython 3.11 between any two bytecodes), change what they like, and
-    raise. Four rules make the rows true all the same:
+    The table MACHINE says what happens to a descriptor. Other threads call every method; signal handlers
+    run after any call in here (before CPython 3.11 between any two bytecodes), change registrations, and
+    raise.
+    Four rules keep the rows true:
 
-    * **One store publishes.** What belongs together is made aside, and is there with one store.
-    * **Off the list only when it is done.** To make a change twice is harmless, to lose it is not.
-    * **Publish, then look.** Who changes something stores the key, stores the note, and looks then whether
-      both are still in their places and whether a select() is going on. Who selects says so first, then
-      takes the list away, then reads it. So one of the two sees the other.
-    * **The key is right.** What is made without the ring, or is sent again, is what the key says by then,
-      and who has made it looks whether the key is still the same.
+    * **One store publishes.** Values that belong together are prepared first and published with one store.
+    * **Off the list only when it is done.** Making a change twice is harmless, losing it is not.
+    * **Publish, then look.** A thread that changes something stores the key, stores the note, and then checks
+      that both are still in place and whether a select() is running. The thread that selects announces it
+      first, then takes the list, then reads it. So one of the two sees the other.
+    * **The key is right.** A change that is made without the ring, or sent again, is what the key says at
+      that time; the thread that made it then checks that the key is still the same.
     """
 
     name = "io_uring:epoll_wait"
@@ -542,42 +546,42 @@ class EpollWait(Strategy):
     _wait_op: int = uapi.IORING_OP_EPOLL_WAIT
 
     def __init__(self, entries: int) -> None:
-        """Create the ring and the set, and see whether they work together.
+        """Create the ring and the set, and try them together.
 
         Args: entries is the SQ size.
-        Raises: Unavailable when there is no ring; OSError when the kernel does not know an operation.
+        Raises: Unavailable without a ring; OSError when the kernel does not know an operation.
         """
         self.keys = {}
-        #: Notes: what the next select() sends, fd -> mask, with _NEW for an addition.
+        #: Notes: the changes that the next select() sends, fd -> mask, with _NEW for an addition.
         self._pending: Changes = {}
-        #: What a select() has taken from there and sends, or is about to send.
+        #: The notes that a select() has taken and sends, or is about to send.
         self._on_the_way: Changes = {}
-        #: Those of them that are overtaken.
+        #: Those among them that are overtaken.
         self._overtaken: set[int] = set()
-        #: The user_data of the changes that were queued and not answered by the kernel.
+        #: The user_data of changes that were queued and have not completed.
         self._unanswered: list[int] = []
-        #: The descriptors that the set knows, and what a change of each has beside its mask: 0, or _NEW as
-        #: long as the set may not know it.
+        #: The descriptors in the set, and the bit that a change of each has beside its mask: 0, or _NEW as
+        #: long as the set may lack it.
         self._known: dict[int, int] = {}
         self._refused: set[int] = set()
-        #: A wait is going on.
+        #: A wait is running.
         self._waiting = False
-        #: Neither that, nor the next.
+        #: Neither that nor _direct.
         self._idle = True
         #: Changes are made at once: somebody watches the set's own descriptor, or the ring was lost.
         self._direct = self._lost = False
-        #: A descriptor that is always ready: in the set it ends a wait.
+        #: A descriptor that is always ready: adding it to the set ends a wait.
         self._waker = -1
-        #: How many events the last wait brought, and whether there was one that could not be put out.
+        #: How many events the last wait returned, and whether one of them could not be removed.
         self._found, self._strayed = 0, False
-        #: Completions that are not handled yet.
+        #: Completions that have not been handled yet.
         self._cqes: deque[rings.Cqe] = deque()
         #: The thread whose request waits in the kernel.
         self._thread = 0
-        #: Others may have requests on the ring; that, or it is lost; the errno with which it was.
+        #: Others may have requests on the ring; that, or the ring is lost; the errno of the loss.
         self._serving = self._special = False
         self._code = 0
-        #: Where in the queue (sq.sqe_tail) the wait was put; whether an exception may have left SQEs there.
+        #: The place of the wait in the queue (sq.sqe_tail); whether an exception may have left SQEs there.
         self._armed_at, self._unclean = 0, False
         wish = fdmon.IoUringFDMon.WISH
         # Two at least: one for the wait, one for changes.
@@ -598,9 +602,9 @@ class EpollWait(Strategy):
             raise
 
     def _try_out(self) -> None:
-        """Find out by trying whether this kernel knows the operations; once, for kernels do not change."""
+        """Try the operations once per process: kernels do not change."""
         self._waker, w = os.pipe()
-        os.close(w)  # a pipe that nobody can write to is ready
+        os.close(w)  # a pipe without a writer is ready
         operations = self._wait_op, uapi.IORING_OP_EPOLL_CTL
         if operations in _WORKING:
             return
@@ -614,7 +618,7 @@ class EpollWait(Strategy):
         _WORKING.add(operations)
 
     def state(self, fd: int) -> str:
-        """Name the row of MACHINE that a descriptor is in.
+        """Return the row of MACHINE that a descriptor is in.
 
         Args: fd is the descriptor.
         """
@@ -634,7 +638,7 @@ class EpollWait(Strategy):
     # -- changes
 
     def add(self, key: SelectorKey, known: bool) -> None:
-        """Note the addition of what is known to be right; let the kernel judge the rest."""
+        """Note the addition of a descriptor known to be valid; let the kernel decide about others."""
         if self.ring.closed:
             self._check_ring()
         fd = key[1]
@@ -647,7 +651,7 @@ class EpollWait(Strategy):
             self._apply_newer(fd)
 
     def change(self, key: SelectorKey, mask: int, known: bool) -> None:
-        """Note a modification of what is known to be right; let the kernel judge the rest."""
+        """Note the modification of a descriptor known to be valid; let the kernel decide about others."""
         # Shaped by speed (bench/run.py --only changes): the usual change is a note.
         fd, pending = key[1], self._pending
         if self.ring.closed:
@@ -668,19 +672,19 @@ class EpollWait(Strategy):
             return
         self.keys[fd] = key
         self._refused.discard(fd)
-        # What is no longer open is not added, and a number only while its addition waits: it may have been
-        # closed, and be another file's.
+        # A closed object is not added, and a number only while its addition waits: it may have been closed
+        # and be another file's.
         new = 0 if _still(key) is False else self._known.get(fd, pending.get(fd, 0) & _NEW)
         self._judge(key, mask | new)
 
     def remove(self, key: SelectorKey) -> None:
-        """Take a descriptor out of the set at once: its number may be another file's soon."""
+        """Remove a descriptor from the set at once: its number may be another file's soon."""
         fd = key[1]
         self._pending.pop(fd, None)
         self._refused.discard(fd)
         if fd in self._known:
             if not self._epoll.closed and self.ring.state != "forked":
-                self._put_out(fd)  # what is closed the set has forgotten by itself
+                self._put_out(fd)  # fails for a closed one, which the set has dropped by itself
             self._known.pop(fd, None)
 
     def _note(self, fd: int) -> None:
@@ -704,12 +708,12 @@ class EpollWait(Strategy):
             self._apply(fd)
 
     def _apply_newer(self, fd: int) -> None:
-        """Make a change at once, while a wait is going on that may be sending an older one."""
+        """Make a change at once, while a running wait may be sending an older one."""
         self._overtake(fd)
         self._apply(fd)
 
     def _apply(self, fd: int) -> None:
-        """Make what the key says without the ring."""
+        """Apply what the key says without the ring."""
         while True:
             key = self.keys.get(fd)
             if key is not None:
@@ -726,12 +730,12 @@ class EpollWait(Strategy):
                 return
 
     def _apply_all(self) -> None:
-        """Make all changes without the ring, those that are on their way, too."""
+        """Apply all changes without the ring, including those on their way."""
         for fd in {**_snapshot(self._on_the_way), **_snapshot(self._pending)}:
             self._apply(fd)
 
     def _overtake(self, fd: int) -> None:
-        """End the wait that is going on if it sends an older change: it goes on at once with the newer."""
+        """End the running wait if it sends an older change: it continues at once with the newer one."""
         if fd in self._on_the_way:
             self._overtaken.add(fd)
             try:
@@ -739,15 +743,15 @@ class EpollWait(Strategy):
             except OSError as error:
                 if not syscalls.is_ours(error):
                     raise
-                return  # somebody has done so already
+                return  # the waker is in the set already
 
     def _control(self, key: SelectorKey, change: int) -> None:
-        """Call epoll_ctl; what is there already is modified, and what is gone is added.
+        """Call epoll_ctl; modify what exists already, and add what is gone.
 
-        The latter only if a socket says that it still has the number, which may be another file's by now.
+        The latter only for a socket that still has the number, which could otherwise be another file's.
         """
         fd, mask = key[1], change & ~_NEW
-        self._known.setdefault(fd, _NEW)  # first: whoever removes it meanwhile has to know
+        self._known.setdefault(fd, _NEW)  # first: a concurrent remove() has to know
         if change & _NEW:
             try:
                 self._epoll.register(fd, mask)
@@ -764,15 +768,15 @@ class EpollWait(Strategy):
             self._known[fd] = 0
 
     def _fail(self, fd: int, code: int | None) -> None:
-        """Take note that a change failed which somebody had vouched for.
+        """Note that a change failed although the caller had vouched for it.
 
-        A descriptor that was closed in the meantime is silent, as in EpollSelector. Anything else is reported
-        as ready from now on, as poll(2) does with regular files, so that whoever waits finds out.
+        A descriptor that has been closed is silent, as in EpollSelector. Any other is reported as ready from
+        now on, as poll(2) does with regular files, so that the waiter notices.
         """
         if code not in (errno.EBADF, errno.ENOENT, errno.EEXIST) and fd in self.keys:
             self._refused.add(fd)
             self._known.pop(fd, None)
-            if fd not in self.keys:  # unregistered meanwhile, and nobody else would end it
+            if fd not in self.keys:  # unregistered in between, and nothing else would end it
                 self._refused.discard(fd)
 
     def _put_out(self, fd: int) -> bool:
@@ -785,7 +789,7 @@ class EpollWait(Strategy):
         return True
 
     def _check_ring(self) -> None:
-        # In a forked child the set is still the parent's, and would be changed there.
+        # In a forked child the set is still shared with the parent, and would change there.
         if self.ring.closed and not self._lost:
             self.ring.fileno()
 
@@ -794,8 +798,8 @@ class EpollWait(Strategy):
     def wait(self, timeout_ns: int | None) -> Ready:
         """Send all changes and wait, in one system call."""
         if self._waiting:
-            # A signal handler, or another thread: epoll itself does not mind. Or, before CPython 3.11, what a
-            # handler raised has struck before the end of a wait was noted. Or the parent's thread.
+            # In a signal handler or in another thread, which epoll itself allows. Or, before CPython 3.11, an
+            # exception of a handler struck before the end of a wait was noted. Or in a forked child.
             if self.ring.closed:
                 self._check_ring()
             self._apply_all()
@@ -810,19 +814,19 @@ class EpollWait(Strategy):
                 if self._has_requests():
                     return self._wait_in_ring(timeout_ns)
             if not (self._pending or self._unclean or timeout_ns):
-                # One system call as well, and the cheaper one: see the head of this file.
+                # Also one system call, and a cheaper one: see the head of this file.
                 if self.ring.closed:
                     self._check_ring()
                 return self._ask_epoll(timeout_ns)
             if self._found and not self._pending:
-                # What was busy in the last turn is asked without waiting first: a fifth of the ring's turn.
+                # After a busy turn epoll_wait is called first, without waiting: a fifth of the ring's turn.
                 self._check_ring()
                 ready = self._ask_epoll(0)
                 if ready:
                     return ready
             return self._wait_in_ring(timeout_ns)
         except OSError as error:
-            if self._epoll.closed:  # by a signal handler: nothing was taken away
+            if self._epoll.closed:  # by a signal handler: the ring is not lost
                 raise ValueError("this selector was closed while it waited") from None
             lost = not self._lost and self.ring.lost(error)
             if not lost and (error.errno in rings.LOST or not syscalls.is_ours(error)):
@@ -830,7 +834,7 @@ class EpollWait(Strategy):
             self._give_up_ring(error, lost)
             if lost:
                 return self._wait_without_ring(timeout_ns)
-            return self._ask_epoll(0 if self._serving else timeout_ns)  # requests are sent by the next turn
+            return self._ask_epoll(0 if self._serving else timeout_ns)  # the next turn sends requests
         finally:
             self._waiting, self._idle = False, not self._direct
 
@@ -842,7 +846,7 @@ class EpollWait(Strategy):
         ready: Ready = []
         found = self._epoll.poll(timeout, len(keys) or 1)
         self._found = len(found)
-        for fd, mask in found:  # shaped by speed: a third of what EpollSelector's own loop takes
+        for fd, mask in found:  # shaped by speed: a third of the time of EpollSelector's own loop
             try:
                 key = keys[fd]
             except KeyError:
@@ -852,16 +856,16 @@ class EpollWait(Strategy):
             if events:
                 ready.append((key, events))
         if timeout_ns is None and not ready and [fd for fd, _ in found] == [self._waker]:
-            return self._ask_epoll(timeout_ns)  # the wait that it was for had ended by then
+            return self._ask_epoll(timeout_ns)  # the waker was meant for a wait that had ended
         return self._with_refused(ready) if self._refused else ready
 
     def _with_refused(self, ready: Ready) -> Ready:
-        # epoll_poll comes here twice in one wait.
+        # Called twice in one wait of epoll_poll.
         current = (self.keys.get(fd) for fd in self._refused - {key.fd for key, _ in ready})
         return ready + [(key, key.events) for key in current if key is not None]
 
     def _give_up_ring(self, error: OSError, lost: bool) -> None:
-        """Make what is noted without the ring, for now or, if it was taken away, for good."""
+        """Apply the notes without the ring, for now or, after its loss, for good."""
         self._apply_all()
         if lost:
             self._code = error.errno or errno.EIO
@@ -875,7 +879,7 @@ class EpollWait(Strategy):
     # -- requests of others
 
     def requests(self) -> InFlight | None:
-        """Bind the ring to the calling thread and return its table, None when it is lost or closed."""
+        """Bind the ring to the calling thread and return its table; None after loss or close()."""
         if self._lost or self.ring.closed:
             return None
         if self._thread != get_ident() and not self._waiting:
@@ -884,7 +888,7 @@ class EpollWait(Strategy):
         return self._inflight
 
     def _has_requests(self) -> bool:
-        """Tell whether requests of others are to be sent, in flight, or to be handled, by this thread."""
+        """Bind the ring to this thread; tell whether others have requests queued, in flight or completed."""
         if self._thread != get_ident():
             self._bind()
         table, sq = self._inflight, self.ring.sq
@@ -892,7 +896,7 @@ class EpollWait(Strategy):
         return bool(table.ready or sq.sqe_tail != sq.published or len(table.entries) > ours)
 
     def _wait_without_ring(self, timeout_ns: int | None) -> Ready:
-        """Wait when the ring is lost, and look again and again for what is still in flight there."""
+        """Wait after the loss of the ring, and check regularly for requests still in flight on it."""
         if not self._serving:
             return self._ask_epoll(timeout_ns)
         table = self._inflight
@@ -909,7 +913,7 @@ class EpollWait(Strategy):
                 return ready
 
     def _take_what_is_left(self) -> bool:
-        """Answer what cannot be sent any more; tell whether something is in flight on the lost ring."""
+        """Answer requests that can no longer be sent; tell whether any is in flight on the lost ring."""
         ring, table = self.ring, self._inflight
         if ring.owner != get_ident():
             ring.bind_thread()
@@ -919,7 +923,7 @@ class EpollWait(Strategy):
         try:
             self._take_completions(False)
         except OSError:
-            pass  # what has overflowed is out of reach
+            pass  # overflowed completions are out of reach
         return len(table.entries) > (self._wait.token in table.entries)
 
     def _wait_in_ring(self, timeout_ns: int | None) -> Ready:
@@ -932,7 +936,8 @@ class EpollWait(Strategy):
                 self._bind()
             if self._unclean:
                 self._drop_queued()
-            # What completed between two waits is a hint, and may be out of date: dropped, and armed again.
+            # An event that completed between two waits is a hint and may be out of date: it is dropped, and
+            # the wait is armed again.
             if self._cqes or ring.cq.ready():
                 self._take_completions(False)
             while True:
@@ -941,7 +946,7 @@ class EpollWait(Strategy):
                     new = self._queue_changes()
                 if self._wait.token not in self._inflight.entries:
                     self._arm()
-                # The answers to changes come at once, and besides the one that is waited for.
+                # Changes complete at once; their completions are counted besides the one waited for.
                 if timeout_ns == 0 or answers:
                     ring.submit_and_wait(len(self._unanswered))
                 else:
@@ -949,7 +954,7 @@ class EpollWait(Strategy):
                 ready = self._take_completions(True)
                 if self._on_the_way:
                     while self._unanswered:
-                        # Somebody held the lock of the set, and a worker of the kernel's makes the change.
+                        # The lock of the set was taken: a worker makes the change.
                         ring.submit_and_wait(1)
                         ready += self._take_completions(True)
                     self._note_sent(new)
@@ -974,7 +979,7 @@ class EpollWait(Strategy):
 
         Returns: the descriptors that are added.
         """
-        # Shaped by speed (bench/run.py --only changes): no Python for each, if none is new.
+        # Shaped by speed (bench/run.py --only changes): no Python per change, if none is new.
         pending = self._on_the_way = self._pending
         self._pending = {}
         changes = _snapshot(pending)
@@ -1004,14 +1009,14 @@ class EpollWait(Strategy):
         sqes, user_data = self._sender.fill(fds, masks)
         try:
             self.ring.push(sqes)
-        except rings.SubmissionQueueFull:  # of requests of others
+        except rings.SubmissionQueueFull:  # requests of others fill it
             _send(self.ring)
             self.ring.push(sqes)
-        # Until here nothing is sent, and what stands in the queue _drop_queued finds there.
+        # Nothing has been sent up to here, and _drop_queued finds what is in the queue.
         self._unanswered = self._unanswered + user_data if self._unanswered else user_data
 
     def _note_sent(self, new: list[int]) -> None:
-        """Take note that the kernel has made what was on its way: sent."""
+        """Note that the changes on their way have completed: sent."""
         known = self._known
         for fd in new:
             if fd in known:
@@ -1023,7 +1028,7 @@ class EpollWait(Strategy):
         self._on_the_way = {}
 
     def _drop_queued(self) -> None:
-        """Let what was queued and not sent do nothing, and note again what was on its way: struck."""
+        """Turn our unsent SQEs into NOPs, and note again the changes that were on their way: struck."""
         if not self.ring.closed:
             sq = self.ring.sq
             head, token = sq.sqe_tail - sq.pending(), self._wait.token
@@ -1034,8 +1039,8 @@ class EpollWait(Strategy):
             self._unanswered = [each for each in self._unanswered if each not in unsent]
             for user_data, slot in unsent.items():
                 if user_data & _CTL or user_data == token:
-                    slot[:] = _NOP  # in its place: requests of others stand beside it
-            while self._unanswered:  # or what is sent again could be made before what was sent first
+                    slot[:] = _NOP  # in place: requests of others stand beside it
+            while self._unanswered:  # or a change that is sent again could be made before an older one
                 self._take_completions(False)
                 if self._unanswered:
                     self.ring.submit_and_wait(1)
@@ -1046,7 +1051,7 @@ class EpollWait(Strategy):
         self._unclean = False
 
     def _bind(self) -> None:
-        """Move to the calling thread; the request of the old one is abandoned, with its memory."""
+        """Move to the calling thread; the old thread's request is abandoned, with its memory."""
         self.ring.bind_thread()
         if self._unclean:
             self._drop_queued()
@@ -1056,7 +1061,7 @@ class EpollWait(Strategy):
             self.ring.submit()
             self._unclean = False
             self._prepare_wait(self._wait.capacity)
-        self._thread = get_ident()  # last: what an exception has interrupted is done again
+        self._thread = get_ident()  # last: after an exception all of this is done again
 
     def _prepare_wait(self, capacity: int) -> None:
         """Make the request that waits, with memory of its own."""
@@ -1072,9 +1077,9 @@ class EpollWait(Strategy):
         if count > self._wait.capacity:
             self._prepare_wait(1 << (count - 1).bit_length())
         ring, wait = self.ring, self._wait
-        # Held before it is queued; what of this an exception leaves behind _drop_queued undoes.
+        # Held before it is queued; after an exception _drop_queued undoes what was done.
         self._armed_at = ring.sq.sqe_tail
-        # The same token again: each request has exactly one completion, and it has come.
+        # The same token again: each request has exactly one completion, and it has arrived.
         self._inflight.entries[wait.token] = wait.held
         try:
             ring.put(wait.sqe)
@@ -1083,12 +1088,12 @@ class EpollWait(Strategy):
             ring.put(wait.sqe)
 
     def _take_completions(self, report: bool) -> Ready:
-        """Handle every completion; events that are not to be reported are only hints."""
+        """Handle every completion; unless they are to be reported, events are only hints."""
         ready: Ready = []
         self.ring.reap_into(self._cqes)
         count, cqes = len(self._unanswered), self._cqes
         if count > 3 and self._unanswered == [cqe[0] for cqe in islice(cqes, count) if not cqe[1]]:
-            # Almost always: all changes were made, in their order.
+            # Almost always: all changes have completed, in order.
             self._unanswered = []
             self._cqes = cqes = deque(islice(cqes, count, None))
         while cqes:
@@ -1135,15 +1140,15 @@ class EpollWait(Strategy):
         return ready
 
     def _stray(self, fd: int) -> None:
-        """Put out what nobody has registered: a number that was abandoned, or used again before it was added.
+        """Remove a descriptor that nobody registered: abandoned, or reused before our EPOLL_CTL_ADD ran.
 
-        What cannot be put out (a copy of a closed descriptor, open elsewhere) ends the wait, as in
+        One that cannot be removed (a duplicate of a closed descriptor is open elsewhere) ends the wait, as in
         EpollSelector.
         """
         if not self._put_out(fd):
             self._strayed = True
         if fd in self.keys:
-            # Another thread has registered it meanwhile, and what was put out may have been that.
+            # Another thread has registered it in between, and this may have removed that registration.
             self._known.pop(fd, None)
             self._note(fd)
             if self._direct:
@@ -1152,7 +1157,7 @@ class EpollWait(Strategy):
     # -- the rest
 
     def fileno(self) -> int:
-        """Return the descriptor of the set, which from now on knows of every change at once."""
+        """Return the descriptor of the set; from now on every change is made at once."""
         self._check_ring()
         self._direct, self._idle = True, False
         self._apply_all()
@@ -1160,7 +1165,7 @@ class EpollWait(Strategy):
 
     def close(self) -> None:
         """Close ring and set."""
-        while self._cqes:  # else the ring would wait for completions that have come already
+        while self._cqes:  # else the ring would wait for completions that have arrived already
             self._inflight.complete(*self._cqes[0][:3])
             self._cqes.popleft()
         if not self.ring.closed:
@@ -1194,7 +1199,8 @@ def _event_layout() -> struct.Struct:
 def _events_memory(count: int) -> tuple[memoryview, int, int, buffers.Pin, Any]:
     """Make memory for struct epoll_events.
 
-    Returns: its words, how many an event has and which of them is the descriptor, and what owns the memory.
+    Returns: its words, the number of words per event, the index of the descriptor among them, a Pin, and
+        the memory.
     """
     size = _event_layout().size
     memory = buffers.allocate(size * count)
@@ -1203,7 +1209,7 @@ def _events_memory(count: int) -> tuple[memoryview, int, int, buffers.Pin, Any]:
 
 
 class _Sender(syscalls.Uncopyable):
-    """What makes EPOLL_CTL requests of changes."""
+    """Builds EPOLL_CTL requests from changes."""
 
     def __init__(self, ring: rings.Ring, epfd: int) -> None:
         """Make room for the struct epoll_events of a few changes.
@@ -1211,18 +1217,18 @@ class _Sender(syscalls.Uncopyable):
         Args: ring has one slot more than there are changes in a batch; epfd is the set.
         """
         self._epfd = epfd
-        #: So many changes go into a batch: one slot is for the wait.
+        #: The most changes in a batch: one slot is for the wait.
         self.most = ring.sq.ring_entries - 1
         self._least = few = min(_FEW, self.most)
         self._few = _events_memory(few)
-        # Not filled in the queue: what stands there is always a whole request, of which one can tell whose.
+        # Filled outside the queue, which thus holds whole requests only, and their user_data tells whose.
         self._sqes = memoryview(bytearray(few * 64))
         self._slots = [self._sqes[at : at + 64] for at in range(0, few * 64, 64)]
-        # What sends many; a few hundred microseconds, which most selectors never need.
+        # For many changes; takes a few hundred microseconds to make, and most selectors never need it.
         self._block: _CtlBlock | None = None
 
     def fill(self, fds: list[int], masks: bytes) -> tuple[memoryview, list[int]]:
-        """Make requests of changes.
+        """Build requests from changes.
 
         Args: fds are at most as many as go into a batch; masks are what each is changed to.
         Returns: the SQEs, for Ring.push(), and the user_data of each.
@@ -1253,7 +1259,7 @@ def _send(ring: rings.Ring) -> None:
 
 
 class _CtlBlock(syscalls.Uncopyable):
-    """EPOLL_CTL requests with their struct epoll_events, of which only what differs is written, by column."""
+    """EPOLL_CTL requests with their struct epoll_events; only fields that differ are written, by column."""
 
     def __init__(self, count: int, epfd: int) -> None:
         """Make them.
@@ -1269,7 +1275,7 @@ class _CtlBlock(syscalls.Uncopyable):
         self._adds = False
         cells, low = memoryview(self._sqes.memory).cast("I"), sys.byteorder == "big"
         self._user_data = memoryview(self._sqes.memory).cast("Q")[4::8]
-        #: Where a descriptor goes: into the event, and into the lower half of off and of user_data.
+        #: The places of a descriptor: in the event, and in the lower half of off and of user_data.
         self._fds = words[at::step], cells[2 + low :: 16], cells[8 + low :: 16]
 
     def fill(self, fds: list[int], masks: bytes) -> tuple[memoryview, list[int]]:
@@ -1287,7 +1293,7 @@ class _CtlBlock(syscalls.Uncopyable):
         elif self._adds:
             self._sqes.set("len", [_MOD] * self._sqes.count)
             self._adds = False
-        self._memory[_LOW : count * self._size : self._size] = masks  # a tenth of what words cost
+        self._memory[_LOW : count * self._size : self._size] = masks  # a tenth of the cost of words
         numbers = memoryview(array("I", fds))
         for column in self._fds:
             column[:count] = numbers
@@ -1295,7 +1301,7 @@ class _CtlBlock(syscalls.Uncopyable):
 
 
 class EpollPoll(EpollWait):
-    """Send changes as EPOLL_CTL, watch the set with POLL_ADD, and ask the set when it is ready (5.6)."""
+    """Send changes as EPOLL_CTL, watch the set with POLL_ADD, and call epoll_wait when it is ready (5.6)."""
 
     name = "io_uring:epoll_poll"
     _wait_op = uapi.IORING_OP_POLL_ADD
@@ -1313,7 +1319,7 @@ class EpollPoll(EpollWait):
 def _still(key: SelectorKey) -> bool | None:
     """Tell whether a file object still has its number; None for a plain number, which cannot tell.
 
-    False when it was closed, or detached: a socket does not say which.
+    False for one that was closed or detached: a socket does not distinguish these.
     """
     file = key[0]
     if isinstance(file, int):
@@ -1348,9 +1354,9 @@ def _snapshot(changes: Changes) -> Changes:
 class PollAdd(Strategy):
     """Watch each descriptor with a poll of its own, through the monitor of fdmon.py (5.1).
 
-    A pending poll holds its file, so a socket that is closed without being unregistered stays open until it
-    is unregistered. And a poll belongs to a thread, so while the thread that selected lives, no other one may
-    select. In all else this strategy behaves like the others.
+    A pending poll holds its file, so a socket that is closed without unregister() stays open until
+    unregister(). A poll belongs to a thread, so no other thread may select while that thread lives. Otherwise
+    this strategy behaves like the others.
     """
 
     name = "io_uring:poll_add"
@@ -1364,14 +1370,14 @@ class PollAdd(Strategy):
         """
         self._monitor = fdmon.IoUringFDMon(entries)
         self.ring: rings.Ring = self._monitor.ring
-        # The nodes of each number that may be in the monitor. Which of them is there, if a signal handler has
-        # raised, nobody has to know: the next change gives all up, in the step in which it starts a new one.
+        # The nodes of each number that may be in the monitor. After an exception of a signal handler it does
+        # not matter which of them are: the next change removes all of them as it adds a new one.
         self._nodes: dict[int, tuple[fdmon.AioHandler, ...]] = {}
-        # What the next wait arms by its number, with the file that it was, as far as that was asked.
+        # The numbers that the next wait arms, each with its file at that time, if that was looked up.
         self._unarmed: dict[int, tuple[int, int] | None] = {}
 
     def add(self, key: SelectorKey, known: bool) -> None:
-        """Refuse what epoll would refuse, as far as fstat can tell; the rest is done by the next wait."""
+        """Reject what epoll would reject, as far as fstat can tell; the next wait does the rest."""
         file = None
         if not known:
             found = os.fstat(key.fd)
@@ -1384,7 +1390,7 @@ class PollAdd(Strategy):
         self._replace(key.fd, _MASK[key.events & _BOTH])
 
     def change(self, key: SelectorKey, mask: int, known: bool) -> None:
-        """Replace the handler; the kernel hears of it with the next wait."""
+        """Replace the handler; the next wait tells the kernel."""
         if key.fd not in self._nodes:  # see _drop_closed
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         if not (known and isinstance(key.fileobj, socket)):
@@ -1396,7 +1402,7 @@ class PollAdd(Strategy):
         self._replace(key.fd, mask)
 
     def _drop_closed(self) -> None:
-        """Give up what was closed since it was added or modified: its number may be another file's by now."""
+        """Remove descriptors closed since they were added or modified: the numbers may be other files'."""
         for fd, file in list(self._unarmed.items()):
             key = self.keys.get(fd)
             if key is not None and (_still(key) is False or (file is not None and file != _file_of(fd))):
@@ -1445,7 +1451,7 @@ class PollAdd(Strategy):
                     return ready
 
     def _sort_out(self, found: list[fdmon.Event]) -> Ready:
-        """Remove what was closed, and what is not registered any more: a signal handler raised meanwhile."""
+        """Remove what was closed, and what an exception of a signal handler has left registered."""
         for node, mask in found:
             if mask & fdmon.POLLNVAL or node.fd not in self.keys:
                 self._monitor.remove(node)  # or it would wake us for ever
@@ -1463,7 +1469,7 @@ class PollAdd(Strategy):
         return monitor.inflight
 
     def _note_loss(self) -> None:
-        """Say that the monitor has gone on without the ring."""
+        """Warn that the monitor continues without the ring."""
         self.name, self.reason = self._monitor.backend, self._monitor.reason
         warnings.warn(f"{self.reason}; going on with {self.name}", RuntimeWarning, stacklevel=4)
 
@@ -1485,7 +1491,7 @@ class PollAdd(Strategy):
 
 
 class Stdlib(Strategy):
-    """Hand everything to a selector of the standard library."""
+    """Delegate to a selector of the standard library."""
 
     def __init__(self, kind: type[selectors.BaseSelector]) -> None:
         """Create it.
@@ -1512,7 +1518,7 @@ class Stdlib(Strategy):
             return  # done already
 
     def wait(self, timeout_ns: int | None) -> Ready:
-        """Wait for as long as that selector can count."""
+        """Wait, for no longer than that selector can count."""
         timeout = None if timeout_ns is None else min(timeout_ns / 1e9, _LONGEST_STDLIB)
         found = self._selector.select(timeout)
         current = ((self.keys.get(key.fd), events) for key, events in found)
@@ -1537,7 +1543,7 @@ STRATEGIES: dict[str, type[EpollWait] | type[PollAdd]] = {
 
 
 def _choose(wanted: str | None, fallback: bool, entries: int) -> Strategy:
-    """Create the first strategy that works here, and let it know why."""
+    """Create the first strategy that works here, and record why."""
     if wanted is not None and not isinstance(wanted, str):
         raise TypeError(f"strategy={wanted!r}: a name is wanted, one of {', '.join(STRATEGIES)}")
     if not hasattr(entries, "__index__"):
@@ -1558,9 +1564,9 @@ def _choose(wanted: str | None, fallback: bool, entries: int) -> Strategy:
             strategy = STRATEGIES[name](entries)
         except (OSError, ImportError, AttributeError) as error:
             failures.append(f"{name} failed: {error}")
-            last = error.with_traceback(None)  # whose frames hold what is closed by now
+            last = error.with_traceback(None)  # whose frames hold closed objects
             if isinstance(error, syscalls.Unavailable):
-                break  # without a ring there is no other strategy
+                break  # every other strategy needs a ring, too
             if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
                 break  # epoll needs one descriptor, poll_add as many as this
             continue
@@ -1576,7 +1582,7 @@ def _choose(wanted: str | None, fallback: bool, entries: int) -> Strategy:
 
 
 #: The standard library's selectors, the best first, as they were when this file was imported: aio.install()
-#: puts IoUringSelector in the place of DefaultSelector, and without a ring it would look for itself there.
+#: replaces DefaultSelector by IoUringSelector, which without a ring would choose itself.
 _STDLIB: dict[str, type[selectors.BaseSelector]] = {
     name: getattr(selectors, name.capitalize() + "Selector")
     for name in ("epoll", "kqueue", "devpoll", "poll", "select")
@@ -1585,12 +1591,12 @@ _STDLIB: dict[str, type[selectors.BaseSelector]] = {
 
 
 def _first_of_stdlib() -> Stdlib:
-    """Create the first of the standard library's that works here."""
+    """Create the first selector of the standard library that works here."""
     for kind in list(_STDLIB.values())[:-1]:
         try:
             return Stdlib(kind)
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 raise  # as EpollSelector() does
-            continue  # this kernel, or a filter, does not know it
+            continue  # this kernel lacks it, or a filter forbids it
     return Stdlib(list(_STDLIB.values())[-1])

@@ -846,8 +846,8 @@ MUTANTS = (
     # Promises: the selector and asyncio
     Mutant(
         "selector: the wait that was queued before an exception counts as sent", "rawuring/selector.py",
-        "                self._inflight.entries.pop(token, None)\n            for index",
-        "                pass\n            for index",
+        "                self._inflight.entries.pop(token, None)\n            slots",
+        "                pass\n            slots",
         FAULTS + "test_selector_strikes.py -k every_call",
     ),
     Mutant(
