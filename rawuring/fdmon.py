@@ -6,8 +6,8 @@ What it is: FDMon, the interface, with two strategies behind it: io_uring and po
 that works here and says why.
 Mirrors: QEMU ``util/fdmon-io_uring.c`` (its behaviour of 10.2) and ``util/fdmon-poll.c``, under their names.
 Must not know: selectors, asyncio, what a handler does.
-Invariant: the rings change only inside wait(). Everybody else queues an intent on the submit list, from
-any thread and from signal handlers, and that is why there is no lock here.
+Invariant: the rings change only inside wait(). All other code queues an intent on the submit list, from any
+thread and from signal handlers; that is why there is no lock here.
 Read next: selector.py.
 
 Unless said otherwise, memory passed to a call may be freed when the call returns, only the waiter, the thread
@@ -18,12 +18,12 @@ Facts about polling through io_uring, and what follows from them:
 * IORING_OP_POLL_ADD is one-shot: it completes once, with the events that are true. Submitted again while
   they are still true it completes at once, inside the submitting call. So handlers that are re-armed after
   every event, with the next submit, are level-triggered. (Multishot polls are edge-triggered.)
-* A poll that waits is woken with the mask of that one wake-up, and what it says may be out of date when
-  we read it: the data may have been read in the meantime. A completion that arrived between two
-  waits is therefore only a hint: it is re-armed with the next submit, and the answer to that counts.
-  This costs no system call, and makes the answers those of poll(2), event for event.
-* Socket wake-ups name POLLPRI and the band events together with POLLIN, true or not. A completion
-  with those bits is asked for once more before it is reported.
+* A pending poll completes with the mask of one wake-up, which may be out of date when we read it: another
+  reader may have taken the data. A completion that arrives between two waits is therefore only a hint: the
+  poll is re-armed with the next submit, and that answer counts. This costs no system call, and makes the
+  answers equal to those of poll(2), event for event.
+* Socket wake-ups name POLLPRI and the band events together with POLLIN, true or not. A completion with
+  those bits is polled once more before it is reported.
 * POLL_ADD always watches RDHUP too (IO_POLL_UNMASK in the kernel), asked for or not. On a socket whose peer
   has shut down its side, a handler that waits for something else would complete at once, again and
   again. Such a handler is parked in an epoll set, which has no such habit, and the set is watched.
@@ -31,16 +31,16 @@ Facts about polling through io_uring, and what follows from them:
   and sleeps when it comes later, unless a bit beside it wakes. Handlers for it are parked from the first.
 * A pending poll follows the file, not the number. If the descriptor is closed and its number used again,
   the old poll stays with the old file: every registration has a token of its own, and the old token is
-  forgotten with the old handler.
-* POLL_REMOVE and the event can cross. The poll answers in any case, with -ECANCELED or with the event, and
-  only then is its token forgotten (QEMU frees the handler there).
+  removed with the old handler.
+* POLL_REMOVE and the event can cross. The poll completes in any case, with -ECANCELED or with the event,
+  and only then is its token removed (QEMU frees the handler there).
 * A poll is cancelled, and its event lost, when the thread that submitted it ends. -ECANCELED for a handler
   that was not removed therefore means: arm it again.
-* An SQPOLL ring answers when its thread comes to it. A wait that does not last so long asks poll(2) for the
-  handlers whose SQEs the thread has not taken, so wait(0) reports what is ready, as on other rings.
+* On an SQPOLL ring the kernel's thread takes SQEs in its own time. A shorter wait calls poll(2) for the
+  handlers whose SQEs the thread has not taken, so wait(0) reports ready descriptors as on other rings.
 
-Userspace polling looks for completions in memory, for up to poll_max_ns, before it blocks. Whether
-anything is to be seen there depends on how the ring was made:
+Userspace polling looks for completions in memory, for up to poll_max_ns, before it blocks. Whether they
+appear there depends on the setup flags of the ring:
 
     =======================  ==========================================  =======================
     setup flags              a completion appears in memory              poll_max_ns
@@ -88,14 +88,14 @@ FDMON_IO_URING_REMOVE = 1 << 2
 # poll(2)'s bits, from asm-generic/poll.h; they are the same wherever these names are used below.
 POLLIN, POLLPRI, POLLOUT, POLLERR, POLLHUP, POLLNVAL = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
 _ALWAYS = POLLERR | POLLHUP | POLLNVAL
-# What poll(2) says of a file that knows no waiting, as regular ones: the kernel's DEFAULT_POLLMASK.
+# The answer of poll(2) for files without a poll method, such as regular files: the kernel's DEFAULT_POLLMASK.
 _ALWAYS_READY = POLLIN | POLLOUT | 0x0040 | 0x0100
-# IN, OUT, ERR, HUP and RDHUP of a wake-up are taken at their word. RDHUP is 0x800 on SPARC.
+# IN, OUT, ERR, HUP and RDHUP of a wake-up are exact. RDHUP is 0x800 on SPARC.
 _EXACT = POLLIN | POLLOUT | POLLERR | POLLHUP | POLLNVAL | 0x2000 | 0x0040
 
 
 class AioHandler(syscalls.Uncopyable):
-    """One registration of one descriptor; never used for another one.
+    """One registration of one descriptor; never reused for another.
 
     Mirrors: QEMU AioHandler
     """
@@ -110,7 +110,7 @@ class AioHandler(syscalls.Uncopyable):
             own.
         Raises: TypeError and ValueError, naming the argument.
         """
-        # Whatever gets past here must fit its field: in the kernel's turn it would fail each time anew.
+        # Every value accepted here must fit its field: later it would fail in every turn.
         if fd.__class__ is not int:
             fd = _descriptor_of(fd)
         if not 0 <= fd <= 0x7FFFFFFF:
@@ -123,11 +123,11 @@ class AioHandler(syscalls.Uncopyable):
             raise TypeError(f"handler={handler!r:.100} cannot be called, and is not None")
         self.fd = fd
         self.events = events
-        #: The events that process_usual() takes at their word when nothing else comes with them.
+        #: The events that process_usual() reports as they are when no others come with them.
         self.exact = events & _EXACT
         self.handler = handler
         self.opaque = opaque
-        #: Set by update() when the node is given up; nothing is reported for it from then on.
+        #: Set by update() when the node is removed; nothing is reported for it from then on.
         self.deleted = False
         #: A POLL_ADD of this node is in the kernel, or goes there with the next submit. Only wait() looks at
         #: it and at the next three.
@@ -143,7 +143,7 @@ class AioHandler(syscalls.Uncopyable):
 
 
 def _integer(name: str, value: Any, wanted: str) -> int:
-    """Return what the caller gave as a plain int; a bool is a mistake."""
+    """Return a caller's number as a plain int; reject a bool."""
     if not isinstance(value, bool):
         try:
             return operator.index(value)
@@ -177,7 +177,7 @@ def _node(node: Any) -> AioHandler:
 
 
 class FDMon(syscalls.Uncopyable):
-    """What every strategy offers.
+    """The interface of every strategy.
 
     Mirrors: QEMU FDMonOps
     """
@@ -186,18 +186,18 @@ class FDMon(syscalls.Uncopyable):
     backend = ""
     #: Why it was chosen, in words; set by setup().
     reason = ""
-    #: The ring, None where there is none.
+    #: The ring, or None without one.
     ring: rings.Ring | None = None
     #: Userspace polling, see set_poll_params(): for how long at most, and now; 0 switches it off.
     poll_max_ns = poll_ns = 0
-    #: The requests of add_sqe(), and what they are answered; None where there is no ring.
+    #: The requests of add_sqe() and their results; None without a ring.
     inflight: InFlight | None = None
 
     def __init__(self) -> None:
         """Prepare the submit list and the means to wake a waiter."""
-        self._outer: select.epoll | None = None  # what fileno() gives, once another loop watches us
+        self._outer: select.epoll | None = None  # the descriptor of fileno(), once another loop watches us
         self._source = -1  # the descriptor in it that shows completions
-        self._waiting = self._busy = False  # wait(), dispatch() for another loop: is running
+        self._waiting = self._busy = False  # wait() is running; dispatch() for another loop is running
         self._notified = False
         self.submit_list: deque[tuple[AioHandler, int]] = deque()
         self._wake_fds: tuple[int, ...] = _open_notifier()
@@ -208,18 +208,18 @@ class FDMon(syscalls.Uncopyable):
     def update(
         self, old_node: AioHandler | None, new_node: AioHandler | None, *older: AioHandler
     ) -> None:
-        """Give up a handler, start one, or replace one by the other.
+        """Remove a handler, add one, or replace one by another.
 
-        Takes effect in the next wait(); events of old_node are not reported from now on. A waiter in
-        another thread goes on waiting until notify().
+        Takes effect in the next wait(); events of old_node are not reported from now on. A waiter in another
+        thread continues to wait until notify().
 
-        All of it is one step, which is done or not done when a signal handler raises. A caller that does not
-        know which keeps both nodes, and names those that may be left as older with the next call: to give
-        up a node twice, or one that was never started, does no harm.
+        The update is one step, done or not done when a signal handler raises. A caller that does not know
+        which keeps both nodes and passes those that may remain as older with the next call: removing a node
+        twice, or one that was never added, is harmless.
 
-        Args: old_node is given up, and older too; new_node is fresh.
-        Raises: TypeError for what is no node; ValueError for a node that was given up before, and for a new
-            one after destroy().
+        Args: old_node and older are removed; new_node is fresh.
+        Raises: TypeError for an object that is not a node; ValueError for a new_node that was removed before,
+            and for a new_node after destroy().
         Threads: any, and signal handlers.
         Mirrors: QEMU fdmon_io_uring_update
         """
@@ -232,7 +232,7 @@ class FDMon(syscalls.Uncopyable):
         olds = older if old_node is None else (old_node, *older)
         intents += [(_node(node), FDMON_IO_URING_REMOVE) for node in olds]
         if self._wake_fds:
-            # The one step. Nothing that comes after it is needed: the waiter marks the nodes, too.
+            # The one step. The rest is not essential: the waiter marks the nodes, too.
             self.submit_list.extend(intents)
         for node in olds:
             node.deleted = True
@@ -273,7 +273,7 @@ class FDMon(syscalls.Uncopyable):
 
         Args: fd (a number or an object with a fileno(), such as a socket), events (a mask of select.POLL*),
             handler(node, revents) and opaque, as AioHandler has them.
-        Returns: the node, to be given to remove() or modify().
+        Returns: the node, for remove() or modify().
         Raises: TypeError and ValueError, naming the argument; ValueError after destroy().
         Threads: any.
         """
@@ -284,8 +284,8 @@ class FDMon(syscalls.Uncopyable):
     def modify(self, node: AioHandler, events: int) -> AioHandler:
         """Watch the same descriptor for other events.
 
-        Args: node is given up; events is the new mask.
-        Returns: the node that took its place.
+        Args: node is removed; events is the new mask.
+        Returns: the node that takes its place.
         Threads: any.
         """
         _node(node)
@@ -296,27 +296,27 @@ class FDMon(syscalls.Uncopyable):
     def remove(self, node: AioHandler) -> None:
         """Stop watching a descriptor.
 
-        The strategy may hold on to the open file until the next wait().
+        The strategy may hold the open file until the next wait().
 
-        Args: node is given up.
+        Args: node is removed.
         Threads: any.
         """
         self.update(node, None)
 
     def release(self, node: AioHandler) -> None:
-        """Remove a handler and let go of its open file before returning.
+        """Remove a handler and release its open file before returning.
 
-        One system call, and none for a handler that has no poll in the kernel. While another thread is in
-        wait(), that one is woken and does it; while one that has waited lives, its next wait() does it.
+        One system call, or none for a handler without a poll in the kernel. While another thread is in
+        wait(), that thread is woken and does it; while a thread that has waited lives, its next wait() does.
 
-        Args: node is given up.
+        Args: node is removed.
         Threads: any; at once only in the waiter's.
         """
         self.remove(node)
         self.wake_waiter()
 
     def wake_waiter(self) -> None:
-        """Let a wait() that is going on take notice of what was just queued.
+        """Let a running wait() notice what was just queued.
 
         Threads: any.
         """
@@ -331,11 +331,11 @@ class FDMon(syscalls.Uncopyable):
         Args: prep is called as prep(sqe, user_data) inside the next wait() and must fill the SQE; handler is
             called as handler(res, flags) by dispatch(), for each CQE, and with -ECANCELED when prep or a
             signal handler raised before it was queued, or None; keepalive is whatever the kernel may touch.
-        Raises: TypeError for what cannot be called; ValueError after destroy(); Unavailable where the monitor
-            was made for poll(2), with the reason. After a loss at run time the handler gets the error.
+        Raises: TypeError for a prep or handler that is not callable; ValueError after destroy(); Unavailable,
+            with the reason, on a monitor made for poll(2). After a loss the handler gets the error.
         Lifetime: until the final CQE; the monitor holds it.
         Threads: any; notify() lets a waiter in another thread send it at once.
-        Mirrors: QEMU aio_add_sqe; the SQE is filled later, by the waiter, so that any thread may ask
+        Mirrors: QEMU aio_add_sqe; the waiter fills the SQE later, so that any thread may call
         """
         for name, function in (("prep", prep), ("handler", handler)):
             if not callable(function) and (function is not None or name == "prep"):
@@ -353,16 +353,16 @@ class FDMon(syscalls.Uncopyable):
         )  # fmt: skip
 
     def set_poll_params(self, max_ns: int, grow: int = 0, shrink: int = 0) -> None:
-        """Look for completions in memory before blocking, for a time that adapts itself.
+        """Look for completions in memory before blocking, for a time that adapts.
 
         The time starts at 4 microseconds, grows while events come soon enough, and shrinks when they do not.
-        Python threads share one interpreter lock: whoever polls keeps the others of its process from running.
+        Python threads share one interpreter lock: a polling thread keeps the others from running.
 
         Args: max_ns in nanoseconds, 0 switches polling off; grow is the factor by which the time grows, 0
             for 2; shrink the divisor by which it shrinks, 0 for back to nothing.
         Raises: ValueError where completions do not appear in memory: see the head of this file; Unavailable
             on poll(2), which has none.
-        Threads: any; a wait() that is going on may still use the old values.
+        Threads: any; a running wait() may still use the old values.
         Mirrors: QEMU aio_context_set_poll_params
         """
         for name, value in (("max_ns", max_ns), ("grow", grow), ("shrink", shrink)):
@@ -380,34 +380,34 @@ class FDMon(syscalls.Uncopyable):
         return  # off, as it is
 
     def wait(self, timeout_ns: int | None = None) -> list[Event]:
-        """Wait until a descriptor is ready, and say which are.
+        """Wait until a descriptor is ready, and return those that are.
 
-        Returns only with an event, with a completed add_sqe() request, after notify(), or at the timeout.
-        Signal handlers run, and the wait goes on.
+        Returns only with an event, with a completed request, after notify(), or at the timeout. Signal
+        handlers run, and the wait continues.
 
         Args: timeout_ns in nanoseconds; 0 does not wait, None waits for ever.
         Returns: pairs (node, revents), revents being a mask as poll(2) gives it.
         Raises: OSError when the kernel refuses; ValueError after destroy(); TypeError for a timeout that is
-            no int.
+            not an int.
         Threads: one waiter at a time; the first call binds the monitor to its thread.
         Mirrors: QEMU FDMonOps.wait, with the timeout as an argument that may be None instead of -1
         """
         raise NotImplementedError
 
     def need_wait(self) -> bool:
-        """Tell whether wait() has work even if nothing is to be waited for.
+        """Tell whether wait() has work to do without waiting.
 
-        Returns: True when intents, completions or deferred work are pending; as long as there is a handler
-            where only wait() sees what is ready, so that none starves in ``if timeout_ns or need_wait()``.
+        Returns: True when intents, completions or deferred work are pending; where only wait() sees
+            readiness, also while a handler exists, so that none starves in ``if timeout_ns or need_wait()``.
         Raises: ValueError after destroy().
         Mirrors: QEMU FDMonOps.need_wait
         """
         raise NotImplementedError
 
     def dispatch(self, events: list[Event]) -> int:
-        """Call the handlers of requests that have completed, then those of what wait() returned.
+        """Call the handlers of completed requests, then those of the events that wait() returned.
 
-        A handler that was given up by an earlier one in the same list is not called: after destroy(), none.
+        A handler that an earlier one in the list has removed is not called; after destroy(), none is.
 
         Args: events as wait() returned them.
         Returns: how many handlers ran.
@@ -426,7 +426,7 @@ class FDMon(syscalls.Uncopyable):
         return ran
 
     def _dispatch_nested(self, events: list[Event]) -> int:
-        """Call the handlers, and let the outer loop know once of all that they have changed."""
+        """Call the handlers, and notify the outer loop once of all their changes."""
         self._busy = True
         try:
             return self.dispatch(events)
@@ -442,13 +442,13 @@ class FDMon(syscalls.Uncopyable):
         """Return a descriptor that is readable when wait(0) would report something, or has work to do.
 
         For watching the monitor from another event loop: call dispatch(wait(0)) whenever it is readable. It
-        is an epoll set of the monitor's own, which wakes whoever watches it: with any setup flags, before the
-        first wait() too, and when the kernel takes io_uring away. From now on changes notify, and handlers
-        are armed again at the end of each wait() and not with the next, for there might be none: one more
-        system call.
+        is an epoll set of the monitor's own that wakes every watcher: with any setup flags, also before the
+        first wait(), and after the kernel has taken io_uring away. From now on changes notify, and handlers
+        are armed again at the end of each wait() instead of with the next one, which might never come: one
+        more system call.
 
         Returns: the same number at every call, until destroy().
-        Raises: OSError when there is no descriptor left; ValueError after destroy().
+        Raises: OSError when no descriptor is left; ValueError after destroy().
         Threads: any.
         """
         self._check()
@@ -463,11 +463,11 @@ class FDMon(syscalls.Uncopyable):
         return outer.fileno()
 
     def _show_in(self, outer: select.epoll) -> None:
-        """Let the descriptor of fileno() show what is ready."""
+        """Let the descriptor of fileno() show readiness."""
         raise NotImplementedError
 
     def notify(self) -> None:
-        """Let a wait() that is going on, or the next one, return soon.
+        """Let the running wait(), or the next one, return soon.
 
         Raises: ValueError after destroy().
         Threads: any, and signal handlers.
@@ -478,17 +478,17 @@ class FDMon(syscalls.Uncopyable):
         try:
             os.write(self._wake_fds[-1], _ONE)
         except BlockingIOError:
-            return  # so many notifications are pending that one more changes nothing
+            return  # the counter is full: one more notification changes nothing
 
     def _take_notification(self) -> None:
-        self._notified = False  # before the look: a notification may come in between
+        self._notified = False  # before the read: a notification may arrive in between
         try:
             os.read(self._wake_fds[0], 4096)
         except BlockingIOError:
             return
 
     def destroy(self) -> None:
-        """Give up all handlers and close what the monitor opened; may be called twice.
+        """Remove all handlers and close what the monitor opened; may be called twice.
 
         Threads: the waiter, or any thread once that has ended.
         Mirrors: QEMU fdmon_io_uring_destroy
@@ -511,7 +511,7 @@ class FDMon(syscalls.Uncopyable):
         self.destroy()
 
     def __del__(self) -> None:
-        """Close the descriptors of a monitor that was forgotten."""
+        """Close the descriptors of a forgotten monitor."""
         if getattr(self, "_wake_fds", ()):
             FDMon.destroy(self)
 
@@ -536,16 +536,15 @@ POLL_START_NS = 4000
 
 #: How long to wait for an SQPOLL thread, before looking at its queue again.
 _PAUSE_NS = 100_000
-#: How often to look for what completes on a ring whose descriptor is gone.
+#: How often to look for completions on a lost ring that wakes nobody.
 LOOK_NS = 10_000_000
 
 
 class IoUringFDMon(FDMon):
     """Watch descriptors with one-shot polls on a ring, all changes of a turn in one system call.
 
-    When the kernel takes io_uring away while it is in use, the monitor goes on with poll(2): ``backend`` and
-    ``reason`` change, no handler is lost, and a request that can no longer be sent gets the error as its
-    result.
+    When the kernel takes io_uring away while it is in use, the monitor continues with poll(2): ``backend``
+    and ``reason`` change, no handler is lost, and requests that cannot be sent complete with the error.
 
     Mirrors: QEMU util/fdmon-io_uring.c
     """
@@ -554,8 +553,8 @@ class IoUringFDMon(FDMon):
     ring: rings.Ring
     inflight: InFlight
 
-    #: Flags that help a monitor. Not DEFER_TASKRUN: with COOP_TASKRUN completions appear in the ring
-    #: without our asking, so a wait() needs one system call even when something happened since the last one.
+    #: Flags that help a monitor. Not DEFER_TASKRUN: with COOP_TASKRUN completions appear in the ring by
+    #: themselves, so a wait() needs one system call even after events since the last one.
     WISH = (
         uapi.IORING_SETUP_CLAMP
         | uapi.IORING_SETUP_SUBMIT_ALL
@@ -576,9 +575,9 @@ class IoUringFDMon(FDMon):
 
         Args: entries is the SQ size; flags and wish are setup flags as for rings.Ring; poll_max_ns in
             nanoseconds switches userspace polling on (set_poll_params()); sq_thread_idle_ms in
-            milliseconds asks for SQPOLL, a thread of the kernel that submits for us and burns a CPU until
-            it has been idle for so long.
-        Raises: Unavailable with the cause; ValueError for polling that these flags do not allow.
+            milliseconds asks for SQPOLL, a kernel thread that submits for us and keeps a CPU busy until it
+            has been idle for that long.
+        Raises: Unavailable with the cause; ValueError for polling that these flags rule out.
         Since: 5.1; 5.5 for more descriptors than the CQ has entries; SQPOLL 5.11, without privilege 5.13
         Mirrors: QEMU fdmon_io_uring_setup
         """
@@ -590,7 +589,7 @@ class IoUringFDMon(FDMon):
             flags |= uapi.IORING_SETUP_SQPOLL
         if flags & uapi.IORING_SETUP_IOPOLL:
             raise ValueError("flags: with IORING_SETUP_IOPOLL a ring takes no polls, and no monitor works")
-        #: The ring; add_sqe() is the way to put other requests on it.
+        #: The ring; add_sqe() and ``inflight`` put other requests on it.
         self.ring = rings.Ring(entries, flags=flags, wish=wish, sq_thread_idle_ms=sq_thread_idle_ms)
         self._instead: PollFDMon | None = None
         try:
@@ -607,26 +606,26 @@ class IoUringFDMon(FDMon):
         self._requests: deque[tuple[Any, CqeHandler | None, tuple[Any, ...]]] = deque()
         #: token -> handler: the polls that are in the kernel, or go there with the next submit.
         self._polls: dict[int, AioHandler] = {}
-        #: token -> SQE, of those that have completed and go there again.
+        #: token -> SQE, of polls that have completed and are submitted again.
         self._rearm: dict[int, bytes] = {}
         self._woken = self._doubtful = False  # see process_cqe_aio_handler
         self._bound = False
         self._sqpoll = bool(self.ring.flags & uapi.IORING_SETUP_SQPOLL)
         self._quick = rings._HANDLERS_RUN_AFTER_CALLS and not self._sqpoll
-        #: Completions may be waiting for an enter, which the flags tell.
+        #: The ring's flags tell whether completions wait for an enter.
         self._flagged = bool(self.ring.flags & uapi.IORING_SETUP_TASKRUN_FLAG)
         self._early: Any = []
         self._lot: ParkingLot | None = None
 
     def _check(self) -> None:
         if self.ring.closed and self._instead is None:
-            self.ring.fileno()  # raises, and knows whether it was closed or came through fork()
+            self.ring.fileno()  # raises RingClosed or ForkedRing
         super()._check()
 
     # -- QEMU's functions in QEMU's order; the rings are touched by these only, inside wait()
 
     def put_sqe(self, sqe: bytes | bytearray) -> None:
-        """Queue a complete SQE, submitting what is queued when there is no slot.
+        """Queue a complete SQE, submitting first when no slot is free.
 
         Args: sqe is a whole SQE of the ring's size.
         Lifetime: none; a poll needs no memory.
@@ -639,7 +638,7 @@ class IoUringFDMon(FDMon):
             self.ring.put(sqe)
 
     def _make_room(self) -> None:
-        """Submit; on an SQPOLL ring, wait until the kernel's thread has taken something."""
+        """Submit; on an SQPOLL ring, wait until the kernel's thread has taken an SQE."""
         self._submit()
         ring = self.ring
         while ring.flags & uapi.IORING_SETUP_SQPOLL and not ring.sq.space_left():
@@ -650,7 +649,7 @@ class IoUringFDMon(FDMon):
     def _submit(self) -> None:
         try:
             self.ring.submit()
-        except BlockingIOError:  # EAGAIN: no memory; completions give some back
+        except BlockingIOError:  # EAGAIN: no memory; reaping frees some
             self.ring.reap_into(self._early)
             self.ring.submit()
 
@@ -662,7 +661,7 @@ class IoUringFDMon(FDMon):
     def add_poll_add_sqe(self, node: AioHandler) -> None:
         """Arm a handler.
 
-        Args: node is idle and not given up.
+        Args: node is idle and not removed.
         Lifetime: until the final CQE.
         Mirrors: QEMU add_poll_add_sqe; the SQE is prepared once and stored again at each re-arming
         """
@@ -679,9 +678,9 @@ class IoUringFDMon(FDMon):
         node.armed = True
 
     def add_poll_remove_sqe(self, node: AioHandler) -> None:
-        """Ask for the end of a handler's poll; its own CQE still comes.
+        """Cancel a handler's poll; its own CQE still arrives.
 
-        Args: node is armed and given up.
+        Args: node is armed and removed.
         Mirrors: QEMU add_poll_remove_sqe, with an explicit user_data of 0
         """
         sqe = bytearray(self.ring.sq.sqe_size)
@@ -707,14 +706,14 @@ class IoUringFDMon(FDMon):
                 self._start_request()
 
     def _carry_out(self) -> None:
-        """Do what is on the submit list."""
+        """Carry out the intents on the submit list."""
         sq, node = self.ring.sq, None
         tail = sq.sqe_tail
         try:
-            # What arrives from now on belongs to the next turn, so that a busy producer cannot hold us here.
+            # Later intents belong to the next turn, so that a busy producer cannot hold us here.
             for _ in range(len(self.submit_list)):
-                # Taken off the list only when it is done: a signal handler may raise at any moment, and to do
-                # it twice is harmless.
+                # Off the list only when it is done: a signal handler may raise at any moment, and doing it
+                # twice is harmless.
                 node, flags = self.submit_list[0]
                 if flags & FDMON_IO_URING_ADD:
                     if not node.deleted and not node.armed:
@@ -756,7 +755,7 @@ class IoUringFDMon(FDMon):
     def process_cqe_aio_handler(self, events: list[Event], node: AioHandler, res: int) -> None:
         """Report the completion of a handler's poll, and arm the handler again.
 
-        Args: events as for process_cqe; res is what the poll has answered.
+        Args: events as for process_cqe; res is the result of the poll.
         Mirrors: QEMU process_cqe_aio_handler
         """
         if node.deleted or not node.armed:
@@ -766,7 +765,7 @@ class IoUringFDMon(FDMon):
             # EINVAL: a terminal before 5.8, see gates.py, or a file that never wakes.
             self._park(node, asked=True)
             self._forget(node)
-            return  # epoll tells
+            return  # epoll reports it
         # One-shot: armed again with the next submit, which is what makes it level-triggered.
         self._rearm[node.token] = node.sqe
         if res < 0:
@@ -776,7 +775,7 @@ class IoUringFDMon(FDMon):
         self._report(events, node, res)
 
     def _report(self, events: list[Event], node: AioHandler, revents: int) -> None:
-        """Add what is true of a handler to the events; two handlers are our own."""
+        """Add a handler's events to the list; two handlers are our own."""
         mask = revents & (node.events | _ALWAYS)
         if self._lot is not None and node is self._lot.node:
             events += self._lot.events()
@@ -790,7 +789,7 @@ class IoUringFDMon(FDMon):
     def process_cqe(self, events: list[Event], cqe: rings.Cqe) -> None:
         """Handle one completion.
 
-        Args: events receives what is to be reported.
+        Args: events receives the events to report.
         Mirrors: QEMU process_cqe
         """
         user_data = cqe[0]
@@ -803,10 +802,10 @@ class IoUringFDMon(FDMon):
             self.inflight.complete(user_data, cqe[1], cqe[2])
 
     def process_usual(self, events: list[Event]) -> None:
-        """Handle the completions that almost all are like, and leave the others to process_cqe.
+        """Handle the usual completions in bulk, and leave the others to process_cqe.
 
-        The usual one is of a handler that was not removed, and reports only events that are wanted and can be
-        taken at their word. Each costs 120 ns here and 370 in process_cqe (900 at once, CPython 3.11).
+        The usual one belongs to a handler that was not removed, and reports only events that are wanted and
+        exact. Each costs 120 ns here and 370 in process_cqe (900 at once, CPython 3.11).
 
         Args: events as for process_cqe.
         """
@@ -826,10 +825,10 @@ class IoUringFDMon(FDMon):
         self._early = others
 
     def process_cq_ring(self, events: list[Event]) -> int:
-        """Handle every completion that is there, overflowed ones included.
+        """Handle every available completion, overflowed ones included.
 
         Args: events as for process_cqe.
-        Returns: how many completions there were.
+        Returns: the number of completions.
         Mirrors: QEMU process_cq_ring
         """
         self.ring.reap_into(self._early)
@@ -860,7 +859,7 @@ class IoUringFDMon(FDMon):
             deadline = start + timeout_ns if timeout_ns else None
             answers = self.inflight.ready
             if cq.ready() or cq.copied or self._early or (self._flagged and ring.sq.flags()):
-                # Hints only: what they say is thrown away, and the answer to the next submit counts.
+                # Hints only: their events are dropped, and the answer to the next submit counts.
                 self.process_cq_ring([])
             while True:
                 self.fill_sq_ring()
@@ -878,7 +877,7 @@ class IoUringFDMon(FDMon):
                     self.process_usual(events)
                 else:
                     ring.submit_and_wait(1, timeout_ns)
-                late = self._late() if self._sqpoll else ()  # before the look at what has completed
+                late = self._late() if self._sqpoll else ()  # before completions are handled
                 if self._early or not events:
                     self.process_cq_ring(events)
                 if self._doubtful:
@@ -887,13 +886,13 @@ class IoUringFDMon(FDMon):
                     rearm = self._rearm
                     self._ask_poll([node for node in late if node.armed and node.token not in rearm], events)
                 elif self._lot is not None and timeout_ns == 0 and self._lot.node.token not in self._rearm:
-                    # A file that wakes its pollers at the moment of the arming leaves the completion to task
-                    # work of a little later; for one set of many files that moment is a long one.
+                    # A file that wakes its pollers while it is being armed leaves the completion to later
+                    # task work; for one set of many files arming takes long.
                     events += self._lot.events()
                 if self._woken:
                     self._take_notification()
                     break
-                # A removal or a lost poll completes too, without anything to report.
+                # A removal or a lost poll completes, too, with nothing to report.
                 if events or answers or timeout_ns == 0:
                     break
                 if deadline is not None:
@@ -915,7 +914,7 @@ class IoUringFDMon(FDMon):
                 self._tell_outer()
 
     def need_wait(self) -> bool:
-        """Tell whether there is work for wait(): see FDMon.need_wait.
+        """Tell whether wait() has work; see FDMon.need_wait.
 
         Returns: True for intents, requests, ready or overflowed CQEs, queued SQEs and deferred work.
         Mirrors: QEMU fdmon_io_uring_need_wait
@@ -932,7 +931,7 @@ class IoUringFDMon(FDMon):
             self._instead._show_in(outer)
         elif self._source < 0 and self.ring.owner == get_ident():  # else the waiter's next wait() does it
             try:
-                # A number of our own: the ring's may be closed by somebody else, and could not be taken out.
+                # A duplicate: other code may close the ring's number, which could then not be unregistered.
                 self._source = os.dup(self.ring.wakeup_fd())
                 outer.register(self._source, POLLIN)
             except OSError as error:
@@ -951,7 +950,7 @@ class IoUringFDMon(FDMon):
         try:
             if not ring.closed:
                 self._requests.clear()
-                while self._early:  # else close() would wait for completions that have come already
+                while self._early:  # else close() would wait for completions that have arrived already
                     self.process_cqe([], self._early.pop())
                 for token in list(self._rearm):
                     self._forget(self._polls[token])
@@ -970,7 +969,7 @@ class IoUringFDMon(FDMon):
                 super().destroy()
 
     def _ask_ring(self) -> None:
-        """Leave a number alone that somebody has closed, and that may be another file's by now."""
+        """Disown a descriptor that other code has closed: the number may be another file's by now."""
         try:
             syscalls.enter(self.ring._enter_fd, 0, 0, self.ring._enter_flags)
         except OSError as error:
@@ -979,7 +978,7 @@ class IoUringFDMon(FDMon):
     # -- what follows is ours: handlers that POLL_ADD does not suit
 
     def _forget(self, node: AioHandler) -> None:
-        """Take note that no poll of a handler is in the kernel, and that none is to go there."""
+        """Note that no poll of a handler is in the kernel, and that none is to be submitted."""
         self._rearm.pop(node.token, None)
         if node.token in self._polls:
             self.inflight.complete(node.token, -errno.ECANCELED, 0)
@@ -1027,9 +1026,9 @@ class IoUringFDMon(FDMon):
             raise
 
     def _park(self, node: AioHandler, *, asked: bool) -> bool:
-        """Let epoll watch a handler: one that POLL_ADD was asked for in vain, or one that would sleep.
+        """Let epoll watch a handler: one on which POLL_ADD has failed, or would sleep.
 
-        Returns: False when POLL_ADD has to be asked.
+        Returns: False when POLL_ADD has to be tried.
         """
         if node.parked:
             return True
@@ -1041,15 +1040,15 @@ class IoUringFDMon(FDMon):
             if not asked:
                 return False
             if error.errno == errno.EPERM and self._lot is not None:
-                self._lot.keep(node)  # always ready, for other events than these
-            else:  # closed without being removed: the next POLL_ADD says so; or no descriptor is left
+                self._lot.keep(node)  # always ready, but for other events
+            else:  # closed without remove(), which the next POLL_ADD reports; or no descriptor is left
                 self.submit_list.append((node, FDMON_IO_URING_ADD))
         return True
 
-    # -- wake-ups that do not tell what is true now, and SQPOLL
+    # -- inexact wake-ups, and SQPOLL
 
     def _ask_again(self, events: list[Event]) -> list[Event]:
-        """Arm everything again and take what is true now."""
+        """Arm everything again and take the current events."""
         if self._sqpoll:
             again: list[Event] = []
             self._ask_poll([node for node, _ in events], again)
@@ -1068,7 +1067,7 @@ class IoUringFDMon(FDMon):
         return [polls[token] for token in tokens if token in polls]
 
     def _ask_poll(self, nodes: list[AioHandler], events: list[Event]) -> None:
-        """Ask poll(2) what is true of some handlers now, and report it."""
+        """Ask poll(2) for the current events of some handlers, and report them."""
         poll = select.poll()
         by_fd: dict[int, list[AioHandler]] = {}
         for node in nodes:
@@ -1081,7 +1080,7 @@ class IoUringFDMon(FDMon):
                 self._report(events, node, revents)
 
     def _wait_for_end(self, node: AioHandler) -> None:
-        """Wait for a poll's last completion; on an SQPOLL ring, submitted is not done."""
+        """Wait for a poll's last completion: on an SQPOLL ring submit() does not wait for it."""
         while not any(cqe[0] == node.token for cqe in self._early):
             self.ring.submit_and_wait(1)
             self.ring.reap_into(self._early)
@@ -1089,19 +1088,19 @@ class IoUringFDMon(FDMon):
     # -- threads, and the loop outside
 
     def release(self, node: AioHandler) -> None:
-        """Remove a handler and let go of its open file before returning; see FDMon.release."""
+        """Remove a handler and release its open file before returning; see FDMon.release."""
         self.remove(node)
         if self._waiting:
-            self.notify()  # also when it is not armed: the waiter may be just about to do so
+            self.notify()  # even if it is not armed: the waiter may be about to arm it
             return
         if self.ring.closed or not node.armed or node.token in self._rearm:
             return
         if self.ring.owner != get_ident():
             if self._bound and rings.thread_lives(self.ring.owner):
-                return  # that one's next wait() does it
+                return  # that thread's next wait() does it
             self._bind()
         try:
-            if self._early:  # left when a signal handler has raised
+            if self._early:  # a signal handler has raised
                 self.process_cq_ring([])
             self.fill_sq_ring()
             self._submit()
@@ -1113,20 +1112,20 @@ class IoUringFDMon(FDMon):
             self._downgrade(error)
 
     def _bind(self) -> None:
-        """Give the ring to the first thread that waits, and to another one when that has ended."""
+        """Bind the ring to the first thread that waits, and to another when that thread has ended."""
         if not self._bound or not rings.thread_lives(self.ring.owner):
             self.ring.bind_thread()
             self._bound = True
-        self.ring.cq_ready()  # refuses the wrong thread, with the reason
+        self.ring.cq_ready()  # raises WrongThread in any other
 
     def _has_intents(self) -> bool:
         ours = self._rearm or self._requests or self._early or self.inflight.ready
         return bool(ours or self.submit_list)
 
     def _tell_outer(self) -> None:
-        """Have wait() called again when something is left that its descriptor does not show.
+        """Have wait() called again when work is left that its descriptor does not show.
 
-        A signal handler has raised; or completions were taken out to make room.
+        A signal handler has raised, or completions were taken out to make room.
         """
         left = self.submit_list or self._rearm or self._requests or self._early
         if self._wake_fds and (left or self.ring.sq.sqe_tail != self.ring.sq.published):
@@ -1182,10 +1181,10 @@ class IoUringFDMon(FDMon):
             longer = self.poll_ns * (self.poll_grow or 2) if self.poll_ns else POLL_START_NS
             self.poll_ns = min(longer, self.poll_max_ns)
 
-    # -- going on without the ring
+    # -- continuing without the ring
 
     def _downgrade(self, error: OSError) -> PollFDMon:
-        """Move every handler to poll(2); the ring stays only for what is still in flight on it."""
+        """Move every handler to poll(2); the ring stays only for requests still in flight on it."""
         ring, inflight = self.ring, self.inflight
         self._code = code = error.errno or errno.EIO
         nodes = list(self._polls.values())
@@ -1210,7 +1209,7 @@ class IoUringFDMon(FDMon):
         self.backend = instead.backend
         self.reason = f"io_uring stopped working: {error}"
         self.poll_max_ns = 0
-        self._instead = instead  # last: from here on nobody looks at the ring
+        self._instead = instead  # last: from here on nothing uses the ring
         return instead
 
     def _hide_source(self, outer: select.epoll) -> None:
@@ -1241,7 +1240,7 @@ class IoUringFDMon(FDMon):
             ours = [node for node, _ in events if node is self._ring_node or node is self._notifier]
             events = [event for event in events if event[0] not in ours]
             if not self._reap_the_rest() and self._ring_node in ours:
-                instead.remove(self._ring_node)  # what is left needs io_uring_enter, and would wake us
+                instead.remove(self._ring_node)  # the rest needs io_uring_enter, and would wake us for ever
             woken = self._notifier in ours
             if woken:
                 self._take_notification()
@@ -1251,13 +1250,13 @@ class IoUringFDMon(FDMon):
                 timeout_ns = max(0, deadline - time.monotonic_ns())
 
     def _answer_unsent(self) -> None:
-        """Answer the requests that were queued and will never be sent."""
+        """Answer requests that were queued and will never be sent."""
         for user_data in self.ring.discard():
             if user_data in self.inflight:
                 self.inflight.complete(user_data, -self._code, 0)
 
     def _reap_the_rest(self) -> int:
-        """Take what still completes on the ring, without entering the kernel; close it after the last."""
+        """Take late completions from the ring without entering the kernel; close it after the last."""
         if self.ring.closed:
             return 0
         count = 0
@@ -1265,7 +1264,7 @@ class IoUringFDMon(FDMon):
         try:
             self.ring.reap_into(self._early)
         except OSError:
-            pass  # what has overflowed is out of reach
+            pass  # overflowed completions are out of reach
         finally:
             while self._early:
                 count += 1
@@ -1287,7 +1286,7 @@ def _check_sqpoll(ring: rings.Ring) -> None:
 
 
 def polling_refusal(flags: int) -> str | None:
-    """Say why completions cannot be seen in memory; the table is in the head of this file.
+    """Return why completions do not appear in memory; the table is in the head of this file.
 
     Args: flags are a ring's setup flags.
     Returns: the reason, or None where userspace polling works.
@@ -1309,11 +1308,11 @@ def _union(*nodes: AioHandler) -> int:
 
 
 class ParkingLot(syscalls.Uncopyable):
-    """An epoll set for handlers on which POLL_ADD fails, sleeps or completes without end: see the head."""
+    """An epoll set for handlers on which POLL_ADD fails, sleeps or completes endlessly: see the head."""
 
     def __init__(self) -> None:
         """Create the set and the node that watches it."""
-        # In a set of its own, so that it can be made anew while that is watched.
+        # A set within a set, so that the inner one can be replaced while the outer one is watched.
         self._outer, self._epoll = select.epoll(), select.epoll()
         self._outer.register(self._epoll, POLLIN)
         self._nodes: dict[int, list[AioHandler]] = {}
@@ -1337,7 +1336,7 @@ class ParkingLot(syscalls.Uncopyable):
         self.keep(node)
 
     def keep(self, node: AioHandler) -> None:
-        """Park a handler of a file that epoll refuses, because it never becomes ready for what is wanted.
+        """Park a handler of a file that epoll rejects because it never becomes ready for the wanted events.
 
         Args: node is idle.
         """
@@ -1347,7 +1346,7 @@ class ParkingLot(syscalls.Uncopyable):
         node.parked = True
 
     def remove(self, node: AioHandler) -> None:
-        """Let a handler go that was given up.
+        """Unpark a removed handler.
 
         Args: node is parked.
         """
@@ -1363,7 +1362,7 @@ class ParkingLot(syscalls.Uncopyable):
             self._renew()
 
     def _renew(self) -> None:
-        """Make the set anew: the number was closed, but its file may live on, and would wake us for ever."""
+        """Replace the set: a number was closed, but its file may still be open and would wake us."""
         try:
             epoll = select.epoll()
         except OSError:
@@ -1378,7 +1377,7 @@ class ParkingLot(syscalls.Uncopyable):
                 continue  # closed as well, or never ready
 
     def events(self) -> list[Event]:
-        """Return what is ready among the parked handlers.
+        """Return the events of the parked handlers.
 
         Returns: pairs (node, revents).
         """
@@ -1416,15 +1415,15 @@ class PollFDMon(FDMon):
         """Create the poll object."""
         self._poll = select.poll()
         self._nodes: dict[int, list[AioHandler]] = {}
-        self._set: select.epoll | None = None  # the same descriptors, for who watches us
-        self._always: set[int] = set()  # those that no epoll set takes, and that are ready all the time
-        self._marker: select.epoll | None = None  # ready all the time, in their place
+        self._set: select.epoll | None = None  # the same descriptors, for an outer loop
+        self._always: set[int] = set()  # descriptors that epoll rejects and that are always ready
+        self._marker: select.epoll | None = None  # always ready, in their place
         super().__init__()
 
     def _apply(self) -> None:
         """Carry out the intents on the submit list."""
         for _ in range(len(self.submit_list)):
-            # Taken off the list only when it is done: see IoUringFDMon.fill_sq_ring.
+            # Off the list only when it is done: see IoUringFDMon.fill_sq_ring.
             node, flags = self.submit_list[0]
             nodes = self._nodes.setdefault(node.fd, [])
             new = not nodes
@@ -1451,15 +1450,15 @@ class PollFDMon(FDMon):
         try:
             self._poll.unregister(fd)
         except KeyError:
-            return  # it was given up before it was ever registered
+            return  # it was removed before it was registered
 
     def _show_in(self, outer: select.epoll) -> None:
-        """Let an epoll set show what poll(2) would: a set within it, which can be made anew."""
+        """Let an epoll set show what poll(2) would, through an inner set that can be replaced."""
         inner = select.epoll()
         outer.register(inner, POLLIN)
         old, self._set, self._outer = self._set, inner, outer
         if old is not None:
-            old.close()  # and so gone from the outer set
+            old.close()  # which removes it from the outer set
         self._always.clear()
         self._mark(inner)
         for fd in self._nodes:
@@ -1478,18 +1477,18 @@ class PollFDMon(FDMon):
                 inner.unregister(fd)
         except OSError as error:
             if fd not in self._nodes or error.errno in (errno.ENOENT, errno.EEXIST):
-                # The number is another file's by now, or nobody's; the old file may live on, and wake us.
+                # The number is another file's by now, or closed; the old file may still be open, and wake us.
                 assert self._outer is not None
                 self._show_in(self._outer)
                 return
-            # Files that are always ready are refused, for no better reason; what is not open is ready, too.
+            # epoll rejects files that are always ready; a closed descriptor is ready, too.
             if error.errno != errno.EPERM or mask & _ALWAYS_READY:
                 self._always.add(fd)
         if bool(self._always) != (self._marker is not None):
             self._mark(inner)
 
     def _mark(self, inner: select.epoll) -> None:
-        """Let the set show that something is ready all the time, or that nothing is."""
+        """Let the set show whether any descriptor is always ready."""
         marker, self._marker = self._marker, None
         if marker is not None:
             marker.close()
@@ -1511,7 +1510,7 @@ class PollFDMon(FDMon):
                     self._check()
                 if self.submit_list or self._always:
                     self._apply()
-                # Rounded up: to return early would let the caller spin.
+                # Rounded up: returning early would let the caller spin.
                 timeout_ms = None
                 if timeout_ns is not None:
                     timeout_ms = min(-(-max(timeout_ns, 0) // 1_000_000), 0x7FFFFFFF)  # an int to poll(2)
@@ -1535,9 +1534,9 @@ class PollFDMon(FDMon):
                 self.notify()  # a signal handler has raised: wait() must be called again
 
     def need_wait(self) -> bool:
-        """Tell whether there is work for wait(): always while there is a handler; see FDMon.need_wait.
+        """Tell whether wait() has work: always while a handler exists; see FDMon.need_wait.
 
-        Nothing but poll(2) sees what is ready, so a loop that asks here before it waits must ask poll(2).
+        Only poll(2) sees readiness, so a loop that asks here before it waits must call poll(2).
 
         Mirrors: QEMU fdmon-poll.c, whose need_wait is aio_poll_disabled: is there a handler without io_poll?
         """
@@ -1545,7 +1544,7 @@ class PollFDMon(FDMon):
         return bool(self.submit_list) or len(self._nodes) > 1 or self._notified
 
     def destroy(self) -> None:
-        """Forget all handlers; see FDMon.destroy."""
+        """Remove all handlers; see FDMon.destroy."""
         self._nodes.clear()
         for inner in (self._set, self._marker):
             if inner is not None:
