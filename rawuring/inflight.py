@@ -66,8 +66,9 @@ TOKEN_BASE = 1 << 56
 _tokens = itertools.count(TOKEN_BASE)
 next_token = _tokens.__next__
 
-# Of a block of requests the upper 48 bits are one of these, and the rest is the place in the block.
-_blocks = itertools.count((TOKEN_BASE | 1 << 55) >> 16)
+# Of a block of requests the upper 48 bits are one of these, and the rest is the place in the block. The bit
+# 1 << 55 is selector.py's: no token has it.
+_blocks = itertools.count((TOKEN_BASE | 1 << 54) >> 16)
 
 # user_data of what close() asks: no tokens, for nobody waits for them in a table.
 _next_question = itertools.count(0xFFFFFFFF00000000).__next__

@@ -893,7 +893,7 @@ class EpollWait(Strategy):
             self._bind()
         table, sq = self._inflight, self.ring.sq
         ours = self._wait.token in table.entries
-        return bool(table.ready or sq.sqe_tail != sq.published or len(table.entries) > ours)
+        return bool(table.ready or sq.sqe_tail != sq.published or len(table) > ours)
 
     def _wait_without_ring(self, timeout_ns: int | None) -> Ready:
         """Wait after the loss of the ring, and check regularly for requests still in flight on it."""
@@ -924,7 +924,7 @@ class EpollWait(Strategy):
             self._take_completions(False)
         except OSError:
             pass  # overflowed completions are out of reach
-        return len(table.entries) > (self._wait.token in table.entries)
+        return len(table) > (self._wait.token in table.entries)
 
     def _wait_in_ring(self, timeout_ns: int | None) -> Ready:
         # Shaped by speed (bench/run.py --only ready): this is an iteration of a busy loop.

@@ -95,6 +95,22 @@ def test_started_between_two_selects_then_sent_and_handled_by_the_next(sel, pair
     assert told == [("nop", 0)]
 
 
+def test_block_then_its_handler_gets_columns_and_select_waits_for_it(sel, pair):
+    ended: list[int] = []
+    sel.register(pair[0], READ)
+    table = sel.requests
+    table.start_block(ops.Block(3, ops.prep_nop), lambda indices, res, flags: ended.extend(indices))
+    while len(ended) < 3:
+        assert sel.select(30) == []
+    polls = ops.Block(2, ops.prep_poll_add, pair[1].fileno(), 1)
+    table.start_block(polls, lambda indices, res, flags: ended.extend(indices))
+    assert sel.select(0) == []
+    pair[0].send(b"x")
+    while len(ended) < 5:
+        assert sel.select(30) == []
+    assert (sorted(ended[:3]), sorted(ended[3:])) == ([0, 1, 2], [0, 1])
+
+
 @pytest.mark.parametrize("timeout", TIMEOUTS)
 def test_one_turn_with_requests_then_one_io_uring_enter(sel, pair, told, timeout):
     sel.register(pair[0], READ)
