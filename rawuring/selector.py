@@ -1437,10 +1437,16 @@ class PollAdd(Strategy):
             if monitor.backend != "io_uring" and self.name != monitor.backend:
                 self._note_loss()
             try:  # shaped by speed (bench/run.py --only ready)
-                ready = [
-                    (key, events) for node, mask in found for key in (keys[node.fd],)
-                    for events in (_EVENTS[mask] & key[2],) if events
-                ]  # fmt: skip
+                if len(found) == 1:  # 150 ns less
+                    [(node, mask)] = found
+                    key = keys[node.fd]
+                    events = _EVENTS[mask] & key[2]
+                    ready = [(key, events)] if events else []
+                else:
+                    ready = [
+                        (key, events) for node, mask in found for key in (keys[node.fd],)
+                        for events in (_EVENTS[mask] & key[2],) if events
+                    ]  # fmt: skip
             except LookupError:
                 ready = self._sort_out(found)
             if ready or timeout_ns == 0 or answers:
