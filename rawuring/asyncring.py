@@ -216,6 +216,10 @@ class RequestFuture(Uncopyable, asyncio.Future):  # type: ignore[type-arg]
                 self.set_result(res)
             else:
                 self.set_exception(error)
+                if res == -errno.ECANCELED:
+                    # The ring of a forgotten loop may be closed before the loop: no sound then, as of futures
+                    # that are cancelled.
+                    self._log_traceback = False
 
     def _failure(self, res: Any) -> BaseException | None:
         return self._ring._error(res, self._prep) if res < 0 else None

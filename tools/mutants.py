@@ -907,6 +907,21 @@ MUTANTS = (
         "tests/test_aio.py -k denied_when_names",
     ),
     Mutant(
+        "aio: close() does not end the requests of its ring", "rawuring/aio.py",
+        "                found.close()\n", "                pass\n",
+        "tests/test_aio_uring.py -k loop_is_closed",
+    ),
+    Mutant(
+        "aio: the ring of a loop is always a private one", "rawuring/aio.py",
+        'getattr(self._selector, "requests", None)', "None",
+        "tests/test_aio_uring.py -k running_then",
+    ),
+    Mutant(
+        "aio: a lost ring stays the loop's", "rawuring/aio.py",
+        "found is None or found.table is not table", "found is None",
+        "tests/test_aio_uring.py -k ring_is_lost",
+    ),
+    Mutant(
         "aio: transports read 256 KiB at a time", "rawuring/aio.py",
         "        transport.max_size = _MAX_SIZE", "        pass", "tests/test_aio.py -k 64_kib",
     ),
