@@ -29,14 +29,15 @@ The memory that is shared with the kernel (offsets vary: they are read from io_u
     | array[sq_entries]: index of an sqe      |-------->| sqe sq_entries - 1   |
     +-----------------------------------------+         +----------------------+
 
-Before 5.4 the CQ half was a mapping of its own, the third. The index array says which SQE stands at which
-place of the queue, so that a program may keep SQEs inside structures of its own and send them in any order.
-We fill it once with 0, 1, 2 ... and never look at it again; from 6.6 it can be left out (NO_SQARRAY).
+Before 5.4 the CQ half was a third, separate mapping. The index array maps places of the queue to slots of the
+SQE mapping, so that a program may tie slots to its own structures and send them in any order. We fill it once
+with 0, 1, 2 ... and never look at it again. From 6.6 it can be left out (NO_SQARRAY): place i is then slot i.
 
 A word is a u32 of the mapping, reached through a memoryview (barriers.map_words), which CPython reads and
 writes in one piece. load_acquire is a read that nothing after it can overtake, store_release a write that
 overtakes nothing before it. On x86 every plain read and write is such a one; elsewhere barriers.py adds a
-fence. Where it finds none, ordered() is False and we go through io_uring_enter, which orders everything.
+fence. Where it finds none, ordered() is False, and rings.py calls io_uring_enter, which orders everything,
+before it looks at the CQ. SQPOLL needs one barrier more, a full fence (see flags()).
 
 Who moves what:
 
@@ -46,7 +47,7 @@ Who moves what:
     sq.ktail      us, after the SQEs         the kernel, before it reads the SQEs
     sq.khead      the kernel, after reading  us, before an SQE slot is used again
     sq.kflags     the kernel                 us: NEED_WAKEUP, TASKRUN, and CQ_OVERFLOW (here, because
-                                             the CQ had no such word of the kernel's)
+                                             the CQ had no flags word that the kernel writes)
     sq.kdropped   the kernel                 us, for statistics: SQEs with an impossible index
     cq.ktail      the kernel, after the CQE  us, before we read the CQEs
     cq.khead      us, after copying CQEs     the kernel, before it overwrites a CQE
@@ -55,8 +56,19 @@ Who moves what:
     ============  =========================  ==================================================
 
 A ``k`` marks a word that both sides see, whoever writes it. Our private counters are plain ints: sqe_tail and
-published run on beyond 32 bits and are cut when they are stored, head is kept cut, and "how many" is always
-``(tail - head) & U32``.
+published grow beyond 32 bits and are truncated when they are stored, head is kept truncated, and the number
+of entries is always ``(tail - head) & U32``: 0 in an empty ring, ring_entries in a full one. Masked indices
+would be equal in both. ring_entries is a power of two, so it divides 2**32, and no slot is skipped at the
+wrap; the mask is ring_entries - 1.
+
+An SQE slot is free again when sq.khead has passed it, for then the kernel has copied the SQE. The memory that
+the SQE names is not: the Lifetime of the function in ops.py says how long the request needs it, most often
+until the final CQE, the one without IORING_CQE_F_MORE in its flags.
+
+A full CQ does not keep requests from completing. Without IORING_FEAT_NODROP (before 5.5) a CQE without a slot
+is lost and counted in cq.koverflow, so no more requests may be in flight than the CQ has free slots. With it
+the kernel keeps the CQE on a list of its own, and from 5.8 raises CQ_OVERFLOW. The kernel does not notice a
+store of cq.khead: after freeing slots, we fetch the CQE by io_uring_enter with GETEVENTS (Ring.reap).
 
 The no-call rule. A Python signal handler may raise, and no request and no completion may be lost or counted
 twice then. CPython 3.11 and newer run handlers where a function begins, where a loop jumps back and where a
@@ -171,15 +183,17 @@ class SubmissionQueue(Uncopyable):
 
         The slot keeps what its last occupant left: write all of it, as every function in ops.py does, before
         anything else can go wrong; after an exception, fill it (with a NOP), or discard() all that is queued.
-        It belongs to the next submit() and must not be written afterwards.
+        It belongs to the next submit() and must not be written afterwards: the kernel may read it until
+        sq.khead has passed it, which on an SQPOLL ring may be after submit() has returned.
 
         Returns: a writable view of 64 bytes (128 on an SQE128 ring).
         Raises: SubmissionQueueFull; WrongThread, RingClosed and ForkedRing from a ring's queue.
         Lifetime: until submit returns.
         Mirrors: liburing io_uring_get_sqe, which returns NULL when full and clears some of the fields
         """
-        # Shaped by speed (bench/run.py --only NOP): private words only; the kernel's head is read again when
-        # we meet the limit. An old head is safe, for it only ever moves on and so promises too little.
+        # Shaped by speed (bench/run.py --only NOP): private words only; the kernel's head is read again (the
+        # acquire of pending()) when we meet the limit. An old head is safe, for it only ever moves on and so
+        # promises too little.
         tail = self.sqe_tail
         if tail >= self._limit or get_ident() != self.owner:
             self._need_room(1)
@@ -260,6 +274,9 @@ class SubmissionQueue(Uncopyable):
     def flush(self) -> int:
         """Publish every slot taken so far to the kernel.
 
+        One store covers all. The kernel reads the tail in io_uring_enter, and consumes as many SQEs as that
+        call asks it to submit. On an SQPOLL ring its thread reads the tail at any time, unless it sleeps.
+
         Returns: how many entries the kernel has still to consume.
         Mirrors: liburing __io_uring_flush_sq
         """
@@ -297,7 +314,9 @@ class SubmissionQueue(Uncopyable):
         Returns: a mask of IORING_SQ_NEED_WAKEUP, IORING_SQ_CQ_OVERFLOW and IORING_SQ_TASKRUN, as of now.
         """
         # No partner is needed: the kernel raises a flag with atomic_or, each makes us enter, and that orders
-        # everything. What has to stand before a look at NEED_WAKEUP is said in Ring._submit_sqpoll.
+        # everything. But a release does not keep a later load behind it. So a full fence stands between the
+        # store of sq.ktail and a look at NEED_WAKEUP (Ring._submit_sqpoll). It pairs with the full barrier
+        # between raising the flag and reading sq.tail in the kernel's io_sq_thread.
         return load_acquire(self._words, self._kflags)
 
     def dropped(self) -> int:
@@ -505,8 +524,8 @@ class CompletionQueue(Uncopyable):
         # of cq.tail in io_commit_cqring.
         count = (load_acquire(words, self._ktail) - head) & U32
         if not count:
-            # Again, in case a signal handler raised just before the store below: a CQ that is full for the
-            # kernel and empty for us would stay so for ever.
+            # Again, in case a signal handler raised between the two stores below, of self.head and cq.khead:
+            # a CQ that is full for the kernel and empty for us would stay so for ever.
             store_release(words, self._khead, head)
             if self.copied:
                 self.copied = list(self.copied)  # may be what reap_columns() was about to return
