@@ -989,6 +989,8 @@ class Ring(Uncopyable):
 
         Args: error as caught around a call for the ring.
         """
+        if not isinstance(error, OSError):
+            raise TypeError(f"lost() takes an OSError, not {error!r:.50}")
         if error.errno not in LOST or self.answers():
             return False
         if error.errno in GONE:

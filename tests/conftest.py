@@ -64,6 +64,11 @@ def pytest_collection_finish() -> None:
     # hypothesis asks the collector who holds its source of randomness, before it uses it for the first time;
     # frozen objects are not found.
     hypothesis.given(hypothesis.strategies.none())(lambda _: None)()
+    # It measures collections for the sake of deadlines, which no test has. What a signal handler of a test
+    # raises in its callback would be swallowed.
+    if hasattr(gc, "callbacks"):  # PyPy has none
+        mine = [each for each in gc.callbacks if not str(each.__module__).startswith("hypothesis")]
+        gc.callbacks[:] = mine
     _freeze()
 
 

@@ -31,6 +31,7 @@ VALUES = {
     "files._Module": "a module",
     "files._Suspend": "has no state",
     "files._Turn": "a threading.local(), which cannot be copied either",
+    "inflight._Many": "made by its table only, which hands out none",
     "inflight._Sample": "has no state",
     "ops.Block": "bytes that are copied into a queue, which nobody else looks at",
     "queues.Columns": "bytes that were copied out of a queue",
