@@ -513,7 +513,6 @@ class Strategy(syscalls.Uncopyable):
 
 _CTL = 1 << 55  # marks the user_data of an EPOLL_CTL: no token has this bit, and the int is a short one
 _USER_DATA = struct.Struct("=Q")
-_NOP = bytes(64)  # an SQE that does nothing; its completion is ignored
 
 # The request that waits, with everything that belongs to it. One store replaces it as a whole: when a signal
 # handler raises while the next one is made, the old one stays, never a new size with old memory.
@@ -1030,16 +1029,18 @@ class EpollWait(Strategy):
     def _drop_queued(self) -> None:
         """Turn our unsent SQEs into NOPs, and note again the changes that were on their way: struck."""
         if not self.ring.closed:
-            sq = self.ring.sq
-            head, token = sq.sqe_tail - sq.pending(), self._wait.token
-            if head <= self._armed_at:  # the kernel has not taken the wait
+            sq, token = self.ring.sq, self._wait.token
+            if sq.sqe_tail <= self._armed_at:  # the wait was not queued
                 self._inflight.entries.pop(token, None)
-            slots = [sq.slots[index & sq.ring_mask] for index in range(head, sq.sqe_tail)]
-            unsent = {_USER_DATA.unpack_from(slot, 32)[0]: slot for slot in slots}
-            self._unanswered = [each for each in self._unanswered if each not in unsent]
-            for user_data, slot in unsent.items():
+            for index in range(sq.sqe_tail - sq.pending(), sq.sqe_tail):
+                slot = sq.slots[index & sq.ring_mask]
+                user_data = _USER_DATA.unpack_from(slot, 32)[0]
+                if user_data & _CTL and user_data not in self._unanswered:
+                    self._unanswered = [*self._unanswered, user_data]
                 if user_data & _CTL or user_data == token:
-                    slot[:] = _NOP  # in place: requests of others stand beside it
+                    slot[0] = uapi.IORING_OP_NOP  # in place: requests of others stand beside it
+                if user_data == token:
+                    self._prepare_wait(self._wait.capacity)  # that one ends as a NOP
             while self._unanswered:  # or a change that is sent again could be made before an older one
                 self._take_completions(False)
                 if self._unanswered:

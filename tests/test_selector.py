@@ -976,6 +976,25 @@ def test_paused_and_resumed_by_another_thread_then_every_event_comes(in_set, pai
         thread.join()
 
 
+def test_signal_handler_raises_before_the_wait_is_sent_then_the_next_turn_has_one_of_its_own(in_set, pair):
+    a, b = pair
+    in_set.register(a, READ)
+    b.send(b"x")
+    assert ready(in_set, None) == [(a.fileno(), READ)]
+    a.recv(1)
+
+    def strike(*_):
+        del in_set.ring.submit_and_wait
+        raise KeyboardInterrupt
+
+    in_set.ring.submit_and_wait = strike
+    with pytest.raises(KeyboardInterrupt):
+        in_set.select(5)
+    b.send(b"x")
+    in_set.modify(a, READ | WRITE)
+    assert ready(in_set, 0) == [(a.fileno(), READ | WRITE)]
+
+
 @contextlib.contextmanager
 def late(sel: IoUringSelector):
     """Have changes made by a worker, as the kernel does when somebody holds the lock of the set; it is busy.

@@ -846,9 +846,8 @@ MUTANTS = (
     # Promises: the selector and asyncio
     Mutant(
         "selector: the wait that was queued before an exception counts as sent", "rawuring/selector.py",
-        "                self._inflight.entries.pop(token, None)\n            slots",
-        "                pass\n            slots",
-        FAULTS + "test_selector_strikes.py -k every_call",
+        "                    self._prepare_wait(self._wait.capacity)  # that", "                    pass  # that",
+        "tests/test_selector.py -k one_of_its_own",
     ),
     Mutant(
         "selector: a number beyond an int is accepted", "rawuring/selector.py",
