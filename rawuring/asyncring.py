@@ -958,6 +958,7 @@ class AsyncRing(Uncopyable):
         flags = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         arguments = sock.fileno(), 0, 0, int(flags)
         source = _Source(self, ops.prep_multishot_accept, arguments, (sock,), {}, None)
+        source.sock = sock
         source.convert = _connection
         source.late = lambda conn: self._put_back(sock, (conn, conn.getpeername()))
         source.instead = lambda: self._accept_one(sock)
@@ -988,6 +989,7 @@ class AsyncRing(Uncopyable):
                 self._group = None
         group = group or self._group
         source = _Source(self, ops.prep_recv_multishot, (sock.fileno(), 0, 0, 0), (sock,), {}, group)
+        source.sock = sock
         source.convert = _received
         source.late = lambda piece: self._put_back(sock, piece.take())
         source.instead = lambda: self._recv_one(sock)
@@ -1276,6 +1278,8 @@ class _Source(Uncopyable):
         self.convert: Callable[[Any, int], Any] = _both
         self.late: Callable[[Any], object] = partial(_drop, prep)
         self.instead: Callable[[], Awaitable[Any]] | None = None
+        #: The socket whose late items come first.
+        self.sock: socket.socket | None = None
 
     def arm(self) -> None:
         """Start the request."""
@@ -1377,6 +1381,8 @@ class Stream(Uncopyable):
         if source.waiter is not None:
             raise RuntimeError("another task waits for the next item of this stream already")
         while True:
+            if _late_of and source.sock in _late_of:
+                return _late_item(source.sock)
             if source.items:
                 return source.convert(*source.items.popleft())
             if source.error is not None:
@@ -1493,6 +1499,12 @@ def _take_late(sock: socket.socket) -> Any:
     if not items:
         del _late_of[sock]
     return item
+
+
+def _late_item(sock: Any) -> Any:
+    """Take what a stream would have returned: a Piece, or a connection."""
+    item = _take_late(sock)
+    return item[0] if isinstance(item, tuple) else Piece(memoryview(item))
 
 
 def _recv(sock: socket.socket, nbytes: int, flags: int) -> bytes:
