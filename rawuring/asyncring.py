@@ -85,6 +85,8 @@ _MULTISHOT = {
 }  # fmt: skip
 _SPECIAL = _DESCRIPTORS | _MULTISHOT
 
+#: How much later than a linked timeout the loop's own timer comes.
+_GRACE = 0.005
 #: How long answers that do not suspend may follow each other.
 _BREATH = 0.0002
 #: The group of buffers that recv_multishot() uses by default: how many, and of how many bytes.
@@ -280,12 +282,25 @@ class _TimedFuture(RequestFuture):
     # res of the LINK_TIMEOUT. When it has ended a futex wait or a waitid that is not -ETIME but 1 (io_uring/
     # cancel.h io_cancel_remove returns how many it has found; seen on 6.18).
     _timer: int | None = None
+    # A linked timeout does not start for a request that begins in a worker (splice; seen on 6.18): then the
+    # loop's own timer ends it, a little later.
+    _guard: asyncio.TimerHandle
+    _overdue = False
     _res: int | None = None
 
     def _end(self, res: int) -> None:
         self._res = res
         if self._timer is not None or self.done() or self._first is not None:
             super()._end(res)
+
+    def _stop_at(self, seconds: float) -> None:
+        self._guard = self._ring._loop.call_later(max(0, seconds) + _GRACE, self._is_overdue)
+        self.add_done_callback(_stop_guard)
+
+    def _is_overdue(self) -> None:
+        if not self.done() and not self._asked:
+            self._overdue = True
+            self._ring.cancel(self.token)
 
     def _timer_ended(self, res: int, flags: int) -> None:
         self._timer = res
@@ -294,7 +309,7 @@ class _TimedFuture(RequestFuture):
 
     def _failure(self, res: int) -> BaseException | None:
         fired = self._timer in (-errno.ETIME, -errno.EALREADY) or (self._timer or 0) > 0
-        if fired and res in (-errno.ECANCELED, -errno.EINTR):
+        if (fired or self._overdue) and res in (-errno.ECANCELED, -errno.EINTR):
             return _timed_out(_operation(self._prep))
         if res == -errno.ECANCELED and self._timer == -errno.EINVAL:
             return self._ring._error(-errno.EINVAL, ops.prep_link_timeout)
@@ -364,6 +379,10 @@ class _ChainFuture(RequestFuture):
         if not self._unsent:
             for token in self._tokens:
                 self._ring.cancel(token)
+
+
+def _stop_guard(future: Any) -> None:
+    future._guard.cancel()
 
 
 def _operation(prep: Any) -> str:
@@ -486,6 +505,7 @@ class AsyncRing(Uncopyable):
         ]
         future.token = self._start_linked(parts)[0]
         future._at = self._ring.sq.sqe_tail
+        future._stop_at(timeout)
         return future
 
     def chain(

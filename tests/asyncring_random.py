@@ -198,7 +198,8 @@ class Storm:
                 if fd is not None:
                     os.close(fd)
             elif kind == 2:
-                await self.bounded(ring.call(*waits, holds=(room,), timeout=self.random.choice((None, 0.001))))
+                timeout = self.random.choice((None, 0.001))
+                await self.bounded(ring.call(*waits, holds=(room,), timeout=timeout))
             elif kind == 3:
                 waiting = (*waits, {"holds": (room,)})
                 await self.bounded(ring.chain(*[(ops.prep_nop,)] * self.random.randrange(3), waiting))

@@ -945,12 +945,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Everything concurrently, for long.")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--requests", type=int, help="instead, await so many on each kind of loop")
     options = parser.parse_args()
     try:
         use_a_ring()
     except OSError as error:
         print(f"soak: io_uring is not available here: {error}")
         return 77
+    if options.requests:
+        return await_requests(options.seed, options.requests)
     # Threads and fork() together are the point.
     warnings.filterwarnings("ignore", message=".*multi-threaded.*fork.*", category=DeprecationWarning)
     with tempfile.TemporaryDirectory(prefix="rawuring-soak-") as folder:
@@ -963,6 +966,34 @@ def main() -> int:
     complaints = rehearsal.complaints + soak.complaints + after.complaints(before)
     report(options, soak, before, after, complaints)
     return 1 if complaints else 0
+
+
+def await_requests(seed: int, requests: int) -> int:
+    """Run the storms of tests/asyncring_random.py on each kind of loop; they raise what is wrong."""
+    import asyncio
+
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+    import asyncring_random
+
+    from rawuring import aio
+
+    loops = {"stock": asyncio.SelectorEventLoop, "rawuring": aio.new_event_loop}
+    try:
+        import uvloop
+
+        loops["uvloop"] = uvloop.new_event_loop
+        uvloop.new_event_loop().close()  # opens what the process keeps
+    except ImportError:
+        pass
+    before = len(os.listdir("/proc/self/fd"))
+    for name, make in loops.items():
+        figures = asyncring_random.run_storm(make, seed, requests, closes=50)
+        gc.collect()
+        left = len(os.listdir("/proc/self/fd")) - before
+        print(f"soak: {name}, seed {seed}: {dict(figures)}, {left} descriptors left")
+        if left:
+            return 1
+    return 0
 
 
 def scratch_of(scratch: Path, seed: int) -> Path:
