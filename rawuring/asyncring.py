@@ -96,6 +96,8 @@ _GROUP = 0xA500
 
 _POLLIN, _POLLOUT = 0x01, 0x04  # poll(2)
 _MSG_NOSIGNAL = 0x4000  # PyPy has no such name
+#: What a request completes with that was stopped; 512 is ERESTARTSYS, which leaks out of splice (6.18).
+_STOPPED = -errno.ECANCELED, -errno.EINTR, -512
 _LINKS = uapi.IOSQE_IO_LINK | uapi.IOSQE_IO_HARDLINK
 
 
@@ -309,7 +311,7 @@ class _TimedFuture(RequestFuture):
 
     def _failure(self, res: int) -> BaseException | None:
         fired = self._timer in (-errno.ETIME, -errno.EALREADY) or (self._timer or 0) > 0
-        if (fired or self._overdue) and res in (-errno.ECANCELED, -errno.EINTR):
+        if (fired or self._overdue) and res in _STOPPED:
             return _timed_out(_operation(self._prep))
         if res == -errno.ECANCELED and self._timer == -errno.EINVAL:
             return self._ring._error(-errno.EINVAL, ops.prep_link_timeout)
@@ -627,6 +629,8 @@ class AsyncRing(Uncopyable):
         return self._opcodes.get(opcode, False)
 
     def _error(self, res: int, prep: Any) -> OSError:
+        if res == -512:
+            res = -errno.EINTR
         says = f"{_operation(prep)}: {os.strerror(-res)}"
         if res in (-errno.EINVAL, -errno.EOPNOTSUPP):
             sqe = ops.filled(prep) if ops.memory_arguments(prep) is not None else None
