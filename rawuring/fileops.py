@@ -643,6 +643,7 @@ def _stat_result(found: StatxBuffer, res: int) -> os.stat_result:
         seconds.append(whole)
         more[f"st_{name}"] = whole + 1e-9 * rest  # rounded as CPython does it
         more[f"st_{name}_ns"] = time_ns
+        more[f"nsec_{name}"] = rest  # of which PyPy makes both
     return os.stat_result((*ten, *seconds), more)
 
 

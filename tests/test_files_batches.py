@@ -243,7 +243,7 @@ def test_read_many_when_some_are_missing_then_their_exceptions(do: Both, tree: P
     paths = regular(tree)
     paths[3] = paths[3].with_name("missing")
     found = do.read_many(paths, return_exceptions=True)
-    assert isinstance(found[3], FileNotFoundError) and found[3].filename == str(paths[3])
+    assert isinstance(found[3], FileNotFoundError) and os.fspath(found[3].filename) == str(paths[3])
     del found[3], paths[3]
     assert found == [path.read_bytes() for path in paths]
     with pytest.raises(FileNotFoundError):
