@@ -15,6 +15,7 @@ import contextlib
 import errno
 import os
 import sys
+import threading
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -394,6 +395,8 @@ def test_short_answer_when_the_file_has_more_then_the_rest_is_read(
 
     monkeypatch.setattr(fileops, "_preadv", short)
     assert run(files.pread(file, 100, 5)) == os.pread(file, 100, 5)
+    if not got:
+        assert run(files.read(file, 100)) == os.pread(file, 100, 0)
     memory = bytearray(100)
     assert run(files.preadv_into(file, [memory], 7)) == 100
     assert memory == os.pread(file, 100, 7)
@@ -410,3 +413,52 @@ def test_memory_when_files_are_in_memory_only_then_they_are_read(tmp_path: Path)
         os.close(fd)
     finally:
         os.unlink(path)
+
+
+# ------------------------------------------------------------------------------------------------------
+# Threads
+
+
+def test_job_when_abandoned_while_a_thread_makes_it_then_its_result_is_undone(tmp_path: Path) -> None:
+    undone: list[int] = []
+
+    async def main() -> None:
+        job = files._Job(fileops.Op(lambda: 5, undo=undone.append), lambda result, error: None)
+        job.abandoned = True  # as abandon() does, before the call has returned
+        job.run()
+
+    run(main())
+    assert undone == [5]
+
+
+def test_task_when_cancelled_after_a_thread_has_begun_then_it_waits_for_the_thread() -> None:
+    begun, go_on, ended = threading.Event(), threading.Event(), []
+
+    def work() -> None:
+        begun.set()
+        go_on.wait()
+        ended.append(True)
+
+    async def main() -> None:
+        task = asyncio.ensure_future(files.call(work))
+        while not begun.is_set():
+            await asyncio.sleep(0)
+        task.cancel()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not task.done()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert ended
+
+    run(main())
+
+
+def test_threads_when_each_job_waits_for_the_next_then_there_are_enough_of_them() -> None:
+    pool = fileops.Threads(4)
+    barrier = threading.Barrier(5)
+    for _ in range(4):
+        pool.put(barrier.wait)
+    barrier.wait(60)
+    assert pool.count == 4

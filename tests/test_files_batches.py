@@ -190,12 +190,13 @@ def test_write_bytes_when_there_is_an_old_file_then_it_is_replaced(
 
 @pytest.mark.parametrize("atomic", [False, True])
 def test_write_bytes_when_it_fails_then_nothing_is_left(do: Both, tmp_path: Path, atomic: bool) -> None:
-    for path, kind in ((tmp_path / "no" / "file", FileNotFoundError), (tmp_path, OSError)):
+    (tmp_path / "directory").mkdir()
+    for path, kind in ((tmp_path / "no" / "file", FileNotFoundError), (tmp_path / "directory", OSError)):
         with pytest.raises(kind):
             do.write_bytes(path, b"data", atomic=atomic, sync=True)
     with pytest.raises(TypeError):
         do.write_bytes(tmp_path / "file", "text", atomic=atomic)
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path) == ["directory"]
 
 
 @pytest.mark.skipif(not LINUX, reason="Linux only")

@@ -1258,6 +1258,64 @@ MUTANTS = (
         "        if not self._borrowed:\n            _unmap(self._mappings)", "        _L.append(self._mappings)",
         FAULTS + "test_abuse.py -k everything_at_once",
     ),
+    # Files
+    Mutant(
+        "a late descriptor of files.open_fd() in a thread stays open", "rawuring/files.py",
+        "        if self.abandoned:\n            self._revoke()\n", "        if self.abandoned:\n            pass\n",
+        "tests/test_files.py -k job_when_abandoned",
+    ),
+    Mutant(
+        "a thread that has begun is not waited for", "rawuring/files.py",
+        "            if not op.alone and not job.withdraw() and not future.done():\n                continue\n", "",
+        "tests/test_files.py -k thread_has_begun",
+    ),
+    Mutant(
+        "answers from the caches never let others run", "rawuring/files.py",
+        "    _turn.until = perf_counter() + BUDGET_S\n", "    _turn.until = perf_counter() + 3600\n",
+        "tests/test_files.py -k ready_answers",
+    ),
+    Mutant(
+        "an offset of -1 is the position", "rawuring/fileops.py",
+        "    if index(nbytes) < 0 or index(offset) < 0:\n", "    if index(nbytes) < 0 or index(offset) < -1:\n",
+        "tests/test_files.py -k arguments_are_bad",
+    ),
+    Mutant(
+        "an answer of no bytes is the end", "rawuring/fileops.py",
+        "    if not got and want and not at_end(fd, offset):\n        return None\n", "",
+        "tests/test_files.py -k short_answer",
+    ),
+    Mutant(
+        "the kernel stops at a zero byte in a path", "rawuring/fileops.py",
+        '    if 0 in encoded:\n        raise ValueError("embedded null byte")\n    return encoded\n', "    return encoded\n",
+        "tests/test_files.py -k cannot_be",
+    ),
+    Mutant(
+        "a request takes no notice of what is a pipe", "rawuring/fileops.py",
+        "        os.lseek(fd, 0, os.SEEK_CUR)  # a request on a pipe takes no notice of the offset\n",
+        "        pass\n",
+        "tests/test_files.py -k directory_or_a_pipe",
+    ),
+    Mutant(
+        "a batch gives up with the first EMFILE", "rawuring/filebatch.py",
+        "        others = self.running or self._ended != run.seen\n", "        others = False\n",
+        "tests/test_files_batches.py -k few_descriptors",
+    ),
+    Mutant(
+        "a batch starts more than depth", "rawuring/filebatch.py",
+        "        while len(running) + len(done) < self.depth and not self._stopping:\n",
+        "        while len(running) < self.depth and not self._stopping:\n",
+        "tests/test_files_batches.py -k never_more_than_depth",
+    ),
+    Mutant(
+        "what failed to be written stays beside the file", "rawuring/filebatch.py",
+        "        if atomic and used is not None:\n", "        if False:\n",
+        "tests/test_files_batches.py -k nothing_is_left",
+    ),
+    Mutant(
+        "a tree is removed through a link", "rawuring/filebatch.py",
+        '    if os.path.islink(path):\n        raise OSError("Cannot', '    if False:\n        raise OSError("Cannot',
+        "tests/test_files_batches.py -k links_are_not_followed",
+    ),
 )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ then it is measured again.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import errno
 import gc
 import os
@@ -39,7 +40,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from rawuring import buffers, fdmon, inflight, ops, rings, selector, uapi
+from rawuring import buffers, fdmon, fileops, files, inflight, ops, rings, selector, uapi
 
 CANARY = 64  # bytes before and after each buffer
 SLOT = 8192
@@ -553,6 +554,26 @@ def compare_with_poll(soak: Soak, monitor: fdmon.FDMon, nodes: dict[int, fdmon.A
 class Threads(Worker):
     """Start and end threads with their own rings; some end with requests in flight."""
 
+    def begin(self) -> None:
+        self.strays: list[rings.Ring] = []
+
+    def close_strays(self) -> None:
+        """Close rings whose owners have ended, unless a thread of files has the owner's number by now."""
+        strays, self.strays = self.strays, []
+        for ring in strays:
+            try:
+                ring.close()
+            except rings.WrongThread:
+                self.strays.append(ring)
+
+    def end(self) -> None:
+        deadline = time.monotonic() + 30
+        while self.strays and time.monotonic() < deadline:  # threads of files end when they are idle
+            time.sleep(0.1)
+            self.close_strays()
+        if self.strays:
+            raise Lost(f"{len(self.strays)} rings of threads that have ended cannot be closed")
+
     def step(self) -> None:
         failures: list[str] = []
 
@@ -578,14 +599,99 @@ class Threads(Worker):
             thread.start()
         for thread in threads:
             thread.join()
-        for ring in left:
-            ring.close()  # its owner has ended
+        self.strays += left
+        self.close_strays()
         self.soak.count(threads=len(threads))
         if failures:
             raise Lost(failures[0])
 
 
-WORKERS = (Reads, Echo, Cancels, Storms, SelectorChurn, MonitorChurn, Threads)
+class Files(Worker):
+    """Use files on a loop of one's own: batches, positional writes, atomic writes, cancelled at any moment.
+
+    In every other round threads take the place of the ring.
+    """
+
+    def begin(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(dir=self.soak.scratch))
+        self.truth = (self.soak.scratch / "truth").read_bytes()
+        self.rounds = 0
+
+    def step(self) -> None:
+        self.rounds += 1
+        ring = files._ring
+        if self.rounds % 2:  # this worker is the only user of files
+            files._ring = lambda: None
+        try:
+            asyncio.run(self.tasks())
+        finally:
+            files._ring = ring
+
+    async def tasks(self) -> None:
+        """Do eight things at the same time."""
+        await asyncio.gather(*[self.task(number) for number in range(8)])
+
+    async def task(self, number: int) -> None:
+        """Do one thing, and be cancelled while doing it, or not."""
+        act = self.random.choice([self.ranges, self.whole, self.opens, self.sync])
+        task = asyncio.ensure_future(act(number))
+        for _ in range(self.random.randrange(40)):
+            await asyncio.sleep(0)
+        if self.random.random() < 0.4 and task.cancel():
+            self.soak.count(cancelled_files=1)
+        try:
+            await task
+        except asyncio.CancelledError:
+            pass
+
+    async def ranges(self, number: int) -> None:
+        """Read ranges of the truth."""
+        path = self.soak.scratch / "truth"
+        asked = [(path, self.random.randrange(FILE_BYTES), self.random.randrange(SLOT)) for _ in range(20)]
+        async for (_, offset, length), data in files.read_each(asked, depth=self.random.randrange(1, 20)):
+            if data != self.truth[offset : offset + length]:
+                raise Corrupt(f"{length} bytes at {offset} of a file")
+            self.soak.count(file_ranges=1)
+
+    async def whole(self, number: int) -> None:
+        """Replace a file; whoever reads it sees one version or the other, and never a part."""
+        path = self.folder / f"whole{number % 3}"
+        for _ in range(4):
+            mark = self.random.randrange(256)
+            await files.write_bytes(path, bytes([mark]) * self.random.randrange(1, 200_000), atomic=True)
+            data = await files.read_bytes(path)
+            if data.count(data[:1]) != len(data):
+                raise Corrupt("a file is half of one version and half of another")
+            self.soak.count(file_versions=1)
+
+    async def opens(self, number: int) -> None:
+        """Open, write and close, with what is cancelled in between closed as well."""
+        for at in range(8):
+            fd = await files.open_fd(self.folder / f"open{number}", os.O_RDWR | os.O_CREAT)
+            try:
+                data = bytes([at]) * 1000
+                await files.pwrite(fd, data, at * 1000)
+                if await files.pread(fd, 1000, at * 1000) != data:
+                    raise Corrupt("what was written is not what was read")
+            finally:
+                await files.close_fd(fd)
+            self.soak.count(file_opens=1)
+
+    async def sync(self, number: int) -> None:
+        """Make a batch without a loop, in a thread."""
+        paths = [self.soak.scratch / "truth"] * 2
+        found = await files.call(files.sync.read_many, paths, depth=2)
+        if found != [self.truth] * 2:
+            raise Corrupt("a file that was read whole")
+
+    def end(self) -> None:
+        files.sync.remove_tree(self.folder)
+        deadline = time.monotonic() + 60
+        while fileops.threads().count and time.monotonic() < deadline:  # idle threads end by themselves
+            time.sleep(0.1)
+
+
+WORKERS = (Reads, Echo, Cancels, Storms, SelectorChurn, MonitorChurn, Threads, Files)
 
 
 # ------------------------------------------------------------------------------------------------------
