@@ -122,7 +122,7 @@ class Uncopyable:
     __slots__ = ()
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        """Refuse copy.copy(), copy.deepcopy() and pickle, which all come here."""
+        """Reject copy.copy(), copy.deepcopy() and pickle, which all call this."""
         raise TypeError(
             f"cannot copy or pickle {type(self).__name__!r} object: it owns a descriptor, memory that the "
             "kernel uses or a place in a thread, and a copy would be a second owner"
@@ -130,7 +130,7 @@ class Uncopyable:
 
 
 class Unavailable(OSError):
-    """Report that io_uring cannot be had here, by whom it is refused and what can be done.
+    """Raised where io_uring is not available; says who refuses it and what to do.
 
     It is an OSError with the kernel's errno. ``cause`` is one word from a fixed set (sysctl, group, seccomp,
     policy, absent, flags, memlock, nofile, not-linux, unknown), ``detail`` a finer one, such as
@@ -243,7 +243,7 @@ def io_uring_setup(entries: int, params: bytearray) -> int:
     Args: entries is the SQ size (u32); params is a bytearray of exactly 120 bytes, see
         uapi.io_uring_params.
     Returns: a close-on-exec descriptor, or the registered index with IORING_SETUP_REGISTERED_FD_ONLY.
-    Raises: OSError with the kernel's errno; Unavailable where there is no such call at all.
+    Raises: OSError with the kernel's errno; Unavailable where the call does not exist.
     Mirrors: liburing io_uring_setup
     """
     if len(params) != uapi.io_uring_params.size:
@@ -285,7 +285,7 @@ def io_uring_enter(
 def enter(
     fd: int, to_submit: int, min_complete: int, flags: int, timeout: GeteventsArg | int | None = None
 ) -> int:
-    """Do what io_uring_enter does without looking at the width of the arguments.
+    """Do what io_uring_enter does, without checking the width of the arguments.
 
     For rings.py, whose arguments fit by construction. Shaped by speed: bench/run.py --only ways.
 
@@ -308,12 +308,12 @@ def enter(
 
 
 def bare_enter() -> tuple[Callable[..., int], int, Any]:
-    """Return what enter() is made of, for a loop that saves its frame: a function, and two of its arguments.
+    """Return the parts of enter(), for a loop that saves its frame: a function and two of its arguments.
 
     Returns: (function, number, no_size). function(number, fd, to_submit, min_complete, flags, None, no_size),
         or with IORING_ENTER_EXT_ARG and GeteventsArg.begin() and its size in the place of the last two,
         returns -1 where enter() would raise or repeat: call enter() then.
-    Raises: Unavailable where there is no such call.
+    Raises: Unavailable where the call does not exist.
     """
     _load()
     return _syscall_enter, _nr_enter, _NO_SIZE
@@ -325,7 +325,7 @@ def io_uring_register(fd: int, opcode: int, arg: Any, nr_args: int) -> int:
     Args: fd is a ring's descriptor, or -1 for the operations that need none (6.13 and newer); opcode
         and nr_args are u32; arg is None, an address as an int, or a ctypes object that is passed by
         reference.
-    Returns: what the operation returns, 0 or more.
+    Returns: the result of the operation, 0 or more.
     Raises: OSError with the kernel's errno.
     Lifetime: none, but what the operation registers lives on: see register.py.
     Mirrors: liburing io_uring_register
@@ -356,7 +356,7 @@ def io_uring_register(fd: int, opcode: int, arg: Any, nr_args: int) -> int:
 
 
 def is_of_kernel(error: BaseException) -> bool:
-    """Tell whether an exception says what the kernel answered, and was not raised by a signal handler.
+    """Tell whether an exception reports the kernel's answer, and was not raised by a signal handler.
 
     Args: error was caught, and comes from a call of this file.
     Returns: False when the call may have succeeded.
@@ -445,10 +445,10 @@ def eventfd(initval: int = 0) -> int:
 
 
 def read_eventfd(fd: int) -> int:
-    """Take what an eventfd counts, and leave it at 0.
+    """Read the count of an eventfd, which resets it to 0.
 
     Args: fd is an eventfd that does not block.
-    Returns: what it counted, 0 when it was not readable.
+    Returns: the count; 0 when it was not readable.
     Raises: OSError.
     Mirrors: eventfd_read(3)
     """
@@ -492,7 +492,7 @@ class GeteventsArg(Uncopyable):
         Args: timeout_ns in nanoseconds, negative counts as 0, None is for ever; min_wait_usec in
             microseconds, 6.12; sigmask are the signals that are blocked during the wait, None leaves the
             thread's own mask.
-        Raises: TypeError and ValueError for what is not a time, and for numbers that are not signals.
+        Raises: TypeError and ValueError for a value that is not a time, and for numbers that are not signals.
         """
         self.deadline_ns = None if timeout_ns is None else time.monotonic_ns() + index(timeout_ns)
         if min_wait_usec:
@@ -507,7 +507,7 @@ class GeteventsArg(Uncopyable):
 
         Args: timeout_ns is 1 or more.
         Returns: as fill().
-        Raises: TypeError for what is no int.
+        Raises: TypeError for a value that is not an int.
         """
         if timeout_ns != self._alone_ns:
             timeout_ns = index(timeout_ns)
