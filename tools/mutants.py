@@ -77,9 +77,9 @@ MUTANTS = (
     ),
     Mutant(
         "reads miss the buffer", "rawuring/inflight.py",
-        "                    prep(sqe, given[0], given[1], given[2], given[3], token)",
-        "                    prep(sqe, given[0], given[1], given[2], given[3], token)\n"
-        "                    sqe[16:24] = (int.from_bytes(sqe[16:24], 'little') + 8).to_bytes(8, 'little')",
+        "                prep(sqe, *given, token, **options)",
+        "                prep(sqe, *given, token, **options)\n"
+        "                sqe[16:24] = (int.from_bytes(sqe[16:24], 'little') + 8).to_bytes(8, 'little')",
         FAULTS + "test_memory.py -k checksum", quick=True,
     ),
     Mutant(
@@ -1226,7 +1226,7 @@ MUTANTS = (
     ),
     Mutant(
         "the table reaps as its caller would", "rawuring/inflight.py",
-        "            cqes = ring.reap()\n", "            cqes = list(ring.reap())\n",
+        "            cqes = ring.reap()\n", "            cqes = ring.reap()\n            len(cqes)\n",
         FAULTS + "test_signals.py -k table_reaps", quick=True,
     ),
     Mutant(
