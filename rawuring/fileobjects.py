@@ -94,8 +94,7 @@ class _Raw(Uncopyable, io.FileIO):
         self._owns = closefd
 
     def __del__(self) -> None:
-        if self._owns and not self.closed:
-            warnings.warn(f"unclosed file {self!r}", ResourceWarning, source=self, stacklevel=2)
+        if self._owns:
             self.close()
 
     # What the buffers call
@@ -215,6 +214,8 @@ class _Raw(Uncopyable, io.FileIO):
         if self.closed:
             return
         fd, owns = self.fileno(), self._owns
+        if owns and not self.waits:
+            warnings.warn(f"unclosed file {self!r}", ResourceWarning, source=self, stacklevel=2)
         try:
             self.wait_from_now_on()
         finally:
@@ -950,7 +951,8 @@ class BufferedFile(_OnRaw):
         """
         if not self._busy:
             n = len(data) if data.__class__ is bytes else _length(data)
-            if self._pending + n <= self._size or not self._writes or self.closed:
+            fits = self._pending + n <= self._size and not self._raw._notes
+            if fits or not self._writes or self.closed:
                 put: int = self._sync.write(data)
                 self._pending += put
                 self.taken += put
@@ -964,7 +966,7 @@ class BufferedFile(_OnRaw):
             return self._sync.write(data)  # type: ignore[no-any-return]
         view = _view(data)
         n, put = len(view), 0
-        if self._pending + n > self._size:
+        if self._pending + n > self._size or self._raw._notes:
             await self._flush()
             while n - put > self._size:
                 self.taken += 1
@@ -1138,13 +1140,16 @@ class TextFile(File):
             cut = max(cut, text.rfind("\r") + 1)
         self._tail = text[cut:]
         self._before = before
-        if not cut:
-            self._lines = _NO_LINES
-        elif len(end) == 1 and end != "\r":
-            self._lines = io.StringIO(text[:cut], "" if self._crlf else "\n")
-        else:
-            self._lines = lines = io.StringIO(newline=end)
-            lines.__setstate__((text[:cut], end, 0, None))  # type: ignore[attr-defined]
+        self._lines = self._split(text[:cut]) if cut else _NO_LINES
+
+    def _split(self, text: str) -> Any:
+        """Return an iterator of lines."""
+        end = self._line_end
+        if end == "\n":
+            return io.StringIO(text, "" if self._crlf else "\n")
+        lines: Any = io.StringIO(newline=end)
+        lines.__setstate__((text, end, 0, None))  # the constructor would translate
+        return lines
 
     def _take_text(self) -> tuple[str, int]:
         """Take all that was decoded; the second is how many characters were read since the snapshot."""
@@ -1188,6 +1193,27 @@ class TextFile(File):
         return await self._in_turn(  # type: ignore[no-any-return]
             self._slowly, self._read, -1 if size is None else index(size)
         )
+
+    async def readlines(self, hint: int | None = -1) -> list[str]:
+        """Read lines until they are more than hint characters, or all."""
+        if hint is None or index(hint) <= 0:
+            self._telling = False  # as in the builtin, which iterates
+            text = await self.read()
+            self._telling = self._seekable
+            return list(self._split(text))
+        lines: list[str] = []
+        try:
+            while hint >= 0:
+                lines.append(await self.__anext__())
+                hint -= len(lines[-1])
+        except StopAsyncIteration:
+            pass
+        except BaseException:
+            read = "".join(lines)
+            text, used = self._take_text()
+            self._set_text(read + text, used - len(read))
+            raise
+        return lines
 
     async def _slowly(self, reader: Callable[..., Awaitable[str]], size: int) -> str:
         """Read with more than what was decoded; put everything back if that fails."""
@@ -1384,6 +1410,8 @@ class TextFile(File):
         flags, data = self._snapshot
         position -= len(data)
         used = self._before + self._lines.tell()
+        if used < 0:
+            raise OSError("telling position disabled by next() call")  # and a cancelled readlines()
         if not used:
             return position | flags << 64
         state = self._decoder.getstate()
@@ -1787,6 +1815,7 @@ def _assemble(
         text._mode = mode
         return text
     except BaseException:
+        raw.waits = True
         raw.close()
         raise
 

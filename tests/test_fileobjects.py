@@ -1,0 +1,509 @@
+# SPDX-License-Identifier: MIT
+"""File objects: order, cancellation, errors, pipes, O_DIRECT, wrapping, paths and temporary files.
+
+What it is: what the builtin's open() has no answer to, and the names of aiofiles and anyio.
+Must not know: which of the three answers a call: the caches, the ring or a thread.
+Invariant: every test closes its loop, and no descriptor is left.
+Read next: property/test_fileobjects.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import errno
+import gc
+import io
+import os
+import pathlib
+import sys
+import warnings
+
+import pytest
+
+from rawuring import fileobjects, fileops, files
+
+pytestmark = pytest.mark.leakcheck
+
+
+@pytest.fixture(params=["ring", "threads"])
+def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+    """Run a coroutine on a loop of its own, with the ring where there is one, and with threads only."""
+    if request.param == "threads":
+        monkeypatch.setattr(files, "_ring", lambda: None)
+    return asyncio.run
+
+
+@pytest.fixture
+def cold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the page cache's answers away."""
+    monkeypatch.setattr(fileops, "read_now", lambda *args: None)
+    monkeypatch.setattr(files, "read_now", lambda *args: None)
+
+
+class Gate:
+    """Holds reads at an offset back until it is opened."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.reached = asyncio.Event()
+        self.opened = asyncio.Event()
+        self.real = files.readinto_at
+        monkeypatch.setattr(files, "readinto_at", self.readinto_at)
+
+    async def readinto_at(self, fd: int, buffer: object, offset: int) -> int:
+        self.reached.set()
+        await self.opened.wait()
+        return await self.real(fd, buffer, offset)
+
+
+# ------------------------------------------------------------------------------------------------------
+# Order and cancellation
+
+
+def test_operations_when_one_waits_then_the_others_follow_in_the_order_of_their_calls(
+    run, cold, tmp_path, monkeypatch
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"one\ntwo\nthree\nfour\n")
+
+    async def main() -> None:
+        gate = Gate(monkeypatch)
+        async with files.open(path, "rb") as file:
+            tasks = [
+                asyncio.ensure_future(each)
+                for each in (file.readline(), file.read(2), file.tell(), file.__anext__(), file.read())
+            ]
+            await gate.reached.wait()
+            gate.opened.set()
+            assert await asyncio.gather(*tasks) == [b"one\n", b"tw", 6, b"o\n", b"three\nfour\n"]
+
+    run(main())
+
+
+def test_text_when_one_operation_waits_then_the_others_follow(run, cold, tmp_path, monkeypatch) -> None:
+    path = tmp_path / "file"
+    path.write_text("one\ntwo\nthree\n")
+
+    async def main() -> None:
+        gate = Gate(monkeypatch)
+        async with files.open(path) as file:
+            calls = file.readline(), file.__anext__(), file.read(3)
+            tasks = [asyncio.ensure_future(each) for each in calls]
+            await gate.reached.wait()
+            gate.opened.set()
+            assert await asyncio.gather(*tasks) == ["one\n", "two\n", "thr"]
+
+    run(main())
+
+
+@pytest.mark.parametrize("mode", ["rb", "r"])
+@pytest.mark.parametrize("name", ["read", "readline", "readlines"])
+def test_operation_when_cancelled_then_position_and_data_are_as_before(
+    run, cold, tmp_path, monkeypatch, mode, name
+) -> None:
+    """It has read a part, waits for the rest and is cancelled: the next one reads all of it."""
+    path = tmp_path / "file"
+    content = b"x" * 5000 + b"y" * 9000 + b"\nz"
+    path.write_bytes(content)
+
+    async def main() -> None:
+        async with files.open(path, mode, 4096) as file:
+            if mode == "r":
+                file._chunk = 4096
+            assert len(await file.read(10)) == 10
+            gate = Gate(monkeypatch)
+            task = asyncio.ensure_future(getattr(file, name)())
+            await gate.reached.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            gate.opened.set()
+            if (mode, name) != ("r", "readlines"):  # which iterates, so that it disables tell()
+                assert await file.tell() == 10
+            rest = await file.read()
+            assert (rest if mode == "rb" else rest.encode()) == content[10:]
+
+    run(main())
+
+
+def test_operation_when_cancelled_while_it_waits_for_its_turn_then_the_next_has_it(
+    run, cold, tmp_path, monkeypatch
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456789")
+
+    async def main() -> None:
+        gate = Gate(monkeypatch)
+        async with files.open(path, "rb") as file:
+            first = asyncio.ensure_future(file.read(1))
+            await gate.reached.wait()
+            second, third = (asyncio.ensure_future(file.read(n)) for n in (2, 3))
+            await asyncio.sleep(0)
+            second.cancel()
+            gate.opened.set()
+            assert await asyncio.gather(first, third) == [b"0", b"123"]
+
+    run(main())
+
+
+def test_pipe_when_a_read_is_cancelled_then_the_next_gets_its_bytes(run) -> None:
+    reading, writing = os.pipe()
+
+    async def main() -> None:
+        async with files.open(reading, "rb") as file:
+            os.write(writing, b"half a li")
+            task = asyncio.ensure_future(file.readline())
+            while file._raw.lacks or not file._busy:
+                await asyncio.sleep(0)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            os.write(writing, b"ne\nand more")
+            os.close(writing)
+            assert await file.readline() == b"half a line\n"
+            assert await file.read() == b"and more"
+
+    run(main())
+
+
+def test_async_with_when_cancelled_then_the_file_is_written_and_closed(run, tmp_path) -> None:
+    path = tmp_path / "file"
+    opened = []
+
+    async def hold() -> None:
+        async with files.open(path, "w") as file:
+            opened.append(file)
+            await file.write("text")
+            await asyncio.Event().wait()
+
+    async def main() -> None:
+        task = asyncio.ensure_future(hold())
+        while not opened:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert opened[0].closed
+
+    run(main())
+    assert path.read_text() == "text"
+
+
+def test_appends_when_many_at_once_then_one_after_another(run, tmp_path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"begin\n")
+
+    async def main() -> None:
+        async with files.open(path, "ab", 16) as file:
+            await asyncio.gather(*(file.write(b"%04d\n" % n * 20) for n in range(50)))
+            assert await file.tell() == 6 + 50 * 100
+
+    run(main())
+    assert path.read_bytes() == b"begin\n" + b"".join(b"%04d\n" % n * 20 for n in range(50))
+
+
+def test_positional_operations_then_beside_the_position(run, tmp_path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456789")
+
+    async def main() -> None:
+        async with files.open(path, "r+b") as file:
+            assert await file.read(2) == b"01"
+            assert await file.write_at(b"XY", 8) == 2
+            assert await file.read_at(5, 6) == b"67XY"
+            buffer = bytearray(3)
+            assert await file.readinto_at(buffer, 1) == 3
+            assert (buffer, await file.tell()) == (b"123", 2)
+            with pytest.raises(OSError):
+                await file.read_at(1, -1)
+        async with files.open(path, "wb") as file:
+            with pytest.raises(io.UnsupportedOperation):
+                await file.read_at(1, 0)
+
+    run(main())
+
+
+# ------------------------------------------------------------------------------------------------------
+# Errors
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+@pytest.mark.parametrize("mode", ["wb", "w"])
+def test_close_when_the_device_is_full_then_it_says_so_and_closes_all_the_same(run, mode) -> None:
+    async def main() -> None:
+        file = await files.open("/dev/full", mode)
+        await file.write(b"lost" if mode == "wb" else "lost")
+        with pytest.raises(OSError) as caught:
+            await file.flush()
+        assert caught.value.errno == errno.ENOSPC
+        with pytest.raises(OSError) as caught:
+            await file.close()
+        assert caught.value.errno == errno.ENOSPC
+        assert file.closed
+        await file.close()
+
+    run(main())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs RLIMIT_FSIZE")
+def test_write_when_it_fails_then_what_was_accepted_is_written_later(run, tmp_path) -> None:
+    import resource
+    import signal
+
+    path = tmp_path / "file"
+
+    async def main() -> None:
+        async with files.open(path, "wb", 64) as file:
+            await file.write(b"a" * 60)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+            for _ in range(2):
+                with pytest.raises(OSError):
+                    await file.write(b"b" * 60)
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            await file.write(b"c" * 60)
+
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        run(main())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert path.read_bytes() == b"a" * 60 + b"c" * 60
+
+
+def test_file_when_forgotten_then_written_and_closed_with_a_warning(tmp_path) -> None:
+    path = tmp_path / "file"
+
+    async def main() -> None:
+        file = await files.open(path, "wb")
+        await file.write(b"data")
+
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        asyncio.run(main())
+        for _ in range(3):
+            gc.collect()
+    assert [each for each in found if issubclass(each.category, ResourceWarning)]
+    assert path.read_bytes() == b"data"
+
+
+def test_directory_and_missing_file_then_the_builtins_words(run, tmp_path) -> None:
+    for path in (str(tmp_path), str(tmp_path / "none")):
+        with pytest.raises(OSError) as theirs:
+            builtins.open(path)  # noqa: SIM115
+        with pytest.raises(OSError) as ours:
+            run(_close(files.open(path)))
+        assert str(ours.value) == str(theirs.value)
+
+
+async def _close(opening) -> None:
+    await (await opening).close()
+
+
+# ------------------------------------------------------------------------------------------------------
+# Descriptors
+
+
+def test_flush_and_fileno_then_the_descriptor_is_where_the_file_is(run, tmp_path) -> None:
+    path = tmp_path / "file"
+
+    async def main() -> None:
+        async with files.open(path, "w") as file:
+            await file.write("head\n")
+            await file.flush()
+            os.write(file.fileno(), b"from a child\n")
+
+    run(main())
+    assert path.read_bytes() == b"head\nfrom a child\n"
+
+
+def test_descriptor_when_not_ours_then_left_open_where_the_file_was(run, tmp_path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456789")
+    fd = os.open(path, os.O_RDONLY)
+
+    async def main() -> None:
+        async with files.open(fd, "rb", 0, closefd=False) as file:
+            assert await file.read(4) == b"0123"
+
+    try:
+        run(main())
+        assert os.read(fd, 2) == b"45"
+    finally:
+        os.close(fd)
+
+
+def test_opener_then_called_in_a_thread_with_path_and_flags(run, tmp_path) -> None:
+    calls = []
+
+    def opener(path: str, flags: int) -> int:
+        calls.append((path, flags & os.O_CREAT))
+        return os.open(tmp_path / "other", flags, 0o600)
+
+    async def main() -> None:
+        async with files.open("name", "w", opener=opener) as file:
+            assert file.name == "name"
+            await file.write("x")
+        for answer, error in ((-1, ValueError), ("x", TypeError)):
+            with pytest.raises(error):
+                await files.open("name", opener=lambda path, flags, answer=answer: answer)
+
+    run(main())
+    assert calls == [("name", os.O_CREAT)]
+    assert (tmp_path / "other").read_text() == "x"
+
+
+@pytest.mark.parametrize("kind", ["rb", "r"])
+def test_detach_then_the_builtins_file_at_the_same_place(run, tmp_path, kind) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456789")
+
+    async def main() -> None:
+        file = await files.open(path, kind)
+        with file.detach() as below:
+            assert below.read(4) == b"0123"
+        with pytest.raises(ValueError, match="detached"):
+            await file.read()
+
+    run(main())
+
+
+@pytest.mark.skipif(not hasattr(os, "O_DIRECT"), reason="no O_DIRECT here")
+def test_direct_then_any_position_and_length(run, tmp_path) -> None:
+    path = tmp_path / "file"
+    content = bytes(range(256)) * 40 + b"tail"
+
+    async def main() -> None:
+        async with files.open(path, "w+b", direct=True) as file:
+            assert await file.write(content) == len(content)
+            await file.seek(0)
+            assert await file.read() == content
+            await file.seek(5000)
+            assert await file.read(100) == content[5000:5100]
+            assert await file.read_at(30, 4090) == content[4090:4120]
+            assert await file.write_at(b"HERE", 4094) == 4
+        async with files.open(path, direct=True, encoding="latin-1") as file:
+            assert len(await file.read()) == len(content)
+
+    try:
+        run(main())
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            pytest.skip("this file system knows no O_DIRECT")
+        raise
+    assert path.read_bytes() == content[:4094] + b"HERE" + content[4098:]
+
+
+# ------------------------------------------------------------------------------------------------------
+# Other names
+
+
+def test_wrap_then_objects_descriptors_and_nothing_else(run, tmp_path) -> None:
+    path = tmp_path / "file"
+
+    async def main() -> None:
+        with path.open("w") as file:
+            wrapped = files.wrap_file(file, limiter="limiter")
+            assert wrapped.limiter == "limiter"
+            assert await wrapped.write("one\ntwo\n") == 8
+        async with files.wrap(path.open()) as wrapped:
+            assert [line async for line in wrapped] == ["one\n", "two\n"]
+            assert wrapped.encoding
+        async with files.wrap(io.BytesIO(b"memory")) as wrapped:
+            assert await wrapped.read(3) == b"mem"
+        async with files.wrap(os.open(path, os.O_RDONLY)) as wrapped:
+            assert isinstance(wrapped, fileobjects.BufferedFile)
+            assert await wrapped.read() == b"one\ntwo\n"
+
+    run(main())
+    for thing in (int, [1], lambda: 0, io.FileIO, True):
+        with pytest.raises(TypeError):
+            files.wrap(thing)
+
+
+def test_names_of_aiofiles_and_anyio_then_there(run, tmp_path) -> None:
+    path = tmp_path / "file"
+
+    async def main() -> None:
+        async with await files.open_file(path, "w") as file:
+            assert isinstance(file, files.AsyncFile)
+            assert await file.writable()
+            assert file.writable()
+        assert (await files.os.stat(path)).st_size == 0
+        assert await files.os.path.exists(path)
+        await files.os.remove(path)
+        async with files.threadpool.open(path, "w") as file:
+            await file.write("x")
+
+    run(main())
+    assert files.os is not os
+
+
+def test_path_then_as_pathlibs(run, tmp_path) -> None:
+    async def main() -> None:
+        path = files.Path(tmp_path) / "a"
+        assert isinstance(path, (files.Path, pathlib.PurePath))
+        assert path == pathlib.PurePath(tmp_path, "a")
+        await path.mkdir()
+        assert await (path / "b").write_text("one\ntwo") == 7
+        await (path / "link").symlink_to(path)
+        assert await (path / "b").read_text() == "one\ntwo"
+        assert await (path / "b").read_bytes() == b"one\ntwo"
+        assert await (path / "b").is_file() and await path.is_dir()
+        assert not await (path / "c").exists()
+        assert sorted([each.name async for each in path.iterdir()]) == ["b", "link"]
+        assert [each async for each in path.glob("b*")] == [path / "b"]
+        assert [(str(root), folders, sorted(names)) async for root, folders, names in path.walk()] == [
+            (str(path), [], ["b", "link"])
+        ]
+        async with path.joinpath("b").open() as file:
+            assert await file.readlines() == ["one\n", "two"]
+        assert await (await (path / "b").rename(path / "c")).exists()
+        await (path / "c").unlink()
+        await (path / "c").unlink(missing_ok=True)
+        with pytest.raises(FileNotFoundError):
+            await (path / "c").unlink()
+        with pytest.raises(TypeError, match="data must be str, not bytes"):
+            await (path / "c").write_text(b"x")
+
+    run(main())
+
+
+def test_temporary_files_then_gone_in_the_end(run, tmp_path) -> None:
+    async def main() -> None:
+        async with files.tempfile.TemporaryFile("w+") as file:
+            await file.write("text")
+            await file.seek(0)
+            assert await file.read() == "text"
+        async with files.tempfile.NamedTemporaryFile(dir=tmp_path) as file:
+            assert await file.write(b"x") == 1
+            await file.flush()
+            assert os.path.getsize(file.name) == 1
+        async with files.tempfile.SpooledTemporaryFile(max_size=4) as file:
+            await file.write(b"1234")
+            assert not file._file._rolled
+            await file.write(b"5")
+            assert file._file._rolled
+            await file.seek(0)
+            assert await file.read() == b"12345"
+        async with files.tempfile.TemporaryDirectory(dir=tmp_path) as name:
+            assert os.path.isdir(name)
+
+    run(main())
+    assert not list(tmp_path.iterdir())
+
+
+def test_standard_streams_then_those_of_sys(run, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("in\n"))
+
+    async def main() -> None:
+        assert await files.stdin.readline() == "in\n"
+        await files.stdout.write("out")
+        await files.stderr.write("err")
+
+    run(main())
+    assert capsys.readouterr() == ("out", "err")
