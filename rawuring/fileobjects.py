@@ -1071,6 +1071,7 @@ class TextFile(File):
         self._chunk_now = self._chunk
         # The text that was decoded and not read: whole lines as an iterator, and the rest.
         self._lines: Any = _NO_LINES
+        self._next: Callable[[], str] = _NO_LINES.__next__
         self._tail = ""
         # How many characters were read since the snapshot and before _lines.
         self._before = 0
@@ -1141,6 +1142,7 @@ class TextFile(File):
         self._tail = text[cut:]
         self._before = before
         self._lines = self._split(text[:cut]) if cut else _NO_LINES
+        self._next = self._lines.__next__
 
     def _split(self, text: str) -> Any:
         """Return an iterator of lines."""
@@ -1155,17 +1157,19 @@ class TextFile(File):
         """Take all that was decoded; the second is how many characters were read since the snapshot."""
         used = self._before + self._lines.tell()
         text = self._lines.read() + self._tail
-        self._lines, self._tail = _NO_LINES, ""
+        self._lines, self._next, self._tail = _NO_LINES, _NO_LINES.__next__, ""
         return text, used
 
     def _forget(self) -> None:
-        self._lines, self._tail, self._before, self._snapshot = _NO_LINES, "", 0, None
+        self._lines, self._next, self._tail = _NO_LINES, _NO_LINES.__next__, ""
+        self._before, self._snapshot = 0, None
 
     async def __anext__(self) -> str:
         self._telling = False
-        line = self._lines.readline()
-        if line:
-            return line  # type: ignore[no-any-return]
+        try:
+            return self._next()
+        except StopIteration:
+            pass
         line = await self._in_turn(self._slowly, self._readline, -1)
         if line:
             return line  # type: ignore[no-any-return]
@@ -1204,8 +1208,10 @@ class TextFile(File):
         lines: list[str] = []
         try:
             while hint >= 0:
-                lines.append(await self.__anext__())
-                hint -= len(lines[-1])
+                self._telling = False
+                more = self._lines.readlines(hint) if hint else None
+                lines += more or [await self.__anext__()]
+                hint -= sum(map(len, more)) if more else len(lines[-1])
         except StopAsyncIteration:
             pass
         except BaseException:
