@@ -906,6 +906,36 @@ MUTANTS = (
         "tests/test_aio.py -k denied_when_names",
     ),
     Mutant(
+        "asyncring: a request that was not sent is cancelled in the kernel", "rawuring/asyncring.py",
+        "            self._unsent = self._ring._withdraw(self._at - 1, self.token)\n", "",
+        "tests/test_asyncring.py -k before_it_is_sent",
+    ),
+    Mutant(
+        "asyncring: a late result is nobody's", "rawuring/asyncring.py",
+        "        if self._late is not None and res >= 0:\n", "        if False:\n",
+        "tests/test_asyncring.py -k 'comes_too_late or kernel_receives'",
+    ),
+    Mutant(
+        "asyncring: the result of a task that is cancelled before it runs is dropped", "rawuring/asyncring.py",
+        "                self._taken = True\n                self._give_late(self.result())\n", "                pass\n",
+        "tests/test_asyncring.py -k 'result_is_there or kernel_receives'",
+    ),
+    Mutant(
+        "asyncring: a stream begins without what came too late", "rawuring/asyncring.py",
+        "            if _late_of and source.sock in _late_of:\n", "            if False:\n",
+        "tests/test_asyncring_random.py",
+    ),
+    Mutant(
+        "asyncring: requests that were not sent are dropped when the loop closes", "rawuring/asyncring.py",
+        "            self._end_unsent()\n", "",
+        "tests/test_asyncring.py -k closed_with_requests",
+    ),
+    Mutant(
+        "asyncring: no timer of the loop's own behind a linked timeout", "rawuring/asyncring.py",
+        "        future._stop_at(timeout)\n", "        future._stop_at(3600)\n",
+        "tests/test_asyncring.py -k begins_in_a_worker",
+    ),
+    Mutant(
         "aio: close() does not end the requests of its ring", "rawuring/aio.py",
         "                found.close()\n", "                pass\n",
         "tests/test_aio_uring.py -k loop_is_closed",
