@@ -323,10 +323,11 @@ class _TimedFuture(RequestFuture):
 
 
 class ChainBroken(OSError):
-    """Raised by a chain of which a part failed; the parts behind it were not started.
+    """Raised by a chain of which a part failed; the parts behind it have completed with -ECANCELED.
 
-    ``index`` is the number of that part, ``results`` are the res of all parts. The errno is that of the
-    part; it is ECANCELED where a part did less than it was asked for, such as a short read.
+    (A failed fsync, and before 5.15 a closed descriptor, does not stop them.) ``index`` is the number of that
+    part, ``results`` are the res of all parts. The errno is that of the part; it is ECANCELED where a part
+    did less than it was asked for, such as a short read.
     """
 
     def __init__(self, index: int, results: list[int], prep: Any) -> None:

@@ -505,19 +505,19 @@ async def test_chain_when_all_succeed_then_their_results_in_order(ring) -> None:
 async def test_chain_when_a_part_fails_then_it_says_which(ring) -> None:
     with a_pipe() as (r, w):
         memory = allocate(8)
-        bad = (ops.prep_fsync, r, 0)
-        with pytest.raises(asyncring.ChainBroken, match=r"part 1 of 3 \(fsync\)") as caught:
+        bad = (ops.prep_accept, r, 0, 0, 0)
+        with pytest.raises(asyncring.ChainBroken, match=r"part 1 of 3 \(accept\)") as caught:
             await ring.chain((ops.prep_nop,), bad, (ops.prep_nop,))
         assert caught.value.index == 1
-        assert caught.value.errno == errno.EINVAL
-        assert caught.value.results == [0, -errno.EINVAL, -errno.ECANCELED]
+        assert caught.value.errno == errno.ENOTSOCK
+        assert caught.value.results == [0, -errno.ENOTSOCK, -errno.ECANCELED]
         os.write(w, b"abc")
         with pytest.raises(asyncring.ChainBroken, match="3 is less than was asked for") as caught:
             await ring.chain((ops.prep_read, r, pin(memory, True), None, 0), (ops.prep_nop,))
         assert caught.value.index == 0
         with pytest.raises(asyncring.ChainBroken) as caught:
             await ring.chain((ops.prep_nop,), bad, (ops.prep_nop,), hard=True)
-        assert caught.value.results == [0, -errno.EINVAL, 0]
+        assert caught.value.results == [0, -errno.ENOTSOCK, 0]
 
 
 @on_each_loop
