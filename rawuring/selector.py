@@ -1032,18 +1032,21 @@ class EpollWait(Strategy):
             sq, token = self.ring.sq, self._wait.token
             if sq.sqe_tail <= self._armed_at:  # the wait was not queued
                 self._inflight.entries.pop(token, None)
+            unsent = set()
             for index in range(sq.sqe_tail - sq.pending(), sq.sqe_tail):
                 slot = sq.slots[index & sq.ring_mask]
                 user_data = _USER_DATA.unpack_from(slot, 32)[0]
+                unsent.add(user_data)
                 if user_data & _CTL and user_data not in self._unanswered:
                     self._unanswered = [*self._unanswered, user_data]
                 if user_data & _CTL or user_data == token:
                     slot[0] = uapi.IORING_OP_NOP  # in place: requests of others stand beside it
                 if user_data == token:
                     self._prepare_wait(self._wait.capacity)  # that one ends as a NOP
-            while self._unanswered:  # or a change that is sent again could be made before an older one
+            # Or a change that is sent again could be made before an older one.
+            while not unsent.issuperset(self._unanswered):
                 self._take_completions(False)
-                if self._unanswered:
+                if not unsent.issuperset(self._unanswered):
                     self.ring.submit_and_wait(1)
         for fd in tuple(_snapshot(self._on_the_way)):
             self._note(fd)
@@ -1102,7 +1105,9 @@ class EpollWait(Strategy):
             if user_data & _CTL:
                 if res < 0:
                     self._control_failed(user_data & ~_CTL, -res)
-                self._unanswered = [each for each in self._unanswered if each != user_data]
+                if user_data in self._unanswered:
+                    at = self._unanswered.index(user_data)
+                    self._unanswered = self._unanswered[:at] + self._unanswered[at + 1 :]
             elif user_data == self._wait.token:
                 if self._inflight.entries.pop(user_data, None) and report:
                     ready += self._collect(res)

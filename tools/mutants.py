@@ -1010,7 +1010,7 @@ MUTANTS = (
     ),
     Mutant(
         "selector: what was on its way is sent again before its answer has come", "rawuring/selector.py",
-        "            while self._unanswered:  # or", "            while False:  # or",
+        "            while not unsent.issuperset(self._unanswered):\n", "            while False:\n",
         "tests/test_selector.py -k worker_makes",
     ),
     # (end of the selector and asyncio)
