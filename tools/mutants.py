@@ -1346,6 +1346,22 @@ MUTANTS = (
         '    if os.path.islink(path):\n        raise OSError("Cannot', '    if False:\n        raise OSError("Cannot',
         "tests/test_files_batches.py -k links_are_not_followed",
     ),
+    Mutant(
+        "a cancelled read of a file object loses what it had", "rawuring/fileobjects.py",
+        '            raw.put_back(self._sync, b"".join(parts))\n', "",
+        "tests/test_fileobjects.py -k position_and_data",
+    ),
+    Mutant(
+        "a write that raised is written later all the same", "rawuring/fileobjects.py",
+        "            fits = self._pending + n <= self._size and not self._raw._notes\n",
+        "            fits = self._pending + n <= self._size\n",
+        "tests/test_fileobjects.py -k accepted_is_written_later",
+    ),
+    Mutant(
+        "the operations of one file do not wait for each other", "rawuring/fileobjects.py",
+        "            self._busy = True\n            return\n", "            return\n",
+        "tests/test_fileobjects.py -k order_of_their_calls",
+    ),
 )  # fmt: skip
 
 
