@@ -679,10 +679,12 @@ class Files(Worker):
 
     async def sync(self, number: int) -> None:
         """Make a batch without a loop, in a thread."""
-        paths = [self.soak.scratch / "truth"] * 2
-        found = await files.call(files.sync.read_many, paths, depth=2)
-        if found != [self.truth] * 2:
-            raise Corrupt("a file that was read whole")
+        path = self.soak.scratch / "truth"
+        offsets = [self.random.randrange(FILE_BYTES) for _ in range(20)]
+        # No large blocks: each thread has an arena of its own, which keeps them.
+        found = await files.call(files.sync.read_many, [(path, offset, SLOT) for offset in offsets], depth=8)
+        if found != [self.truth[offset : offset + SLOT] for offset in offsets]:
+            raise Corrupt("ranges that were read without a loop")
 
     def end(self) -> None:
         files.sync.remove_tree(self.folder)
