@@ -578,8 +578,7 @@ async def close_fd(fd: int) -> None:
     may have to wait for a server, or for a device that is slow, and are closed behind the task's back if it
     is cancelled.
     """
-    if perf_counter() > _turn.until:
-        await _breathe()
+    # Nothing is awaited before it is certain that the descriptor will be closed.
     if fileops.closes_at_once(fd):
         os.close(fd)
         return

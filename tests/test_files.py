@@ -462,3 +462,31 @@ def test_threads_when_each_job_waits_for_the_next_then_there_are_enough_of_them(
         pool.put(barrier.wait)
     barrier.wait(60)
     assert pool.count == 4
+
+
+def test_close_when_the_task_is_cancelled_at_once_then_it_is_closed(tmp_path: Path, way: str) -> None:
+    async def main() -> None:
+        for flags in (os.O_RDONLY, os.O_RDWR | os.O_CREAT):
+            for turns in range(4):
+                fd = os.open(tmp_path / "file", flags | os.O_CREAT)
+                files._turn.loop, files._turn.until = asyncio.get_running_loop(), 0.0  # used up
+                closing = asyncio.ensure_future(files.close_fd(fd))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                closing.cancel()
+                if turns:  # a task that is cancelled before it has begun never begins
+                    await asyncio.gather(closing, return_exceptions=True)
+                    assert not _is_open(fd)
+                else:
+                    os.close(fd)
+                files._end_turn()
+
+    run(main())
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
