@@ -4,7 +4,7 @@
 What it is: what the builtin's open() has no answer to, and the names of aiofiles and anyio.
 Must not know: which of the three answers a call: the caches, the ring or a thread.
 Invariant: every test closes its loop, and no descriptor is left.
-Read next: property/test_fileobjects.py.
+Read next: property/test_fileobjects_properties.py.
 """
 
 from __future__ import annotations
