@@ -1007,7 +1007,9 @@ class AsyncRing(Uncopyable):
         """
         _check_socket(sock)
         group = buffers
-        if group is None and self._group is None:
+        # SOCKET is of 5.19, too. Not by trying: 5.10 answers a registration that it does not know only when
+        # nothing is in flight any more.
+        if group is None and self._group is None and self.supports(uapi.IORING_OP_SOCKET):
             try:
                 self._group = self._make_group()
             except OSError:  # before 5.19: the request would not work either
