@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 # pyright: basic
-"""The table of what is in flight: token -> (handler, what must stay alive).
+"""The table of the requests in flight: token -> (handler, objects that must stay alive).
 
-What it is: the one owner of the memory that the kernel may still read or write, and the way from a CQE
-to whoever waits for it.
+What it is: the one owner of the memory that the kernel may still read or write, and the way from a CQE to its
+handler.
 Mirrors: CPython's IocpProactor cache, TigerBeetle's Completion.
-Must not know: what an operation does, or which descriptor it is about.
+Must not know: what an operation does, or its descriptor.
 Invariant: an entry leaves the table with the last CQE of its request and not before, so its memory is
 referenced from here at every moment at which the kernel may touch it.
 Read next: debug.py, or at once fdmon.py.
@@ -15,16 +15,17 @@ ring may use it, and Linux 5.1 suffices.
 
 Facts about completions, and what follows from them:
 
-* user_data comes back as it was sent. It is a token here, from a counter that is never set back: a late
-  CQE of a forgotten request is a miss in a dictionary, and a cancellation that comes too late gets a clean
-  -ENOENT. It is never an address. Tokens fill the range from TOKEN_BASE to 2 * TOKEN_BASE - 1, so a plain
-  request whose user_data is a small number, a descriptor or an address cannot end somebody's hold.
+* user_data is returned as it was sent. It is a token here, from a counter that is never set back: a late CQE
+  of a removed request is a miss in a dictionary, and a cancellation that comes too late completes with a
+  clean -ENOENT. It is never an address. Tokens fill the range from TOKEN_BASE to 2 * TOKEN_BASE - 1, so a
+  plain request whose user_data is a small number, a descriptor or an address cannot release the memory of
+  another.
 * A request ends with its CQE without IORING_CQE_F_MORE. This one rule covers multishot requests and
   zero-copy sends, whose first CQE has F_MORE and whose last is the notification.
 * IOSQE_CQE_SKIP_SUCCESS posts no CQE on success, so such a request must not be held here.
-* Closing the descriptor cancels requests only some time later: a large read went on filling its buffer for
-  130 ms after close(). So close() cancels, waits for the last CQE, and what does not end in time stays
-  referenced for ever, with a ResourceWarning: a leak is better than a write into somebody else's memory.
+* Closing the descriptor cancels requests only some time later: a large read continued to fill its buffer for
+  130 ms after close(). So close() cancels, waits for the last CQE, and requests that do not end in time stay
+  referenced for ever, with a ResourceWarning: a leak is better than a write into another object's memory.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ if TYPE_CHECKING:
 #: How long close() waits for requests to end, unless told otherwise.
 CLOSE_TIMEOUT_NS = 5_000_000_000
 
-#: The first token; all have 1 in their highest byte, and no other user_data should. Besides, 0 is for
-#: requests that nobody waits for, and 2**64 - 1 is the ring's own TIMEOUT.
+#: The first token; all have 1 in their highest byte, and no other user_data should. In addition, 0 is for
+#: requests without a waiter, and 2**64 - 1 is the ring's own TIMEOUT.
 TOKEN_BASE = 1 << 56
 
 # One counter for the process: a token that is meant for one table must not be found in another.
@@ -70,21 +71,21 @@ next_token = _tokens.__next__
 # 1 << 55 is selector.py's: no token has it.
 _blocks = itertools.count((TOKEN_BASE | 1 << 54) >> 16)
 
-# user_data of what close() asks: no tokens, for nobody waits for them in a table.
+# user_data of the requests of close(): not tokens, because no table waits for them.
 _next_question = itertools.count(0xFFFFFFFF00000000).__next__
 
 _NOTHING: tuple[Any, ...] = ()
 _user_data = struct.Struct("=32xQ").unpack_from
 
-# For functions of ops.py, how many arguments stand between the SQE and user_data, and which are addresses, as
-# ops.memory_arguments() tells.
+# For functions of ops.py, the number of arguments between the SQE and user_data, and those that are
+# addresses, from ops.memory_arguments().
 _known: dict[Any, tuple[int, Any]] = {}
 _WHOLE = slice(None)
 # Stands on the list of handlers to run for one that is found when its columns are made.
 _COLUMNS = (None,)
 _MORE = uapi.IORING_CQE_F_MORE
 
-# What close() had to give up on. Never emptied; see the head of this file.
+# Entries that close() could not end. Never emptied; see the head of this file.
 _kept: list[Any] = []
 
 
@@ -97,11 +98,11 @@ class Request(namedtuple("Request", "token operation handler age_ns holds place 
     token: int
     #: The operation, such as "read"; empty when the request came through hold().
     operation: str
-    #: Who waits for it.
+    #: Its handler.
     handler: Any
-    #: For how long, in nanoseconds; None unless RAWURING_DEBUG=1.
+    #: Its age in nanoseconds; None unless RAWURING_DEBUG=1.
     age_ns: int | None
-    #: What it keeps alive.
+    #: The objects that it keeps alive.
     holds: tuple[Any, ...]
     #: The line that started it; known with RAWURING_DEBUG=1 only.
     place: str
@@ -122,7 +123,7 @@ class Request(namedtuple("Request", "token operation handler age_ns holds place 
 def _explain(
     error: Exception, prep: Callable[..., None], arguments: Iterable[Any], options: dict[str, Any]
 ) -> Exception:
-    """Say which argument struct, or the arithmetic before it, did not like."""
+    """Name the argument that struct, or the arithmetic before it, rejected."""
     name = getattr(prep, "__name__", "prep")
     for argument in (*arguments, *(value for key, value in options.items() if key != "cmd")):
         if not hasattr(argument, "__index__"):
@@ -130,7 +131,8 @@ def _explain(
             return TypeError(
                 f"{wanted}; memory is given as pin(object), and None stands only for the length of a Pin"
             )
-    # An argument is missing, or one too many; or prep has its own rules. PyPy says so of a negative number.
+    # An argument is missing, or one too many; or prep has its own rules. PyPy raises this for a negative
+    # number.
     if isinstance(error, TypeError) or (isinstance(error, ValueError) and "negative" not in str(error)):
         return error
     given = ", ".join(f"{argument!r:.40}" for argument in (*arguments, *options.values()))
@@ -142,7 +144,7 @@ def _refuse_handler(handler: Any) -> None:
 
 
 def _objects(holds: Any) -> tuple[Any, ...]:
-    """Make sure that what is to be held are objects, and not the contents of one or a mere address."""
+    """Make sure that holds contains objects, and is not the contents of one or a mere address."""
     if not isinstance(holds, (tuple, list)) and (
         isinstance(holds, (str, Mapping)) or not isinstance(holds, Collection) or _is_buffer(holds)
     ):
@@ -172,13 +174,13 @@ def _is_buffer(value: Any) -> bool:
 def _addresses(
     prep: Callable[..., None], plan: Any, arguments: tuple[Any, ...], options: dict[str, Any]
 ) -> tuple[list[Any], list[Any]]:
-    """Put addresses in the place of objects that have one, and lengths in the place of None.
+    """Replace objects by their addresses, and None by lengths.
 
-    Returns: the arguments, and the objects, which have to be held. The options are changed.
+    Returns: the arguments, and the objects to hold. The options are changed.
     """
     values: list[Any] = list(arguments)
     found: list[Any] = []
-    if plan is None:  # somebody else's function
+    if plan is None:  # a function from elsewhere
         for i, value in enumerate(arguments):
             if hasattr(value, "address"):
                 values[i] = value.address
@@ -216,7 +218,7 @@ def _addresses(
 
 
 def _learn(prep: Callable[..., None]) -> tuple[int, Any]:
-    """Find out what _known is to say of a function; (-1, None) for one from elsewhere."""
+    """Compute the entry of _known for a function; (-1, None) for one from elsewhere."""
     plan = memory_arguments(prep)
     if plan is None:
         return -1, None
@@ -226,11 +228,11 @@ def _learn(prep: Callable[..., None]) -> tuple[int, Any]:
 
 
 def _unanswered(prep: Callable[..., None], token: int, sqe: bytearray) -> Exception:
-    """Say why no CQE would ever come with the token of a request: it would be held for ever."""
+    """Explain why no CQE would ever have the token of a request, which would be held for ever."""
     name = getattr(prep, "__name__", "prep")
     if sqe[32:40] != token.to_bytes(8, sys.byteorder):
         return TypeError(
-            f"{name}() did not take {token} as user_data: an argument is missing, or user_data was given"
+            f"{name}() did not use {token} as user_data: an argument is missing, or user_data was given"
         )
     return ValueError(f"{name}(): with IOSQE_CQE_SKIP_SUCCESS no CQE says when the memory is free")
 
@@ -249,7 +251,7 @@ class _Many:
 
 
 class InFlight(Uncopyable):
-    """The requests of one ring that have not completed yet.
+    """The requests of one ring that have not yet completed.
 
     In use: ``table.start(ops.prep_read, fd, pin(memory, True), None, 0, handler=...)``, or by hand
     ``token = table.hold(handler, pin)`` and an SQE with user_data=token. Then submit, ``table.reap()`` and
@@ -261,17 +263,17 @@ class InFlight(Uncopyable):
 
         Args: ring is where the requests will be submitted and cancelled.
         """
-        # Weak: the ring owns its table. The other way round, or both ways, a ring that is forgotten with work
-        # in flight would be a cycle, whose weak references die before anything could be drained.
+        # Weak: the ring owns its table. Otherwise a ring that is dropped with requests in flight would be a
+        # cycle, whose weak references die before anything could be drained.
         self._ring = weakref.ref(ring)
-        #: token -> (handler, what must stay alive), and the prep function where it is known. An entry leaves
-        #: when the final CQE has been reaped and its handler is about to run.
+        #: token -> (handler, objects that must stay alive), and the prep function if it is known. An entry
+        #: leaves when the final CQE has been reaped and its handler is about to run.
         self.entries: dict[int, tuple[Any, ...]] = {}
-        #: CQEs whose token was not in the table: late ones, or another table's. What has a user_data that is
-        #: no token is not counted.
+        #: CQEs whose token was not in the table: late ones, or another table's. CQEs whose user_data is not a
+        #: token are not counted.
         self.unknown = 0
-        #: What dispatch() is about to call, empty when that is nothing: (handler, res, flags); where signal
-        #: handlers run at any moment, a starmap that calls it once.
+        #: The calls that dispatch() is about to make, if any: (handler, res, flags); where signal handlers
+        #: run at any moment, a starmap that makes the call once.
         self.ready: deque[Any] = deque()
         # Completions on their way from the ring to their handlers: reaped; being dispatched, with what _begin
         # was; and of those the ones that dispatch() leaves to complete().
@@ -302,10 +304,10 @@ class InFlight(Uncopyable):
     def hold(self, handler: Any, *keepalive: Any) -> int:
         """Enter a request and keep objects alive until it has ended.
 
-        Args: handler is called as handler(res, flags) for each CQE, or None; keepalive is whatever the kernel
-            may touch: pins, timespecs, iovecs, paths.
+        Args: handler is called as handler(res, flags) for each CQE, or None; keepalive are the objects that
+            the kernel may touch: pins, timespecs, iovecs, paths.
         Returns: the token, to be used as the SQE's user_data, once.
-        Raises: TypeError for a handler that cannot be called, and for a number in the place of a Pin.
+        Raises: TypeError for a handler that is not callable, and for a number instead of a Pin.
         Lifetime: until the final CQE.
         """
         if handler is not None and not callable(handler):
@@ -325,14 +327,15 @@ class InFlight(Uncopyable):
         """Queue a request and hold it, or neither.
 
         Args: prep is a function of ops.py; arguments are its own, from the second on and without user_data;
-            options are its keywords; handler as for hold(). Where prep wants an address, a Pin or another
-            object of buffers.py is given, which is held then; None in the place of its length stands for all
-            of it. holds are other objects to be held: those whose address is given as a number.
+            options are its keywords; handler as for hold(). For an address, pass a Pin or another object of
+            buffers.py, which is then held; None as its length means all of it. holds are further objects to
+            hold: those whose address is passed as a number.
         Returns: the token, which is the request's user_data.
-        Raises: SubmissionQueueFull; TypeError for what is no integer and has no address, for a missing
-            argument, for a handler that cannot be called, for holds that is no collection of objects, and for
-            read-only memory that the kernel would write; OverflowError for what its field cannot hold;
-            ValueError for more bytes than a Pin has, and for IOSQE_CQE_SKIP_SUCCESS; what else prep raises.
+        Raises: SubmissionQueueFull; TypeError for anything that is neither an integer nor has an address, for
+            a missing argument, for a handler that is not callable, for holds that is not a collection of
+            objects, and for read-only memory that the kernel would write; OverflowError for a value that does
+            not fit its field; ValueError for more bytes than a Pin has, and for IOSQE_CQE_SKIP_SUCCESS; other
+            exceptions of prep.
         Lifetime: until the final CQE.
         """
         if handler is not None and not callable(handler):
@@ -353,7 +356,7 @@ class InFlight(Uncopyable):
                     break
         token = next(_tokens)
         if len(arguments) == count and not options:
-            # A buffer of our own, not the slot, which a request that a signal handler starts in between would
+            # Our own buffer, not the slot, which a request that a signal handler starts in between would
             # take. A function of ops.py writes all of it, so it need not be new, and is what was asked for.
             sqe, self._sqe = self._sqe, None
             if sqe is None:
@@ -453,7 +456,7 @@ class InFlight(Uncopyable):
         entering it once. No memory is kept for it.
 
         Args: token is from next_token(), and the user_data of the request.
-        Raises: ValueError for what cannot be a token.
+        Raises: ValueError for a value that cannot be a token.
         """
         if not isinstance(token, int) or not 0 <= token < 1 << 64:
             raise ValueError(f"token={token!r:.100} is not a user_data: 0 to 2**64 - 1")
@@ -463,7 +466,7 @@ class InFlight(Uncopyable):
         """Let the next dispatch() call the handler of a request that was never sent.
 
         Args: handler is called as handler(res, 0).
-        Raises: TypeError for a handler that cannot be called.
+        Raises: TypeError for a handler that is not callable.
         """
         if not callable(handler):
             _refuse_handler(handler)
@@ -473,7 +476,7 @@ class InFlight(Uncopyable):
         ready += ((handler, res, 0),)
 
     def requests(self) -> list[Request]:
-        """Tell what is in flight, what it holds, and in debug mode since when.
+        """List the requests in flight, the objects that they hold, and in debug mode their ages.
 
         Returns: the requests, the oldest first.
         """
@@ -491,10 +494,10 @@ class InFlight(Uncopyable):
         return found
 
     def complete(self, user_data: int, res: int, flags: int) -> bool:
-        """Take note of one CQE; its handler runs at the next dispatch().
+        """Account for one CQE; its handler runs at the next dispatch().
 
         Args: the three parts of a CQE.
-        Returns: False when nobody waits for it; it is counted in unknown if its user_data is a token.
+        Returns: False if no request waits for it; it is counted in unknown if its user_data is a token.
         """
         entry = self.entries.get(user_data)
         if entry is None:
@@ -536,12 +539,12 @@ class InFlight(Uncopyable):
     def reap(self) -> int:
         """Take the completions out of the ring; their handlers run at the next dispatch().
 
-        With ``table.reap(); table.dispatch()`` no completion is lost, whatever a signal handler raises and
-        whenever it does: at every moment it is in the ring, in the table, or its handler has been called. A
-        handler is called exactly once for it on CPython 3.11 and newer; before, and on PyPy, at least once.
-        ``table.dispatch(ring.reap())`` cannot promise that: between the two nobody holds the list.
+        With ``table.reap(); table.dispatch()`` no completion is lost, whatever a signal handler raises, at
+        any moment: at every moment it is in the ring, in the table, or its handler has been called. A handler
+        is called exactly once for it on CPython 3.11 and newer; before, and on PyPy, at least once.
+        ``table.dispatch(ring.reap())`` cannot promise that: between the two calls no object holds the list.
 
-        Returns: how many completions dispatch() has to look at.
+        Returns: the number of completions for dispatch().
         CQE: as Ring.reap().
         Raises: as Ring.reap().
         """
@@ -568,7 +571,7 @@ class InFlight(Uncopyable):
         No completion is lost, as with reap() and dispatch().
 
         Args: as for Ring.submit_and_wait().
-        Returns: how many handlers ran.
+        Returns: the number of handlers that ran.
         Raises: as Ring.submit_and_wait(), reap() and dispatch().
         """
         ring = self._ring()
@@ -593,14 +596,14 @@ class InFlight(Uncopyable):
         return self.dispatch()
 
     def dispatch(self, cqes: Iterable[Cqe] = ()) -> int:
-        """Take note of completions, then run the handlers of all that have completed.
+        """Account for completions, then run the handlers of all completed requests.
 
         A handler may submit, reap, dispatch and close. If one raises, the rest stay queued for the next call.
 
         Args: cqes as Ring.reap() returned them; none after this table's own reap(), the form that loses
-            nothing when signal handlers raise.
-        Returns: how many handlers ran.
-        Raises: whatever a handler raises; TypeError for what is not a CQE.
+            nothing if signal handlers raise.
+        Returns: the number of handlers that ran.
+        Raises: the exception of a handler; TypeError for anything but a CQE.
         """
         if not self._quick:
             self._todo.extend(cqes)
@@ -640,12 +643,12 @@ class InFlight(Uncopyable):
         return ran
 
     def has_work(self) -> bool:
-        """Tell whether dispatch() has something to do: completions that were reaped, or answers."""
+        """Tell whether dispatch() has work: reaped completions, or answers."""
         waiting = self.ready or self._todo or self._others or self._noted or self._columns
         return bool(waiting or length_hint(self._left))
 
     def _note_left(self) -> None:
-        """Take note of everything that was reaped: from here on its requests have ended."""
+        """Account for all reaped completions: from here on their requests have ended."""
         if self._quick:
             self._note_columns()
             self._others += self._left
@@ -657,10 +660,10 @@ class InFlight(Uncopyable):
             self._note(self._todo)
 
     def _note(self, todo: deque[Cqe]) -> None:
-        """Take note of completions, which are taken off their list."""
+        """Account for completions, which are taken off their list."""
         if self._noting:  # this is a signal handler's dispatch(), in the midst of another
             return
-        # What an exception of a signal handler keeps us from noting now is noted by the next call.
+        # The next call accounts for completions that an exception of a signal handler left.
         try:
             self._noting = self._quick  # elsewhere a signal handler may raise before it is reset
             while todo:
@@ -670,7 +673,7 @@ class InFlight(Uncopyable):
                 except (TypeError, LookupError):
                     if _is_cqe(cqe):
                         raise
-                    # Or they would stand in the way for ever.
+                    # Otherwise they would block the list for ever.
                     for _ in range(len(todo)):
                         each = todo[0]
                         del todo[0]
@@ -731,7 +734,7 @@ class InFlight(Uncopyable):
                     del self._noted[number]
 
     def _run_ready(self) -> int:
-        """Run the handlers of what was taken note of."""
+        """Run the handlers of accounted completions."""
         if self._noted:
             self._note_blocks()
         if not _HANDLERS_RUN_AFTER_CALLS:
@@ -746,7 +749,7 @@ class InFlight(Uncopyable):
         return ran
 
     def _run_each_once(self) -> int:
-        """Do the second half of dispatch() where a signal handler may raise between any two instructions."""
+        """Run the second half of dispatch() where a signal handler may raise between any two bytecodes."""
         ready, ran = self.ready, 0
         while ready:
             first = ready[0]
@@ -760,10 +763,10 @@ class InFlight(Uncopyable):
         return ran
 
     def cancel(self, token: int) -> None:
-        """Queue the cancellation of one request; its CQE still comes, with -ECANCELED or its result.
+        """Queue the cancellation of one request; its CQE still arrives, with -ECANCELED or its result.
 
-        Args: token as hold() returned it.
-        Raises: SubmissionQueueFull; ValueError for what cannot be a token.
+        Args: token is from hold().
+        Raises: SubmissionQueueFull; ValueError for a value that cannot be a token.
         Since: 5.5
         """
         if not isinstance(token, int) or not 0 <= token < 1 << 64:
@@ -775,19 +778,19 @@ class InFlight(Uncopyable):
         """Return the ring whose requests these are."""
         ring = self._ring()
         if ring is None:
-            raise RingClosed("the ring of this table is gone")
+            raise RingClosed("the ring of this table no longer exists")
         return ring
 
     def close(self, timeout_ns: int = CLOSE_TIMEOUT_NS) -> None:
-        """Cancel everything and wait until the kernel has let go of it.
+        """Cancel everything and wait until the kernel has ended it.
 
-        SQEs that were queued and not submitted are dropped. Handlers of requests that end here run; what they
-        start is ended too, and answered by the next dispatch(). Handlers of requests that do not end in time
-        never run, and their memory is kept for ever. None run when the
-        ring was just forgotten, or when the interpreter ends: the memory is safe all the same.
+        Queued SQEs that were not submitted are dropped. Handlers of requests that end here run; requests that
+        they start are ended too, and answered by the next dispatch(). Handlers of requests that do not end in
+        time never run, and their memory is kept for ever. None run if the ring was never closed, or when the
+        interpreter ends: the memory is safe nevertheless.
 
         Args: timeout_ns in nanoseconds.
-        Raises: whatever a handler raises, after everything has been drained.
+        Raises: the exception of a handler, after everything has been drained.
         Threads: the ring's owner; from another thread nothing can be cancelled, so memory is kept.
         Since: cancelling by one request 5.19, one by one 5.5, before that the requests are waited for
         """
@@ -796,7 +799,7 @@ class InFlight(Uncopyable):
             self._close(ring, True, timeout_ns)
 
     def _close(self, ring: Ring, explicit: bool, timeout_ns: int = CLOSE_TIMEOUT_NS) -> None:
-        # Takes the ring as an argument: when a forgotten ring calls this, weak references to it are dead.
+        # Takes the ring as an argument: when a dropped ring calls this, weak references to it are dead.
         try:
             self._end(ring, timeout_ns)
         except OSError:
@@ -811,7 +814,7 @@ class InFlight(Uncopyable):
                     self._end(ring, timeout_ns)
 
     def _dispatch_the_rest(self) -> Any:
-        """Return what runs the next handlers; one that raises must not keep those behind it from running."""
+        """Return the function that runs the next handlers; one that raises must not stop the later ones."""
         return self.dispatch if self.has_work() else None
 
     def _end(self, ring: Ring, timeout_ns: int) -> None:
@@ -822,7 +825,7 @@ class InFlight(Uncopyable):
         except OSError:
             if ring.answers():
                 raise
-            # A filter refuses io_uring by now, or the descriptor is gone: nothing can be cancelled. A poll of
+            # A filter now refuses io_uring, or the descriptor is closed: nothing can be cancelled. A poll of
             # a monitor needs no memory, so there is nothing to keep for it, or to warn of.
             self.entries = {token: entry for token, entry in self.entries.items() if entry[1]}
             self._blocks = {number: many for number, many in self._blocks.items() if many.holds}
@@ -836,7 +839,7 @@ class InFlight(Uncopyable):
                 self._drop_one_of_many(user_data)
         deadline = monotonic_ns() + timeout_ns
         pause_ns, sweep, last = 1_000_000, 0, 0
-        # What requests of ours are about, by their user_data, and what they were answered; 0 is for the last.
+        # The purpose of our own requests, by their user_data, and their results; 0 is for the last.
         asked: dict[int, int] = {}
         answers: dict[int, int] = {}
         while self.entries or self._blocks:
@@ -845,7 +848,7 @@ class InFlight(Uncopyable):
             if ring.sq.space_left() and not last:
                 missing = [token for token in self._tokens_left() if answers.get(token) != -errno.ENOENT]
                 if not missing and 0 not in answers:
-                    # The kernel finds none of them: nobody submitted them, or somebody lost their CQEs. Or it
+                    # The kernel finds none of them: they were never submitted, or their CQEs were lost. Or it
                     # cannot find them, as direct I/O: so a NOP that waits for all others has the last word.
                     last = _next_question()
                     asked[last] = 0

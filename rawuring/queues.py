@@ -4,13 +4,13 @@
 
 What it is: SubmissionQueue and CompletionQueue, which know only memory and indices, and map_rings(), which
 maps that memory. Mirrors: the halves of liburing ``src/queue.c`` and ``src/setup.c`` that touch it.
-Must not know: what makes the kernel look at the rings, or what an operation means (exceptions: the NOP that
-fills a gap, and which SQEs have 128 bytes).
+Must not know: the calls that make the kernel look at the rings, or the meaning of an operation (exceptions:
+the NOP that fills a gap, and the SQEs of 128 bytes).
 Invariant: indices run free. They only grow (discard() alone takes some back), wrap at 2**32 in shared memory,
 and are masked only to find a slot. The tail is published once per batch, after everything that could fail
 on our side.
 Read next: rings.py. On a first reading: this page, SubmissionQueue down to pending(), CompletionQueue.fetch.
-The rest is other shapes of the same.
+The rest are variants of the same.
 
 Unless said otherwise, memory passed to a call may be freed when the call returns, only the thread that owns a
 ring may use it, and Linux 5.1 suffices.
@@ -104,7 +104,7 @@ U32 = 0xFFFFFFFF
 
 
 class SubmissionQueueFull(Exception):
-    """Raised when there are not as many free SQE slots as were wanted: submit first."""
+    """Raised when there are fewer free SQE slots than requested: submit first."""
 
 
 class RingClosed(ValueError):
@@ -116,7 +116,7 @@ class WrongThread(RuntimeError):
 
 
 class _Released:
-    """What stands where the words of a ring were: PyPy would let us read memory that is unmapped."""
+    """A replacement for the words of a closed ring: PyPy would let us read unmapped memory."""
 
     def __getitem__(self, index: int) -> int:
         raise RingClosed("this ring is closed, or belongs to the parent process")
@@ -141,7 +141,7 @@ def _bytes_of(memory: Any) -> memoryview:
 class SubmissionQueue(Uncopyable):
     """The ring on which we are the producer.
 
-    Works on any memory that has the layout: the kernel's, or a bytearray whose other end a test drives.
+    It works on any memory with the layout: the kernel's, or a bytearray whose other end a test drives.
     """
 
     __slots__ = (
@@ -170,7 +170,7 @@ class SubmissionQueue(Uncopyable):
         self._slots: list[Any] = [None] * self.ring_entries
         self.array_offset = None if setup_flags & uapi.IORING_SETUP_NO_SQARRAY else sq_off["array"] // 4
         if self.array_offset is not None:
-            # Bytes and no words: the kernel looks at none of them before the tail is stored.
+            # Bytes, not words: the kernel looks at none of them before the tail is stored.
             array = struct.pack(f"={self.ring_entries}I", *range(self.ring_entries))
             _bytes_of(ring_memory)[sq_off["array"] : sq_off["array"] + len(array)] = array
         #: The thread that may fill slots; get_sqe() refuses others.
@@ -181,10 +181,10 @@ class SubmissionQueue(Uncopyable):
     def get_sqe(self) -> memoryview:
         """Take the next free slot.
 
-        The slot keeps what its last occupant left: write all of it, as every function in ops.py does, before
-        anything else can go wrong; after an exception, fill it (with a NOP), or discard() all that is queued.
-        It belongs to the next submit() and must not be written afterwards: the kernel may read it until
-        sq.khead has passed it, which on an SQPOLL ring may be after submit() has returned.
+        The slot keeps its previous content: write all of it, as every function in ops.py does, before
+        anything else can fail; after an exception, fill it (with a NOP), or discard() all that is queued. It
+        belongs to the next submit() and must not be written afterwards: the kernel may read it until sq.khead
+        has passed it, which on an SQPOLL ring may be after submit() has returned.
 
         Returns: a writable view of 64 bytes (128 on an SQE128 ring).
         Raises: SubmissionQueueFull; WrongThread, RingClosed and ForkedRing from a ring's queue.
@@ -192,8 +192,8 @@ class SubmissionQueue(Uncopyable):
         Mirrors: liburing io_uring_get_sqe, which returns NULL when full and clears some of the fields
         """
         # Shaped by speed (bench/run.py --only NOP): private words only; the kernel's head is read again (the
-        # acquire of pending()) when we meet the limit. An old head is safe, for it only ever moves on and so
-        # promises too little.
+        # acquire of pending()) when we meet the limit. An old head is safe, because it only moves forward and
+        # so promises too little.
         tail = self.sqe_tail
         if tail >= self._limit or get_ident() != self.owner:
             self._need_room(1)
@@ -203,7 +203,7 @@ class SubmissionQueue(Uncopyable):
     def get_sqe128(self) -> memoryview:
         """Take a slot of 128 bytes: any slot of an SQE128 ring, or two neighbours of an SQE_MIXED ring.
 
-        Two neighbours must not wrap, so a last slot that stands alone is filled with a NOP without a CQE.
+        Two neighbours must not wrap, so a single last slot is filled with a NOP without a CQE.
 
         Returns: a writable view of 128 bytes.
         Raises: as get_sqe; ValueError on a ring that has no such slots.
@@ -221,7 +221,7 @@ class SubmissionQueue(Uncopyable):
             _SQE_HEAD.pack_into(
                 self.get_sqe(), 0, uapi.IORING_OP_NOP, uapi.IOSQE_CQE_SKIP_SUCCESS, 0, 0, bytes(56)
             )
-            self._need_room(2)  # a ring of two has no three: there the NOP stays, and submitting makes room
+            self._need_room(2)  # a ring of two has no third: there the NOP stays, and submitting makes room
         index = self.sqe_tail & self.ring_mask
         self.sqe_tail += 2
         return self._sqes[index * 64 : index * 64 + 128]
@@ -246,7 +246,7 @@ class SubmissionQueue(Uncopyable):
         """Copy ready SQEs into the next slots, all of them or none.
 
         For batches: a block that was prepared once (in a bytearray of n * 64 bytes, through slices of it)
-        is queued again and again for the price of two memory copies.
+        is queued repeatedly for the price of two memory copies.
 
         Args: sqes is a contiguous buffer of whole SQEs of this ring's size.
         Returns: the number of SQEs.
@@ -277,7 +277,7 @@ class SubmissionQueue(Uncopyable):
         One store covers all. The kernel reads the tail in io_uring_enter, and consumes as many SQEs as that
         call asks it to submit. On an SQPOLL ring its thread reads the tail at any time, unless it sleeps.
 
-        Returns: how many entries the kernel has still to consume.
+        Returns: the number of entries that the kernel has yet to consume.
         Mirrors: liburing __io_uring_flush_sq
         """
         tail = self.sqe_tail
@@ -292,8 +292,8 @@ class SubmissionQueue(Uncopyable):
     def pending(self) -> int:
         """Count the entries, published or not, that the kernel has not consumed.
 
-        Returns: 0 to ring_entries, from the kernel's own head: what enter returned may have been lost to
-            an exception.
+        Returns: 0 to ring_entries, from the kernel's own head: the return value of enter may have been lost
+            to an exception.
         Mirrors: liburing io_uring_sq_ready
         """
         # The kernel must be done with a slot before we count it as free. Pairs with its smp_store_release
@@ -327,15 +327,15 @@ class SubmissionQueue(Uncopyable):
         return load_acquire(self._words, self._kdropped)
 
     def consumed(self, count: int) -> None:
-        """Take note of how many SQEs an enter consumed; a plain ring reads that from the kernel's head.
+        """Record the number of SQEs that an enter consumed; a plain ring reads it from the kernel's head.
 
-        Args: count as io_uring_enter returned it.
+        Args: count is the return value of io_uring_enter.
         """
 
     def discard(self, published_too: bool = True) -> list[int]:
-        """Forget the entries that the kernel has not consumed.
+        """Discard the entries that the kernel has not consumed.
 
-        Args: published_too is False on an SQPOLL ring, where the kernel may be reading what was published.
+        Args: published_too is False on an SQPOLL ring, where the kernel may be reading the published entries.
         Returns: the user_data of every entry that will now never complete.
         """
         tail = self.sqe_tail
@@ -355,7 +355,7 @@ class SubmissionQueue(Uncopyable):
         return forgotten
 
     def _need_room(self, count: int) -> None:
-        """Make sure that count slots are free, or say why not."""
+        """Make sure that count slots are free; otherwise raise the reason."""
         if self.owner <= 0:
             raise RingClosed("this ring is closed or broken, or belongs to the parent process")
         if get_ident() != self.owner:
@@ -378,8 +378,7 @@ class SubmissionQueue(Uncopyable):
     def _cut_slots(self, count: int) -> None:
         """Make the views of the next slots: get_sqe() allocates none, and an idle ring has none.
 
-        Each is an object for the garbage collector, and a ring of 1,024 that is half idle would bring it a
-        thousand.
+        Each is an object for the garbage collector, and a half-idle ring of 1,024 would add a thousand.
         """
         size, entries = self.sqe_size, self.ring_entries
         done = self._cut - self._first
@@ -397,9 +396,9 @@ class SubmissionQueue(Uncopyable):
         return self._slots
 
     def release(self) -> None:
-        """Give up the memory, so that it can be unmapped.
+        """Release the memory, so that it can be unmapped.
 
-        Raises: BufferError while somebody holds a view that was made of a slot.
+        Raises: BufferError while a view of a slot exists.
         """
         self._limit = self.owner = 0
         busy = 0
@@ -424,8 +423,8 @@ _SQE128_OPS = (uapi.IORING_OP_NOP128, uapi.IORING_OP_URING_CMD128)
 class RewindSubmissionQueue(SubmissionQueue):
     """A submission queue whose batches always start at slot 0 (IORING_SETUP_SQ_REWIND, 7.0).
 
-    The kernel neither reads sq.tail nor moves sq.head here, so what it consumed is known from the return
-    value of io_uring_enter alone. If a signal handler's exception swallows that value, the batch
+    The kernel neither reads sq.tail nor moves sq.head here, so the number of consumed SQEs is known from the
+    return value of io_uring_enter alone. If a signal handler's exception swallows that value, the batch
     counts as consumed: submitting an operation twice would be worse.
     """
 
@@ -440,9 +439,9 @@ class RewindSubmissionQueue(SubmissionQueue):
         return self.sqe_tail
 
     def consumed(self, count: int) -> None:
-        """Move what the kernel left over down to slot 0.
+        """Move the remaining SQEs down to slot 0.
 
-        Args: count as io_uring_enter returned it.
+        Args: count is the return value of io_uring_enter.
         """
         size, left = self.sqe_size, self.sqe_tail - count
         if left > 0 and count > 0:
@@ -486,7 +485,7 @@ class CompletionQueue(Uncopyable):
         start = cq_off["cqes"]
         self._cqes = _bytes_of(ring_memory)[start : start + self.ring_entries * size]
         self.head = load_acquire(words, self._khead)
-        #: CQEs that were copied out of the ring and not returned yet.
+        #: CQEs that were copied out of the ring and not yet returned.
         self.copied: list[Cqe] = []
 
     def ready(self) -> int:
@@ -528,7 +527,7 @@ class CompletionQueue(Uncopyable):
             # a CQ that is full for the kernel and empty for us would stay so for ever.
             store_release(words, self._khead, head)
             if self.copied:
-                self.copied = list(self.copied)  # may be what reap_columns() was about to return
+                self.copied = list(self.copied)  # perhaps the result that reap_columns() was about to return
             return
         entries = self.ring_entries
         if count > entries:
@@ -557,7 +556,7 @@ class CompletionQueue(Uncopyable):
         store_release(words, self._khead, head)
 
     def _fetch_columns(self) -> None:
-        """Do what fetch does, without taking the CQEs apart; nothing may be left in ``copied``."""
+        """Do the same as fetch, without unpacking the CQEs; nothing may be left in ``copied``."""
         words, head = self._words, self.head
         count = (load_acquire(words, self._ktail) - head) & U32
         entries, first, size = self.ring_entries, head & self.ring_mask, self.cqe_size
@@ -579,7 +578,7 @@ class CompletionQueue(Uncopyable):
         return load_acquire(self._words, self._koverflow)
 
     def release(self) -> None:
-        """Give up the memory, so that it can be unmapped."""
+        """Release the memory, so that it can be unmapped."""
         self._cqes.release()
         barriers.release_words(self._words)
         self._words = _RELEASED

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: MIT
 # pyright: basic
-"""A ring: two queues, the descriptor that makes the kernel look at them, and whose they are.
+"""A ring: two queues, the descriptor that makes the kernel look at them, and their owner.
 
 What it is: Ring, which submits, waits and reaps, belongs to one thread, and closes what it opened. Mirrors:
 liburing ``src/queue.c`` and ``src/setup.c`` as far as they make system calls.
-Must not know: what an operation means (an exception: the TIMEOUT with which kernels before 5.11 wait), or who
-handles a completion.
-Invariant: a call tells what was consumed from the queues, never from a return value alone, and loses no
+Must not know: the meaning of an operation (an exception: the TIMEOUT with which kernels before 5.11 wait), or
+the handler of a completion.
+Invariant: a call counts consumed entries from the queues, never from a return value alone, and loses no
 completion when a signal handler raises.
-Read next: ops.py. On a first reading: Ring.submit and Ring.reap. The rest is other shapes of the same, and
-what can go wrong.
+Read next: ops.py. On a first reading: Ring.submit and Ring.reap. The rest are variants of the same, and the
+failures.
 
 Unless said otherwise, memory passed to a call may be freed when the call returns, only the thread that owns a
 ring may use it, and Linux 5.1 suffices.
@@ -62,8 +62,8 @@ if TYPE_CHECKING:
 #: user_data of the TIMEOUT that Ring itself submits before 5.11. Mirrors liburing's LIBURING_UDATA_TIMEOUT.
 UDATA_TIMEOUT = 0xFFFFFFFFFFFFFFFF
 
-#: What a program with one submitting thread should wish for: task work is done when it asks for completions,
-#: a bad SQE does not stop its batch, and there is no index array.
+#: The flags that a program with one submitting thread should wish for: task work runs when it asks for
+#: completions, a bad SQE does not stop its batch, and there is no index array.
 RECOMMENDED = (
     uapi.IORING_SETUP_SINGLE_ISSUER
     | uapi.IORING_SETUP_DEFER_TASKRUN
@@ -84,7 +84,7 @@ LOST = REFUSED + GONE
 
 
 class ForkedRing(RuntimeError):
-    """Raised by a ring that came through fork(), and belongs to the parent; its queues say RingClosed."""
+    """Raised by a ring that fork() copied and that belongs to the parent; its queues say RingClosed."""
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -587,7 +587,7 @@ class Ring(Uncopyable):
             0 waits for none but lets the kernel finish what is ready; timeout_ns in nanoseconds, None is for
             ever; min_wait_usec in microseconds: wait at least that long for wait_nr, afterwards one CQE is
             enough; sigmask are the signals blocked during the wait, and no others, as with ppoll(2).
-        Returns: how many SQEs were consumed.
+        Returns: the number of consumed SQEs.
         Raises: OSError as submit(); ValueError where min_wait_usec or sigmask is not supported, and for a
             negative wait_nr.
         Since: 5.1; min_wait_usec 6.12, sigmask 5.11
@@ -691,10 +691,10 @@ class Ring(Uncopyable):
     def _wait(
         self, wait_nr: int, timeout_ns: int | None, min_wait_usec: int, sigmask: Iterable[int] | None
     ) -> int:
-        """Check what submit_and_wait() is asked for, and do it in a turn."""
+        """Check the arguments of submit_and_wait(), and execute it in a turn."""
         if not isinstance(wait_nr, int) or wait_nr < 0:
             raise _not_a_count(wait_nr)
-        wait_nr = min(wait_nr, self.cq.ring_entries)  # more can never be there at once
+        wait_nr = min(wait_nr, self.cq.ring_entries)  # more never fit at once
         if min_wait_usec and not self.features & uapi.IORING_FEAT_MIN_TIMEOUT:
             raise ValueError("min_wait_usec needs IORING_FEAT_MIN_TIMEOUT (Linux 6.12)")
         ext_arg = self.features & uapi.IORING_FEAT_EXT_ARG
@@ -729,7 +729,7 @@ class Ring(Uncopyable):
                     if error.errno == errno.EBUSY and self._relieve():
                         continue
                     if submitted and not flags:
-                        break  # what was consumed is the answer; the next call is told, if it is still so
+                        break  # return the consumed SQEs; the next call reports the error, if it persists
                     raise
                 left = 0 if sqpoll else sq.pending()
                 submitted += before - left
@@ -740,18 +740,18 @@ class Ring(Uncopyable):
                         break
                     if timeout is not None and timeout.remaining_ns() == 0:
                         break
-        finally:  # what was consumed before an error is told by statistics()
+        finally:  # statistics() includes SQEs that were consumed before an error
             if not sqpoll:
                 self._submitted += submitted
         return submitted
 
     def submit_and_wait_reg(self, wait_nr: int, index: int) -> int:
-        """Hand every queued SQE to the kernel and wait as an entry of a registered region says.
+        """Submit every queued SQE and wait as an entry of a registered region describes.
 
-        Unlike submit_and_wait() it enters once, so a signal ends the wait: look at what reap() returns.
+        Unlike submit_and_wait() it enters once, so a signal ends the wait: check the result of reap().
 
         Args: wait_nr counts CQEs; index is an entry of register.register_wait_reg().
-        Returns: how many SQEs were consumed.
+        Returns: the number of consumed SQEs.
         Raises: OSError as submit(); EFAULT for an index outside the region.
         Since: 6.13
         Mirrors: liburing io_uring_submit_and_wait_reg
@@ -768,7 +768,7 @@ class Ring(Uncopyable):
     def _relieve(self) -> bool:
         """Make room in a CQ that had overflowed, because older kernels (5.10) submit nothing until it has.
 
-        Returns: False when nothing could be taken out.
+        Returns: False if nothing could be removed.
         """
         before = len(self.cq.copied)
         self._fetch()
@@ -789,7 +789,7 @@ class Ring(Uncopyable):
                 if not self.sq.space_left():
                     submitted += self.submit()
                 self._add_timeout_sqe(wait_nr - there, remaining)
-                submitted -= 1  # it is ours, not the caller's
+                submitted -= 1  # it is the library's, not the caller's
             submitted += self._turn(there + 1, there + 1, self._wait_flags, None)
 
     def _add_timeout_sqe(self, count: int, timeout_ns: int) -> None:
@@ -807,17 +807,17 @@ class Ring(Uncopyable):
         try:
             self.sq.put(sqe)
         finally:
-            if self.sq.sqe_tail == tail:  # or later waits would count on a TIMEOUT that nobody sent
+            if self.sq.sqe_tail == tail:  # or later waits would rely on a TIMEOUT that was never sent
                 self._timeouts.pop()
 
     def _enter(
         self, to_submit: int, min_complete: int, flags: int,
         timeout: syscalls.GeteventsArg | int | None = None,
     ) -> int:  # fmt: skip
-        """Enter the kernel, and explain what it says; return how many SQEs it says that it consumed.
+        """Enter the kernel, and explain its errors; return the number of SQEs that it reports as consumed.
 
-        The only way in but for answers() and the short ways of submit_and_wait() and submit_and_reap(), which
-        come here when something is unusual.
+        The only way in, except answers() and the short paths of submit_and_wait() and submit_and_reap(),
+        which come here in unusual cases.
         """
         self._enters += 1
         call = self._call  # not called in one step: CPython 3.11 would look among the methods first
@@ -829,7 +829,8 @@ class Ring(Uncopyable):
             advice = _ENTER_ADVICE.get(error.errno or 0)
             if advice is None:
                 raise
-            # With the old traceback: selector.py sees by it that this is the kernel's, not a handler's.
+            # With the old traceback, by which selector.py sees that the error is the kernel's, not a
+            # handler's.
             explained = OSError(error.errno, f"{error.strerror}. {advice}")
             raise explained.with_traceback(error.__traceback__) from None
         except BaseException:
@@ -842,16 +843,17 @@ class Ring(Uncopyable):
     # -- reaping
 
     def reap(self) -> list[Cqe]:
-        """Copy out every completion that is there, without waiting.
+        """Copy out every available completion, without waiting.
 
-        Fetches CQEs that had overflowed the ring, and has task work done when some is waiting. A ring with
-        IORING_SETUP_DEFER_TASKRUN and without IORING_SETUP_TASKRUN_FLAG cannot say so, and is always asked.
+        It also fetches CQEs that had overflowed the ring, and runs pending task work. A ring with
+        IORING_SETUP_DEFER_TASKRUN and without IORING_SETUP_TASKRUN_FLAG cannot report task work, and is
+        always entered.
 
         Returns: tuples (user_data, res, flags) in the order of completion; with two more u64 where the CQE
             has 32 bytes. They are copies: the slots are free again, and handlers may do anything.
         CQE: res is 0 or more, or a negative errno; flags are IORING_CQE_F_*.
-        Raises: OSError with EBADR when the kernel had to drop CQEs. What a signal handler raises comes in the
-            place of the list: use InFlight.reap() or reap_into() where one does.
+        Raises: OSError with EBADR if the kernel had to drop CQEs. An exception of a signal handler replaces
+            the list: use InFlight.reap() or reap_into() if a handler raises.
         Mirrors: liburing io_uring_peek_batch_cqe and io_uring_cq_advance
         """
         # _collect() written out: 0.91 of the time where there is nothing, 0.985 of a turn with one NOP
@@ -872,9 +874,9 @@ class Ring(Uncopyable):
         return cqes
 
     def reap_columns(self) -> Columns:
-        """Copy out every completion that is there, and keep each field together: for large batches.
+        """Copy out every available completion, with each field in one list: for large batches.
 
-        Returns: what reap() would have returned, with lists of its user_data, res and flags on demand.
+        Returns: the completions of reap(), with lists of user_data, res and flags on demand.
         CQE: as reap().
         Raises: as reap(); ValueError on a ring with 32-byte CQEs.
         Lifetime: none; these are copies.
@@ -882,7 +884,7 @@ class Ring(Uncopyable):
         cq = self.cq
         if cq.cqe_size != 16 or cq._mixed:
             raise ValueError("reap_columns() is for rings whose CQEs all have 16 bytes: use reap()")
-        # What the flags tell of is left to reap(), which loses nothing when the kernel answers with an error.
+        # Overflow and task work are left to reap(), which loses nothing if the kernel returns an error.
         plain = self._quick and not cq.copied and get_ident() == self._owner
         if plain and not load_acquire(self.sq._words, self.sq._kflags):
             cq._fetch_columns()
@@ -897,11 +899,11 @@ class Ring(Uncopyable):
         return columns
 
     def reap_into(self, target: deque[Cqe]) -> None:
-        """Do what reap() does, but put the completions into a deque.
+        """Do the same as reap(), but put the completions into a deque.
 
-        A signal handler that raises cannot make a completion disappear on its way, as it can with what reap()
-        returns: it is in the deque, or will be there after the next call. Before CPython 3.11, where handlers
-        run between any two bytecodes, it may come twice.
+        A signal handler that raises cannot lose a completion on its way, as it can with the result of reap():
+        it is in the deque, or will be there after the next call. Before CPython 3.11, where handlers run
+        between any two bytecodes, it may come twice.
 
         Args: target is extended.
         Raises: as reap().
@@ -909,7 +911,7 @@ class Ring(Uncopyable):
         cq = self._collect()
         self._reaped += len(cq.copied)
         if _HANDLERS_RUN_AFTER_CALLS:
-            # After extend(), not before it, and by then nothing is left that could be taken again.
+            # After extend(), not before it, when nothing is left that could be taken again.
             cqes, cq.copied = cq.copied, []
             target.extend(cqes)
         else:
@@ -917,7 +919,7 @@ class Ring(Uncopyable):
             cq.copied = []
 
     def _collect(self) -> CompletionQueue:
-        """Bring every completion that is there to ``copied`` of the queue, which is returned."""
+        """Move every available completion to ``copied`` of the queue, which is returned."""
         if get_ident() != self._owner:
             self._refuse()
         cq, sq = self.cq, self.sq
@@ -934,7 +936,7 @@ class Ring(Uncopyable):
     def _fetch(self) -> None:
         cq = self.cq
         if self._enter_to_reap and not barriers.ordered():
-            # Without a fence of ours: a system call orders what is before it and after it.
+            # Without our own fence: a system call orders the accesses before and after it.
             self._enter(0, 0, uapi.IORING_ENTER_GETEVENTS)
         cq.fetch()
         if self._wakeup_fd >= 0 and not cq.copied:
@@ -948,8 +950,9 @@ class Ring(Uncopyable):
             cq.copied = kept
 
     def _fetch_with_help(self, kflags: int) -> None:
-        """Enter the kernel as long as it holds back completions that only an enter brings out."""
-        # Task work is asked for once, when there is nothing else to return; more of it is the next call's.
+        """Enter the kernel as long as it holds back completions that only an enter posts."""
+        # Task work is requested once, when there is nothing else to return; more of it is left to the next
+        # call.
         pull = uapi.IORING_SQ_CQ_OVERFLOW | (0 if self.cq.copied else uapi.IORING_SQ_TASKRUN)
         if not self.cq.copied and self._enter_to_reap:
             kflags |= pull
@@ -962,7 +965,7 @@ class Ring(Uncopyable):
     def cq_ready(self) -> int:
         """Count the completions that reap() would return without entering the kernel.
 
-        Returns: a number as of now; a CQE of 32 bytes among smaller ones counts as two.
+        Returns: the current number; a CQE of 32 bytes among smaller ones counts as two.
         Mirrors: liburing io_uring_cq_ready
         """
         if get_ident() != self._owner:
@@ -970,15 +973,15 @@ class Ring(Uncopyable):
         return len(self.cq.copied) + self.cq.ready()
 
     def answers(self) -> bool:
-        """Tell whether the kernel still takes calls for this ring: ask it for nothing.
+        """Tell whether the kernel still accepts calls for this ring, with an enter that does nothing.
 
-        Returns: False when a filter refuses io_uring by now, or somebody else has closed the descriptor.
+        Returns: False if a filter now refuses io_uring, or other code has closed the descriptor.
         Threads: any.
         """
         try:
             self._call(self._enter_fd, 0, 0, self._enter_flags, None)
         except OSError as error:
-            return error.errno == errno.EEXIST  # another thread's ring: it is there
+            return error.errno == errno.EEXIST  # another thread's ring: it exists
         return True
 
     def lost(self, error: OSError) -> bool:
@@ -998,10 +1001,10 @@ class Ring(Uncopyable):
         return True
 
     def need_enter(self) -> bool:
-        """Tell whether the kernel holds back completions that only an enter brings out.
+        """Tell whether the kernel holds back completions that only an enter posts.
 
         Returns: True for CQ overflow, for waiting task work and for queued SQEs; always on a ring that cannot
-            say so (IORING_SETUP_IOPOLL; DEFER_TASKRUN without TASKRUN_FLAG).
+            report it (IORING_SETUP_IOPOLL; DEFER_TASKRUN without TASKRUN_FLAG).
         Mirrors: liburing cq_ring_needs_enter
         """
         if get_ident() != self._owner:
@@ -1010,7 +1013,7 @@ class Ring(Uncopyable):
         return self._enter_to_reap or bool(self.sq.flags() & pull) or self.sq.pending() > 0
 
     def discard(self) -> list[int]:
-        """Forget the SQEs that the kernel has not consumed, the good ones too.
+        """Discard the SQEs that the kernel has not consumed, the good ones too.
 
         Returns: the user_data of every entry that will now never complete.
         """
@@ -1035,9 +1038,9 @@ class Ring(Uncopyable):
         """Call io_uring_register on this ring.
 
         Args: as syscalls.io_uring_register.
-        Returns: what the operation returns.
+        Returns: the operation's return value.
         Raises: OSError with the kernel's errno.
-        Lifetime: none, but what the operation registers lives on.
+        Lifetime: none, but the registered object lives on.
         Mirrors: liburing do_register
         """
         if get_ident() != self._owner:
@@ -1050,10 +1053,10 @@ class Ring(Uncopyable):
         return syscalls.io_uring_register(self._fd, opcode, arg, nr_args)
 
     def fileno(self) -> int:
-        """Return the descriptor, which is readable for poll(2) and select(2) when there are completions.
+        """Return the descriptor, which poll(2) and select(2) report as readable when there are completions.
 
         It wakes epoll and asyncio, too, but not on a ring with IORING_SETUP_DEFER_TASKRUN, as
-        rings.RECOMMENDED wishes for: there wakeup_fd() does. With IORING_SETUP_IOPOLL nothing wakes anybody.
+        rings.RECOMMENDED wishes for: there wakeup_fd() does. With IORING_SETUP_IOPOLL it wakes nothing.
 
         Raises: RingClosed; ValueError on a ring without a descriptor (REGISTERED_FD_ONLY, close_fd()).
         Threads: any.
@@ -1069,13 +1072,13 @@ class Ring(Uncopyable):
     def wakeup_fd(self) -> int:
         """Return a descriptor that wakes select, poll, epoll and asyncio when there are completions.
 
-        It is readable until reap() or reap_into() returns nothing: reap whenever it is. Where fileno() wakes
-        them all, that is returned; else an eventfd that is registered with the ring, which takes the place of
-        register.register_eventfd(), and of which nobody else reads.
+        It is readable until reap() or reap_into() returns nothing: reap whenever it is. If fileno() wakes
+        them all, that is returned; else an eventfd that is registered with the ring, which replaces
+        register.register_eventfd(), and which no other code may read.
 
         Returns: the same descriptor at every call; the ring closes it.
-        Raises: ValueError with IORING_SETUP_IOPOLL, whose completions nobody posts unless asked; OSError,
-            EBUSY when register.register_eventfd() was called before.
+        Raises: ValueError with IORING_SETUP_IOPOLL, whose completions the kernel posts only when we enter;
+            OSError, EBUSY if register.register_eventfd() was called before.
         Lifetime: none; the descriptor stays open until close().
         Since: 5.1; 5.2 with an eventfd
         Source: Linux 6.12 io_uring/io_uring.c: io_req_local_work_add signals the eventfd and does not wake
@@ -1090,14 +1093,14 @@ class Ring(Uncopyable):
         if not self._registered_only and not self.flags & uapi.IORING_SETUP_DEFER_TASKRUN:
             return self._fd
         if self._wakeup_fd < 0:
-            # Readable at once: what completes before it is registered adds nothing to it.
+            # Readable immediately: requests that complete before it is registered do not signal it.
             fd = syscalls.eventfd(1)
             try:
                 self._register(uapi.IORING_REGISTER_EVENTFD, _pointer(bytearray(struct.pack("=i", fd))), 1)
             except BaseException as error:
                 os.close(fd)
                 if isinstance(error, OSError) and error.errno == errno.EBUSY:
-                    what = f"{error.strerror}: this ring has an eventfd already (register.register_eventfd)"
+                    what = f"{error.strerror}: this ring already has an eventfd (register.register_eventfd)"
                     raise OSError(error.errno, what) from None
                 raise
             self._wakeup_fd = fd
@@ -1119,7 +1122,7 @@ class Ring(Uncopyable):
 
     @property
     def owner(self) -> int:
-        """Return the ident of the thread that the ring belongs to, 0 when there is none any more.
+        """Return the ident of the thread that owns the ring, 0 if none does any more.
 
         Threads: any.
         """
@@ -1145,9 +1148,9 @@ class Ring(Uncopyable):
         )
 
     def dont_fork(self) -> None:
-        """Leave the rings out of forked children, who could do nothing with them; a child gets ForkedRing.
+        """Exclude the rings from forked children, which could not use them; a child gets ForkedRing.
 
-        Whoever holds a slot must not touch it in the child: there is no memory behind it.
+        Code that holds a slot must not touch it in the child: there is no memory behind it.
 
         Source: madvise(2), MADV_DONTFORK. Linux 6.12 and 7.2 for user mode (UML) damage their memory when a
             process with 256 SQEs or more mapped forks (seen 2026-11-23); elsewhere this saves work.
@@ -1159,15 +1162,15 @@ class Ring(Uncopyable):
                 memory.madvise(mmap.MADV_DONTFORK)
 
     def disown_fd(self) -> None:
-        """Forget a descriptor that somebody else has closed: close() then leaves that number alone."""
+        """Disown a descriptor that other code has closed: close() then leaves that number alone."""
         self._fd = -1
 
     def close(self) -> None:
-        """Let the tables drain what is in flight, then unmap the rings and close the descriptor.
+        """Let the tables drain their requests, then unmap the rings and close the descriptor.
 
-        An InFlight table cancels and drains its own here (before_close). Requests made without one are
-        cancelled by the kernel some time after this call, and nobody tells when: drain first, or keep their
-        memory for ever. SQEs that were not submitted are dropped. May be called twice.
+        An InFlight table cancels and drains its own here (before_close). The kernel cancels requests without
+        one some time after this call, and does not tell when: drain first, or keep their memory for ever.
+        SQEs that were not submitted are dropped. May be called twice.
 
         Raises: WrongThread while the owner still lives.
         Threads: the owner, or any thread once the owner has ended.
@@ -1185,7 +1188,7 @@ class Ring(Uncopyable):
             if thread_lives(self._owner):
                 self._refuse()
             if not self.flags & uapi.IORING_SETUP_SINGLE_ISSUER:  # the kernel lets no other thread enter it
-                self._own()  # so that what is in flight can still be cancelled and drained
+                self._own()  # so that requests in flight can still be cancelled and drained
         self._close(explicit=True)
 
     def _close(self, explicit: bool) -> None:
@@ -1194,17 +1197,17 @@ class Ring(Uncopyable):
                 try:
                     self._map_what_is_there()
                 except OSError:
-                    pass  # then the tables keep for ever what is in flight
+                    pass  # then the tables keep the memory in flight for ever
             self._call_before_close(explicit)
         finally:
             try:
                 self._release()
-            except OSError:  # somebody else has closed the descriptor, and of a finalizer nobody is told
+            except OSError:  # other code has closed the descriptor, and a finalizer cannot report it
                 if explicit:
                     raise
 
     def _call_before_close(self, explicit: bool) -> None:
-        """Call them all, even when one raises: each may have memory to protect."""
+        """Call all functions, even if one raises: each may have memory to protect."""
         call_all(self._callbacks(explicit))
 
     def _callbacks(self, explicit: bool) -> Iterator[Callable[[], object]]:
@@ -1213,11 +1216,12 @@ class Ring(Uncopyable):
             yield partial(callback, self, explicit)
 
     def _release(self, state: str = "closed") -> None:
-        """Give back memory and descriptor without touching an index."""
+        """Release memory and descriptor without touching an index."""
         self._owner = 0
         self._state = state
-        self.get_sqe = _REFUSED[state]  # no method of this ring: that would be a cycle
-        # Each step may be done twice: what a signal handler's exception leaves undone the next close() does.
+        self.get_sqe = _REFUSED[state]  # not a method of this ring: that would be a cycle
+        # Each step may be repeated: the next close() completes steps that a signal handler's exception
+        # prevented.
         for queue in (getattr(self, "sq", None), getattr(self, "cq", None)):
             if queue is not None:
                 _release_queue(queue)
@@ -1227,14 +1231,14 @@ class Ring(Uncopyable):
         self._give_back_index(state)
         try:
             self._close_fd()
-        finally:  # somebody else may have closed it
+        finally:  # other code may have closed it
             self._close_wakeup_fd()
             self.closed = self._fd < 0
 
     def _give_back_index(self, state: str) -> None:
         """Unregister the index, which would keep the ring alive.
 
-        In a forked child, and in another thread, the same number is nobody's, or somebody else's.
+        In a forked child, and in another thread, the same number is unused, or belongs to another ring.
         """
         here = this_thread().by_index
         if state == "forked" or self not in here or not self._by_index():
@@ -1267,7 +1271,7 @@ class Ring(Uncopyable):
         self.close()
 
     def __del__(self) -> None:
-        """Close a ring that was forgotten, with a warning."""
+        """Close a ring that was never closed, with a warning."""
         if getattr(self, "closed", True):
             return
         if self._state in ("closed", "forked"):  # half done
@@ -1277,7 +1281,7 @@ class Ring(Uncopyable):
 
             try:
                 warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-            finally:  # even where warnings are errors
+            finally:  # even if warnings are errors
                 self._close(explicit=False)
 
     def __repr__(self) -> str:
@@ -1328,7 +1332,7 @@ def _not_a_count(wait_nr: Any) -> Exception:
 
 
 def _allocate(entries: int, cq_entries: int, flags: int) -> tuple[Any, Any]:
-    """Make memory for a NO_MMAP ring: the header, CQEs and index array in one block, the SQEs in another."""
+    """Allocate a NO_MMAP ring: the header, CQEs and index array in one block, the SQEs in another."""
     import mmap
 
     _, rings, sqes = _least_sizes(entries, cq_entries, flags & ~uapi.IORING_SETUP_NO_SQARRAY)
@@ -1337,7 +1341,7 @@ def _allocate(entries: int, cq_entries: int, flags: int) -> tuple[Any, Any]:
 
 
 def _least_sizes(entries: int, cq_entries: int, flags: int) -> tuple[int, int, int]:
-    """Compute what memory_sizes() will say at least: it knows how many words stand before the CQEs."""
+    """Compute a lower bound of memory_sizes(), which knows how many words precede the CQEs."""
     sq = 1 << (min(entries, MAX_ENTRIES) - 1).bit_length()
     cq = 1 << (min(max(cq_entries, sq) if cq_entries else 2 * sq, 2 * MAX_ENTRIES) - 1).bit_length()
     nowhere = {"sq_off": {"array": 0}, "cq_off": {"cqes": 0}}
@@ -1366,24 +1370,24 @@ def _unmap(mappings: list[Any]) -> None:
         try:
             memory.close()
         except BufferError:
-            continue  # somebody still looks at a slot: the last view that goes unmaps it
+            continue  # a view of a slot still exists: the last one unmaps it
 
 
 def _release_queue(queue: SubmissionQueue | CompletionQueue) -> None:
     try:
         queue.release()
     except BufferError:
-        return  # the mapping outlives the ring, for whoever still looks at it
+        return  # the mapping outlives the ring, for its remaining views
 
 
 def call_all(calls: Iterable[Callable[[], object]]) -> None:
-    """Call each, even when others raise.
+    """Call each function, even if others raise.
 
     Args: calls are functions without arguments.
     Raises: the last exception, with those before it as its context.
     """
     raised: BaseException | None = None
-    outer = sys.exc_info()[1]  # what the caller is handling, which Python makes the context of each
+    outer = sys.exc_info()[1]  # the exception that the caller handles, which Python makes the context of each
     for call in calls:
         try:
             call()
@@ -1403,7 +1407,7 @@ def call_all(calls: Iterable[Callable[[], object]]) -> None:
 
 
 class _Thread(Uncopyable):
-    """A thread, by something that no later one gets: idents are used again."""
+    """A thread, by an identity that no later one gets: idents are reused."""
 
     __slots__ = ("__weakref__", "by_index")
 
@@ -1413,7 +1417,7 @@ class _Thread(Uncopyable):
         self.by_index: weakref.WeakSet[Ring] = weakref.WeakSet()
 
     def __del__(self) -> None:
-        """Let no ring use an index of a thread that has ended."""
+        """Stop rings from using an index of a thread that has ended."""
         for ring in list(getattr(self, "by_index", ())):
             if not ring.closed:
                 ring._lose_index()
@@ -1423,9 +1427,9 @@ _threads = _local()
 
 
 def this_thread() -> _Thread:
-    """Return what stands for the calling thread as long as it lives, and is freed when it ends.
+    """Return an object that represents the calling thread as long as it lives, and is freed when it ends.
 
-    Lifetime: none; who keeps it keeps the thread from ending.
+    Lifetime: none; a reference to it keeps the thread alive for this module.
     """
     try:
         return _threads.here  # type: ignore[no-any-return]
@@ -1437,8 +1441,8 @@ def this_thread() -> _Thread:
 def thread_lives(ident: int) -> bool:
     """Tell whether a thread still runs.
 
-    Args: ident is what threading.get_ident() returned in it.
-    Returns: True or False, as of now.
+    Args: ident is the result of threading.get_ident() in it.
+    Returns: True or False, at this moment.
     """
     import threading
 
@@ -1446,7 +1450,7 @@ def thread_lives(ident: int) -> bool:
 
 
 def watcher() -> Any:
-    """Fetch debug.py, the one module that is imported against the order, and only when RAWURING_DEBUG is set.
+    """Fetch debug.py, the one module that is imported against the order, and only if RAWURING_DEBUG is set.
 
     Returns: the module; None in a copy of a part of the package that lacks it.
     """
@@ -1469,7 +1473,7 @@ _hooked = False
 
 
 def _remember(ring: Ring) -> None:
-    """See to it that the ring hears of fork() and of the end of the interpreter."""
+    """Register the ring for fork() and for the end of the interpreter."""
     global _hooked
     if not _hooked:
         import atexit
@@ -1494,7 +1498,7 @@ def _after_fork_in_child() -> None:
 
 
 def _at_exit() -> None:
-    # Buffers are freed while the interpreter comes down; no request may be writing to them by then.
+    # Buffers are freed during interpreter shutdown; no request may write to them by then.
     call_all(partial(_close_at_exit, ring) for ring in list(_live) if not ring.closed)
 
 
@@ -1502,5 +1506,5 @@ def _close_at_exit(ring: Ring) -> None:
     try:
         ring._close(explicit=False)
     except OSError as error:
-        if error.errno != errno.EBADF:  # somebody has closed its descriptor: nobody is left to be told
+        if error.errno != errno.EBADF:  # its descriptor was closed: there is no one to report it to
             raise
