@@ -182,13 +182,19 @@ def reader(item: Any) -> Any:
 
 def stat_file(path: StrOrBytesPath) -> Any:
     """Tell about a file, or return the procedure that does."""
-    found = stat_now(path, None, True)
+    try:
+        found = stat_now(path, None, True)
+    except fileops.WRONG:
+        found = None  # os.stat() says what is wrong
     return _stat_file(path, True) if found is None else found
 
 
 def lstat_file(path: StrOrBytesPath) -> Any:
     """Tell about a file or a link, or return the procedure that does."""
-    found = stat_now(path, None, False)
+    try:
+        found = stat_now(path, None, False)
+    except fileops.WRONG:
+        found = None  # os.stat() says what is wrong
     return _stat_file(path, False) if found is None else found
 
 
@@ -206,7 +212,7 @@ def write_file(path: StrOrBytesPath, data: Any, atomic: bool, sync: bool) -> Wor
     Without sync one thread does all of it: three workers of the kernel, one after the other, took longer than
     one thread. With sync the waiting for the device is on the ring, where any number waits at the same time.
     """
-    view = memoryview(data).cast("B")
+    view = fileops.as_view(data)
     name = os.fspath(path)
     target = os.path.realpath(name) if atomic and os.path.islink(name) else name
     used = _beside(target) if atomic else name
@@ -223,6 +229,10 @@ def write_file(path: StrOrBytesPath, data: Any, atomic: bool, sync: bool) -> Wor
             used = None
             if sync:
                 yield from _sync_directory(os.path.dirname(target))
+    except OSError as error:
+        if not atomic or error.errno is None:
+            raise
+        raise error_of(error.errno, path) from None  # the other name says nothing to the caller
     finally:
         if atomic and used is not None:
             with contextlib.suppress(OSError):
@@ -237,7 +247,7 @@ def _beside(name: Any) -> Any:
     directory, base = os.path.split(name)
     if isinstance(name, bytes):
         return os.path.join(directory, b"." + base[:200] + b"." + token_hex(6).encode() + b".tmp")
-    return os.path.join(directory, f".{base[:200]}.{token_hex(6)}.tmp")
+    return os.path.join(directory, f".{base[:50]}.{token_hex(6)}.tmp")  # a character has up to 4 bytes
 
 
 def _write_all(name: Any, view: memoryview, like: Any, close: bool) -> int | None:
@@ -248,14 +258,14 @@ def _write_all(name: Any, view: memoryview, like: Any, close: bool) -> int | Non
     flags = os.O_WRONLY | os.O_CREAT | _O_BINARY | (os.O_EXCL if like else os.O_TRUNC)
     fd = os.open(name, flags | getattr(os, "O_CLOEXEC", 0), 0o666)
     try:
-        at = 0
-        while at < len(view):
-            at += os.write(fd, view[at : at + fileops.MAX_RW_COUNT] if at or len(view) > 1 << 30 else view)
-        if like and hasattr(os, "fchmod"):
+        if like and hasattr(os, "fchmod"):  # before there is anything to read
             try:
                 os.fchmod(fd, stat_module.S_IMODE(os.stat(like).st_mode))
             except FileNotFoundError:
                 pass
+        at = 0
+        while at < len(view):
+            at += os.write(fd, view[at : at + fileops.MAX_RW_COUNT] if at or len(view) > 1 << 30 else view)
     except BaseException:
         os.close(fd)
         if like:
@@ -300,7 +310,7 @@ def copy_file(src: StrOrBytesPath, dst: StrOrBytesPath, metadata: bool, progress
         at, in_kernel = 0, hasattr(os, "copy_file_range")
         while True:
             if in_kernel:
-                got = yield Op(partial(_copy_range, source, target, at))
+                got = yield Op(partial(_copy_range, source, target, at, size))
                 if got is None:
                     in_kernel = False
                     continue
@@ -323,22 +333,31 @@ def _copy_start(src: StrOrBytesPath, dst: StrOrBytesPath, metadata: bool) -> Any
 
     Returns: the number of bytes if all is copied; else both descriptors and the size.
     """
+    for path in (src, dst):  # the open of a FIFO waits for its other end
+        try:
+            is_fifo = stat_module.S_ISFIFO(os.stat(path).st_mode)
+        except OSError:
+            continue
+        if is_fifo:
+            raise _special(path, "a named pipe")
     source = os.open(src, os.O_RDONLY | _O_BINARY | fileops.O_NONBLOCK)
     try:
         found = os.fstat(source)
         if not stat_module.S_ISREG(found.st_mode):
-            import shutil
-
             if stat_module.S_ISDIR(found.st_mode):
                 raise error_of(errno.EISDIR, src)
-            raise shutil.SpecialFileError(f"`{os.fspath(src)!s}` is not a regular file")
-        flags = os.O_WRONLY | os.O_CREAT | _O_BINARY | getattr(os, "O_CLOEXEC", 0)
-        target = os.open(dst, flags, stat_module.S_IMODE(found.st_mode) & 0o777 | 0o200)
+            raise _special(src, "not a regular file")
+        flags = os.O_WRONLY | os.O_CREAT | _O_BINARY | getattr(os, "O_CLOEXEC", 0) | fileops.O_NONBLOCK
+        # With the metadata nobody else may read more of the copy than of the file, not even for a moment.
+        mode = stat_module.S_IMODE(found.st_mode) & 0o777 | 0o200 if metadata else 0o666
+        target = os.open(dst, flags, mode)
     except BaseException:
         os.close(source)
         raise
     both = source, target, found.st_size
     try:
+        if fileops.O_NONBLOCK:
+            os.set_blocking(target, True)
         there = os.fstat(target)
         if os.path.samestat(found, there):
             import shutil
@@ -346,13 +365,14 @@ def _copy_start(src: StrOrBytesPath, dst: StrOrBytesPath, metadata: bool) -> Any
             raise shutil.SameFileError(f"{os.fspath(src)!r} and {os.fspath(dst)!r} are the same file")
         if there.st_size:
             os.ftruncate(target, 0)
+        in_kernel = hasattr(os, "copy_file_range")
         if not _clone(source, target, found.st_size):
             if found.st_size > COPY_CHUNK or not found.st_size:
                 # What says 0 may have more, as in /proc; a copy inside the kernel believes the size.
                 return both if found.st_size else _end(both, _copy_small(source, target), src, dst, metadata)
             at = 0
             while at < found.st_size:
-                got = _copy_range(source, target, at) if hasattr(os, "copy_file_range") else None
+                got = _copy_range(source, target, at, found.st_size) if in_kernel else None
                 if got is None:
                     return _end(both, _copy_small(source, target), src, dst, metadata)
                 if not got:
@@ -363,6 +383,12 @@ def _copy_start(src: StrOrBytesPath, dst: StrOrBytesPath, metadata: bool) -> Any
     except BaseException:
         _close_both(both)
         raise
+
+
+def _special(path: Any, kind: str) -> Exception:
+    import shutil
+
+    return shutil.SpecialFileError(f"`{os.fspath(path)!s}` is {kind}")
 
 
 def _end(both: Any, size: int, src: Any, dst: Any, metadata: bool) -> int:
@@ -399,10 +425,22 @@ def _clone(source: int, target: int, size: int) -> bool:
 _NOT_IN_KERNEL = (errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM)
 
 
-def _copy_range(source: int, target: int, at: int) -> int | None:
-    """Let the kernel copy; None where it cannot."""
+def _copy_range(source: int, target: int, at: int, size: int) -> int | None:
+    """Let the kernel copy, and leave holes as they are; None where it cannot.
+
+    Returns: how far it is to where the next copy begins, 0 at the end.
+    """
+    start, length = at, COPY_CHUNK
     try:
-        return os.copy_file_range(source, target, COPY_CHUNK, at, at)
+        if at < size and os.fstat(source).st_blocks * 512 < size:
+            try:
+                start = os.lseek(source, at, os.SEEK_DATA)
+                length = min(length, os.lseek(source, start, os.SEEK_HOLE) - start)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # there is nothing but a hole
+                    os.ftruncate(target, size)
+                    return size - at
+        return start - at + os.copy_file_range(source, target, length, start, start)
     except OSError as error:
         if error.errno in _NOT_IN_KERNEL:
             return None
@@ -488,13 +526,20 @@ def copy_options(symlinks: bool, ignore: Any, dirs_exist_ok: bool) -> dict[str, 
 def copy_setup(src: Any, dst: Any, options: dict[str, Any], many: Many) -> None:
     """Let many copy a tree."""
     src, dst = os.fspath(src), os.fspath(dst)
+    options["top"] = src, dst
     many.add(dst, partial(copy_tree_directory, many, options), (src, dst))
 
 
 def copy_tree_directory(many: Many, options: dict[str, Any], pair: tuple[Any, Any]) -> Work:
     """Make a directory, and let many copy what is in it."""
     src, dst = pair
-    plan = yield Op(partial(_plan_copy, src, dst, options), names=(src, dst))
+    try:
+        plan = yield Op(partial(_plan_copy, src, dst, options), names=(src, dst))
+    except OSError as error:
+        if pair == options["top"]:
+            raise
+        options["errors"].append((src, dst, str(error)))
+        return 0
     files, directories = plan
     for at in range(0, len(files), GROUP):
         many.add(dst, partial(copy_group, options), files[at : at + GROUP])
@@ -573,27 +618,29 @@ def _end_directories(options: dict[str, Any]) -> None:
 
 def remove_tree(path: Any, ignore_errors: bool, progress: Any) -> Work:
     """Remove a directory and all that is in it."""
-    removing = _removing(path, ignore_errors)
     removed = 0
-    while True:
-        got = yield Op(partial(_advance, removing))
-        removed += got
-        if progress is not None and got:
-            progress(removed)
-        if got < GROUP:
-            return removed
+    with contextlib.closing(_removing(path, ignore_errors)) as removing:
+        while True:
+            got = yield Op(partial(_advance, removing))
+            removed += got
+            if progress is not None and got:
+                progress(removed)
+            if got < GROUP:
+                return removed
 
 
 def _advance(removing: Iterator[None]) -> int:
     return sum(1 for _ in zip(range(GROUP), removing))
 
 
-def _removing(path: Any, ignore_errors: bool) -> Iterator[None]:
+def _removing(path: Any, ignore_errors: bool) -> Generator[None, None, None]:
     """Remove entries one after the other; links are not followed, not even while they are being made."""
+    if ignore_errors and (os.path.islink(path) or not os.path.isdir(path)):
+        return
     if os.path.islink(path):
         raise OSError("Cannot call remove_tree on a symbolic link")
-    if ignore_errors and not os.path.isdir(path):
-        return
+    if not stat_module.S_ISDIR(os.lstat(path).st_mode):
+        raise error_of(errno.ENOTDIR, path)
 
     def refuse(error: OSError) -> None:
         if not ignore_errors:
@@ -619,7 +666,10 @@ def _remove(call: Any, directory: Any, name: Any, fd: int | None, ignore_errors:
     try:
         try:
             call(path if fd is None else name, **keywords)
-        except NotADirectoryError:  # a link to a directory
+        except NotADirectoryError:
+            if not name:
+                raise
+            # A link to a directory.
             os.unlink(path if fd is None else name, **keywords)
     except OSError as error:
         if ignore_errors:

@@ -76,6 +76,8 @@ _O_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 #: 0 where there is none.
 O_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 _O_LARGEFILE = getattr(os, "O_LARGEFILE", 0)
+_MORE = _O_CLOEXEC | _O_LARGEFILE
+_U32 = 0xFFFFFFFF
 _O_DIRECT = getattr(os, "O_DIRECT", 0)
 #: What openat2() refuses together with RESOLVE_CACHED, and what has effects when it is only tried.
 _O_NOT_CACHED = os.O_CREAT | os.O_TRUNC | (getattr(os, "O_TMPFILE", 0) & ~getattr(os, "O_DIRECTORY", 0))
@@ -125,6 +127,18 @@ class Op(
         return None if self.finish is None else self.finish(res)
 
 
+#: What wrong arguments raise.
+WRONG = TypeError, ValueError, OverflowError, BufferError
+
+
+def _op(plain: Callable[[], Any], prep: Callable[..., None], arguments: Callable[[], Any], *rest: Any) -> Op:
+    """Make an operation; where an argument is wrong, one of which the plain call says so, in os's words."""
+    try:
+        return Op(plain, prep, arguments(), *rest)
+    except WRONG:
+        return Op(plain)
+
+
 def error_of(code: int, *names: Any) -> OSError:
     """Return the OSError for a positive errno and the one or two paths it is about."""
     names = tuple([os.fspath(name) if hasattr(name, "__fspath__") else name for name in names])
@@ -139,17 +153,21 @@ def error_of(code: int, *names: Any) -> OSError:
 
 def descriptor(fd: Any) -> int:
     """Return the descriptor of an int, or of an object with fileno(), as os.fsync() does."""
-    if fd.__class__ is int:
-        return fd  # type: ignore[no-any-return]
     if isinstance(fd, int):
-        return int(fd)
+        return _not_negative(int(fd))
     fileno = getattr(fd, "fileno", None)
     if fileno is None:
         raise TypeError("argument must be an int, or have a fileno() method.")
     number = fileno()
     if not isinstance(number, int):
         raise TypeError("fileno() returned a non-integer")
-    return number
+    return _not_negative(number)
+
+
+def _not_negative(fd: int) -> int:
+    if c_int(fd) < 0:
+        raise ValueError(f"file descriptor cannot be a negative integer ({fd})")
+    return fd
 
 
 def _directory(dir_fd: int | None) -> int:
@@ -157,7 +175,10 @@ def _directory(dir_fd: int | None) -> int:
         return _AT_FDCWD
     if not hasattr(dir_fd, "__index__"):
         raise TypeError(f"argument should be integer or None, not {type(dir_fd).__name__}")
-    return index(dir_fd)
+    number = index(dir_fd)
+    if not -(1 << 31) <= number < 1 << 31:
+        raise OverflowError(f"fd is {'less than minimum' if number < 0 else 'greater than maximum'}")
+    return number
 
 
 _FS_ENCODING = sys.getfilesystemencoding()
@@ -176,7 +197,24 @@ def _encoded(path: StrOrBytesPath) -> bytes:
 def check_range(nbytes: int, offset: int) -> None:
     """Raise what pread() raises for a negative length or offset; -1 must not become "at the position"."""
     if index(nbytes) < 0 or index(offset) < 0:
+        c_long(nbytes), c_long(offset)
         raise error_of(errno.EINVAL)
+
+
+def c_int(value: Any) -> int:
+    """Return a number that is an int of C."""
+    number = index(value)
+    if not -(1 << 31) <= number < 1 << 31:
+        raise OverflowError("Python int too large to convert to C int")
+    return number
+
+
+def c_long(value: Any) -> int:
+    """Return a number that is a long of C."""
+    number = index(value)
+    if not -sys.maxsize - 1 <= number <= sys.maxsize:
+        raise OverflowError("Python int too large to convert to C long")
+    return number
 
 
 def pin_path(path: StrOrBytesPath) -> Any:
@@ -184,11 +222,24 @@ def pin_path(path: StrOrBytesPath) -> Any:
     return pin(_encoded(path) + b"\0")
 
 
-def as_views(buffers: Sequence[Any], skip: int = 0) -> list[memoryview]:
+def as_view(buffer: Any) -> memoryview:
+    """Return a buffer as a view of bytes; what is none raises what os.write() raises."""
+    try:
+        view = memoryview(buffer)
+    except TypeError:
+        raise TypeError(f"a bytes-like object is required, not '{type(buffer).__name__}'") from None
+    if not view.c_contiguous:
+        raise BufferError("memoryview: underlying buffer is not C-contiguous")
+    return view.cast("B")
+
+
+def as_views(buffers: Sequence[Any], skip: int = 0, name: str = "preadv2") -> list[memoryview]:
     """Return buffers as views of bytes, without their first skip bytes and without empty ones."""
+    if not hasattr(buffers, "__getitem__"):
+        raise TypeError(f"{name}() arg 2 must be a sequence")
     views = []
     for buffer in buffers:
-        view = memoryview(buffer).cast("B")
+        view = as_view(buffer)
         nbytes = len(view)
         if skip < nbytes:
             views.append(view[skip:] if skip else view)
@@ -513,14 +564,17 @@ def plain_write(fd: int, views: list[memoryview], offset: int) -> int:
 
 def open_op(path: StrOrBytesPath, flags: int, mode: int, dir_fd: int | None) -> Op:
     """Open a file, not waiting for the other end of a FIFO; settle_open() says what is still to be done."""
-    flags, mode = index(flags), index(mode)
-    flags |= O_NONBLOCK
+    flags = index(flags) | O_NONBLOCK
     if dir_fd is None:
         plain = partial(os.open, path, flags, mode)
     else:
         plain = partial(os.open, path, flags, mode, dir_fd=dir_fd)
-    arguments = (_directory(dir_fd), pin_path(path), flags | _O_CLOEXEC | _O_LARGEFILE, mode)
-    return Op(plain, ops.prep_openat, arguments, index, (path,), os.close)
+    op = _op(
+        plain, ops.prep_openat,
+        lambda: (_directory(dir_fd), pin_path(path), c_int(flags) & _U32 | _MORE, c_int(mode) & _U32),
+        index, (path,),
+    )  # fmt: skip
+    return op._replace(undo=os.close)
 
 
 def settle_open(fd: int, flags: int, held: list[int]) -> int | None:
@@ -589,7 +643,7 @@ def fsync_op(fd: Any, datasync: bool) -> Op:
 
 def fallocate_op(fd: int, offset: int, length: int, mode: int) -> Op:
     """Allocate room, or with a mode of FALLOC_FL_* punch holes and more."""
-    fd, offset, length = descriptor(fd), index(offset), index(length)
+    fd, offset, length = c_int(fd), c_long(offset), c_long(length)
     if offset < 0 or length <= 0:
         raise error_of(errno.EINVAL)
     plain = partial(_plain_fallocate, fd, offset, length, mode)
@@ -604,7 +658,7 @@ def _plain_fallocate(fd: int, offset: int, length: int, mode: int) -> None:
 
 def ftruncate_op(fd: int, length: int) -> Op:
     """Set the size of a file."""
-    fd, length = descriptor(fd), index(length)
+    fd, length = c_int(fd), c_long(length)
     if length < 0:
         raise error_of(errno.EINVAL)
     return Op(partial(os.ftruncate, fd, length), ops.prep_ftruncate, (fd, length))
@@ -626,8 +680,11 @@ def stat_op(path: StrOrBytesPath, dir_fd: int | None, follow_symlinks: bool) -> 
     except IndexError:
         found = StatxBuffer()
     flags = 0 if follow_symlinks else _AT_SYMLINK_NOFOLLOW
-    arguments = (_directory(dir_fd), pin_path(path), flags, _STATX_BASIC_STATS, found)
-    return Op(plain, ops.prep_statx, arguments, partial(_stat_result, found), (path,))
+    return _op(
+        plain, ops.prep_statx,
+        lambda: (_directory(dir_fd), pin_path(path), flags, _STATX_BASIC_STATS, found),
+        partial(_stat_result, found), (path,),
+    )  # fmt: skip
 
 
 def _stat_result(found: StatxBuffer, res: int) -> os.stat_result:
@@ -643,7 +700,8 @@ def _stat_result(found: StatxBuffer, res: int) -> os.stat_result:
         seconds.append(whole)
         more[f"st_{name}"] = whole + 1e-9 * rest  # rounded as CPython does it
         more[f"st_{name}_ns"] = time_ns
-        more[f"nsec_{name}"] = rest  # of which PyPy makes both
+        if PYPY:
+            more[f"nsec_{name}"] = rest  # of which it makes both; others do not know it (3.13)
     return os.stat_result((*ten, *seconds), more)
 
 
@@ -658,30 +716,34 @@ def rename_op(
     """Rename a file; replace asks for os.replace(), which differs on Windows."""
     call = os.replace if replace else os.rename
     plain = _with_directories(call, src, dst, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
-    _encoded(src), _encoded(dst)
-    arguments = (_directory(src_dir_fd), pin_path(src), _directory(dst_dir_fd), pin_path(dst), 0)
-    return Op(plain, ops.prep_renameat, arguments, None, (src, dst))
+    return _op(
+        plain, ops.prep_renameat,
+        lambda: (_directory(src_dir_fd), pin_path(src), _directory(dst_dir_fd), pin_path(dst), 0),
+        None, (src, dst),
+    )  # fmt: skip
 
 
 def unlink_op(path: StrOrBytesPath, dir_fd: int | None) -> Op:
     """Remove a name."""
-    _encoded(path)
     plain = _with_directories(os.unlink, path, dir_fd=dir_fd)
-    return Op(plain, ops.prep_unlinkat, (_directory(dir_fd), pin_path(path), 0), None, (path,))
+    return _op(plain, ops.prep_unlinkat, lambda: (_directory(dir_fd), pin_path(path), 0), None, (path,))
 
 
 def rmdir_op(path: StrOrBytesPath, dir_fd: int | None) -> Op:
     """Remove an empty directory."""
-    _encoded(path)
     plain = _with_directories(os.rmdir, path, dir_fd=dir_fd)
-    return Op(plain, ops.prep_unlinkat, (_directory(dir_fd), pin_path(path), _AT_REMOVEDIR), None, (path,))
+    return _op(
+        plain, ops.prep_unlinkat, lambda: (_directory(dir_fd), pin_path(path), _AT_REMOVEDIR), None, (path,)
+    )
 
 
 def mkdir_op(path: StrOrBytesPath, mode: int, dir_fd: int | None) -> Op:
     """Make a directory."""
-    _encoded(path)
     plain = _with_directories(os.mkdir, path, mode, dir_fd=dir_fd)
-    return Op(plain, ops.prep_mkdirat, (_directory(dir_fd), pin_path(path), index(mode)), None, (path,))
+    return _op(
+        plain, ops.prep_mkdirat, lambda: (_directory(dir_fd), pin_path(path), c_int(mode) & _U32), None,
+        (path,),
+    )  # fmt: skip
 
 
 def link_op(
@@ -689,25 +751,29 @@ def link_op(
     follow_symlinks: bool,
 ) -> Op:  # fmt: skip
     """Make a hard link."""
-    _encoded(src), _encoded(dst)
     options: dict[str, Any] = {} if follow_symlinks else {"follow_symlinks": False}
     call = partial(os.link, **options)
     plain = _with_directories(call, src, dst, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
-    arguments = (_directory(src_dir_fd), pin_path(src), _directory(dst_dir_fd), pin_path(dst))
     # os.link() follows nothing by default on Linux, whatever its follow_symlinks says: it calls link().
     plain_link = src_dir_fd is None and dst_dir_fd is None
     flags = _AT_SYMLINK_FOLLOW if follow_symlinks and not plain_link else 0
-    return Op(plain, ops.prep_linkat, (*arguments, flags), None, (src, dst))
+    return _op(
+        plain, ops.prep_linkat,
+        lambda: (_directory(src_dir_fd), pin_path(src), _directory(dst_dir_fd), pin_path(dst), flags),
+        None, (src, dst),
+    )  # fmt: skip
 
 
 def symlink_op(
     src: StrOrBytesPath, dst: StrOrBytesPath, target_is_directory: bool, dir_fd: int | None
 ) -> Op:
     """Make a symbolic link."""
-    _encoded(src), _encoded(dst)
     plain = _with_directories(os.symlink, src, dst, target_is_directory, dir_fd=dir_fd)
-    arguments = (pin_path(src), _directory(dir_fd), pin_path(dst))
-    return Op(plain, ops.prep_symlinkat, arguments, None, (src, dst))
+    return _op(
+        plain, ops.prep_symlinkat,
+        lambda: (pin_path(src), _directory(dir_fd), pin_path(dst)),
+        None, (src, dst),
+    )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------

@@ -350,6 +350,7 @@ async def pread(fd: int, n: int, offset: int) -> bytes:
         await _breathe()
     if n.__class__ is not int or offset.__class__ is not int or n < 0 or offset < 0:
         check_range(n, offset)
+        n, offset = index(n), index(offset)
     got = None
     if n <= INLINE_MAX:
         memory = bytearray(n)
@@ -378,6 +379,7 @@ async def preadv_into(fd: int, buffers: Sequence[Any], offset: int) -> int:
     if perf_counter() > _turn.until:
         await _breathe()
     check_range(0, offset)
+    offset = index(offset)
     views = as_views(buffers)
     want = sum(map(len, views))
     got = None
@@ -414,7 +416,8 @@ async def pwritev(fd: int, buffers: Sequence[Any], offset: int) -> int:
     if perf_counter() > _turn.until:
         await _breathe()
     check_range(0, offset)
-    views = as_views(buffers)
+    offset = index(offset)
+    views = as_views(buffers, 0, "pwritev")
     want = sum(map(len, views))
     got = write_now(fd, views, offset) if want <= INLINE_MAX and views else None
     if got == want:
@@ -442,7 +445,7 @@ async def readinto(fd: int, buffer: Any) -> int:
     """
     if perf_counter() > _turn.until:
         await _breathe()
-    view = memoryview(buffer).cast("B")
+    view = fileops.as_view(buffer)
     want = len(view)
     if want <= INLINE_MAX or not _is_regular(fd):
         got = read_now(fd, (view,), -1, want)
@@ -466,7 +469,7 @@ async def write(fd: int, data: Any) -> int:
     """
     if perf_counter() > _turn.until:
         await _breathe()
-    view = memoryview(data).cast("B")
+    view = fileops.as_view(data)
     if len(view) <= INLINE_MAX or not _is_regular(fd):
         got = write_now(fd, (view,), -1)
         if got is not None:
@@ -527,8 +530,12 @@ async def open_fd(path: StrOrBytesPath, flags: int, mode: int = 0o777, *, dir_fd
     if perf_counter() > _turn.until:
         await _breathe()
     held: list[int] = []
+    flags = index(flags)
     try:
-        fd = open_now(path, flags, dir_fd)
+        try:
+            fd = open_now(path, flags, dir_fd) if mode.__class__ is int and 0 <= mode < 1 << 31 else None
+        except fileops.WRONG:
+            fd = None  # os.open() says what is wrong
         try:
             if fd is None:
                 fd = await _do(fileops.open_op(path, flags, mode, dir_fd))
@@ -578,11 +585,12 @@ async def close_fd(fd: int) -> None:
     may have to wait for a server, or for a device that is slow, and are closed behind the task's back if it
     is cancelled.
     """
+    fd = index(fd)
     # Nothing is awaited before it is certain that the descriptor will be closed.
-    if fileops.closes_at_once(fd):
+    if fd < 0 or fileops.closes_at_once(fd):
         os.close(fd)
         return
-    await _finish(_do(fileops.close_op(index(fd))))
+    await _finish(_do(fileops.close_op(fd)))
 
 
 async def _finish(awaitable: Any) -> Any:
@@ -632,7 +640,10 @@ async def stat(
         await _breathe()
     if isinstance(path, int):
         return os.stat(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
-    found = fileops.stat_now(path, dir_fd, follow_symlinks)
+    try:
+        found = fileops.stat_now(path, dir_fd, follow_symlinks)
+    except fileops.WRONG:
+        found = None  # os.stat() says what is wrong
     if found is not None:
         return found
     result: os.stat_result = await _do(fileops.stat_op(path, dir_fd, follow_symlinks))
@@ -641,6 +652,8 @@ async def stat(
 
 async def lstat(path: StrOrBytesPath, *, dir_fd: int | None = None) -> os.stat_result:
     """Tell about a file, or about the link itself: os.lstat()."""
+    if not isinstance(path, (str, bytes)) and not hasattr(path, "__fspath__"):
+        return os.lstat(path, dir_fd=dir_fd)
     return await stat(path, dir_fd=dir_fd, follow_symlinks=False)
 
 

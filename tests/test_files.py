@@ -17,6 +17,7 @@ import os
 import sys
 import threading
 from collections.abc import Coroutine, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -490,3 +491,68 @@ def _is_open(fd: int) -> bool:
     except OSError:
         return False
     return True
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it compares with os on Linux")
+@pytest.mark.parametrize("bad", [None, 1.5, [], object(), -(1 << 70), 1 << 31, 1 << 70], ids=repr)
+def test_any_function_when_an_argument_is_bad_then_the_words_of_os(
+    file: int, tmp_path: Path, bad: Any
+) -> None:
+    here, gone = str(tmp_path), str(tmp_path / "gone" / "gone")
+    calls: list[Any] = [
+        (os.open, files.open_fd, (here, bad)), (os.open, files.open_fd, (here, os.O_RDONLY, bad)),
+        (os.fsync, files.fsync, (bad,)), (os.ftruncate, files.ftruncate, (bad, 1)),
+        (os.mkdir, files.mkdir, (gone, bad)),
+    ]  # fmt: skip
+    for name in ("stat", "unlink", "rmdir", "mkdir"):
+        function, own = getattr(os, name), getattr(files, name)
+        calls.append((partial(function, dir_fd=bad), partial(own, dir_fd=bad), ("gone/gone",)))
+        if not isinstance(bad, int):
+            calls.append((function, own, (bad,)))
+    if not isinstance(bad, int):
+        calls += [(os.lstat, files.lstat, (bad,)), (os.close, files.close_fd, (bad,))]
+        calls += [(os.pwrite, files.pwrite, (file, bad, 0)), (os.write, files.write, (file, bad))]
+        calls += [(os.open, files.open_fd, (bad, 0))]
+        if hasattr(os, "preadv"):
+            calls += [(os.preadv, files.preadv_into, (file, [bad], 0))]
+            calls += [(os.pwritev, files.pwritev, (file, [bad], 0))]
+        calls += [(os.rename, files.rename, (bad, gone)), (os.rename, files.rename, (gone, bad))]
+        calls += [(os.link, files.link, (bad, gone)), (os.symlink, files.symlink, (gone, bad))]
+    for expected, found, args in calls:
+        assert outcome_of(found, args) == outcome_of(expected, args), (expected, args)
+
+
+WORDS = sys.version_info >= (3, 10) and sys.implementation.name == "cpython"
+
+
+def outcome_of(function: Any, args: Any) -> Any:
+    """Call a function, or run a coroutine; return type and words of the exception."""
+    try:
+        result = function(*args)
+        if asyncio.iscoroutine(result):
+            result = asyncio.run(result)
+    except Exception as error:
+        # The words for a number that is none were others before 3.10, and PyPy has its own.
+        return type(error), (str(error) if WORDS or isinstance(error, OSError) else "")
+    return result
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it compares with os on Linux")
+def test_numbers_when_they_are_objects_with_an_index_then_as_ints(file: int) -> None:
+    class Three:
+        def __index__(self) -> int:
+            return 3
+
+    three: Any = Three()
+
+    async def main() -> None:
+        assert await files.pread(file, three, three) == os.pread(file, 3, 3)
+        assert await files.pwrite(file, b"abc", three) == 3
+        assert os.pread(file, 3, 3) == b"abc"
+
+    asyncio.run(main())
+
+
+def test_buffers_when_they_are_not_contiguous_then_the_exception_of_os(file: int) -> None:
+    data = memoryview(b"abcdef")[::2]
+    assert outcome_of(files.write, (file, data)) == outcome_of(os.write, (file, data))

@@ -549,3 +549,113 @@ def test_batches_when_of_anything_then_each_item_gets_its_own_data(
         for each in items
     ]
     assert do.read_many(items, depth=depth) == expected
+
+
+# ------------------------------------------------------------------------------------------------------
+# What must not be harmed, or waited for
+
+
+def test_remove_tree_when_it_is_a_file_then_it_stays(do: Both, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"precious")
+    with pytest.raises(NotADirectoryError):
+        do.remove_tree(file)
+    do.remove_tree(file, ignore_errors=True)
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path)
+    with pytest.raises(OSError, match="symbolic link"):
+        do.remove_tree(link)
+    do.remove_tree(link, ignore_errors=True)
+    assert file.read_bytes() == b"precious"
+    assert link.is_symlink()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs on this platform")
+def test_copy_file_when_an_end_is_a_fifo_then_an_exception(do: Both, tmp_path: Path) -> None:
+    file, fifo = tmp_path / "file", tmp_path / "fifo"
+    file.write_bytes(b"x")
+    os.mkfifo(fifo)
+    for src, dst in ((file, fifo), (fifo, file)):
+        with pytest.raises(shutil.SpecialFileError, match="is a named pipe"):
+            do.copy_file(src, dst)
+    assert file.read_bytes() == b"x"
+
+
+@pytest.mark.skipif(not LINUX, reason="file systems elsewhere may know no holes")
+@pytest.mark.parametrize("size", [1 << 20, 5 << 30])
+def test_copy_file_when_it_has_holes_then_the_copy_has_them(do: Both, tmp_path: Path, size: int) -> None:
+    src, dst = tmp_path / "src", tmp_path / "dst"
+    with open(src, "wb") as file:
+        file.write(b"begin")
+        file.seek(size // 2)
+        file.write(b"middle")
+        file.truncate(size)
+    used = os.stat(src).st_blocks
+    if used * 512 >= size:
+        pytest.skip(f"the file system of {tmp_path} knows no holes")
+    assert do.copy_file(src, dst) == size == os.stat(dst).st_size
+    assert os.stat(dst).st_blocks <= 2 * used + 64
+    with open(dst, "rb") as file:
+        assert file.read(7) == b"begin\0\0"
+        file.seek(size // 2 - 1)
+        assert file.read(8) == b"\0middle\0"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no permissions")
+def test_copy_file_when_without_metadata_then_the_permissions_of_a_new_file(do: Both, tmp_path: Path) -> None:
+    src, dst, like = tmp_path / "src", tmp_path / "dst", tmp_path / "like"
+    src.write_bytes(b"x")
+    src.chmod(0o700)
+    do.copy_file(src, dst, metadata=False)
+    shutil.copyfile(src, like)
+    assert dst.stat().st_mode == like.stat().st_mode
+
+
+def test_copy_tree_when_a_directory_cannot_be_copied_then_the_rest_is(do: Both, tmp_path: Path) -> None:
+    src, dst, like = tmp_path / "src", tmp_path / "dst", tmp_path / "like"
+    (src / "sub").mkdir(parents=True)
+    (src / "file").write_bytes(b"x")
+    for each in (dst, like):
+        each.mkdir()
+        (each / "sub").write_bytes(b"in the way")
+    with pytest.raises(shutil.Error) as expected:
+        shutil.copytree(src, like, dirs_exist_ok=True)
+    with pytest.raises(shutil.Error) as found:
+        do.copy_tree(src, dst, dirs_exist_ok=True)
+    assert str(found.value).replace(str(dst), str(like)) == str(expected.value)
+    assert (dst / "file").read_bytes() == b"x"
+
+
+def test_write_bytes_when_atomic_and_it_fails_then_the_exception_names_the_path(
+    do: Both, tmp_path: Path
+) -> None:
+    (tmp_path / "directory").mkdir()
+    for path in (tmp_path / "directory", tmp_path / "missing" / "file"):
+        with pytest.raises(OSError) as found:
+            do.write_bytes(path, b"x", atomic=True)
+        with pytest.raises(OSError) as expected:
+            open(path, "wb")  # noqa: SIM115
+        assert str(found.value) == str(expected.value)
+        assert found.value.filename2 is None
+    name = tmp_path / ("\u20ac" * 80)
+    assert do.write_bytes(name, b"x", atomic=True) == 1
+    assert sorted(os.listdir(tmp_path)) == sorted(["directory", name.name])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no permissions")
+def test_write_bytes_when_atomic_then_nobody_else_can_read_it_meanwhile(
+    do: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "secret"
+    path.write_bytes(b"old")
+    path.chmod(0o600)
+    modes, write = [], os.write
+
+    def write_and_look(fd: int, data: Any) -> int:
+        if bytes(data) == b"new":  # the loop writes, too
+            modes.append(os.fstat(fd).st_mode & 0o777)
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", write_and_look)
+    do.write_bytes(path, b"new", atomic=True)
+    assert modes == [0o600]
