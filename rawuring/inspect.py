@@ -469,7 +469,7 @@ _PAGES = {
     "queues": "docs/concepts.md, Two queues",
     "calls": "docs/concepts.md, Three system calls, and mmap",
     "memory": "docs/concepts.md, How long memory must live",
-    "overflow": "docs/confusions.md, 6. CQ overflow is told in the SQ",
+    "overflow": "docs/confusions.md, 6. The SQ reports CQ overflow",
     "indices": "docs/confusions.md, 4. Who writes which index",
     "sqpoll": "docs/faq.md, Do I need SQPOLL?",
     "polls": "docs/faq.md, Why does POLL_ADD report a descriptor only once?",

@@ -351,8 +351,17 @@ def io_uring_register(fd: int, opcode: int, arg: Any, nr_args: int) -> int:
             return result
         code = _set_errno(0)
         if code not in (0, errno.EINTR):
-            name = uapi.name_of("IORING_REGISTER_", opcode & ~uapi.IORING_REGISTER_USE_REGISTERED_RING)
-            raise OSError(code, f"io_uring_register(fd {fd}, {name}): {os.strerror(code)}")
+            raise_registration(code, fd, opcode)
+
+
+def raise_registration(code: int, fd: int, opcode: int) -> NoReturn:
+    """Raise the error of a registration.
+
+    Args: code is the kernel's errno, or the one that it would answer with.
+    Raises: OSError with that errno.
+    """
+    name = uapi.name_of("IORING_REGISTER_", opcode & ~uapi.IORING_REGISTER_USE_REGISTERED_RING)
+    raise OSError(code, f"io_uring_register(fd {fd}, {name}): {os.strerror(code)}")
 
 
 def is_of_kernel(error: BaseException) -> bool:

@@ -473,7 +473,7 @@ def test_explain_then_each_figure_what_is_unusual_and_where_it_is_written(comman
         "io-wq workers: 2, 2.00 s of CPU",
         "UNUSUAL: 1 of 2 io-wq workers of the process are blocked", "UNUSUAL: the CQ overflows: 2 CQEs",
         "UNUSUAL: 2 entries of the SQ wait, and none was taken meanwhile", "11 (two) (x): no io_uring",
-        "see docs/confusions.md, 6. CQ overflow is told in the SQ",
+        "see docs/confusions.md, 6. The SQ reports CQ overflow",
     ):  # fmt: skip
         assert fact in out, fact
     assert "\x1b" not in out
