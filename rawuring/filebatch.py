@@ -83,17 +83,11 @@ def read_file(path: StrOrBytesPath, fd: int | None = None) -> Work:
         if not stat_module.S_ISREG(found.st_mode):
             if stat_module.S_ISDIR(found.st_mode):
                 raise error_of(errno.EISDIR, path)
-            return (yield Op(partial(_read_special, path), names=(path,), alone=True))
+            return (yield fileops.read_special_op(path))
         return (yield from _read_rest(fd, found.st_size))
     finally:
         if fd is not None:
             os.close(fd)
-
-
-def _read_special(path: StrOrBytesPath) -> bytes:
-    """Read a FIFO, a terminal or a device to its end."""
-    with open(path, "rb", buffering=0) as file:
-        return file.read()
 
 
 def _read_rest(fd: int, size: int) -> Work:
@@ -218,8 +212,10 @@ def write_file(path: StrOrBytesPath, data: Any, atomic: bool, sync: bool) -> Wor
     used = _beside(target) if atomic else name
     start = partial(_write_all, used, view, atomic and target, not sync)
     try:
-        fd = yield Op(start, names=(path,), undo=_close_if_open)
-        if sync:
+        fd = yield Op(start, names=(path,), undo=_close_started)
+        if isinstance(fd, list):  # it may have to wait for ever
+            yield fileops.write_special_op(path, fd[0], view)
+        elif sync:
             try:
                 yield fileops.fsync_op(fd, False)
             finally:
@@ -250,14 +246,23 @@ def _beside(name: Any) -> Any:
     return os.path.join(directory, f".{base[:50]}.{token_hex(6)}.tmp")  # a character has up to 4 bytes
 
 
-def _write_all(name: Any, view: memoryview, like: Any, close: bool) -> int | None:
+def _write_all(name: Any, view: memoryview, like: Any, close: bool) -> Any:
     """Create a file and write all of it.
 
     Args: like is the file whose permissions a new one takes over, if it exists.
+    Returns: the descriptor, None if it is closed; a list of it, or of None, for what is no regular file and
+        is still to be written.
     """
-    flags = os.O_WRONLY | os.O_CREAT | _O_BINARY | (os.O_EXCL if like else os.O_TRUNC)
-    fd = os.open(name, flags | getattr(os, "O_CLOEXEC", 0), 0o666)
+    flags = fileops.O_NONBLOCK | os.O_WRONLY | os.O_CREAT | _O_BINARY | (os.O_EXCL if like else os.O_TRUNC)
     try:
+        fd = os.open(name, flags | getattr(os, "O_CLOEXEC", 0), 0o666)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a FIFO that nobody reads
+            return [None]
+        raise
+    try:
+        if not stat_module.S_ISREG(os.fstat(fd).st_mode):
+            return [fd]
         if like and hasattr(os, "fchmod"):  # before there is anything to read
             try:
                 os.fchmod(fd, stat_module.S_IMODE(os.stat(like).st_mode))
@@ -277,7 +282,8 @@ def _write_all(name: Any, view: memoryview, like: Any, close: bool) -> int | Non
     return None
 
 
-def _close_if_open(fd: int | None) -> None:
+def _close_started(started: Any) -> None:
+    fd = started[0] if isinstance(started, list) else started
     if fd is not None:
         os.close(fd)
 
@@ -448,6 +454,7 @@ def _copy_range(source: int, target: int, at: int, size: int) -> int | None:
 
 
 def _copy_small(source: int, target: int) -> int:
+    os.lseek(source, 0, os.SEEK_SET)  # the search for holes has moved it
     at = 0
     while True:
         data = os.read(source, 1 << 18)

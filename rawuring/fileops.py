@@ -37,6 +37,7 @@ import threading
 from collections import namedtuple
 from functools import partial
 from operator import index
+from time import sleep
 
 from . import ops, syscalls, uapi
 from .buffers import StatxBuffer, StructBuffer, pin
@@ -93,8 +94,8 @@ UNKNOWN = frozenset((errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS))
 
 class Op(
     namedtuple(
-        "Op", "plain prep arguments finish names undo options alone",
-        defaults=(None, (), None, (), None, {}, False),
+        "Op", "plain prep arguments finish names undo options alone stop",
+        defaults=(None, (), None, (), None, {}, False, None),
     )
 ):  # fmt: skip
     """One operation: the plain call, the request that does the same, and how its res becomes the result."""
@@ -117,6 +118,8 @@ class Op(
     options: dict[str, Any]
     #: Whether the plain call may wait for ever, so that it needs a thread of its own.
     alone: bool
+    #: Makes the plain call return before its time, called in any thread; None where it cannot.
+    stop: Callable[[], object] | None
 
     def error(self, code: int) -> OSError:
         """Return the exception os would raise."""
@@ -599,6 +602,78 @@ def open_alone_op(path: StrOrBytesPath, flags: int, mode: int, dir_fd: int | Non
     return Op(plain, None, (), None, (path,), os.close, {}, True)
 
 
+class _Special(Uncopyable):
+    """A FIFO, a terminal or a device, which a thread reads or writes until it is told to stop."""
+
+    __slots__ = ("_opened", "_path", "_stopped")
+
+    def __init__(self, path: StrOrBytesPath) -> None:
+        self._path = path
+        self._opened = self._stopped = False
+
+    def stop(self) -> None:
+        """Get the thread out of its waiting, wherever it is."""
+        self._stopped = True
+        while not self._opened and free_opener(self._path, None):
+            sleep(0.001)
+
+    def _open(self, flags: int) -> int:
+        try:
+            return os.open(self._path, flags | _O_CLOEXEC)
+        finally:
+            self._opened = True
+
+    def _is_ready(self, fd: int, writing: bool) -> bool:
+        """Wait for fd; False when it is to stop."""
+        while not self._stopped:
+            if not LINUX or is_ready(fd, writing, 50):
+                return True
+        return False
+
+    def read(self) -> bytes:
+        """Read to the end."""
+        fd = self._open(os.O_RDONLY)
+        parts = []
+        try:
+            while self._is_ready(fd, False):
+                data = os.read(fd, 1 << 16)
+                if not data:
+                    break
+                parts.append(data)
+        finally:
+            os.close(fd)
+        return b"".join(parts)
+
+    def write(self, fd: int | None, view: memoryview) -> None:
+        """Write all, to a descriptor if it is open already."""
+        if fd is None:
+            fd = self._open(os.O_WRONLY)
+        self._opened = True
+        try:
+            if O_NONBLOCK:
+                os.set_blocking(fd, False)
+            at = 0
+            while at < len(view) and self._is_ready(fd, True):
+                try:
+                    at += os.write(fd, view[at : at + INLINE_MAX])
+                except BlockingIOError:
+                    continue
+        finally:
+            os.close(fd)
+
+
+def read_special_op(path: StrOrBytesPath) -> Op:
+    """Read a FIFO, a terminal or a device to its end."""
+    special = _Special(path)
+    return Op(special.read, names=(path,), alone=True, stop=special.stop)
+
+
+def write_special_op(path: StrOrBytesPath, fd: int | None, view: memoryview) -> Op:
+    """Write to a FIFO, a terminal or a device, and close fd."""
+    special = _Special(path)
+    return Op(partial(special.write, fd, view), names=(path,), alone=True, stop=special.stop)
+
+
 def free_opener(path: StrOrBytesPath, dir_fd: int | None) -> bool:
     """Be the other end of a FIFO for a moment, to get a thread out of its open(); False if that fails."""
     try:
@@ -620,13 +695,13 @@ def closes_at_once(fd: int) -> bool:
     return flags & _O_ACCMODE == os.O_RDONLY or not stat_module.S_ISREG(os.fstat(fd).st_mode)
 
 
-def is_ready(fd: int, writing: bool) -> bool:
-    """Tell whether a pipe, a socket or a terminal can be read or written now."""
+def is_ready(fd: int, writing: bool, wait_ms: int = 0) -> bool:
+    """Tell whether a pipe, a socket or a terminal can be read or written now, or soon."""
     import select
 
     poll = select.poll()
     poll.register(fd, select.POLLOUT if writing else select.POLLIN)
-    return bool(poll.poll(0))
+    return bool(poll.poll(wait_ms))
 
 
 def close_op(fd: int) -> Op:

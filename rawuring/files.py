@@ -194,10 +194,13 @@ _posts: weakref.WeakKeyDictionary[Any, _Post] = weakref.WeakKeyDictionary()
 class _Job(Uncopyable):
     """One call in a thread, and who waits for it."""
 
-    __slots__ = ("_begin", "_undo", "abandoned", "call", "done", "ended", "error", "loop", "post", "result")
+    __slots__ = (
+        "_begin", "_undo", "abandoned", "call", "done", "ended", "error", "loop", "post", "result", "stop",
+    )  # fmt: skip
 
     def __init__(self, op: Op, done: Callable[[Any, BaseException | None], object]) -> None:
         self.call = op.plain
+        self.stop = op.stop
         #: Called in the loop with the result and the exception, unless the job was abandoned.
         self.done = done
         # Lists of one, off which exactly one thread takes it: the right to begin, and the duty to undo.
@@ -255,6 +258,13 @@ class _Job(Uncopyable):
         self.abandoned = True
         if self.ended:
             self._revoke()
+        else:
+            self.hurry()
+
+    def hurry(self) -> None:
+        """Let the call return, if it might wait for ever."""
+        if self.stop is not None:
+            fileops.start_thread(self.stop)
 
     def _takes_begin(self) -> bool:
         try:
@@ -859,8 +869,11 @@ class _Engine(Uncopyable):
     def cancel(self, handle: Any) -> None:
         if isinstance(handle, int):
             self._ring.cancel(handle)
-        elif handle is not None and handle.withdraw():
-            handle.loop.call_soon(handle.done, None, asyncio.CancelledError())
+        elif handle is not None:
+            if handle.withdraw():
+                handle.loop.call_soon(handle.done, None, asyncio.CancelledError())
+            else:
+                handle.hurry()
 
 
 async def _run_many(

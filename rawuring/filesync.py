@@ -96,17 +96,21 @@ class Engine(Uncopyable):
             self._unknown.add(op.prep)
         done(result, error)
 
-    def _start_thread(self, op: Op, done: Callable[[Any, BaseException | None], object]) -> None:
+    def _start_thread(self, op: Op, done: Callable[[Any, BaseException | None], object]) -> Op:
         job = partial(_run, op.plain, done, self._answers)
         if op.alone:
             fileops.start_thread(job)
         else:
             fileops.threads().put(job)
         self._jobs += 1
+        return op
 
     def cancel(self, handle: Any) -> None:
         """Cancel an operation, which still ends by done(); what a thread does is waited for."""
-        if handle is not None and self._ring is not None and handle in self._table:
+        if isinstance(handle, Op):
+            if handle.stop is not None:
+                handle.stop()
+        elif handle is not None and self._ring is not None and handle in self._table:
             try:
                 self._table.cancel(handle)
             except SubmissionQueueFull:

@@ -16,6 +16,8 @@ import inspect
 import os
 import shutil
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -659,3 +661,66 @@ def test_write_bytes_when_atomic_then_nobody_else_can_read_it_meanwhile(
     monkeypatch.setattr(os, "write", write_and_look)
     do.write_bytes(path, b"new", atomic=True)
     assert modes == [0o600]
+
+
+async def _take(items: Any) -> None:
+    async for _ in files.read_each(items):
+        pass
+
+
+@pytest.mark.skipif(not LINUX, reason="about FIFOs of Linux")
+@pytest.mark.parametrize(
+    "what", ["read_bytes", "read_many", "read_each", "write_bytes", "write_text, a reader that does not read"]
+)
+def test_fifo_when_the_task_is_cancelled_then_its_thread_ends(tmp_path: Path, what: str) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    make: Any = {
+        "read_bytes": lambda: files.read_bytes(fifo), "read_many": lambda: files.read_many([fifo, fifo]),
+        "read_each": lambda: _take([fifo]), "write_bytes": lambda: files.write_bytes(fifo, b"x"),
+    }.get(what, lambda: files.write_text(fifo, "x" * (1 << 21)))  # fmt: skip
+
+    async def main() -> None:
+        before = threading.active_count()
+        other = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK) if "reader" in what else -1
+        task = asyncio.ensure_future(make())
+        while not _waiting():
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        while _waiting():
+            await asyncio.sleep(0.001)
+        if other >= 0:
+            os.close(other)
+        assert threading.active_count() <= before + fileops.threads().limit
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def _waiting() -> list[Any]:
+    return [each for each in threading.enumerate() if each.name == "rawuring-files-wait"]
+
+
+@pytest.mark.skipif(not LINUX, reason="about FIFOs of Linux")
+def test_fifo_when_a_batch_without_asyncio_is_left_then_it_ends(tmp_path: Path) -> None:
+    fifo, file = tmp_path / "fifo", tmp_path / "file"
+    os.mkfifo(fifo)
+    file.write_bytes(b"x")
+    for item, data in filesync.read_each([fifo, file]):
+        assert (item, data) == (file, b"x")
+        break
+    while _waiting():
+        time.sleep(0.001)
+
+
+@pytest.mark.skipif(not LINUX, reason="about FIFOs of Linux")
+def test_fifo_when_whole_then_read_and_written(tmp_path: Path) -> None:
+    fifo, data = tmp_path / "fifo", bytes(range(256)) * 2000
+
+    async def main() -> None:
+        os.mkfifo(fifo)
+        found = await asyncio.gather(files.read_bytes(fifo), files.write_bytes(fifo, data))
+        assert found == [data, len(data)]
+
+    asyncio.run(asyncio.wait_for(main(), 60))
