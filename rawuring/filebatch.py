@@ -699,7 +699,7 @@ def open_direct(fd: int) -> int:
     """
     import fcntl
 
-    flags = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL) & fileops._O_ACCMODE
     return os.open(f"/proc/self/fd/{fd}", flags | os.O_DIRECT | os.O_CLOEXEC)
 
 

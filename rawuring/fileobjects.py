@@ -36,7 +36,7 @@ from collections import deque
 from operator import index
 from time import perf_counter
 
-from . import fileops, files
+from . import filebatch, fileops, files
 from .syscalls import Uncopyable
 
 TYPE_CHECKING = False
@@ -46,10 +46,9 @@ if TYPE_CHECKING:
 
 #: How much a text file that is only read decodes at a time; the others decode as much as the builtin.
 CHUNK_SIZE = 1 << 16
-#: What offset, length and address of a transfer with O_DIRECT are multiples of.
-ALIGNMENT = 4096
+# The least size of the buffers of a file that is opened with O_DIRECT: whole blocks of it are written.
+_DIRECT_SIZE = 1 << 17
 _O_DIRECT = getattr(os, "O_DIRECT", 0)
-_O_ACCMODE = 3  # PyPy's os has none
 
 
 class _Flag(int):
@@ -363,6 +362,11 @@ class _Raw(Uncopyable, io.FileIO):
 class _DirectRaw(_Raw):
     """A raw file that was opened with O_DIRECT: whole blocks, from and to memory that is aligned."""
 
+    def __init__(self, file: Any, fd: int, mode: str, closefd: bool) -> None:
+        super().__init__(file, fd, mode, closefd)
+        #: What offsets and lengths are multiples of; memory is aligned to pages.
+        self.block = filebatch.alignment(fd)[1]
+
     def _may_try(self) -> bool:
         return False
 
@@ -377,8 +381,8 @@ class _DirectRaw(_Raw):
         fileops.check_range(len(view), offset)
         if not view:
             return 0
-        start = offset - offset % ALIGNMENT
-        blocks = allocate(-(-(offset + len(view) - start) // ALIGNMENT) * ALIGNMENT)
+        start = offset - offset % self.block
+        blocks = allocate(-(-(offset + len(view) - start) // self.block) * self.block)
         got = await files.readinto_at(self.fileno(), blocks, start) - (offset - start)
         got = max(min(got, len(view)), 0)
         view[:got] = memoryview(blocks)[offset - start : offset - start + got]
@@ -397,7 +401,7 @@ class _DirectRaw(_Raw):
         from .buffers import allocate
 
         view = memoryview(data).cast("B")
-        whole = 0 if offset % ALIGNMENT else len(view) - len(view) % ALIGNMENT
+        whole = 0 if offset % self.block else len(view) - len(view) % self.block
         if not whole:
             return int(await files.call(self._write_without, view, offset))
         blocks = allocate(whole)
@@ -1050,28 +1054,16 @@ class TextFile(File):
         like = self._like = io.TextIOWrapper(io.BytesIO(), encoding, errors, newline)
         self._binary = binary
         self._sync: Any = binary._sync
-        self.encoding, self.errors, self.line_buffering = like.encoding, like.errors, line_buffering
-        self._newline = newline
-        self._line_end = newline or "\n"
-        self._crlf = newline == ""
-        written_end = os.linesep if newline is None else newline
-        self._written_end = None if written_end in ("", "\n") else written_end
+        self.line_buffering = line_buffering
         self._seekable = bool(self._sync.seekable())
         self._telling = self._seekable
         self._mode: str | None = None
         self._detached = False
-        #: Decoders and encoders.
-        self._decoder: Any = self._new_decoder(like.encoding) if self._sync.readable() else None
-        self._encoder: Any = None
-        if self._sync.writable():
-            self._encoder = codecs.getincrementalencoder(like.encoding)(like.errors or "strict")
-            if self._seekable and self._sync.tell() != 0:
-                self._encoder.setstate(0)
+        self._configure(newline)
         self._chunk = CHUNK_SIZE if self._encoder is None else like._CHUNK_SIZE  # type: ignore[attr-defined]
         self._chunk_now = self._chunk
         # The text that was decoded and not read: whole lines as an iterator, and the rest.
         self._lines: Any = _NO_LINES
-        self._next: Callable[[], str] = _NO_LINES.__next__
         self._tail = ""
         # How many characters were read since the snapshot and before _lines.
         self._before = 0
@@ -1083,11 +1075,55 @@ class TextFile(File):
         self._encoded: list[bytes] = []
         self._encoded_size = 0
 
-    def _new_decoder(self, encoding: str) -> Any:
-        decoder = codecs.getincrementaldecoder(encoding)(self.errors or "strict")
-        if self._newline in (None, ""):
-            return io.IncrementalNewlineDecoder(decoder, self._newline is None)
-        return decoder
+    def _configure(self, newline: str | None) -> None:
+        """Set what follows from encoding, errors and ends of lines."""
+        self.encoding, self.errors = encoding, errors = self._like.encoding, self._like.errors
+        self._newline = newline
+        self._line_end = newline or "\n"
+        self._crlf = newline == ""
+        written_end = os.linesep if newline is None else newline
+        self._written_end = None if written_end in ("", "\n") else written_end
+        #: Decoders and encoders.
+        self._decoder: Any = None
+        self._encoder: Any = None
+        if self._sync.readable():
+            self._decoder = codecs.getincrementaldecoder(encoding)(errors or "strict")
+            if newline in (None, ""):
+                self._decoder = io.IncrementalNewlineDecoder(self._decoder, newline is None)
+        if self._sync.writable():
+            self._encoder = codecs.getincrementalencoder(encoding)(errors or "strict")
+            if self._seekable and self._sync.tell() != 0:
+                self._encoder.setstate(0)
+
+    async def reconfigure(
+        self, *, encoding: str | None = None, errors: str | None = None, newline: Any = ...,
+        line_buffering: bool | None = None, write_through: bool | None = None,
+    ) -> None:  # fmt: skip
+        """Flush, and go on with other parameters, as io.TextIOWrapper.
+
+        Raises: io.UnsupportedOperation where encoding, errors or newline would change and text is decoded.
+        """
+        changes = {"encoding": encoding, "errors": errors}
+        if newline is not ...:
+            changes["newline"] = newline
+        await self._in_turn(self._reconfigure, changes, line_buffering, write_through)
+
+    async def _reconfigure(self, changes: dict[str, Any], by_lines: Any, write_through: Any) -> None:
+        self._check()
+        if decodes := len(changes) > 2 or any(each is not None for each in changes.values()):
+            text, used = self._take_text()
+            self._set_text(text, used)
+            if text or used or (self._decoder is not None and self._decoder.getstate()[0]):
+                raise io.UnsupportedOperation(
+                    "It is not possible to set the encoding or newline of stream after the first read"
+                )
+        await self._flush()
+        by_lines = self.line_buffering if by_lines is None else by_lines
+        self._like.reconfigure(**changes, line_buffering=by_lines, write_through=write_through)
+        self.line_buffering = self._like.line_buffering
+        if decodes:
+            self._forget()
+            self._configure(changes.get("newline", self._newline))
 
     # Attributes
 
@@ -1108,8 +1144,8 @@ class TextFile(File):
 
     @property
     def write_through(self) -> bool:
-        """Tell that text is buffered."""
-        return False
+        """Tell whether each write() gives its text to the binary file at once."""
+        return bool(self._like.write_through)
 
     def fileno(self) -> int:
         """Return the descriptor, moved to the position of the binary file."""
@@ -1142,7 +1178,6 @@ class TextFile(File):
         self._tail = text[cut:]
         self._before = before
         self._lines = self._split(text[:cut]) if cut else _NO_LINES
-        self._next = self._lines.__next__
 
     def _split(self, text: str) -> Any:
         """Return an iterator of lines."""
@@ -1157,17 +1192,17 @@ class TextFile(File):
         """Take all that was decoded; the second is how many characters were read since the snapshot."""
         used = self._before + self._lines.tell()
         text = self._lines.read() + self._tail
-        self._lines, self._next, self._tail = _NO_LINES, _NO_LINES.__next__, ""
+        self._lines, self._tail = _NO_LINES, ""
         return text, used
 
     def _forget(self) -> None:
-        self._lines, self._next, self._tail = _NO_LINES, _NO_LINES.__next__, ""
+        self._lines, self._tail = _NO_LINES, ""
         self._before, self._snapshot = 0, None
 
     async def __anext__(self) -> str:
         self._telling = False
         try:
-            return self._next()
+            return next(self._lines)  # type: ignore[no-any-return]
         except StopIteration:
             pass
         line = await self._in_turn(self._slowly, self._readline, -1)
@@ -1347,7 +1382,7 @@ class TextFile(File):
         if self.line_buffering and (has_end or "\r" in text):
             await self._write_out()
             await self._binary.flush()
-        elif self._encoded_size >= self._like._CHUNK_SIZE:  # type: ignore[attr-defined]
+        elif self.write_through or self._encoded_size >= self._like._CHUNK_SIZE:  # type: ignore[attr-defined]
             await self._write_out()
         return n
 
@@ -1674,7 +1709,7 @@ def _wrap_descriptor(file: int, *, loop: Any = None, executor: Any = None) -> Fi
         import fcntl
 
         access = fcntl.fcntl(file, fcntl.F_GETFL)
-        mode = {os.O_RDONLY: "rb", os.O_WRONLY: "wb"}.get(access & _O_ACCMODE, "rb+")
+        mode = {os.O_RDONLY: "rb", os.O_WRONLY: "wb"}.get(access & fileops._O_ACCMODE, "rb+")
         if access & os.O_APPEND and mode != "rb":
             mode = mode.replace("wb", "ab").replace("rb+", "ab+")
     return _assemble(file, file, mode, -1, None, None, None, True, False)
@@ -1795,7 +1830,7 @@ def _assemble(
 ) -> File:  # fmt: skip
     """Put the layers together on a descriptor, as the builtin's open() does."""
     try:
-        raw = (_DirectRaw if direct else _Raw)(file, fd, mode.replace("b", "").replace("t", ""), closefd)
+        raw: Any = (_DirectRaw if direct else _Raw)(file, fd, mode.replace("b", "").replace("t", ""), closefd)
     except OSError as error:
         if file is not fd:
             os.close(fd)
@@ -1808,7 +1843,7 @@ def _assemble(
         if buffering < 0 or buffering == 1:
             buffering = _buffer_size(fd)
         if direct:
-            buffering = max(buffering, 32 * ALIGNMENT)
+            buffering = -(-max(buffering, _DIRECT_SIZE) // raw.block) * raw.block
         if not buffering:
             if binary:
                 return RawFile(raw)

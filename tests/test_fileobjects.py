@@ -372,6 +372,36 @@ def test_detach_then_the_builtins_file_at_the_same_place(run, tmp_path, kind) ->
     run(main())
 
 
+def test_text_reconfigured_then_the_builtins_bytes_and_words(run, tmp_path) -> None:
+    path, theirs = tmp_path / "file", tmp_path / "theirs"
+    steps = [
+        ({}, "a\n"), ({"encoding": "utf-16", "newline": "\r\n"}, "b\n"),
+        ({"encoding": "ascii", "errors": "ignore"}, "\xe9c\n"),
+        ({"newline": "\n"}, "d\n"), ({"line_buffering": True}, "e\n"), ({"write_through": True}, "f"),
+    ]  # fmt: skip
+
+    async def main() -> None:
+        with builtins.open(theirs, "w+", encoding="utf-8") as expected:
+            async with files.open(path, "w+", encoding="utf-8") as file:
+                for changes, text in steps:
+                    expected.reconfigure(**changes)
+                    await file.reconfigure(**changes)
+                    expected.write(text)
+                    await file.write(text)
+                names = "encoding", "errors", "line_buffering", "write_through"
+                assert [getattr(file, name) for name in names] == [getattr(expected, name) for name in names]
+                with pytest.raises(LookupError):
+                    await file.reconfigure(encoding="no such encoding")
+                await file.reconfigure(encoding="latin-1")
+                await file.seek(0)
+                await file.readline()
+                with pytest.raises(io.UnsupportedOperation, match="after the first read"):
+                    await file.reconfigure(encoding="utf-8")
+        assert path.read_bytes() == theirs.read_bytes()
+
+    run(main())
+
+
 @pytest.mark.skipif(not hasattr(os, "O_DIRECT"), reason="no O_DIRECT here")
 def test_direct_then_any_position_and_length(run, tmp_path) -> None:
     path = tmp_path / "file"
