@@ -167,7 +167,8 @@ def _run_many(
         if setup is not None:
             setup(many)
         while True:
-            if many.fill(perf_counter() + _LOOK_S) and many.running:
+            more = many.fill(perf_counter() + _LOOK_S)  # there may be more to start
+            if more and many.running:
                 engine.poll()
             if many.done:
                 while many.done:
@@ -176,7 +177,7 @@ def _run_many(
                         break  # keep as many running as there may be
             elif many.finished:
                 return
-            elif many.running:
+            elif many.running and not more:
                 engine.wait()
     finally:
         try:

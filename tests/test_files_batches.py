@@ -703,7 +703,10 @@ def _waiting() -> list[Any]:
 
 
 @pytest.mark.skipif(not LINUX, reason="about FIFOs of Linux")
-def test_fifo_when_a_batch_without_asyncio_is_left_then_it_ends(tmp_path: Path) -> None:
+def test_fifo_when_a_batch_without_asyncio_is_left_then_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filesync, "_LOOK_S", 0.0)  # it looks after each item, and goes on
     fifo, file = tmp_path / "fifo", tmp_path / "file"
     os.mkfifo(fifo)
     file.write_bytes(b"x")
