@@ -711,9 +711,9 @@ def test_fifo_when_a_batch_without_asyncio_is_left_then_it_ends(
     fifo, file = tmp_path / "fifo", tmp_path / "file"
     os.mkfifo(fifo)
     file.write_bytes(b"x")
-    for item, data in filesync.read_each([fifo, file]):
-        assert (item, data) == (file, b"x")
-        break
+    each: Any = filesync.read_each([fifo, file])
+    assert next(each) == (file, b"x")
+    each.close()
     while _waiting():
         time.sleep(0.001)
 
