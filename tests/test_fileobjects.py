@@ -388,6 +388,7 @@ def test_text_reconfigured_then_the_builtins_bytes_and_words(run, tmp_path) -> N
                     await file.reconfigure(**changes)
                     expected.write(text)
                     await file.write(text)
+                assert await file.buffer.tell() == expected.buffer.tell()  # write_through: "f" is not kept
                 names = "encoding", "errors", "line_buffering", "write_through"
                 assert [getattr(file, name) for name in names] == [getattr(expected, name) for name in names]
                 with pytest.raises(LookupError):
@@ -408,6 +409,8 @@ def test_direct_then_any_position_and_length(run, tmp_path) -> None:
     content = bytes(range(256)) * 40 + b"tail"
 
     async def main() -> None:
+        if sys.implementation.name == "pypy" and files._ring() is None:
+            pytest.skip("PyPy's os.pwrite() copies to memory that is not aligned, which O_DIRECT refuses")
         async with files.open(path, "w+b", direct=True) as file:
             assert await file.write(content) == len(content)
             await file.seek(0)
@@ -420,11 +423,10 @@ def test_direct_then_any_position_and_length(run, tmp_path) -> None:
             assert len(await file.read()) == len(content)
 
     try:
-        run(main())
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_DIRECT))
     except OSError as error:
-        if error.errno == errno.EINVAL:
-            pytest.skip("this file system knows no O_DIRECT")
-        raise
+        pytest.skip(f"this file system knows no O_DIRECT: {error}")
+    run(main())
     assert path.read_bytes() == content[:4094] + b"HERE" + content[4098:]
 
 
