@@ -178,7 +178,7 @@ class FakeKernel(syscalls.Uncopyable):
             while self.ready() < min(min_complete, self.cq_entries):
                 if not self.late:
                     _require(timeout is not None, "this wait would never end")
-                    timeout.deadline_ns = 0
+                    timeout.deadline_ns = 0  # pyright: ignore[reportAttributeAccessIssue]
                     return submitted
                 self.complete_late(0)
                 self.flush_overflow()

@@ -76,18 +76,19 @@ def read_file_now(path: StrOrBytesPath) -> Any:
 
 def read_file(path: StrOrBytesPath, fd: int | None = None) -> Work:
     """Read a whole file, of which read_file_now() has opened fd."""
+    own: Any = fd
     try:
-        if fd is None:
-            fd = yield open_op(path, os.O_RDONLY | _O_BINARY, 0, None)
-        found = os.fstat(fd)
+        if own is None:
+            own = yield open_op(path, os.O_RDONLY | _O_BINARY, 0, None)
+        found = os.fstat(own)
         if not stat_module.S_ISREG(found.st_mode):
             if stat_module.S_ISDIR(found.st_mode):
                 raise error_of(errno.EISDIR, path)
             return (yield fileops.read_special_op(path))
-        return (yield from _read_rest(fd, found.st_size))
+        return (yield from _read_rest(own, found.st_size))
     finally:
-        if fd is not None:
-            os.close(fd)
+        if own is not None:
+            os.close(own)
 
 
 def _read_rest(fd: int, size: int) -> Work:

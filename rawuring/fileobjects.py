@@ -1017,9 +1017,9 @@ class BufferedFile(_OnRaw):
     async def _truncate(self, size: int | None) -> int:
         if self._writes and not self.closed:
             await self._flush()
-        size = self._sync.truncate(size)
+        new: int = self._sync.truncate(size)
         await self._raw.settle()
-        return size
+        return new
 
     def detach(self) -> Any:
         """Return the raw file, which is the builtin's kind and waits; this file cannot be used any more."""

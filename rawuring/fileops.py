@@ -200,7 +200,8 @@ def _encoded(path: StrOrBytesPath) -> bytes:
 def check_range(nbytes: int, offset: int) -> None:
     """Raise what pread() raises for a negative length or offset; -1 must not become "at the position"."""
     if index(nbytes) < 0 or index(offset) < 0:
-        c_long(nbytes), c_long(offset)
+        for number in (nbytes, offset):
+            c_long(number)
         raise error_of(errno.EINVAL)
 
 

@@ -57,7 +57,7 @@ class Path(type(pathlib.PurePath())):  # type: ignore[misc]
         if sys.version_info >= (3, 12):
             path = super().__new__(cls, *args)
         else:
-            path = cls._from_parts(args)
+            path = cls._from_parts(args)  # pyright: ignore[reportAttributeAccessIssue]
             if limiter is not None:  # with_segments() does not exist
                 path._from_parts = lambda parts: path._mine(type(path)._from_parts(parts))
                 path._from_parsed_parts = lambda *parts: path._mine(type(path)._from_parsed_parts(*parts))

@@ -374,11 +374,9 @@ async def _pread_rest(fd: int, n: int, offset: int, memory: bytearray | None, go
     if memory is not None and fileops.at_end(fd, offset + got):
         return bytes(memory[:got])
     n = min(n, fileops.MAX_RW_COUNT)
-    if memory is None:
-        memory = fileops.room(n)
-    view = memoryview(memory)[got:n]
-    res = await _do(fileops.read_op(fd, [view], offset + got))
-    return bytes(memoryview(memory)[: got + res])
+    whole = memoryview(fileops.room(n) if memory is None else memory)
+    res = await _do(fileops.read_op(fd, [whole[got:n]], offset + got))
+    return bytes(whole[: got + res])
 
 
 async def preadv_into(fd: int, buffers: Sequence[Any], offset: int) -> int:
@@ -429,10 +427,9 @@ async def pwritev(fd: int, buffers: Sequence[Any], offset: int) -> int:
     offset = index(offset)
     views = as_views(buffers, 0, "pwritev")
     want = sum(map(len, views))
-    got = write_now(fd, views, offset) if want <= INLINE_MAX and views else None
-    if got == want:
+    got = (write_now(fd, views, offset) if want <= INLINE_MAX and views else None) or 0
+    if got == want and views:
         return got
-    got = got or 0
     rest = as_views(views, got)[: fileops.IOV_MAX] or [memoryview(b"")]
     return got + int(await _do(fileops.write_op(fd, rest, offset + got)))
 

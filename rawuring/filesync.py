@@ -231,7 +231,7 @@ def write_text(
     atomic: bool = False, sync: bool = False,
 ) -> int:  # fmt: skip
     """Write a whole file of text: see files.write_text()."""
-    write_bytes(path, fileops.encode_text(data, encoding, errors), atomic=atomic, sync=sync)
+    _plainly(filebatch.write_file(path, fileops.encode_text(data, encoding, errors), atomic, sync))
     return len(data)
 
 

@@ -418,7 +418,7 @@ _GENERAL = ("prep_rw", "prep_uring_cmd_op", "prep_send_set_addr")
 _WIDEST = tuple((1 << bits) - 1 for bits in (64, 63, 32, 31, 16, 8))
 
 
-def fillers() -> dict[str, Callable[..., None]]:
+def fillers() -> dict[str, Callable[..., Any]]:
     """List the functions of this file that fill an SQE for one operation.
 
     Returns: the functions by their names.
