@@ -741,11 +741,15 @@ def check_direct(fd: int, ranges: Iterable[tuple[int, Any]]) -> None:
 
     memory_align, align = alignment(fd)
     for offset, buffer in ranges:
-        found = pin(buffer, True)
-        if offset % align or found.nbytes % align or found.address % memory_align:
+        if fileops.PYPY and isinstance(buffer, memoryview) and not buffer.readonly:
+            nbytes, address = buffer.nbytes, 0  # it may move: the kernel reads into aligned memory of ours
+        else:
+            found = pin(buffer, True)
+            nbytes, address = found.nbytes, found.address
+        if offset % align or nbytes % align or address % memory_align:
             raise ValueError(
-                f"O_DIRECT: offset {offset} and length {found.nbytes} must be multiples of {align}, and the "
-                f"address {found.address:#x} one of {memory_align}: files.allocate() makes such memory"
+                f"O_DIRECT: offset {offset} and length {nbytes} must be multiples of {align}, and the "
+                f"address {address:#x} one of {memory_align}: files.allocate() makes such memory"
             )
 
 
