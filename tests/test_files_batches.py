@@ -275,11 +275,13 @@ def test_read_each_when_there_are_very_many_then_never_more_than_depth_are_taken
             given += 1
             yield paths[given % len(paths)]
 
-    for _ in files.sync.read_each(items(), depth=depth):
+    each: Any = files.sync.read_each(items(), depth=depth)
+    for _ in each:
         taken += 1
         assert given - taken <= depth
         if taken == 100:
             break
+    each.close()  # PyPy would do so some time later
 
     async def main() -> None:
         nonlocal given, taken
@@ -525,8 +527,9 @@ def test_read_many_into_when_direct_then_the_same_bytes_or_a_clear_no(do: Both, 
         assert view[:100_000] == path.read_bytes()
         with pytest.raises(ValueError, match=r"offset 1 and length 4096 .* address 0x"):
             do.read_many_into(fd, [(1, view[:4096])], direct=True)
-        with pytest.raises(ValueError, match="O_DIRECT"):
-            do.read_many_into(fd, [(0, view[1:4097])], direct=True)
+        if not fileops.PYPY:  # where memory may move, and ours is aligned
+            with pytest.raises(ValueError, match="O_DIRECT"):
+                do.read_many_into(fd, [(0, view[1:4097])], direct=True)
     finally:
         os.close(fd)
 
