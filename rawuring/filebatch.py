@@ -154,11 +154,22 @@ def read_into(fd: int, offset: int, memory: Any, direct: bool = False) -> Work:
     return got
 
 
-def into_all(fd: int, pairs: list[tuple[int, Any]], direct: bool) -> Callable[[Any], Work]:
-    """Return what makes a procedure of an (offset, buffer) of read_many_into()."""
-    for offset, _ in pairs:
-        fileops.check_range(0, offset)
-    return partial(_into_one, fd, direct)
+@contextlib.contextmanager
+def into_all(fd: int, pairs: list[tuple[int, Any]], direct: bool) -> Iterator[Callable[[Any], Work]]:
+    """Yield what makes a procedure of an (offset, buffer) of read_many_into().
+
+    With direct the file is open once more, with O_DIRECT, for as long as the block lasts.
+    """
+    own = open_direct(fd) if direct else fd
+    try:
+        if direct:
+            check_direct(own, pairs)
+        for offset, _ in pairs:
+            fileops.check_range(0, offset)
+        yield partial(_into_one, own, direct)
+    finally:
+        if direct:
+            os.close(own)
 
 
 def _into_one(fd: int, direct: bool, pair: tuple[int, Any]) -> Work:
@@ -175,22 +186,17 @@ def reader(item: Any) -> Any:
     return found if found.__class__ is bytes else read_file(item, found)
 
 
-def stat_file(path: StrOrBytesPath) -> Any:
-    """Tell about a file, or return the procedure that does."""
-    try:
-        found = stat_now(path, None, True)
-    except fileops.WRONG:
-        found = None  # os.stat() says what is wrong
-    return _stat_file(path, True) if found is None else found
+def stater(follow_symlinks: bool) -> Callable[[Any], Any]:
+    """Return what tells about a path, or returns the procedure that does."""
+    return partial(_stat, follow_symlinks)
 
 
-def lstat_file(path: StrOrBytesPath) -> Any:
-    """Tell about a file or a link, or return the procedure that does."""
+def _stat(follow_symlinks: bool, path: StrOrBytesPath) -> Any:
     try:
-        found = stat_now(path, None, False)
+        found = stat_now(path, None, follow_symlinks)
     except fileops.WRONG:
         found = None  # os.stat() says what is wrong
-    return _stat_file(path, False) if found is None else found
+    return _stat_file(path, follow_symlinks) if found is None else found
 
 
 def _stat_file(path: StrOrBytesPath, follow_symlinks: bool) -> Work:
@@ -372,37 +378,24 @@ def _copy_start(src: StrOrBytesPath, dst: StrOrBytesPath, metadata: bool) -> Any
             raise shutil.SameFileError(f"{os.fspath(src)!r} and {os.fspath(dst)!r} are the same file")
         if there.st_size:
             os.ftruncate(target, 0)
-        in_kernel = hasattr(os, "copy_file_range")
-        if not _clone(source, target, found.st_size):
-            if found.st_size > COPY_CHUNK or not found.st_size:
-                # What says 0 may have more, as in /proc; a copy inside the kernel believes the size.
-                return both if found.st_size else _end(both, _copy_small(source, target), src, dst, metadata)
-            at = 0
-            while at < found.st_size:
-                got = _copy_range(source, target, at, found.st_size) if in_kernel else None
-                if got is None:
-                    return _end(both, _copy_small(source, target), src, dst, metadata)
-                if not got:
-                    break
-                at += got
-            return _end(both, at, src, dst, metadata)
-        return _end(both, found.st_size, src, dst, metadata)
+        size = found.st_size
+        if not _clone(source, target, size):
+            if size > COPY_CHUNK:
+                return both
+            size = _copy_at_once(source, target, size)
+        if metadata:
+            _copy_metadata(src, dst)
     except BaseException:
         _close_both(both)
         raise
+    _close_both(both)
+    return size
 
 
 def _special(path: Any, kind: str) -> Exception:
     import shutil
 
     return shutil.SpecialFileError(f"`{os.fspath(path)!s}` is {kind}")
-
-
-def _end(both: Any, size: int, src: Any, dst: Any, metadata: bool) -> int:
-    if metadata:
-        _copy_metadata(src, dst)
-    _close_both(both)
-    return size
 
 
 def _close_both(started: Any) -> None:
@@ -452,6 +445,22 @@ def _copy_range(source: int, target: int, at: int, size: int) -> int | None:
         if error.errno in _NOT_IN_KERNEL:
             return None
         raise
+
+
+def _copy_at_once(source: int, target: int, size: int) -> int:
+    """Copy what takes one step; return how much there was."""
+    # What says 0 may have more, as in /proc; a copy inside the kernel believes the size.
+    if not size or not hasattr(os, "copy_file_range"):
+        return _copy_small(source, target)
+    at = 0
+    while at < size:
+        got = _copy_range(source, target, at, size)
+        if got is None:
+            return _copy_small(source, target)
+        if not got:
+            break
+        at += got
+    return at
 
 
 def _copy_small(source: int, target: int) -> int:
@@ -764,19 +773,48 @@ def check_depth(depth: int) -> int:
     return index(depth)
 
 
+class Engine(Uncopyable):
+    """What the engines have in common: a request that this kernel does not know is the plain call's."""
+
+    #: The prep functions of operations that this kernel does not know.
+    unknown: set[Any]
+
+    def start_thread(self, op: Op, done: Callable[[Any, BaseException | None], object]) -> Any:
+        """Make the plain call in a thread; return a handle."""
+        raise NotImplementedError
+
+    def completed(
+        self, op: Op, done: Callable[[Any, BaseException | None], object], res: int, _flags: int
+    ) -> None:
+        """Take the CQE of a request: the table's handler."""
+        if res >= 0:
+            done(op.result(res), None)
+        elif -res in fileops.UNKNOWN:
+            self.start_thread(op, partial(self._learn, op, done))
+        else:
+            done(None, op.error(-res))
+
+    def _learn(self, op: Op, done: Any, result: Any, error: BaseException | None) -> None:
+        """Note that this kernel does not know an operation which the plain call could do."""
+        if error is None:
+            self.unknown.add(op.prep)
+        done(result, error)
+
+
 class _Run(Uncopyable):
     """One procedure that runs."""
 
     __slots__ = ("handle", "item", "key", "make", "op", "seen", "work")
 
-    def __init__(self, key: Any, make: Callable[[Any], Any], item: Any) -> None:
+    def __init__(self, key: Any, make: Callable[[Any], Any], item: Any, seen: int) -> None:
         self.key = key
         self.make = make
         self.item = item
+        #: How many had ended when it began.
+        self.seen = seen
         self.work: Any = None
         self.op: Any = None
         self.handle: Any = None
-        self.seen = 0
 
 
 class Many(Uncopyable):
@@ -799,13 +837,14 @@ class Many(Uncopyable):
         self.wake: Callable[[], object] | None = None
         self._make: Any = make
         self._work = iter(work)
-        self._more: deque[_Run] = deque()
+        # (key, make, item) of those that wait for their turn.
+        self._more: deque[tuple[Any, Callable[[Any], Any], Any]] = deque()
         self._exhausted = self._stopping = False
         self._ended = 0
 
     def add(self, key: Any, make: Callable[[Any], Any], item: Any = None) -> None:
         """Add a procedure to those that wait for their turn."""
-        self._more.append(_Run(key, make, item))
+        self._more.append((key, make, item))
 
     @property
     def finished(self) -> bool:
@@ -822,50 +861,35 @@ class Many(Uncopyable):
 
         Returns: whether time was up first.
         """
-        running, done, work, make = self.running, self.done, self._work, self._make
+        running, done, work = self.running, self.done, self._work
         while len(running) + len(done) < self.depth and not self._stopping:
             if self._more:
-                self._start(self._more.popleft())
+                key, make, item = self._more.popleft()
             elif self._exhausted:
                 break
             else:
+                make = self._make
                 try:
                     key, item = next(work)
                 except StopIteration:
                     self._exhausted = True
                     break
-                try:
-                    found = make(item)
-                except Exception as error:
-                    run = _Run(key, make, item)
-                    run.seen = self._ended
-                    self._end(run, None, error)
+            try:
+                found = make(item)
+            except Exception as error:
+                self._end(_Run(key, make, item, self._ended), None, error)
+            else:
+                if found.__class__ is GeneratorType:
+                    run = _Run(key, make, item, self._ended)
+                    run.work = found
+                    running.add(run)
+                    self._step(run, None, None)
                 else:
-                    if found.__class__ is GeneratorType:
-                        run = _Run(key, make, item)
-                        run.seen = self._ended
-                        run.work = found
-                        running.add(run)
-                        self._step(run, None, None)
-                    else:
-                        self._ended += 1
-                        done.append((key, found, None))
+                    self._ended += 1
+                    done.append((key, found, None))
             if perf_counter() > until:
                 return True
         return False
-
-    def _start(self, run: _Run) -> None:
-        run.seen = self._ended
-        try:
-            run.work = run.make(run.item)
-        except Exception as error:
-            self._end(run, None, error)
-            return
-        if run.work.__class__ is GeneratorType:
-            self.running.add(run)
-            self._step(run, None, None)
-        else:
-            self._end(run, run.work, None)
 
     def _step(self, run: _Run, result: Any, error: BaseException | None) -> None:
         """Let a procedure go on with the result of its operation, up to the next one."""
@@ -896,8 +920,7 @@ class Many(Uncopyable):
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE) and others:
             # The others close their files, or have done so by now. What stays is a depth that fits.
             self.depth = max(1, len(self.running))
-            self._more.appendleft(run)
-            error = result = None
+            self._more.appendleft((run.key, run.make, run.item))
         else:
             self._ended += 1
             self.done.append((run.key, result, error))

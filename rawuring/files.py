@@ -834,8 +834,10 @@ async def copy_file(
 # Many
 
 
-class _Engine(Uncopyable):
+class _Engine(filebatch.Engine):
     """Operations of the running loop, as filebatch wants them."""
+
+    unknown = _unknown
 
     def __init__(self) -> None:
         self._ring = _ring()
@@ -843,25 +845,13 @@ class _Engine(Uncopyable):
     def start(self, op: Op, done: Callable[[Any, BaseException | None], object]) -> Any:
         prep = op.prep
         if self._ring is None or prep is None or prep in _unknown:
-            job = _Job(op, done)
-            job.start(op.alone)
-            return job
-        return self._ring.start(
-            prep, *op.arguments, handler=partial(self._completed, op, done), **op.options
-        )
+            return self.start_thread(op, done)
+        return self._ring.start(prep, *op.arguments, handler=partial(self.completed, op, done), **op.options)
 
-    def _completed(self, op: Op, done: Any, res: int, _flags: int) -> None:
-        if res >= 0:
-            done(op.result(res), None)
-        elif -res in UNKNOWN:
-            _Job(op, partial(self._learn, op, done)).start(op.alone)
-        else:
-            done(None, op.error(-res))
-
-    def _learn(self, op: Op, done: Any, result: Any, error: BaseException | None) -> None:
-        if error is None:
-            _unknown.add(op.prep)
-        done(result, error)
+    def start_thread(self, op: Op, done: Callable[[Any, BaseException | None], object]) -> _Job:
+        job = _Job(op, done)
+        job.start(op.alone)
+        return job
 
     def cancel(self, handle: Any) -> None:
         if isinstance(handle, int):
@@ -992,14 +982,8 @@ async def read_many_into(
         EINVAL where the file system knows no O_DIRECT.
     """
     pairs = list(ranges)
-    own = filebatch.open_direct(fd) if direct else fd
-    try:
-        if direct:
-            filebatch.check_direct(own, pairs)
-        return await _all(filebatch.into_all(own, pairs, direct), pairs, depth, False)
-    finally:
-        if direct:
-            os.close(own)
+    with filebatch.into_all(fd, pairs, direct) as make:
+        return await _all(make, pairs, depth, False)
 
 
 def stat_each(
@@ -1008,8 +992,8 @@ def stat_each(
 ) -> AsyncIterator[tuple[Any, Any]]:  # fmt: skip
     """Tell about files, and yield (path, stat) in the order of completion."""
     check_depth(depth)
-    make = filebatch.stat_file if follow_symlinks else filebatch.lstat_file
-    return _each(make, ((path, path) for path in paths), depth, return_exceptions)
+    pairs = ((path, path) for path in paths)
+    return _each(filebatch.stater(follow_symlinks), pairs, depth, return_exceptions)
 
 
 async def stat_many(
@@ -1017,8 +1001,7 @@ async def stat_many(
     return_exceptions: bool = False,
 ) -> list[Any]:  # fmt: skip
     """Tell about files, in the order of the paths."""
-    make = filebatch.stat_file if follow_symlinks else filebatch.lstat_file
-    return await _all(make, paths, depth, return_exceptions)
+    return await _all(filebatch.stater(follow_symlinks), paths, depth, return_exceptions)
 
 
 async def walk(

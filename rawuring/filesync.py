@@ -23,11 +23,11 @@ from time import perf_counter
 from . import filebatch, fileops
 from .buffers import allocate
 from .filebatch import Entry, Many, check_depth
-from .fileops import UNKNOWN, Op
+from .fileops import Op
 from .inflight import InFlight
 from .queues import SubmissionQueueFull
 from .rings import RECOMMENDED, Ring
-from .syscalls import Unavailable, Uncopyable
+from .syscalls import Unavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ __all__ = [
 _LOOK_S = 0.0005
 
 
-class Engine(Uncopyable):
+class Engine(filebatch.Engine):
     """Operations of one thread: on a ring of its own, or in threads."""
 
     def __init__(self, entries: int) -> None:
@@ -65,7 +65,7 @@ class Engine(Uncopyable):
             self.reason = str(error)
         self._answers: Any = SimpleQueue()
         self._jobs = 0
-        self._unknown: set[Any] = set()
+        self.unknown = set()
 
     def start(self, op: Op, done: Callable[[Any, BaseException | None], object]) -> Any:
         """Start an operation.
@@ -74,30 +74,17 @@ class Engine(Uncopyable):
         Returns: a handle for cancel().
         """
         ring = self._ring
-        if ring is None or op.prep is None or op.prep in self._unknown:
-            return self._start_thread(op, done)
-        handler = partial(self._completed, op, done)
+        if ring is None or op.prep is None or op.prep in self.unknown:
+            return self.start_thread(op, done)
+        handler = partial(self.completed, op, done)
         try:
             return self._table.start(op.prep, *op.arguments, handler=handler, **op.options)
         except SubmissionQueueFull:
             ring.submit()
             return self._table.start(op.prep, *op.arguments, handler=handler, **op.options)
 
-    def _completed(self, op: Op, done: Any, res: int, _flags: int) -> None:
-        if res >= 0:
-            done(op.result(res), None)
-        elif -res in UNKNOWN:
-            self._start_thread(op, partial(self._learn, op, done))
-        else:
-            done(None, op.error(-res))
-
-    def _learn(self, op: Op, done: Any, result: Any, error: BaseException | None) -> None:
-        """Note that this kernel does not know an operation which the plain call could do."""
-        if error is None:
-            self._unknown.add(op.prep)
-        done(result, error)
-
-    def _start_thread(self, op: Op, done: Callable[[Any, BaseException | None], object]) -> Op:
+    def start_thread(self, op: Op, done: Callable[[Any, BaseException | None], object]) -> Op:
+        """Make the plain call in a thread; return a handle."""
         job = partial(_run, op.plain, done, self._answers)
         if op.alone:
             fileops.start_thread(job)
@@ -284,14 +271,8 @@ def read_many_into(
 ) -> list[int]:
     """Read ranges of one file into memory: see files.read_many_into()."""
     pairs = list(ranges)
-    own = filebatch.open_direct(fd) if direct else fd
-    try:
-        if direct:
-            filebatch.check_direct(own, pairs)
-        return _all(filebatch.into_all(own, pairs, direct), pairs, depth, False)
-    finally:
-        if direct:
-            os.close(own)
+    with filebatch.into_all(fd, pairs, direct) as make:
+        return _all(make, pairs, depth, False)
 
 
 def stat_each(
@@ -300,8 +281,8 @@ def stat_each(
 ) -> Iterator[tuple[Any, Any]]:  # fmt: skip
     """Tell about files, and yield (path, stat) as they come."""
     check_depth(depth)
-    make = filebatch.stat_file if follow_symlinks else filebatch.lstat_file
-    return _each(make, ((path, path) for path in paths), depth, return_exceptions)
+    pairs = ((path, path) for path in paths)
+    return _each(filebatch.stater(follow_symlinks), pairs, depth, return_exceptions)
 
 
 def stat_many(
@@ -309,8 +290,7 @@ def stat_many(
     return_exceptions: bool = False,
 ) -> list[Any]:  # fmt: skip
     """Tell about files, in the order of the paths: see files.stat_many()."""
-    make = filebatch.stat_file if follow_symlinks else filebatch.lstat_file
-    return _all(make, paths, depth, return_exceptions)
+    return _all(filebatch.stater(follow_symlinks), paths, depth, return_exceptions)
 
 
 def walk(
