@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from readme_table import HERE, between
+from readme_table import HERE, write_between
 from run import STEPS_TITLE
 from steps import LOOPED, STEPS
 
@@ -60,8 +60,7 @@ def main() -> None:
     part = table(report)
     print(part)
     if options.write:
-        path = Path(options.write)
-        path.write_text(between(path.read_text(encoding="utf-8"), BEGIN, END, part), encoding="utf-8")
+        write_between(options.write, BEGIN, END, part)
 
 
 if __name__ == "__main__":

@@ -122,6 +122,12 @@ def between(page: str, begin: str, end: str, part: str) -> str:
     return f"{before}{begin}\n{part}\n{end}{after}"
 
 
+def write_between(path: str, begin: str, end: str, part: str) -> None:
+    """Bring what stands between two marks of a page's file up to date."""
+    page = Path(path)
+    page.write_text(between(page.read_text(encoding="utf-8"), begin, end, part), encoding="utf-8")
+
+
 def main() -> None:
     assert __doc__
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -130,8 +136,7 @@ def main() -> None:
     part = table(stored())
     print(part)
     if options.write:
-        path = Path(options.write)
-        path.write_text(between(path.read_text(encoding="utf-8"), BEGIN, END, part), encoding="utf-8")
+        write_between(options.write, BEGIN, END, part)
 
 
 if __name__ == "__main__":

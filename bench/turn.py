@@ -21,10 +21,9 @@ import sys
 import textwrap
 import time
 import types
-from pathlib import Path
 from typing import Any
 
-from readme_table import between
+from readme_table import write_between
 from rounds import our_monitor
 
 BEGIN, END = "<!-- turn: begin -->", "<!-- turn: end -->"
@@ -208,8 +207,7 @@ def main() -> None:
     part = table(*measure(options.ready, options.turns), options.ready)
     print(part)
     if options.write:
-        path = Path(options.write)
-        path.write_text(between(path.read_text(encoding="utf-8"), BEGIN, END, part), encoding="utf-8")
+        write_between(options.write, BEGIN, END, part)
 
 
 if __name__ == "__main__":

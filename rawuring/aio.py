@@ -82,8 +82,7 @@ class IoUringEventLoop(Uncopyable, asyncio.SelectorEventLoop):
         found = self._uring
         if found is None or found.table is not table:
             if table is None:
-                found = getattr(self, asyncring._ATTRIBUTE, None)
-                return asyncring.AsyncRing(self) if found is None else found
+                return asyncring._private_ring(self)
             found = self._uring = asyncring.AsyncRing(self, table)
         return found
 

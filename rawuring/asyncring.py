@@ -113,13 +113,17 @@ def running() -> AsyncRing:
     """
     loop = asyncio.get_running_loop()
     found = getattr(loop, "uring", None)
-    if found is None or not isinstance(found, AsyncRing):
-        found = getattr(loop, _ATTRIBUTE, None)
-        if found is None:
-            return AsyncRing(loop)
+    if not isinstance(found, AsyncRing):
+        found = _private_ring(loop)
     if found._ring._owner != get_ident():
-        return found._moved()  # type: ignore[no-any-return]
-    return found  # type: ignore[no-any-return]
+        return found._moved()
+    return found
+
+
+def _private_ring(loop: asyncio.AbstractEventLoop) -> AsyncRing:
+    """Return the private ring of a loop, made on first use."""
+    found = getattr(loop, _ATTRIBUTE, None)
+    return AsyncRing(loop) if found is None else found
 
 
 def available() -> bool:
@@ -1139,17 +1143,15 @@ class AsyncRing(Uncopyable):
         Lifetime: until the final CQE.
         Since: 6.7
         """
-        memory = word if isinstance(word, Pin) else pin(word, True)
-        size = uapi.FUTEX2_SIZE_U32 | (uapi.FUTEX2_PRIVATE if private else 0)
-        every = uapi.FUTEX_BITSET_MATCH_ANY
+        memory, rest = _futex(word, private)
 
         def pass_on(res: int) -> None:
-            self.start(ops.prep_futex_wake, memory.address, 1, every, size, 0, holds=(memory,))
+            self.start(ops.prep_futex_wake, memory.address, 1, *rest, holds=(memory,))
 
         try:
             await self.call(
-                ops.prep_futex_wait, memory.address, expected, every, size, 0, holds=(memory,),
-                timeout=timeout, late=pass_on,
+                ops.prep_futex_wait, memory.address, expected, *rest, holds=(memory,), timeout=timeout,
+                late=pass_on,
             )  # fmt: skip
         except BlockingIOError:
             return False
@@ -1162,10 +1164,8 @@ class AsyncRing(Uncopyable):
         Returns: an awaitable of how many were woken.
         Since: 6.7
         """
-        memory = word if isinstance(word, Pin) else pin(word, True)
-        size = uapi.FUTEX2_SIZE_U32 | (uapi.FUTEX2_PRIVATE if private else 0)
-        every = uapi.FUTEX_BITSET_MATCH_ANY
-        return self.call(ops.prep_futex_wake, memory.address, count, every, size, 0, holds=(memory,))
+        memory, rest = _futex(word, private)
+        return self.call(ops.prep_futex_wake, memory.address, count, *rest, holds=(memory,))
 
     def splice(
         self, fd_in: int, off_in: int, fd_out: int, off_out: int, nbytes: int, flags: int = 0, **options: Any
@@ -1221,6 +1221,13 @@ class AsyncRing(Uncopyable):
             if mailbox.closed:
                 raise ValueError("the mailbox is closed") from None
             mailbox._ring._loop.call_soon_threadsafe(mailbox._take, value, uapi.IORING_CQE_F_MORE)
+
+
+def _futex(word: Any, private: bool) -> tuple[Pin, tuple[int, int, int]]:
+    """Pin the word of a futex; return the arguments behind its value: mask, futex_flags and flags, too."""
+    memory = word if isinstance(word, Pin) else pin(word, True)
+    size = uapi.FUTEX2_SIZE_U32 | (uapi.FUTEX2_PRIVATE if private else 0)
+    return memory, (uapi.FUTEX_BITSET_MATCH_ANY, size, 0)
 
 
 # ------------------------------------------------------------------------------------------------------

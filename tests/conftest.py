@@ -13,6 +13,7 @@ import gc
 import json
 import os
 import platform
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -166,3 +167,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if table:
         facts = {"kernel": platform.release(), "machine": platform.machine(), "outcomes": _exercised}
         Path(table).write_text(json.dumps(facts, indent=1) + "\n")
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Yield two sockets that are connected and do not block, as selectors want them."""
+    a, b = socket.socketpair()
+    a.setblocking(False)
+    b.setblocking(False)
+    with a, b:
+        yield a, b

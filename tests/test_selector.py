@@ -29,15 +29,6 @@ READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture
-def pair():
-    a, b = socket.socketpair()
-    a.setblocking(False)
-    b.setblocking(False)
-    with a, b:
-        yield a, b
-
-
 @pytest.fixture(params=list(STRATEGIES))
 def uring(request, requires_io_uring):
     try:

@@ -68,15 +68,6 @@ def uring(request):
 
 
 @pytest.fixture
-def pair():
-    a, b = socket.socketpair()
-    a.setblocking(False)
-    b.setblocking(False)
-    with a, b:
-        yield a, b
-
-
-@pytest.fixture
 def pipe():
     r, w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     yield r, w

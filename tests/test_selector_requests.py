@@ -42,15 +42,6 @@ def sel(request, requires_io_uring):
 
 
 @pytest.fixture
-def pair():
-    a, b = socket.socketpair()
-    a.setblocking(False)
-    b.setblocking(False)
-    with a, b:
-        yield a, b
-
-
-@pytest.fixture
 def pipe():
     r, w = os.pipe()
     yield r, w
