@@ -719,7 +719,7 @@ class AsyncRing(Uncopyable):
                 self._ring.bind_thread()
             self.flush()
         except OSError as error:
-            if self._ring.answers():  # no memory for now
+            if not self._ring.lost(error):  # no memory for now
                 self._loop.call_later(0.001, self._schedule)
                 raise
             self._lose(error)

@@ -1216,3 +1216,30 @@ def test_signal_handler_when_it_raises_at_any_moment_then_later_requests_end(loo
             loop.run_until_complete(end())
     finally:
         signal.signal(signal.SIGALRM, old)
+
+
+def test_ring_when_its_descriptor_was_closed_and_its_number_is_used_again_then_that_file_stays_open() -> None:
+    """Ring.lost() lets go of a number that is not the ring's any more."""
+    reported: list[dict[str, Any]] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: reported.append(context))
+        ring = asyncring.running()
+        number = ring.ring.fileno()
+        os.close(number)
+        other = os.open(os.devnull, os.O_RDONLY)
+        try:
+            assert other == number
+            with pytest.raises(asyncio.CancelledError):
+                await ring.call(ops.prep_nop)
+            os.fstat(other)
+        finally:
+            os.close(other)
+
+    loop = asyncio.SelectorEventLoop()
+    try:
+        loop.run_until_complete(main())
+    finally:
+        loop.close()
+    assert any("taken away" in context["message"] for context in reported)
