@@ -128,6 +128,8 @@ def strike_anywhere(at: int) -> Iterator[list[int]]:
         return trace
 
     before = sys.gettrace()
+    # CPython 3.12 traces instructions only if a frame asked for it before sys.settrace().
+    sys._getframe().f_trace_opcodes = True
     try:
         sys.settrace(trace)
         yield struck
