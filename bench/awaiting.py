@@ -43,6 +43,37 @@ async def gather() -> None:
         await asyncio.gather(*[call(ops.prep_nop) for _ in range(GATHERED)])
 
 
+async def tasks() -> None:
+    """Await one at a time in each of many tasks."""
+    call = asyncring.running().call
+
+    async def each() -> None:
+        for _ in range(COUNT // GATHERED):
+            await call(ops.prep_nop)
+
+    await asyncio.gather(*[each() for _ in range(GATHERED)])
+
+
+async def bare() -> None:
+    """Do without futures and turns of the loop: what no way to await can be cheaper than."""
+    table = asyncring.running().table
+    for _ in range(COUNT):
+        table.start(ops.prep_nop, handler=ended)
+        table.submit_and_dispatch(0)
+
+
+async def bare_gather() -> None:
+    table = asyncring.running().table
+    for _ in range(COUNT // GATHERED):
+        for _ in range(GATHERED):
+            table.start(ops.prep_nop, handler=ended)
+        table.submit_and_dispatch(0)
+
+
+def ended(res: int, flags: int) -> None:
+    """Take a result and do nothing."""
+
+
 async def plain() -> None:
     """Gather futures of asyncio's own, which one callback ends: what any gather() costs."""
     loop = asyncio.get_running_loop()
@@ -61,6 +92,9 @@ WORKLOADS: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
     "asyncio.sleep(0)": sleep,
     "one awaited NOP": nop,
     f"{GATHERED} gathered NOPs, each": gather,
+    f"{GATHERED} tasks, each NOP": tasks,
+    "one NOP, not awaited": bare,
+    f"{GATHERED} NOPs, not awaited, each": bare_gather,
     f"{GATHERED} gathered futures, each": plain,
 }
 

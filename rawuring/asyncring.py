@@ -435,6 +435,7 @@ class AsyncRing(Uncopyable):
         #: What asyncio's own loops are about to run, None elsewhere.
         ready = getattr(loop, "_ready", None)
         self._ready = ready if self._owned and isinstance(ready, deque) else None
+        self._alone = 0  # id of the task that awaited last
         self._rested = 0.0
         self._receivers: dict[RequestFuture, Any] = {}
         self._mailboxes: set[Mailbox] = set()
@@ -486,8 +487,7 @@ class AsyncRing(Uncopyable):
         future = RequestFuture(loop=self._loop)
         future._ring = self
         future._prep = prep
-        future._late = late
-        if prep in _SPECIAL:
+        if late is not None or prep in _SPECIAL:
             future._late = _late_by_default(prep, late)
         future.token = self._start(prep, arguments, future._complete, holds, options)
         future._at = self._ring.sq.sqe_tail
@@ -729,8 +729,17 @@ class AsyncRing(Uncopyable):
             raise
 
     def _ends_turn(self) -> bool:
-        """Tell whether nothing will be queued in this turn any more: only our own callback is to run."""
-        return self._ready is not None and self._scheduled and len(self._ready) == 1
+        """Tell whether nothing will be queued in this turn any more: only our own callback is to run.
+
+        Where the loop hides its queue this is a guess: a task that awaits twice without another one that
+        awaits in between is alone. A wrong one costs a system call.
+        """
+        if self._ready is not None:
+            return self._scheduled and len(self._ready) == 1
+        if not self._owned:
+            return False
+        before, self._alone = self._alone, id(asyncio.current_task(self._loop))
+        return before == self._alone
 
     def _flush_early(self) -> None:
         """Do at the end of this turn what would be done at the beginning of the next."""

@@ -190,6 +190,37 @@ async def test_call_when_many_tasks_call_in_one_turn_then_one_enter(ring) -> Non
     assert after.enters - before.enters <= 3
 
 
+@pytest.mark.parametrize("make", [stock_loop, uvloop_loop])
+def test_call_when_one_task_awaits_alone_then_it_is_sent_at_once_and_need_not_suspend(make) -> None:
+    class Counted:
+        """Await, and count how often that suspends."""
+
+        def __init__(self, future: Any) -> None:
+            self.future, self.count = future, 0
+
+        def __await__(self):
+            steps = self.future.__await__()
+            while True:
+                try:
+                    step = next(steps)
+                except StopIteration as end:
+                    return end.value
+                self.count += 1
+                yield step
+
+    async def main() -> bool:
+        ring = asyncring.running()
+        for _ in range(100_000):  # it suspends now and then, and often on a busy machine
+            counted = Counted(ring.call(ops.prep_nop))
+            assert await counted == 0
+            if not counted.count:
+                return True
+        return False
+
+    with contextlib.closing(make()) as loop:
+        assert loop.run_until_complete(main())
+
+
 @on_each_loop
 async def test_call_when_answers_follow_each_other_then_the_loop_is_not_starved(ring) -> None:
     ticks = []
