@@ -174,7 +174,7 @@ def test_file_when_read_then_licence_first_and_docstring_next(path: Path) -> Non
     assert lines[:1] == ["# SPDX-License-Identifier: MIT"]
     docstring = ast.get_docstring(parse(path))
     assert docstring
-    assert docstring.splitlines()[0].endswith((".", "?")), "docs/api/index.md shows the first line alone"
+    assert docstring.splitlines()[0].endswith((".", "?")), "the list of modules shows this line alone"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

@@ -4,11 +4,12 @@
 
     python3 tools/build_docs.py              write the generated pages and pictures
     python3 tools/build_docs.py --check      say which of them are out of date; exit code 1 if any
-    python3 tools/build_docs.py --site DIR   build the site with mkdocs (from pip), warnings as errors
+    python3 tools/build_docs.py --site DIR   build the site, warnings as errors
 
-What it is: the API reference from the docstrings, the pictures from rawuring.layout, the tour's text, the
-table of the meaning of each SQE member. They are committed, so that docs/ can be read on a code host as well;
-tests/test_docs.py compares.
+What it is: the pictures from rawuring.layout, the tour's text, the table of the meaning of each SQE member.
+They are committed, so that docs/ can be read on a code host as well; tests/test_docs.py compares. The site
+has the API reference in addition, which mkdocstrings makes of signatures and docstrings. zensical and
+mkdocstrings come from pip, need Python 3.11, and are pinned in .ci/run.
 Must not know: any fact of its own.
 Invariant: the same on every machine and every Python: docstrings are parsed, not imported, and pictures
 show the known layout, not this kernel's.
@@ -20,9 +21,14 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import functools
+import inspect
 import io
+import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -56,9 +62,6 @@ def generate() -> dict[str, str]:
     pages = {f"pictures/{name}": picture(arguments) for name, arguments in PICTURES.items()}
     pages["tour.md"] = tour_page()
     pages["operations.md"] = operations_page()
-    pages["api/index.md"] = api_index()
-    for module in MODULES:
-        pages[f"api/{module}.md"] = api_page(module)
     return pages
 
 
@@ -111,34 +114,31 @@ def operations_page() -> str:
 
 
 # ------------------------------------------------------------------------------------------------------
-# The API, from the docstrings
+# The API reference: one page for each module, which mkdocstrings fills from signatures and docstrings
 
 
 def api_index() -> str:
-    """Return the list of the modules."""
-    rows = [f"| [{module}]({module}.md) | {first_line(module)} |" for module in MODULES]
-    head = [f"{NOTE}# API reference\n", "In the order of reading.\n", "| module | |", "|---|---|"]
-    names = [f"| `{name}` | [{home}]({home}.md) |" for name, home in package_names().items()]
-    also = ["", "`rawuring` itself has these names of theirs:\n", "| name | defined in |", "|---|---|"]
-    return "\n".join([*head, *rows, *also, *names, ""])
+    """Return the list of the modules, and of the names that the package itself has."""
+    lines = ["# API reference\n", "In the order of reading.\n", "| module | |", "|---|---|"]
+    lines += [f"| [{module}]({module}.md) | {inline(first_line(module))} |" for module in MODULES]
+    lines += ["", "`rawuring` itself has these names of theirs:\n", "| name | defined in |", "|---|---|"]
+    for name, home in package_names():
+        shown = f"`{name}`" if name == home else f"[`{name}`][rawuring.{home}.{name}]"
+        lines.append(f"| {shown} | [{home}]({home}.md) |")
+    return "\n".join([*lines, ""])
 
 
-def package_names() -> dict[str, str]:
-    """Return the names of `from rawuring import ...`, with the module that defines each."""
+def package_names() -> list[tuple[str, str]]:
+    """List the names of `from rawuring import ...`, with the module that defines each."""
     for node in parse("__init__").body:
         if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "_HOME" and node.value:
-            return dict(ast.literal_eval(node.value))
+            return list(dict(ast.literal_eval(node.value)).items())
     raise AssertionError("rawuring/__init__.py has no _HOME")
-
-
-def source(module: str) -> str:
-    """Read a file of the package."""
-    return (ROOT / "rawuring" / f"{module}.py").read_text(encoding="utf-8")
 
 
 def parse(module: str) -> ast.Module:
     """Parse a file of the package."""
-    return ast.parse(source(module))
+    return ast.parse((ROOT / "rawuring" / f"{module}.py").read_text(encoding="utf-8"))
 
 
 def first_line(module: str) -> str:
@@ -146,16 +146,84 @@ def first_line(module: str) -> str:
     return (ast.get_docstring(parse(module)) or "").splitlines()[0].replace("|", "\\|")
 
 
-def api_page(module: str) -> str:
-    """Return the page of one module: everything public that has a docstring, in the order of the file."""
-    tree, text = parse(module), source(module).splitlines()
-    lines = [f"{NOTE}# rawuring.{module}\n", fence(ast.get_docstring(tree) or "")]
-    for node in tree.body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
-            lines += definition(node, "", text)
-        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
-            lines += constant(node, text)
-    return "\n".join(lines)
+@functools.cache
+def public_names(module: str) -> frozenset[str]:
+    """Return the functions and classes that the page of a module has."""
+    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    return frozenset(
+        node.name
+        for node in parse(module).body
+        if isinstance(node, definitions) and node.name[0] != "_" and ast.get_docstring(node)
+    )
+
+
+def markdown(docstring: str) -> str:
+    """Return a docstring of the house's form as Markdown.
+
+    Its sections (Args, CQE, Lifetime ...) become a list of definitions, indented text a block of code, names
+    with an underscore code; and what Markdown would take for markup is escaped.
+    """
+    parts = []
+    for block in re.split(r"\n\n+(?=\S)", inspect.cleandoc(docstring)):
+        text, _, indented = block.partition("\n\n    ")
+        if block.startswith("    "):
+            text, indented = "", block[4:]
+        found = list(SECTION.finditer(text))
+        if found:
+            if text[: found[0].start()].strip():
+                parts.append(inline(text[: found[0].start()].strip()))
+            ends = [*(each.start() for each in found[1:]), len(text)]
+            for each, end in zip(found, ends):
+                lines = [line.strip() for line in text[each.end() : end].strip().splitlines()]
+                parts.append(f"{each[1]}\n:   {inline(' '.join(lines))}")
+        elif text:
+            parts.append(inline(text))
+        if indented:
+            parts.append(code_block(textwrap.dedent("    " + indented)))
+    return "\n\n".join(parts)
+
+
+def code_block(text: str) -> str:
+    """Fence text, as Python if it is."""
+    try:
+        ast.parse(text)
+    except SyntaxError:
+        return f"```text\n{text.rstrip()}\n```"
+    return f"```python\n{text.rstrip()}\n```"
+
+
+def inline(text: str) -> str:
+    """Return a paragraph, or a list, as Markdown."""
+    return INLINE.sub(_inline, text)
+
+
+def _inline(found: re.Match[str]) -> str:
+    if found["mark"]:  # of a list
+        return found[0]
+    code = found["ticked"] or found["named"]
+    if not code:
+        return f"\\{found[0]}"
+    if code == "io_uring":  # a word here
+        return code
+    module, _, name = code.removesuffix("()").rpartition(".")
+    if module in MODULES and name == "py":
+        return f"[`{code}`][rawuring.{module}]"
+    if module in MODULES and name in public_names(module):
+        return f"[`{code}`][rawuring.{module}.{name}]"
+    return f"`{code}`"
+
+
+SECTION = re.compile(
+    r"^(Args|Returns|CQE|Raises|Lifetime|Threads|Since|Mirrors|Source"
+    r"|What it is|Must not know|Invariant|Read next):\s", re.MULTILINE,
+)  # fmt: skip
+INLINE = re.compile(
+    r"(?P<mark>^ *[*-] )"  # of a list
+    r"|``?(?P<ticked>[^`]+?)``?"
+    r"|(?<![\w`])(?P<named>-?[A-Za-z]*(?:[A-Za-z]\w*\.)*\w*(?:_[\w*]+|\(\))(?:\(\))?|\w+\.py|2\*\*\d+"
+    r"|-E[A-Z]{3,})"
+    r"|(?P<markup>[\\`*_{}\[\]<>#])", re.MULTILINE,
+)  # fmt: skip
 
 
 def remark(line: int, text: list[str]) -> str:
@@ -167,82 +235,46 @@ def remark(line: int, text: list[str]) -> str:
     return " ".join(found)
 
 
-def constant(node: ast.Assign | ast.AnnAssign, text: list[str]) -> list[str]:
-    """Return the lines of a documented constant; its value too, unless it is long."""
-    target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-    said = remark(node.lineno, text)
-    if not said or not isinstance(target, ast.Name) or target.id.startswith("_"):
-        return []
-    value = text[node.lineno - 1 : node.end_lineno]
-    head = "\n".join(value) if len(value) <= 8 else target.id
-    return [f"## {target.id}\n", fence(f"{head}\n\n" + textwrap.fill(said, 110))]
+# ------------------------------------------------------------------------------------------------------
+# The site
 
 
-def attributes(node: ast.ClassDef, text: list[str]) -> str:
-    """List the fields of a class, and the documented attributes that its methods create."""
-    found: dict[str, str] = {}
-    for child in ast.walk(node):
-        if not isinstance(child, (ast.Assign, ast.AnnAssign)):
-            continue
-        target = child.targets[0] if isinstance(child, ast.Assign) else child.target
-        said = remark(child.lineno, text)
-        of_class = child in node.body and isinstance(child, ast.AnnAssign)
-        of_object = isinstance(target, ast.Attribute) and ast.unparse(target.value) == "self" and bool(said)
-        name = target.attr if isinstance(target, ast.Attribute) else ast.unparse(target)
-        if name.startswith("_") or not (of_class or of_object):
-            continue
-        kind = f": {ast.unparse(child.annotation)}" if isinstance(child, ast.AnnAssign) else ""
-        said = textwrap.fill(said, 110, initial_indent=" " * 8, subsequent_indent=" " * 8)
-        found.setdefault(name, f"    {name}{kind}" + (f"\n{said}" if said else ""))
-    return "\n\nAttributes:\n\n" + "\n".join(found.values()) if found else ""
+def build_site(folder: Path) -> int:
+    """Build the site from copies, so that what is generated for it alone is never in the checkout."""
+    with tempfile.TemporaryDirectory(prefix="rawuring-docs-") as scratch:
+        place = Path(scratch)
+        shutil.copytree(DOCS, place / "docs")
+        (place / "docs" / "api").mkdir()
+        (place / "docs" / "api" / "index.md").write_text(api_index(), encoding="utf-8")
+        for module in MODULES:
+            page = f"# rawuring.{module} {{ #rawuring.{module} }}\n\n::: rawuring.{module}\n"
+            (place / "docs" / "api" / f"{module}.md").write_text(page, encoding="utf-8")
+        for name in ("rawuring", "tools"):
+            (place / name).symlink_to(ROOT / name)
+        menu = ["", "  - API:", "      - Modules: api/index.md"]
+        menu += [f"      - {module}: api/{module}.md" for module in MODULES]
+        config = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").rstrip() + "\n".join(menu) + "\n"
+        (place / "mkdocs.yml").write_text(config, encoding="utf-8")
+        command = [sys.executable, "-m", "zensical", "build", "--strict"]
+        code = subprocess.run(command, cwd=place, check=False).returncode
+        wrong = [] if code else missing(place / "site")
+        for each in wrong:
+            print(f"not in the site: {each}")
+        if code == 0 and not wrong:
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(place / "site", folder)
+        return code or bool(wrong)
 
 
-def definition(node: ast.FunctionDef | ast.ClassDef, owner: str, text: list[str]) -> list[str]:
-    """Return the lines of a function, or of a class with its attributes and methods."""
-    docstring = ast.get_docstring(node) or ""
-    if isinstance(node, ast.FunctionDef):
-        title = f"{owner}{node.name}"
-        head = signature(node, title)
-    else:
-        title = f"{owner}{node.name}"
-        bases = [ast.unparse(base).partition("(")[0] for base in node.bases]  # without a namedtuple's fields
-        head = f"class {title}({', '.join(bases)})".replace("()", "")
-        docstring += attributes(node, text)
-    level = "##" if not owner else "###"
-    lines = [f"{level} {title}\n", fence(head + ("\n\n" + docstring.lstrip("\n") if docstring else ""))]
-    if isinstance(node, ast.ClassDef):
-        for inner in node.body:
-            shown = isinstance(inner, ast.FunctionDef) and (inner.name[0] != "_" or inner.name == "__init__")
-            if shown:
-                lines += definition(inner, f"{node.name}.", text)
-    return lines
-
-
-def signature(node: ast.FunctionDef, title: str) -> str:
-    """Return the signature of a function, in the same form on every Python."""
-    a = node.args
-    plain = [*a.posonlyargs, *a.args]
-    defaults: list[ast.expr | None] = [None] * (len(plain) - len(a.defaults)) + list(a.defaults)
-    parts = []
-    for position, (argument, default) in enumerate(zip(plain, defaults)):
-        if not (position == 0 and argument.arg in ("self", "cls")):
-            parts.append(argument.arg + ("" if default is None else f"={ast.unparse(default)}"))
-        if a.posonlyargs and position == len(a.posonlyargs) - 1:
-            parts.append("/")
-    if a.vararg:
-        parts.append(f"*{a.vararg.arg}")
-    elif a.kwonlyargs:
-        parts.append("*")
-    for argument, default in zip(a.kwonlyargs, a.kw_defaults):
-        parts.append(argument.arg + ("" if default is None else f"={ast.unparse(default)}"))
-    if a.kwarg:
-        parts.append(f"**{a.kwarg.arg}")
-    return f"{title}({', '.join(parts)})"
-
-
-def fence(text: str) -> str:
-    """Fence text so that no character in it is treated as markup."""
-    return f"```text\n{text}\n```\n"
+def missing(site: Path) -> list[str]:
+    """List what the API reference should have and has not, and references that lead nowhere."""
+    wrong = []
+    for module in MODULES:
+        page = (site / "api" / module / "index.html").read_text(encoding="utf-8")
+        wanted = [f"rawuring.{module}.{name}" for name in public_names(module)]
+        wrong += [name for name in wanted if f'id="{name}"' not in page]
+        wrong += [f"{module}: {found}" for found in re.findall(r"\]\[rawuring[\w.]*\]", page)]
+    return wrong
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -250,27 +282,19 @@ def fence(text: str) -> str:
 
 
 def outdated() -> list[str]:
-    """List the generated files that differ from the code, and those that are no longer generated."""
-    pages = generate()
-    wrong = [
+    """List the generated files that differ from the code."""
+    return [
         name
-        for name, content in pages.items()
+        for name, content in generate().items()
         if not (DOCS / name).exists() or (DOCS / name).read_text(encoding="utf-8") != content
     ]
-    for folder in ("api", "pictures"):
-        wrong += [
-            f"{folder}/{path.name}"
-            for path in sorted((DOCS / folder).glob("*"))
-            if f"{folder}/{path.name}" not in pages
-        ]
-    return wrong
 
 
 def main() -> int:
     """Write, check or build."""
     parser = argparse.ArgumentParser(description="Generate docs/, and build the site.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when one is out of date")
-    parser.add_argument("--site", metavar="DIR", help="build the site with mkdocs into DIR")
+    parser.add_argument("--site", metavar="DIR", help="build the site into DIR")
     options = parser.parse_args()
     if options.check:
         wrong = outdated()
@@ -278,9 +302,7 @@ def main() -> int:
             print(f"docs/{name} is out of date: run python3 tools/build_docs.py")
         return 1 if wrong else 0
     if options.site:
-        folder = str(Path(options.site).resolve())
-        command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder]
-        return subprocess.run(command, cwd=ROOT, check=False).returncode
+        return build_site(Path(options.site).resolve())
     for name, content in generate().items():
         path = DOCS / name
         path.parent.mkdir(parents=True, exist_ok=True)
