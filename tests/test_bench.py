@@ -200,8 +200,12 @@ def test_run_when_the_systems_are_listed_then_each_is_known():
 
 def test_every_python_figure_of_the_readme_then_from_the_stored_results():
     (readme_table,) = modules("readme_table")
-    readme = (BENCH.parent / "README.md").read_text(encoding="utf-8")
-    assert readme_table.table(readme_table.stored()) in readme
+    readme, speed = (
+        (BENCH.parent / name).read_text(encoding="utf-8") for name in ("README.md", "docs/speed.md")
+    )
+    assert readme_table.table(readme_table.stored()) in speed
+    assert readme_table.table(readme_table.stored(), readme_table.IN_README) in readme
+    assert set(readme_table.IN_README) <= {name for name, *_ in readme_table.ROWS}
 
 
 def test_readme_table_when_its_rows_are_looked_up_then_run_measures_them():

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""The README where io_uring is refused: every command, every example and every way to a loop, as written.
+"""The pages where io_uring is refused: every command, every example and every way to a loop, as written.
 
 What it is: for each kind of refusal one process, which loads a filter and then runs everything, each in a
 separate child. Code with a fallback returns its result; code that needs a ring ends with Unavailable, cause
 and advice.
 Must not know: how a refusal is noticed.
-Invariant: nothing is killed, nothing ends in a traceback of this library; a command that the README names and
+Invariant: nothing is killed, nothing ends in a traceback of this library; a command that they name and
 that is neither run here nor excused is a failure.
 Read next: test_seccomp.py.
 """
@@ -26,8 +26,14 @@ from test_probe import LINUX
 from test_probe_denied import ERRNO, KILL, filtered
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-pytestmark = [pytest.mark.requires_io_uring, pytest.mark.skipif(not LINUX, reason="Linux only")]
+# The pages that name commands for users.
+PAGES = [ROOT / "README.md"]
+PAGES += [ROOT / "docs" / f"{name}.md" for name in ("index", "asyncio", "examples", "probe", "vendoring")]
+pytestmark = [
+    pytest.mark.requires_io_uring,
+    pytest.mark.skipif(not LINUX, reason="Linux only"),
+    pytest.mark.skipif(not (ROOT / "docs").exists(), reason="docs/ is not here"),
+]
 
 # name -> the filter, and the cause that is told.
 REFUSALS = {
@@ -39,12 +45,13 @@ REFUSALS = {
 
 SCRIPT = "import asyncio\nasync def main(): print('ran', flush=True)\nasyncio.run(main())\n"
 PROBE = ("io_uring: ", 1)  # the beginning of the output, and the exit code
-# A command of the README, with ... for the rest -> its arguments here, its output and its exit code.
+# A command of the pages, with ... for the rest -> its arguments here, its output and its exit code.
 COMMANDS = {
     "python3 -m rawuring.probe": (["-m", "rawuring.probe"], *PROBE),
     "python3 -m rawuring.tour": (["-m", "rawuring.tour"], "On the pure-Python kernel, because", 0),
     "python3 -m rawuring.layout": (["-m", "rawuring.layout"], "A ring of 8 SQEs", 0),
     "python3 -m rawuring.inspect PID": (["-m", "rawuring.inspect", "self"], "", 1),  # no ring there
+    "python3 -m rawuring.inspect PID --explain": (["-m", "rawuring.inspect", "self", "--explain"], "", 1),
     "python3 -m rawuring.inspect --all": (["-m", "rawuring.inspect", "--all"], "", (0, 1, 4)),
     "python3 -m rawuring.aio script.py": (["-m", "rawuring.aio", "SCRIPT"], "ran\n", 0),
     "python3 examples/readme.py": (["examples/readme.py"], "Unavailable", 1),
@@ -89,7 +96,8 @@ COMMANDS = {
 # Run by other tests and by CI, and take minutes, or need a network.
 EXCUSED = (
     "tools/run_tests.py", "tools/run_cpython_tests.py", "tools/try_libraries.py", "tools/build_packages.py",
-    "tools/test_copies.py", "tools/kernel_matrix", "bench/run.py", "-m zipfile", "-m pip",
+    "tools/test_copies.py", "tools/build_docs.py", "tools/kernel_matrix", "bench/run.py", "-m zipfile",
+    "-m pip",
 )  # fmt: skip
 # The options of the tables, and the commands that need no ring by their nature.
 MORE = (
@@ -201,20 +209,21 @@ print(json.dumps([run(*job, os.environ["TMP"]) for job in jobs]))
 """
 
 
-def named_in_the_readme():
+def named_in_the_pages():
     """Find the commands: separate lines, in the tables and in the text."""
-    found = re.findall(r"(?:^    |`)(python3? [^`#\n]*?) *(?:`|#|$)", README, re.MULTILINE)
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    found = re.findall(r"(?:^    |`)(python3? [^`#\n]*?) *(?:`|#|$)", text, re.MULTILINE)
     return {re.sub(r"^python ", "python3 ", each) for each in found} - {"python3 -I -S"}  # no command
 
 
-def test_commands_of_the_readme_then_each_is_run_here_or_excused():
-    named = {each for each in named_in_the_readme() if not any(word in each for word in EXCUSED)}
+def test_commands_of_the_pages_then_each_is_run_here_or_excused():
+    named = {each for each in named_in_the_pages() if not any(word in each for word in EXCUSED)}
     assert named - set(COMMANDS) == set()
-    assert set(COMMANDS) - named == set(), "not in the README any more"
+    assert set(COMMANDS) - named == set(), "in no page any more"
 
 
 @pytest.mark.parametrize("refusal", REFUSALS)
-def test_refused_then_the_whole_readme_does_what_it_says(refusal, tmp_path):
+def test_refused_then_all_of_it_does_what_it_says(refusal, tmp_path):
     code, cause = REFUSALS[refusal]
     (tmp_path / "script.py").write_text(SCRIPT)
     replace = {"SCRIPT": str(tmp_path / "script.py")}

@@ -29,8 +29,11 @@ def test_first_program_then_it_reads_a_file_within_ten_lines_and_does_what_it_sa
     program.write_text(FILES)
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "error", str(program)]
-    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, check=False, timeout=60)
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    done = subprocess.run(
+        command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"```python\n{FILES}```\n\n```text\n{done.stdout}```\n" in README
     assert (tmp_path / "copy").read_text() == FILES
 
 
@@ -48,13 +51,13 @@ def test_program_then_it_prints_what_the_readme_says():
 def test_files_named_in_the_readme_then_they_exist():
     for name in re.findall(r"`((?:tests|tools|bench|examples)/[\w./]*)`", README):
         assert (ROOT / name).exists(), name
-    for name in re.findall(r"^\| `(\w+\.py)` \|", README, re.MULTILINE):
-        assert (ROOT / "rawuring" / name).exists(), name
 
 
+@pytest.mark.skipif(not (ROOT / "docs").exists(), reason="docs/ is not here")
 def test_reading_order_then_the_import_order():
     from test_imports import ORDER
 
-    listed = re.findall(r"^\| `(\w+)\.py` \|", README, re.MULTILINE)
+    page = (ROOT / "docs" / "modules.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(\w+)\.py` \|", page, re.MULTILINE)
     assert listed == [name for name in ORDER if name in listed]
     assert {path.stem for path in (ROOT / "rawuring").glob("*.py")} - {"__init__", "__main__"} == set(listed)

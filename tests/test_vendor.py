@@ -38,8 +38,8 @@ IN_ONE_FILE = [name for name in MODULES if name != "vendor"]
 
 
 def test_modules_then_in_the_order_of_reading():
-    """What the files say of each other ("Read next: ...") is the list that the README gives."""
-    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    """What the files say of each other ("Read next: ...") is the list of docs/modules.md."""
+    lines = (ROOT / "docs" / "modules.md").read_text(encoding="utf-8").splitlines()
     listed = [line.split("`")[1][:-3] for line in lines if line.startswith("| `") and ".py` |" in line]
     assert [name for name in listed if name in IN_ONE_FILE] == IN_ONE_FILE
 
@@ -250,11 +250,11 @@ def test_vendor_in_one_file_then_refused(tmp_path, capsys):
     assert "copies files" in capsys.readouterr().err
 
 
-README = re.findall(r"python3 -m rawuring\.vendor ([^`\n]*)", (ROOT / "README.md").read_text())
+PAGE = re.findall(r"python3 -m rawuring\.vendor ([^`\n]*)", (ROOT / "docs" / "vendoring.md").read_text())
 
 
-@pytest.mark.parametrize("arguments", README)
-def test_commands_of_the_readme_then_they_do_what_they_say(tmp_path, arguments, monkeypatch, capsys):
+@pytest.mark.parametrize("arguments", PAGE)
+def test_commands_of_the_page_then_they_do_what_they_say(tmp_path, arguments, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     if "--against" in arguments:
         vendor.copy("host/_vendor", only=["ops"])
@@ -268,10 +268,10 @@ def test_commands_of_the_readme_then_they_do_what_they_say(tmp_path, arguments, 
         assert done.stdout.startswith("io_uring:") and not done.stderr
 
 
-def test_readme_then_it_shows_each_way_to_copy():
-    assert len(README) == 9
+def test_page_then_it_shows_each_way_to_copy():
+    assert len(PAGE) == 9
     options = ("--only", "--single-file", "--check", "--minimal", "--compiled", "--sbom", "--against")
-    assert all(any(option in each for each in README) for option in options)
+    assert all(any(option in each for each in PAGE) for option in options)
 
 
 # ------------------------------------------------------------------------------------------------------

@@ -38,10 +38,10 @@ sys.path.insert(0, str(ROOT))
 from rawuring import layout, tour, uapi  # noqa: E402
 
 DOCS = ROOT / "docs"
-#: The modules in reading order, as the README lists them.
+#: The modules in reading order.
 MODULES = tuple(
     line.split("`")[1][:-3]
-    for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    for line in (ROOT / "docs" / "modules.md").read_text(encoding="utf-8").splitlines()
     if line.startswith("| `") and ".py` |" in line and "/" not in line.split("`")[1]
 )
 PICTURES = {

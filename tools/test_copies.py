@@ -6,7 +6,7 @@
     python3 tools/test_copies.py --brief           the same with fewer tests, as for each change
     python3 tools/test_copies.py --kind one-file --python pypy3 -- -x -k nop
     python3 tools/test_copies.py --types           mypy --strict and pyright on copies in a host
-    python3 tools/test_copies.py --table           the README's table of the forms: sizes and import times
+    python3 tools/test_copies.py --table           the table of docs/vendoring.md: sizes and import times
 
 Each copy gets a tree that contains the tests, but not the package. Its ``rawuring.py`` turns every import of
 rawuring, in the tests and in the processes that they start, into an import of the copy. So the tests test the
@@ -284,7 +284,7 @@ print((process_time() - start) * 1e3)
 
 
 def table(rounds: int = 15) -> None:
-    """Print the table of the README."""
+    """Print the table of docs/vendoring.md."""
     print("| form | KB | KB, zipped | import from a folder, ms | from a zip, ms |")
     print("|---|---:|---:|---:|---:|")
     forms = {**FORMS, "folder, whole, --compiled": ("--compiled",)}
