@@ -803,23 +803,23 @@ class AsyncRing(Uncopyable):
         self._closing = True
         for mailbox in tuple(self._mailboxes):
             mailbox.close()
+        for source in self._starved:
+            source.wake()
         if self._owned:
             self._leave_loop()
         if self._ring._state == "open":
             if self._ring._owner != get_ident():
                 self._ring.bind_thread()
-            self._end_unsent()
+            self._end_unsent(-errno.ECANCELED)
         if self._owned:
             self._ring.close()
         else:
             self.table.close()
 
-    def _end_unsent(self) -> None:
-        """Answer the requests that the kernel has not seen, as if it had cancelled them."""
+    def _end_unsent(self, res: int) -> None:
+        """Answer the requests that the kernel has not seen; closing the table runs their handlers."""
         for token in self._ring.discard():
-            entry = self.table.entries.pop(token, None)
-            if entry is not None and entry[0] is not None:
-                entry[0](-errno.ECANCELED, 0)
+            self.table.complete(token, res, 0)
 
     def _close_with_loop(self) -> None:
         """Do what close() of the loop does, after the ring's end."""
@@ -835,16 +835,27 @@ class AsyncRing(Uncopyable):
             loop.remove_reader(self._reader)
 
     def _lose(self, error: OSError) -> None:
-        """End everything when io_uring was taken away: the memory stays, each request gets -ECANCELED."""
-        handlers = [entry[0] for entry in self.table.entries.values() if entry[0] is not None]
-        self._closing = True
+        """End everything when io_uring was taken away: the memory stays, each request fails with the errno."""
+        res = -(error.errno or errno.EIO)
+        for mailbox in tuple(self._mailboxes):
+            mailbox.close()
         self._leave_loop()
+        self._end_unsent(res)
+        entries, blocks = self.table.entries, self.table._blocks  # the table lets go of them
         try:
             self._ring.close()
         finally:
-            for handler in handlers:
-                handler(-errno.ECANCELED, 0)
-            self._report("io_uring was taken away from this loop", error)
+            calls = [partial(entry[0], res, 0) for entry in entries.values() if entry[0] is not None]
+            calls += [partial(source.handle, res, 0) for source in self._starved]
+            for many in blocks.values():
+                left = [index for index, still in enumerate(many.open) if still]
+                if many.handler is not None:
+                    calls.append(partial(many.handler, left, [res] * len(left), [0] * len(left)))
+            try:
+                rings.call_all(calls)
+            finally:
+                self._closing = True
+                self._report("io_uring was taken away from this loop", error)
 
     def __repr__(self) -> str:
         """Show the ring and how much is in flight."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import selectors
 import socket
 import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 
 import pytest
@@ -196,6 +198,47 @@ def test_ring_is_lost_then_requests_fail_and_a_private_ring_takes_over(loop, pip
         loop.run_until_complete(main())
     loop.close()
     os.close(number[0])
+
+
+def test_ring_is_lost_then_blocks_are_answered_or_go_on(loop, pipe):
+    """What was sent still ends; what was not, and what is started later, fails with the errno."""
+    answers = {}
+
+    def block(name, fds):
+        made = ops.Block(len(fds), ops.prep_poll_add, fds[0], select.POLLIN)
+        made.set("fd", fds)
+        loop.uring.table.start_block(made, lambda *columns: answers.setdefault(name, columns))
+
+    async def main() -> None:
+        ring = loop.uring
+        block("sent", [r, r])
+        ring.flush()
+        await asyncio.sleep(0)
+        null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        number.append(ring.ring.fileno())
+        os.dup2(null, number[0], inheritable=False)
+        os.close(null)
+        block("unsent", [r, r, r])
+        while "unsent" not in answers:
+            await asyncio.sleep(0)
+        os.write(w, b"x")
+        while "sent" not in answers:
+            await asyncio.sleep(0.001)
+
+    r, w = pipe
+    number: list[int] = []
+    with pytest.warns(RuntimeWarning, match="going on with"):
+        loop.run_until_complete(main())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # the selector's own wait is never seen to end
+        loop.close()
+    os.close(number[0])
+    indices, results, _ = answers["sent"]
+    assert (sorted(indices), results) == ([0, 1], [select.POLLIN] * 2)
+    indices, results, flags = answers["unsent"]
+    assert (indices, flags) == ([0, 1, 2], [0, 0, 0])
+    assert len(set(results)) == 1
+    assert results[0] < 0
 
 
 FORGOTTEN = """

@@ -1180,31 +1180,83 @@ def test_child_when_forked_then_it_starts_afresh(loop) -> None:
     loop.run_until_complete(parent())
 
 
-def test_ring_when_io_uring_is_taken_away_then_requests_end_and_running_says_so(monkeypatch) -> None:
+def take_away(monkeypatch, ring: asyncring.AsyncRing) -> None:
+    """Let the kernel refuse every call for a ring from now on, as a filter does."""
+
+    def gone(*arguments: Any, **options: Any) -> None:
+        raise OSError(errno.EPERM, "a filter")
+
+    for name in ("submit", "submit_and_wait", "submit_and_reap"):
+        monkeypatch.setattr(ring.ring, name, gone)
+    monkeypatch.setattr(ring.ring, "answers", lambda: False)
+
+
+def test_ring_when_io_uring_is_taken_away_then_requests_fail_and_running_says_so(monkeypatch) -> None:
     loop = stock_loop()
     told: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda loop, context: told.append(context))
 
     async def main() -> None:
         ring = asyncring.running()
-
-        def gone(*arguments: Any, **options: Any) -> None:
-            raise OSError(errno.EPERM, "a filter")
-
-        with a_pipe() as (r, _w):
+        handled: list[Any] = []
+        blocks: list[Any] = []
+        with a_pipe() as (r, w):
             waiting = ring.call(ops.prep_read, r, pin(allocate(8), True), None, 0)
-            await asyncio.sleep(0.001)
-            monkeypatch.setattr(ring.ring, "submit_and_wait", gone)
-            monkeypatch.setattr(ring.ring, "submit_and_reap", gone)
-            monkeypatch.setattr(ring.ring, "answers", lambda: False)
+            ring.start(ops.prep_poll_add, r, select.POLLIN, handler=lambda res, flags: handled.append(res))
+            polls = ops.Block(3, ops.prep_poll_add, r, select.POLLIN | select.POLLOUT)
+            polls.set("fd", [r, w, r])  # the one in the middle ends at once
+            ring.table.start_block(polls, lambda *columns: blocks.append(columns))
+            mailbox = ring.mailbox()
+            mail = asyncio.ensure_future(mailbox.__anext__())
+            ring.flush()
+            await asyncio.sleep(0)
+            assert blocks == [([1], [select.POLLOUT], [0])]
+            take_away(monkeypatch, ring)
             queued = ring.call(ops.prep_nop)
-            with pytest.raises(asyncio.CancelledError):
-                await waiting
-            with pytest.raises(asyncio.CancelledError):
-                await queued
+            nops = ops.Block(2, ops.prep_nop)
+            ring.table.start_block(nops, lambda *columns: blocks.append(columns))
+            for future in (waiting, queued):
+                with pytest.raises(PermissionError, match=r"(read|nop): "):
+                    await future
+            with pytest.raises(StopAsyncIteration):
+                await mail
+            code = -errno.EPERM
+            assert handled == [code]
+            assert sorted(blocks[1:]) == [([0, 1], [code] * 2, [0] * 2), ([0, 2], [code] * 2, [0] * 2)]
             monkeypatch.undo()
         assert "taken away" in told[0]["message"]
         assert await asyncring.running().call(ops.prep_nop) == 0  # a ring can be had again
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        loop.run_until_complete(main())
+    loop.close()
+
+
+def test_ring_when_it_is_taken_away_then_a_stream_without_buffers_says_so(monkeypatch) -> None:
+    loop = stock_loop()
+    loop.set_exception_handler(lambda loop, context: None)
+
+    async def main() -> None:
+        ring = asyncring.running()
+        needs(ring, uapi.IORING_OP_SEND_ZC, "6.0, as RECV_MULTISHOT")
+        group = register.setup_buf_ring(ring.ring, 9, 2, 64)
+        with a_pair() as (a, b):
+            stream = ring.recv_multishot(b, group)
+            pieces = []
+            for _ in range(2):
+                a.send(b"x" * 64)
+                pieces.append(await stream.__anext__())
+            a.send(b"more")
+            step = asyncio.ensure_future(stream.__anext__())
+            await settles(lambda: not in_flight(ring))  # it has ended for want of buffers
+            take_away(monkeypatch, ring)
+            ring.call(ops.prep_nop)
+            with pytest.raises(PermissionError):
+                await step
+            monkeypatch.undo()
+            assert bytes(pieces[0]) == b"x" * 64
+            b.close()
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
