@@ -835,7 +835,7 @@ class AsyncRing(Uncopyable):
             loop.remove_reader(self._reader)
 
     def _lose(self, error: OSError) -> None:
-        """End everything when io_uring was taken away: the memory stays, each request fails with the errno."""
+        """End everything when io_uring was taken away: memory stays, each request fails with the errno."""
         res = -(error.errno or errno.EIO)
         for mailbox in tuple(self._mailboxes):
             mailbox.close()
