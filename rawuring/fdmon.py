@@ -8,7 +8,7 @@ Mirrors: QEMU ``util/fdmon-io_uring.c`` (its behaviour of 10.2) and ``util/fdmon
 Must not know: selectors, asyncio, what a handler does.
 Invariant: the rings change only inside wait(). All other code queues an intent on the submit list, from any
 thread and from signal handlers; that is why there is no lock here.
-Read next: selector.py.
+Read next: strategy.py.
 
 Unless said otherwise, memory passed to a call may be freed when the call returns, only the waiter, the thread
 that calls wait(), may call, and Linux 5.1 suffices.

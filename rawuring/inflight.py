@@ -68,7 +68,7 @@ _tokens = itertools.count(TOKEN_BASE)
 next_token = _tokens.__next__
 
 # Of a block of requests the upper 48 bits are one of these, and the rest is the place in the block. The bit
-# 1 << 55 is selector.py's: no token has it.
+# 1 << 55 is epollwait.py's: no token has it.
 _blocks = itertools.count((TOKEN_BASE | 1 << 54) >> 16)
 
 # user_data of the requests of close(): not tokens, because no table waits for them.

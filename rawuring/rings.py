@@ -829,7 +829,7 @@ class Ring(Uncopyable):
             advice = _ENTER_ADVICE.get(error.errno or 0)
             if advice is None:
                 raise
-            # With the old traceback, by which selector.py sees that the error is the kernel's, not a
+            # With the old traceback, by which epollwait.py sees that it is the kernel's error, not a
             # handler's.
             explained = OSError(error.errno, f"{error.strerror}. {advice}")
             raise explained.with_traceback(error.__traceback__) from None

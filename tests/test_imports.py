@@ -49,6 +49,8 @@ ORDER = (
     "credentials",
     "probe",
     "fdmon",
+    "strategy",
+    "epollwait",
     "selector",
     "asyncring",
     "aio",

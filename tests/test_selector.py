@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from test_probe import FILTER
 
-from rawuring import ops, register, rings, selector as module, syscalls, uapi
+from rawuring import epollwait as module, ops, register, rings, syscalls, uapi
 from rawuring.rings import ForkedRing
 from rawuring.selector import STRATEGIES, IoUringSelector
 from rawuring.syscalls import Unavailable
@@ -76,7 +76,7 @@ def test_operation_unknown_to_the_kernel_then_the_next_strategy_and_the_reason(m
         monkeypatch.setattr(module.EpollWait, "_wait_op", 200)
         monkeypatch.setattr(module.EpollPoll, "_wait_op", 200)
     else:
-        monkeypatch.setattr(module.uapi, "IORING_OP_EPOLL_CTL", 200)
+        monkeypatch.setattr(uapi, "IORING_OP_EPOLL_CTL", 200)
     with IoUringSelector() as sel:
         assert sel.backend == ("io_uring:epoll_poll" if missing == 59 else "io_uring:poll_add")
         assert "io_uring:epoll_wait failed" in sel.reason

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Every row of selector.MACHINE: the state that the table names, and a selector that is right afterwards.
+"""Every row of epollwait.MACHINE: the state that the table names, and a selector that is right afterwards.
 
 Each way into a state is the shortest that the table itself knows. What happens while changes are on their way
 happens just before the kernel takes them or just after, by a signal handler (that is: inside the call) or by

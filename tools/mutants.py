@@ -257,7 +257,7 @@ MUTANTS = (
     ),
     # 3. Descriptors
     Mutant(
-        "unregister() waits for the next select()", "rawuring/selector.py",
+        "unregister() waits for the next select()", "rawuring/epollwait.py",
         "            if not self._epoll.closed and self.ring.state != \"forked\":",
         "            if False and not self._epoll.closed and self.ring.state != \"forked\":",
         "tests/test_selector.py -k modified_after_an_exception",
@@ -280,12 +280,12 @@ MUTANTS = (
         "tests/test_monitors.py -k destroyed_while_a_handler_raises",
     ),
     Mutant(
-        "a stray event removes a registration", "rawuring/selector.py",
-        "        if fd in self.keys:\n            # Another", "        if False:\n            # Another",
+        "a stray event removes a registration", "rawuring/epollwait.py",
+        "        if fd in self.keys:\n            # Publish", "        if False:\n            # Publish",
         "tests/test_selector.py -k put_out",
     ),
     Mutant(
-        "a forked child may ask for fileno()", "rawuring/selector.py",
+        "a forked child may ask for fileno()", "rawuring/epollwait.py",
         "        self._check_ring()\n        self._direct", "        self._direct",
         "tests/test_selector.py -k forked_child_then_refused",
     ),
@@ -845,7 +845,7 @@ MUTANTS = (
     # (end of the monitor)
     # Promises: the selector and asyncio
     Mutant(
-        "selector: the wait that was queued before an exception counts as sent", "rawuring/selector.py",
+        "selector: the wait that was queued before an exception counts as sent", "rawuring/epollwait.py",
         "                    self._prepare_wait(self._wait.capacity)  # that", "                    pass  # that",
         "tests/test_selector.py -k one_of_its_own",
     ),
@@ -860,7 +860,7 @@ MUTANTS = (
         "tests/test_selector.py -k no_events_then",
     ),
     Mutant(
-        "selector: a vanished file is added anew by its number", "rawuring/selector.py",
+        "selector: a vanished file is added anew by its number", "rawuring/epollwait.py",
         "if not (isinstance(key[0], socket) and _still(key)):", "if _still(key) is False:",
         "tests/test_selector.py -k used_again_then_silent",
     ),
@@ -875,28 +875,28 @@ MUTANTS = (
         "tests/test_selector.py -k used_again_then_silent",
     ),
     Mutant(
-        "selector: a change that was overtaken on its way is not sent again", "rawuring/selector.py",
+        "selector: a change that was overtaken on its way is not sent again", "rawuring/epollwait.py",
         "                self._note(fd)\n                self._overtaken.discard(fd)\n",
         "                self._overtaken.discard(fd)\n",
         "tests/test_selector_machine.py -k overtaken",
     ),
     Mutant(
-        "selector: changes on their way are forgotten when a signal handler raises", "rawuring/selector.py",
+        "selector: changes on their way are forgotten when a signal handler raises", "rawuring/epollwait.py",
         "        for fd in tuple(_snapshot(self._on_the_way)):\n            self._note(fd)\n", "",
         "tests/test_selector_machine.py -k struck",
     ),
     Mutant(
-        "selector: a change while an older one is on its way only waits", "rawuring/selector.py",
+        "selector: a change while an older one is on its way only waits", "rawuring/epollwait.py",
         "        self._overtake(fd)\n        self._apply(fd)\n", "        return\n",
         "tests/test_selector.py -k the_wait_ends",
     ),
     Mutant(
-        "selector: a note is not looked at again", "rawuring/selector.py",
+        "selector: a note is not looked at again", "rawuring/epollwait.py",
         "(_ONE_STEP or (self.keys.get(fd) is key and self._pending is pending))", "(_ONE_STEP or True)",
         "tests/test_selector.py -k inside_modify",
     ),
     Mutant(
-        "selector: an addition that was sent or not is modified", "rawuring/selector.py",
+        "selector: an addition that was sent or not is modified", "rawuring/epollwait.py",
         "self._known.update(dict.fromkeys(new, _NEW))", "self._known.update(dict.fromkeys(new, 0))",
         "tests/test_selector.py -k modified_after_an_exception",
     ),
@@ -969,7 +969,7 @@ MUTANTS = (
         "tests/test_aio.py -k tasks_generators",
     ),
     Mutant(
-        "selector: close() raises when io_uring was taken away", "rawuring/selector.py",
+        "selector: close() raises when io_uring was taken away", "rawuring/epollwait.py",
         "if not (self._lost or taken_away):", "if not self._lost:",
         "tests/test_selector.py -k gone_at_the_end",
     ),
@@ -984,12 +984,12 @@ MUTANTS = (
         "tests/test_selector.py -k few_free",
     ),
     Mutant(
-        "selector: requests of others are thrown away with an exception", "rawuring/selector.py",
+        "selector: requests of others are thrown away with an exception", "rawuring/epollwait.py",
         "                if user_data & _CTL or user_data == token:\n", "                if True:\n",
         "tests/test_selector_requests.py -k around_the_enter",
     ),
     Mutant(
-        "selector: the set is asked although requests wait to be sent", "rawuring/selector.py",
+        "selector: the set is asked although requests wait to be sent", "rawuring/epollwait.py",
         "            if self._special:\n", "            if self._lost:\n",
         "tests/test_selector_requests.py -k between_two_selects",
     ),
@@ -1004,12 +1004,12 @@ MUTANTS = (
         "tests/test_selector_requests.py -k ring_is_lost",
     ),
     Mutant(
-        "selector: a change that a worker makes counts as made", "rawuring/selector.py",
+        "selector: a change that a worker makes counts as made", "rawuring/epollwait.py",
         "        self._unanswered = self._unanswered + user_data if self._unanswered else user_data\n", "",
         "tests/test_selector.py -k worker_makes",
     ),
     Mutant(
-        "selector: what was on its way is sent again before its answer has come", "rawuring/selector.py",
+        "selector: what was on its way is sent again before its answer has come", "rawuring/epollwait.py",
         "            while not unsent.issuperset(self._unanswered):\n", "            while False:\n",
         "tests/test_selector.py -k worker_makes",
     ),
@@ -1278,7 +1278,7 @@ MUTANTS = (
     # (end of signals and threads)
     # The soak
     Mutant(
-        "the soak: one event in a hundred is lost", "rawuring/selector.py",
+        "the soak: one event in a hundred is lost", "rawuring/epollwait.py",
         "            if events:\n                ready.append((key, events))\n        if timeout_ns",
         "            if events and time.monotonic_ns() % 97:\n                ready.append((key, events))\n        if timeout_ns",
         FAULTS + "test_abuse.py -k everything_at_once",

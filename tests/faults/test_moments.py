@@ -119,7 +119,7 @@ def test_interrupted_anywhere_in_a_change_then_what_is_still_registered_is_repor
             if change != "register":
                 sel.register(a.fileno(), EVENT_WRITE if change == "unregister" else EVENT_READ, "first")
                 sel.select(0)
-            with strike_anywhere(at, "selector.py", "fdmon.py") as struck:
+            with strike_anywhere(at, "selector.py", "epollwait.py", "fdmon.py") as struck:
                 if change == "register":
                     sel.register(a.fileno(), EVENT_WRITE, "second")
                 elif change == "unregister":
