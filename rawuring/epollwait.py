@@ -555,6 +555,7 @@ class EpollWait(Strategy):
     def _wait_in_ring(self, timeout_ns: int | None) -> Ready:
         # Shaped by speed (bench/run.py --only ready): this is an iteration of a busy loop.
         ring, answers = self.ring, self._inflight.ready
+        cq = ring.cq
         deadline = time.monotonic_ns() + timeout_ns if timeout_ns else 0
         new: list[int] = []
         try:
@@ -564,7 +565,7 @@ class EpollWait(Strategy):
                 self._drop_queued()
             # An event that completed between two waits is a hint and may be out of date: it is dropped, and
             # the wait is armed again.
-            if self._cqes or ring.cq.ready():
+            if self._cqes or cq.copied or cq.ready():
                 self._take_completions(False)
             while True:
                 self._unclean = True

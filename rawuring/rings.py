@@ -1050,9 +1050,12 @@ class Ring(Uncopyable):
     def _register(self, opcode: int, arg: Any, nr_args: int) -> int:
         if self._registered_only:
             opcode |= uapi.IORING_REGISTER_USE_REGISTERED_RING
-        elif opcode > uapi.IORING_REGISTER_ENABLE_RINGS and not self.features & uapi.IORING_FEAT_RSRC_TAGS:
-            # Before 5.13 the kernel would wait until nothing is in flight, and then not know this.
-            syscalls.raise_registration(errno.EINVAL, self._fd, opcode)
+        elif not self.features & uapi.IORING_FEAT_LINKED_FILE:
+            # Before 5.18 the kernel would wait until nothing is in flight, and then not know a newer one.
+            since_513 = self.features & uapi.IORING_FEAT_RSRC_TAGS
+            last = uapi.IORING_REGISTER_IOWQ_MAX_WORKERS if since_513 else uapi.IORING_REGISTER_ENABLE_RINGS
+            if opcode > last:
+                syscalls.raise_registration(errno.EINVAL, self._fd, opcode)
         return syscalls.io_uring_register(self._fd, opcode, arg, nr_args)
 
     def fileno(self) -> int:

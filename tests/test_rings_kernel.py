@@ -587,16 +587,25 @@ def test_least_wait_without_a_timeout_then_one_completion_is_enough_and_none_is_
         assert ring.submit_and_wait(0, min_wait_usec=1000) == 0
 
 
-def test_registration_newer_than_the_kernel_then_einval_and_no_wait_for_requests_in_flight():
-    """Before Linux 5.13 the kernel waits until nothing is in flight before it looks at the opcode."""
+@pytest.mark.parametrize(
+    ("release", "newer"),
+    [
+        ("5.12", lambda ring: register.register_iowq_max_workers(ring, 1, 1)),
+        ("5.17", lambda ring: register.register_ring_fd(ring)),
+    ],
+)
+def test_registration_newer_than_the_kernel_then_einval_and_no_wait_for_requests_in_flight(release, newer):
+    """Before Linux 5.18 the kernel waits until nothing is in flight before it looks at the opcode."""
     reader, writer = os.pipe()
     try:
         with make(entries=4) as ring:
-            ring.features &= ~uapi.IORING_FEAT_RSRC_TAGS
+            ring.features &= ~uapi.IORING_FEAT_LINKED_FILE
+            if release == "5.12":
+                ring.features &= ~uapi.IORING_FEAT_RSRC_TAGS
             ops.prep_poll_add(ring.get_sqe(), reader, select.POLLIN, 1)
             ring.submit()
-            with pytest.raises(OSError, match="IORING_REGISTER_IOWQ_MAX_WORKERS") as caught:
-                register.register_iowq_max_workers(ring, 1, 1)
+            with pytest.raises(OSError, match="IORING_REGISTER_(IOWQ_MAX_WORKERS|RING_FDS)") as caught:
+                newer(ring)
             assert caught.value.errno == errno.EINVAL
             assert caught.value.of_kernel
             assert register.register_probe(ring)  # older ones are asked for

@@ -1013,6 +1013,16 @@ MUTANTS = (
         "            while not unsent.issuperset(self._unanswered):\n", "            while False:\n",
         "tests/test_selector.py -k worker_makes",
     ),
+    Mutant(
+        "selector: an event that a signal handler kept from being reaped is taken for a new one", "rawuring/epollwait.py",
+        "if self._cqes or cq.copied or cq.ready():", "if self._cqes or cq.ready():",
+        "tests/test_selector.py -k is_reaped",
+    ),
+    Mutant(
+        "a registration newer than the kernel waits for requests in flight", "rawuring/rings.py",
+        "            if opcode > last:\n", "            if False:\n",
+        "tests/test_rings_kernel.py -k newer_than_the_kernel",
+    ),
     # (end of the selector and asyncio)
     # Promises: the probe and denied environments
     Mutant(
