@@ -604,7 +604,7 @@ def test_registration_newer_than_the_kernel_then_einval_and_no_wait_for_requests
                 ring.features &= ~uapi.IORING_FEAT_RSRC_TAGS
             ops.prep_poll_add(ring.get_sqe(), reader, select.POLLIN, 1)
             ring.submit()
-            with pytest.raises(OSError, match="IORING_REGISTER_(IOWQ_MAX_WORKERS|RING_FDS)") as caught:
+            with pytest.raises(OSError, match=r"IORING_REGISTER_(IOWQ_MAX_WORKERS|RING_FDS)") as caught:
                 newer(ring)
             assert caught.value.errno == errno.EINVAL
             assert caught.value.of_kernel

@@ -1303,7 +1303,7 @@ def test_modified_after_an_exception_kept_its_addition_from_being_sent_then_adde
     assert fd not in targets(in_set)
 
 
-def test_handler_raises_while_an_event_is_reaped_then_it_is_a_hint_and_not_reported_later(uring, pair, monkeypatch):
+def test_handler_raises_while_an_event_is_reaped_then_it_is_not_reported_later(uring, pair, monkeypatch):
     """The completion had left the CQ and not reached the selector: the next wait took it for its own."""
     uring.register(pair[0], READ)
     for _ in range(3):  # until no turn with events lies behind, after which the set would be asked first
