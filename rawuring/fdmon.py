@@ -889,7 +889,8 @@ class IoUringFDMon(FDMon):
                     # A file that wakes its pollers while it is being armed leaves the completion to later
                     # task work; for one set of many files arming takes long.
                     events += self._lot.events()
-                if self._woken:
+                # An SQPOLL thread may complete the poll late; until then an outer loop would spin.
+                if self._woken or (timeout_ns == 0 and self._sqpoll and self._notified):
                     self._take_notification()
                     break
                 # A removal or a lost poll completes, too, with nothing to report.

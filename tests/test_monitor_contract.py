@@ -418,6 +418,21 @@ def test_nested_then_the_outer_loop_is_woken_for_everything(nested, pair, kind, 
         assert settle(nested, loop) == 0
 
 
+def test_nested_and_notified_then_one_turn_takes_the_notification(nested, monkeypatch):
+    """Also where the thread of an SQPOLL ring has not looked yet: the outer loop would spin until it does."""
+    nested.fileno()
+    nested.wait(0)
+    while nested.ring is not None and nested.ring.sq.pending():
+        os.sched_yield()  # until the thread has armed the poll
+    nested.notify()
+    with monkeypatch.context() as late:
+        if nested.ring is not None and nested.ring.flags & uapi.IORING_SETUP_SQPOLL:
+            late.setattr(type(nested.ring), "submit_and_wait", lambda ring, count: ring.sq.flush())
+            late.setattr(type(nested), "process_cq_ring", lambda monitor, events: 0)
+        nested.wait(0)
+    assert not Poll(select.poll, nested._wake_fds[0]).ready(0)
+
+
 def test_nested_and_a_handler_raises_then_the_outer_loop_is_woken_again(nested, pair):
     a, b = pair
     loop = Poll(select.epoll, nested.fileno())
