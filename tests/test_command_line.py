@@ -28,6 +28,7 @@ COMMANDS = (
     ("probe", "--list"),
     ("layout", "--on", "known"),
     ("tour", "--on", "python", "1"),
+    ("play",),
     ("inspect", "self", "--json"),
     ("aio",),
     ("__main__",),

@@ -65,6 +65,8 @@ ORDER = (
     "fakekernel",
     "layout",
     "tour",
+    "playpage",
+    "play",
     "inspect",
 )
 # Those that may import asyncio.
