@@ -6,7 +6,7 @@ What it is: setup() calls io_uring_setup until it succeeds or the cause of the f
 liburing ``src/setup.c`` as far as it fills io_uring_params.
 Must not know: the layout of a ring in memory.
 Invariant: the caller learns of every wished flag that was not granted.
-Read next: queues.py.
+Read next: mapping.py.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 # pyright: basic
-"""The two rings: mapped, filled and emptied.
+"""The two rings, filled and emptied.
 
-What it is: SubmissionQueue and CompletionQueue, which know only memory and indices, and map_rings(), which
-maps that memory. Mirrors: the halves of liburing ``src/queue.c`` and ``src/setup.c`` that touch it.
+What it is: SubmissionQueue and CompletionQueue, which know only memory and indices.
+Mirrors: the half of liburing ``src/queue.c`` that touches memory.
 Must not know: the calls that make the kernel look at the rings, or the meaning of an operation (exceptions:
 the NOP that fills a gap, and the SQEs of 128 bytes).
 Invariant: indices run free. They only grow (discard() alone takes some back), wrap at 2**32 in shared memory,
@@ -19,7 +19,7 @@ We write requests into the SQ, the submission queue, as entries of 64 bytes (SQE
 into the CQ, the completion queue, as entries of 16 bytes (CQE). Both are rings: the producer moves the tail,
 the consumer moves the head.
 
-The memory that is shared with the kernel (offsets vary: they are read from io_uring_params)::
+The memory that mapping.py maps, shared with the kernel (offsets vary: they are read from io_uring_params)::
 
     mmap at IORING_OFF_SQ_RING                          mmap at IORING_OFF_SQES
     +-----------------------------------------+         +----------------------+
@@ -84,7 +84,6 @@ TASKRUN_FLAG the flag IORING_SQ_TASKRUN says that some is waiting.
 
 from __future__ import annotations
 
-import os
 import struct
 import sys
 from _thread import get_ident
@@ -95,7 +94,7 @@ from .syscalls import Uncopyable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from typing import Any
 
     Cqe = tuple[int, ...]  # (user_data, res, flags), and two more words on a 32-byte CQE
@@ -416,7 +415,6 @@ class SubmissionQueue(Uncopyable):
 _ALL_CUT = 1 << 63  # above every index
 _SQE_HEAD = struct.Struct("=BBHi56s")
 _USER_DATA = struct.Struct("=Q")
-_U32 = struct.Struct("=I")
 _SQE128_OPS = (uapi.IORING_OP_NOP128, uapi.IORING_OP_URING_CMD128)
 
 
@@ -665,136 +663,3 @@ def _check_words(name: str, queue: SubmissionQueue | CompletionQueue, words: bar
     tail, head = load_acquire(words, queue._ktail), load_acquire(words, queue._khead)
     if (tail - head) & U32 > entries:
         raise RuntimeError(f"{name}.head is {head} and {name}.tail is {tail}: more than {entries} entries")
-
-
-# ------------------------------------------------------------------------------------------------------
-# The memory
-
-
-def map_rings(fd: int, params: dict[str, Any], single_mmap: bool = True) -> tuple[Any, Any, Any]:
-    """Map the memory that a ring shares with us.
-
-    Args: fd is the ring's descriptor; params is the unpacked io_uring_params; single_mmap False maps the
-        CQ ring on its own even where one mapping would do, as before 5.4.
-    Returns: the SQ ring, the CQ ring (the same object when they share a mapping) and the SQE array.
-    Raises: OSError from mmap(2).
-    Lifetime: none; the mappings stay until they are closed and every view of them is gone.
-    Since: 5.1; one mapping for both rings 5.4
-    Mirrors: liburing io_uring_mmap
-    """
-    import mmap
-
-    flags = params["flags"]
-    sq_size, cq_size, sqes_size = memory_sizes(params)
-    single_mmap = single_mmap and bool(params["features"] & uapi.IORING_FEAT_SINGLE_MMAP)
-    # Without an index array sq_off.array is 0, and sq_size says nothing.
-    if single_mmap or flags & uapi.IORING_SETUP_NO_SQARRAY:
-        sq_size = cq_size = max(sq_size, cq_size)
-
-    def map_at(size: int, offset: int) -> mmap.mmap:
-        # Populated, so that no page fault comes between us and the kernel later on.
-        populate = getattr(mmap, "MAP_POPULATE", 0)
-        return mmap.mmap(
-            fd, size, mmap.MAP_SHARED | populate, mmap.PROT_READ | mmap.PROT_WRITE, offset=offset
-        )
-
-    done: list[mmap.mmap] = []
-    pypy = sys.implementation.name == "pypy"
-    known = _ring_fds() if pypy else set()
-    try:
-        done.append(map_at(sq_size, uapi.IORING_OFF_SQ_RING))
-        done.append(done[0] if single_mmap else map_at(cq_size, uapi.IORING_OFF_CQ_RING))
-        done.append(map_at(sqes_size, uapi.IORING_OFF_SQES))
-    except BaseException:
-        for memory in done:
-            memory.close()
-        raise
-    finally:
-        if pypy:
-            # Its mmap keeps a copy of the descriptor that is not close-on-exec.
-            for copy in _ring_fds() - known:
-                _keep_from_programs(copy)
-    return done[0], done[1], done[2]
-
-
-def _keep_from_programs(fd: int) -> None:
-    try:
-        os.set_inheritable(fd, False)
-    except OSError:
-        return  # another thread's ring, closed by now
-
-
-def _ring_fds() -> set[int]:
-    found = set()
-    try:
-        for name in os.listdir("/proc/self/fd"):
-            try:
-                if "io_uring" in os.readlink(f"/proc/self/fd/{name}"):
-                    found.add(int(name))
-            except OSError:
-                continue  # closed meanwhile, as the listing's own descriptor is
-    except OSError:
-        pass  # no /proc
-    return found
-
-
-def memory_sizes(params: dict[str, Any]) -> tuple[int, int, int]:
-    """Compute how many bytes a ring takes.
-
-    Args: params is the unpacked io_uring_params that the kernel filled.
-    Returns: the sizes of the SQ ring, the CQ ring and the SQE array.
-    Mirrors: liburing get_sq_cq_mmap_size, io_uring_mmap
-    """
-    flags = params["flags"]
-    cqe_size = 32 if flags & uapi.IORING_SETUP_CQE32 else 16
-    sqe_size = 128 if flags & uapi.IORING_SETUP_SQE128 else 64
-    sq_size = params["sq_off"]["array"] + params["sq_entries"] * 4
-    cq_size = params["cq_off"]["cqes"] + params["cq_entries"] * cqe_size
-    return sq_size, cq_size, params["sq_entries"] * sqe_size
-
-
-_WORDS = ("head", "tail", "ring_mask", "ring_entries")
-_SQ_WORDS = [(f"sq_off.{word}", word) for word in (*_WORDS, "flags", "dropped")]
-_CQ_WORDS = [(f"cq_off.{word}", word) for word in (*_WORDS, "overflow")]
-
-
-def check_layout(mappings: Sequence[Any], params: dict[str, Any]) -> None:
-    """Refuse offsets and sizes that do not describe the memory: we would write to what is not ours.
-
-    Args: mappings are the SQ ring, the CQ ring and the SQE array; params is the unpacked io_uring_params that
-        the kernel filled.
-    Raises: RuntimeError, which names the word.
-    Mirrors: the assertions of Zig's IoUring.init
-    """
-    flags, sq_off, cq_off = params["flags"], params["sq_off"], params["cq_off"]
-    # (where it begins, how long it is, what it is aligned to, its name)
-    sq = [(sq_off[word], 4, 4, name) for name, word in _SQ_WORDS]
-    cq = [(cq_off[word], 4, 4, name) for name, word in _CQ_WORDS]
-    cqe_size = 32 if flags & uapi.IORING_SETUP_CQE32 else 16
-    cq.append((cq_off["cqes"], params["cq_entries"] * cqe_size, 8, "cq_off.cqes"))
-    if not flags & uapi.IORING_SETUP_NO_SQARRAY:
-        sq.append((sq_off["array"], params["sq_entries"] * 4, 4, "sq_off.array"))
-    shared = mappings[0] is mappings[1]
-    _check_parts(mappings[0], sq + cq if shared else sq)
-    if not shared:
-        _check_parts(mappings[1], cq)
-    _check_parts(mappings[2], [(0, memory_sizes(params)[2], 1, "the place of the SQEs")])
-    for ring, memory, offsets in (("sq", mappings[0], sq_off), ("cq", mappings[1], cq_off)):
-        found, told = _U32.unpack_from(memory, offsets["ring_entries"])[0], params[f"{ring}_entries"]
-        if found != told:
-            raise RuntimeError(f"{ring}.ring_entries is {found}, and io_uring_params says {told}")
-
-
-def _check_parts(memory: Any, parts: list[tuple[int, int, int, str]]) -> None:
-    with memoryview(memory) as view:
-        room = view.nbytes
-    end, before = 0, ""  # of the part before
-    parts.sort()
-    for start, nbytes, alignment, name in parts:
-        if start % alignment:
-            raise RuntimeError(f"{name} is {start}, which is no multiple of {alignment}")
-        if start + nbytes > room:
-            raise RuntimeError(f"{name} is {start}, where {nbytes} bytes exceed a mapping of {room}")
-        if start < end:
-            raise RuntimeError(f"{name} is {start}, which lies in {before}")
-        end, before = start + nbytes, name

@@ -28,14 +28,22 @@ from functools import partial
 
 from . import barriers, syscalls, uapi
 from .barriers import load_acquire, store_release
-from .params import MAX_ENTRIES, Dropped, check_integers, check_sizes, flag_names, setup
 
 # The names "as" themselves are public here, too.
+from .mapping import (
+    _U32,
+    check_layout,
+    check_room,
+    map_rings as map_rings,
+    memory_sizes as memory_sizes,
+    place,
+    unmap,
+)
+from .params import Dropped, check_integers, check_sizes, flag_names, setup
 from .queues import (
     _CQE16,
     _CQE16_AT,
     _CQES16,
-    _U32,
     U32 as U32,
     Columns as Columns,
     CompletionQueue as CompletionQueue,
@@ -44,9 +52,6 @@ from .queues import (
     SubmissionQueue as SubmissionQueue,
     SubmissionQueueFull as SubmissionQueueFull,
     WrongThread as WrongThread,
-    check_layout,
-    map_rings as map_rings,
-    memory_sizes as memory_sizes,
 )
 from .syscalls import Uncopyable
 
@@ -213,17 +218,14 @@ class Ring(Uncopyable):
         """Create a ring inside memory of ours (NO_MMAP)."""
         import ctypes
 
-        rings, sqes = memory or _allocate(entries, fields.get("cq_entries", 0), flags | wish)
+        rings, sqes = place(memory, entries, fields.get("cq_entries", 0), flags | wish)
         packed = {
             "sq_off": {"user_addr": ctypes.addressof(ctypes.c_char.from_buffer(sqes))},
             "cq_off": {"user_addr": ctypes.addressof(ctypes.c_char.from_buffer(rings))},
         }
-        # The kernel believes the addresses: in memory that is too small it would write into what comes next.
-        cq_entries = fields.get("cq_entries", 0)
-        _check_room(rings, sqes, _least_sizes(entries, cq_entries, flags | wish))
         self._mappings = [rings, rings, sqes]
         self._fd, self.params, self.dropped = self._setup(entries, flags, wish, {**fields, **packed}, entries)
-        _check_room(rings, sqes, memory_sizes(self.params))
+        check_room(rings, sqes, memory_sizes(self.params))
 
     def _attach(self, single_mmap: bool) -> None:
         """Map the ring, and note what its flags mean for each call."""
@@ -485,7 +487,7 @@ class Ring(Uncopyable):
         copied, old = self.cq.copied, self._mappings
         for queue in (self.sq, self.cq):
             _release_queue(queue)
-        _unmap(old)
+        unmap(old)
         try:
             self._mappings = list(self._map(params))
         except OSError as error:
@@ -1204,17 +1206,13 @@ class Ring(Uncopyable):
                     self._map_what_is_there()
                 except OSError:
                     pass  # then the tables keep the memory in flight for ever
-            self._call_before_close(explicit)
+            call_all(self._callbacks(explicit))  # even if one raises: each may have memory to protect
         finally:
             try:
                 self._release()
             except OSError:  # other code has closed the descriptor, and a finalizer cannot report it
                 if explicit:
                     raise
-
-    def _call_before_close(self, explicit: bool) -> None:
-        """Call all functions, even if one raises: each may have memory to protect."""
-        call_all(self._callbacks(explicit))
 
     def _callbacks(self, explicit: bool) -> Iterator[Callable[[], object]]:
         while self.before_close:
@@ -1232,7 +1230,7 @@ class Ring(Uncopyable):
             if queue is not None:
                 _release_queue(queue)
         if not self._borrowed:
-            _unmap(self._mappings)
+            unmap(self._mappings)
         self._mappings = []
         self._give_back_index(state)
         try:
@@ -1337,46 +1335,11 @@ def _not_a_count(wait_nr: Any) -> Exception:
     return TypeError(f"wait_nr is an int, not {type(wait_nr).__name__}")
 
 
-def _allocate(entries: int, cq_entries: int, flags: int) -> tuple[Any, Any]:
-    """Allocate a NO_MMAP ring: the header, CQEs and index array in one block, the SQEs in another."""
-    import mmap
-
-    _, rings, sqes = _least_sizes(entries, cq_entries, flags & ~uapi.IORING_SETUP_NO_SQARRAY)
-    # The header is 5 cache lines at most, and cache lines are 256 bytes at most.
-    return mmap.mmap(-1, 8 * 256 + rings), mmap.mmap(-1, sqes)
-
-
-def _least_sizes(entries: int, cq_entries: int, flags: int) -> tuple[int, int, int]:
-    """Compute a lower bound of memory_sizes(), which knows how many words precede the CQEs."""
-    sq = 1 << (min(entries, MAX_ENTRIES) - 1).bit_length()
-    cq = 1 << (min(max(cq_entries, sq) if cq_entries else 2 * sq, 2 * MAX_ENTRIES) - 1).bit_length()
-    nowhere = {"sq_off": {"array": 0}, "cq_off": {"cqes": 0}}
-    array, cqes, sqes = memory_sizes({"flags": flags, "sq_entries": sq, "cq_entries": cq, **nowhere})
-    if flags & uapi.IORING_SETUP_NO_SQARRAY:
-        array = 0
-    return array, cqes + array, sqes
-
-
-def _check_room(rings: Any, sqes: Any, sizes: tuple[int, int, int]) -> None:
-    for name, memory, wanted in (("rings", rings, max(sizes[:2])), ("SQEs", sqes, sizes[2])):
-        nbytes = memoryview(memory).nbytes
-        if nbytes < wanted:
-            raise ValueError(f"memory: {nbytes} bytes for the {name} are too few, {wanted} are needed")
-
-
 def _pointer(memory: bytearray) -> Any:
     import ctypes
 
     # No array of that size: each size would be a type of its own, and each type a cycle.
     return ctypes.byref(ctypes.c_char.from_buffer(memory))
-
-
-def _unmap(mappings: list[Any]) -> None:
-    for memory in {id(m): m for m in mappings}.values():
-        try:
-            memory.close()
-        except BufferError:
-            continue  # a view of a slot still exists: the last one unmaps it
 
 
 def _release_queue(queue: SubmissionQueue | CompletionQueue) -> None:

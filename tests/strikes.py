@@ -14,10 +14,10 @@ import selectors
 import signal
 from types import FrameType, TracebackType
 
-from rawuring import barriers, epollwait, fdmon, inflight, ops, rings, selector, syscalls
+from rawuring import barriers, epollwait, fdmon, inflight, ops, queues, rings, selector, syscalls
 
 #: In a copy in one file all modules are the same file.
-OURS = barriers, epollwait, fdmon, inflight, ops, rings, selector, syscalls
+OURS = barriers, epollwait, fdmon, inflight, ops, queues, rings, selector, syscalls
 INSIDE = {each.__file__ for each in (selectors, *OURS)}
 
 

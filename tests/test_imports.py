@@ -31,6 +31,7 @@ ORDER = (
     "seccomp",
     "barriers",
     "params",
+    "mapping",
     "queues",
     "rings",
     "ops",

@@ -618,7 +618,7 @@ MUTANTS = (
         "tests/test_ring_promises.py -k next_enable",
     ),
     Mutant(
-        "memory for a ring may be too small", "rawuring/rings.py",
+        "memory for a ring may be too small", "rawuring/mapping.py",
         "        if nbytes < wanted:", "        if False:", "tests/test_ring_promises.py -k too_small",
     ),
     Mutant(
@@ -685,21 +685,21 @@ MUTANTS = (
         "tests/test_ring_promises.py -k it_is_named",
     ),
     Mutant(
-        "an offset outside of the mapping is used", "rawuring/queues.py",
+        "an offset outside of the mapping is used", "rawuring/mapping.py",
         "        if start + nbytes > room:\n", "        if start + nbytes > room + 4096:\n",
         "tests/test_rings.py -k offset_that_is_wrong",
     ),
     Mutant(
-        "two words may share an offset", "rawuring/queues.py",
+        "two words may share an offset", "rawuring/mapping.py",
         "        if start < end:\n", "        if start < end - 4:\n",
         "tests/test_rings.py -k offset_that_is_wrong",
     ),
     Mutant(
-        "a word may stand across two", "rawuring/queues.py",
+        "a word may stand across two", "rawuring/mapping.py",
         "        if start % alignment:\n", "        if False:\n", "tests/test_rings.py -k offset_that_is_wrong",
     ),
     Mutant(
-        "any size in the mapping is accepted", "rawuring/queues.py",
+        "any size in the mapping is accepted", "rawuring/mapping.py",
         "        if found != told:\n", "        if False:\n", "tests/test_rings.py -k mask_or_size",
     ),
     Mutant(
@@ -1295,7 +1295,7 @@ MUTANTS = (
     ),
     Mutant(
         "the soak: a ring is never unmapped", "rawuring/rings.py",
-        "        if not self._borrowed:\n            _unmap(self._mappings)", "        _L.append(self._mappings)",
+        "        if not self._borrowed:\n            unmap(self._mappings)", "        _L.append(self._mappings)",
         FAULTS + "test_abuse.py -k everything_at_once",
     ),
     # Files
