@@ -80,7 +80,7 @@ class IoUringEventLoop(Uncopyable, asyncio.SelectorEventLoop):
             raise RuntimeError("Event loop is closed")
         table = getattr(self._selector, "requests", None)  # type: ignore[attr-defined]
         found = self._uring
-        if found is None or found.table is not table:
+        if found is None or found.table is not table or found._closing:
             if table is None:
                 return asyncring._private_ring(self)
             found = self._uring = asyncring.AsyncRing(self, table)

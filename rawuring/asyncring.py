@@ -44,17 +44,19 @@ import time
 import weakref
 from _thread import get_ident
 from collections import deque
+from contextvars import copy_context
 from functools import partial
 
 from . import buffers, ops, register, rings, uapi
 from .buffers import Pin, pin, timespec
 from .inflight import InFlight, _refuse_handler
-from .queues import SubmissionQueueFull
-from .syscalls import Unavailable, Uncopyable
+from .queues import RingClosed, SubmissionQueueFull, WrongThread
+from .syscalls import REASON_OF_ERRNO, Unavailable, Uncopyable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+    from contextvars import Context
     from types import TracebackType
     from typing import Any
 
@@ -146,6 +148,11 @@ def reason() -> str:
     return ""
 
 
+def _unavailable(error: OSError, what: str) -> Unavailable:
+    code = error.errno or errno.EIO
+    return Unavailable.because(code, what, REASON_OF_ERRNO.get(code, "unknown"))
+
+
 class _LoopRing(rings.Ring):
     """A ring that ends with its loop: of a loop that is forgotten asyncio tells, and of its ring nobody."""
 
@@ -162,7 +169,12 @@ class _LoopRing(rings.Ring):
 
 
 def _make_ring() -> rings.Ring:
-    ring = _LoopRing(_ENTRIES, wish=_WISH, cq_entries=_CQ_ENTRIES, min_entries=8)
+    try:
+        ring = _LoopRing(_ENTRIES, wish=_WISH, cq_entries=_CQ_ENTRIES, min_entries=8)
+    except Unavailable:
+        raise
+    except OSError as error:  # of mmap(2), which Python gives a descriptor of its own
+        raise _unavailable(error, "mmap of the rings") from None
     if not ring.features & uapi.IORING_FEAT_NODROP:
         ring.close()
         raise Unavailable(
@@ -237,6 +249,11 @@ class RequestFuture(Uncopyable, asyncio.Future):  # type: ignore[type-arg]
         if self._late is not None and res >= 0:
             self._ring._hand_over(self._late, res)
 
+    def _abandon(self) -> None:
+        """Hand over what the future has, and its task will not take."""
+        if not self.exception():
+            self._give_late(self.result())
+
     def cancel(self, msg: Any = None) -> bool:
         """Ask the kernel to end the request; the future is cancelled with its final CQE.
 
@@ -248,7 +265,11 @@ class RequestFuture(Uncopyable, asyncio.Future):  # type: ignore[type-arg]
         self._message = msg
         if not self._asked:
             self._asked = True
-            self._ask()
+            try:
+                self._ask()
+            except BaseException:  # the wrong thread
+                self._asked = False
+                raise
         return True
 
     def _ask(self) -> None:
@@ -269,12 +290,12 @@ class RequestFuture(Uncopyable, asyncio.Future):  # type: ignore[type-arg]
                 yield self
             elif ring._needs_breath():
                 yield
-        except BaseException:  # thrown into the task: it is cancelled, or destroyed
+        except BaseException as error:  # the task is cancelled, or destroyed; or this is our own exception
             if not self.done():
                 self.cancel()
-            elif not (self._taken or self.cancelled() or self.exception()):
+            elif not (self._taken or self.cancelled() or self.exception() is error):
                 self._taken = True
-                self._give_late(self.result())
+                self._abandon()
             raise
         self._taken = True
         return self.result()
@@ -371,6 +392,9 @@ class _ChainFuture(RequestFuture):
             bad = max(0, res.index(canceled) - 1)
         return ChainBroken(bad, res, self._preps[bad])
 
+    def _abandon(self) -> None:
+        self._give_late(self._results)
+
     def _give_late(self, res: Any) -> None:
         if self._late is not None:
             self._ring._hand_over(self._late, res)
@@ -399,7 +423,13 @@ def _operation(prep: Any) -> str:
 def _late_by_default(prep: Any, late: Any) -> Any:
     if prep in _MULTISHOT:
         raise TypeError(f"{_operation(prep)} completes more than once: use stream()")
+    _check_late(late)
     return os.close if late is None and prep in _DESCRIPTORS else late
+
+
+def _check_late(late: Any) -> None:
+    if late is not None and not callable(late):
+        raise TypeError(f"late={late!r:.100} cannot be called; a function of the result is, or None")
 
 
 def _timed_out(what: str) -> Exception:
@@ -450,7 +480,10 @@ class AsyncRing(Uncopyable):
             #: What is in flight.
             self.table = InFlight(self._ring)
             self._reader = self._ring.fileno()
-            loop.add_reader(self._reader, self._turn)
+            try:
+                loop.add_reader(self._reader, self._turn)
+            except OSError as error:
+                raise _unavailable(error, "the loop's add_reader()") from None
             self._close_loop = loop.close
             loop.close = self._close_with_loop  # type: ignore[method-assign]
             setattr(loop, _ATTRIBUTE, self)
@@ -512,7 +545,7 @@ class AsyncRing(Uncopyable):
         ]
         future.token = self._start_linked(parts)[0]
         future._at = self._ring.sq.sqe_tail
-        future._stop_at(timeout)
+        future._stop_at(nanoseconds / 1e9)
         return future
 
     def chain(
@@ -529,11 +562,16 @@ class AsyncRing(Uncopyable):
             or write breaks it, too.
         Lifetime: until the final CQE.
         """
+        _check_late(late)
+        if not parts:
+            raise ValueError("chain() links requests, and none are given")
+        for part in parts:
+            if not isinstance(part, (tuple, list)) or not part:
+                raise TypeError(f"{part!r:.100} is no part of a chain: (prep, argument, ...) is")
+            _late_by_default(part[0], None)
         future = _ChainFuture([part[0] for part in parts], self._loop)
         future._ring = self
         future._late = late
-        if not parts:
-            raise ValueError("chain() links requests, and none are given")
         linked = []
         for i, (prep, *arguments) in enumerate(parts):
             options = dict(arguments.pop()) if arguments and isinstance(arguments[-1], dict) else {}
@@ -554,8 +592,8 @@ class AsyncRing(Uncopyable):
     ) -> int:  # fmt: skip
         """Start a request with a plain handler.
 
-        Args: as for InFlight.start(); handler(res, flags) runs in the loop; what it raises goes to the loop's
-            exception handler.
+        Args: as for InFlight.start(); handler(res, flags) runs in the loop, in a copy of the caller's
+            context; what it raises goes to the loop's exception handler.
         Returns: the token.
         Raises: as InFlight.start(); ValueError for IOSQE_IO_LINK, which is chain()'s.
         Lifetime: until the final CQE.
@@ -563,7 +601,7 @@ class AsyncRing(Uncopyable):
         if handler is not None:
             if not callable(handler):
                 _refuse_handler(handler)
-            handler = partial(self._run_handler, handler)
+            handler = partial(self._run_handler, copy_context(), handler)
         return self._start(prep, arguments, handler, holds, options)
 
     def _start(
@@ -573,7 +611,7 @@ class AsyncRing(Uncopyable):
             _refuse_links(options)
         try:
             token = self.table.start(prep, *arguments, handler=handler, holds=holds, **options)
-        except SubmissionQueueFull:
+        except (SubmissionQueueFull, WrongThread):
             self._make_room(1)
             token = self.table.start(prep, *arguments, handler=handler, holds=holds, **options)
         if not self._scheduled or self._ready is not None:
@@ -617,6 +655,7 @@ class AsyncRing(Uncopyable):
         Lifetime: until the final CQE.
         Since: 5.13 for polls, 5.19 for accept, 6.0 for recv
         """
+        _check_late(late)
         source = _Source(self, prep, arguments, holds, options, buffers)
         source.late = late or partial(_drop, prep)
         return Stream(source)
@@ -649,12 +688,19 @@ class AsyncRing(Uncopyable):
         """Ask the kernel to end a request; its handler still gets the final CQE.
 
         Args: token as start() returned it; one that has ended is left alone.
+        Raises: TypeError for what is no token.
         """
+        if not isinstance(token, int):
+            raise TypeError(f"token={token!r:.100} is no token: start() returns one")
         self._cancel(token, _CANCEL_AGAIN)
 
     def _cancel(self, token: int, delay: float) -> None:
-        if token in self.table.entries and self._ring._state == "open":
+        if token not in self.table.entries or self._ring._state != "open":
+            return
+        try:
             self._start(ops.prep_cancel64, (token, 0), partial(self._cancelled, token, delay), (), {})
+        except (SubmissionQueueFull, OSError):  # no room for now
+            self._loop.call_later(delay, self._cancel, token, min(2 * delay, _CANCEL_AGAIN_MOST))
 
     def _cancelled(self, token: int, delay: float, res: int, flags: int) -> None:
         """Ask again if the cancellation missed a request that has not ended."""
@@ -664,7 +710,11 @@ class AsyncRing(Uncopyable):
     def _withdraw(self, at: int, token: int) -> bool:
         """Make a NOP of a request that the kernel has not seen yet."""
         sq = self._ring.sq
-        if self._ring._state != "open" or at < sq.sqe_tail - sq.pending():
+        if self._ring._state != "open":
+            return False
+        if self._ring._owner != get_ident():
+            self._follow_loop()
+        if at < sq.sqe_tail - sq.pending():
             return False
         slot = sq._slots[at & sq.ring_mask]
         if int.from_bytes(slot[32:40], sys.byteorder) != token:
@@ -690,6 +740,8 @@ class AsyncRing(Uncopyable):
 
         Raises: OSError when the kernel takes nothing for now.
         """
+        if self._ring._owner != get_ident():
+            self._follow_loop()
         if not self._owned:
             self._ring.submit()
             return
@@ -713,11 +765,8 @@ class AsyncRing(Uncopyable):
         """Do the ring's part of a turn: the loop's callback, and the reader's."""
         try:
             self._scheduled = False
-            if self._ring._owner != get_ident():
-                if self._ring._state != "open":
-                    return
-                self._ring.bind_thread()
-            self.flush()
+            if self._ring._state == "open":
+                self.flush()
         except OSError as error:
             if not self._ring.lost(error):  # no memory for now
                 self._loop.call_later(0.001, self._schedule)
@@ -756,9 +805,17 @@ class AsyncRing(Uncopyable):
         self._rested = now
         return True
 
+    def _follow_loop(self) -> None:
+        """Bind the ring to this thread, if its loop runs here; refuse any other."""
+        if asyncio._get_running_loop() is not self._loop:
+            self._ring._refuse()
+        self._ring.bind_thread()
+
     def _make_room(self, count: int) -> None:
         """Make room for SQEs: submit, and take completions out of the CQ, without running handlers."""
         ring = self._ring
+        if ring._owner != get_ident():
+            self._follow_loop()
         if ring.sq.space_left() < count:
             ring.submit()
             if self._owned:
@@ -767,9 +824,11 @@ class AsyncRing(Uncopyable):
             if ring.sq.space_left() < count:
                 raise SubmissionQueueFull("the kernel takes no more requests for now: await some of them")
 
-    def _run_handler(self, handler: Callable[[int, int], object], res: int, flags: int) -> None:
+    def _run_handler(
+        self, context: Context, handler: Callable[[int, int], object], res: int, flags: int
+    ) -> None:
         try:
-            handler(res, flags)
+            context.copy().run(handler, res, flags)  # a copy: a handler that flushes may run within itself
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
@@ -797,9 +856,13 @@ class AsyncRing(Uncopyable):
         """Cancel what is in flight, wait for it and close the ring; the loop does this when it is closed.
 
         Futures that have not ended are cancelled, and late results handed over.
+
+        Raises: WrongThread while the loop runs in another thread.
         """
         if self._closing:
             return
+        if self._ring._owner != get_ident() and self._ring._state == "open" and self._loop.is_running():
+            self._follow_loop()
         self._closing = True
         for mailbox in tuple(self._mailboxes):
             mailbox.close()
@@ -907,7 +970,7 @@ class AsyncRing(Uncopyable):
                 address[0], address[1], family=sock.family, type=sock.type, proto=sock.proto
             )
             address = found[0][4]
-        end = None if timeout is None else time.monotonic() + timeout
+        end = _deadline(timeout)
         pause = 0.001
         while True:
             try:
@@ -1066,7 +1129,7 @@ class AsyncRing(Uncopyable):
         _check_socket(sock)
         if self._needs_breath():
             await _suspend  # before anything is taken, which a cancelled task would lose
-        end = None if timeout is None else time.monotonic() + timeout
+        end = _deadline(timeout)
         while True:
             try:
                 return attempt(*arguments)
@@ -1107,7 +1170,7 @@ class AsyncRing(Uncopyable):
         flags = _CLOCKS.get(clock)
         if flags is None:
             raise ValueError(f"clock={clock!r}: CLOCK_MONOTONIC, CLOCK_REALTIME or CLOCK_BOOTTIME")
-        nanoseconds = _nanoseconds(when)
+        nanoseconds = _nanoseconds(when, "when")
         until = timespec(1 << 62 if nanoseconds is None else nanoseconds)
         try:
             await self.call(ops.prep_timeout, until, 0, uapi.IORING_TIMEOUT_ABS | flags)
@@ -1218,7 +1281,14 @@ class AsyncRing(Uncopyable):
     # -- other loops
 
     def mailbox(self) -> Mailbox:
-        """Open a mailbox of this loop's ring, to which other loops send numbers by msg_ring()."""
+        """Open a mailbox of this loop's ring, to which other loops send numbers by msg_ring().
+
+        Raises: RingClosed, WrongThread.
+        """
+        if self._closing:
+            raise RingClosed("this ring is closed")
+        if self._ring._owner != get_ident():
+            self._follow_loop()
         return Mailbox(self)
 
     async def msg_ring(self, mailbox: Mailbox, value: int) -> None:
@@ -1319,6 +1389,8 @@ class _Source(Uncopyable):
         self.request = prep, arguments, holds, options
         self.group = group
         if group is not None:
+            if not isinstance(group, buffers.ProvidedBuffers):
+                raise TypeError(f"buffers={group!r:.100}: register.setup_buf_ring() makes a group of buffers")
             options["flags"] = options.get("flags", 0) | uapi.IOSQE_BUFFER_SELECT
             options["buf_group"] = group.bgid
         #: The request in flight, 0 when there is none.
@@ -1652,10 +1724,20 @@ def _refuse_links(options: dict[str, Any]) -> None:
         raise ValueError("IOSQE_IO_LINK would link whatever is queued next: chain() links requests")
 
 
-def _nanoseconds(timeout: float) -> int | None:
-    """Count a timeout in seconds, less than 0 as 0; None for one that never comes."""
-    if timeout != timeout:
-        raise ValueError("timeout=nan is no number of seconds")
-    if timeout > 9.2e9:
-        return None
-    return max(0, round(timeout * 1e9))
+def _nanoseconds(seconds: float, name: str = "timeout") -> int | None:
+    """Count seconds, less than 0 as 0; None for a time that never comes."""
+    try:
+        if seconds > 9.2e9:
+            return None
+        if seconds < 0:
+            return 0
+        return round(seconds * 1e9)
+    except (TypeError, ValueError):
+        kind = ValueError if isinstance(seconds, float) else TypeError
+        raise kind(f"{name}={seconds!r:.100} is no number of seconds") from None
+
+
+def _deadline(timeout: float | None) -> float | None:
+    """Return when a timeout has passed, by time.monotonic()."""
+    nanoseconds = None if timeout is None else _nanoseconds(timeout)
+    return None if nanoseconds is None else time.monotonic() + nanoseconds / 1e9

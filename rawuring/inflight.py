@@ -219,6 +219,8 @@ def _addresses(
 
 def _learn(prep: Callable[..., None]) -> tuple[int, Any]:
     """Compute the entry of _known for a function; (-1, None) for one from elsewhere."""
+    if not callable(prep):
+        raise TypeError(f"{prep!r:.100} is no operation: a function prep_* of ops.py is")
     plan = memory_arguments(prep)
     if plan is None:
         return -1, None

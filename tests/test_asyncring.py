@@ -12,6 +12,7 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
+import contextvars
 import errno
 import functools
 import gc
@@ -34,11 +35,13 @@ import pytest
 
 from rawuring import aio, asyncring, buffers, ops, register, uapi
 from rawuring.buffers import allocate, pin
+from rawuring.queues import RingClosed, WrongThread
 from rawuring.syscalls import Unavailable
 
 pytestmark = [pytest.mark.requires_io_uring, pytest.mark.leakcheck]
 
 PYPY = sys.implementation.name == "pypy"
+NAME: contextvars.ContextVar[str] = contextvars.ContextVar("NAME", default="none")
 
 
 def stock_loop() -> asyncio.AbstractEventLoop:
@@ -177,6 +180,38 @@ async def test_call_when_arguments_are_wrong_then_nothing_is_queued(ring) -> Non
 
 
 @on_each_loop
+async def test_arguments_when_they_are_of_another_kind_then_type_error_in_words(ring) -> None:
+    def refused(words: str):
+        return pytest.raises(TypeError, match=words)
+
+    for prep in (None, 5, "nop"):
+        with refused("is no operation"):
+            ring.call(prep)
+        with refused("is no operation"):
+            await ring.stream(prep).__anext__()
+        with refused("is no operation"):
+            ring.chain((prep,))
+    for part in (None, 5, (), "nop", {}):
+        with refused("is no part of a chain"):
+            ring.chain((ops.prep_nop,), part)
+    with refused("more than once"):
+        ring.chain((ops.prep_multishot_accept, 0, 0, 0, 0))
+    for late in (5, "x", []):
+        with refused("cannot be called"):
+            ring.call(ops.prep_nop, late=late)
+        with refused("cannot be called"):
+            ring.chain((ops.prep_nop,), late=late)
+        with refused("cannot be called"):
+            ring.stream(ops.prep_poll_multishot, 0, 1, late=late)
+    with refused("group of buffers"):
+        ring.stream(ops.prep_recv_multishot, 0, 0, 0, 0, buffers=5)
+    for token in (None, "x", 0.5):
+        with refused("is no token"):
+            ring.cancel(token)
+    assert ring.ring.sq.pending() == 0
+
+
+@on_each_loop
 async def test_call_when_many_tasks_call_in_one_turn_then_one_enter(ring) -> None:
     async def one() -> int:
         return await ring.call(ops.prep_nop)
@@ -191,7 +226,7 @@ async def test_call_when_many_tasks_call_in_one_turn_then_one_enter(ring) -> Non
 
 
 @pytest.mark.parametrize("make", [stock_loop, uvloop_loop])
-def test_call_when_one_task_awaits_alone_then_it_is_sent_at_once_and_need_not_suspend(make) -> None:
+def test_call_when_one_task_awaits_alone_then_it_is_sent_at_once(make, monkeypatch) -> None:
     class Counted:
         """Await, and count how often that suspends."""
 
@@ -208,17 +243,19 @@ def test_call_when_one_task_awaits_alone_then_it_is_sent_at_once_and_need_not_su
                 self.count += 1
                 yield step
 
-    async def main() -> bool:
+    async def main() -> list[int]:
         ring = asyncring.running()
-        for _ in range(100_000):  # it suspends now and then, and often on a busy machine
+        monkeypatch.setattr(time, "monotonic", lambda: 1.0)  # when time passes it suspends now and then
+        counts = []
+        for _ in range(10):
             counted = Counted(ring.call(ops.prep_nop))
             assert await counted == 0
-            if not counted.count:
-                return True
-        return False
+            counts.append(counted.count)
+        monkeypatch.undo()
+        return counts
 
     with contextlib.closing(make()) as loop:
-        assert loop.run_until_complete(main())
+        assert loop.run_until_complete(main())[2:] == [0] * 8
 
 
 @on_each_loop
@@ -253,6 +290,26 @@ async def test_start_when_completed_then_the_handler_runs(ring) -> None:
     assert got == [(0, 0)]
     with pytest.raises(TypeError):
         ring.start(ops.prep_nop, handler=5)
+
+
+@on_each_loop
+async def test_start_when_it_has_a_context_then_the_handler_runs_in_it(ring) -> None:
+    seen = []
+
+    def handler(res: int, flags: int) -> None:
+        seen.append(NAME.get())
+        NAME.set("the handler's own")
+
+    async def one(name: str) -> None:
+        NAME.set(name)
+        ring.start(ops.prep_nop, handler=handler)
+        await ring.call(ops.prep_nop)
+        assert NAME.get() == name
+
+    await asyncio.gather(one("a"), one("b"))
+    await settles(lambda: len(seen) == 2)
+    assert sorted(seen) == ["a", "b"]
+    assert NAME.get() == "none"
 
 
 @on_each_loop
@@ -431,6 +488,50 @@ async def test_asyncio_when_its_ways_to_cancel_are_used_then_they_do_as_with_soc
             assert [type(each) for each in group.value.exceptions] == [KeyError]
 
 
+@on_each_loop
+async def test_cancel_when_the_kernel_takes_nothing_for_now_then_it_is_asked_again(ring, monkeypatch) -> None:
+    with a_pipe() as (r, _w):
+        future = ring.poll(r, select.POLLIN)
+        ring.flush()
+        while ring.ring.sq.space_left():
+            ring.call(ops.prep_nop)
+
+        def busy(*arguments: Any) -> int:
+            raise BlockingIOError(errno.EAGAIN, "no memory")
+
+        monkeypatch.setattr(ring.ring, "submit", busy)
+        assert future.cancel()
+        monkeypatch.undo()
+        with pytest.raises(asyncio.CancelledError):
+            await future
+
+
+@on_each_loop
+async def test_chain_when_it_breaks_and_its_task_is_cancelled_then_its_descriptors_are_closed(ring) -> None:
+    needs(ring, uapi.IORING_OP_OPENAT, "5.6")
+    path = pin(os.fsencode(os.devnull) + b"\0")
+    opened = len(os.listdir("/proc/self/fd"))
+    broken = 0
+    for i in range(30):
+        parts = (ops.prep_openat, -100, path, os.O_RDONLY, 0), (ops.prep_poll_remove, 1)
+        future = ring.chain(*parts)
+        task = asyncio.ensure_future(_await(future))
+        while not future.done():
+            await asyncio.sleep(0)
+            ring.flush()
+        for _ in range(i % 2):
+            await asyncio.sleep(0)
+        task.cancel()
+        try:
+            await task
+        except asyncring.ChainBroken as error:  # it was too late to cancel the task
+            os.close(error.results[0])
+        except asyncio.CancelledError:
+            broken += 1
+    assert broken
+    assert len(os.listdir("/proc/self/fd")) == opened
+
+
 async def _await(future: Any) -> Any:
     return await future
 
@@ -456,6 +557,30 @@ async def test_coroutine_when_it_is_closed_while_it_waits_then_its_request_is_ca
 
 
 # -- timeouts
+
+
+@on_each_loop
+async def test_timeout_when_it_is_no_usual_number_then_it_is_over_or_never_or_refused(ring) -> None:
+    with a_pair() as (_a, b):
+        for seconds in (0, -1, -1e300, -float("inf")):
+            with pytest.raises((TimeoutError, asyncio.TimeoutError)):
+                await ring.poll(b, select.POLLIN, timeout=seconds)
+            with pytest.raises((TimeoutError, asyncio.TimeoutError)):
+                await ring.recv(b, 1, timeout=seconds)
+            await ring.sleep_until(seconds)
+        for bad, kind in ((float("nan"), ValueError), ("x", TypeError), (1j, TypeError), ([], TypeError)):
+            with pytest.raises(kind, match=r"timeout=.* is no number of seconds"):
+                await ring.poll(b, select.POLLIN, timeout=bad)
+            with pytest.raises(kind, match=r"timeout=.* is no number of seconds"):
+                await ring.recv(b, 1, timeout=bad)
+            with pytest.raises(kind, match=r"when=.* is no number of seconds"):
+                await ring.sleep_until(bad)
+        for seconds in (1e300, float("inf"), 10**400):
+            future = ring.poll(b, select.POLLIN, timeout=seconds)
+            await asyncio.sleep(0)
+            assert not future.done()
+            future.cancel()
+            await asyncio.wait([future])
 
 
 @on_each_loop
@@ -1149,6 +1274,97 @@ def test_loop_when_it_runs_in_another_thread_then_its_ring_follows(loop) -> None
     thread = threading.Thread(target=loop.close)
     thread.start()
     thread.join()
+
+
+@on_each_loop
+async def test_thread_when_it_is_not_the_loops_then_wrong_thread_and_nothing_has_changed(ring) -> None:
+    with a_pair() as (a, b):
+        future = ring.poll(b, select.POLLIN)
+        sent = ring.poll(a, select.POLLIN)
+        calls = [
+            lambda: ring.call(ops.prep_nop), lambda: ring.chain((ops.prep_nop,)), ring.flush, ring.close,
+            lambda: ring.start(ops.prep_nop), lambda: ring.cancel(future.token), future.cancel, sent.cancel,
+            ring.mailbox,
+        ]  # fmt: skip
+        errors: list[Any] = []
+
+        def other() -> None:
+            for call in calls:
+                try:
+                    errors.append(call())
+                except Exception as error:
+                    errors.append(error)
+
+        for _ in range(2):
+            thread = threading.Thread(target=other)
+            thread.start()
+            thread.join()
+            ring.flush()
+            await asyncio.sleep(0)
+        assert [type(error) for error in errors] == [WrongThread] * 2 * len(calls)
+        a.send(b"x")
+        assert await future & select.POLLIN
+        sent.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sent
+
+
+def test_loop_when_it_runs_in_another_thread_then_an_object_that_was_kept_follows(loop) -> None:
+    kept: list[Any] = []
+
+    async def first() -> None:
+        kept.append(asyncring.running())
+        kept.append(kept[0].poll(r, select.POLLIN))
+        await asyncio.sleep(0)
+
+    async def then() -> None:
+        kept[1].cancel()
+        assert await kept[0].call(ops.prep_nop) == 0
+        with pytest.raises((asyncio.CancelledError, OSError)):
+            await kept[1]
+
+    with a_pipe() as (r, _w):
+        loop.run_until_complete(first())
+        thread = threading.Thread(target=lambda: kept.append(loop.run_until_complete(then())))
+        thread.start()
+        thread.join()
+        assert len(kept) == 3
+        loop.close()
+
+
+def test_ring_when_it_was_closed_then_mailboxes_are_refused_and_the_loop_has_another(loop) -> None:
+    async def main() -> None:
+        ring = asyncring.running()
+        await ring.call(ops.prep_nop)
+        ring.close()
+        with pytest.raises(RingClosed):
+            ring.mailbox()
+        other = asyncring.running()
+        assert other is not ring
+        assert await other.call(ops.prep_nop) == 0
+
+    loop.run_until_complete(main())
+
+
+def test_running_when_no_descriptor_is_left_for_the_mapping_then_unavailable(loop, monkeypatch) -> None:
+    """Python's mmap duplicates the descriptor."""
+
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def main() -> None:
+        if hasattr(loop, "uring"):
+            pytest.skip("the loop has a ring of its own")
+        monkeypatch.setattr(mmap, "mmap", full)
+        assert not asyncring.available()
+        assert "RLIMIT_NOFILE" in asyncring.reason()
+        with pytest.raises(Unavailable, match="RLIMIT_NOFILE") as caught:
+            asyncring.running()
+        assert caught.value.cause == "nofile"
+        monkeypatch.undo()
+        assert asyncring.available()
+
+    loop.run_until_complete(main())
 
 
 def test_child_when_forked_then_it_starts_afresh(loop) -> None:
