@@ -1000,6 +1000,7 @@ class AsyncRing(Uncopyable):
         Returns: the number of bytes that were taken.
         Raises: OSError, TimeoutError; ValueError for a socket that blocks.
         """
+        _check_socket(sock)
         return await self._try(sock, _POLLOUT, timeout, sock.send, data, flags)  # type: ignore[no-any-return]
 
     async def sendmsg(
@@ -1012,6 +1013,7 @@ class AsyncRing(Uncopyable):
         Returns: the number of bytes that were taken.
         Raises: OSError, TimeoutError; ValueError for a socket that blocks.
         """
+        _check_socket(sock)
         passed = list(fds)
         control = list(ancdata)
         if passed:
@@ -1055,7 +1057,10 @@ class AsyncRing(Uncopyable):
         Args: fd is a descriptor or has a fileno(); mask of select.POLL* bits.
         Returns: an awaitable of the bits that are true.
         """
-        number = fd if isinstance(fd, int) else fd.fileno()
+        try:
+            number = fd if isinstance(fd, int) else fd.fileno()
+        except AttributeError:
+            raise TypeError(f"fd={fd!r:.100} is neither a descriptor nor has a fileno()") from None
         return self.call(ops.prep_poll_add, number, mask, timeout=timeout)
 
     def accept_multishot(self, sock: socket.socket) -> AsyncIterator[socket.socket]:
@@ -1298,6 +1303,10 @@ class AsyncRing(Uncopyable):
         Raises: ValueError for a mailbox that is closed; OverflowError for another number.
         Since: 6.3, before that by call_soon_threadsafe()
         """
+        if not isinstance(mailbox, Mailbox):
+            raise TypeError(f"{mailbox!r:.100} is no mailbox: mailbox() opens one")
+        if not isinstance(value, int):
+            raise TypeError(f"value={value!r:.100} is no int")
         if not -(1 << 31) <= value < 1 << 31:
             raise OverflowError(f"{value} does not fit into the 32 bits of res")
         if mailbox.closed:
@@ -1316,6 +1325,8 @@ class AsyncRing(Uncopyable):
 def _futex(word: Any, private: bool) -> tuple[Pin, tuple[int, int, int]]:
     """Pin the word of a futex; return the arguments behind its value: mask, futex_flags and flags, too."""
     memory = word if isinstance(word, Pin) else pin(word, True)
+    if memory.nbytes < 4:
+        raise ValueError(f"a futex is a word of 4 bytes, and {word!r:.100} has {memory.nbytes}")
     size = uapi.FUTEX2_SIZE_U32 | (uapi.FUTEX2_PRIVATE if private else 0)
     return memory, (uapi.FUTEX_BITSET_MATCH_ANY, size, 0)
 
@@ -1706,6 +1717,8 @@ def _received(piece: Piece, flags: int) -> Piece:
 
 
 def _check_socket(sock: Any) -> None:
+    if not isinstance(sock, socket.socket):
+        raise TypeError(f"{sock!r:.100} is no socket")
     if sock.gettimeout() != 0:
         raise ValueError(f"{sock!r} blocks: call its setblocking(False) first")
 

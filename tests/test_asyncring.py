@@ -203,6 +203,26 @@ async def test_arguments_when_they_are_of_another_kind_then_type_error_in_words(
             ring.chain((ops.prep_nop,), late=late)
         with refused("cannot be called"):
             ring.stream(ops.prep_poll_multishot, 0, 1, late=late)
+    for call in (ring.recv, ring.recv_into, ring.send, ring.send_zc, ring.connect):
+        with refused("is no socket"):
+            await call(5, b"x")
+    for call in (ring.accept_multishot, ring.recv_multishot):
+        with refused("is no socket"):
+            call(None)
+    with refused("is no socket"):
+        await ring.sendmsg("x", [b"x"])
+    with refused("is no socket"):
+        await ring.accept(b"x")
+    with refused("neither a descriptor"):
+        ring.poll("x", 1)
+    with refused("is no mailbox"):
+        await ring.msg_ring(None, 1)
+    mailbox = ring.mailbox()
+    with refused("is no int"):
+        await ring.msg_ring(mailbox, "x")
+    mailbox.close()
+    with pytest.raises(ValueError, match="4 bytes"):
+        ring.futex_wake(bytearray(2))
     with refused("group of buffers"):
         ring.stream(ops.prep_recv_multishot, 0, 0, 0, 0, buffers=5)
     for token in (None, "x", 0.5):
