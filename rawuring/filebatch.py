@@ -49,46 +49,96 @@ _O_BINARY = getattr(os, "O_BINARY", 0)
 # Reading
 
 
+class Opened(Uncopyable):
+    """A file that is open, and not yet read."""
+
+    __slots__ = ("_fd", "fetching", "memory", "size")
+
+    def __init__(self, fd: int, size: int, memory: Any, fetching: bool) -> None:
+        self._fd = fd
+        self.size = size
+        #: Room for size bytes and one more; None where the size is unknown, or too large for one step.
+        self.memory = memory
+        #: Whether the kernel was asked for them, and fetches them from now on.
+        self.fetching = fetching
+
+    def take(self) -> int:
+        """Return the descriptor, which the caller closes."""
+        fd, self._fd = self._fd, -1
+        return fd
+
+    def read_now(self) -> Any:
+        """Return the whole file, and close it, if all of it has come; None if not."""
+        if read_now(self._fd, (self.memory,), 0, self.size + 1) != self.size:
+            return None
+        os.close(self.take())
+        return bytes(memoryview(self.memory)[: self.size])
+
+    def close(self) -> None:
+        """Close the file, if nobody else does."""
+        if getattr(self, "_fd", -1) >= 0:
+            os.close(self.take())
+
+    def __del__(self) -> None:
+        self.close()
+
+
 def read_file_now(path: StrOrBytesPath) -> Any:
     """Read a whole file out of the caches.
 
-    Returns: the bytes; a descriptor where only the open was possible without waiting; None.
+    Returns: the bytes; an Opened where only the open was possible without waiting; None.
     """
     fd = open_now(path, os.O_RDONLY)
-    if fd is None:
-        return None
+    return None if fd is None else _read_opened_now(fd)
+
+
+def _read_opened_now(fd: int) -> Any:
+    """Read a whole file out of the page cache, and close it; return an Opened if that is not possible."""
     try:
         found = os.fstat(fd)
         size = found.st_size
         if 0 < size < fileops.INLINE_MAX and stat_module.S_ISREG(found.st_mode):
             # One byte more than there should be: fewer than that, and the end has been seen.
             memory = bytearray(size + 1)
-            if read_now(fd, (memory,), 0, size + 1) == size:
-                del memory[size]
-                data = bytes(memory)
+            got = fileops.fetch_now(fd, (memory,))
+            if got == size:
+                data = bytes(memoryview(memory)[:size])
                 os.close(fd)
                 return data
+            return Opened(fd, size, memory, got is not None)
     except BaseException:
         os.close(fd)
         raise
-    return fd
+    return Opened(fd, size, None, False)
 
 
-def read_file(path: StrOrBytesPath, fd: int | None = None) -> Work:
-    """Read a whole file, of which read_file_now() has opened fd."""
-    own: Any = fd
+def open_file(path: StrOrBytesPath) -> Work:
+    """Open a whole file, and read what is in the page cache; the result is that of read_file_now()."""
+    fd = yield open_op(path, os.O_RDONLY | _O_BINARY, 0, None)
+    return _read_opened_now(fd)
+
+
+def read_file(path: StrOrBytesPath, opened: Any = None) -> Work:
+    """Read a whole file, of which read_file_now() has returned an Opened, or None."""
+    if opened is None:
+        opened = yield from open_file(path)
+        if opened.__class__ is bytes:
+            return opened
+    fd = opened.take()
     try:
-        if own is None:
-            own = yield open_op(path, os.O_RDONLY | _O_BINARY, 0, None)
-        found = os.fstat(own)
+        memory, size = opened.memory, opened.size
+        if memory is not None:
+            view = memoryview(memory)
+            if (yield read_op(fd, [view], 0, True)) == size:
+                return bytes(view[:size])
+        found = os.fstat(fd)
         if not stat_module.S_ISREG(found.st_mode):
             if stat_module.S_ISDIR(found.st_mode):
                 raise error_of(errno.EISDIR, path)
             return (yield fileops.read_special_op(path))
-        return (yield from _read_rest(own, found.st_size))
+        return (yield from _read_rest(fd, found.st_size))
     finally:
-        if own is not None:
-            os.close(own)
+        os.close(fd)
 
 
 def _read_rest(fd: int, size: int) -> Work:
@@ -183,7 +233,7 @@ def reader(item: Any) -> Any:
             raise ValueError(f"{item!r:.100}: a path or (file, offset, length) is wanted")
         return read_range(*item)
     found = read_file_now(item)
-    return found if found.__class__ is bytes else read_file(item, found)
+    return open_file(item) if found is None else found
 
 
 def stater(follow_symlinks: bool) -> Callable[[Any], Any]:
@@ -804,7 +854,7 @@ class Engine(Uncopyable):
 class _Run(Uncopyable):
     """One procedure that runs."""
 
-    __slots__ = ("handle", "item", "key", "make", "op", "seen", "work")
+    __slots__ = ("handle", "item", "key", "make", "op", "opened", "seen", "work")
 
     def __init__(self, key: Any, make: Callable[[Any], Any], item: Any, seen: int) -> None:
         self.key = key
@@ -815,6 +865,8 @@ class _Run(Uncopyable):
         self.work: Any = None
         self.op: Any = None
         self.handle: Any = None
+        #: The file that it is about to read, of which the kernel fetches the data.
+        self.opened: Any = None
 
 
 class Many(Uncopyable):
@@ -841,6 +893,12 @@ class Many(Uncopyable):
         self._more: deque[tuple[Any, Callable[[Any], Any], Any]] = deque()
         self._exhausted = self._stopping = False
         self._ended = 0
+        # Procedures whose data the kernel fetches, the oldest first; those of them that have become requests,
+        # how many may, and whether one has ended since it was tried whether its successor needs to.
+        self._fetched: deque[_Run] = deque()
+        self._awaited: set[_Run] = set()
+        self._limit = depth
+        self._one_ended = False
 
     def add(self, key: Any, make: Callable[[Any], Any], item: Any = None) -> None:
         """Add a procedure to those that wait for their turn."""
@@ -854,7 +912,10 @@ class Many(Uncopyable):
     @property
     def starved(self) -> bool:
         """Tell whether nothing more can be started before something has ended."""
-        return bool(self.running) and self._exhausted and not self._more
+        if self._fetched and len(self._awaited) < self._limit:
+            return False
+        count = len(self.running)
+        return count >= self.depth or (count > 0 and self._exhausted and not self._more)
 
     def fill(self, until: float) -> bool:
         """Start procedures until there are depth of them, or until a time of perf_counter().
@@ -879,17 +940,62 @@ class Many(Uncopyable):
             except Exception as error:
                 self._end(_Run(key, make, item, self._ended), None, error)
             else:
-                if found.__class__ is GeneratorType:
+                kind = found.__class__
+                if kind is GeneratorType:
                     run = _Run(key, make, item, self._ended)
                     run.work = found
                     running.add(run)
                     self._step(run, None, None)
+                elif kind is Opened:
+                    run = _Run(key, make, item, self._ended)
+                    running.add(run)
+                    self._begin(run, found)
                 else:
                     self._ended += 1
                     done.append((key, found, None))
             if perf_counter() > until:
                 return True
+        while self._fetched and not done and len(self._awaited) < self._limit:
+            self._follow(self._fetched.popleft())
+            if perf_counter() > until:
+                return True
         return False
+
+    def _begin(self, run: _Run, opened: Opened) -> None:
+        """Let a procedure wait that has opened its file, until the kernel has fetched it."""
+        run.opened = opened
+        if opened.fetching:
+            self._fetched.append(run)
+        else:
+            self._read(run)
+
+    def _read(self, run: _Run) -> None:
+        run.work = read_file(run.item, run.opened)
+        self._step(run, None, None)
+
+    def _follow(self, run: _Run) -> None:
+        """Take what has come of the oldest file, or let a request wait for it.
+
+        A kernel that fetches what RWF_NOWAIT has missed needs no request for each file: one that waits for
+        the oldest tells when to look at those behind it. So a file that has come halves the number of
+        requests, and one that has not, when its predecessor has, doubles it. Where nothing is fetched, or the
+        device is slower than this program, all files become requests.
+        """
+        try:
+            data = run.opened.read_now()
+        except Exception as error:
+            run.opened.close()
+            self._end(run, None, error)
+            return
+        one_ended, self._one_ended = self._one_ended, False
+        if data is None:
+            if one_ended:
+                self._limit = min(2 * self._limit, self.depth)
+            self._awaited.add(run)
+            self._read(run)
+        else:
+            self._limit = max(1, self._limit // 2)
+            self._end(run, data, None)
 
     def _step(self, run: _Run, result: Any, error: BaseException | None) -> None:
         """Let a procedure go on with the result of its operation, up to the next one."""
@@ -900,7 +1006,12 @@ class Many(Uncopyable):
             try:
                 op = run.work.send(result) if error is None else run.work.throw(error)
             except StopIteration as stop:
-                self._end(run, stop.value, None)
+                if stop.value.__class__ is Opened:
+                    run.work = run.op = None
+                    self._begin(run, stop.value)
+                    self._call_wake()
+                else:
+                    self._end(run, stop.value, None)
                 return
             except Exception as failed:
                 self._end(run, None, failed)
@@ -915,7 +1026,10 @@ class Many(Uncopyable):
 
     def _end(self, run: _Run, result: Any, error: BaseException | None) -> None:
         self.running.discard(run)
-        run.work = run.op = None
+        if run in self._awaited:
+            self._awaited.discard(run)
+            self._one_ended = True
+        run.work = run.op = run.opened = None
         others = self.running or self._ended != run.seen
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE) and others:
             # The others close their files, or have done so by now. What stays is a depth that fits.
@@ -924,6 +1038,9 @@ class Many(Uncopyable):
         else:
             self._ended += 1
             self.done.append((run.key, result, error))
+        self._call_wake()
+
+    def _call_wake(self) -> None:
         wake, self.wake = self.wake, None
         if wake is not None:
             wake()
@@ -936,14 +1053,16 @@ class Many(Uncopyable):
             run.work.close()
         except RuntimeError:
             pass  # it wanted one operation more; what that would have done is left undone
-        wake, self.wake = self.wake, None
-        if wake is not None:
-            wake()
+        self._call_wake()
 
     def stop(self) -> None:
         """Start nothing any more and cancel what runs; it has ended when running is empty."""
         self._stopping = True
         self.done.clear()
         self._more.clear()
+        while self._fetched:
+            run = self._fetched.popleft()
+            run.opened.close()
+            self.running.discard(run)
         for run in list(self.running):
             self.engine.cancel(run.handle)

@@ -302,6 +302,23 @@ def read_now(fd: int, buffers: Sequence[Any], offset: int, want: int) -> int | N
     return got
 
 
+def fetch_now(fd: int, buffers: Sequence[Any]) -> int | None:
+    """Read what is in the page cache from the beginning of a regular file, and let the kernel fetch the rest.
+
+    Returns: as read_now(), and -1 where nothing is there yet; None where nothing is fetched.
+    """
+    if not _RWF_NOWAIT:
+        return None
+    try:
+        return _preadv(fd, buffers, 0, _RWF_NOWAIT)  # type: ignore[no-any-return]
+    except BlockingIOError:
+        return -1
+    except OSError as error:
+        if error.errno in _OF_THE_FILE:
+            raise
+        return None
+
+
 def at_end(fd: int, offset: int) -> bool:
     """Tell whether an offset, or with -1 the position, is at or behind the end of a regular file."""
     found = os.fstat(fd)

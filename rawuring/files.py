@@ -879,7 +879,7 @@ async def _run_many(
                 yield many.done.popleft()
             elif many.finished:
                 return
-            elif len(many.running) >= many.depth or many.starved:
+            elif many.starved:
                 await _woken(many)
     finally:
         await _end(many)
@@ -930,7 +930,7 @@ async def _all(
             if perf_counter() > _turn.until:
                 await _breathe()
             many.fill(_turn.until)
-            if not done and (len(many.running) >= many.depth or many.starved):
+            if not done and many.starved:
                 await _woken(many)
             while done:
                 at, result, error = done.popleft()

@@ -24,6 +24,7 @@ from typing import Any
 
 import hypothesis
 import hypothesis.strategies as st
+import leaks
 import pytest
 
 from rawuring import filebatch, fileops, files, filesync
@@ -59,6 +60,9 @@ class Both:
         self.asynchronous = asynchronous
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # hypothesis looks for _repr_pretty_
+            raise AttributeError(name)
+
         def call(*args: Any, **kwargs: Any) -> Any:
             if not self.asynchronous:
                 result = getattr(files.sync, name)(*args, **kwargs)
@@ -359,6 +363,174 @@ def test_batch_when_an_exception_comes_while_it_runs_then_nothing_is_left_open(t
             break
     with pytest.raises(ZeroDivisionError):
         running.throw(ZeroDivisionError)  # type: ignore[attr-defined]
+
+
+# ------------------------------------------------------------------------------------------------------
+# What is not in the page cache
+
+
+class Cold:
+    """Let answers of the page cache come as lists of choices say, and count what is asked of it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, choices: list[Any], again: list[bool]) -> None:
+        self.choices, self.again = choices, again
+        self.asked = self.asked_again = 0
+        monkeypatch.setattr(fileops, "fetch_now", self.fetch_now)
+        monkeypatch.setattr(filebatch, "read_now", self.read_now)
+
+    def fetch_now(self, fd: int, buffers: Any) -> Any:
+        """Read all or a part, or answer with -1 or None."""
+        choice = self.choices[self.asked % len(self.choices)]
+        self.asked += 1
+        if choice not in ("whole", "part"):
+            return choice
+        view = memoryview(buffers[0])
+        return fileops.plain_read(fd, [view if choice == "whole" else view[: len(view) // 2]], 0)
+
+    def read_now(self, fd: int, buffers: Any, offset: int, want: int) -> Any:
+        """Read all, or answer with None."""
+        there = self.again[self.asked_again % len(self.again)]
+        self.asked_again += 1
+        return fileops.plain_read(fd, [memoryview(buffers[0])], offset) if there else None
+
+
+@pytest.mark.skipif(not LINUX, reason="preadv2: Linux only")
+@hypothesis.given(
+    choices=st.lists(st.sampled_from(["whole", "part", -1, -1, None]), min_size=1, max_size=20),
+    again=st.lists(st.booleans(), min_size=1, max_size=20), depth=st.integers(1, 20),
+    budget=st.sampled_from([0.0, files.BUDGET_S, 1.0]),
+)  # fmt: skip
+@hypothesis.settings(
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture], max_examples=30, deadline=None
+)
+def test_read_many_when_the_cache_answers_anything_then_the_content(
+    do: Both, tree: Path, choices: list[Any], again: list[bool], depth: int, budget: float
+) -> None:
+    missing = tree / "missing"
+    items: list[Any] = [*regular(tree), missing, "/proc/self/limits", (regular(tree)[5], 10, 300)]
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        Cold(monkeypatch, choices, again)
+        monkeypatch.setattr(files, "BUDGET_S", budget)
+        monkeypatch.setattr(filesync, "_LOOK_S", budget)
+        *data, error, limits, part = do.read_many(items, depth=depth, return_exceptions=True)
+    assert data == [path.read_bytes() for path in regular(tree)]
+    assert isinstance(error, FileNotFoundError)
+    assert limits.startswith(b"Limit")
+    assert part == items[-1][0].read_bytes()[10:310]
+
+
+@pytest.mark.skipif(not LINUX, reason="preadv2: Linux only")
+@pytest.mark.parametrize(
+    ("fetched", "again", "expected"),
+    [
+        (-1, [True], []),
+        (-1, [False], [8] * 32 + [*range(7, 0, -1)]),
+        (None, [True], [8] * 32 + [*range(7, 0, -1)]),
+        # The first three allow one request only; the fifth follows upon its end, as do two of the next three.
+        (-1, [True, True, True, False, True, False, False, False] + [True] * 100, [1, 1, 2, 1]),
+    ],
+    ids=["fetched and there", "fetched and late", "not fetched", "some late"],
+)  # fmt: skip
+def test_cold_files_when_the_kernel_fetches_them_then_few_become_requests(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, way: str, fetched: Any, again: list[bool], expected: Any
+) -> None:
+    if "nothing" in way:
+        pytest.skip("about answers from the caches")
+    Cold(monkeypatch, [fetched], again)
+    paths = [path for path in regular(tree) if path.stat().st_size]
+    started: list[Any] = []
+
+    class Engine(filebatch.Engine):
+        def start(self, op: fileops.Op, done: Any) -> Any:
+            started.append((op, done))
+            return None
+
+    many = filebatch.Many(Engine(), filebatch.reader, enumerate(paths), 8)
+    results: dict[int, bytes] = {}
+    in_flight = []
+    while not many.finished:
+        many.fill(0.0)  # one step
+        assert len(many.running) + len(many.done) <= 8
+        if not many.done and many.starved:
+            in_flight.append(len(started))
+            op, done = started.pop(0)
+            done(op.plain(), None)
+        while many.done:
+            key, data, error = many.done.popleft()
+            assert error is None
+            results[key] = data
+    assert [results[at] for at in range(len(paths))] == [path.read_bytes() for path in paths]
+    assert in_flight == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="posix_fadvise: Linux only")
+def test_fetch_now_when_nothing_is_cached_then_the_kernel_fetches_it(tmp_path: Path, way: str) -> None:
+    """A read with RWF_NOWAIT that misses begins to read ahead.
+
+    Source: Linux mm/filemap.c filemap_get_pages(), which returns early for IOCB_NOIO only.
+    """
+    if "nothing" in way:
+        pytest.skip("about answers from the caches")
+    path = tmp_path / "file"
+    path.write_bytes(bytes(10_000))
+    with path.open("rb") as file:
+        os.fdatasync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        memory = bytearray(10_001)
+        if fileops.fetch_now(file.fileno(), (memory,)) != -1:
+            pytest.skip("a file system that knows RWF_NOWAIT, and whose page cache is dropped (ext4, XFS)")
+        got = leaks.settles(
+            lambda: fileops.read_now(file.fileno(), (memory,), 0, 10_001), lambda found: found is not None
+        )
+        if got is None:
+            pytest.skip("a kernel that reads ahead for RWF_NOWAIT (5.9)")
+        assert got == 10_000
+
+
+@pytest.mark.skipif(not LINUX, reason="preadv2: Linux only")
+def test_batch_when_left_while_files_are_fetched_then_they_are_closed(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Cold(monkeypatch, [-1], [True, False])
+    paths = [path for path in regular(tree) if path.stat().st_size]
+    before = set(os.listdir("/proc/self/fd"))
+    each: Any = files.sync.read_each(paths, depth=16)
+    next(each)
+    each.close()
+    assert set(os.listdir("/proc/self/fd")) == before
+
+    async def main() -> None:
+        await files.read_many(paths)  # makes the ring of the loop
+        before = set(os.listdir("/proc/self/fd"))
+        each: Any = files.read_each(paths, depth=16)
+        await each.__anext__()
+        await each.aclose()
+        assert set(os.listdir("/proc/self/fd")) == before
+
+    asyncio.run(main())
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="posix_fadvise: Linux only")
+@hypothesis.given(
+    sizes=st.lists(st.sampled_from([0, 1, 4095, 4096, 70_000, 262_143, 300_000]), max_size=30),
+    depth=st.integers(1, 20),
+)
+@hypothesis.settings(
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture], max_examples=10, deadline=None
+)
+def test_read_many_when_files_are_cold_then_the_content(
+    do: Both, tmp_path: Path, sizes: list[int], depth: int
+) -> None:
+    expected = []
+    paths = [tmp_path / f"{at}" for at in range(len(sizes))]
+    for path, size in zip(paths, sizes):
+        expected.append(os.urandom(size))
+        with path.open("wb") as file:
+            file.write(expected[-1])
+            file.flush()
+            os.fdatasync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    assert do.read_many(paths, depth=depth) == expected
 
 
 # ------------------------------------------------------------------------------------------------------

@@ -1347,6 +1347,21 @@ MUTANTS = (
         "tests/test_files_batches.py -k never_more_than_depth",
     ),
     Mutant(
+        "each file that is fetched becomes a request", "rawuring/filebatch.py",
+        "            self._limit = max(1, self._limit // 2)\n", "",
+        "tests/test_files_batches.py -k few_become_requests",
+    ),
+    Mutant(
+        "a file that is late stops those behind it for good", "rawuring/filebatch.py",
+        "                self._limit = min(2 * self._limit, self.depth)\n", "                pass\n",
+        "tests/test_files_batches.py -k few_become_requests",
+    ),
+    Mutant(
+        "a batch waits for nothing while files are fetched", "rawuring/filebatch.py",
+        "        if self._fetched and len(self._awaited) < self._limit:\n", "        if False:\n",
+        "tests/test_files_batches.py -k few_become_requests",
+    ),
+    Mutant(
         "what failed to be written stays beside the file", "rawuring/filebatch.py",
         "        if atomic and used is not None:\n", "        if False:\n",
         "tests/test_files_batches.py -k nothing_is_left",
