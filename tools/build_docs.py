@@ -24,6 +24,7 @@ import contextlib
 import functools
 import inspect
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -31,9 +32,14 @@ import sys
 import tempfile
 import textwrap
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+sys.path.insert(0, str(ROOT / "tools"))
+
+import draw_pictures  # noqa: E402
 
 from rawuring import layout, tour, uapi  # noqa: E402
 
@@ -62,6 +68,8 @@ def generate() -> dict[str, str]:
     pages = {f"pictures/{name}": picture(arguments) for name, arguments in PICTURES.items()}
     pages["tour.md"] = tour_page()
     pages["operations.md"] = operations_page()
+    pages["execution.md"] = execution_page()
+    pages |= {f"pictures/{name}": text for name, text in draw_pictures.pictures().items()}
     return pages
 
 
@@ -92,11 +100,12 @@ def operations_page() -> str:
         "Learned by calling the functions of ops.py with one argument after the other. `python -m "
         "rawuring.layout --op NAME` prints one of these, with `--svg` as a picture. Members that are not "
         "listed are zero. Every function also takes `user_data` and `flags` (a mask of IOSQE_*), which are "
-        "left out here.\n",
+        "left out here. \"Way\" says how the kernel executes it: see [execution](execution.md).\n",
         "![The members of an SQE, those that share bytes below each other](pictures/sqe.svg)\n",
         "The same for one operation, prep_recv:\n",
         "![The SQE of a RECV](pictures/op-recv.svg)\n",
     ]
+    ways = request_paths()["paths"]
     found = sorted((layout.learn(name) for name in layout.fillers()), key=lambda o: o.opcode)
     for operation in found:
         name = uapi.name_of("IORING_OP_", operation.opcode)
@@ -108,9 +117,41 @@ def operations_page() -> str:
         lines += [
             f"## {operation.function}\n",
             f"{operation.summary} `{name}` ({operation.opcode}), since {operation.since or '?'}.\n",
+            *([f"Way: {way_of(ways[short])}.\n"] if (short := name.partition("_OP_")[2]) in ways else []),
             *(["| member | offset | bytes | holds |", "|---|---:|---:|---|", *uses, ""] if uses else []),
         ]
     return "\n".join(lines)
+
+
+def way_of(situations: dict[str, str]) -> str:
+    """Say in one line how an operation is executed."""
+    if set(situations) == {"any"}:
+        return situations["any"]
+    return "; ".join(f"{situation}: {way}" for situation, way in situations.items())
+
+
+def execution_page() -> str:
+    """Return the page on execution, with the table of what was measured: the operations of each way."""
+    record = request_paths()
+    lines = [f"Linux {record['kernel']}, files on {record['filesystem']}:\n"]
+    lines += ["| way | operations |", "|---|---|"]
+    for way in ("at once", "poll", "waits", "worker"):
+        found = [
+            f"`{opcode}`" + (f" ({situation})" if situation != "any" else "")
+            for opcode, situations in record["paths"].items()
+            for situation, seen in situations.items()
+            if seen == way
+        ]
+        lines.append(f"| {way} | {', '.join(found)} |")
+    page = (DOCS / "execution.md").read_text(encoding="utf-8")
+    marks = r"(?<=<!-- paths: begin -->\n).*?(?=<!-- paths: end -->)"
+    return re.sub(marks, "\n".join([*lines, ""]), page, flags=re.DOTALL)
+
+
+def request_paths() -> dict[str, Any]:
+    """Return what tools/request_paths.py has recorded."""
+    record: dict[str, Any] = json.loads((DOCS / "request-paths.json").read_text(encoding="utf-8"))
+    return record
 
 
 # ------------------------------------------------------------------------------------------------------
