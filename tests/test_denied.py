@@ -162,6 +162,20 @@ with rawuring.fdmon.setup() as monitor:
     monitor.dispatch(monitor.wait(None))
     monitor.notify()
     assert seen == [1] and monitor.backend == "poll" and monitor.reason, (seen, monitor.reason)
+from rawuring import asyncring, syscalls
+async def ask():
+    assert not asyncring.available()
+    try:
+        asyncring.running()
+    except syscalls.Unavailable as error:
+        assert error.cause and error.advice and str(error) == asyncring.reason(), (error, asyncring.reason())
+        return error.cause
+causes = {asyncio.run(ask())}
+for make in (asyncio.SelectorEventLoop, rawuring.aio.new_event_loop):
+    loop = make()
+    causes.add(loop.run_until_complete(ask()))
+    loop.close()
+assert not asyncring.available() and len(causes) == 1 and causes.pop() in asyncring.reason()
 print("ran")
 """
 RUNNER = """

@@ -10,6 +10,7 @@ Read next: test_hostile.py.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
 import inspect
@@ -29,12 +30,13 @@ from rawuring import buffers, fakekernel, fdmon, inflight, ops, register, rings,
 
 MODULES = (
     "uapi", "syscalls", "barriers", "queues", "rings", "ops", "buffers", "register", "inflight", "debug",
-    "fdmon", "selector", "aio", "fakekernel",
+    "fdmon", "strategy", "epollwait", "selector", "asyncring", "aio", "fakekernel",
 )  # fmt: skip
 
 #: What a caller may get, with words: Python's own errors for wrong values and the library's.
 FINE = (TypeError, ValueError, OverflowError, OSError, BufferError, LookupError, NotImplementedError,
-        MemoryError, rings.SubmissionQueueFull, rings.WrongThread, fakekernel.BrokenRing)  # fmt: skip
+        MemoryError, rings.SubmissionQueueFull, rings.WrongThread, fakekernel.BrokenRing,
+        asyncio.TimeoutError)  # fmt: skip
 
 
 class Sabotage(ValueError):
@@ -186,6 +188,55 @@ def a_loop():
         loop.close()
 
 
+#: The socket of the ring that is being swept, behind what stands for none.
+sockets = [None]
+
+
+@contextlib.contextmanager
+def on_an_async_ring(make):
+    """Make something on the private ring of a loop, which runs what a call returns."""
+    from rawuring import asyncring
+
+    loop = asyncio.SelectorEventLoop()
+    loop.set_exception_handler(lambda loop, context: None)
+    a, b = socket.socketpair()
+    try:
+        for each in (a, b):
+            each.setblocking(False)
+        sockets.append(a)
+        yield make(asyncring.AsyncRing(loop), a)
+    finally:
+        sockets.remove(a)
+        loop.close()
+        a.close()
+        b.close()
+
+
+def run_what_was_returned(thing, result):
+    """Await what can be awaited, for a moment; take one step of what can be iterated over."""
+    source = getattr(thing, "_source", None)
+    loop = getattr(getattr(source or thing, "ring" if source else "_ring", thing), "_loop", None)
+    if hasattr(result, "__anext__"):
+        result = result.__anext__()
+    if loop is None or not hasattr(result, "__await__"):
+        return
+    if loop.is_closed():
+        if hasattr(result, "close"):
+            result.close()
+        return
+
+    async def main():
+        task = asyncio.ensure_future(result)
+        await asyncio.wait([task], timeout=0.001)
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            with contextlib.suppress(StopAsyncIteration):
+                task.result()
+
+    loop.run_until_complete(main())
+
+
 @contextlib.contextmanager
 def a_lot():
     made = fdmon.ParkingLot()
@@ -207,6 +258,11 @@ def zcrx():
 
 #: Class -> how to make one. A class that is not here fails the test: say how, or why not.
 MAKERS = {
+    "asyncring.AsyncRing": lambda: on_an_async_ring(lambda ring, sock: ring),
+    "asyncring.Mailbox": lambda: on_an_async_ring(lambda ring, sock: ring.mailbox()),
+    "asyncring.Piece": plain(lambda: importlib.import_module("rawuring.asyncring").Piece(memoryview(b"x"))),
+    "asyncring.RequestFuture": lambda: on_an_async_ring(lambda ring, sock: ring.call(ops.prep_nop)),
+    "asyncring.Stream": lambda: on_an_async_ring(lambda ring, sock: ring.recv_multishot(sock)),
     "aio.IoUringEventLoop": a_loop,
     "buffers.Array": plain(lambda: buffers.Array(bytes(32), 2)),
     "buffers.StructBuffer": plain(lambda: buffers.StructBuffer(bytes(16))),
@@ -293,6 +349,8 @@ WAITS = {"wait_nr", "timeout_ns", "timeout", "max_ns", "block_ns", "min_wait_use
 
 def usual(name, thing, fds):
     """Return the value of a parameter while another one is abused."""
+    if name == "mailbox":
+        return None if thing.ring.closed else thing.mailbox()
     node = fdmon.AioHandler(fds[0], 1)
     return {
         "fd": fds[0], "fileobj": fds[0], "events": 1, "node": node, "old_node": None, "new_node": node,
@@ -300,6 +358,8 @@ def usual(name, thing, fds):
         "timeout": 0, "timeout_ns": 0, "wait_nr": 0, "max_ns": 0, "block_ns": 0, "sqe": bytes(64),
         "sqes": bytes(64), "prep": ops.prep_nop, "handler": None, "callback": print, "target": [],
         "cqe": (1, 0, 0), "cqes": [], "params": {}, "name": "user_data", "values": [1], "opcode": 8,
+        "sock": sockets[-1], "nbytes": 1, "data": b"x", "word": bytearray(8), "mask": 1, "buffers": [b"x"],
+        "address": "/nowhere", "idtype": os.P_PID, "id": os.getpid(), "fd_in": fds[0], "fd_out": fds[1],
         "arg": None, "buffer": bytearray(256), "token": 1, "index": 0, "offset": 0, "position": 0,
     }.get(name, 0)  # fmt: skip
 
@@ -365,6 +425,7 @@ class Sweep:
             try:
                 calling = True
                 result = function(*arguments, **keywords)
+                run_what_was_returned(getattr(function, "__self__", None), result)
                 if inspect.isgenerator(result):
                     list(result)
             finally:
@@ -379,6 +440,8 @@ class Sweep:
             words = str(error)
             if (not isinstance(error, NotImplementedError) and not words.strip()) or words == "None":
                 self.complain(what, value, f"{type(error).__name__} without words")
+        except asyncio.CancelledError:
+            self.refused += 1  # of a future whose loop is closed
         except struct.error as error:
             self.refused += 1
             if parameter != "arguments" or not str(error):  # of a prep function: see the head of ops.py
