@@ -629,9 +629,10 @@ class AsyncRing(Uncopyable):
             for prep, arguments, handler, holds, options in parts:
                 tokens.append(table.start(prep, *arguments, handler=handler, holds=holds, **options))
         except BaseException:
-            sq.sqe_tail = tail  # nothing was submitted in between
-            for token in tokens:
-                table.entries.pop(token, None)
+            # Nothing was submitted in between; a signal handler may have raised before the last token came.
+            for at in range(tail, sq.sqe_tail):
+                table.entries.pop(_token_of(sq._slots[at & sq.ring_mask]), None)
+            sq.sqe_tail = tail
             raise
         if not self._scheduled or self._ready is not None:
             self._schedule()
@@ -717,7 +718,7 @@ class AsyncRing(Uncopyable):
         if at < sq.sqe_tail - sq.pending():
             return False
         slot = sq._slots[at & sq.ring_mask]
-        if int.from_bytes(slot[32:40], sys.byteorder) != token:
+        if _token_of(slot) != token:
             return False
         ops.prep_nop(slot, token, slot[1] & _LINKS)
         return True
@@ -1729,6 +1730,10 @@ def _is_numeric(family: int, host: Any) -> bool:
     except OSError:
         return False
     return True
+
+
+def _token_of(slot: memoryview) -> int:
+    return int.from_bytes(slot[32:40], sys.byteorder)
 
 
 def _refuse_links(options: dict[str, Any]) -> None:

@@ -712,6 +712,25 @@ async def test_chain_when_cancelled_then_none_of_its_parts_is_left(ring) -> None
 
 
 @on_each_loop
+async def test_chain_when_a_signal_handler_raises_within_it_then_none_is_left(ring, monkeypatch) -> None:
+    start, started = ring.table.start, []
+
+    def interrupted(*arguments: Any, **options: Any) -> int:
+        started.append(start(*arguments, **options))
+        if len(started) == 2:
+            raise KeyboardInterrupt
+        return started[-1]
+
+    pending = ring.ring.sq.pending()
+    monkeypatch.setattr(ring.table, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ring.chain((ops.prep_nop,), (ops.prep_nop,), (ops.prep_nop,))
+    monkeypatch.undo()
+    assert ring.ring.sq.pending() == pending
+    assert not any(token in ring.table for token in started)
+
+
+@on_each_loop
 async def test_chain_when_it_is_longer_than_the_queue_then_value_error(ring) -> None:
     size = ring.ring.sq.ring_entries
     with pytest.raises(ValueError, match="do not fit"):
