@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: MIT
 # pyright: basic
-"""The file-descriptor monitor: which of these descriptors are ready?
+"""The file-descriptor monitor on io_uring: which of these descriptors are ready?
 
-What it is: FDMon, the interface, with two strategies behind it: io_uring and poll. setup() takes the first
-that works here and says why.
-Mirrors: QEMU ``util/fdmon-io_uring.c`` (its behaviour of 10.2) and ``util/fdmon-poll.c``, under their names.
+What it is: IoUringFDMon, and setup(), which takes the first monitor that works here and says why.
+Mirrors: QEMU ``util/fdmon-io_uring.c`` (its behaviour of 10.2), under its names.
 Must not know: selectors, asyncio, what a handler does.
-Invariant: the rings change only inside wait(). All other code queues an intent on the submit list, from any
-thread and from signal handlers; that is why there is no lock here.
+Invariant: the rings change only inside wait().
 Read next: strategy.py.
 
 Unless said otherwise, memory passed to a call may be freed when the call returns, only the waiter, the thread
@@ -58,478 +56,45 @@ appear there depends on the setup flags of the ring:
 from __future__ import annotations
 
 import errno
-import operator
 import os
 import select
 import struct
-import sys
 import time
 from _thread import get_ident
 from collections import deque
 from itertools import islice
 
 from . import barriers, ops, rings, syscalls, uapi
-from .inflight import InFlight, _refuse_number, next_token
+from .fdmonpoll import PollFDMon as PollFDMon
+from .inflight import InFlight, next_token
+
+# The names "as" themselves are public here, too.
+from .monitor import (
+    _ALWAYS,
+    _EXACT,
+    FDMON_IO_URING_ADD as FDMON_IO_URING_ADD,
+    FDMON_IO_URING_REMOVE as FDMON_IO_URING_REMOVE,
+    POLLERR as POLLERR,
+    POLLHUP as POLLHUP,
+    POLLIN as POLLIN,
+    POLLNVAL as POLLNVAL,
+    POLLOUT as POLLOUT,
+    POLLPRI as POLLPRI,
+    AioHandler as AioHandler,
+    FDMon as FDMon,
+    _nanoseconds,
+    _union,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
-    Event = tuple["AioHandler", int]
-    IoHandler = Callable[["AioHandler", int], object]
-    CqeHandler = Callable[[int, int], object]
+    from .monitor import CqeHandler, Event as Event
 
 FDMON_IO_URING_ENTRIES = 128
 
-#: The intents on the submit list. QEMU keeps them as bits of the node; here the list holds (node, flag).
-FDMON_IO_URING_ADD = 1 << 1
-FDMON_IO_URING_REMOVE = 1 << 2
-
-# poll(2)'s bits, from asm-generic/poll.h; they are the same wherever these names are used below.
-POLLIN, POLLPRI, POLLOUT, POLLERR, POLLHUP, POLLNVAL = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
-_ALWAYS = POLLERR | POLLHUP | POLLNVAL
-# The answer of poll(2) for files without a poll method, such as regular files: the kernel's DEFAULT_POLLMASK.
-_ALWAYS_READY = POLLIN | POLLOUT | 0x0040 | 0x0100
-# IN, OUT, ERR, HUP and RDHUP of a wake-up are exact. RDHUP is 0x800 on SPARC.
-_EXACT = POLLIN | POLLOUT | POLLERR | POLLHUP | POLLNVAL | 0x2000 | 0x0040
-
-
-class AioHandler(syscalls.Uncopyable):
-    """One registration of one descriptor; never reused for another.
-
-    Mirrors: QEMU AioHandler
-    """
-
-    __slots__ = ("armed", "deleted", "events", "exact", "fd", "handler", "opaque", "parked", "sqe", "token")
-
-    def __init__(self, fd: int, events: int, handler: IoHandler | None = None, opaque: Any = None) -> None:
-        """Describe what to watch; FDMon.update() starts it.
-
-        Args: fd is a descriptor, or an object that has a fileno(), which is not held; events is a mask of
-            select.POLL*; handler is called by dispatch() as handler(node, revents); opaque is the caller's
-            own.
-        Raises: TypeError and ValueError, naming the argument.
-        """
-        # Every value accepted here must fit its field: later it would fail in every turn.
-        if fd.__class__ is not int:
-            fd = _descriptor_of(fd)
-        if not 0 <= fd <= 0x7FFFFFFF:
-            raise ValueError(f"fd={fd} is not a descriptor")
-        if events.__class__ is not int:
-            events = _integer("events", events, "a mask of select.POLL*")
-        if not 0 <= events <= 0xFFFF:
-            raise ValueError(f"events={events:#x} is not a mask of select.POLL*, which has 16 bits")
-        if handler is not None and not callable(handler):
-            raise TypeError(f"handler={handler!r:.100} cannot be called, and is not None")
-        self.fd = fd
-        self.events = events
-        #: The events that process_usual() reports as they are when no others come with them.
-        self.exact = events & _EXACT
-        self.handler = handler
-        self.opaque = opaque
-        #: Set by update() when the node is removed; nothing is reported for it from then on.
-        self.deleted = False
-        #: A POLL_ADD of this node is in the kernel, or goes there with the next submit. Only wait() looks at
-        #: it and at the next three.
-        self.armed = False
-        self.parked = False
-        self.token = 0
-        self.sqe = b""
-
-    def __repr__(self) -> str:
-        """Show descriptor, events and state."""
-        state = "deleted" if self.deleted else "armed" if self.armed else "idle"
-        return f"<AioHandler fd={self.fd} events={self.events:#x} {state}>"
-
-
-def _integer(name: str, value: Any, wanted: str) -> int:
-    """Return a caller's number as a plain int; reject a bool."""
-    if not isinstance(value, bool):
-        try:
-            return operator.index(value)
-        except TypeError:
-            pass
-    raise TypeError(f"{name}={value!r:.100} is not an int: {name} is {wanted}")
-
-
-def _descriptor_of(fd: Any) -> int:
-    wanted = "a descriptor, or an object with a fileno()"
-    if not hasattr(fd, "fileno"):
-        return _integer("fd", fd, wanted)
-    try:
-        return _integer("fd", fd.fileno(), wanted)
-    except ValueError as error:  # io.UnsupportedOperation, a closed file
-        raise ValueError(f"fd={fd!r:.100} has no descriptor: {error}") from None
-
-
-def _nanoseconds(timeout_ns: Any) -> int:
-    return _integer("timeout_ns", timeout_ns, "a number of nanoseconds, or None to wait for ever")
-
-
-def _node(node: Any) -> AioHandler:
-    if not isinstance(node, AioHandler):
-        raise TypeError(f"{node!r:.100} is not an AioHandler, as add() returns it")
-    return node
-
-
-# ------------------------------------------------------------------------------------------------------
-# The interface
-
-
-class FDMon(syscalls.Uncopyable):
-    """The interface of every strategy.
-
-    Mirrors: QEMU FDMonOps
-    """
-
-    #: Which strategy this is: "io_uring" or "poll".
-    backend = ""
-    #: Why it was chosen, in words; set by setup().
-    reason = ""
-    #: The ring, or None without one.
-    ring: rings.Ring | None = None
-    #: Userspace polling, see set_poll_params(): for how long at most, and now; 0 switches it off.
-    poll_max_ns = poll_ns = 0
-    #: The requests of add_sqe() and their results; None without a ring.
-    inflight: InFlight | None = None
-
-    def __init__(self) -> None:
-        """Prepare the submit list and the means to wake a waiter."""
-        self._outer: select.epoll | None = None  # the descriptor of fileno(), once another loop watches us
-        self._source = -1  # the descriptor in it that shows completions
-        self._waiting = self._busy = False  # wait() is running; dispatch() for another loop is running
-        self._notified = False
-        self.submit_list: deque[tuple[AioHandler, int]] = deque()
-        self._wake_fds: tuple[int, ...] = _open_notifier()
-        self._notifier = AioHandler(self._wake_fds[0], POLLIN)
-        self._notifier.exact = 0  # never a usual one
-        self.update(None, self._notifier)
-
-    def update(
-        self, old_node: AioHandler | None, new_node: AioHandler | None, *older: AioHandler
-    ) -> None:
-        """Remove a handler, add one, or replace one by another.
-
-        Takes effect in the next wait(); events of old_node are not reported from now on. A waiter in another
-        thread continues to wait until notify().
-
-        The update is one step, done or not done when a signal handler raises. A caller that does not know
-        which keeps both nodes and passes those that may remain as older with the next call: removing a node
-        twice, or one that was never added, is harmless.
-
-        Args: old_node and older are removed; new_node is fresh.
-        Raises: TypeError for an object that is not a node; ValueError for a new_node that was removed before,
-            and for a new_node after destroy().
-        Threads: any, and signal handlers.
-        Mirrors: QEMU fdmon_io_uring_update
-        """
-        intents = []
-        if new_node is not None:
-            if _node(new_node).deleted:
-                raise ValueError(f"{new_node!r} was given up: make a new AioHandler")
-            self._check()
-            intents.append((new_node, FDMON_IO_URING_ADD))
-        olds = older if old_node is None else (old_node, *older)
-        intents += [(_node(node), FDMON_IO_URING_REMOVE) for node in olds]
-        if self._wake_fds:
-            # The one step. The rest is not essential: the waiter marks the nodes, too.
-            self.submit_list.extend(intents)
-        for node in olds:
-            node.deleted = True
-        if self._outer is not None and not self._busy and self._wake_fds:
-            self.notify()  # the outer loop must call wait()
-
-    def _check(self) -> None:
-        if not self._wake_fds:
-            raise ValueError("this monitor was destroyed")
-
-    def enqueue(self, node: AioHandler, flags: int) -> None:
-        """Put an intent on the submit list.
-
-        Args: flags is FDMON_IO_URING_ADD or FDMON_IO_URING_REMOVE.
-        Raises: TypeError, ValueError; ValueError after destroy().
-        Threads: any: appending to a deque is atomic.
-        Mirrors: QEMU enqueue; one entry per intent instead of bits in the node, so nothing is read and
-            written back across threads
-        """
-        if flags not in (FDMON_IO_URING_ADD, FDMON_IO_URING_REMOVE):
-            raise ValueError(f"flags={flags!r}: FDMON_IO_URING_ADD or FDMON_IO_URING_REMOVE is wanted")
-        self._check()
-        self.submit_list.append((_node(node), flags))
-
-    def dequeue(self) -> tuple[AioHandler, int] | None:
-        """Take the oldest intent off the submit list.
-
-        Returns: a node and its flag, or None.
-        Mirrors: QEMU dequeue
-        """
-        try:
-            return self.submit_list.popleft()
-        except IndexError:
-            return None
-
-    def add(self, fd: int, events: int, handler: IoHandler | None = None, opaque: Any = None) -> AioHandler:
-        """Watch a descriptor: update() with a new AioHandler.
-
-        Args: fd (a number or an object with a fileno(), such as a socket), events (a mask of select.POLL*),
-            handler(node, revents) and opaque, as AioHandler has them.
-        Returns: the node, for remove() or modify().
-        Raises: TypeError and ValueError, naming the argument; ValueError after destroy().
-        Threads: any.
-        """
-        node = AioHandler(fd, events, handler, opaque)
-        self.update(None, node)
-        return node
-
-    def modify(self, node: AioHandler, events: int) -> AioHandler:
-        """Watch the same descriptor for other events.
-
-        Args: node is removed; events is the new mask.
-        Returns: the node that takes its place.
-        Threads: any.
-        """
-        _node(node)
-        new_node = AioHandler(node.fd, events, node.handler, node.opaque)
-        self.update(node, new_node)
-        return new_node
-
-    def remove(self, node: AioHandler) -> None:
-        """Stop watching a descriptor.
-
-        The strategy may hold the open file until the next wait().
-
-        Args: node is removed.
-        Threads: any.
-        """
-        self.update(node, None)
-
-    def release(self, node: AioHandler) -> None:
-        """Remove a handler and release its open file before returning.
-
-        One system call, or none for a handler without a poll in the kernel. While another thread is in
-        wait(), that thread is woken and does it; while a thread that has waited lives, its next wait() does.
-
-        Args: node is removed.
-        Threads: any; at once only in the waiter's.
-        """
-        self.remove(node)
-        self.wake_waiter()
-
-    def wake_waiter(self) -> None:
-        """Let a running wait() notice what was just queued.
-
-        Threads: any.
-        """
-        if self._waiting:
-            self.notify()
-
-    def add_sqe(
-        self, prep: Callable[[bytearray, int], None], handler: CqeHandler | None, *keepalive: Any
-    ) -> None:
-        """Send another request through the monitor's ring.
-
-        Args: prep is called as prep(sqe, user_data) inside the next wait() and must fill the SQE; handler is
-            called as handler(res, flags) by dispatch(), for each CQE, and with -ECANCELED when prep or a
-            signal handler raised before it was queued, or None; keepalive is whatever the kernel may touch.
-        Raises: TypeError for a prep or handler that is not callable; ValueError after destroy(); Unavailable,
-            with the reason, on a monitor made for poll(2). After a loss the handler gets the error.
-        Lifetime: until the final CQE; the monitor holds it.
-        Threads: any; notify() lets a waiter in another thread send it at once.
-        Mirrors: QEMU aio_add_sqe; the waiter fills the SQE later, so that any thread may call
-        """
-        for name, function in (("prep", prep), ("handler", handler)):
-            if not callable(function) and (function is not None or name == "prep"):
-                raise TypeError(f"{name}={function!r:.100} cannot be called")
-        for each in keepalive:
-            if isinstance(each, int):
-                _refuse_number(each)
-        self._check()
-        self._queue_request(prep, handler, keepalive)
-
-    def _queue_request(self, prep: Any, handler: CqeHandler | None, keepalive: tuple[Any, ...]) -> None:
-        raise syscalls.Unavailable(
-            errno.EOPNOTSUPP, "add_sqe() on a monitor that uses poll(2)", "absent",
-            f"Requests need io_uring. Why it is not used: {self.reason or 'this is a PollFDMon'}.",
-        )  # fmt: skip
-
-    def set_poll_params(self, max_ns: int, grow: int = 0, shrink: int = 0) -> None:
-        """Look for completions in memory before blocking, for a time that adapts.
-
-        The time starts at 4 microseconds, grows while events come soon enough, and shrinks when they do not.
-        Python threads share one interpreter lock: a polling thread keeps the others from running.
-
-        Args: max_ns in nanoseconds, 0 switches polling off; grow is the factor by which the time grows, 0
-            for 2; shrink the divisor by which it shrinks, 0 for back to nothing.
-        Raises: ValueError where completions do not appear in memory: see the head of this file; Unavailable
-            on poll(2), which has none.
-        Threads: any; a running wait() may still use the old values.
-        Mirrors: QEMU aio_context_set_poll_params
-        """
-        for name, value in (("max_ns", max_ns), ("grow", grow), ("shrink", shrink)):
-            if _integer(name, value, "a number") < 0:
-                raise ValueError(f"{name}={value} is negative")
-        self._check()
-        if max_ns and self.backend == "poll":
-            raise syscalls.Unavailable(
-                errno.EOPNOTSUPP, "userspace polling on a monitor that uses poll(2)", "absent",
-                f"Completions need io_uring. Why it is not used: {self.reason or 'this is a PollFDMon'}.",
-            )  # fmt: skip
-        self._set_poll_params(max_ns, grow, shrink)
-
-    def _set_poll_params(self, max_ns: int, grow: int, shrink: int) -> None:
-        return  # off, as it is
-
-    def wait(self, timeout_ns: int | None = None) -> list[Event]:
-        """Wait until a descriptor is ready, and return those that are.
-
-        Returns only with an event, with a completed request, after notify(), or at the timeout. Signal
-        handlers run, and the wait continues.
-
-        Args: timeout_ns in nanoseconds; 0 does not wait, None waits for ever.
-        Returns: pairs (node, revents), revents being a mask as poll(2) gives it.
-        Raises: OSError when the kernel refuses; ValueError after destroy(); TypeError for a timeout that is
-            not an int.
-        Threads: one waiter at a time; the first call binds the monitor to its thread.
-        Mirrors: QEMU FDMonOps.wait, with the timeout as an argument that may be None instead of -1
-        """
-        raise NotImplementedError
-
-    def need_wait(self) -> bool:
-        """Tell whether wait() has work to do without waiting.
-
-        Returns: True when intents, completions or deferred work are pending; where only wait() sees
-            readiness, also while a handler exists, so that none starves in ``if timeout_ns or need_wait()``.
-        Raises: ValueError after destroy().
-        Mirrors: QEMU FDMonOps.need_wait
-        """
-        raise NotImplementedError
-
-    def dispatch(self, events: list[Event]) -> int:
-        """Call the handlers of completed requests, then those of the events that wait() returned.
-
-        A handler that an earlier one in the list has removed is not called; after destroy(), none is.
-
-        Args: events as wait() returned them.
-        Returns: how many handlers ran.
-        Raises: whatever a handler raises; the rest are reported by the next wait(), being level-triggered.
-        Mirrors: QEMU aio_dispatch_ready_handlers
-        """
-        if self._outer is not None and not self._busy:
-            return self._dispatch_nested(events)
-        ran, inflight = 0, self.inflight
-        if inflight is not None and inflight.ready:
-            ran = inflight.dispatch()
-        for node, revents in events:
-            if not node.deleted and node.handler is not None and self._wake_fds:
-                node.handler(node, revents)
-                ran += 1
-        return ran
-
-    def _dispatch_nested(self, events: list[Event]) -> int:
-        """Call the handlers, and notify the outer loop once of all their changes."""
-        self._busy = True
-        try:
-            return self.dispatch(events)
-        finally:
-            self._busy = False
-            if self._wake_fds and self._has_intents():
-                self.notify()
-
-    def _has_intents(self) -> bool:
-        return bool(self.submit_list)
-
-    def fileno(self) -> int:
-        """Return a descriptor that is readable when wait(0) would report something, or has work to do.
-
-        For watching the monitor from another event loop: call dispatch(wait(0)) whenever it is readable. It
-        is an epoll set of the monitor's own that wakes every watcher: with any setup flags, also before the
-        first wait(), and after the kernel has taken io_uring away. From now on changes notify, and handlers
-        are armed again at the end of each wait() instead of with the next one, which might never come: one
-        more system call.
-
-        Returns: the same number at every call, until destroy().
-        Raises: OSError when no descriptor is left; ValueError after destroy().
-        Threads: any.
-        """
-        self._check()
-        outer = self._outer
-        if outer is None:
-            outer = select.epoll()
-            outer.register(self._wake_fds[0], POLLIN)
-            self._show_in(outer)
-            self._outer = outer
-            if self._has_intents():
-                self.notify()
-        return outer.fileno()
-
-    def _show_in(self, outer: select.epoll) -> None:
-        """Let the descriptor of fileno() show readiness."""
-        raise NotImplementedError
-
-    def notify(self) -> None:
-        """Let the running wait(), or the next one, return soon.
-
-        Raises: ValueError after destroy().
-        Threads: any, and signal handlers.
-        Mirrors: QEMU event_notifier_set
-        """
-        self._check()
-        self._notified = True
-        try:
-            os.write(self._wake_fds[-1], _ONE)
-        except BlockingIOError:
-            return  # the counter is full: one more notification changes nothing
-
-    def _take_notification(self) -> None:
-        self._notified = False  # before the read: a notification may arrive in between
-        try:
-            os.read(self._wake_fds[0], 4096)
-        except BlockingIOError:
-            return
-
-    def destroy(self) -> None:
-        """Remove all handlers and close what the monitor opened; may be called twice.
-
-        Threads: the waiter, or any thread once that has ended.
-        Mirrors: QEMU fdmon_io_uring_destroy
-        """
-        fds, self._wake_fds = {*self._wake_fds, self._source} - {-1}, ()
-        self._source = -1
-        for fd in fds:
-            os.close(fd)
-        if self._outer is not None:
-            self._outer.close()
-        self.submit_list.clear()
-
-    def __enter__(self) -> FDMon:
-        """Return the monitor; leaving the block destroys it."""
-        self._check()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        """Destroy the monitor."""
-        self.destroy()
-
-    def __del__(self) -> None:
-        """Close the descriptors of a forgotten monitor."""
-        if getattr(self, "_wake_fds", ()):
-            FDMon.destroy(self)
-
-
 _U64 = struct.Struct("=Q")
-_ONE = (1).to_bytes(8, sys.byteorder)
-
-
-def _open_notifier() -> tuple[int, ...]:
-    eventfd = getattr(os, "eventfd", None)  # Python 3.10
-    if eventfd is None:
-        return os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    fd = eventfd(0, os.O_CLOEXEC | os.O_NONBLOCK)  # EFD_* are defined as O_* on every architecture
-    return fd, fd
-
-
-# ------------------------------------------------------------------------------------------------------
-# The io_uring strategy
 
 #: Where adaptive polling starts. Mirrors QEMU aio-posix.c adjust_polling_time.
 POLL_START_NS = 4000
@@ -1301,13 +866,6 @@ def polling_refusal(flags: int) -> str | None:
     return None
 
 
-def _union(*nodes: AioHandler) -> int:
-    mask = 0
-    for node in nodes:
-        mask |= node.events
-    return mask
-
-
 class ParkingLot(syscalls.Uncopyable):
     """An epoll set for handlers on which POLL_ADD fails, sleeps or completes endlessly: see the head."""
 
@@ -1398,160 +956,6 @@ class ParkingLot(syscalls.Uncopyable):
         """Close the set; may be called twice."""
         self._epoll.close()
         self._outer.close()
-
-
-# ------------------------------------------------------------------------------------------------------
-# The poll strategy
-
-
-class PollFDMon(FDMon):
-    """Watch descriptors with poll(2).
-
-    Mirrors: QEMU util/fdmon-poll.c
-    """
-
-    backend = "poll"
-
-    def __init__(self) -> None:
-        """Create the poll object."""
-        self._poll = select.poll()
-        self._nodes: dict[int, list[AioHandler]] = {}
-        self._set: select.epoll | None = None  # the same descriptors, for an outer loop
-        self._always: set[int] = set()  # descriptors that epoll rejects and that are always ready
-        self._marker: select.epoll | None = None  # always ready, in their place
-        super().__init__()
-
-    def _apply(self) -> None:
-        """Carry out the intents on the submit list."""
-        for _ in range(len(self.submit_list)):
-            # Off the list only when it is done: see IoUringFDMon.fill_sq_ring.
-            node, flags = self.submit_list[0]
-            nodes = self._nodes.setdefault(node.fd, [])
-            new = not nodes
-            if flags & FDMON_IO_URING_ADD:
-                if not node.deleted and node not in nodes:
-                    nodes.append(node)
-            else:
-                node.deleted = True
-                if node in nodes:
-                    nodes.remove(node)
-            if nodes:
-                self._poll.register(node.fd, _union(*nodes))
-            else:
-                del self._nodes[node.fd]
-                self._unregister(node.fd)
-            if self._set is not None:
-                self._show(self._set, node.fd, new)
-            self.dequeue()
-        if self._set is not None:
-            for fd in tuple(self._always):  # what was not open may be by now
-                self._show(self._set, fd, False)
-
-    def _unregister(self, fd: int) -> None:
-        try:
-            self._poll.unregister(fd)
-        except KeyError:
-            return  # it was removed before it was registered
-
-    def _show_in(self, outer: select.epoll) -> None:
-        """Let an epoll set show what poll(2) would, through an inner set that can be replaced."""
-        inner = select.epoll()
-        outer.register(inner, POLLIN)
-        old, self._set, self._outer = self._set, inner, outer
-        if old is not None:
-            old.close()  # which removes it from the outer set
-        self._always.clear()
-        self._mark(inner)
-        for fd in self._nodes:
-            self._show(inner, fd, True)
-
-    def _show(self, inner: select.epoll, fd: int, new: bool) -> None:
-        """Let the set show one descriptor after a change."""
-        taken = fd not in self._always
-        self._always.discard(fd)
-        try:
-            if fd in self._nodes:
-                mask = _union(*self._nodes[fd])
-                change = inner.register if new or not taken else inner.modify
-                change(fd, mask)
-            elif taken:
-                inner.unregister(fd)
-        except OSError as error:
-            if fd not in self._nodes or error.errno in (errno.ENOENT, errno.EEXIST):
-                # The number is another file's by now, or closed; the old file may still be open, and wake us.
-                assert self._outer is not None
-                self._show_in(self._outer)
-                return
-            # epoll rejects files that are always ready; a closed descriptor is ready, too.
-            if error.errno != errno.EPERM or mask & _ALWAYS_READY:
-                self._always.add(fd)
-        if bool(self._always) != (self._marker is not None):
-            self._mark(inner)
-
-    def _mark(self, inner: select.epoll) -> None:
-        """Let the set show whether any descriptor is always ready."""
-        marker, self._marker = self._marker, None
-        if marker is not None:
-            marker.close()
-        if self._always:
-            marker = select.epoll()
-            marker.register(self._wake_fds[-1], POLLOUT)  # there is always room
-            inner.register(marker, POLLIN)
-            self._marker = marker
-
-    def wait(self, timeout_ns: int | None = None) -> list[Event]:
-        """Apply all changes and call poll(2), whose timeout counts milliseconds; see FDMon.wait."""
-        if timeout_ns is not None and timeout_ns.__class__ is not int:
-            timeout_ns = _nanoseconds(timeout_ns)
-        deadline = None if not timeout_ns else time.monotonic_ns() + timeout_ns
-        self._waiting = True
-        try:
-            while True:
-                if not self._wake_fds:
-                    self._check()
-                if self.submit_list or self._always:
-                    self._apply()
-                # Rounded up: returning early would let the caller spin.
-                timeout_ms = None
-                if timeout_ns is not None:
-                    timeout_ms = min(-(-max(timeout_ns, 0) // 1_000_000), 0x7FFFFFFF)  # an int to poll(2)
-                events: list[Event] = []
-                woken = False
-                for fd, revents in self._poll.poll(timeout_ms):
-                    for node in self._nodes.get(fd, ()):
-                        mask = revents & (node.events | _ALWAYS)
-                        if node is self._notifier:
-                            self._take_notification()
-                            woken = True
-                        elif mask and not node.deleted:
-                            events.append((node, mask))
-                if events or woken or timeout_ns == 0:
-                    return events
-                if deadline is not None:
-                    timeout_ns = max(0, deadline - time.monotonic_ns())
-        finally:
-            self._waiting = False
-            if self._outer is not None and self.submit_list and self._wake_fds:
-                self.notify()  # a signal handler has raised: wait() must be called again
-
-    def need_wait(self) -> bool:
-        """Tell whether wait() has work: always while a handler exists; see FDMon.need_wait.
-
-        Only poll(2) sees readiness, so a loop that asks here before it waits must call poll(2).
-
-        Mirrors: QEMU fdmon-poll.c, whose need_wait is aio_poll_disabled: is there a handler without io_poll?
-        """
-        self._check()
-        return bool(self.submit_list) or len(self._nodes) > 1 or self._notified
-
-    def destroy(self) -> None:
-        """Remove all handlers; see FDMon.destroy."""
-        self._nodes.clear()
-        for inner in (self._set, self._marker):
-            if inner is not None:
-                inner.close()
-        self._poll = select.poll()  # the numbers may be other files' soon
-        super().destroy()
 
 
 # ------------------------------------------------------------------------------------------------------

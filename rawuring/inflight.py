@@ -8,7 +8,7 @@ Mirrors: CPython's IocpProactor cache, TigerBeetle's Completion.
 Must not know: what an operation does, or its descriptor.
 Invariant: an entry leaves the table with the last CQE of its request and not before, so its memory is
 referenced from here at every moment at which the kernel may touch it.
-Read next: debug.py, or at once fdmon.py.
+Read next: debug.py, or at once monitor.py.
 
 Unless said otherwise, memory passed to a call may be freed when the call returns, only the thread that owns a
 ring may use it, and Linux 5.1 suffices.

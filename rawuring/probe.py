@@ -8,7 +8,7 @@ Must not know: the monitor, or anything built on it.
 Invariant: the kernel is asked once per process, as far as the answer lasts; every answer is yes, no or
 unknown, found by trying and never by comparing versions; nothing is left behind, neither a descriptor nor a
 child.
-Read next: fdmon.py.
+Read next: monitor.py.
 
 Unless said otherwise, memory passed to a call may be freed when the call returns, only the thread that owns a
 ring may use it, and Linux 5.1 suffices.

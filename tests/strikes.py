@@ -10,15 +10,17 @@ Read next: test_monitors.py.
 
 from __future__ import annotations
 
+import importlib
 import selectors
 import signal
 from types import FrameType, TracebackType
 
-from rawuring import barriers, epollwait, fdmon, inflight, ops, queues, rings, selector, syscalls
-
+OURS = (
+    "barriers", "queues", "rings", "ops", "inflight", "monitor", "fdmonpoll", "fdmon", "epollwait",
+    "selector", "syscalls",
+)  # fmt: skip
 #: In a copy in one file all modules are the same file.
-OURS = barriers, epollwait, fdmon, inflight, ops, queues, rings, selector, syscalls
-INSIDE = {each.__file__ for each in (selectors, *OURS)}
+INSIDE = {selectors.__file__, *(importlib.import_module(f"rawuring.{name}").__file__ for name in OURS)}
 
 
 class Leave(Exception):

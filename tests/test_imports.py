@@ -49,6 +49,8 @@ ORDER = (
     "profiles",
     "credentials",
     "probe",
+    "monitor",
+    "fdmonpoll",
     "fdmon",
     "strategy",
     "epollwait",

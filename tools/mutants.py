@@ -251,7 +251,7 @@ MUTANTS = (
         FAULTS + "test_environment.py -k setup_fails_with_any",
     ),
     Mutant(
-        "a started program inherits the notifier", "rawuring/fdmon.py",
+        "a started program inherits the notifier", "rawuring/monitor.py",
         "    eventfd = getattr(os, \"eventfd\", None)", "    return os.pipe2(os.O_NONBLOCK)\n    eventfd = getattr(os, \"eventfd\", None)",
         FAULTS + "test_environment.py -k exec_then",
     ),
@@ -270,7 +270,7 @@ MUTANTS = (
         FAULTS + "test_descriptors.py -k random_changes_of_a_monitor", quick=True,
     ),
     Mutant(
-        "handlers are called after destroy()", "rawuring/fdmon.py",
+        "handlers are called after destroy()", "rawuring/monitor.py",
         " and self._wake_fds:\n                node.handler(", ":\n                node.handler(",
         "tests/test_monitors.py -k destroyed_by_a_handler",
     ),
@@ -525,7 +525,7 @@ MUTANTS = (
         "tests/test_fields.py -k slots",
     ),
     Mutant(
-        "a monitor accepts an address instead of a Pin", "rawuring/fdmon.py",
+        "a monitor accepts an address instead of a Pin", "rawuring/monitor.py",
         "            if isinstance(each, int):\n                _refuse_number(each)", "            pass",
         "tests/test_request_memory.py -k monitor",
     ),
@@ -728,22 +728,22 @@ MUTANTS = (
     # (end of rings)
     # Promises: the monitor
     Mutant(
-        "a descriptor that fits no field is accepted", "rawuring/fdmon.py",
+        "a descriptor that fits no field is accepted", "rawuring/monitor.py",
         "        if not 0 <= fd <= 0x7FFFFFFF:", "        if fd < 0:",
         "tests/test_monitors.py -k refused_at_the_door",
     ),
     Mutant(
-        "a mask that fits no field is accepted", "rawuring/fdmon.py",
+        "a mask that fits no field is accepted", "rawuring/monitor.py",
         "        if not 0 <= events <= 0xFFFF:", "        if events < 0:",
         "tests/test_monitors.py -k refused_at_the_door",
     ),
     Mutant(
-        "a handler that is not callable is accepted", "rawuring/fdmon.py",
+        "a handler that is not callable is accepted", "rawuring/monitor.py",
         "        if handler is not None and not callable(handler):", "        if False:",
         "tests/test_monitors.py -k refused_at_the_door",
     ),
     Mutant(
-        "add() after destroy() succeeds in silence", "rawuring/fdmon.py",
+        "add() after destroy() succeeds in silence", "rawuring/monitor.py",
         "            self._check()\n            intents", "            intents",
         "tests/test_monitors.py -k used_after_destroy",
     ),
@@ -788,7 +788,7 @@ MUTANTS = (
         "tests/test_syscalls.py -k one_after_another",
     ),
     Mutant(
-        "a monitor that has never waited wakes no outer loop", "rawuring/fdmon.py",
+        "a monitor that has never waited wakes no outer loop", "rawuring/monitor.py",
         "            outer.register(self._wake_fds[0], POLLIN)\n", "",
         "tests/test_monitor_contract.py -k fresh",
     ),
@@ -808,7 +808,7 @@ MUTANTS = (
         "tests/test_monitor_contract.py -k woken_for_everything",
     ),
     Mutant(
-        "need_wait() of poll(2) knows intents only", "rawuring/fdmon.py",
+        "need_wait() of poll(2) knows intents only", "rawuring/fdmonpoll.py",
         "bool(self.submit_list) or len(self._nodes) > 1 or self._notified", "bool(self.submit_list)",
         "tests/test_monitors.py -k need_wait",
     ),
@@ -833,7 +833,7 @@ MUTANTS = (
         "tests/test_fdmon_polling.py -k no_time_to_wait",
     ),
     Mutant(
-        "an orphan in the set of a nested poll monitor", "rawuring/fdmon.py",
+        "an orphan in the set of a nested poll monitor", "rawuring/fdmonpoll.py",
         "                self._show_in(self._outer)\n                return\n", "                return\n",
         "tests/test_monitor_contract.py -k used_again",
     ),

@@ -29,8 +29,9 @@ import leaks
 from rawuring import buffers, fakekernel, fdmon, inflight, ops, register, rings, selector, syscalls, uapi
 
 MODULES = (
-    "uapi", "syscalls", "barriers", "queues", "rings", "ops", "buffers", "register", "inflight", "debug",
-    "fdmon", "strategy", "epollwait", "selector", "asyncring", "aio", "fakekernel",
+    "uapi", "syscalls", "barriers", "mapping", "queues", "rings", "ops", "buffers", "register", "inflight",
+    "debug", "monitor", "fdmonpoll", "fdmon", "strategy", "epollwait", "selector", "asyncring", "aio",
+    "fakekernel",
 )  # fmt: skip
 
 #: What a caller may get, with words: Python's own errors for wrong values and the library's.
@@ -281,11 +282,11 @@ MAKERS = {
     "fakekernel.FakeKernel": plain(fakekernel.FakeKernel),
     "fakekernel.FakeRing": a_fake_ring,
     "fakekernel.Memory": plain(lambda: fakekernel.Memory(64)),
-    "fdmon.AioHandler": plain(lambda: fdmon.AioHandler(0, 1)),
-    "fdmon.FDMon": lambda: a_monitor(fdmon.FDMon),
+    "monitor.AioHandler": plain(lambda: fdmon.AioHandler(0, 1)),
+    "monitor.FDMon": lambda: a_monitor(fdmon.FDMon),
     "fdmon.IoUringFDMon": lambda: a_monitor(fdmon.IoUringFDMon, 4),
     "fdmon.ParkingLot": a_lot,
-    "fdmon.PollFDMon": lambda: a_monitor(fdmon.PollFDMon),
+    "fdmonpoll.PollFDMon": lambda: a_monitor(fdmon.PollFDMon),
     "inflight.InFlight": a_table,
     "ops.Block": plain(lambda: ops.Block(4, ops.prep_nop)),
     "register.WaitRegion": plain(lambda: register.WaitRegion(buffers.allocate(4096))),

@@ -208,6 +208,7 @@ MODULES = (
     "uapi",
     "syscalls",
     "barriers",
+    "mapping",
     "queues",
     "rings",
     "ops",
@@ -215,7 +216,11 @@ MODULES = (
     "register",
     "inflight",
     "debug",
+    "monitor",
+    "fdmonpoll",
     "fdmon",
+    "strategy",
+    "epollwait",
     "selector",
 )
 

@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.unwatched("debug mode makes calls of its own in between"),
 ]
 
-FILES = ["fdmon.py", "inflight.py"]
+FILES = ["monitor.py", "fdmonpoll.py", "fdmon.py", "inflight.py"]
 if sys.version_info < (3, 11):
     FILES += ["queues.py", "rings.py"]  # which are made for handlers that run after calls, from 3.11 on
 
@@ -75,7 +75,7 @@ def test_interrupted_anywhere_in_a_change_of_poll_add_then_each_key_once_and_not
             if change != "register":
                 sel.register(a, EVENT_READ, "first")
             assert sel.select(0) == []
-            with strike_anywhere(at, "selector.py", "fdmon.py") as struck:
+            with strike_anywhere(at, "selector.py", "monitor.py", "fdmon.py") as struck:
                 if change == "register":
                     sel.register(a, EVENT_WRITE, "second")
                 elif change == "unregister":
@@ -119,7 +119,7 @@ def test_interrupted_anywhere_in_a_change_then_what_is_still_registered_is_repor
             if change != "register":
                 sel.register(a.fileno(), EVENT_WRITE if change == "unregister" else EVENT_READ, "first")
                 sel.select(0)
-            with strike_anywhere(at, "selector.py", "epollwait.py", "fdmon.py") as struck:
+            with strike_anywhere(at, "selector.py", "epollwait.py", "monitor.py", "fdmon.py") as struck:
                 if change == "register":
                     sel.register(a.fileno(), EVENT_WRITE, "second")
                 elif change == "unregister":
