@@ -4,7 +4,7 @@
 
 What it is: open() and wrap(), the classes of files that they return, and the standard streams.
 Mirrors: the module io, class by class; the names of aiofiles and of anyio.
-Must not know: rings, threads.
+Must not know: rings; of threads only that an append may outlive its loop in one.
 Invariant: a method answers what the builtin's method answers, and suspends only when data must be waited for.
 Read next: filepath.py.
 
@@ -26,11 +26,13 @@ from __future__ import annotations
 import asyncio
 import builtins
 import codecs
+import contextlib
 import errno
 import functools
 import io
 import os
 import sys
+import threading
 import warnings
 from collections import deque
 from operator import index
@@ -82,18 +84,25 @@ class _Raw(Uncopyable, io.FileIO):
         self._at_end = False
         # Set by jump().
         self._target: int | None = None
+        #: What a text file has encoded and not given to the buffers yet.
+        self.text: list[bytes] = []
         #: Whether it waits as any raw file does: after detach().
         self.waits = False
+        #: Whether buffers stand on it, whose finalizer closes it. In a cycle the oldest object is finalized
+        #: first, and what the buffers hold could not be written any more.
+        self.covered = False
         super().__init__(fd, mode, closefd=False)
         self.name = file
         self.can_read = self.readable()
         self.appends = mode.startswith("a")
         #: The position; None where there is none.
         self.here: int | None = os.lseek(fd, 0, os.SEEK_CUR) if self.seekable() else None
+        #: Held by an append in a thread, which may outlive its loop: made twice, it would be there twice.
+        self._appending = threading.Lock() if self.appends and self.here is not None else None
         self._owns = closefd
 
     def __del__(self) -> None:
-        if self._owns:
+        if self._owns and not self.covered:
             self.close()
 
     # What the buffers call
@@ -216,6 +225,8 @@ class _Raw(Uncopyable, io.FileIO):
         if owns and not self.waits:
             warnings.warn(f"unclosed file {self!r}", ResourceWarning, source=self, stacklevel=2)
         try:
+            if self.text:
+                self.write(b"".join(self.text))
             self.wait_from_now_on()
         finally:
             self._owns = False
@@ -227,7 +238,8 @@ class _Raw(Uncopyable, io.FileIO):
 
     def wait_from_now_on(self) -> None:
         """Become a raw file as any other; write what is noted, and wait for it."""
-        self.waits = True
+        with self._appending or contextlib.nullcontext():
+            self.waits = True
         self.show_position()
         notes, self._notes = self._notes, deque()
         for offset, data in notes:
@@ -310,19 +322,40 @@ class _Raw(Uncopyable, io.FileIO):
                 notes.popleft()
                 await files.ftruncate(self.fileno(), offset)
                 continue
-            put = await self._write(data, offset)
-            if put < len(data):
-                notes[0][:] = None if offset is None else offset + put, data[put:]
+            if self._appending is not None:
+                await self._append(notes[0], data)
             else:
+                self._advance(notes[0], data, await self._write(data, offset))
+            if not notes[0][1]:
                 self._noted()
+
+    def _advance(self, note: list[Any], data: bytes, put: int) -> None:
+        """Take off a note what was written of data, once: an append may come to its end after its loop."""
+        if note[1] is data:
+            note[:] = None if note[0] is None else note[0] + put, data[put:]
+
+    async def _append(self, note: list[Any], data: bytes) -> None:
+        advance = functools.partial(self._advance, note, data)
+        op = fileops.write_op(self.fileno(), [memoryview(data)], -1)
+        op = op._replace(plain=functools.partial(self._append_in_thread, op.plain, advance), undo=advance)
+        advance(await files._do(op))
+
+    def _append_in_thread(self, write: Callable[[], int], advance: Callable[[int], None]) -> int:
+        assert self._appending is not None
+        with self._appending:
+            if self.waits:
+                return 0  # the file was forgotten meanwhile
+            put = write()
+            advance(put)
+        return put
 
     def _noted(self) -> None:
         self._notes.popleft()
         self._note_end()
 
     def _note_end(self) -> None:
-        """Find out where an append has ended."""
-        if self.appends and self.here is not None:
+        """Find out where the appends have ended, if all are written."""
+        if self.appends and self.here is not None and not self._notes:
             self.here = os.lseek(self.fileno(), 0, os.SEEK_CUR)
 
     async def _write(self, data: Any, offset: int | None) -> int:
@@ -355,6 +388,7 @@ class _Raw(Uncopyable, io.FileIO):
         """Give the descriptor away, -1 if it is not to be closed; what is noted is lost."""
         self.show_position()
         self._notes.clear()
+        self.text.clear()
         owns, self._owns = self._owns, False
         return self.fileno() if owns else -1
 
@@ -364,6 +398,7 @@ class _DirectRaw(_Raw):
 
     def __init__(self, file: Any, fd: int, mode: str, closefd: bool) -> None:
         super().__init__(file, fd, mode, closefd)
+        self._appending = None  # whole blocks, at the end as it was
         #: What offsets and lengths are multiples of; memory is aligned to pages.
         self.block = filebatch.alignment(fd)[1]
 
@@ -498,7 +533,8 @@ class File(Uncopyable):
             await turn
         except BaseException:
             if turn.cancelled():
-                self._queue.remove(turn)
+                with contextlib.suppress(ValueError):  # _release() has passed it over
+                    self._queue.remove(turn)
             else:
                 self._release()
             raise
@@ -508,7 +544,8 @@ class File(Uncopyable):
         while queue:
             turn = queue.popleft()
             if not turn.done():
-                turn.set_result(None)
+                with contextlib.suppress(RuntimeError):  # the loop is closed
+                    turn.set_result(None)
                 return
         self._busy = False
 
@@ -708,10 +745,7 @@ class RawFile(_OnRaw):
                     parts.append(got)
                 await raw.fetch()
         except BaseException:
-            if raw.here is None:
-                raw.put_back(raw, b"".join(parts))
-            elif parts:
-                raw.seek(raw.here - sum(map(len, parts)))
+            self._unread(b"".join(parts))
             raise
 
     async def readall(self) -> bytes:
@@ -739,12 +773,24 @@ class RawFile(_OnRaw):
     async def _readline(self, size: int | None) -> bytes:
         size = -1 if size is None else index(size)
         line = bytearray()
-        while size < 0 or len(line) < size:
-            byte = await self._read(1)
-            line += byte
-            if byte in (b"", b"\n"):
-                break
+        try:
+            while size < 0 or len(line) < size:
+                byte = await self._read(1)
+                line += byte
+                if byte in (b"", b"\n"):
+                    break
+        except BaseException:
+            self._unread(bytes(line))
+            raise
         return bytes(line)
+
+    def _unread(self, data: bytes) -> None:
+        """Undo that data were read."""
+        raw = self._raw
+        if raw.here is None:
+            raw.put_back(raw, data)
+        elif data:
+            raw.seek(raw.here - len(data))
 
     async def write(self, data: Any) -> int:
         """Write bytes with one call.
@@ -799,12 +845,11 @@ class BufferedFile(_OnRaw):
         super().__init__()
         self._sync = buffers
         self._raw = buffers.raw
+        self._raw.covered = True
         self._size = size
         self._writes = buffers.writable()
         # How much has been written since the last flush, at most.
         self._pending = 0
-        #: How much was ever taken from write().
-        self.taken = 0
 
     @property
     def raw(self) -> Any:
@@ -959,7 +1004,6 @@ class BufferedFile(_OnRaw):
             if fits or not self._writes or self.closed:
                 put: int = self._sync.write(data)
                 self._pending += put
-                self.taken += put
                 if self._raw._notes:
                     await self._in_turn(self._raw.settle)
                 return put
@@ -973,14 +1017,24 @@ class BufferedFile(_OnRaw):
         if self._pending + n > self._size or self._raw._notes:
             await self._flush()
             while n - put > self._size:
-                self.taken += 1
                 put += await self._raw.write_through(view[put:])
             if put and self._raw.here is not None:
                 self._sync.tell()  # they keep the position of the raw file
         self._pending += self._sync.write(view[put:])
-        self.taken += n
         await self._raw.settle()
         return n
+
+    async def take(self, text: list[bytes]) -> None:
+        """Take what a text file has encoded: all of it, or nothing if what is before it cannot be written."""
+        await self._in_turn(self._take, text)
+
+    async def _take(self, text: list[bytes]) -> None:
+        data = b"".join(text)
+        if self._pending + len(data) > self._size or self._raw._notes:
+            await self._flush()
+        self._pending += self._sync.write(data)
+        text.clear()
+        await self._raw.settle()
 
     async def writelines(self, lines: Iterable[Any]) -> None:
         """Write each of lines."""
@@ -1024,6 +1078,7 @@ class BufferedFile(_OnRaw):
     def detach(self) -> Any:
         """Return the raw file, which is the builtin's kind and waits; this file cannot be used any more."""
         raw = self._sync.detach()
+        raw.covered = False
         raw.wait_from_now_on()
         return raw
 
@@ -1072,7 +1127,7 @@ class TextFile(File):
         # Bytes that a cancelled operation has read.
         self._unread = b""
         # What is encoded and not yet given to the binary file.
-        self._encoded: list[bytes] = []
+        self._encoded = binary._raw.text
         self._encoded_size = 0
 
     def _configure(self, newline: str | None) -> None:
@@ -1388,18 +1443,11 @@ class TextFile(File):
 
     async def _write_out(self) -> None:
         """Give the binary file what was encoded; it stays here if that takes none of it."""
-        if not self._encoded:
-            return
-        data = b"".join(self._encoded)
-        self._encoded, self._encoded_size = [], 0
-        binary = self._binary
-        taken = binary.taken
-        try:
-            await binary.write(data)
-        except BaseException:
-            if binary.taken == taken:
-                self._encoded, self._encoded_size = [data], len(data)
-            raise
+        if self._encoded:
+            try:
+                await self._binary.take(self._encoded)
+            finally:
+                self._encoded_size = sum(map(len, self._encoded))
 
     async def writelines(self, lines: Iterable[str]) -> None:
         """Write each of lines."""
@@ -1572,6 +1620,7 @@ class TextFile(File):
         self._binary._raw.wait_from_now_on()
         if self._encoded:
             self._sync.write(b"".join(self._encoded))
+            self._encoded.clear()
         self._sync.flush()
         self._detached = True
         self._forget()

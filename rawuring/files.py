@@ -188,7 +188,9 @@ class _Post(Uncopyable):
             done.popleft().settle()
 
 
-_posts: weakref.WeakKeyDictionary[Any, _Post] = weakref.WeakKeyDictionary()
+#: The jobs keep their post: a post that is kept here would keep a loop that was closed with jobs under way,
+#: and with it its tasks and their files.
+_posts: weakref.WeakKeyDictionary[Any, weakref.ref[_Post]] = weakref.WeakKeyDictionary()
 
 
 class _Job(Uncopyable):
@@ -213,9 +215,11 @@ class _Job(Uncopyable):
         self.ended = False
         #: Whether nobody waits any more.
         self.abandoned = False
-        post = _posts.get(loop)
+        known = _posts.get(loop)
+        post = None if known is None else known()
         if post is None:
-            post = _posts[loop] = _Post()
+            post = _Post()
+            _posts[loop] = weakref.ref(post)
         self.post = post
 
     def start(self, alone: bool) -> None:
@@ -227,7 +231,7 @@ class _Job(Uncopyable):
 
     def run(self) -> None:
         """Make the call, in a thread."""
-        if not self._takes_begin():
+        if not self._takes_begin() or self.loop.is_closed():  # then the descriptor may be another file's
             return
         try:
             self.result = self.call()
@@ -489,7 +493,15 @@ async def write(fd: int, data: Any) -> int:
             return got
         if fileops.is_ready(fd, True):
             return fileops.plain_write(fd, [view[: fileops.PIPE_BUF]], -1)
-    return int(await _do(fileops.write_op(fd, [view], -1)))
+    here = os.lseek(fd, 0, os.SEEK_CUR) if _is_regular(fd) else -1
+    put = int(await _do(fileops.write_op(fd, [view], -1)))
+    if put < len(view) and here >= 0 and os.lseek(fd, 0, os.SEEK_CUR) == here:
+        # The kernel lets a worker write the rest, and forgets the position when that fails.
+        import fcntl
+
+        appends = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND
+        os.lseek(fd, 0 if appends else here + put, os.SEEK_END if appends else os.SEEK_SET)
+    return put
 
 
 def _is_regular(fd: int) -> bool:
@@ -612,6 +624,8 @@ async def _finish(awaitable: Any) -> Any:
                 break
             cancelled = error
         except BaseException:
+            if not task.done():
+                raise  # the loop is gone: GeneratorExit
             break
     if cancelled is not None:
         if not task.cancelled():

@@ -146,6 +146,66 @@ def test_operation_when_cancelled_while_it_waits_for_its_turn_then_the_next_has_
     run(main())
 
 
+def test_operation_when_cancelled_after_the_one_before_has_ended_then_cancelled(
+    run, cold, tmp_path, monkeypatch
+) -> None:
+    """The turn was passed over already, and is not in the queue any more."""
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456789")
+
+    async def main() -> None:
+        gate = Gate(monkeypatch)
+        async with files.open(path, "rb") as file:
+            first = asyncio.ensure_future(file.read(1))
+            await gate.reached.wait()
+            second = asyncio.ensure_future(file.read(2))
+            await asyncio.sleep(0)
+
+            def end(_: object) -> None:
+                second.cancel()
+                file._release()
+
+            file._busy = True
+            loop = asyncio.get_running_loop()
+            loop.call_soon(end, None)
+            with pytest.raises(asyncio.CancelledError):
+                await second
+            gate.opened.set()
+            assert await first == b"0"
+
+    run(main())
+
+
+def test_line_of_a_raw_file_when_cancelled_then_the_position_is_as_before(
+    run, cold, tmp_path, monkeypatch
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456789\n")
+
+    async def main() -> None:
+        async with files.open(path, "rb", 0) as file:
+            real, count = files.readinto_at, 0
+
+            async def readinto_at(*args: object) -> int:
+                nonlocal count
+                count += 1
+                if count == 5:
+                    await asyncio.Event().wait()
+                return await real(*args)
+
+            monkeypatch.setattr(files, "readinto_at", readinto_at)
+            task = asyncio.ensure_future(file.readline())
+            while count < 5:
+                await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await file.tell() == 0
+            assert await file.readline() == b"0123456789\n"
+
+    run(main())
+
+
 def test_pipe_when_a_read_is_cancelled_then_the_next_gets_its_bytes(run) -> None:
     reading, writing = os.pipe()
 
@@ -275,12 +335,16 @@ def test_write_when_it_fails_then_what_was_accepted_is_written_later(run, tmp_pa
     assert path.read_bytes() == b"a" * 60 + b"c" * 60
 
 
-def test_file_when_forgotten_then_written_and_closed_with_a_warning(tmp_path) -> None:
+@pytest.mark.parametrize("cycle", [False, True])
+@pytest.mark.parametrize(("mode", "data"), [("wb", b"data"), ("w", "data")])
+def test_file_when_forgotten_then_written_and_closed_with_a_warning(tmp_path, mode, data, cycle) -> None:
     path = tmp_path / "file"
 
     async def main() -> None:
-        file = await files.open(path, "wb")
-        await file.write(b"data")
+        file = await files.open(path, mode)
+        await file.write(data)
+        if cycle:  # the collector finalizes the raw file before the buffers
+            file.me = file
 
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")

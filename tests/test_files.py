@@ -145,6 +145,32 @@ def test_position_when_read_and_written_then_as_os(file: int) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("flags", [0, os.O_APPEND], ids=["at the position", "append"])
+def test_position_when_a_write_is_cut_short_then_after_what_was_written(
+    tmp_path: Path, way: str, flags: int
+) -> None:
+    """Linux 6.18 leaves it where it was, as the worker that tries the rest fails."""
+    resource = pytest.importorskip("resource")
+    fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT | flags)
+
+    async def main() -> None:
+        assert await files.write(fd, b"a" * 5000) == 5000
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (12_345, limits[1]))
+        try:
+            assert await files.write(fd, b"b" * 20_000) == 7345
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert os.lseek(fd, 0, os.SEEK_CUR) == 12_345
+        assert await files.write(fd, b"c" * 10) == 10
+        assert os.pread(fd, 20_000, 0) == b"a" * 5000 + b"b" * 7345 + b"c" * 10
+
+    try:
+        run(main())
+    finally:
+        os.close(fd)
+
+
 def test_pipe_when_read_before_it_is_written_then_the_loop_goes_on(way: str) -> None:
     async def main() -> None:
         reader, writer = os.pipe()

@@ -21,6 +21,7 @@ import argparse
 import asyncio
 import errno
 import gc
+import importlib.util
 import os
 import platform
 import random
@@ -28,6 +29,7 @@ import select
 import selectors
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -1054,7 +1056,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--requests", type=int, help="instead, await so many on each kind of loop")
+    parser.add_argument("--files", type=float, metavar="SECONDS", help="instead, use file objects so long")
     options = parser.parse_args()
+    if options.files:
+        return use_files(options.seed, options.files)
     try:
         use_a_ring()
     except OSError as error:
@@ -1102,6 +1107,25 @@ def await_requests(seed: int, requests: int) -> int:
         if left:
             return 1
     return 0
+
+
+def use_files(seed: int, seconds: float) -> int:
+    """Run the storms of tests/fileobjects_random.py in children: by the ring and threads, at each limit."""
+    program = Path(__file__).resolve().parent.parent / "tests" / "fileobjects_random.py"
+    loops = ["stock", "rawuring"] + ["uvloop"] * (importlib.util.find_spec("uvloop") is not None)
+    limits = "space", "size", "files"
+    kinds = [["--loop", loop] for loop in loops] + [["--limits", limit] for limit in limits]
+    kinds.append(["--limits", *limits, "--loop", "rawuring"])
+    kinds = [[*kind, *way] for kind in kinds for way in ([], ["--threads"])]
+    failed = 0
+    for kind in kinds:
+        arguments = [*kind, "--seed", str(seed), "--seconds", str(seconds / len(kinds))]
+        done = subprocess.run([sys.executable, str(program), *arguments], capture_output=True, text=True)
+        print(f"soak: {' '.join(kind)}: {done.stdout.strip() or done.returncode}", flush=True)
+        if done.returncode not in (0, 77):
+            failed += 1
+            print(done.stderr[-3000:])
+    return 1 if failed else 0
 
 
 def scratch_of(scratch: Path, seed: int) -> Path:
