@@ -645,8 +645,8 @@ def _parser() -> Any:
         help="whose layout: this kernel's; that of Linux 6.18 and newer; the pure-Python kernel's",
     )  # fmt: skip
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true")
-    form.add_argument("--svg", action="store_true")
+    form.add_argument("--json", action="store_true", help="print data")
+    form.add_argument("--svg", action="store_true", help="print a picture")
     return parser
 
 

@@ -131,6 +131,7 @@ def check_names(wheel: str, path: Path, in_sdist: set[str]) -> None:
     assert {name for name in names if name.startswith("rawuring/")} == modules | {"rawuring/py.typed"}, names
     assert any(name.endswith("/LICENSE") for name in names), names
     assert any(name.endswith("/entry_points.txt") for name in names), names
+    assert sum(name.endswith(".data/data/share/man/man1/rawuring.1") for name in names) == 1, names
     assert {name for name in IN_SDIST if name not in in_sdist} == set()
     assert modules <= in_sdist
     junk = {name for name in in_sdist if "__pycache__" in name or name.startswith((".venv", "dist"))}
@@ -160,6 +161,7 @@ def check(output: Path, scratch: Path) -> None:
             env={**os.environ, "PYTHONPATH": build_tools()} if package is sdist else None,
         )
         probe([str(scratch / "pip" / "bin" / "rawuring-probe")], f"pip install {package.name}")
+        assert (scratch / "pip" / "share" / "man" / "man1" / "rawuring.1").exists(), "man rawuring"
     if tool("uv", "venv", "--quiet", "--offline", "--python", sys.executable, scratch / "uv"):
         python = scratch / "uv" / "bin" / "python"
         tool("uv", "pip", "install", "--quiet", "--offline", "--python", python, wheel)

@@ -48,6 +48,7 @@ ABOUT_THE_CHECKOUT = {
     "test_docs.py",
     "test_docstrings.py",
     "test_imports.py",
+    "test_man_page.py",
     "test_packages.py",
     "test_readme.py",
     "test_uapi_header.py",

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Tests that do not depend on the kernel, and those that take long.
 ELSEWHERE = (
     "test_vendor", "test_vendored", "test_packages", "test_docs", "test_readme", "test_bench",
-    "test_kernel_matrix", "test_docstrings", "test_uapi_header",
+    "test_kernel_matrix", "test_docstrings", "test_man_page", "test_uapi_header",
 )  # fmt: skip
 LONG = ("faults",)
 # Where Python is 20 times slower, and for each change: everything that meets the kernel, the memory layout or
