@@ -28,8 +28,9 @@ Who moves what, seen from here:
     ============  =====================================================  ============================
 
 There is one thread here, so nothing needs a barrier; comments name the one in the real kernel. What it does:
-NOP, and READ, POLL_ADD and POLL_REMOVE on pipes that only it knows, links (IOSQE_IO_LINK), overflow, SQPOLL
-with a thread that runs on command. Every other known opcode completes with 0.
+NOP, and READ, POLL_ADD (also multishot) and POLL_REMOVE on pipes that only it knows, ASYNC_CANCEL by
+user_data, PROVIDE_BUFFERS, links (IOSQE_IO_LINK), overflow, SQPOLL with a thread that runs on command. Every
+other known opcode completes with 0. playkernel.py is the same in JavaScript, and must do the same.
 """
 
 from __future__ import annotations
@@ -117,6 +118,10 @@ class FakeKernel(syscalls.Uncopyable):
         self.slow_ops: set[int] = set()
         #: Polls that wait for their descriptor: user_data -> (fd, mask).
         self.polls: dict[int, tuple[int, int]] = {}
+        #: Those of them that stay armed: IORING_POLL_ADD_MULTI.
+        self.multishot: set[int] = set()
+        #: Provided buffers: group -> (address, length, id), the next one first.
+        self.buffers: dict[int, deque[tuple[int, int, int]]] = {}
         #: Descriptors that are ready: fd -> mask. wake() fills it.
         self.ready_fds: dict[int, int] = {}
         #: Pipes: fd -> bytes that were written and not yet read. feed() fills them.
@@ -246,14 +251,23 @@ class FakeKernel(syscalls.Uncopyable):
         opcode, user_data = fields["opcode"], fields["user_data"]
         if opcode in self.slow_ops:
             self.late.append((user_data, 0, 0))
-        elif opcode == uapi.IORING_OP_POLL_ADD and not fields["len"]:
+        elif opcode == uapi.IORING_OP_POLL_ADD and fields["len"] in (0, uapi.IORING_POLL_ADD_MULTI):
             self.polls[user_data] = (fields["fd"], fields["poll32_events"])
-            self._answer_polls(fields["fd"])
+            self.multishot.discard(user_data)
+            if fields["len"]:
+                self.multishot.add(user_data)
+            self._answer_poll(user_data)
         elif opcode == uapi.IORING_OP_POLL_REMOVE and not fields["len"]:
-            self._remove_poll(user_data, fields["addr"])
+            self._end(user_data, fields["addr"], self._forget_poll(fields["addr"]))
+        elif opcode == uapi.IORING_OP_ASYNC_CANCEL and not fields["cancel_flags"]:
+            self._end(user_data, fields["addr"], self._forget(fields["addr"]))
+        elif opcode == uapi.IORING_OP_PROVIDE_BUFFERS:
+            group = self.buffers.setdefault(fields["buf_group"], deque())
+            for i in range(fields["fd"]):
+                group.append((fields["addr"] + i * fields["len"], fields["len"], fields["off"] + i))
+            self.post(user_data, 0, 0)
         elif opcode == uapi.IORING_OP_READ and fields["fd"] in self.pipes:
-            self.reads.append(fields)
-            self._answer_reads(fields["fd"])
+            self._read(fields)
         else:
             self.post(user_data, 0, 0)
 
@@ -267,18 +281,37 @@ class FakeKernel(syscalls.Uncopyable):
         self._answer_reads(fd)
         self.wake(fd, POLLIN if self.pipes[fd] else 0)
 
+    def _read(self, fields: dict[str, Any]) -> None:
+        select = fields["flags"] & uapi.IOSQE_BUFFER_SELECT
+        # It looks for a buffer before it looks for data.
+        if select and not self.buffers.get(fields["buf_group"]):
+            self._link_failed = True
+            self.post(fields["user_data"], -errno.ENOBUFS, 0)
+            return
+        self.reads.append(fields)
+        self._answer_reads(fields["fd"])
+
     def _answer_reads(self, fd: int) -> None:
         import ctypes
 
         for fields in [each for each in self.reads if each["fd"] == fd]:
-            data = bytes(self.pipes[fd][: fields["len"]])
-            if not data:
+            address, nbytes, flags = fields["addr"], fields["len"], 0
+            if not self.pipes[fd]:
                 return
-            del self.pipes[fd][: len(data)]
             self.reads.remove(fields)
+            if fields["flags"] & uapi.IOSQE_BUFFER_SELECT:
+                group = self.buffers[fields["buf_group"]]
+                if not group:
+                    self.post(fields["user_data"], -errno.ENOBUFS, 0)
+                    continue
+                address, room, number = group.popleft()
+                nbytes = min(nbytes or room, room)
+                flags = uapi.IORING_CQE_F_BUFFER | number << uapi.IORING_CQE_BUFFER_SHIFT
+            data = bytes(self.pipes[fd][:nbytes])
+            del self.pipes[fd][: len(data)]
             # The caller's memory is written only now: it must have lived until here.
-            ctypes.memmove(fields["addr"], data, len(data))
-            self.post(fields["user_data"], len(data), 0)
+            ctypes.memmove(address, data, len(data))
+            self.post(fields["user_data"], len(data), flags)
 
     def wake(self, fd: int, mask: int) -> None:
         """Make a descriptor ready (or not, with mask 0), and complete the polls that wait for it."""
@@ -286,20 +319,45 @@ class FakeKernel(syscalls.Uncopyable):
         self._answer_polls(fd)
 
     def _answer_polls(self, fd: int) -> None:
-        for user_data, (polled, mask) in list(self.polls.items()):
-            events = self.ready_fds.get(fd, 0) & mask
-            if polled == fd and events:
-                del self.polls[user_data]  # one shot: it ends with its completion
-                self.post(user_data, events, 0)
+        for user_data, (polled, _) in list(self.polls.items()):
+            if polled == fd:
+                self._answer_poll(user_data)
 
-    def _remove_poll(self, user_data: int, target: int) -> None:
+    def _answer_poll(self, user_data: int) -> None:
+        fd, mask = self.polls[user_data]
+        events = self.ready_fds.get(fd, 0) & mask
+        if not events:
+            return
+        # A multishot poll ends as well where its CQE finds no room.
+        more = user_data in self.multishot and not self.overflowed and self.ready() < self.cq_entries
+        if not more:
+            self._forget_poll(user_data)
+        self.post(user_data, events, uapi.IORING_CQE_F_MORE if more else 0)
+
+    def _forget_poll(self, user_data: int) -> bool:
         """Look up a poll by its user_data; a completed one no longer exists."""
-        if self.polls.pop(target, None) is None:
-            self._link_failed = True
-            self.post(user_data, -errno.ENOENT, 0)
-        else:
+        self.multishot.discard(user_data)
+        return self.polls.pop(user_data, None) is not None
+
+    def _forget(self, user_data: int) -> bool:
+        """Look up any request that waits: a poll, a READ or a late one."""
+        if self._forget_poll(user_data):
+            return True
+        for waiting in (self.reads, self.late):
+            for each in waiting:
+                if user_data == (each["user_data"] if isinstance(each, dict) else each[0]):
+                    waiting.remove(each)  # type: ignore[arg-type]
+                    return True
+        return False
+
+    def _end(self, user_data: int, target: int, found: bool) -> None:
+        """Answer a request that ends another one."""
+        if found:
             self.post(user_data, 0, 0)
             self.post(target, -errno.ECANCELED, 0)
+        else:
+            self._link_failed = True
+            self.post(user_data, -errno.ENOENT, 0)
 
     # -- the thread of an SQPOLL ring
 

@@ -81,6 +81,14 @@ PREPS = (
     "prep_timeout", "prep_fsync",
 )  # fmt: skip
 
+# What playkernel.py and the page call by name.
+CONSTANTS = (
+    "IORING_SETUP_SQPOLL", "IORING_SETUP_SUBMIT_ALL", "IORING_SETUP_CQE32", "IORING_SETUP_SQE128",
+    "IORING_SETUP_NO_SQARRAY", "IORING_ENTER_GETEVENTS", "IORING_ENTER_SQ_WAKEUP", "IORING_SQ_NEED_WAKEUP",
+    "IORING_SQ_CQ_OVERFLOW", "IOSQE_IO_LINK", "IOSQE_BUFFER_SELECT", "IORING_CQE_F_BUFFER",
+    "IORING_CQE_F_MORE", "IORING_CQE_BUFFER_SHIFT", "IORING_POLL_ADD_MULTI",
+)  # fmt: skip
+
 
 def find_line(function: Callable[..., object], pattern: str) -> tuple[str, str]:
     """Find where a function contains a text, last.
@@ -133,13 +141,14 @@ def operations_as_data() -> dict[str, Any]:
 
 def names_as_data() -> dict[str, Any]:
     """Return the constants that the page shows by name, and the errnos of this system."""
-    codes = ("ENOENT", "EINTR", "EAGAIN", "EINVAL", "ECANCELED", "ETIME", "ENOBUFS", "EALREADY", "EBADF")
+    codes = ("ENOENT", "EAGAIN", "EINVAL", "ECANCELED", "ETIME", "ENOBUFS", "EALREADY", "EBADF")
     return {
         "opcodes": {
             name.replace("IORING_OP_", ""): value for name, value in vars(uapi).items()
             if name.startswith("IORING_OP_") and name != "IORING_OP_LAST"
         },
         "last": uapi.IORING_OP_LAST,
+        "constants": {name: getattr(uapi, name) for name in CONSTANTS},
         "sqe_flags": {name: value for name, value in vars(uapi).items() if re.fullmatch(r"IOSQE_\w+", name)
                       and not name.endswith("_BIT")},
         "errno": {name: getattr(errno, name) for name in codes if hasattr(errno, name)},
@@ -346,6 +355,7 @@ def page() -> str:
     """Return the page: HTML in ASCII, so that no encoding of a terminal or a file damages it."""
     data = {
         "kind": "rings", "chapters": record(), "words": words_as_data(),
+        "slots": {name: dict(zip(("writer", "order"), tour.WORDS[name])) for name in ("sqe", "cqe")},
         "operations": operations_as_data(), "names": names_as_data(),
     }  # fmt: skip
     return playpage.fill(data, "Play with the rings of io_uring")

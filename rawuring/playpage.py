@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import json
 
+from . import playkernel
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -58,8 +60,10 @@ nav { display: flex; flex-wrap: wrap; gap: .4rem; margin-top: .8rem; }
 button, select, input { font: inherit; color: inherit; }
 button, select {
   background: var(--card); border: 1px solid var(--soft); border-radius: .45rem; padding: .3rem .7rem;
-  min-height: 2.2rem; cursor: pointer;
+  min-height: 2.2rem; max-width: 100%; cursor: pointer;
 }
+#panel button { padding: .2rem .55rem; font-size: .93rem; min-height: 2rem; } #panel h3 { margin-top: 1rem; }
+#panel input[type="number"] { background: var(--card); border: 1px solid var(--soft); border-radius: .45rem; padding: .2rem .4rem; }
 button:hover:not(:disabled) { border-color: var(--us); }
 button:disabled { opacity: .45; cursor: not-allowed; }
 button[aria-selected="true"], button[aria-pressed="true"] {
@@ -104,8 +108,9 @@ figcaption { text-align: center; }
 .arrow.kernel line { stroke: var(--kernel); } .arrow.kernel text, .arrow.kernel path { fill: var(--kernel); }
 .arrow.bad line { stroke: var(--bad); } .arrow.bad text, .arrow.bad path { fill: var(--bad); }
 @keyframes pulse { from { opacity: .15; } to { opacity: 1; } }
-.fresh { animation: pulse .5s ease-out; }
-@media (prefers-reduced-motion: reduce) { .fresh { animation: none; } }
+@media (prefers-reduced-motion: no-preference) {
+  g.fresh, tr.fresh td, .array .fresh { animation: pulse .5s ease-out; }
+}
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .87rem; justify-content: center; }
 .legend i {
   display: inline-block; width: .9em; height: .9em; border-radius: .2em; margin-right: .35em; vertical-align: -.1em;
@@ -116,7 +121,6 @@ th { text-align: left; font-weight: 600; color: var(--soft); font-size: .82rem; 
 th, td { padding: .18rem .4rem .18rem 0; vertical-align: top; }
 .scroll { overflow-x: auto; }
 td button, .array button { padding: 0 .45rem; min-height: 1.75rem; border-color: var(--line); background: var(--page); }
-tr.fresh td, .array .fresh { animation: pulse .5s ease-out; }
 .array { display: flex; flex-wrap: wrap; gap: .3rem; align-items: center; font-size: .9rem; margin-top: .4rem; }
 dl { margin: 0; display: grid; grid-template-columns: max-content 1fr; gap: .2rem .8rem; font-size: .94rem; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
@@ -292,6 +296,8 @@ function foldWord(state, before, event) {
     if (fields.opcode === 0xee) return; // the filling of a consumed slot
     const memory = [22, 31].includes(fields.opcode) && fields.len && !(fields.flags & 32)
       ? fields.len * (fields.opcode === 31 ? fields.fd : 1) : 0;
+    const old = state.requests[state.slotOf[slot]];
+    if (old && (old.phase === "published" || old.phase === "filled")) old.phase = "lost";
     state.slotOf[slot] = state.requests.length;
     state.requests.push({user_data: fields.user_data, op: opcodeName(fields.opcode), phase: "filled", memory, answers: 0});
     return;
@@ -400,7 +406,7 @@ function ringSvg(state, queue) {
     const [x, y] = point(107, (i + 0.5) / entries);
     const bad = state.trouble[key];
     const label = `[${i}] ${lines.join(" ")}: ${kind.toUpperCase()} slot ${i}, ${bad || says}`;
-    const classes = ["slot", entries > 4 && "narrow", owner, full && "full", key === state.changed && "fresh", bad && "bad", key === chosen && "chosen"];
+    const classes = ["slot", entries > 4 && "narrow", ...(bad ? ["bad"] : [owner, full && "full"]), key === state.changed && "fresh", key === chosen && "chosen"];
     const texts = [String(i), ...lines].map((line, n, all) =>
       `<text aria-hidden="true" x="${x}" y="${y + 5 + (n - (all.length - 1) / 2) * 18}">${escape(n ? line : "[" + line + "]")} </text>`);
     out += `<g class="${classes.filter(Boolean).join(" ")}" role="button" tabindex="0" data-key="${key}"` +
@@ -566,8 +572,12 @@ const PHASES = {
   overflow: ["wait", "done; its CQE waits outside the ring for room", "the kernel is done with it, and we cannot know yet"],
   posted: ["wait", "its CQE is in the ring", "ours as soon as we have seen the CQE"],
   done: ["", "reaped: over", "ours"],
+  lost: ["", "overwritten before the kernel had read it: lost", "ours"],
   discarded: ["", "discarded before it was published", "ours"],
 };
+
+// Provided buffers stay with the kernel when their request is over.
+const isPool = (request) => request.op === "PROVIDE_BUFFERS" && ["posted", "done"].includes(request.phase);
 
 function requestsPanel(states, place) {
   const final = states[states.length - 1];
@@ -579,21 +589,29 @@ function requestsPanel(states, place) {
     if (each.memory) rows.push([`${each.memory} bytes`, 2]);
     for (const [name, memory] of rows) {
       shapes += `<text x="0" y="${y + 11}">${escape(name)}</text>`;
-      states.forEach((state, k) => {
-        const request = state.requests[n];
-        let kind = request ? PHASES[request.phase][0] : "";
-        if (memory && kind === "wait") kind = "theirs";
-        if (memory && request && request.phase === "filled") kind = "ours";
-        if (!kind || k + 1 >= states.length && states.length > 1) return;
-        shapes += `<rect class="${kind} ${k > place ? "later" : ""}" x="${(left + k * per).toFixed(1)}" y="${y}"` +
-          ` width="${(per + 0.4).toFixed(1)}" height="${memory ? 6 : 13}"/>`;
-      });
+      const kindAt = (k) => {
+        const request = states[k].requests[n];
+        if (!request) return "";
+        const kind = PHASES[request.phase][0];
+        if (!memory) return kind;
+        return request.phase === "filled" ? "ours" : isPool(request) || kind === "wait" ? "theirs" : kind;
+      };
+      // One rectangle for neighbours of a kind; what comes after the cursor is pale.
+      let from = 0;
+      for (let k = 1; k < states.length; k++) {
+        if (kindAt(k) === kindAt(from) && k !== place && k < states.length - 1) continue;
+        if (kindAt(from)) {
+          shapes += `<rect class="${kindAt(from)} ${from >= place ? "later" : ""}" x="${(left + from * per).toFixed(1)}" y="${y}"` +
+            ` width="${((k - from) * per).toFixed(1)}" height="${memory ? 6 : 13}"/>`;
+        }
+        from = k;
+      }
       y += memory ? 14 : 19;
     }
     const now = states[place].requests[n];
     if (now) {
       says += `<li><b class="mono">${escape(now.op)} ${now.user_data}</b>${now.again ? " (once more)" : ""}: ${PHASES[now.phase][1]}` +
-        (now.memory ? `. Its ${now.memory} bytes: ${PHASES[now.phase][2]}` : "") + ".</li>";
+        (now.memory ? `. Its ${now.memory} bytes: ${isPool(now) ? "the kernel's, until a CQE says that one of the buffers was used" : PHASES[now.phase][2]}` : "") + ".</li>";
     }
   });
   const x = (left + place * per).toFixed(1);
@@ -601,6 +619,7 @@ function requestsPanel(states, place) {
     `the requests over time; the list below says the same"><g>${shapes}</g><line class="cursor" x1="${x}" x2="${x}" y1="0" y2="${y}"/></svg>`;
   out += `<ul style="padding-left:1.1rem;font-size:.92rem">${says || "<li>None yet at this place.</li>"}</ul>`;
   const state = states[place];
+  if (state.trouble.memory) out += `<p class="bad-text">${escape(state.trouble.memory)}</p>`;
   if (state.overflow.length) {
     out += `<p class="kernel-text">Waiting outside the ring: ${state.overflow.map((cqe) => "ud " + cqe[0]).join(", ")}</p>`;
   }
@@ -646,7 +665,8 @@ let place = 0;
 let chapter = null;
 
 function draw() {
-  const key = document.activeElement && document.activeElement.dataset ? document.activeElement.dataset.key : "";
+  const data = document.activeElement && document.activeElement.dataset ? document.activeElement.dataset : {};
+  const key = data.key || data.act || "";
   const kept = document.activeElement && document.activeElement.closest ? document.activeElement.closest("[id]") : null;
   const state = run.states[place];
   byId("rings").innerHTML = ringSvg(state, "sq") + ringSvg(state, "cq");
@@ -667,7 +687,7 @@ function draw() {
   drawLog();
   drawPanel();
   if (key && kept && kept.id) {
-    const again = kept.querySelector(`[data-key="${CSS.escape(key)}"]`);
+    const again = kept.querySelector(`[data-key="${CSS.escape(key)}"], [data-act="${CSS.escape(key)}"]`);
     if (again) again.focus({preventScroll: true});
   }
 }
@@ -773,7 +793,7 @@ function openTab(name) {
     button.setAttribute("aria-selected", String(button.dataset.tab === name));
     button.tabIndex = button.dataset.tab === name ? 0 : -1;
   }
-  if (name === "tour") openChapter(DATA.chapters.indexOf(chapter) < 0 ? 0 : DATA.chapters.indexOf(chapter));
+  if (name === "tour") openChapter(Math.max(DATA.chapters.indexOf(chapter), 0));
   else OPENED[name]();
 }
 
@@ -827,6 +847,596 @@ function start() {
 }
 """
 
+# A ring that the reader drives, and the exercises.
+DRIVE = r"""
+// -- a ring that the reader drives: the program's side here, the kernel's in FakeKernel
+
+class LiveKernel extends FakeKernel {
+  store(offset, value) {
+    super.store(offset, value);
+    if (this.machine) this.machine.look();
+  }
+
+  enter(to_submit, min_complete, flags, timeout) {
+    const names = [[1, "GETEVENTS"], [2, "SQ_WAKEUP"]].filter(([bit]) => flags & bit).map(([, name]) => name);
+    this.machine.note({kind: "call", text: `io_uring_enter(fd, ${to_submit}, ${min_complete}, ${names.join("|") || 0})`});
+    return super.enter(to_submit, min_complete, flags, timeout);
+  }
+
+  consume_one() {
+    const index = this.sq_head, slot = index & (this.sq_entries - 1);
+    const event = {kind: "copy", name: `sqe[${slot}]`, index};
+    if (this.machine.filledFor[slot] !== index) {
+      event.trouble = {[event.name]: "The kernel reads what stood here before: nobody has written this slot for index " +
+        `${index}. An old request runs once more, with its old user_data and its old addresses.`};
+    }
+    this.machine.note(event);
+    return super.consume_one();
+  }
+
+  feed(fd, data) {
+    this.machine.note({kind: "outside", text: `somebody writes ${data.length} bytes into the pipe`});
+    super.feed(fd, data);
+  }
+}
+
+const RINGS = {
+  "4-8": ["SQ of 4, CQ of 8", {entries: 4}],
+  "4-4": ["SQ of 4, CQ of 4", {entries: 4, cq_entries: 4}],
+  "2-2": ["SQ of 2, CQ of 2: overflows soon", {entries: 2, cq_entries: 2}],
+  "poll": ["SQPOLL: a kernel thread submits", {entries: 4, flags: C.IORING_SETUP_SQPOLL}],
+  "none": ["no index array", {entries: 4, flags: C.IORING_SETUP_NO_SQARRAY}],
+  "wrap": ["indices just before 2**32", {entries: 4, sq_start: U32 - 1, cq_start: U32 - 1}],
+};
+const ACTIONS = {
+  nop: ["NOP", () => ({opcode: OP.NOP})],
+  read: ["READ, 16 bytes from a pipe", (m) => ({opcode: OP.READ, fd: 3, addr: m.buffer(), len: 16, off: -1n})],
+  select: ["READ into a provided buffer", () => ({opcode: OP.READ, fd: 3, len: 16, off: -1n, flags: C.IOSQE_BUFFER_SELECT})],
+  provide: ["PROVIDE_BUFFERS, two of 16 bytes", (m) => ({opcode: OP.PROVIDE_BUFFERS, fd: 2, addr: m.buffer(), len: 16})],
+  poll: ["POLL_ADD, once", () => ({opcode: OP.POLL_ADD, fd: 3, op_flags: 1})],
+  multi: ["POLL_ADD, multishot", () => ({opcode: OP.POLL_ADD, fd: 3, op_flags: 1, len: C.IORING_POLL_ADD_MULTI})],
+  cancel: ["ASYNC_CANCEL of the target", (m) => ({opcode: OP.ASYNC_CANCEL, fd: -1, addr: BigInt(m.target)})],
+  timeout: ["TIMEOUT of one second", () => ({opcode: OP.TIMEOUT, fd: -1, len: 1})],
+  fsync: ["FSYNC, done when you say so", () => ({opcode: OP.FSYNC, fd: 4})],
+};
+const SWITCHES = {
+  release: ["the release", "sq.ktail is stored plainly. On an SQPOLL ring the kernel's thread may see the tail before the SQE. " +
+    "Without SQPOLL nothing happens: the kernel reads in our own thread, which sees its own stores in order. " +
+    "That is why this mistake lives long."],
+  fence: ["the full fence", "SQPOLL: our store of sq.ktail may still be in the CPU's store buffer while we look at NEED_WAKEUP."],
+  mask: ["the mask", "sqes[index] in place of sqes[index & mask]."],
+  head: ["the look at cq.ktail", "We copy one CQE more than there is, and move cq.khead past cq.ktail."],
+  reuse: ["the look at sq.khead", "get_sqe() gives out slots that the kernel has not read."],
+};
+
+class Machine {
+  constructor(kind) {
+    this.kind = kind;
+    const options = RINGS[kind][1];
+    this.kernel = new LiveKernel({...options, poison: false, copyOut: (...what) => this.copyOut(...what)});
+    this.kernel.machine = null;
+    this.kernel.pipes.set(3, []);
+    this.kernel.slow_ops.add(OP.FSYNC).add(OP.TIMEOUT);
+    this.sqpoll = Boolean(this.kernel.flags & C.IORING_SETUP_SQPOLL);
+    this.mask = this.kernel.sq_entries - 1;
+    let array = null;
+    if (!this.kernel.no_array) {
+      array = [...Array(this.kernel.sq_entries).keys()];
+      array.forEach((i) => this.kernel.store(this.kernel.sq_off.array + 4 * i, i));
+    }
+    this.sqe_tail = this.published = this.kernel.sq_head;
+    this.without = new Set();
+    this.pending = []; // stores that only our CPU has seen: [text, function]
+    this.filledFor = {}; // slot -> index
+    this.taken = []; // indices that were taken and not filled
+    this.number = 0;
+    this.target = 1;
+    this.link = false;
+    this.buffers = [];
+    this.freed = new Set();
+    this.prepared = []; // user_data of what was prepared
+    this.reaped = [];
+    this.facts = {}; // what exercises look for
+    this.broken = "";
+    this.before = this.snapshot();
+    this.ring = {
+      sq_entries: this.kernel.sq_entries, cq_entries: this.kernel.cq_entries, array, sqpoll: this.sqpoll,
+      words: {...this.before}, slots: {},
+    };
+    this.chapter = {number: 0, title: "", text: [], ring: this.ring, steps: []};
+    this.run = unroll(this.chapter);
+    this.shown = JSON.stringify([[], []]);
+    this.kernel.machine = this;
+  }
+
+  // -- what the page shows
+
+  snapshot() {
+    const k = this.kernel, words = {"sq.sqe_tail": this.sqe_tail};
+    for (let i = 0; i < k.sq_entries; i++) words[`sqe[${i}]`] = this.hex(i);
+    for (const [name, at] of [["ktail", "tail"], ["khead", "head"], ["kflags", "flags"]]) words["sq." + name] = k.load(k.sq_off[at]);
+    for (let i = 0; i < k.cq_entries; i++) {
+      const at = k.cq_off.cqes + i * 16;
+      words[`cqe[${i}]`] = [Number(k.words.getBigUint64(at, LE)), k.words.getInt32(at + 8, LE), k.words.getUint32(at + 12, LE)].join();
+    }
+    for (const [name, at] of [["ktail", "tail"], ["khead", "head"], ["koverflow", "overflow"]]) words["cq." + name] = k.load(k.cq_off[at]);
+    return words;
+  }
+
+  hex(slot) {
+    return Array.from(this.kernel.sqes.subarray(64 * slot, 64 * slot + 64), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  }
+
+  look() {
+    const before = this.before;
+    this.before = this.snapshot();
+    for (const name of Object.keys(before)) {
+      if (before[name] === this.before[name]) continue;
+      const event = {kind: "word", name, old: before[name], new: this.before[name]};
+      if (name.startsWith("sqe[")) {
+        const fields = sqeFields(event.new);
+        Object.assign(event, {bytes: event.new, old: null, new: `${opcodeName(fields.opcode)} user_data=${fields.user_data}`});
+      } else if (name.startsWith("cqe[")) {
+        event.cqe = event.new.split(",").map(Number);
+        event.new = `user_data=${event.cqe[0]} res=${resName(event.cqe[1])} flags=${cqeFlagNames(event.cqe[2])}`;
+      }
+      const word = DATA.words[name] || DATA.slots[name.slice(0, 3)];
+      this.add({...event, by: word.writer, order: word.order});
+    }
+    this.noteLists();
+  }
+
+  note(event) {
+    this.look();
+    this.add(event);
+  }
+
+  noteLists() {
+    const k = this.kernel;
+    const waits = [...k.reads.map((each) => [Number(each.user_data), "data"]), ...[...k.polls.keys()].map((n) => [Number(n), "an event"]),
+      ...k.late.map((each) => [Number(each[0]), "its end"])];
+    const overflow = k.overflowed.map(([user_data, res, flags]) => [Number(user_data), res, flags]);
+    if (overflow.length) this.facts.overflowed = true;
+    const now = JSON.stringify([waits, overflow]);
+    if (now === this.shown) return;
+    this.shown = now;
+    this.add({kind: "note", text: overflow.length ? `CQEs wait outside the ring: ${overflow.map((each) => "ud " + each[0]).join(", ")}`
+      : waits.length ? `the kernel keeps ${waits.map(([n, what]) => `ud ${n} (waits for ${what})`).join(", ")}`
+        : "the kernel keeps nothing any more", waits, overflow});
+  }
+
+  add(event) {
+    const {states, events, steps} = this.run;
+    this.chapter.steps[this.chapter.steps.length - 1].events.push(event);
+    states.push(fold(states[states.length - 1], event));
+    events.push(event);
+    steps.push(this.chapter.steps.length - 1);
+  }
+
+  // Do one thing, as a step of its own; what breaks is shown where it breaks.
+  step(title, action) {
+    if (this.broken) return;
+    this.chapter.steps.push({title, text: [], events: []});
+    try {
+      action();
+    } catch (error) {
+      if (!(error instanceof BrokenRing)) throw error;
+      this.broken = error.message;
+      const where = /overtook/.test(error.message) ? "cq.khead" : "sq.ktail";
+      const [k, queue] = [this.kernel, where.slice(0, 2)];
+      const off = k[queue + "_off"], count = distance(k.load(off.tail), k.load(off.head));
+      this.note({kind: "note", name: where, text: "The ring is broken: " + error.message, trouble: {[where]: error.message +
+        `: ${queue}.ktail - ${queue}.khead is ${count}, and the ring has ${k[queue + "_entries"]} slots. A real kernel does not notice: it works on with what it finds. Make a new ring.`}});
+    }
+    this.look();
+    if (!this.chapter.steps[this.chapter.steps.length - 1].events.length) this.add({kind: "note", text: "No word has changed."});
+  }
+
+  tell(text, trouble) {
+    this.note({kind: "note", text, ...(trouble ? {trouble, name: Object.keys(trouble)[0]} : {})});
+  }
+
+  // -- the program
+
+  buffer() {
+    const address = BigInt(0x7f0000000000 + 0x1000 * (this.number + 1));
+    this.buffers.push([address, this.number + 1]);
+    return address;
+  }
+
+  get_sqe() {
+    const head = this.kernel.load(this.kernel.sq_off.head);
+    if (!this.without.has("reuse") && distance(this.sqe_tail, head) >= this.kernel.sq_entries) {
+      return this.tell("SubmissionQueueFull: the kernel has not read the slot that would be next", null);
+    }
+    this.taken.push(this.sqe_tail);
+    this.sqe_tail = (this.sqe_tail + 1) >>> 0;
+    this.look();
+  }
+
+  prep(action) {
+    if (!this.taken.length) return this.tell("There is no slot to fill: get_sqe() first");
+    const index = this.taken.shift();
+    const fields = ACTIONS[action][1](this);
+    this.number += 1;
+    const sqe = new DataView(new ArrayBuffer(64));
+    sqe.setUint8(0, fields.opcode);
+    sqe.setUint8(1, (fields.flags || 0) | (this.link ? C.IOSQE_IO_LINK : 0));
+    sqe.setInt32(4, fields.fd === undefined ? -1 : fields.fd, LE);
+    sqe.setBigInt64(8, fields.off || 0n, LE);
+    sqe.setBigUint64(16, fields.addr || 0n, LE);
+    sqe.setUint32(24, fields.len || 0, LE);
+    sqe.setUint32(28, fields.op_flags || 0, LE);
+    sqe.setBigUint64(32, BigInt(this.number), LE);
+    this.prepared.push(this.number);
+    const slot = this.without.has("mask") ? index : index & this.mask;
+    if (slot >= this.kernel.sq_entries) {
+      return this.tell(`sqes[${index}] = ${opcodeName(fields.opcode)} user_data=${this.number}`, {"sq.sqe_tail":
+        `Index ${index} is slot ${index & this.mask}, and these 64 bytes went ${64 * slot} bytes behind the beginning of an array of ` +
+        `${64 * this.kernel.sq_entries}. The kernel will read slot ${index & this.mask}, where an old request stands.`});
+    }
+    const bytes = new Uint8Array(sqe.buffer);
+    const write = () => {
+      const [head, tail] = [this.kernel.load(this.kernel.sq_off.head), this.kernel.load(this.kernel.sq_off.tail)];
+      let unread = false;
+      for (let n = 0; n < Math.min(distance(tail, head), 64); n++) unread = unread || ((head + n) & this.mask) === slot;
+      this.kernel.sqes.set(bytes, 64 * slot);
+      this.filledFor[slot] = index;
+      this.look();
+      if (unread && index !== head) {
+        this.tell(`sqe[${slot}] was overwritten`, {[`sqe[${slot}]`]:
+          "This SQE was published, and the kernel had not read it: that request is lost, and nobody will hear of it."});
+      }
+    };
+    if (this.sqpoll && this.without.has("release")) {
+      this.pending.push([`sqe[${slot}]`, write]);
+      this.tell(`sqe[${slot}] = ${opcodeName(fields.opcode)} user_data=${this.number} is in our CPU's store buffer: no other CPU sees it yet`);
+    } else {
+      write();
+    }
+  }
+
+  flush() {
+    const tail = this.sqe_tail;
+    const store = () => this.kernel.store(this.kernel.sq_off.tail, tail);
+    this.published = tail;
+    this.taken = [];
+    this.facts.looked = "";
+    if (this.sqpoll && this.without.has("fence")) {
+      this.pending.push(["sq.ktail", store]);
+      this.tell(`sq.ktail = ${tail} is in our CPU's store buffer: no other CPU sees it yet`);
+    } else if (this.sqpoll && this.without.has("release")) {
+      store();
+    } else {
+      this.drain();
+      store();
+    }
+  }
+
+  drain() {
+    const waiting = this.pending;
+    this.pending = [];
+    for (const [, store] of waiting) store();
+    this.look();
+  }
+
+  enter(flags, min_complete = 0) {
+    this.drain(); // a system call runs in our own thread, or orders what was before it
+    const count = distance(this.published, this.kernel.load(this.kernel.sq_off.head));
+    if (this.sqpoll) flags |= this.kernel.load(this.kernel.sq_off.flags) & 1 ? C.IORING_ENTER_SQ_WAKEUP : 0;
+    this.kernel.enter(this.sqpoll ? 0 : count, min_complete, flags, 1);
+  }
+
+  lookAtFlag() {
+    const flags = this.kernel.load(this.kernel.sq_off.flags);
+    if (!this.without.has("fence")) this.drain();
+    if (flags & C.IORING_SQ_NEED_WAKEUP) {
+      this.facts.looked = "asleep";
+      this.tell("NEED_WAKEUP is up: the thread sleeps, so we enter");
+      this.enter(0);
+    } else {
+      this.facts.looked = "awake";
+      this.tell("NEED_WAKEUP is down: the thread is awake, we think, and do not enter");
+    }
+  }
+
+  fetch() {
+    const k = this.kernel, head = k.load(k.cq_off.head), tail = k.load(k.cq_off.tail);
+    const count = distance(tail, head) + (this.without.has("head") ? 1 : 0);
+    if (!count) return this.tell("No CQE: cq.ktail and cq.khead are equal");
+    if (distance(tail, head) > k.cq_entries) {
+      return this.tell("RuntimeError: the CQ claims to hold more than it can", {"cq.khead":
+        `cq.khead is past cq.ktail: ${tail} - ${head} is ${distance(tail, head)} modulo 2**32.`});
+    }
+    for (let n = 0; n < count; n++) {
+      const slot = (head + n) & (k.cq_entries - 1), at = k.cq_off.cqes + 16 * slot;
+      const cqe = [Number(k.words.getBigUint64(at, LE)), k.words.getInt32(at + 8, LE), k.words.getUint32(at + 12, LE)];
+      if (n < distance(tail, head)) this.reaped.push(cqe);
+      else {
+        this.tell(`we copy cqe[${slot}]: user_data=${cqe[0]} res=${cqe[1]}`, {[`cqe[${slot}]`]:
+          "The kernel has not written this one: we take an old answer, or zeros, for a completion."});
+      }
+    }
+    k.store(k.cq_off.head, head + count);
+  }
+
+  discard() {
+    const tail = this.kernel.load(this.kernel.sq_off.tail);
+    this.sqe_tail = tail;
+    this.taken = [];
+    this.pending = this.pending.filter(([name]) => name === "sq.ktail");
+    this.look();
+  }
+
+  // -- the kernel
+
+  complete(user_data) {
+    const k = this.kernel, at = k.late.findIndex((each) => Number(each[0]) === user_data);
+    const request = this.run.states[this.run.states.length - 1].requests.find((each) => each.user_data === user_data);
+    if (request && request.op === "TIMEOUT") k.late[at][1] = -E.ETIME;
+    k.complete_late(at);
+  }
+
+  sleep() {
+    const k = this.kernel;
+    k.put_sq_thread_to_sleep();
+    if (k.load(k.sq_off.flags) & 1) this.tell("the thread raised NEED_WAKEUP, looked at sq.ktail once more, and sleeps");
+  }
+
+  runThread() {
+    if (this.kernel.load(this.kernel.sq_off.flags) & 1) return this.tell("The thread sleeps: it sees nothing until somebody wakes it");
+    if (!this.kernel.run_sq_thread()) this.tell("The thread looks at sq.ktail, and there is nothing new");
+  }
+
+  free(user_data) {
+    this.freed.add(user_data);
+    const state = this.run.states[this.run.states.length - 1];
+    const request = state.requests.find((each) => each.user_data === user_data);
+    const early = request && !["done", "discarded"].includes(request.phase);
+    this.tell(`the buffer of ud ${user_data} is given back` + (early ? ", and the request still names it" : ""));
+  }
+
+  copyOut(address, data, fields) {
+    const owner = this.buffers.find(([start]) => address >= start && address < start + 0x1000n);
+    const text = `the kernel writes ${data.length} bytes to 0x${address.toString(16)}`;
+    if (owner && this.freed.has(owner[1])) {
+      this.facts.wroteFreed = true;
+      this.tell(text, {memory: `These bytes are no longer the buffer of ud ${owner[1]}: it was given back before the final CQE. ` +
+        "Whoever owns them now finds other bytes in them."});
+    } else {
+      this.tell(text + (fields.flags & C.IOSQE_BUFFER_SELECT ? ", a provided buffer" : ""));
+    }
+  }
+}
+
+let machine = null;
+
+function openMachine(kind) {
+  machine = new Machine(kind);
+  chapter = machine.chapter;
+  run = machine.run;
+  go(0);
+}
+
+function act(title, action) {
+  place = run.states.length - 1;
+  machine.step(title, action);
+  const bad = run.events.findIndex((event, k) => k > place && event && event.trouble);
+  if (bad >= 0 && run.events[bad].name !== "memory") chosen = run.events[bad].name;
+  go(bad >= 0 ? bad : run.states.length - 1); // there it is to be seen
+}
+
+const PROGRAM = {
+  get: ["get_sqe()", () => machine.get_sqe()],
+  prep: ["prep_...(sqe)", () => machine.prep(byId("operation").value)],
+  flush: ["flush()", () => machine.flush()],
+  enter: ["io_uring_enter()", () => machine.enter(0)],
+  events: ["enter, GETEVENTS", () => machine.enter(C.IORING_ENTER_GETEVENTS)],
+  flag: ["look at NEED_WAKEUP", () => machine.lookAtFlag()],
+  fetch: ["fetch()", () => machine.fetch()],
+  discard: ["discard()", () => machine.discard()],
+};
+const SHORT = ["All of it: get, prep, flush, enter", () => {
+  machine.get_sqe();
+  if (machine.taken.length) machine.prep(byId("operation").value);
+  machine.flush();
+  if (machine.sqpoll) machine.lookAtFlag();
+  else machine.enter(0);
+}];
+
+function controls() {
+  const buttons = Object.entries(PROGRAM).map(([name, [title]]) => `<button data-act="${name}">${title}</button>`).join("");
+  return `<h3>You are the program</h3>
+    <div class="row"><label for="operation">Operation</label><select id="operation">${Object.entries(ACTIONS).map(([name, [title]]) =>
+      `<option value="${name}">${title}</option>`).join("")}</select></div>
+    <div class="row"><label for="target">Target of a cancel</label><input id="target" type="number" min="1" value="1" style="width:4.5rem">
+      <label><input id="link" type="checkbox"> IOSQE_IO_LINK</label></div>
+    <div class="row">${buttons}</div><div class="row"><button data-act="short">${SHORT[0]}</button></div>
+    <div class="row" id="memory-acts"></div>
+    <h3>You are the kernel</h3><div class="row" id="kernel-acts"></div>
+    <h3>Leave out</h3><div class="row">${Object.entries(SWITCHES).map(([name, [title, says]]) =>
+      `<button data-switch="${name}" aria-pressed="false" title="${escape(says)}">${title}</button>`).join("")}</div>
+    <p class="soft" id="switch-says"></p>`;
+}
+
+function kernelActs() {
+  const k = machine.kernel, acts = [["feed", "write 8 bytes into the pipe"]];
+  if (machine.sqpoll) acts.push(["thread", "the thread looks at the ring"], ["sleep", "the thread goes to sleep"]);
+  if (machine.pending.length) acts.push(["drain", "our CPU's stores become visible"]);
+  for (const [user_data] of k.late) acts.push(["late:" + user_data, "complete ud " + user_data]);
+  return acts;
+}
+
+function memoryActs() {
+  const acts = [];
+  const requests = run.states[run.states.length - 1].requests;
+  for (const [, number] of machine.buffers) {
+    const request = requests.find((each) => each.user_data === number);
+    if (request && !machine.freed.has(number) && !["filled", "discarded"].includes(request.phase)) {
+      acts.push(["free:" + number, `give the buffer of ud ${number} back`]);
+    }
+  }
+  return acts;
+}
+
+function perform(name) {
+  const [what, number] = name.split(":");
+  machine.target = Number(byId("target").value) || 1;
+  machine.link = byId("link").checked;
+  const others = {
+    short: SHORT,
+    feed: ["Somebody writes into the pipe", () => machine.kernel.feed(3, [...new TextEncoder().encode("io_uring")])],
+    thread: ["The kernel's thread looks", () => machine.runThread()],
+    sleep: ["The kernel's thread goes to sleep", () => machine.sleep()],
+    drain: ["Our CPU's stores become visible", () => machine.drain()],
+    late: ["The kernel completes ud " + number, () => machine.complete(Number(number))],
+    free: ["The program gives a buffer back", () => machine.free(Number(number))],
+  };
+  const [title, action] = PROGRAM[what] || others[what];
+  const named = what === "prep" || what === "short" ? title.replace("...", byId("operation").value) : title;
+  act(named, action);
+}
+
+function drawControls() {
+  for (const [id, acts] of [["kernel-acts", kernelActs()], ["memory-acts", memoryActs()]]) {
+    byId(id).innerHTML = acts.map(([name, title]) => `<button data-act="${name}">${title}</button>`).join("");
+  }
+  for (const button of byId("panel").querySelectorAll("[data-act]")) {
+    const name = button.dataset.act;
+    button.disabled = Boolean(machine.broken) || (name === "flag" && !machine.sqpoll);
+  }
+  for (const button of byId("panel").querySelectorAll("[data-switch]")) {
+    button.setAttribute("aria-pressed", String(machine.without.has(button.dataset.switch)));
+  }
+  byId("switch-says").textContent = [...machine.without].map((name) => SWITCHES[name][1]).join(" ") ||
+    "Each is a mistake that programs make. What goes wrong is shown where it goes wrong.";
+}
+
+PANELS.drive = (panel) => {
+  if (panel.dataset.shown !== "drive") {
+    panel.innerHTML = `<h2><label for="kind">A ring of your own</label></h2><div class="row"><select id="kind">${
+      Object.entries(RINGS).map(([name, [title]]) => `<option value="${name}">${title}</option>`).join("")}</select>
+      <button id="anew">New ring</button></div><p class="soft">This kernel is rawuring's fakekernel.py in JavaScript, and is tested
+      against it byte by byte. The scrubber goes back; what you do next happens at the end.</p>` + controls();
+    panel.dataset.shown = "drive";
+    byId("kind").value = machine.kind;
+    byId("anew").addEventListener("click", () => openMachine(byId("kind").value));
+    byId("kind").addEventListener("change", () => openMachine(byId("kind").value));
+  }
+  drawControls();
+};
+OPENED.drive = () => openMachine(machine && !machine.exercise ? machine.kind : "4-8");
+TABS.push(["drive", "You are the kernel"]);
+
+// -- exercises: a ring in a certain state, and a fact that says whether it is solved
+
+const at = (name) => machine.kernel.load(name === "ktail" ? machine.kernel.sq_off.tail : machine.kernel.sq_off.flags);
+const EXERCISES = [
+  {
+    title: "Make the CQ overflow, and lose nothing", kind: "2-2",
+    text: "Start at least three requests before you take a single answer. Then get every answer, each of them once. Watch sq.kflags, " +
+      "and cq.koverflow.",
+    hint: "Two CQEs fill this CQ. Space alone does not bring the others: the kernel does not notice a store of cq.khead. It looks when we enter with GETEVENTS.",
+    solved: () => machine.facts.overflowed && machine.prepared.length >= 3 && !machine.kernel.overflowed.length &&
+      JSON.stringify(machine.reaped.map((cqe) => cqe[0]).sort()) === JSON.stringify([...machine.prepared].sort()),
+    why: "CQ_OVERFLOW stands in the SQ's flags word, since the CQ has none that the kernel writes. With IORING_FEAT_NODROP (5.5) what has no room waits on a list, and cq.koverflow stays 0: nothing was lost.",
+  },
+  {
+    title: "Lose a wake-up", kind: "poll",
+    text: "A kernel thread submits here. Bring it about that an SQE is published, the thread sleeps, and you believe that it is awake. " +
+      "The ring then waits for ever, and nobody has made an error that one can see in the memory.",
+    hint: "Leave out the full fence. Publish, look at NEED_WAKEUP, let the thread go to sleep, and only then let your store become visible.",
+    solved: () => machine.sqpoll && !machine.pending.length && (at("kflags") & 1) && at("ktail") !== machine.kernel.sq_head &&
+      machine.facts.looked === "awake",
+    why: "We stored the tail and loaded the flag; the thread stored the flag and loaded the tail. A release and an acquire do not keep a load behind an earlier store, on x86 neither. With a full fence on both sides one of the two sees the other's store.",
+  },
+  {
+    title: "Explain two CQEs with one user_data", kind: "4-4",
+    text: "Bring two CQEs with the same user_data into the CQ, both without MORE, although that request was prepared once. Then say why.",
+    hint: "A slot keeps the bytes of its last request. Use all four slots once; then take a slot and publish it without filling it.",
+    prepare: () => { for (let n = 0; n < 3; n++) { SHORT[1](); machine.fetch(); } },
+    solved: () => {
+      const seen = [...machine.reaped, ...machine.run.states[machine.run.states.length - 1].cqes.filter((cqe, i) => cqe &&
+        owners(machine.run.states[machine.run.states.length - 1], "cq")[i][1])].filter((cqe) => !(cqe[2] & 2)).map((cqe) => cqe[0]);
+      return new Set(seen).size < seen.length;
+    },
+    question: ["Why are there two?", ["the kernel posted the answer twice", "the request is a multishot one",
+      "the slot still held the old SQE, and was published again", "user_data is an address, and was reused"], 2],
+    why: "It is not the kernel's fault: the slot kept all 64 bytes of its last request. Functions that set a few members submit the rest of an old request; those of ops.py write all 64.",
+  },
+  {
+    title: "Find why a timeout never fires", kind: "4-8",
+    text: "This program has prepared a TIMEOUT of one second and entered the kernel. It has waited for an hour. Find out what is missing, " +
+      "do it, let the second pass, and take the answer.",
+    hint: "Look at sq.sqe_tail and sq.ktail. Who has been told of the SQE?",
+    prepare: () => { byId("operation").value = "timeout"; machine.get_sqe(); machine.prep("timeout"); machine.kernel.enter(1, 0, 0, 1); },
+    solved: () => machine.reaped.some((cqe) => cqe[1] === -E.ETIME),
+    why: "The SQE was never published: sqe_tail is a number of ours, and only sq.ktail is seen by the kernel. A TIMEOUT starts when its SQE is consumed. (It ends with -ETIME, which is no failure: that is what it was asked for.)",
+  },
+  {
+    title: "Let the kernel write into memory that is no longer yours", kind: "4-8",
+    text: "A READ waits for data of the pipe. Give its buffer back too early, as a program does that closes, or returns, before the final CQE. " +
+      "Then let the data come.",
+    hint: "There is a button for it as soon as the request has a buffer. That the SQE's slot is free again says nothing about the buffer.",
+    prepare: () => { byId("operation").value = "read"; SHORT[1](); },
+    solved: () => machine.facts.wroteFreed,
+    why: "The address went into the kernel with the SQE. The slot was free after enter; the memory is not ours before the final CQE. A cancel is a request, too: only the CQE of the READ says that it is over.",
+  },
+];
+let exercise = 0;
+
+function openExercise(number) {
+  exercise = number;
+  byId("panel").dataset.shown = "";
+  openMachine(EXERCISES[number].kind);
+  if (EXERCISES[number].prepare) {
+    byId("operation").value = "nop";
+    act("What the program has done so far", EXERCISES[number].prepare);
+  }
+  machine.exercise = true;
+}
+
+PANELS.exercises = (panel) => {
+  const each = EXERCISES[exercise];
+  if (panel.dataset.shown !== "exercises") {
+    panel.innerHTML = `<h2><label for="which">Exercise</label></h2><div class="row"><select id="which">${EXERCISES.map((one, n) =>
+      `<option value="${n}">${n + 1}. ${one.title}</option>`).join("")}</select> <button id="anew">Again</button></div>
+      <p>${each.text}</p><details><summary>A hint</summary><p>${each.hint}</p></details>
+      <div id="question"></div><p id="verdict" role="status"></p>` + controls();
+    panel.dataset.shown = "exercises";
+    byId("which").value = exercise;
+    byId("which").addEventListener("change", (event) => openExercise(Number(event.target.value)));
+    byId("anew").addEventListener("click", () => openExercise(exercise));
+  }
+  drawControls();
+  const done = Boolean(each.solved());
+  const question = byId("question");
+  if (done && each.question && !question.innerHTML) {
+    question.innerHTML = `<div class="row"><label for="answer">${each.question[0]}</label><select id="answer"><option value="">choose</option>${
+      each.question[1].map((text, n) => `<option value="${n}">${text}</option>`).join("")}</select></div>`;
+    byId("answer").addEventListener("change", () => draw());
+  }
+  const answer = byId("answer");
+  const right = !each.question || (answer && Number(answer.value) === each.question[2] && answer.value !== "");
+  const verdict = byId("verdict");
+  verdict.className = done && right ? "good-text" : "soft";
+  verdict.textContent = done && right ? "Solved. " + each.why
+    : done ? (answer && answer.value !== "" ? "It is there, and not for that reason." : "It is there. Now say why.")
+      : "Not yet." + (machine.broken ? " The ring is broken: " + machine.broken + ". Try again." : "");
+};
+OPENED.exercises = () => openExercise(exercise);
+TABS.push(["exercises", "Exercises"]);
+
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-act], [data-switch]");
+  if (!button) return;
+  if (button.dataset.act) return perform(button.dataset.act);
+  const name = button.dataset.switch;
+  if (!machine.without.delete(name)) machine.without.add(name);
+  drawControls();
+});
+"""
+
 START = "\nstart();\n"
 
 
@@ -842,5 +1452,5 @@ def fill(data: dict[str, Any], title: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>{BODY}"
         f'<script type="application/json" id="data">{shown}</script>\n'
-        f"<script>{VIEW}{RUN}{START}</script>\n</body>\n</html>\n"
+        f"<script>{VIEW}{playkernel.SOURCE}{RUN}{DRIVE}{START}</script>\n</body>\n</html>\n"
     )

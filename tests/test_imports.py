@@ -68,6 +68,7 @@ ORDER = (
     "fakekernel",
     "layout",
     "tour",
+    "playkernel",
     "playpage",
     "play",
     "inspect",

@@ -120,20 +120,202 @@ def test_controls_then_each_of_them_does_something(shown, page):
     assert shown.value("place") == 8
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", WIDTHS)
-def test_page_when_narrow_or_wide_then_nothing_is_cut_off_and_axe_finds_nothing(shown, page, width, dark):
+VIEWS = {
+    "tour": ("openChapter(5, 17)", ("choose('sqe[1]')", "choose('cqe[0]')", "choose('sq.kflags')")),
+    "drive": ("openTab('drive'); for (const op of ['read', 'provide', 'multi', 'fsync']) {"
+              " byId('operation').value = op; perform('short'); }", ("choose('sqe[0]')",)),
+    "trouble": ("openTab('drive'); document.querySelector('[data-switch=mask]').click();"
+                " for (let i = 0; i < 6; i++) perform('short')", ("choose('sq.sqe_tail')",)),
+    "exercises": ("openTab('exercises')", ("1",)),
+}  # fmt: skip
+
+
+LOOKS = [("tour", width, dark) for width in WIDTHS for dark in (False, True)]
+LOOKS += [(view, width, dark) for view in VIEWS if view != "tour" for width, dark in ((1400, False), (390, True))]
+
+
+@pytest.mark.parametrize(("view", "width", "dark"), LOOKS)
+def test_page_when_narrow_or_wide_then_nothing_is_cut_off_and_axe_finds_nothing(shown, page, view, width, dark):
     shown.open(page, width=width, dark=dark, still=True)
-    shown.value("openChapter(5, 17); choose('sqe[1]')")
+    begin, choices = VIEWS[view]
+    shown.value(begin)
     assert shown.value("document.documentElement.scrollWidth") <= width
+    cut = "[...document.querySelectorAll('.card')].filter((e) => e.scrollWidth > e.clientWidth).length"
+    assert shown.value(cut) == 0
     if os.environ.get("PLAY_PICTURES"):
-        shown.picture(Path(os.environ["PLAY_PICTURES"]) / f"play-{width}-{'dark' if dark else 'light'}.png")
+        name = f"{view}-{width}-{'dark' if dark else 'light'}.png"
+        shown.picture(Path(os.environ["PLAY_PICTURES"]) / name)
     axe = os.environ.get("AXE")
     if not axe:
         pytest.skip("contrast and labels are not checked: AXE names no axe.min.js (npm, axe-core)")
     shown.value(Path(axe).read_text(encoding="utf-8") + "; 1")
-    for before in ("choose('sqe[1]')", "choose('cqe[0]')", "choose('sq.kflags')"):
+    for before in choices:
         found = shown.value(
             f"{before}; axe.run().then((r) => r.violations.map((v) => [v.id, v.nodes[0].html]))"
         )
         assert found == []
+
+
+# ------------------------------------------------------------------------------------------------------
+# You are the kernel
+
+
+def do(shown, *acts):
+    """Click buttons of the panel one after the other, and choose operations: "op:read"."""
+    for act in acts:
+        if act.startswith("op:"):
+            shown.value(f"byId('operation').value = '{act[3:]}'")
+        elif act.startswith("without:"):
+            shown.click(f'[data-switch="{act[8:]}"]')
+        else:
+            shown.click(f'[data-act="{act}"]')
+
+
+def troubles(shown):
+    """Return where the last steps showed trouble, and what was said."""
+    return shown.value("run.events.filter((e) => e && e.trouble).map((e) => Object.entries(e.trouble)[0])")
+
+
+def reaped(shown):
+    return shown.value("machine.reaped")
+
+
+@pytest.fixture
+def drive(shown, page):
+    shown.open(page, still=True)
+    shown.click('[data-tab="drive"]')
+    return shown
+
+
+def test_drive_when_a_request_goes_round_then_each_of_its_moments_is_an_event(drive):
+    do(drive, "get", "prep", "flush", "enter", "fetch")
+    kinds = drive.value("run.events.slice(1).map((e) => e.name || e.kind)")
+    assert kinds == ["sq.sqe_tail", "sqe[0]", "sq.ktail", "call", "sqe[0]", "cqe[0]", "cq.ktail", "sq.khead", "cq.khead"]
+    assert reaped(drive) == [[1, 0, 0]]
+    drive.click("#back")
+    do(drive, "short")  # what is done next is done at the end, wherever the scrubber stands
+    assert drive.value("place === run.states.length - 1 && machine.number === 2")
+
+
+def test_drive_when_requests_complete_then_in_the_order_that_was_chosen(drive):
+    do(drive, "op:fsync", "short", "short", "op:timeout", "short", "late:2", "late:3", "late:1", "fetch")
+    assert [cqe[:2] for cqe in reaped(drive)] == [[2, 0], [3, -62], [1, 0]]
+
+
+def test_drive_with_multishot_and_provided_buffers_then_more_and_the_number_of_the_buffer(drive):
+    do(drive, "op:multi", "short", "op:provide", "short", "op:select", "short", "feed", "fetch")
+    assert reaped(drive) == [[2, 0, 0], [3, 8, 1]]  # the READ took all, and nothing was left to poll for
+    do(drive, "feed", "fetch")
+    assert reaped(drive)[-1] == [1, 1, 2]
+    do(drive, "op:select", "short", "short", "short", "fetch")
+    assert [cqe[1:] for cqe in reaped(drive)[-3:]] == [[8, 1 << 16 | 1], [-105, 0], [-105, 0]]
+
+
+def test_drive_when_a_cancel_comes_too_late_then_enoent_and_the_cqe_all_the_same(drive):
+    drive.value("byId('target').value = 1")
+    do(drive, "op:read", "short", "feed", "op:cancel", "short", "fetch")
+    assert reaped(drive) == [[1, 8, 0], [2, -2, 0]]
+    do(drive, "op:read", "short")
+    drive.value("byId('target').value = 3; byId('link').checked = true")
+    do(drive, "op:cancel", "short", "fetch")
+    assert reaped(drive)[2:] == [[4, 0, 0], [3, -125, 0]]
+
+
+def test_drive_when_the_ring_is_full_then_no_slot(drive):
+    do(drive, "get", "get", "get", "get", "get")
+    assert "SubmissionQueueFull" in drive.value("byId('now').textContent")
+    do(drive, "discard")
+    assert drive.value("machine.sqe_tail") == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "acts", "where", "says"),
+    [
+        ("4-8", ["without:mask", *["short"] * 5], "sq.sqe_tail", "behind the beginning of an array"),
+        ("4-8", ["without:mask", *["short"] * 5], "sqe[0]", "runs once more"),
+        ("4-8", ["without:head", "fetch"], "cqe[0]", "has not written this one"),
+        ("4-8", ["without:head", "fetch", "without:head", "short"], "cq.khead", "overtook"),
+        ("4-8", ["without:reuse", *["get", "prep"] * 4, "flush", "get", "prep"], "sqe[0]", "request is lost"),
+        ("4-8", ["without:reuse", *["get", "prep"] * 4, "flush", "get", "prep", "flush", "enter"], "sq.ktail",
+         "sq.ktail - sq.khead is 5, and the ring has 4 slots"),
+        ("poll", ["without:release", "get", "prep", "flush", "thread"], "sqe[0]", "reads what stood here before"),
+        ("4-8", ["op:read", "short", "free:1", "feed"], "memory", "given back before the final CQE"),
+    ],
+)  # fmt: skip
+def test_drive_when_something_is_left_out_then_it_breaks_where_it_breaks(drive, kind, acts, where, says):
+    drive.value(f"byId('kind').value = '{kind}'; byId('anew').click()")
+    do(drive, *acts)
+    found = troubles(drive)
+    assert any(place == where and says in text for place, text in found), found
+
+
+def test_drive_without_the_release_and_without_sqpoll_then_nothing_goes_wrong(drive):
+    do(drive, "without:release", "short", "short", "fetch")
+    assert troubles(drive) == [] and len(reaped(drive)) == 2
+    assert "sees its own stores in order" in drive.value("byId('switch-says').textContent")
+
+
+def test_drive_with_sqpoll_then_the_thread_sleeps_and_is_woken(drive):
+    drive.value("byId('kind').value = 'poll'; byId('kind').dispatchEvent(new Event('change'))")
+    do(drive, "sleep", "get", "prep", "flush", "thread", "flag", "fetch")
+    assert reaped(drive) == [[1, 0, 0]]
+
+
+def test_drive_at_random_then_what_is_drawn_is_what_the_memory_holds(drive):
+    differs = drive.value("""(() => {
+      let seed = 7;
+      const chance = (n) => (seed = (seed * 1103515245 + 12345) & 0x7fffffff) % n;
+      for (const kind of Object.keys(RINGS)) {
+        for (let round = 0; round < 4; round++) {
+          openMachine(kind);
+          for (let n = 0; n < 25; n++) {
+            const acts = [...byId("panel").querySelectorAll("[data-act]:not(:disabled)")];
+            if (!acts.length) break;
+            if (round > 1 && !chance(6)) machine.without.add(Object.keys(SWITCHES)[chance(5)]);
+            byId("operation").selectedIndex = chance(byId("operation").length);
+            byId("target").value = 1 + chance(9);
+            byId("link").checked = !chance(5);
+            perform(acts[chance(acts.length)].dataset.act);
+            const state = run.states[run.states.length - 1], words = machine.snapshot();
+            for (const name of Object.keys(state.words)) if (state.words[name] !== words[name]) return [kind, name];
+            for (let i = 0; i < machine.kernel.sq_entries; i++) {
+              if ((state.sqes[i] || "0".repeat(128)) !== machine.hex(i)) return [kind, "sqe", i];
+            }
+          }
+        }
+      }
+      return null;
+    })()""")
+    assert differs is None
+
+
+# ------------------------------------------------------------------------------------------------------
+# Exercises
+
+SOLUTIONS = (
+    ["short", "short", "short", "short", "fetch", "events", "fetch"],
+    ["without:fence", "get", "prep", "flush", "flag", "sleep", "drain"],
+    ["op:nop", "short", "get", "flush", "enter"],
+    ["flush", "enter", "late:1", "fetch"],
+    ["free:1", "feed"],
+)
+
+
+@pytest.mark.parametrize("number", range(len(SOLUTIONS)))
+def test_exercise_when_it_is_done_then_it_says_so_and_not_before(shown, page, number):
+    shown.open(page, still=True)
+    shown.click('[data-tab="exercises"]')
+    shown.value(f"byId('which').value = {number}; byId('which').dispatchEvent(new Event('change'))")
+    assert shown.value("EXERCISES.length") == len(SOLUTIONS)
+    verdict = "byId('verdict').textContent"
+    for act in SOLUTIONS[number]:
+        assert "Solved" not in shown.value(verdict)
+        do(shown, act)
+    if number == 2:
+        assert "Now say why" in shown.value(verdict)
+        for answer, word in ((0, "not for that reason"), (2, "Solved")):
+            shown.value(f"byId('answer').value = {answer}; byId('answer').dispatchEvent(new Event('change'))")
+            assert word in shown.value(verdict)
+    assert shown.value(verdict).startswith("Solved")
+    shown.click("#anew")
+    assert shown.value(verdict).startswith("Not yet")

@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import driver
 import pytest
 
-from rawuring import fakekernel, ops, rings, syscalls, tour
+from rawuring import buffers, fakekernel, ops, rings, syscalls, tour, uapi
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "tour.md"
@@ -185,3 +187,60 @@ def test_rings_where_fork_hooks_do_not_exist_then_they_work(monkeypatch):
     monkeypatch.setattr(rings, "_hooked", False)
     with fakekernel.fake_ring(entries=2) as (_, ring):
         assert not ring.closed
+
+
+def test_multishot_poll_when_events_come_then_more_until_it_is_removed_or_finds_no_room(kernel):
+    from rawuring.uapi import IORING_CQE_F_MORE as MORE
+
+    if kernel.name == "kernel" and driver.kernel_release() < (5, 13):
+        pytest.skip("multishot polls came with Linux 5.13")
+    with kernel.ring(4) as ring, kernel.pipe() as fd:
+        ops.prep_poll_multishot(ring.get_sqe(), fd, 1, user_data=5)
+        ring.submit()
+        for _ in range(2):
+            kernel.write(fd)
+            ring.submit_and_wait(1)
+            assert [(cqe[0], cqe[1] & 1, cqe[2] & MORE) for cqe in ring.reap()] == [(5, 1, MORE)]
+        ops.prep_cancel64(ring.get_sqe(), 5, 0, user_data=6)
+        ring.submit_and_wait(2)
+        assert sorted(ring.reap()) == [(5, -errno.ECANCELED, 0), (6, 0, 0)]
+        ops.prep_cancel64(ring.get_sqe(), 5, 0, user_data=7)
+        ring.submit_and_wait(1)
+        assert ring.reap() == [(7, -errno.ENOENT, 0)]
+
+
+def test_read_when_it_waits_then_a_cancel_ends_it(kernel):
+    with kernel.ring(4) as ring, kernel.pipe() as fd:
+        memory = buffers.allocate(16)
+        target = buffers.pin(memory, writable=True)
+        ops.prep_read(ring.get_sqe(), fd, target.address, 16, -1, user_data=5)
+        ring.submit()
+        ops.prep_cancel64(ring.get_sqe(), 5, 0, user_data=6)
+        ring.submit_and_wait(2)
+        assert sorted(ring.reap()) == [(5, -errno.ECANCELED, 0), (6, 0, 0)]
+
+
+def test_read_with_provided_buffers_then_it_says_which_and_fails_where_there_is_none(kernel):
+    if kernel.name == "kernel" and driver.kernel_release() < (5, 15):
+        pytest.skip("what PROVIDE_BUFFERS completes with was settled by Linux 5.15")
+    with kernel.ring(4) as ring, kernel.pipe() as fd:
+        memory = buffers.allocate(64)
+        pool = buffers.pin(memory, writable=True)
+        ops.prep_provide_buffers(ring.get_sqe(), pool.address, 32, 2, 9, 7, user_data=1)
+        ring.submit_and_wait(1)
+        assert ring.reap() == [(1, 0, 0)]
+        for number, data in ((7, b"first"), (8, b"second")):
+            kernel.write(fd, data)
+            sqe = ring.get_sqe()
+            ops.prep_read(sqe, fd, 0, 32, -1, user_data=2, flags=uapi.IOSQE_BUFFER_SELECT)
+            ops.set_fields(sqe, buf_group=9)
+            ring.submit_and_wait(1)
+            flags = uapi.IORING_CQE_F_BUFFER | number << uapi.IORING_CQE_BUFFER_SHIFT
+            assert [(cqe[0], cqe[1], cqe[2] & ~4) for cqe in ring.reap()] == [(2, len(data), flags)]
+            assert bytes(memory[32 * (number - 7) :][: len(data)]) == data
+        kernel.write(fd)
+        sqe = ring.get_sqe()
+        ops.prep_read(sqe, fd, 0, 32, -1, user_data=3, flags=uapi.IOSQE_BUFFER_SELECT)
+        ops.set_fields(sqe, buf_group=9)
+        ring.submit_and_wait(1)
+        assert ring.reap() == [(3, -errno.ENOBUFS, 0)]
