@@ -30,12 +30,12 @@ import os
 import stat as stat_module
 import sys
 import threading
+import types
 import weakref
 from collections import deque
 from functools import partial
 from operator import index
 from time import perf_counter
-from types import ModuleType
 
 from . import asyncring, filebatch, fileops, filesync as sync
 from .buffers import allocate
@@ -142,7 +142,7 @@ _ELSEWHERE = {
 }  # fmt: skip
 
 
-class _Module(ModuleType):
+class _Module(types.ModuleType):
     """This module as others see it: ``files.os`` is aiofiles.os, for this file itself it is os."""
 
     @property
@@ -597,6 +597,39 @@ def _free_opener(loop: Any, opening: list[bool], path: StrOrBytesPath, dir_fd: i
         loop.call_later(0.01, _free_opener, loop, opening, path, dir_fd)
 
 
+@types.coroutine
+def _finish(work: Any) -> Generator[Any, Any, Any]:
+    """Do what must be done whatever becomes of the task; a cancellation is raised afterwards.
+
+    No task of its own does it: asyncio.run() cancels all that there are.
+    """
+    cancelled: BaseException | None = None
+    try:
+        while True:
+            try:
+                waits = work.send(None)
+            except StopIteration as stop:
+                if cancelled is not None:
+                    raise cancelled from None
+                return stop.value
+            except Exception:
+                if cancelled is not None:
+                    raise cancelled from None
+                raise
+            if waits is not None:
+                waits._asyncio_future_blocking = False  # it is not what this task waits for
+            while waits is None or not waits.done():
+                try:
+                    if waits is None:
+                        yield
+                        break
+                    yield from asyncio.wait((waits,)).__await__()
+                except asyncio.CancelledError as error:
+                    cancelled = error
+    finally:
+        work.close()
+
+
 async def close_fd(fd: int) -> None:
     """Close a descriptor: os.close().
 
@@ -609,29 +642,22 @@ async def close_fd(fd: int) -> None:
     if fd < 0 or fileops.closes_at_once(fd):
         os.close(fd)
         return
-    await _finish(_do(fileops.close_op(fd)))
+    await _finish(_close(fd))
 
 
-async def _finish(awaitable: Any) -> Any:
-    """Wait for what must be done whatever becomes of the task; a cancellation is raised afterwards."""
-    task = asyncio.ensure_future(awaitable)
-    cancelled: BaseException | None = None
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError as error:
-            if task.done():
-                break
-            cancelled = error
-        except BaseException:
-            if not task.done():
-                raise  # the loop is gone: GeneratorExit
-            break
-    if cancelled is not None:
-        if not task.cancelled():
-            task.exception()  # it is not "never retrieved"
-        raise cancelled
-    return task.result()
+async def _close(fd: int) -> None:
+    future = asyncio.get_running_loop().create_future()
+    engine = _Engine()
+    engine.start(fileops.close_op(fd), partial(_close_ended, engine, fd, future))
+    await future
+
+
+def _close_ended(engine: _Engine, fd: int, future: Any, result: Any, error: Any) -> None:
+    """Close what a request has not, because its loop was closed before the kernel saw it."""
+    if error is not None and error.errno == errno.ECANCELED and not engine.lost:
+        os.close(fd)
+        error = None
+    _settle(future, None, error)
 
 
 async def fsync(fd: Any, datasync: bool = False) -> None:
@@ -855,6 +881,11 @@ class _Engine(filebatch.Engine):
 
     def __init__(self) -> None:
         self._ring = _ring()
+
+    @property
+    def lost(self) -> bool:
+        """Tell whether the ring is closed, and nobody knows what became of its requests."""
+        return self._ring is not None and self._ring.ring.closed
 
     def start(self, op: Op, done: Callable[[Any, BaseException | None], object]) -> Any:
         prep = op.prep

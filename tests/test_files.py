@@ -511,6 +511,55 @@ def test_close_when_the_task_is_cancelled_at_once_then_it_is_closed(tmp_path: Pa
     run(main())
 
 
+@pytest.mark.parametrize("turns", range(1, 4))
+@pytest.mark.parametrize("ends", ["asyncio.run", "loop.close"])
+def test_close_when_the_loop_ends_meanwhile_then_it_is_closed(
+    tmp_path: Path, way: str, turns: int, ends: str
+) -> None:
+    if ends == "loop.close" and "ring" not in way:
+        pytest.skip("no thread begins a call for a loop that is closed")
+    fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    tasks = []
+
+    async def main() -> None:
+        tasks.append(asyncio.ensure_future(files.close_fd(fd)))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+    if ends == "asyncio.run":
+        asyncio.run(main())
+        assert not _is_open(fd)
+        return
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda loop, context: None)  # the task is destroyed, but it is pending
+    loop.run_until_complete(main())
+    loop.close()
+    assert not _is_open(fd)
+
+
+def test_close_when_asyncio_run_ends_meanwhile_then_what_was_written_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    file: Any = path.open("wb")
+
+    async def write(wrapped: Any) -> None:
+        await wrapped.write(b"x" * 100_000)
+        began.set()
+        await wrapped.close()
+
+    async def main() -> None:
+        nonlocal began
+        began = asyncio.Event()
+        task = asyncio.ensure_future(write(files.wrap(file)))
+        await began.wait()
+        tasks.append(task)
+
+    began: Any = None
+    tasks: list[Any] = []
+    asyncio.run(main())
+    assert file.closed
+    assert path.stat().st_size == 100_000
+
+
 def _is_open(fd: int) -> bool:
     try:
         os.fstat(fd)

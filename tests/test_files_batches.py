@@ -11,6 +11,7 @@ Read next: test_files_properties.py.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import inspect
 import os
@@ -27,7 +28,7 @@ import hypothesis.strategies as st
 import leaks
 import pytest
 
-from rawuring import filebatch, fileops, files, filesync
+from rawuring import asyncring, filebatch, fileops, files, filesync, register
 from rawuring.syscalls import Unavailable
 
 pytestmark = pytest.mark.leakcheck
@@ -485,6 +486,33 @@ def test_fetch_now_when_nothing_is_cached_then_the_kernel_fetches_it(tmp_path: P
         if got is None:
             pytest.skip("a kernel that reads ahead for RWF_NOWAIT (5.9)")
         assert got == 10_000
+
+
+def test_workers_when_thousands_are_asked_for_at_once_then_no_more_than_four_for_each_cpu(
+    tree: Path, way: str
+) -> None:
+    """A batch brings no crowd of threads, whatever its depth.
+
+    Source: Linux io_uring/tctx.c io_init_wq_offload().
+    """
+    if "ring" not in way:
+        pytest.skip("about the workers of a ring")
+    paths = [tree / f"{at}" for at in range(2000)]
+
+    async def main() -> int:
+        await files.stat_many(paths, depth=2000, return_exceptions=True)
+        try:
+            return register.register_iowq_max_workers(asyncring.running().ring)[0]
+        except OSError as error:
+            pytest.skip(f"IORING_REGISTER_IOWQ_MAX_WORKERS (5.15): {error}")
+
+    most = asyncio.run(main())
+    assert 0 < most <= 4 * (os.cpu_count() or 1)
+    workers = 0
+    for task in os.listdir("/proc/self/task"):
+        with contextlib.suppress(OSError):  # it has ended
+            workers += Path(f"/proc/self/task/{task}/comm").read_text().startswith("iou-wrk")
+    assert workers <= most
 
 
 @pytest.mark.skipif(not LINUX, reason="preadv2: Linux only")
