@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: MIT
 """Files: rawuring.files beside plain blocking calls, thread pools, aiofiles, anyio and caio.
 
-    python3 bench/files.py [--quick] [--loop stock|uvloop|rawuring] [--only REGEX] [--rounds N] [...]
+    python3 bench/files.py [--quick] [--loop stock|uvloop|rawuring] [--python PATH] [--json FILE] [...]
+    python3 bench/files.py --write docs/files.md         the table there, from the stored results
 
 Every system does a workload once, then the next one, then all again: read the ratios. The first is the plain
 blocking loop. malloc is the same for all (the process starts itself again with PINNED). "Cold" means that the
 page cache and the dentries were dropped before (root only; otherwise the workload is left out). What is not
-installed is left out.
+installed is left out; C with liburing is compiled as run.py does it. A system that is so slow that it does
+less than the others has its time multiplied. Results are stored as run.py stores its own.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ import concurrent.futures
 import contextlib
 import json
 import os
-import platform
 import random
 import re
 import shutil
@@ -31,13 +32,19 @@ from typing import Any
 
 sys.path.insert(0, os.environ.get("RAWURING_ROOT") or str(Path(__file__).resolve().parent.parent))
 
+from run import C, System, compile_oracle, machine, versions
+
 from rawuring import files
 
 PINNED = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
-SMALL, TREE, HOT = 2000, 4000, 3000
-#: workload -> system -> what does it once.
+SMALL, TREE, COPIED, HOT, LINES = 2000, 20_000, 2000, 3000, 600_000
+#: workload -> system -> what does it once; it may return the seconds that it took.
 WORKLOADS: dict[str, dict[str, Callable[[], Any]]] = {}
 COLD: set[str] = set()
+#: By what the time of a system is multiplied, which does less than the others.
+FACTORS: dict[tuple[str, str], int] = {}
+HERE = Path(__file__).resolve().parent
+LATE = "a timer of 1 ms while 200 tasks read hot data, late by"
 
 
 class Place:
@@ -55,6 +62,15 @@ class Place:
             directory = self.tree / f"{at // 100}"
             directory.mkdir(parents=True, exist_ok=True)
             (directory / f"{at}").write_bytes(b"x" * (at % 4096))
+        self.part = self.top / "part"
+        for at in range(COPIED // scale):
+            directory = self.part / f"{at // 100}"
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / f"{at}").write_bytes(b"x" * (at % 4096))
+        self.lines, self.few_lines = str(self.top / "lines"), str(self.top / "few lines")
+        for path, n in ((self.lines, LINES // scale), (self.few_lines, LINES // scale // 100)):
+            with open(path, "w") as text:
+                text.writelines(f"{at:08} {'x' * (at * 7919 % 150)}\n" for at in range(n))
         self.out = self.top / "out"
         self.big = str(self.top / "big")
         with open(self.big, "wb") as file:
@@ -72,8 +88,11 @@ class Place:
         shutil.rmtree(self.top)
 
 
-def system(workload: str, name: str, cold: bool = False) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
+def system(
+    workload: str, name: str, cold: bool = False, factor: int = 1
+) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
     def note(run: Callable[[], Any]) -> Callable[[], Any]:
+        FACTORS[workload, name] = factor
         WORKLOADS.setdefault(workload, {})[name] = run
         if cold:
             COLD.add(workload)
@@ -147,8 +166,9 @@ def readers() -> dict[str, Callable[[str], Any]]:
     return found
 
 
-def add_all(place: Place) -> None:
-    """Note every workload and system."""
+def add_all(place: Place, running: list[Any]) -> None:
+    """Note every workload and system; running are the programs to be stopped."""
+    oracle = compile_oracle(place.top)
     hot, small, scale = place.hot, place.small, place.scale
     count = HOT // scale
     pool = concurrent.futures.ThreadPoolExecutor(8)
@@ -178,7 +198,7 @@ def add_all(place: Place) -> None:
         for _ in range(count):
             await read()
 
-    @system(name, "to_thread")
+    @system(name, "to_thread", factor=10)
     async def _() -> None:
         for _ in range(count // 10):
             await asyncio.to_thread(os.pread, hot, 4096, 0)
@@ -190,7 +210,7 @@ def add_all(place: Place) -> None:
     async def _() -> None:
         await at_a_time(32, list(range(count)), lambda _: files.pread(hot, 4096, 0))
 
-    @system(name, "to_thread")
+    @system(name, "to_thread", factor=10)
     async def _() -> None:
         await at_a_time(32, list(range(count // 10)), lambda _: asyncio.to_thread(os.pread, hot, 4096, 0))
 
@@ -229,7 +249,8 @@ def add_all(place: Place) -> None:
 
     for sync in (False, True):
         name = f"small files written, 64 at a time{', with fsync' if sync else ''}"
-        given = list(range(len(small) // (10 if sync else 2)))
+        name = f"{len(small)} {name}"
+        given = list(range(len(small)))
 
         @system(name, "plain")
         def _(given: list[int] = given, sync: bool = sync) -> None:
@@ -242,10 +263,32 @@ def add_all(place: Place) -> None:
             out = place.fresh()
             await at_a_time(64, given, lambda at: files.write_bytes(f"{out}/{at}", data, sync=sync))
 
+        @system(name, "files.sync.write_bytes")
+        def _(given: list[int] = given, sync: bool = sync) -> None:
+            out = place.fresh()
+            for at in given:
+                files.sync.write_bytes(f"{out}/{at}", data, sync=sync)
+
         @system(name, "to_thread")
         async def _(given: list[int] = given, sync: bool = sync) -> None:
             out = place.fresh()
             await at_a_time(64, given, lambda at: asyncio.to_thread(plain_write, f"{out}/{at}", data, sync))
+
+        aiofiles = peer("aiofiles")
+        if aiofiles is not None:
+
+            @system(name, "aiofiles")
+            async def _(given: list[int] = given, sync: bool = sync, aiofiles: Any = aiofiles) -> None:
+                out = place.fresh()
+
+                async def write(at: int) -> None:
+                    async with aiofiles.open(f"{out}/{at}", "wb") as file:
+                        await file.write(data)
+                        if sync:
+                            await file.flush()
+                            await asyncio.to_thread(os.fsync, file.fileno())
+
+                await at_a_time(64, given, write)
 
     for cold in (False, True):
         name = f"stat of {len(small)} files, {'cold' if cold else 'hot'}"
@@ -267,7 +310,7 @@ def add_all(place: Place) -> None:
         def _() -> None:
             list(pool.map(os.stat, small))
 
-    name = "walk with the stat of each file"
+    name = f"walk with the stat of {TREE // scale} files"
 
     @system(name, "plain")
     def _() -> None:
@@ -280,19 +323,75 @@ def add_all(place: Place) -> None:
         async for _ in files.walk(place.tree):
             pass
 
-    name = "copy_tree"
+    @system(name, "to_thread")
+    async def _() -> None:
+        def walk() -> None:
+            for directory, _, names in os.walk(place.tree):
+                for each in names:
+                    os.lstat(os.path.join(directory, each))
+
+        await asyncio.to_thread(walk)
+
+    name = f"copy_tree of {COPIED // scale} files"
 
     @system(name, "plain")
     def _() -> None:
-        shutil.copytree(place.tree, place.fresh() / "copy")
+        shutil.copytree(place.part, place.fresh() / "copy")
 
     @system(name, "files.copy_tree")
     async def _() -> None:
-        await files.copy_tree(place.tree, place.fresh() / "copy")
+        await files.copy_tree(place.part, place.fresh() / "copy")
 
     @system(name, "to_thread")
     async def _() -> None:
-        await asyncio.to_thread(shutil.copytree, place.tree, place.fresh() / "copy")
+        await asyncio.to_thread(shutil.copytree, place.part, place.fresh() / "copy")
+
+    name = f"{os.path.getsize(place.lines) >> 20} MiB of text by lines"
+
+    @system(name, "plain")
+    def _() -> None:
+        with open(place.lines) as file:
+            for _ in file:
+                pass
+
+    @system(name, "files.open, async for")
+    async def _() -> None:
+        async with files.open(place.lines) as file:
+            async for _ in file:
+                pass
+
+    @system(name, "files.open, readlines(65536)")
+    async def _() -> None:
+        async with files.open(place.lines) as file:
+            while lines := await file.readlines(65536):
+                for _ in lines:
+                    pass
+
+    @system(name, "async for over next()")
+    async def _() -> None:
+        class Floor:
+            def __aiter__(self) -> Any:
+                return self
+
+            async def __anext__(self) -> str:
+                try:
+                    return next(file)
+                except StopIteration:
+                    raise StopAsyncIteration from None
+
+        with open(place.lines) as file:
+            async for _ in Floor():
+                pass
+
+    for other, module in (("aiofiles", peer("aiofiles")), ("anyio", peer("anyio"))):
+        if module is not None:
+
+            @system(name, other, factor=100)
+            async def _(other: str = other, module: Any = module) -> None:
+                opening = module.open(place.few_lines) if other == "aiofiles" else None
+                async with opening or await module.open_file(place.few_lines) as file:
+                    async for _ in file:
+                        pass
 
     for width in (32, 128):
         name = f"O_DIRECT 4 KiB, {width} in flight"
@@ -307,6 +406,15 @@ def add_all(place: Place) -> None:
             for offset, buffer in zip(offsets, memory):
                 os.preadv(fd, [buffer], offset)
             os.close(fd)
+
+        if oracle is not None:
+            reads = str(len(offsets))
+            compiled = System(C, [oracle, "read", place.big, "1", str(width), reads])
+            running.append(compiled)
+
+            @system(name, C)
+            def _(compiled: Any = compiled, n: int = len(offsets)) -> float:
+                return float(compiled.round()) * n / 1e9
 
         @system(name, "files.read_many_into")
         async def _(offsets: Any = offsets, memory: Any = memory, width: int = width) -> None:
@@ -344,8 +452,8 @@ def _run_on(loop: Any, main: Any) -> Any:
         loop.close()
 
 
-def lateness(run: Callable[[Any], Any], fd: int) -> str:
-    """Measure how late a timer of 1 ms is while 200 tasks read hot data."""
+def lateness(run: Callable[[Any], Any], fd: int) -> list[float]:
+    """Measure how many ms late a timer of 1 ms is while 200 tasks read hot data."""
 
     async def main() -> list[float]:
         late: list[float] = []
@@ -364,13 +472,12 @@ def lateness(run: Callable[[Any], Any], fd: int) -> str:
         await asyncio.gather(*tasks)
         return sorted(late)
 
-    late = run(main())
-    return f"median {statistics.median(late):.2f} ms, 99 % {late[197]:.2f} ms"
+    return run(main())  # type: ignore[no-any-return]
 
 
-def measure(run: Callable[[Any], Any], rounds: int, only: str) -> list[dict[str, Any]]:
+def measure(run: Callable[[Any], Any], rounds: int, only: str, hot: int) -> dict[str, Any]:
     """Run all workloads and print them."""
-    rows = []
+    results: dict[str, Any] = {}
     for name, systems in WORKLOADS.items():
         if not re.search(only, name):
             continue
@@ -385,18 +492,83 @@ def measure(run: Callable[[Any], Any], rounds: int, only: str) -> list[dict[str,
                 else:
                     run(work()) if asyncio.iscoroutinefunction(work) and not took[each] else None
                 start, cpu = time.perf_counter(), time.process_time()
-                run(work()) if asyncio.iscoroutinefunction(work) else work()
-                took[each].append((time.perf_counter() - start, time.process_time() - cpu))
+                said = run(work()) if asyncio.iscoroutinefunction(work) else work()
+                wall = said if isinstance(said, float) else time.perf_counter() - start
+                took[each].append((wall, time.process_time() - cpu))
         print(f"\n{name}")
         base = statistics.median(wall for wall, _ in took["plain"])
+        rows = results[name] = {}
         for each, times in took.items():
-            factor = 10 if each == "to_thread" and ("pread" in name or "tasks" in name) else 1
+            factor = FACTORS.get((name, each), 1)
             wall = statistics.median(wall for wall, _ in times) * factor
             cpu = statistics.median(cpu for _, cpu in times) * factor
-            print(f"    {each:28} {wall * 1e3:10.2f} ms  x {wall / base:6.2f}   CPU {cpu * 1e3:9.2f} ms")
-            row = {"workload": name, "system": each, "wall_s": wall, "cpu_s": cpu, "ratio": wall / base}
-            rows.append(row)
-    return rows
+            print(
+                f"    {each:28} {wall * 1e3:10.2f} ms  x {wall / base:6.2f}   CPU {cpu * 1e3:9.2f} ms",
+                flush=True,
+            )
+            least = min(wall for wall, _ in times) * factor
+            rows[each] = {
+                "median_ns": round(wall * 1e9), "min_ns": round(least * 1e9),
+                "ratio": round(wall / base, 3), "cpu_ns": round(cpu * 1e9), "calls": None,
+            }  # fmt: skip
+    if re.search(only, LATE):
+        late = lateness(run, hot)
+        print(f"\n{LATE}: median {statistics.median(late):.2f} ms, 99 % {late[197]:.2f} ms")
+        results[LATE] = {
+            "files.pread": {
+                "median_ns": round(statistics.median(late) * 1e6), "min_ns": round(late[0] * 1e6),
+                "p99_ns": round(late[197] * 1e6), "ratio": None, "calls": None,
+            }
+        }  # fmt: skip
+    return results
+
+
+BEGIN, END = "<!-- files: begin -->", "<!-- files: end -->"
+#: What has the columns of the table, the first that is there; the others of a workload stand beside it.
+OURS = ("files", "files.read_bytes", "files.write_bytes", "files.stat_many", "files.walk", "files.copy_tree",
+        "files.read_many_into", "files.open, async for", "files.pread")  # fmt: skip
+
+
+def table(reports: list[dict[str, Any]]) -> str:
+    """Write the ratios of the stored runs, one column for each, and the peers of the first."""
+    first = reports[0]
+    names = [f"{each['loop']}, {each['machine']['python'].rpartition('.')[0]}" for each in reports]
+    here = first["machine"]
+    lines = [
+        f"Linux {here['kernel']}, {here['cpu']}, {here['date']}; medians of {first['rounds']} interleaved",
+        "rounds, as a multiple of the plain blocking loop in the same run.",
+        "",
+        f"| workload | plain | {' | '.join(names)} | others ({names[0]}) |",
+        "|---|---:|" + "---:|" * len(names) + "---|",
+    ]
+    for title, rows in first["results"].items():
+        ours = next(each for each in OURS if each in rows)
+        cells = []
+        for report in reports:
+            row = report["results"].get(title, {}).get(ours)
+            cells.append("" if row is None else f"{row['median_ns'] / 1e6:.1f} ms" if row["ratio"] is None
+                         else f"{row['ratio']:.2f}")  # fmt: skip
+        others = [
+            f"{each} {row['ratio']:.2f}" for each, row in rows.items() if each not in ("plain", ours)
+        ]
+        plain = f"{rows['plain']['median_ns'] / 1e6:.1f} ms" if "plain" in rows else ""
+        lines.append(f"| {title} | {plain} | {' | '.join(cells)} | {', '.join(others)} |")
+    return "\n".join(lines)
+
+
+def write_table(page: str) -> None:
+    """Bring the table of a page up to date from the newest stored results of each loop and Python."""
+    from readme_table import write_between
+
+    newest: dict[Any, Any] = {}
+    for path in sorted((HERE / "results").glob("*-files-*.json")):
+        report = json.loads(path.read_text())
+        newest[report["machine"]["python"].rpartition(".")[0], report["loop"]] = report
+    order = ["stock", "uvloop", "rawuring"]
+    found = [newest[key] for key in sorted(newest, key=lambda key: (key[0], order.index(key[1])))]
+    if not found:
+        raise SystemExit("bench/results has no results of files.py")
+    write_between(page, BEGIN, END, table(found))
 
 
 def main() -> int:
@@ -404,25 +576,36 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a tenth of everything, once: does it work")
     parser.add_argument("--loop", choices=("stock", "uvloop", "rawuring"), default="stock")
+    parser.add_argument("--python", metavar="PATH", help="another Python, and what is installed there")
     parser.add_argument("--only", default="", help="a regular expression for workloads")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--directory", help="where to put the files")
-    parser.add_argument("--json", help="store the rows there")
+    parser.add_argument("--directory", help="where to put the files; not a tmpfs")
+    parser.add_argument("--json", metavar="FILE", help="bench/results/DATE-files-LOOP-PYTHON.json")
+    parser.add_argument("--write", metavar="PAGE", help="measure nothing: write the table from bench/results")
     options = parser.parse_args()
-    if any(os.environ.get(name) != value for name, value in PINNED.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **PINNED})
-    place = Place(options.directory, 10 if options.quick else 1)
+    if options.write:
+        write_table(options.write)
+        return 0
+    python = options.python or sys.executable
+    if options.python or any(os.environ.get(name) != value for name, value in PINNED.items()):
+        arguments = [each for each in sys.argv if each not in ("--python", options.python)]
+        os.execve(python, [python, *arguments], {**os.environ, **PINNED})
+    place, running = Place(options.directory, 10 if options.quick else 1), []
     try:
-        add_all(place)
+        add_all(place, running)
         run = runner(options.loop)
-        python = f"{platform.python_implementation()} {platform.python_version()}"
-        print(f"{python}, Linux {platform.release()}, loop {options.loop}, {files.backend}")
-        rows = measure(run, 1 if options.quick else options.rounds, options.only)
-        if not options.only:
-            print(f"\n200 tasks read hot data, a timer of 1 ms is late by: {lateness(run, place.hot)}")
+        rounds = 1 if options.quick else options.rounds
+        here = machine(sys.executable)
+        print(f"{'; '.join(here.values())}; loop {options.loop}; {files.backend}; {rounds} rounds")
+        report = {
+            "machine": here, "loop": options.loop, "peers": versions(sys.executable), "rounds": rounds,
+            "results": measure(run, rounds, options.only, place.hot), "left_out": [],
+        }  # fmt: skip
         if options.json:
-            Path(options.json).write_text(json.dumps(rows, indent=1) + "\n")
+            Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
     finally:
+        for each in running:
+            each.stop()
         place.close()
     return 0
 

@@ -216,6 +216,30 @@ def test_readme_table_when_its_rows_are_looked_up_then_run_measures_them():
         assert {ours, *others} <= set(measured[title]), title
 
 
+def test_files_when_stored_then_a_column_for_each_loop_and_python(tmp_path, monkeypatch):
+    (bench,) = modules("files")
+    machine = {"date": "2026-11-30", "cpu": "cpu", "kernel": "6.18", "python": "CPython 3.11.7"}
+    (tmp_path / "results").mkdir()
+    for number, loop in enumerate(("stock", "rawuring"), 1):
+        rows = {
+            "plain": {"median_ns": 2_000_000, "ratio": 1.0},
+            "files": {"median_ns": 2_000_000 * number, "ratio": float(number)},
+            "to_thread": {"median_ns": 100_000_000, "ratio": 50.0},
+        }
+        late = {"files.pread": {"median_ns": 1_500_000, "ratio": None}}
+        report = {"machine": machine, "loop": loop, "rounds": 5, "results": {"reads": rows, bench.LATE: late}}
+        path = tmp_path / "results" / f"2026-11-30-files-{loop}-py3.11.json"
+        path.write_text(json.dumps(report), encoding="utf-8")
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{bench.BEGIN}\n{bench.END}\nafter\n", encoding="utf-8")
+    monkeypatch.setattr(bench, "HERE", tmp_path)
+    monkeypatch.syspath_prepend(str(BENCH))
+    bench.write_table(str(page))
+    written = page.read_text(encoding="utf-8")
+    assert "| reads | 2.0 ms | 1.00 | 2.00 | to_thread 50.00 |" in written
+    assert f"| {bench.LATE} |  | 1.5 ms | 1.5 ms |  |" in written
+
+
 def modules(*names: str):
     sys.path.insert(0, str(BENCH))
     try:
