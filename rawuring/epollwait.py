@@ -543,9 +543,7 @@ class EpollWait(Strategy):
         ring, table = self.ring, self._inflight
         if ring.owner != get_ident():
             ring.bind_thread()
-        for user_data in ring.discard():
-            if user_data in table:
-                table.complete(user_data, -self._code, 0)
+        table.answer_unsent(-self._code)
         try:
             self._take_completions(False)
         except OSError:

@@ -768,7 +768,7 @@ class IoUringFDMon(FDMon):
         if self._lot is not None:
             self._lot.close()
             self._lot = None
-        self._answer_unsent()
+        self.inflight.answer_unsent(-self._code)
         self._ring_node = AioHandler(max(ring._fd, 0), POLLIN)
         if len(inflight) and code not in rings.GONE:
             instead.enqueue(self._ring_node, FDMON_IO_URING_ADD)
@@ -815,18 +815,12 @@ class IoUringFDMon(FDMon):
             if deadline is not None:
                 timeout_ns = max(0, deadline - time.monotonic_ns())
 
-    def _answer_unsent(self) -> None:
-        """Answer requests that were queued and will never be sent."""
-        for user_data in self.ring.discard():
-            if user_data in self.inflight:
-                self.inflight.complete(user_data, -self._code, 0)
-
     def _reap_the_rest(self) -> int:
         """Take late completions from the ring without entering the kernel; close it after the last."""
         if self.ring.closed:
             return 0
         count = 0
-        self._answer_unsent()
+        self.inflight.answer_unsent(-self._code)
         try:
             self.ring.reap_into(self._early)
         except OSError:

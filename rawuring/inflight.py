@@ -477,6 +477,15 @@ class InFlight(Uncopyable):
         ready = self.ready
         ready += ((handler, res, 0),)
 
+    def answer_unsent(self, res: int) -> None:
+        """Let the next dispatch() call the handlers of requests whose SQEs were queued and will never be sent.
+
+        Args: res is the result of each.
+        """
+        for user_data in self.ring.discard():
+            if user_data in self:
+                self.complete(user_data, res, 0)
+
     def requests(self) -> list[Request]:
         """List the requests in flight, the objects that they hold, and in debug mode their ages.
 
