@@ -478,7 +478,7 @@ class InFlight(Uncopyable):
         ready += ((handler, res, 0),)
 
     def answer_unsent(self, res: int) -> None:
-        """Let the next dispatch() call the handlers of requests whose SQEs were queued and will never be sent.
+        """Let the next dispatch() call the handlers of requests that were queued and will never be sent.
 
         Args: res is the result of each.
         """
