@@ -500,6 +500,9 @@ def operation_as_data(operation: Operation) -> dict[str, Any]:
 
 _COLOURS = {"us": "#cfe8cf", "kernel": "#f6d5c3", "setup": "#dde3f0", "nobody": "#f2f2f2"}
 _ROW = 22
+# The same on a dark page: a rule of CSS counts more than an attribute.
+_DARK = {"#cfe8cf": "#2b5a2a", "#f6d5c3": "#6b4a1f", "#dde3f0": "#26426e", "#f2f2f2": "#3a3d44",
+         "#ffffff": "#16181d", "#111111": "#e8e8e8"}  # fmt: skip
 
 
 def _svg(width: int, height: int, title: str, body: list[str]) -> str:
@@ -508,7 +511,9 @@ def _svg(width: int, height: int, title: str, body: list[str]) -> str:
         f'viewBox="0 0 {width} {height}" font-family="monospace" font-size="13" role="img">'
     )
     back = f'<rect width="{width}" height="{height}" fill="#ffffff"/>'
-    return "\n".join([head, f"<title>{_escape(title)}</title>", back, *body, "</svg>"]) + "\n"
+    rules = " ".join(f'[fill="{light}"] {{ fill: {dark} }}' for light, dark in _DARK.items())
+    style = f"<style>@media (prefers-color-scheme: dark) {{ {rules} }}</style>"
+    return "\n".join([head, f"<title>{_escape(title)}</title>", style, back, *body, "</svg>"]) + "\n"
 
 
 def _escape(text: str) -> str:

@@ -268,3 +268,4 @@ def test_names_of_the_package_then_the_index_of_the_reference_has_each():
     assert all(f"`{name}`" in text for name in rawuring.__all__ if name != "__version__")
     menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     assert menu.rstrip().rpartition("\n")[2].startswith("   "), "the reference is added after the menu"
+    assert menu.count(build_docs().TOUR) == 1
