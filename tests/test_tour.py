@@ -27,7 +27,13 @@ def text_on(kernel, chapters=()):
 def golden():
     if not PAGE.exists():
         pytest.skip("docs/tour.md is not here")
-    return re.search(r"```text\n(.*)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[1]
+    page = PAGE.read_text(encoding="utf-8")
+
+    def underlined(found):
+        return f"\n\n{found[1]}. {found[2]}\n{'=' * (len(found[2]) + 3)}\n"
+
+    page = re.sub(r"\n```\n\n## (\d+)\. (.*)\n\n```text\n", underlined, page)
+    return re.search(r"```text\n(.*)```", page, re.DOTALL)[1]
 
 
 def test_tour_on_the_python_kernel_then_the_committed_text():

@@ -88,14 +88,16 @@ def picture(arguments: list[str]) -> str:
 
 
 def tour_page() -> str:
-    """Return the page with the tour's text."""
+    """Return the page with the tour's text, with a headline for each chapter, so that links can name it."""
     parts: list[str] = []
     tour.run(tour.PythonKernel(), parts.append)
+    headline = r"\n```\n\n## \1\n\n```text\n"
+    text = re.sub(r"\n\n+(\d+\. .*)\n=+\n", headline, "".join(parts).strip("\n"))
     return (
         f"{NOTE}# The tour\n\nWhat `python -m rawuring.tour` prints, on a real kernel and on the pure-Python "
-        "one alike. Run it, with [queues.py](reading-rings.md) beside it.\n\n"
-        "```text\n" + "".join(parts).strip("\n")
-        + "\n```\n\nNext: [how the kernel executes a request](execution.md).\n"
+        "one alike. Run it, with [queues.py](reading-rings.md) beside it; `python -m rawuring.play > "
+        f"ring.html` makes a page of it, on which the rings move.\n\n```text\n{text}\n```\n\n"
+        "Next: [how the kernel executes a request](execution.md).\n"
     )
 
 
@@ -299,6 +301,9 @@ def build_site(folder: Path) -> int:
         for name in ("rawuring", "tools"):
             (place / name).symlink_to(ROOT / name)
         (place / "docs" / "ring.html").write_text(play.page(), encoding="utf-8")
+        link = r"\g<0>\n[Play this chapter](ring.html#chapter-\1)\n"  # a file that only the site has
+        text = re.sub(r"^## (\d+)\. .*\n", link, tour_page(), flags=re.MULTILINE)
+        (place / "docs" / "tour.md").write_text(text, encoding="utf-8")
         config = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
         config = config.replace(TOUR, f"{TOUR}      - Rings to play with: ring.html\n")
         config += "  - API:\n      - Modules: api/index.md\n"
