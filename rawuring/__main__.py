@@ -29,7 +29,7 @@ COMMANDS = {
     "forbid": "whether io_uring is closed here: every way in, tried",
     "inspect": "the rings of a process, or of this host: how full they are, what they wait for",
     "tour": "io_uring in ten chapters, each word that changes",
-    "play": "the tour as a page (HTML, to stdout) on which one can play with the rings",
+    "play": "a page (HTML, to stdout) on which one can play with the rings, or of a RAWURING_TRACE",
     "layout": "the memory of the rings, the structs and the operations, as text, JSON or SVG",
     "aio": "a program of asyncio on io_uring, unchanged",
     "vendor": "copies of this package: make, check, list",

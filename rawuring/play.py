@@ -3,9 +3,10 @@
 """Make a page on which one can play with the rings: ``python -m rawuring.play > ring.html``.
 
 What it is: the tour as data, one event for each word that changes, in the order in which they change; and the
-page around it, one HTML file that needs no network and no other file.
+page around it, one HTML file that needs no network and no other file. With the file that RAWURING_TRACE made
+(trace.py), a page of what a program's own rings did.
 Mirrors: nothing; tour.py is the same as text, for those who cannot use the page.
-Must not know: how the page shows what it is given (playpage.py).
+Must not know: how the page shows what it is given (playpage.py), or what a trace means (playtrace.py).
 Invariant: the same package gives the same bytes, whatever machine makes them: the events are those of
 fakekernel.py, and what is said of a word is found in the sources that run.
 Read next: playpage.py.
@@ -23,11 +24,11 @@ import re
 import sys
 from typing import NamedTuple
 
-from . import command, fakekernel, layout, ops, playpage, queues, rings, tour, uapi
+from . import command, fakekernel, layout, ops, playpage, playtrace, queues, rings, tour, uapi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Any, Callable
 
 # ------------------------------------------------------------------------------------------------------
@@ -361,6 +362,15 @@ def page() -> str:
     return playpage.fill(data, "Play with the rings of io_uring")
 
 
+def trace_page(lines: Iterable[str]) -> str:
+    """Return the page of a trace.
+
+    Args: lines are those that trace.py wrote.
+    Raises: ValueError for what is no trace.
+    """
+    return playpage.fill(playtrace.summarise(lines), "What the rings did")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the page.
 
@@ -370,12 +380,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import argparse
 
     parser = argparse.ArgumentParser(
-        prog="python -m rawuring.play", description="A page on which one can play with the rings, to stdout."
+        prog="python -m rawuring.play",
+        description="A page (HTML, to stdout) on which one can play with the rings, or of a trace.",
     )
-    parser.parse_args(arguments)
+    parser.add_argument("trace", nargs="?", help="a file that RAWURING_TRACE=FILE python app.py has written")
+    options = parser.parse_args(arguments)
     if sys.stdout.isatty():
         parser.error("this prints a page of HTML: python -m rawuring.play > ring.html")
-    sys.stdout.write(page())
+    if options.trace is None:
+        sys.stdout.write(page())
+        return 0
+    with open(options.trace, encoding="utf-8", errors="replace") as lines:
+        try:
+            text = trace_page(lines)
+        except ValueError as error:
+            parser.error(str(error))
+    sys.stdout.write(text)
     return 0
 
 

@@ -140,6 +140,11 @@ ol.log .title { font-weight: 600; padding: .5rem 0 .1rem; }
 .spans text { font-size: 12px; fill: var(--text); } .spans .cursor { stroke: var(--text); stroke-width: 1.5; }
 .spans .ours { fill: var(--us); } .spans .theirs { fill: var(--kernel); } .spans .wait { fill: var(--soft); }
 .spans .later { opacity: .28; }
+.trace { grid-template-columns: 1fr 1fr; } .trace .wide { grid-column: 1 / -1; } .tall { max-height: 30rem; overflow: auto; }
+.findings { padding: 0; margin: 0; list-style: none; display: grid; gap: .5rem; }
+.findings li { border-left: .3rem solid var(--kernel); background: var(--page); padding: .4rem .7rem; border-radius: 0 .4rem .4rem 0; }
+.findings .bad { border-color: var(--bad); } .findings .bad b { color: var(--bad); }
+.lane { width: 45%; min-width: 8rem; } .lane span { display: block; height: .8rem; margin-top: .3rem; background: var(--kernel); border-radius: .15rem; }
 .row { display: flex; flex-wrap: wrap; gap: .4rem; align-items: center; margin: .35rem 0; }
 .skip { position: absolute; left: -100rem; } .skip:focus { left: 1rem; top: .5rem; background: var(--card); padding: .5rem; }
 kbd { border: 1px solid var(--soft); border-radius: .25rem; padding: 0 .3rem; font-size: .85em; }
@@ -153,7 +158,7 @@ kbd { border: 1px solid var(--soft); border-radius: .25rem; padding: 0 .3rem; fo
   .slot text, .arrow text { font-size: 18px; } .slot.narrow text { font-size: 14px; }
   main > .column { display: contents; } main > .column > * { order: 1; } #panel { order: 0; } #log-card { order: 2; }
   .rings { gap: 0; } ol.log { max-height: 14rem; }
-  .card { padding: .7rem .7rem; }
+  .card { padding: .7rem .7rem; } .trace .card { grid-column: 1 / -1; }
 }
 @media (max-width: 520px) { .rings { grid-template-columns: 1fr; } figure svg { max-height: 19rem; } }
 """
@@ -1437,6 +1442,106 @@ document.addEventListener("click", (event) => {
 });
 """
 
+# The page of a trace.
+TRACE_BODY = r"""
+<header>
+  <h1>What the rings did</h1>
+  <p class="lead soft" id="lead"></p>
+</header>
+<main class="trace">
+  <section class="card" aria-labelledby="findings-title"><h2 id="findings-title">What looks wrong</h2><div id="findings"></div></section>
+  <section class="card" aria-labelledby="numbers-title"><h2 id="numbers-title">In numbers</h2><dl id="numbers"></dl></section>
+  <section class="card wide" aria-labelledby="time-title"><h2 id="time-title">Over time</h2><div id="time"></div></section>
+  <section class="card" aria-labelledby="ops-title"><h2 id="ops-title">Latency by operation</h2>
+    <p class="soft">From the publication of the SQE until we copied the last CQE: what the kernel took, and what we let it wait.</p>
+    <div class="scroll" tabindex="0" role="region" aria-label="Table of latencies"><table id="ops"></table></div></section>
+  <section class="card" aria-labelledby="batch-title"><h2 id="batch-title">Requests per call</h2><div id="batches"></div></section>
+  <section class="card wide" aria-labelledby="requests-title"><h2 id="requests-title">Requests</h2>
+    <p class="soft" id="sampled"></p>
+    <div class="row"><label for="order">Order</label><select id="order"><option value="slow">the slowest first</option>
+      <option value="time">by time</option></select><label for="only">Operation</label><select id="only"></select></div>
+    <div class="scroll tall" tabindex="0" role="region" aria-label="Requests over time"><table id="requests"></table></div></section>
+  <section class="card wide" id="left-card" aria-labelledby="left-title"><h2 id="left-title">In flight at the end</h2>
+    <div class="scroll" tabindex="0" role="region" aria-label="Table of what was in flight"><table id="left"></table></div></section>
+</main>
+"""
+
+TRACE = r"""
+"use strict";
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const byId = (id) => document.getElementById(id);
+const escape = (text) => String(text).replace(/[&<>"]/g, (c) => ({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;"}[c]));
+const number = (n) => n.toLocaleString("en");
+
+function time(ns) {
+  for (const [unit, size] of [["s", 1e9], ["ms", 1e6], ["us", 1e3]]) if (ns >= size) return (ns / size).toFixed(ns >= 100 * size ? 0 : ns >= 10 * size ? 1 : 2) + " " + unit;
+  return ns + " ns";
+}
+
+function head(...names) { return `<thead><tr>${names.map((name) => `<th scope="col">${name}</th>`).join("")}</tr></thead>`; }
+
+// A chart of one row of numbers: bars, with the largest number beside it.
+function chart(title, row, kind, each) {
+  const most = Math.max(...row, 1), width = 600, height = 48, per = width / row.length;
+  const bars = row.map((n, i) => n ? `<rect class="${kind}" x="${(i * per).toFixed(1)}" y="${(height - height * n / most).toFixed(1)}"` +
+    ` width="${(per + 0.2).toFixed(1)}" height="${(height * n / most).toFixed(1)}"/>` : "").join("");
+  return `<p class="soft">${title}: at most ${number(most)} ${each}</p><svg class="spans" viewBox="0 0 ${width} ${height}" ` +
+    `preserveAspectRatio="none" style="width:100%;height:3rem" role="img" aria-label="${title}, at most ${number(most)} ${each}">${bars}</svg>`;
+}
+
+function drawRequests() {
+  const only = byId("only").value;
+  let shown = DATA.sample.filter((each) => !only || each.op === only);
+  if (byId("order").value === "slow") shown = [...shown].sort((a, b) => (b.to - b.from) - (a.to - a.from));
+  const per = 100 / Math.max(DATA.duration, 1);
+  byId("requests").innerHTML = head("request", "took", "result", "from the beginning of the trace to its end") + "<tbody>" +
+    shown.map((each) => `<tr><td class="mono">${escape(each.op)} ${escape(each.user_data)}</td><td class="mono">${time(each.to - each.from)}</td>` +
+      `<td class="mono ${each.res < 0 ? "bad-text" : ""}">${each.res}</td><td class="lane"><span style="margin-left:${(each.from * per).toFixed(3)}%;` +
+      `width:max(3px,${((each.to - each.from) * per).toFixed(3)}%)" title="${time(each.from)} to ${time(each.to)}"></span></td></tr>`).join("") + "</tbody>";
+}
+
+function start() {
+  const d = DATA;
+  byId("lead").textContent = `${number(d.requests)} requests in ${time(d.duration)}, from ${number(d.lines)} lines of RAWURING_TRACE.`;
+  byId("findings").innerHTML = d.findings.length ? `<ul class="findings">${d.findings.map((each) =>
+    `<li class="${each.level}"><b>${escape(each.title)}</b>${each.text ? "<br>" + escape(each.text) : ""}</li>`).join("")}</ul>`
+    : "<p class='good-text'>Nothing: no overflow, no failed call, no failed request, nothing left in flight.</p>";
+  const share = (a, b) => b ? `${number(a)} (${Math.round(100 * a / b)} %)` : "none";
+  const rows = [
+    ["requests", number(d.requests)], ["completed", number(d.done)], ["CQEs besides", `${number(d.more)} (MORE, notifications, other rings)`],
+    ["calls of io_uring_enter", number(d.calls)], ["calls per request", (d.calls / Math.max(d.requests, 1)).toFixed(3)],
+    ["done when a submit returned", share(d.at_once, d.offered) + (d.offered ? " of those submitted without waiting" : "")],
+    ["rings", d.rings.map((each) => `${each.name}: SQ ${each.sq}, CQ ${each.cq}, ${each.flags}`).join("; ")],
+  ];
+  byId("numbers").innerHTML = rows.map(([k, v]) => `<dt>${k}</dt><dd>${escape(v)}</dd>`).join("");
+  const each = `in ${time(d.bins.width)}`;
+  byId("time").innerHTML = chart("Submitted", d.bins.submitted, "ours", each) + chart("Reaped", d.bins.reaped, "theirs", each) +
+    chart("In flight", d.bins.in_flight, "wait", "at a time") + chart("Calls", d.bins.calls, "wait", each);
+  byId("ops").innerHTML = head("operation", "requests", "failed", "median", "90 %", "99 %", "longest") + "<tbody>" + d.operations.map((op) =>
+    `<tr><td class="mono">${escape(op.name)}</td><td>${number(op.count)}</td><td class="${op.failed ? "bad-text" : ""}">${number(op.failed)}</td>` +
+    [op.p50, op.p90, op.p99, op.max].map((ns) => `<td class="mono">${time(ns)}</td>`).join("") + "</tr>").join("") + "</tbody>";
+  const groups = new Map();
+  for (const [size, count] of d.batches) {
+    const low = 2 ** Math.floor(Math.log2(size)), name = low === 1 ? "1" : `${low} to ${2 * low - 1}`;
+    groups.set(name, (groups.get(name) || 0) + count);
+  }
+  const most = Math.max(...groups.values(), 1);
+  byId("batches").innerHTML = groups.size ? "<table>" + head("requests", "calls", "share") + "<tbody>" + [...groups].map(([name, count]) =>
+    `<tr><td>${name}</td><td>${number(count)}</td><td class="lane"><span style="width:${(100 * count / most).toFixed(1)}%"></span></td></tr>`).join("") +
+    "</tbody></table>" : "<p class='soft'>No call submitted anything: a kernel thread did (SQPOLL).</p>";
+  byId("sampled").textContent = d.sample.length < d.done ? `A sample: ${d.sample.length} of ${number(d.done)}, the slowest hundred and others at ` +
+    "even distances. Everything above is counted in full." : `All ${number(d.done)}.`;
+  byId("only").innerHTML = "<option value=''>all</option>" + d.operations.map((op) => `<option>${escape(op.name)}</option>`).join("");
+  byId("order").addEventListener("change", drawRequests);
+  byId("only").addEventListener("change", drawRequests);
+  drawRequests();
+  byId("left-card").hidden = !d.left_count;
+  byId("left").innerHTML = head("operation", "user_data", "ring", "submitted after") + "<tbody>" + d.left.map((one) =>
+    `<tr><td class="mono">${escape(one.op)}</td><td class="mono">${escape(one.user_data)}</td><td class="mono">${escape(one.ring)}</td>` +
+    `<td class="mono">${time(one.since)}</td></tr>`).join("") + "</tbody>";
+}
+"""
+
 START = "\nstart();\n"
 
 
@@ -1445,12 +1550,15 @@ def fill(data: dict[str, Any], title: str) -> str:
 
     Args: data is plain data for JSON; title is plain text.
     """
+    body, program = BODY, f"{VIEW}{playkernel.SOURCE}{RUN}{DRIVE}"
+    if data["kind"] == "trace":
+        body, program = TRACE_BODY, TRACE
     shown = json.dumps(data, separators=(",", ":")).replace("</", "<\\/")
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>{BODY}"
+        f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>{body}"
         f'<script type="application/json" id="data">{shown}</script>\n'
-        f"<script>{VIEW}{playkernel.SOURCE}{RUN}{DRIVE}{START}</script>\n</body>\n</html>\n"
+        f"<script>{program}{START}</script>\n</body>\n</html>\n"
     )

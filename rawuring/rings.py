@@ -279,6 +279,10 @@ class Ring(Uncopyable):
             debug = watcher()
             if debug is not None:
                 debug.watch(self)
+        if os.environ.get("RAWURING_TRACE"):
+            trace = watcher("trace")
+            if trace is not None:
+                trace.watch(self)
 
     # -- where the kernel comes in: fakekernel.FakeRing has another one
 
@@ -1418,18 +1422,19 @@ def thread_lives(ident: int) -> bool:
     return any(thread.ident == ident for thread in threading.enumerate())
 
 
-def watcher() -> Any:
-    """Fetch debug.py, the one module that is imported against the order, and only if RAWURING_DEBUG is set.
+def watcher(name: str = "debug") -> Any:
+    """Fetch debug.py or trace.py, which are imported against the order, and only if their variable is set.
 
+    Args: name is "debug" or "trace".
     Returns: the module; None in a copy of a part of the package that lacks it.
     """
     import warnings
     from importlib import import_module
 
     try:
-        return import_module(f"{__package__}.debug")
+        return import_module(f"{__package__}.{name}")
     except ModuleNotFoundError as error:
-        message = f"RAWURING_DEBUG is set, and this copy of a part has no debug mode: {error}"
+        message = f"RAWURING_{name.upper()} is set, and this copy of a part has no {name} mode: {error}"
         warnings.warn(message, RuntimeWarning, stacklevel=4)
         return None
 

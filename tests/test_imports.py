@@ -39,6 +39,7 @@ ORDER = (
     "register",
     "inflight",
     "debug",
+    "trace",
     "command",
     "__main__",
     "evidence",
@@ -70,6 +71,7 @@ ORDER = (
     "tour",
     "playkernel",
     "playpage",
+    "playtrace",
     "play",
     "inspect",
 )

@@ -319,3 +319,27 @@ def test_exercise_when_it_is_done_then_it_says_so_and_not_before(shown, page, nu
     assert shown.value(verdict).startswith("Solved")
     shown.click("#anew")
     assert shown.value(verdict).startswith("Not yet")
+
+
+# ------------------------------------------------------------------------------------------------------
+# The page of a trace
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
+def test_trace_page_then_trouble_comes_first_and_the_requests_can_be_ordered(shown, tmp_path, width, dark):
+    from test_trace import invented
+
+    path = tmp_path / "run.html"
+    path.write_text(play.trace_page([*invented(2000), '["s",9,"1.1",5000,6,0]']), encoding="ascii")
+    shown.open(path, width=width, dark=dark, still=True)
+    assert "1 request was still in flight" in shown.value("document.querySelector('main .card').textContent")
+    first = "document.querySelector('#requests tbody td').textContent"
+    assert shown.value(first) == "READ 1999"
+    shown.value("byId('order').value = 'time'; byId('order').dispatchEvent(new Event('change'))")
+    assert shown.value(f"{first} === 'READ ' + DATA.sample[0].user_data")
+    assert shown.value("document.documentElement.scrollWidth") <= width
+    assert "A sample: 300 of 2,000" in shown.value("byId('sampled').textContent")
+    axe = os.environ.get("AXE")
+    if axe:
+        shown.value(Path(axe).read_text(encoding="utf-8") + "; 1")
+        assert shown.value("axe.run().then((r) => r.violations.map((v) => [v.id, v.nodes[0].html]))") == []

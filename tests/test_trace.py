@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: MIT
+"""RAWURING_TRACE: what is written down, what is made of it, and that nothing happens without it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rawuring import fakekernel, inflight, ops, play, playtrace, rings, trace, uapi
+
+ROOT = str(Path(rings.__file__).parent.parent)
+
+
+@pytest.fixture
+def path(tmp_path, monkeypatch):
+    found = tmp_path / "run.jsonl"
+    monkeypatch.setenv("RAWURING_TRACE", str(found))
+    monkeypatch.setattr(trace, "_log", None)
+    yield found
+    if trace._log is not None:
+        trace._log.write()
+        os.close(trace._log._fd)
+        trace.atexit.unregister(trace._log.write)
+
+
+def events(path, kind=""):
+    trace._log.write()
+    found = [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
+    return [event for event in found if not kind or event[0] == kind]
+
+
+def test_trace_when_requests_go_round_then_each_has_its_lines(path):
+    before = time.monotonic_ns()
+    with fakekernel.fake_ring(entries=4) as (_, ring):
+        for turn in (ring.submit_and_reap, ring.submit_and_wait):
+            for user_data in (1, 2):
+                ops.prep_nop(ring.get_sqe(), user_data=user_data)
+            turn(2)
+            ring.reap()
+    found = events(path)
+    assert [event[0] for event in found] == ["r", *["s", "s", "e", "c", "c"] * 2, "x"]
+    nop = uapi.IORING_OP_NOP
+    assert [event[3:] for event in found if event[0] == "s"] == [[1, nop, 0], [2, nop, 0]] * 2
+    assert [event[3:] for event in found if event[0] == "c"] == [[1, 0, 0], [2, 0, 0]] * 2
+    enter = events(path, "e")[0]
+    assert enter[4:6] == [2, 2] and enter[7:] == [2, 0, 2]
+    times = [event[1] for event in found]
+    assert times == sorted(times) and before <= times[0] <= times[-1] <= time.monotonic_ns()
+
+
+def test_trace_when_the_kernel_refuses_a_call_then_its_errno(path):
+    with fakekernel.fake_ring(entries=4) as (kernel, ring):
+        kernel.failures.append(11)
+        ops.prep_nop(ring.get_sqe(), user_data=1)
+        with pytest.raises(OSError, match="11"):
+            ring.submit()
+        ring.submit()
+        ring.reap()
+    assert [event[7] for event in events(path, "e")] == [-11, 1]
+    assert len(events(path, "s")) == 1  # published once
+
+
+def test_trace_with_sqpoll_then_each_sqe_once(path):
+    with fakekernel.fake_ring(entries=4, flags=uapi.IORING_SETUP_SQPOLL) as (kernel, ring):
+        for user_data in range(6):
+            ops.prep_nop(ring.get_sqe(), user_data=user_data)
+            ring.submit()
+            kernel.run_sq_thread()
+        ring.reap()
+    assert [event[3] for event in events(path, "s")] == list(range(6))
+
+
+def test_trace_beside_debug_mode_then_both(path, monkeypatch):
+    monkeypatch.setenv("RAWURING_DEBUG", "1")
+    monkeypatch.setenv("RAWURING_DEBUG_LOG", "-")
+    with fakekernel.fake_ring(entries=4) as (_, ring):
+        table = inflight.InFlight(ring)
+        seen = []
+        table.start(ops.prep_nop, handler=lambda *cqe: seen.append(cqe[0]))
+        ring.submit_and_wait(1)
+        table.reap()
+        table.dispatch()
+        assert isinstance(ring, trace.TracedRing) and hasattr(ring, "check")
+    assert len(seen) == 1 and len(events(path, "c")) == 1
+
+
+@pytest.mark.requires_io_uring
+def test_trace_on_this_kernel_then_the_sums_are_right(path):
+    with rings.Ring(8) as ring:
+        for _ in range(30):
+            ops.prep_nop(ring.get_sqe(), user_data=1)
+            ring.submit_and_reap(1)
+        for user_data in range(8):
+            ops.prep_nop(ring.get_sqe(), user_data=user_data)
+        ring.submit()
+        assert len(ring.reap()) == 8
+    trace._log.write()
+    with open(path, encoding="utf-8") as lines:
+        found = playtrace.summarise(lines)
+    assert (found["requests"], found["done"], found["left_count"], found["calls"]) == (38, 38, 0, 31)
+    assert found["batches"] == [(1, 30), (8, 1)] and (found["at_once"], found["offered"]) == (8, 8)
+    assert [each["title"] for each in found["findings"]] == [
+        "One request per enter: 30 of 31 calls that submitted", "Waits with an SQ half empty: 30 of 30",
+    ]  # fmt: skip
+    assert max(found["bins"]["in_flight"]) == 8
+
+
+def test_trace_when_the_file_cannot_be_written_then_a_warning_and_the_ring_works(monkeypatch, tmp_path):
+    monkeypatch.setenv("RAWURING_TRACE", str(tmp_path / "nowhere" / "run.jsonl"))
+    monkeypatch.setattr(trace, "_log", None)
+    with pytest.warns(RuntimeWarning, match="nothing is traced"):
+        ring = fakekernel.FakeRing(fakekernel.FakeKernel(entries=2))
+    with ring:
+        ops.prep_nop(ring.get_sqe(), user_data=1)
+        assert ring.submit_and_reap(1) == [(1, 0, 0)]
+        assert not isinstance(ring, trace.TracedRing)
+
+
+def test_without_the_variable_then_nothing_is_imported_and_the_ring_is_a_ring():
+    program = (
+        "import sys\nfrom rawuring import fakekernel\n"
+        "with fakekernel.fake_ring(entries=2) as (_, ring):\n"
+        "    assert type(ring) is fakekernel.FakeRing\n"
+        "assert 'rawuring.trace' not in sys.modules"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "RAWURING_TRACE"}
+    environment["PYTHONPATH"] = ROOT
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=60)
+
+
+CHILD = """
+import os, sys
+from rawuring import fakekernel, ops
+def turn(ring, user_data):
+    ops.prep_nop(ring.get_sqe(), user_data=user_data)
+    ring.submit_and_reap(1)
+with fakekernel.fake_ring(entries=2) as (_, ring):
+    turn(ring, 1)
+    child = os.fork()
+    if not child:
+        with fakekernel.fake_ring(entries=2) as (_, other):
+            turn(other, 2)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    turn(ring, 3)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_trace_when_a_child_is_forked_then_no_line_is_written_twice(tmp_path):
+    path = tmp_path / "run.jsonl"
+    environment = {**os.environ, "PYTHONPATH": ROOT, "RAWURING_TRACE": str(path), "PYTHONWARNINGS": ""}
+    subprocess.run([sys.executable, "-c", CHILD], env=environment, check=True, timeout=60)
+    lines = [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
+    assert sorted(event[3] for event in lines if event[0] == "s") == [1, 2, 3]
+    assert len({event[2] for event in lines if event[0] == "r"}) == 2
+
+
+# ------------------------------------------------------------------------------------------------------
+# What is made of it
+
+
+def invented(requests, per_call=4, ring='"1.1"'):
+    yield f'["r",0,{ring},64,128,0]'
+    for i in range(0, requests, per_call):
+        for n in range(i, min(i + per_call, requests)):
+            yield f'["s",{i * 100},{ring},{n},22,0]'
+        yield f'["e",{i * 100},{i * 100 + 10},{ring},{per_call},1,1,{per_call},0,{per_call}]'
+        for n in range(i, min(i + per_call, requests)):
+            yield f'["c",{i * 100 + 50 + n},{ring},{n},{-5 if n == 7 else 16},0]'
+
+
+def test_summary_when_the_trace_is_long_then_it_is_sampled_and_says_so():
+    requests = 50_000
+    page = play.trace_page(invented(requests))
+    assert page.isascii() and len(page) < 400_000
+    found = playtrace.summarise(invented(requests))
+    assert found["requests"] == found["done"] == requests
+    assert found["lines"] == 1 + 2 * requests + requests // 4
+    assert len(found["sample"]) <= playtrace.SAMPLE
+    slowest = max(each["to"] - each["from"] for each in found["sample"])
+    assert slowest == found["operations"][0]["max"] == 50 + requests - 1
+    assert found["operations"][0]["count"] == requests
+    assert sum(found["bins"]["submitted"]) == sum(found["bins"]["reaped"]) == requests
+
+
+def test_summary_when_something_is_wrong_then_it_stands_first():
+    lines = [
+        *invented(40, per_call=1), '["o",9,"1.1"]', '["s",9,"1.1",77,6,0]', '["e",9,9,"1.1",1,0,0,-16,0,0]',
+        '["s",9,"1.1",78', "nonsense", "[]", '["c",1]',
+    ]  # fmt: skip
+    found = playtrace.summarise(lines)
+    assert [(each["level"], each["title"]) for each in found["findings"]] == [
+        ("bad", "The CQ overflowed: seen 1 times"),
+        ("bad", "io_uring_enter failed with EBUSY: 1 times"),
+        ("bad", "1 request was still in flight at the end"),
+        ("bad", "READ completed with -EIO: 1 times"),
+        ("look", "One request per enter: 40 of 40 calls that submitted"),
+        ("look", "Waits with an SQ half empty: 40 of 40"),
+        ("look", f"4 of {len(lines)} lines could not be read"),
+    ]
+    assert found["left"] == [{"op": "POLL_ADD", "user_data": "77", "ring": "1.1", "since": 9}]
+
+
+def test_summary_of_multishot_requests_then_they_end_with_the_last_cqe():
+    lines = ['["r",0,"1.1",4,8,0]', '["s",5,"1.1",3,6,0]', '["c",7,"1.1",3,1,2]', '["c",9,"1.1",3,-125,0]']
+    found = playtrace.summarise(lines)
+    assert (found["done"], found["more"], found["left_count"], found["findings"]) == (1, 1, 0, [])
+    assert found["operations"][0]["max"] == 4
+
+
+def test_command_when_the_file_is_no_trace_then_2_and_a_reason(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: False, raising=False)
+    path = tmp_path / "other"
+    path.write_bytes(b"\xff\xfe nothing\n" * 3)
+    with pytest.raises(SystemExit) as caught:
+        play.main([str(path)])
+    assert caught.value.code == 2 and "this is no trace" in capsys.readouterr().err
+    path.write_text("\n".join(invented(8)), encoding="ascii")
+    assert play.main([str(path)]) == 0
+    assert capsys.readouterr().out.startswith("<!DOCTYPE html>")
