@@ -8,7 +8,7 @@ Mirrors: liburing ``src/sanitize.c`` in purpose, strace(1) in the form of its li
 Must not know: the meaning of an operation; the names of its arguments are taken from the functions of ops.py.
 Invariant: without the variable nothing of this is imported. It is read when a Ring or an InFlight is created,
 never per request, so it costs a request nothing when it is off.
-Read next: command.py.
+Read next: trace.py.
 
 Unless said otherwise, memory passed to a call may be freed when the call returns, and only the thread that
 owns a ring may use it.

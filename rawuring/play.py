@@ -9,7 +9,7 @@ Mirrors: nothing; tour.py is the same as text, for those who cannot use the page
 Must not know: how the page shows what it is given (playpage.py), or what a trace means (playtrace.py).
 Invariant: the same package gives the same bytes, whatever machine makes them: the events are those of
 fakekernel.py, and what is said of a word is found in the sources that run.
-Read next: playpage.py.
+Read next: inspect.py.
 
 Unless said otherwise, memory passed to a call may be freed when the call returns.
 """

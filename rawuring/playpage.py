@@ -7,7 +7,7 @@ a module, as a copy, a zip and a copy in one file carry modules and nothing else
 Mirrors: nothing.
 Must not know: where the data come from.
 Invariant: the page is ASCII, loads nothing (its Content-Security-Policy forbids it), and works by keyboard.
-Read next: tests/test_play.py.
+Read next: playtrace.py.
 
 Unless said otherwise, any thread may call.
 

@@ -9,7 +9,7 @@ both. Mirrors: nothing; tests/test_nop_tutorial.py is its smallest part as a tes
 Must not know: where a word stands; that is read from io_uring_params.
 Invariant: the text depends on nothing but the chapters: no addresses, descriptors or times. What comes in no
 fixed order is sorted, and said so.
-Read next: queues.py again, beside the output.
+Read next: playkernel.py, and queues.py again, beside the output.
 """
 
 from __future__ import annotations
