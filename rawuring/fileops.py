@@ -614,32 +614,50 @@ def settle_open(fd: int, flags: int, held: list[int]) -> int | None:
     return fd
 
 
+class _Opener(Uncopyable):
+    """The open of what may wait for ever, such as a FIFO, which another thread can end."""
+
+    __slots__ = ("_dir_fd", "_opened", "_path")
+
+    def __init__(self, path: StrOrBytesPath, dir_fd: int | None = None) -> None:
+        self._path = path
+        self._dir_fd = dir_fd
+        self._opened = False
+
+    def open(self, flags: int, mode: int = 0o777) -> int:
+        """Open it, as os.open() does."""
+        call: Callable[[], int] = _with_directories(os.open, self._path, flags, mode, dir_fd=self._dir_fd)
+        try:
+            return call()
+        finally:
+            self._opened = True
+
+    def stop(self) -> None:
+        """Get the thread out of its open(), which it may not have reached yet."""
+        while not self._opened and free_opener(self._path, self._dir_fd):
+            sleep(0.001)
+
+
 def open_alone_op(path: StrOrBytesPath, flags: int, mode: int, dir_fd: int | None) -> Op:
     """Open what may wait for ever, such as a FIFO."""
-    plain = _with_directories(os.open, path, flags, mode, dir_fd=dir_fd)
-    return Op(plain, None, (), None, (path,), os.close, {}, True)
+    opener = _Opener(path, dir_fd)
+    plain = partial(opener.open, flags, mode)
+    return Op(plain, names=(path,), undo=os.close, alone=True, stop=opener.stop)
 
 
-class _Special(Uncopyable):
+class _Special(_Opener):
     """A FIFO, a terminal or a device, which a thread reads or writes until it is told to stop."""
 
-    __slots__ = ("_opened", "_path", "_stopped")
+    __slots__ = ("_stopped",)
 
     def __init__(self, path: StrOrBytesPath) -> None:
-        self._path = path
-        self._opened = self._stopped = False
+        super().__init__(path)
+        self._stopped = False
 
     def stop(self) -> None:
         """Get the thread out of its waiting, wherever it is."""
         self._stopped = True
-        while not self._opened and free_opener(self._path, None):
-            sleep(0.001)
-
-    def _open(self, flags: int) -> int:
-        try:
-            return os.open(self._path, flags | _O_CLOEXEC)
-        finally:
-            self._opened = True
+        super().stop()
 
     def _is_ready(self, fd: int, writing: bool) -> bool:
         """Wait for fd; False when it is to stop."""
@@ -650,7 +668,7 @@ class _Special(Uncopyable):
 
     def read(self) -> bytes:
         """Read to the end."""
-        fd = self._open(os.O_RDONLY)
+        fd = self.open(os.O_RDONLY)
         parts = []
         try:
             while self._is_ready(fd, False):
@@ -665,7 +683,7 @@ class _Special(Uncopyable):
     def write(self, fd: int | None, view: memoryview) -> None:
         """Write all, to a descriptor if it is open already."""
         if fd is None:
-            fd = self._open(os.O_WRONLY)
+            fd = self.open(os.O_WRONLY)
         self._opened = True
         try:
             if O_NONBLOCK:

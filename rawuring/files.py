@@ -565,36 +565,11 @@ async def open_fd(path: StrOrBytesPath, flags: int, mode: int = 0o777, *, dir_fd
                 raise
             fd = None
         if fd is None:
-            fd = await _open_alone(path, flags, mode, dir_fd)
+            fd = int(await _in_thread(fileops.open_alone_op(path, flags, mode, dir_fd)))
         return fd
     finally:
         for each in held:
             os.close(each)
-
-
-async def _open_alone(path: StrOrBytesPath, flags: int, mode: int, dir_fd: int | None) -> int:
-    """Open a FIFO in a thread of its own, and free the thread when the task is cancelled."""
-    op = fileops.open_alone_op(path, flags, mode, dir_fd)
-    opening = [True]
-    op = op._replace(plain=partial(_opened, opening, op.plain))
-    try:
-        return int(await _in_thread(op))
-    except asyncio.CancelledError:
-        _free_opener(asyncio.get_running_loop(), opening, path, dir_fd)
-        raise
-
-
-def _opened(opening: list[bool], call: Callable[[], int]) -> int:
-    try:
-        return call()
-    finally:
-        opening.clear()
-
-
-def _free_opener(loop: Any, opening: list[bool], path: StrOrBytesPath, dir_fd: int | None) -> None:
-    """Be the other end of the FIFO, again and again until the thread has opened it."""
-    if opening and not loop.is_closed() and fileops.free_opener(path, dir_fd):
-        loop.call_later(0.01, _free_opener, loop, opening, path, dir_fd)
 
 
 @types.coroutine

@@ -902,6 +902,35 @@ def test_fifo_when_the_task_is_cancelled_then_its_thread_ends(tmp_path: Path, wh
     asyncio.run(asyncio.wait_for(main(), 60))
 
 
+@pytest.mark.skipif(not LINUX, reason="about FIFOs of Linux")
+def test_fifo_when_the_loop_ends_before_the_thread_opens_it_then_the_thread_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fifo, opens, goes_on, real = tmp_path / "fifo", threading.Event(), threading.Event(), os.open
+    os.mkfifo(fifo)
+
+    def late(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
+        if path == fifo and not flags & os.O_NONBLOCK:
+            opens.set()
+            goes_on.wait()
+        return real(path, flags, *args, **kwargs)
+
+    async def main() -> None:
+        task = asyncio.ensure_future(files.open_fd(fifo, os.O_WRONLY))
+        while not opens.is_set():
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    monkeypatch.setattr(os, "open", late)
+    asyncio.run(main())
+    goes_on.set()
+    for thread in _waiting():
+        thread.join(60)
+    assert not _waiting()
+
+
 def _waiting() -> list[Any]:
     return [each for each in threading.enumerate() if each.name == "rawuring-files-wait"]
 
