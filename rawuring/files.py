@@ -61,6 +61,8 @@ __all__ = [
 
 #: How long the caches answer in one turn of a loop before a task has to wait for the next.
 BUDGET_S = 0.0002
+#: How long a file that the kernel fetches is asked for again: about what a request costs, the sleep included.
+FETCH_S = 0.0001
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -797,8 +799,26 @@ async def read_bytes(path: StrOrBytesPath) -> bytes:
         await _breathe()
     found = filebatch.read_file_now(path)
     if found.__class__ is not bytes:
-        found = await _drive(filebatch.read_file(path, found))
+        found = await (_fetched(path, found) if found else _drive(filebatch.read_file(path)))
     return found  # type: ignore[no-any-return]
+
+
+async def _fetched(path: StrOrBytesPath, opened: filebatch.Opened) -> Any:
+    """Read a file that is open: ask again turn by turn, for as long as a request takes, then make one."""
+    try:
+        until = perf_counter() + FETCH_S
+        while opened.fetching:
+            await _suspend
+            if perf_counter() > _turn.until:
+                await _breathe()
+            data = opened.read_now()
+            if data is not None:
+                return data
+            if perf_counter() > until:
+                break
+        return await _drive(filebatch.read_file(path, opened))
+    finally:
+        opened.close()
 
 
 async def read_text(path: StrOrBytesPath, encoding: str | None = None, errors: str | None = None) -> str:

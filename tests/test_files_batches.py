@@ -421,6 +421,54 @@ def test_read_many_when_the_cache_answers_anything_then_the_content(
 
 
 @pytest.mark.skipif(not LINUX, reason="preadv2: Linux only")
+@hypothesis.given(
+    choices=st.lists(st.sampled_from(["whole", "part", -1, -1, None]), min_size=1, max_size=20),
+    again=st.lists(st.booleans(), min_size=1, max_size=20), patience=st.sampled_from([0.0, files.FETCH_S]),
+    budget=st.sampled_from([0.0, files.BUDGET_S, 1.0]),
+)  # fmt: skip
+@hypothesis.settings(
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture], max_examples=20, deadline=None
+)
+def test_read_bytes_when_the_cache_answers_anything_then_the_content(
+    tree: Path, choices: list[Any], again: list[bool], patience: float, budget: float
+) -> None:
+    paths = regular(tree)
+
+    async def main() -> list[bytes]:
+        return await asyncio.gather(*map(files.read_bytes, paths))
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        Cold(monkeypatch, choices, again)
+        monkeypatch.setattr(files, "FETCH_S", patience)
+        monkeypatch.setattr(files, "BUDGET_S", budget)
+        data = asyncio.run(main())
+    assert data == [path.read_bytes() for path in paths]
+
+
+@pytest.mark.skipif(not LINUX, reason="preadv2: Linux only")
+def test_read_bytes_when_cancelled_while_the_file_is_fetched_then_it_is_closed(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    if "nothing" in way:
+        pytest.skip("about answers from the caches")
+    cold = Cold(monkeypatch, [-1], [False])
+    monkeypatch.setattr(files, "FETCH_S", 1e9)
+
+    async def main() -> None:
+        before = set(os.listdir("/proc/self/fd"))
+        task = asyncio.ensure_future(files.read_bytes(regular(tree)[5]))
+        while cold.asked_again < 3:
+            await asyncio.sleep(0)
+        assert set(os.listdir("/proc/self/fd")) != before
+        task.cancel()
+        (error,) = await asyncio.gather(task, return_exceptions=True)
+        assert isinstance(error, asyncio.CancelledError)  # its traceback keeps what was not closed
+        assert set(os.listdir("/proc/self/fd")) == before
+
+    asyncio.run(main())
+
+
+@pytest.mark.skipif(not LINUX, reason="preadv2: Linux only")
 @pytest.mark.parametrize(
     ("fetched", "again", "expected"),
     [
