@@ -102,7 +102,8 @@ def _read_opened_now(fd: int) -> Any:
             memory = bytearray(size + 1)
             got = fileops.fetch_now(fd, (memory,))
             if got == size:
-                data = bytes(memoryview(memory)[:size])
+                del memory[size]
+                data = bytes(memory)
                 os.close(fd)
                 return data
             return Opened(fd, size, memory, got is not None)
