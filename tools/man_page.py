@@ -144,7 +144,8 @@ def page(found: list[Help]) -> str:
         *(f"| `{name}` | {said} |" for name, said in commands.COMMANDS.items()), "",
     ]  # fmt: skip
     for each in found:
-        lines += [f"## {each.name}\n", f"{each.description}\n", f"```text\n{each.usage}\n```\n"]
+        usage = textwrap.fill(each.usage, 100, subsequent_indent="    ", break_on_hyphens=False)
+        lines += [f"## {each.name}\n", f"{each.description}\n", f"```text\n{usage}\n```\n"]
         for headline, pairs in each.options.items():
             if [option for option, _ in pairs] == ["-h, --help"]:
                 continue
