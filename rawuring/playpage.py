@@ -141,6 +141,7 @@ ol.log .title { font-weight: 600; padding: .5rem 0 .1rem; }
 .spans .ours { fill: var(--us); } .spans .theirs { fill: var(--kernel); } .spans .wait { fill: var(--soft); }
 .spans .later { opacity: .28; }
 .trace { grid-template-columns: 1fr 1fr; } .trace .wide { grid-column: 1 / -1; } .tall { max-height: 30rem; overflow: auto; }
+.trace td.mono { white-space: nowrap; } .trace td { padding-right: .8rem; }
 .findings { padding: 0; margin: 0; list-style: none; display: grid; gap: .5rem; }
 .findings li { border-left: .3rem solid var(--kernel); background: var(--page); padding: .4rem .7rem; border-radius: 0 .4rem .4rem 0; }
 .findings .bad { border-color: var(--bad); } .findings .bad b { color: var(--bad); }
