@@ -307,7 +307,8 @@ class _TimedFuture(RequestFuture):
     """A future with a linked timeout: it ends when both of its requests have."""
 
     # res of the LINK_TIMEOUT. When it has ended a futex wait or a waitid that is not -ETIME but 1 (io_uring/
-    # cancel.h io_cancel_remove returns how many it has found; seen on 6.18).
+    # cancel.h io_cancel_remove returns how many it has found; seen on 6.18), and -ENOENT when it has ended
+    # what runs in a worker (a splice; seen on 6.1). One that was not needed completes with -ECANCELED.
     _timer: int | None = None
     # A linked timeout does not start for a request that begins in a worker (splice; seen on 6.18): then the
     # loop's own timer ends it, a little later.
@@ -335,7 +336,7 @@ class _TimedFuture(RequestFuture):
             super()._end(self._res)
 
     def _failure(self, res: int) -> BaseException | None:
-        fired = self._timer in (-errno.ETIME, -errno.EALREADY) or (self._timer or 0) > 0
+        fired = self._timer in (-errno.ETIME, -errno.EALREADY, -errno.ENOENT) or (self._timer or 0) > 0
         if (fired or self._overdue) and res in _STOPPED:
             return _timed_out(_operation(self._prep))
         if res == -errno.ECANCELED and self._timer == -errno.EINVAL:
