@@ -917,7 +917,7 @@ MUTANTS = (
     ),
     Mutant(
         "asyncring: the result of a task that is cancelled before it runs is dropped", "rawuring/asyncring.py",
-        "                self._taken = True\n                self._give_late(self.result())\n", "                pass\n",
+        "                self._taken = True\n                self._abandon()\n", "                pass\n",
         "tests/test_asyncring.py -k result_is_there",
     ),
     Mutant(
@@ -927,13 +927,56 @@ MUTANTS = (
     ),
     Mutant(
         "asyncring: requests that were not sent are dropped when the loop closes", "rawuring/asyncring.py",
-        "            self._end_unsent()\n", "",
+        "            self._end_unsent(-errno.ECANCELED)\n", "",
         "tests/test_asyncring.py -k closed_with_requests",
     ),
     Mutant(
         "asyncring: no timer of the loop's own behind a linked timeout", "rawuring/asyncring.py",
-        "        future._stop_at(timeout)\n", "        future._stop_at(3600)\n",
+        "        future._stop_at(nanoseconds / 1e9)\n", "        future._stop_at(3600)\n",
         "tests/test_asyncring.py -k begins_in_a_worker",
+    ),
+    Mutant(
+        "asyncring: blocks are not told that io_uring was taken away", "rawuring/asyncring.py",
+        "                if many.handler is not None:\n", "                if False:\n",
+        "tests/test_asyncring.py -k taken_away_then_requests",
+    ),
+    Mutant(
+        "asyncring: a stream without buffers is not told that io_uring was taken away", "rawuring/asyncring.py",
+        "            calls += [partial(source.handle, res, 0) for source in self._starved]\n", "",
+        "tests/test_asyncring.py -k taken_away_then_a_stream",
+    ),
+    Mutant(
+        "asyncring: any thread may take the ring", "rawuring/asyncring.py",
+        "        if asyncio._get_running_loop() is not self._loop:\n", "        if False:\n",
+        "tests/test_asyncring.py -k not_the_loops",
+    ),
+    Mutant(
+        "asyncring: a cancellation without room is given up", "rawuring/asyncring.py",
+        "        except (SubmissionQueueFull, OSError):  # no room for now\n"
+        "            self._loop.call_later(delay, ", "        except (SubmissionQueueFull, OSError):\n"
+        "            self._loop.call_later(3600, ",
+        "tests/test_asyncring.py -k takes_nothing_for_now",
+    ),
+    Mutant(
+        "asyncring: a chain that breaks leaves its descriptors to a task that is cancelled",
+        "rawuring/asyncring.py", "        self._give_late(self._results)\n", "        super()._abandon()\n",
+        "tests/test_asyncring.py -k breaks_and_its_task",
+    ),
+    Mutant(
+        "asyncring: handlers run in whatever context", "rawuring/asyncring.py",
+        "            context.copy().run(handler, res, flags)", "            handler(res, flags)",
+        "tests/test_asyncring.py -k has_a_context",
+    ),
+    Mutant(
+        "asyncring: an interrupted chain leaves an entry", "rawuring/asyncring.py",
+        "                table.entries.pop(_token_of(sq._slots[at & sq.ring_mask]), None)\n",
+        "                pass\n",
+        "tests/test_asyncring.py -k raises_within_it",
+    ),
+    Mutant(
+        "asyncring: who awaits alone on a loop that hides its queue waits for two turns", "rawuring/asyncring.py",
+        "        return before == self._alone\n", "        return False\n",
+        "tests/test_asyncring.py -k awaits_alone",
     ),
     Mutant(
         "aio: close() does not end the requests of its ring", "rawuring/aio.py",
