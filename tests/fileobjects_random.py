@@ -79,11 +79,11 @@ class Limits:
         self.kinds, self.folder, self.random = kinds, folder, chance
         self.kind = ""
 
-    def set(self) -> None:
+    def set(self, kind: str = "", descriptors: int | None = None) -> None:
         """Put one of the limits in force, where it is met soon."""
         if not self.kinds or self.kind:
             return
-        self.kind = self.random.choice(self.kinds)
+        self.kind = kind or self.random.choice(self.kinds)
         if self.kind == "space":
             self.fill()
         else:
@@ -93,7 +93,8 @@ class Limits:
             if self.kind == "files":
                 which = resource.RLIMIT_NOFILE
                 with open(os.devnull) as file:
-                    value = file.fileno() + self.random.randrange(3)
+                    more = self.random.randrange(3) if descriptors is None else descriptors
+                    value = file.fileno() + more
             resource.setrlimit(which, (value, resource.getrlimit(which)[1]))
 
     def fill(self) -> None:
@@ -438,6 +439,11 @@ class Storm:
                     lambda: self.updates(self.random.choice([-1, 0, 16, 3000])), self.batches,
                 ])()  # fmt: skip
 
+        files._ring()  # it needs a descriptor
+        if "files" in self.limits.kinds:  # at least once there is none, and nobody lifts the limit meanwhile
+            self.limits.set("files", 0)
+            assert await self.attempt(lambda: files.read_many(self.small), 0) == ("failed", None)
+            self.limits.lift()
         await asyncio.gather(*(one() for _ in range(5)))
         politely = self.random.random() < 0.5
         for _ in range(6 * kill):
