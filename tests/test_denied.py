@@ -49,6 +49,7 @@ PROBE = ("io_uring: ", 1)  # the beginning of the output, and the exit code
 COMMANDS = {
     "python3 -m rawuring.probe": (["-m", "rawuring.probe"], *PROBE),
     "python3 -m rawuring.tour": (["-m", "rawuring.tour"], "On the pure-Python kernel, because", 0),
+    "python3 -m rawuring.play > ring.html": (["-m", "rawuring.play"], "<!", 0),
     "python3 -m rawuring.layout": (["-m", "rawuring.layout"], "A ring of 8 SQEs", 0),
     "python3 -m rawuring.inspect PID": (["-m", "rawuring.inspect", "self"], "", 1),  # no ring there
     "python3 -m rawuring.inspect PID --explain": (["-m", "rawuring.inspect", "self", "--explain"], "", 1),
