@@ -1518,10 +1518,9 @@ def test_ring_when_it_is_taken_away_then_a_stream_without_buffers_says_so(monkey
             assert bytes(pieces[0]) == b"x" * 64
             b.close()
 
-    with warnings.catch_warnings():
+    with contextlib.closing(loop), warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         loop.run_until_complete(main())
-    loop.close()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it may fall into a finalizer
