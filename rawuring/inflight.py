@@ -482,7 +482,8 @@ class InFlight(Uncopyable):
 
         Args: res is the result of each.
         """
-        for user_data in self.ring.discard():
+        ring = self._ring()
+        for user_data in () if ring is None else ring.discard():
             if user_data in self:
                 self.complete(user_data, res, 0)
 

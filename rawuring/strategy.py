@@ -16,12 +16,11 @@ from __future__ import annotations
 from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
 
 from . import syscalls
+from .inflight import InFlight
+from .rings import Ring
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .inflight import InFlight
-    from .rings import Ring
-
     Ready = list[tuple[SelectorKey, int]]
     Keys = dict[int, SelectorKey]
 

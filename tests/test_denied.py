@@ -50,6 +50,7 @@ COMMANDS = {
     "python3 -m rawuring.probe": (["-m", "rawuring.probe"], *PROBE),
     "python3 -m rawuring.tour": (["-m", "rawuring.tour"], "On the pure-Python kernel, because", 0),
     "python3 -m rawuring.play > ring.html": (["-m", "rawuring.play"], "<!", 0),
+    "python3 -m rawuring.play run.jsonl > run.html": (["-m", "rawuring.play", "TMP/run.jsonl"], "<!", 0),
     "python3 -m rawuring.layout": (["-m", "rawuring.layout"], "A ring of 8 SQEs", 0),
     "python3 -m rawuring.inspect PID": (["-m", "rawuring.inspect", "self"], "", 1),  # no ring there
     "python3 -m rawuring.inspect PID --explain": (["-m", "rawuring.inspect", "self", "--explain"], "", 1),
@@ -241,6 +242,7 @@ def test_commands_of_the_pages_then_each_is_run_here_or_excused():
 def test_refused_then_all_of_it_does_what_it_says(refusal, tmp_path):
     code, cause = REFUSALS[refusal]
     (tmp_path / "script.py").write_text(SCRIPT)
+    (tmp_path / "run.jsonl").write_text('["r", 0, "1.1", 8, 16, 0]\n')
     replace = {"SCRIPT": str(tmp_path / "script.py")}
     jobs = []
     for arguments, begin, status in (*COMMANDS.values(), *MORE):

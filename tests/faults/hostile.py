@@ -29,7 +29,7 @@ import leaks
 from rawuring import buffers, fakekernel, fdmon, inflight, ops, register, rings, selector, syscalls, uapi
 
 MODULES = (
-    "uapi", "syscalls", "barriers", "mapping", "queues", "rings", "ops", "buffers", "register", "inflight",
+    "uapi", "syscalls", "barriers", "queues", "rings", "ops", "buffers", "register", "inflight",
     "debug", "monitor", "fdmonpoll", "fdmon", "strategy", "epollwait", "selector", "asyncring", "aio",
     "fakekernel",
 )  # fmt: skip
