@@ -44,6 +44,7 @@ REFUSALS = {
 }
 
 SCRIPT = "import asyncio\nasync def main(): print('ran', flush=True)\nasyncio.run(main())\n"
+TRACE = '["r", 0, "1.1", 8, 16, 0]\n["s", 1, "1.1", 1, 0, 0]\n["c", 2, "1.1", 1, 0, 0]\n'
 PROBE = ("io_uring: ", 1)  # the beginning of the output, and the exit code
 # A command of the pages, with ... for the rest -> its arguments here, its output and its exit code.
 COMMANDS = {
@@ -242,7 +243,7 @@ def test_commands_of_the_pages_then_each_is_run_here_or_excused():
 def test_refused_then_all_of_it_does_what_it_says(refusal, tmp_path):
     code, cause = REFUSALS[refusal]
     (tmp_path / "script.py").write_text(SCRIPT)
-    (tmp_path / "run.jsonl").write_text('["r", 0, "1.1", 8, 16, 0]\n')
+    (tmp_path / "run.jsonl").write_text(TRACE)
     replace = {"SCRIPT": str(tmp_path / "script.py")}
     jobs = []
     for arguments, begin, status in (*COMMANDS.values(), *MORE):

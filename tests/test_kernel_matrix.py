@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import os
@@ -264,6 +265,15 @@ def test_packages_of_an_old_layout_then_merged(tmp_path, monkeypatch):
 def test_newest_package_then_by_numbers_and_not_by_letters():
     names = ["linux-image-5.10.0-9-686", "linux-image-5.10.0-32-686", "linux-image-5.10.0-10-686"]
     assert max(names, key=debian._by_version) == "linux-image-5.10.0-32-686"
+
+
+@pytest.mark.parametrize(("said", "status"), [("[<604af645>] fatal_sigsegv+0x39", 126), ("panic", 125)])
+def test_user_mode_kernel_without_room_for_registers_then_not_to_be_had(tmp_path, monkeypatch, said, status):
+    monkeypatch.setattr(debian, "kernel", lambda *args: tmp_path)
+    monkeypatch.setattr(debian, "root", lambda *args: tmp_path)
+    monkeypatch.setattr(guest, "run", lambda *args: guest.Outcome(guest.NO_REPORT, said, 1.0))
+    options = argparse.Namespace(cache=tmp_path, mirror=None, folder=tmp_path, timeout=1)
+    assert tool.run_in(CELLS["5.10um"], "true", options).status == status
 
 
 def test_kvm_when_the_cpu_can_then_used_and_without_it_when_the_guest_says_nothing(tmp_path, monkeypatch):
