@@ -424,12 +424,12 @@ class EpollWait(Strategy):
     def wait(self, timeout_ns: int | None) -> Ready:
         """Send all changes and wait, in one system call."""
         if self._waiting:
-            # In another thread or below this signal handler, as epoll allows; or an exception has kept the
-            # last wait from noting its end (before CPython 3.11), or this is a forked child.
+            # In another thread or below this signal handler, as epoll allows; or this is a forked child.
             if self.ring.closed:
                 self._check_ring()
-            self._apply_all()
-            return self._ask_epoll(timeout_ns)
+            if rings._HANDLERS_RUN_AFTER_CALLS or self._is_under_way(sys._getframe()):
+                self._apply_all()
+                return self._ask_epoll(timeout_ns)
         if self._refused:
             timeout_ns = 0
         self._waiting, self._idle = True, False
@@ -463,6 +463,20 @@ class EpollWait(Strategy):
             return self._ask_epoll(0 if self._serving else timeout_ns)  # the next turn sends requests
         finally:
             self._waiting, self._idle = False, not self._direct
+
+    def _is_under_way(self, this: Any) -> bool:
+        """Tell whether any thread is in wait(), apart from this frame.
+
+        Before CPython 3.11 and on PyPy an exception may keep a wait from noting its end. Requests, which only
+        a wait in the ring sends, would stay unsent for ever.
+        """
+        for frame in sys._current_frames().values():
+            each: Any = frame
+            while each is not None:
+                if each.f_code is this.f_code and each is not this and each.f_locals.get("self") is self:
+                    return True
+                each = each.f_back
+        return False
 
     def _ask_epoll(self, timeout_ns: int | None) -> Ready:
         """Wait without the ring, for whole milliseconds."""

@@ -1361,3 +1361,15 @@ def test_handler_raises_while_a_change_is_made_at_once_then_it_is_made_later(in_
     assert pair[0].fileno() not in in_set.get_map()
     in_set.register(pair[0], READ)
     assert in_set.select(1) == [(in_set.get_key(pair[0]), READ)]
+
+
+@pytest.mark.requires_io_uring
+def test_an_exception_kept_a_wait_from_noting_its_end_then_requests_are_sent_all_the_same(monkeypatch):
+    """Possible before CPython 3.11 and on PyPy; one that is under way below or in a thread is still seen."""
+    monkeypatch.setattr(rings, "_HANDLERS_RUN_AFTER_CALLS", False)
+    got = []
+    with IoUringSelector("io_uring:epoll_wait") as sel:
+        sel.requests.start(ops.prep_nop, handler=lambda res, flags: got.append((res, sel.select(0))))
+        sel._strategy._waiting = True
+        assert sel.select(20) == []
+        assert (got, sel._strategy._waiting) == ([(0, [])], False)
