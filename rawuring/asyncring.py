@@ -1194,9 +1194,12 @@ class AsyncRing(Uncopyable):
 
         Args: as for os.waitid(); options is os.WEXITED by default.
         Returns: an os.waitid_result.
-        Raises: ChildProcessError, OSError, TimeoutError; NotImplementedError for what this kernel cannot do.
+        Raises: ChildProcessError, OSError, TimeoutError; NotImplementedError for what this kernel cannot do,
+            and where there is no os.waitid() (PyPy).
         Since: 6.7; 5.5 for the exit of one child
         """
+        if not hasattr(os, "waitid"):
+            raise NotImplementedError("waitid() needs os.waitid(), which this Python does not have")
         options = os.WEXITED if options is None else options
         while True:
             # Looked at in the ring, and reaped by the task: a task that is cancelled has reaped nobody.

@@ -92,22 +92,22 @@ class Log(Uncopyable):
             return
 
 
-_log: Log | None = None
+_shared: Log | None = None
 
 
 def _open_log(path: str) -> Log | None:
-    global _log
-    if _log is None or _log.path != path:
+    global _shared
+    if _shared is None or _shared.path != path:
         import warnings
 
         try:
-            _log = Log(path)
+            _shared = Log(path)
         except OSError as error:
             warnings.warn(f"RAWURING_TRACE: {error}; nothing is traced", RuntimeWarning, stacklevel=5)
             return None
-    elif _log._pid != os.getpid():
-        _log.write()  # drops what the parent writes
-    return _log
+    elif _shared._pid != os.getpid():
+        _shared.write()  # drops what the parent writes
+    return _shared
 
 
 class TracedRing(Ring):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
+import ctypes
 import contextvars
 import errno
 import functools
@@ -222,7 +223,7 @@ async def test_arguments_when_they_are_of_another_kind_then_type_error_in_words(
         await ring.msg_ring(mailbox, "x")
     mailbox.close()
     with pytest.raises(ValueError, match="4 bytes"):
-        ring.futex_wake(bytearray(2))
+        ring.futex_wake(ctypes.c_uint16())
     with refused("group of buffers"):
         ring.stream(ops.prep_recv_multishot, 0, 0, 0, 0, buffers=5)
     for token in (None, "x", 0.5):
@@ -1085,6 +1086,8 @@ async def _data_and_cancel(ring, times: int, receive: Callable[[socket.socket], 
 @on_each_loop
 async def test_waitid_when_a_child_ends_then_it_is_reaped_once(ring, monkeypatch) -> None:
     if not hasattr(os, "waitid"):
+        with pytest.raises(NotImplementedError, match=r"os\.waitid"):
+            await ring.waitid(0, os.getpid())
         pytest.skip("this Python has no os.waitid()")
     for lacking in (False, True):
         if lacking:

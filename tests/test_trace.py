@@ -21,16 +21,16 @@ ROOT = str(Path(rings.__file__).parent.parent)
 def path(tmp_path, monkeypatch):
     found = tmp_path / "run.jsonl"
     monkeypatch.setenv("RAWURING_TRACE", str(found))
-    monkeypatch.setattr(trace, "_log", None)
+    monkeypatch.setattr(trace, "_shared", None)
     yield found
-    if trace._log is not None:
-        trace._log.write()
-        os.close(trace._log._fd)
-        trace.atexit.unregister(trace._log.write)
+    if trace._shared is not None:
+        trace._shared.write()
+        os.close(trace._shared._fd)
+        trace.atexit.unregister(trace._shared.write)
 
 
 def events(path, kind=""):
-    trace._log.write()
+    trace._shared.write()
     found = [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
     return [event for event in found if not kind or event[0] == kind]
 
@@ -100,7 +100,7 @@ def test_trace_on_this_kernel_then_the_sums_are_right(path):
             ops.prep_nop(ring.get_sqe(), user_data=user_data)
         ring.submit()
         assert len(ring.reap()) == 8
-    trace._log.write()
+    trace._shared.write()
     with open(path, encoding="utf-8") as lines:
         found = playtrace.summarise(lines)
     assert (found["requests"], found["done"], found["left_count"], found["calls"]) == (38, 38, 0, 31)
@@ -113,7 +113,7 @@ def test_trace_on_this_kernel_then_the_sums_are_right(path):
 
 def test_trace_when_the_file_cannot_be_written_then_a_warning_and_the_ring_works(monkeypatch, tmp_path):
     monkeypatch.setenv("RAWURING_TRACE", str(tmp_path / "nowhere" / "run.jsonl"))
-    monkeypatch.setattr(trace, "_log", None)
+    monkeypatch.setattr(trace, "_shared", None)
     with pytest.warns(RuntimeWarning, match="nothing is traced"):
         ring = fakekernel.FakeRing(fakekernel.FakeKernel(entries=2))
     with ring:

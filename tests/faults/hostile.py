@@ -360,7 +360,7 @@ def usual(name, thing, fds):
         "sqes": bytes(64), "prep": ops.prep_nop, "handler": None, "callback": print, "target": [],
         "cqe": (1, 0, 0), "cqes": [], "params": {}, "name": "user_data", "values": [1], "opcode": 8,
         "sock": sockets[-1], "nbytes": 1, "data": b"x", "word": bytearray(8), "mask": 1, "buffers": [b"x"],
-        "address": "/nowhere", "idtype": os.P_PID, "id": os.getpid(), "fd_in": fds[0], "fd_out": fds[1],
+        "address": "/nowhere", "idtype": 1, "id": os.getpid(), "fd_in": fds[0], "fd_out": fds[1],
         "arg": None, "buffer": bytearray(256), "token": 1, "index": 0, "offset": 0, "position": 0,
     }.get(name, 0)  # fmt: skip
 
