@@ -12,8 +12,8 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
-import ctypes
 import contextvars
+import ctypes
 import errno
 import functools
 import gc
@@ -223,7 +223,7 @@ async def test_arguments_when_they_are_of_another_kind_then_type_error_in_words(
         await ring.msg_ring(mailbox, "x")
     mailbox.close()
     with pytest.raises(ValueError, match="4 bytes"):
-        ring.futex_wake(ctypes.c_uint16())
+        ring.futex_wake((ctypes.c_char * 2)())
     with refused("group of buffers"):
         ring.stream(ops.prep_recv_multishot, 0, 0, 0, 0, buffers=5)
     for token in (None, "x", 0.5):

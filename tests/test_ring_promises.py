@@ -520,6 +520,9 @@ def test_handler_raises_at_any_call_of_a_resize_then_broken_or_whole_and_close_d
             ring.close()
         assert (answers, len(table)) == ([-errno.ECANCELED], 0), number
         number += 1
+        if sys.implementation.name != "cpython":
+            del ring, table
+            gc.collect()  # PyPy's mappings own copies of the descriptor, and each costs the next ring calls
     assert states == {"open", "broken"}
 
 
