@@ -84,7 +84,8 @@ def test_words_when_there_is_no_source_then_the_file_alone(monkeypatch):
         raise OSError("source code not available")
 
     monkeypatch.setattr(play.inspect, "getsourcelines", no_source)
-    assert play.find_line(play.SQ.flush, "store_release(") == ("queues.py", "")
+    file = Path(play.SQ.flush.__code__.co_filename).name  # another one in a copy
+    assert play.find_line(play.SQ.flush, "store_release(") == (file, "")
 
 
 def test_page_then_it_is_small_ascii_and_alone():
