@@ -875,16 +875,11 @@ class AsyncRing(Uncopyable):
         if self._ring._state == "open":
             if self._ring._owner != get_ident():
                 self._ring.bind_thread()
-            self._end_unsent(-errno.ECANCELED)
+            self.table.answer_unsent(-errno.ECANCELED)  # closing the table runs their handlers
         if self._owned:
             self._ring.close()
         else:
             self.table.close()
-
-    def _end_unsent(self, res: int) -> None:
-        """Answer the requests that the kernel has not seen; closing the table runs their handlers."""
-        for token in self._ring.discard():
-            self.table.complete(token, res, 0)
 
     def _close_with_loop(self) -> None:
         """Do what close() of the loop does, after the ring's end."""
@@ -905,7 +900,7 @@ class AsyncRing(Uncopyable):
         for mailbox in tuple(self._mailboxes):
             mailbox.close()
         self._leave_loop()
-        self._end_unsent(res)
+        self.table.answer_unsent(res)
         entries, blocks = self.table.entries, self.table._blocks  # the table lets go of them
         try:
             self._ring.close()
