@@ -153,24 +153,9 @@ def _unavailable(error: OSError, what: str) -> Unavailable:
     return Unavailable.because(code, what, REASON_OF_ERRNO.get(code, "unknown"))
 
 
-class _LoopRing(rings.Ring):
-    """A ring that ends with its loop: of a loop that is forgotten asyncio tells, and of its ring nobody."""
-
-    def __del__(self) -> None:
-        """Close the ring without a warning, in whatever thread the collector runs."""
-        if getattr(self, "closed", True):
-            return
-        if self._state in ("closed", "forked"):  # half done
-            self._release(self._state)
-            return
-        if self._state == "open":
-            self._own()  # nobody else can reach it, and the kernel has bound it to no thread
-        self._close(explicit=False)
-
-
 def _make_ring() -> rings.Ring:
     try:
-        ring = _LoopRing(_ENTRIES, wish=_WISH, cq_entries=_CQ_ENTRIES, min_entries=8)
+        ring = rings.Ring(_ENTRIES, wish=_WISH, cq_entries=_CQ_ENTRIES, min_entries=8)
     except Unavailable:
         raise
     except OSError as error:  # of mmap(2), which Python gives a descriptor of its own
@@ -181,6 +166,7 @@ def _make_ring() -> rings.Ring:
             errno.ENOSYS, "asyncring", "absent",
             "This kernel drops completions that find no room and cannot cancel: use Linux 5.5 or newer.",
         )  # fmt: skip
+    ring.owned = True  # of a loop that is forgotten asyncio tells
     ring.dont_fork()
     return ring
 

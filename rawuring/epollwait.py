@@ -212,6 +212,7 @@ class EpollWait(Strategy):
         wish = fdmon.IoUringFDMon.WISH
         # Two at least: one for the wait, one for changes.
         self.ring: rings.Ring = rings.Ring(max(entries, 2), wish=wish, min_entries=2)
+        self.ring.owned = True
         try:
             self.ring.dont_fork()
             self._inflight = InFlight(self.ring)

@@ -60,6 +60,7 @@ class Engine(filebatch.Engine):
         self.reason = ""
         try:
             self._ring = Ring(min(max(8, entries), 4096), wish=RECOMMENDED, min_entries=8)
+            self._ring.owned = True
             self._table = InFlight(self._ring)
         except (Unavailable, ImportError) as error:
             self.reason = str(error)

@@ -146,6 +146,10 @@ class Ring(Uncopyable):
     # _registered_only  REGISTERED_FD_ONLY, then after close_fd()  whoever needs a descriptor
     # _borrowed         memory was given                           _release, dont_fork
 
+    #: Whether another object owns the ring and closes it: of a ring that is forgotten with its owner, the
+    #: owner warns, or nobody. A collector finalizes a cycle in any order, the ring maybe first.
+    owned = False
+
     def __init__(
         self,
         entries: int = 128,
@@ -1279,11 +1283,15 @@ class Ring(Uncopyable):
         self.close()
 
     def __del__(self) -> None:
-        """Close a ring that was never closed, with a warning."""
+        """Close a ring that was never closed, with a warning unless it is owned."""
         if getattr(self, "closed", True):
             return
         if self._state in ("closed", "forked"):  # half done
             self._release(self._state)
+        elif self.owned:
+            if self._state == "open" and not self.flags & uapi.IORING_SETUP_SINGLE_ISSUER:
+                self._own()  # nobody else can reach it, and the kernel has bound it to no thread
+            self._close(explicit=False)
         else:
             import warnings
 

@@ -371,6 +371,7 @@ class PollAdd(Strategy):
         """
         self._monitor = fdmon.IoUringFDMon(entries)
         self.ring: rings.Ring = self._monitor.ring
+        self.ring.owned = True
         # The nodes of each number that may be in the monitor. After an exception of a signal handler it does
         # not matter which of them are: the next change removes all of them as it adds a new one.
         self._nodes: dict[int, tuple[fdmon.AioHandler, ...]] = {}

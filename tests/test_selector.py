@@ -1363,13 +1363,30 @@ def test_handler_raises_while_a_change_is_made_at_once_then_it_is_made_later(in_
     assert in_set.select(1) == [(in_set.get_key(pair[0]), READ)]
 
 
-@pytest.mark.requires_io_uring
-def test_an_exception_kept_a_wait_from_noting_its_end_then_requests_are_sent_all_the_same(monkeypatch):
+def test_an_exception_kept_a_wait_from_noting_its_end_then_requests_are_sent_all_the_same(
+    monkeypatch, in_set
+):
     """Possible before CPython 3.11 and on PyPy; one that is under way below or in a thread is still seen."""
     monkeypatch.setattr(rings, "_HANDLERS_RUN_AFTER_CALLS", False)
     got = []
-    with IoUringSelector("io_uring:epoll_wait") as sel:
-        sel.requests.start(ops.prep_nop, handler=lambda res, flags: got.append((res, sel.select(0))))
-        sel._strategy._waiting = True
-        assert sel.select(20) == []
-        assert (got, sel._strategy._waiting) == ([(0, [])], False)
+    in_set.requests.start(ops.prep_nop, handler=lambda res, flags: got.append((res, in_set.select(0))))
+    in_set._strategy._waiting = True
+    assert in_set.select(20) == []
+    assert (got, in_set._strategy._waiting) == ([(0, [])], False)
+
+
+@pytest.mark.parametrize("thread", [False, True])
+def test_forgotten_in_a_cycle_then_the_ring_goes_first_without_a_sound(uring, pair, thread, recwarn):
+    """A collector finalizes a cycle in any order, and in any thread."""
+    uring.register(pair[0], READ)
+    uring.select(0)
+    ring = uring.ring
+    if thread:
+        other = threading.Thread(target=ring.__del__)
+        other.start()
+        other.join()
+    else:
+        ring.__del__()
+    assert ring.closed
+    uring.__del__()
+    assert not recwarn.list
