@@ -41,6 +41,8 @@ SMALL, TREE, COPIED, HOT, LINES = 2000, 20_000, 2000, 3000, 600_000
 #: workload -> system -> what does it once; it may return the seconds that it took.
 WORKLOADS: dict[str, dict[str, Callable[[], Any]]] = {}
 COLD: set[str] = set()
+#: The workloads that begin with an empty place.out.
+WRITING: set[str] = set()
 #: By what the time of a system is multiplied, which does less than the others.
 FACTORS: dict[tuple[str, str], int] = {}
 HERE = Path(__file__).resolve().parent
@@ -72,16 +74,18 @@ class Place:
             with open(path, "w") as text:
                 text.writelines(f"{at:08} {'x' * (at * 7919 % 150)}\n" for at in range(n))
         self.out = self.top / "out"
+        self.out.mkdir()
         self.big = str(self.top / "big")
         with open(self.big, "wb") as file:
             for _ in range(max(1, 64 // scale)):
                 file.write(os.urandom(1 << 20))
         self.scale = scale
 
-    def fresh(self) -> Path:
-        shutil.rmtree(self.out, ignore_errors=True)
+    def clear(self) -> None:
+        """Remove what was written, on the device too: what is written next does not wait for it."""
+        shutil.rmtree(self.out)
         self.out.mkdir()
-        return self.out
+        os.sync()
 
     def close(self) -> None:
         os.close(self.hot)
@@ -89,13 +93,15 @@ class Place:
 
 
 def system(
-    workload: str, name: str, cold: bool = False, factor: int = 1
+    workload: str, name: str, cold: bool = False, factor: int = 1, writes: bool = False
 ) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
     def note(run: Callable[[], Any]) -> Callable[[], Any]:
         FACTORS[workload, name] = factor
         WORKLOADS.setdefault(workload, {})[name] = run
         if cold:
             COLD.add(workload)
+        if writes:
+            WRITING.add(workload)
         return run
 
     return note
@@ -252,26 +258,26 @@ def add_all(place: Place, running: list[Any]) -> None:
         name = f"{len(small)} {name}"
         given = list(range(len(small)))
 
-        @system(name, "plain")
+        @system(name, "plain", writes=True)
         def _(given: list[int] = given, sync: bool = sync) -> None:
-            out = place.fresh()
+            out = place.out
             for at in given:
                 plain_write(f"{out}/{at}", data, sync)
 
         @system(name, "files.write_bytes")
         async def _(given: list[int] = given, sync: bool = sync) -> None:
-            out = place.fresh()
+            out = place.out
             await at_a_time(64, given, lambda at: files.write_bytes(f"{out}/{at}", data, sync=sync))
 
         @system(name, "files.sync.write_bytes")
         def _(given: list[int] = given, sync: bool = sync) -> None:
-            out = place.fresh()
+            out = place.out
             for at in given:
                 files.sync.write_bytes(f"{out}/{at}", data, sync=sync)
 
         @system(name, "to_thread")
         async def _(given: list[int] = given, sync: bool = sync) -> None:
-            out = place.fresh()
+            out = place.out
             await at_a_time(64, given, lambda at: asyncio.to_thread(plain_write, f"{out}/{at}", data, sync))
 
         aiofiles = peer("aiofiles")
@@ -279,7 +285,7 @@ def add_all(place: Place, running: list[Any]) -> None:
 
             @system(name, "aiofiles")
             async def _(given: list[int] = given, sync: bool = sync, aiofiles: Any = aiofiles) -> None:
-                out = place.fresh()
+                out = place.out
 
                 async def write(at: int) -> None:
                     async with aiofiles.open(f"{out}/{at}", "wb") as file:
@@ -334,17 +340,17 @@ def add_all(place: Place, running: list[Any]) -> None:
 
     name = f"copy_tree of {COPIED // scale} files"
 
-    @system(name, "plain")
+    @system(name, "plain", writes=True)
     def _() -> None:
-        shutil.copytree(place.part, place.fresh() / "copy")
+        shutil.copytree(place.part, place.out / "copy")
 
     @system(name, "files.copy_tree")
     async def _() -> None:
-        await files.copy_tree(place.part, place.fresh() / "copy")
+        await files.copy_tree(place.part, place.out / "copy")
 
     @system(name, "to_thread")
     async def _() -> None:
-        await asyncio.to_thread(shutil.copytree, place.part, place.fresh() / "copy")
+        await asyncio.to_thread(shutil.copytree, place.part, place.out / "copy")
 
     name = f"{os.path.getsize(place.lines) >> 20} MiB of text by lines"
 
@@ -475,7 +481,7 @@ def lateness(run: Callable[[Any], Any], fd: int) -> list[float]:
     return run(main())  # type: ignore[no-any-return]
 
 
-def measure(run: Callable[[Any], Any], rounds: int, only: str, hot: int) -> dict[str, Any]:
+def measure(run: Callable[[Any], Any], rounds: int, only: str, place: Place) -> dict[str, Any]:
     """Run all workloads and print them."""
     results: dict[str, Any] = {}
     for name, systems in WORKLOADS.items():
@@ -489,6 +495,8 @@ def measure(run: Callable[[Any], Any], rounds: int, only: str, hot: int) -> dict
             for each, work in systems.items():
                 if name in COLD:
                     cool()
+                elif name in WRITING:
+                    place.clear()
                 else:
                     run(work()) if asyncio.iscoroutinefunction(work) and not took[each] else None
                 start, cpu = time.perf_counter(), time.process_time()
@@ -512,7 +520,7 @@ def measure(run: Callable[[Any], Any], rounds: int, only: str, hot: int) -> dict
                 "ratio": round(wall / base, 3), "cpu_ns": round(cpu * 1e9), "calls": None,
             }  # fmt: skip
     if re.search(only, LATE):
-        late = lateness(run, hot)
+        late = lateness(run, place.hot)
         print(f"\n{LATE}: median {statistics.median(late):.2f} ms, 99 % {late[197]:.2f} ms")
         results[LATE] = {
             "files.pread": {
@@ -599,7 +607,7 @@ def main() -> int:
         print(f"{'; '.join(here.values())}; loop {options.loop}; {files.backend}; {rounds} rounds")
         report = {
             "machine": here, "loop": options.loop, "peers": versions(sys.executable), "rounds": rounds,
-            "results": measure(run, rounds, options.only, place.hot), "left_out": [],
+            "results": measure(run, rounds, options.only, place), "left_out": [],
         }  # fmt: skip
         if options.json:
             Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
