@@ -21,8 +21,9 @@ import os
 import stat as stat_module
 from collections import deque, namedtuple
 from functools import partial
+from itertools import islice, repeat
 from operator import index
-from time import perf_counter
+from time import perf_counter, thread_time
 from types import GeneratorType
 
 from . import fileops
@@ -254,6 +255,40 @@ def _stat_file(path: StrOrBytesPath, follow_symlinks: bool) -> Work:
     return (yield stat_op(path, None, follow_symlinks))
 
 
+#: So many paths are asked about one by one: for fewer a thread would take longer to begin.
+FEW = 16
+
+
+def stat_pieces(
+    pairs: Iterable[tuple[Any, Any]], follow_symlinks: bool, depth: int, most: int, engine: Any
+) -> Many:
+    """Return what tells about the paths of (key, path) pairs in threads.
+
+    Args: most is how many are taken off pairs before their results are taken.
+    """
+    items = iter(pairs)
+    many = Many(engine, None, (), depth)
+    pieces = Pieces(many)
+    make = partial(_stat_piece, pieces, os.stat if follow_symlinks else os.lstat)
+    # However many threads there are and were, they and the results that wait have no more than most.
+    many.feed(make, iter(lambda: list(islice(items, most // many.depth)), []))
+    return many
+
+
+def stat_all(paths: list[Any], follow_symlinks: bool, depth: int, engine: Any) -> Many:
+    """Return what tells about paths, by their number in the list."""
+    pairs = enumerate(paths)
+    if len(paths) <= FEW:
+        return Many(engine, stater(follow_symlinks), pairs, depth)
+    return stat_pieces(pairs, follow_symlinks, depth, max(depth, 1024), engine)
+
+
+def _stat_piece(pieces: Pieces, call: Any, pairs: list[tuple[Any, Any]]) -> Work:
+    found = yield from pieces.do(partial(pieces.each, call, pairs))
+    pieces.add(partial(_stat_piece, pieces, call), pairs[len(found) :])
+    return found
+
+
 # ------------------------------------------------------------------------------------------------------
 # Writing
 
@@ -386,18 +421,23 @@ def copy_file(src: StrOrBytesPath, dst: StrOrBytesPath, metadata: bool, progress
             if progress is not None:
                 progress(at, max(size, at))
         if metadata:
-            yield Op(partial(_copy_metadata, src, dst))
+            yield Op(partial(_copy_metadata, src, dst, source, target))
     finally:
         _close_both(started)
     return at
 
 
-def _copy_start(src: StrOrBytesPath, dst: StrOrBytesPath, metadata: bool) -> Any:
+def _copy_start(
+    src: StrOrBytesPath, dst: StrOrBytesPath, metadata: bool, unlike: set[Any] | None = None,
+    new: bool = False,
+) -> Any:  # fmt: skip
     """Open both files, and copy what takes one step.
 
+    Args: unlike is a set of pairs of devices that share no blocks; new says that the source was a regular
+        file a moment ago, and that there was no target.
     Returns: the number of bytes if all is copied; else both descriptors and the size.
     """
-    for path in (src, dst):  # the open of a FIFO waits for its other end
+    for path in () if new else (src, dst):  # the other end of a FIFO sees that it is opened
         try:
             is_fifo = stat_module.S_ISFIFO(os.stat(path).st_mode)
         except OSError:
@@ -420,22 +460,25 @@ def _copy_start(src: StrOrBytesPath, dst: StrOrBytesPath, metadata: bool) -> Any
         raise
     both = source, target, found.st_size
     try:
-        if fileops.O_NONBLOCK:
-            os.set_blocking(target, True)
         there = os.fstat(target)
         if os.path.samestat(found, there):
             import shutil
 
             raise shutil.SameFileError(f"{os.fspath(src)!r} and {os.fspath(dst)!r} are the same file")
+        if fileops.O_NONBLOCK and not stat_module.S_ISREG(there.st_mode):
+            os.set_blocking(target, True)
         if there.st_size:
             os.ftruncate(target, 0)
         size = found.st_size
-        if not _clone(source, target, size):
+        devices = found.st_dev, there.st_dev
+        if (unlike is not None and devices in unlike) or not _clone(source, target, size):
+            if unlike is not None and size:
+                unlike.add(devices)
             if size > COPY_CHUNK:
                 return both
             size = _copy_at_once(source, target, size)
         if metadata:
-            _copy_metadata(src, dst)
+            _copy_metadata(src, dst, source, target)
     except BaseException:
         _close_both(both)
         raise
@@ -455,10 +498,36 @@ def _close_both(started: Any) -> None:
         os.close(started[1])
 
 
-def _copy_metadata(src: StrOrBytesPath, dst: StrOrBytesPath) -> None:
-    import shutil
+# Errors of extended attributes that shutil.copystat() passes over.
+_NO_XATTR = (errno.ENOTSUP, errno.ENODATA, errno.EINVAL)
 
-    shutil.copystat(src, dst)
+
+def _copy_metadata(src: StrOrBytesPath, dst: StrOrBytesPath, source: int, target: int) -> None:
+    """Do what shutil.copystat() does; on Linux by the descriptors, which takes a third of the time."""
+    if not fileops.LINUX:
+        import shutil
+
+        shutil.copystat(src, dst)
+        return
+    try:
+        found = os.fstat(source)
+        os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))
+        try:
+            names = os.listxattr(source) if hasattr(os, "listxattr") else []
+        except OSError as error:
+            if error.errno not in _NO_XATTR:
+                raise
+            names = []
+        for name in names:
+            try:
+                os.setxattr(target, name, os.getxattr(source, name))
+            except OSError as error:
+                if error.errno not in _NO_XATTR and error.errno != errno.EPERM:
+                    raise
+        os.fchmod(target, stat_module.S_IMODE(found.st_mode))
+    except OSError as error:
+        error.filename = dst
+        raise
 
 
 def _clone(source: int, target: int, size: int) -> bool:
@@ -562,107 +631,164 @@ class Entry(namedtuple("Entry", "name path stat")):
         return stat_module.S_ISLNK(self.stat.st_mode)
 
 
-def list_directory(path: Any) -> list[Entry]:
-    """List a directory with the stat of each entry; what vanishes meanwhile is left out."""
+def list_directory(path: Any, batch: Any = None) -> list[Entry]:
+    """List a directory with the stat of each entry; what vanishes meanwhile is left out.
+
+    Args: batch is a Many that may be stopped meanwhile.
+    """
     entries = []
+    new = partial(tuple.__new__, Entry)  # in half the time of Entry()
     with os.scandir(path) as found:
         for each in found:
             try:
-                entries.append(Entry(each.name, each.path, each.stat(follow_symlinks=False)))
+                entries.append(new((each.name, each.path, each.stat(follow_symlinks=False))))
             except FileNotFoundError:
                 continue
+            if batch is not None and batch.stopping:
+                break
     return entries
 
 
-def walk_directory(path: Any) -> Work:
-    """List a directory for walk()."""
-    return (yield Op(partial(list_directory, path), names=(path,)))
+def walk_pieces(top: Any, depth: int, engine: Any) -> Many:
+    """Return what lists a tree in threads: its results are (directory, entries, exception)."""
+    many = Many(engine, None, (), depth)
+    pieces = Pieces(many)
+    pieces.add(partial(_walk_piece, many, pieces), [top])
+    return many
 
 
-#: How many files one thread copies or removes before the next step.
-GROUP = 32
+def _walk_piece(many: Many, pieces: Pieces, waiting: list[Any]) -> Work:
+    try:
+        found = yield from pieces.do(partial(_list_some, many, waiting))
+    except OSError as error:
+        if error.errno in TOO_MANY and len(many.running) > 1:
+            raise  # it is tried again
+        found = Found([(waiting.pop(), None, error)])
+    pieces.add(partial(_walk_piece, many, pieces), waiting)
+    return found
+
+
+def _list_some(many: Many, waiting: list[Any]) -> tuple[Found, int]:
+    """List directories of a stack, and those below them, in a thread, until it is time to hand them over."""
+    found, count = Found(), 0
+    until = perf_counter() + PIECE_S
+    while waiting and not many.stopping:
+        path = waiting.pop()
+        try:
+            entries = list_directory(path, many)
+        except OSError as error:
+            if error.errno in TOO_MANY:
+                waiting.append(path)
+                if not found:
+                    raise
+                break
+            found.append((path, None, error))
+        else:
+            found.append((path, entries, None))
+            is_dir = stat_module.S_ISDIR
+            waiting.extend([each.path for each in reversed(entries) if is_dir(each.stat.st_mode)])
+            count += len(entries)
+        count += 1
+        if perf_counter() > until:
+            break
+    return found, count
 
 
 def copy_options(symlinks: bool, ignore: Any, dirs_exist_ok: bool) -> dict[str, Any]:
     """Return what the procedures of one copy_tree() share."""
     return {
         "symlinks": symlinks, "ignore": ignore, "dirs_exist_ok": dirs_exist_ok,
-        "directories": [], "errors": [],
+        "directories": [], "errors": [], "unlike": set(),
     }  # fmt: skip
 
 
-def copy_setup(src: Any, dst: Any, options: dict[str, Any], many: Many) -> None:
-    """Let many copy a tree."""
-    src, dst = os.fspath(src), os.fspath(dst)
-    options["top"] = src, dst
-    many.add(dst, partial(copy_tree_directory, many, options), (src, dst))
+def copy_pieces(src: Any, dst: Any, options: dict[str, Any], depth: int, engine: Any) -> Many:
+    """Return what copies a tree in threads; each result is how many files that were."""
+    many = Many(engine, None, (), depth)
+    # Most of a copy is the kernel's work, during which the thread does not hold the interpreter.
+    pieces = Pieces(many, os.cpu_count() or 1)
+    options["top"] = os.fspath(src), os.fspath(dst), None
+    pieces.add(partial(_copy_piece, many, pieces, options), [options["top"]])
+    return many
 
 
-def copy_tree_directory(many: Many, options: dict[str, Any], pair: tuple[Any, Any]) -> Work:
-    """Make a directory, and let many copy what is in it."""
-    src, dst = pair
-    try:
-        plan = yield Op(partial(_plan_copy, src, dst, options), names=(src, dst))
-    except OSError as error:
-        if pair == options["top"]:
-            raise
-        options["errors"].append((src, dst, str(error)))
-        return 0
-    files, directories = plan
-    for at in range(0, len(files), GROUP):
-        many.add(dst, partial(copy_group, options), files[at : at + GROUP])
-    for pair in directories:
-        many.add(pair[1], partial(copy_tree_directory, many, options), pair)
-    return 0
+def _copy_piece(many: Many, pieces: Pieces, options: dict[str, Any], waiting: list[Any]) -> Work:
+    count, large = yield from pieces.do(partial(_copy_some, many, options, waiting))
+    pieces.add(partial(_copy_piece, many, pieces, options), waiting)
+    for src, dst in large:
+        try:
+            yield from copy_file(src, dst, True, None)
+        except OSError as error:
+            options["errors"].append((src, dst, str(error)))
+    return count
 
 
-def _plan_copy(src: Any, dst: Any, options: dict[str, Any]) -> Any:
+def _copy_some(many: Many, options: dict[str, Any], waiting: list[Any]) -> tuple[Any, int]:
+    """Copy what is on a stack of (source, target, how), until it is time to hand over.
+
+    Returns: how many files, and the large ones, which are still to be copied in steps; and how many items.
+    """
+    count, items = 0, 0
+    large = []
+    until = perf_counter() + PIECE_S
+    while waiting and not many.stopping:
+        job = src, dst, copy = waiting.pop()
+        items += 1
+        try:
+            if copy is None:
+                waiting.extend(_plan_copy(src, dst, options))
+            else:
+                count += 1
+                started = copy(src, dst, options["unlike"])
+                if isinstance(started, tuple):
+                    _close_both(started)
+                    large.append((src, dst))
+        except OSError as error:
+            if job == options["top"]:
+                raise
+            options["errors"].append((src, dst, str(error)))
+        if perf_counter() > until:
+            break
+    return (count, large), items
+
+
+def _plan_copy(src: Any, dst: Any, options: dict[str, Any]) -> list[Any]:
+    """Make a directory, and tell what is to be in it, the files last."""
     with os.scandir(src) as found:
         entries = list(found)
     ignore = options["ignore"]
     ignored = set() if ignore is None else set(ignore(os.fspath(src), [each.name for each in entries]))
     os.makedirs(dst, exist_ok=options["dirs_exist_ok"])
     options["directories"].append((src, dst))
-    files, directories = [], []
+    directories: list[Any] = []
+    others: list[Any] = []
     for each in entries:
         if each.name in ignored:
             continue
-        pair = each.path, os.path.join(dst, each.name)
-        if each.is_dir() and not (options["symlinks"] and each.is_symlink()):
-            directories.append(pair)
+        target = os.path.join(dst, each.name)
+        if options["symlinks"] and each.is_symlink():
+            others.append((each.path, target, _copy_link))
+        elif each.is_dir():
+            directories.append((each.path, target, None))
         else:
-            files.append(pair)
-    return files, directories
+            new = not options["dirs_exist_ok"] and each.is_file()
+            others.append((each.path, target, _copy_new if new else _copy_old))
+    return directories + others
 
 
-def copy_group(options: dict[str, Any], pairs: list[Any]) -> Work:
-    """Copy some files in one thread, the large ones in steps."""
-    large = yield Op(partial(_copy_each, pairs, options))
-    for src, dst in large:
-        try:
-            yield from copy_file(src, dst, True, None)
-        except OSError as error:
-            options["errors"].append((src, dst, str(error)))
-    return len(pairs)
-
-
-def _copy_each(pairs: list[Any], options: dict[str, Any]) -> list[Any]:
+def _copy_link(src: Any, dst: Any, _unlike: set[Any]) -> None:
     import shutil
 
-    large = []
-    for src, dst in pairs:
-        try:
-            if options["symlinks"] and os.path.islink(src):
-                os.symlink(os.readlink(src), dst)
-                shutil.copystat(src, dst, follow_symlinks=False)
-                continue
-            started = _copy_start(src, dst, True)
-            if not isinstance(started, int):
-                _close_both(started)
-                large.append((src, dst))
-        except OSError as error:
-            options["errors"].append((src, dst, str(error)))
-    return large
+    os.symlink(os.readlink(src), dst)
+    shutil.copystat(src, dst, follow_symlinks=False)
+
+
+def _copy_new(src: Any, dst: Any, unlike: set[Any]) -> Any:
+    return _copy_start(src, dst, True, unlike, True)
+
+
+def _copy_old(src: Any, dst: Any, unlike: set[Any]) -> Any:
+    return _copy_start(src, dst, True, unlike)
 
 
 def end_copy_tree(options: dict[str, Any]) -> Work:
@@ -689,16 +815,23 @@ def remove_tree(path: Any, ignore_errors: bool, progress: Any) -> Work:
     removed = 0
     with contextlib.closing(_removing(path, ignore_errors)) as removing:
         while True:
-            got = yield Op(partial(_advance, removing))
+            got, ended = yield Op(partial(_advance, removing))
             removed += got
             if progress is not None and got:
                 progress(removed)
-            if got < GROUP:
+            if ended:
                 return removed
 
 
-def _advance(removing: Iterator[None]) -> int:
-    return sum(1 for _ in zip(range(GROUP), removing))
+def _advance(removing: Iterator[None]) -> tuple[int, bool]:
+    """Remove for as long as a piece takes; return how many entries, and whether those were the last."""
+    until = perf_counter() + PIECE_S
+    count = 0
+    for _ in removing:
+        count += 1
+        if perf_counter() > until:
+            return count, False
+    return count, True
 
 
 def _removing(path: Any, ignore_errors: bool) -> Generator[None, None, None]:
@@ -816,6 +949,9 @@ def check_direct(fd: int, ranges: Iterable[tuple[int, Any]]) -> None:
 # ------------------------------------------------------------------------------------------------------
 # Many at a time
 
+#: Errors that end when others close their files.
+TOO_MANY = (errno.EMFILE, errno.ENFILE)
+
 
 def check_depth(depth: int) -> int:
     """Return a depth that makes sense."""
@@ -892,7 +1028,9 @@ class Many(Uncopyable):
         self._work = iter(work)
         # (key, make, item) of those that wait for their turn.
         self._more: deque[tuple[Any, Callable[[Any], Any], Any]] = deque()
-        self._exhausted = self._stopping = False
+        self._exhausted = False
+        #: Whether nothing is started any more; threads look at it between two items.
+        self.stopping = False
         self._ended = 0
         # Procedures whose data the kernel fetches, the oldest first; those of them that have become requests,
         # how many may, and whether one has ended since it was tried whether its successor needs to.
@@ -901,6 +1039,10 @@ class Many(Uncopyable):
         self._limit = depth
         self._one_ended = False
 
+    def feed(self, make: Callable[[Any], Any], items: Iterable[Any]) -> None:
+        """Take the work from elsewhere: items, each without a key."""
+        self._make, self._work = make, zip(repeat(None), items)
+
     def add(self, key: Any, make: Callable[[Any], Any], item: Any = None) -> None:
         """Add a procedure to those that wait for their turn."""
         self._more.append((key, make, item))
@@ -908,7 +1050,7 @@ class Many(Uncopyable):
     @property
     def finished(self) -> bool:
         """Tell whether nothing runs and nothing is left."""
-        return not (self.running or self.done or self._more) and (self._exhausted or self._stopping)
+        return not (self.running or self.done or self._more) and (self._exhausted or self.stopping)
 
     @property
     def starved(self) -> bool:
@@ -924,7 +1066,7 @@ class Many(Uncopyable):
         Returns: whether time was up first.
         """
         running, done, work = self.running, self.done, self._work
-        while len(running) + len(done) < self.depth and not self._stopping:
+        while len(running) + len(done) < self.depth and not self.stopping:
             if self._more:
                 key, make, item = self._more.popleft()
             elif self._exhausted:
@@ -1000,7 +1142,7 @@ class Many(Uncopyable):
 
     def _step(self, run: _Run, result: Any, error: BaseException | None) -> None:
         """Let a procedure go on with the result of its operation, up to the next one."""
-        if self._stopping:
+        if self.stopping:
             self._drop(run, result, error)
             return
         while True:
@@ -1017,6 +1159,9 @@ class Many(Uncopyable):
             except Exception as failed:
                 self._end(run, None, failed)
                 return
+            except BaseException:
+                self.running.discard(run)
+                raise
             run.op = op
             try:
                 run.handle = self.engine.start(op, partial(self._step, run))
@@ -1032,13 +1177,16 @@ class Many(Uncopyable):
             self._one_ended = True
         run.work = run.op = run.opened = None
         others = self.running or self._ended != run.seen
-        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE) and others:
+        if isinstance(error, OSError) and error.errno in TOO_MANY and others:
             # The others close their files, or have done so by now. What stays is a depth that fits.
             self.depth = max(1, len(self.running))
             self._more.appendleft((run.key, run.make, run.item))
         else:
             self._ended += 1
-            self.done.append((run.key, result, error))
+            if result.__class__ is Found:
+                self.done.extend(result)
+            else:
+                self.done.append((run.key, result, error))
         self._call_wake()
 
     def _call_wake(self) -> None:
@@ -1058,7 +1206,7 @@ class Many(Uncopyable):
 
     def stop(self) -> None:
         """Start nothing any more and cancel what runs; it has ended when running is empty."""
-        self._stopping = True
+        self.stopping = True
         self.done.clear()
         self._more.clear()
         while self._fetched:
@@ -1067,3 +1215,67 @@ class Many(Uncopyable):
             self.running.discard(run)
         for run in list(self.running):
             self.engine.cancel(run.handle)
+
+
+# ------------------------------------------------------------------------------------------------------
+# Pieces of work for a thread
+
+#: How long a thread works before it hands over what it has found, and the loop has the interpreter to itself.
+PIECE_S = 0.002
+#: Longer than one item takes of which the kernel's caches know, even if the thread waits for the interpreter.
+SLOW_S = 0.0001
+
+
+class Found(list):  # type: ignore[type-arg]
+    """What a procedure has found out: many results, as (key, result, exception)."""
+
+    __slots__ = ()
+
+
+class Pieces(Uncopyable):
+    """How a batch of plain calls is done: by one thread, a piece at a time, and by more where that is faster.
+
+    Where the caches know the answers, several threads wait for the interpreter, and take longer than one.
+    Where they wait for a device or a server, they wait at the same time.
+    """
+
+    __slots__ = ("_few", "_many", "_most")
+
+    def __init__(self, many: Many, few: int = 1) -> None:
+        """Let a batch begin with few threads; its depth is how many there may be."""
+        self._many = many
+        self._most = min(many.depth, fileops.threads().limit)
+        many.depth = self._few = min(few, self._most)
+
+    def do(self, call: Callable[[], tuple[Any, int]]) -> Work:
+        """Let a thread do a piece; call returns what comes of it, and how many items that were."""
+        found, slow = yield Op(partial(_timed, call))
+        self._many.depth = self._most if slow else self._few
+        return found
+
+    def each(self, call: Callable[[Any], Any], pairs: list[tuple[Any, Any]]) -> tuple[Found, int]:
+        """Call a function for the items of (key, item) pairs, in a thread, until it is time to hand over."""
+        found, many = Found(), self._many
+        until = perf_counter() + PIECE_S
+        for key, item in pairs:
+            try:
+                found.append((key, call(item), None))
+            except Exception as error:
+                found.append((key, None, error))
+            if perf_counter() > until or many.stopping:
+                break
+        return found, len(found)
+
+    def add(self, make: Callable[[Any], Work], items: list[Any]) -> None:
+        """Let items be done by as many threads as there are to be."""
+        step = max(1, len(items) // self._many.depth)
+        for at in range(0, len(items), step):
+            self._many.add(None, make, items[at : at + step])
+
+
+def _timed(call: Callable[[], tuple[Any, int]]) -> tuple[Any, bool]:
+    """Tell of a piece whether it was slow: whether its thread has waited, and for long."""
+    start, cpu = perf_counter(), thread_time()
+    found, count = call()
+    took = perf_counter() - start
+    return found, took > SLOW_S * count and thread_time() - cpu < took / 2

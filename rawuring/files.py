@@ -903,14 +903,10 @@ class _Engine(filebatch.Engine):
                 handle.hurry()
 
 
-async def _run_many(
-    make: Any, work: Any, depth: int, setup: Callable[[Many], object] | None = None
-) -> AsyncIterator[tuple[Any, Any, BaseException | None]]:
-    """Yield (key, result, exception) as procedures end."""
-    many = Many(_Engine(), make, work, depth)
+async def _results(begin: Callable[[Any], Many]) -> AsyncIterator[tuple[Any, Any, BaseException | None]]:
+    """Yield (key, result, exception) as procedures end; begin makes the batch."""
+    many = begin(_Engine())
     try:
-        if setup is not None:
-            setup(many)
         while True:
             if perf_counter() > _turn.until:
                 await _breathe()
@@ -945,10 +941,8 @@ async def _woken(many: Many) -> None:
     await future
 
 
-async def _each(
-    make: Any, work: Any, depth: int, return_exceptions: bool
-) -> AsyncIterator[tuple[Any, Any]]:
-    running = _run_many(make, work, depth)
+async def _each(begin: Callable[[Any], Many], return_exceptions: bool) -> AsyncIterator[tuple[Any, Any]]:
+    running = _results(begin)
     try:
         async for key, result, error in running:
             if error is not None and not return_exceptions:
@@ -958,12 +952,9 @@ async def _each(
         await running.aclose()  # type: ignore[attr-defined]
 
 
-async def _all(
-    make: Callable[[Any], Any], items: Iterable[Any], depth: int, return_exceptions: bool
-) -> list[Any]:
-    given = list(items)
-    results: list[Any] = [None] * len(given)
-    many = Many(_Engine(), make, enumerate(given), depth)
+async def _all(many: Many, count: int, return_exceptions: bool) -> list[Any]:
+    """Return the results in the order of their keys, which are numbers."""
+    results: list[Any] = [None] * count
     done = many.done
     try:
         while not many.finished:
@@ -997,7 +988,12 @@ def read_each(
         becomes smaller, and it is raised where even one is too many.
     """
     check_depth(depth)
-    return _each(filebatch.reader, ((item, item) for item in items), depth, return_exceptions)
+    pairs = ((item, item) for item in items)
+    return _each(partial(_many, filebatch.reader, pairs, depth), return_exceptions)
+
+
+def _many(make: Any, work: Any, depth: int, engine: Any) -> Many:
+    return Many(engine, make, work, depth)
 
 
 async def read_many(
@@ -1007,7 +1003,9 @@ async def read_many(
 
     Args: as for read_each(). All data are in memory at the end: for more than that, use read_each().
     """
-    return await _all(filebatch.reader, items, depth, return_exceptions)
+    given = list(items)
+    many = Many(_Engine(), filebatch.reader, enumerate(given), depth)
+    return await _all(many, len(given), return_exceptions)
 
 
 async def read_many_into(
@@ -1023,7 +1021,7 @@ async def read_many_into(
     """
     pairs = list(ranges)
     with filebatch.into_all(fd, pairs, direct) as make:
-        return await _all(make, pairs, depth, False)
+        return await _all(Many(_Engine(), make, enumerate(pairs), depth), len(pairs), False)
 
 
 def stat_each(
@@ -1033,15 +1031,21 @@ def stat_each(
     """Tell about files, and yield (path, stat) in the order of completion."""
     check_depth(depth)
     pairs = ((path, path) for path in paths)
-    return _each(filebatch.stater(follow_symlinks), pairs, depth, return_exceptions)
+    return _each(partial(filebatch.stat_pieces, pairs, follow_symlinks, depth, depth), return_exceptions)
 
 
 async def stat_many(
     paths: Iterable[StrOrBytesPath], *, follow_symlinks: bool = True, depth: int = 64,
     return_exceptions: bool = False,
 ) -> list[Any]:  # fmt: skip
-    """Tell about files, in the order of the paths."""
-    return await _all(filebatch.stater(follow_symlinks), paths, depth, return_exceptions)
+    """Tell about files, in the order of the paths.
+
+    Threads do it, depth of them at most, and one where the caches know the answers; the ring, where few are
+    asked for.
+    """
+    given = list(paths)
+    many = filebatch.stat_all(given, follow_symlinks, depth, _Engine())
+    return await _all(many, len(given), return_exceptions)
 
 
 async def walk(
@@ -1054,27 +1058,15 @@ async def walk(
     Args: onerror is called with the exception of a directory that cannot be listed; depth is how many are
         listed at the same time.
     """
-    top = os.fspath(top)
-    running: Any = None
-
-    def setup(many: Many) -> None:
-        nonlocal running
-        running = many
-        many.add(top, filebatch.walk_directory, top)
-
-    results = _run_many(None, (), depth, setup)
+    results = _results(partial(filebatch.walk_pieces, os.fspath(top), depth))
     try:
         async for directory, entries, error in results:
-            if error is not None:
-                if not isinstance(error, OSError):
-                    raise error
-                if onerror is not None:
-                    onerror(error)
-                continue
-            for each in entries:
-                if each.is_dir():
-                    running.add(each.path, filebatch.walk_directory, each.path)
-            yield directory, entries
+            if error is None:
+                yield directory, entries
+            elif not isinstance(error, OSError):
+                raise error
+            elif onerror is not None:
+                onerror(error)
     finally:
         await results.aclose()  # type: ignore[attr-defined]
 
@@ -1092,7 +1084,7 @@ async def copy_tree(
     """
     options = filebatch.copy_options(symlinks, ignore, dirs_exist_ok)
     count = 0
-    results = _run_many(None, (), depth, partial(filebatch.copy_setup, src, dst, options))
+    results = _results(partial(filebatch.copy_pieces, src, dst, options, depth))
     try:
         async for _, result, error in results:
             if error is not None:

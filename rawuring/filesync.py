@@ -15,6 +15,7 @@ some 0.2 ms; it pays from about ten files on that are not in the page cache.
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import closing
 from functools import partial
@@ -23,7 +24,7 @@ from time import perf_counter
 from . import filebatch, fileops
 from .buffers import allocate
 from .filebatch import Entry, Many, check_depth
-from .fileops import Op
+from .fileops import Op, error_of
 from .inflight import InFlight
 from .queues import SubmissionQueueFull
 from .rings import RECOMMENDED, Ring
@@ -49,23 +50,20 @@ class Engine(filebatch.Engine):
     """Operations of one thread: on a ring of its own, or in threads."""
 
     def __init__(self, entries: int) -> None:
-        """Make the ring, if there is io_uring.
+        """Start nothing yet; the first request makes the ring.
 
         Args: entries is how many operations are usually in flight.
         """
         from queue import SimpleQueue
 
+        self._entries = entries
         self._ring: Ring | None = None
-        #: Why there is no ring.
-        self.reason = ""
-        try:
-            self._ring = Ring(min(max(8, entries), 4096), wish=RECOMMENDED, min_entries=8)
-            self._ring.owned = True
-            self._table = InFlight(self._ring)
-        except (Unavailable, ImportError) as error:
-            self.reason = str(error)
+        # Whether io_uring is refused.
+        self._refused = False
         self._answers: Any = SimpleQueue()
+        # How many threads are at work, and a plain call that none has been given, if it is the only one.
         self._jobs = 0
+        self._own: Any = None
         self.unknown = set()
 
     def start(self, op: Op, done: Callable[[Any, BaseException | None], object]) -> Any:
@@ -74,8 +72,10 @@ class Engine(filebatch.Engine):
         Args: done is called by wait(), with the result and the exception.
         Returns: a handle for cancel().
         """
-        ring = self._ring
-        if ring is None or op.prep is None or op.prep in self.unknown:
+        if op.prep is None or op.prep in self.unknown:
+            return self.start_thread(op, done)
+        ring = self._ring or self._make_ring()
+        if ring is None:
             return self.start_thread(op, done)
         handler = partial(self.completed, op, done)
         try:
@@ -84,20 +84,48 @@ class Engine(filebatch.Engine):
             ring.submit()
             return self._table.start(op.prep, *op.arguments, handler=handler, **op.options)
 
+    def _make_ring(self) -> Ring | None:
+        if not self._refused:
+            try:
+                self._ring = Ring(min(max(8, self._entries), 4096), wish=RECOMMENDED, min_entries=8)
+                self._ring.owned = True
+                self._table = InFlight(self._ring)
+            except (Unavailable, ImportError):
+                self._refused = True
+        return self._ring
+
     def start_thread(self, op: Op, done: Callable[[Any, BaseException | None], object]) -> Op:
-        """Make the plain call in a thread; return a handle."""
+        """Make the plain call in a thread; return a handle.
+
+        If it is the only one, and not to overlap with a request, wait() makes it: that is faster.
+        """
+        self._jobs += 1
+        if self._jobs == 1 and op.prep is None and not op.alone:
+            self._own = op, done
+        else:
+            self._give_own()
+            self._put(op, done)
+        return op
+
+    def _put(self, op: Op, done: Any) -> None:
         job = partial(_run, op.plain, done, self._answers)
         if op.alone:
             fileops.start_thread(job)
         else:
             fileops.threads().put(job)
-        self._jobs += 1
-        return op
+
+    def _give_own(self) -> None:
+        own, self._own = self._own, None
+        if own is not None:
+            self._put(*own)
 
     def cancel(self, handle: Any) -> None:
         """Cancel an operation, which still ends by done(); what a thread does is waited for."""
         if isinstance(handle, Op):
-            if handle.stop is not None:
+            if self._own is not None and self._own[0] is handle:
+                (_, done), self._own = self._own, None
+                self._answers.put((done, None, error_of(errno.ECANCELED)))
+            elif handle.stop is not None:
                 handle.stop()
         elif handle is not None and self._ring is not None and handle in self._table:
             try:
@@ -110,11 +138,16 @@ class Engine(filebatch.Engine):
         """Wait until at least one operation has ended, and call what waits for it."""
         ring = self._ring
         if ring is not None and self._table.entries:
+            self._give_own()
             # Threads wake no ring: with both, each is looked at in turn.
             ring.submit_and_wait(1, 1_000_000 if self._jobs else None)
             self._table.reap()
             self._table.dispatch()
         elif self._jobs:
+            if self._own is not None:
+                op, done = self._own
+                _run(op.plain, done, self._answers)
+                self._own = None  # not before it has ended, for a signal handler may raise until then
             self._take(self._answers.get())
         while self._jobs and not self._answers.empty():
             self._take(self._answers.get())
@@ -146,15 +179,13 @@ def _run(call: Callable[[], Any], done: Any, answers: Any) -> None:
         answers.put((done, result, None))
 
 
-def _run_many(
-    make: Any, work: Any, depth: int, setup: Any = None
+def _results(
+    begin: Callable[[Engine], Many], depth: int
 ) -> Generator[tuple[Any, Any, BaseException | None], None, None]:
-    """Yield (key, result, exception) as procedures end."""
+    """Yield (key, result, exception) as procedures end; begin makes the batch."""
     engine = Engine(check_depth(depth))
-    many = Many(engine, make, work, depth)
+    many = begin(engine)
     try:
-        if setup is not None:
-            setup(many)
         while True:
             more = many.fill(perf_counter() + _LOOK_S)  # there may be more to start
             if more and many.running:
@@ -240,31 +271,37 @@ def read_each(
 ) -> Iterator[tuple[Any, Any]]:
     """Read files and ranges, and yield (item, data) as they come: see files.read_each()."""
     check_depth(depth)
-    return _each(filebatch.reader, ((item, item) for item in items), depth, return_exceptions)
+    pairs = ((item, item) for item in items)
+    return _each(partial(_many, filebatch.reader, pairs, depth), depth, return_exceptions)
 
 
-def _each(make: Any, work: Any, depth: int, return_exceptions: bool) -> Iterator[tuple[Any, Any]]:
-    with closing(_run_many(make, work, depth)) as running:  # PyPy would do so some time later
+def _many(make: Any, work: Any, depth: int, engine: Any) -> Many:
+    return Many(engine, make, work, depth)
+
+
+def _each(
+    begin: Callable[[Engine], Many], depth: int, return_exceptions: bool
+) -> Iterator[tuple[Any, Any]]:
+    with closing(_results(begin, depth)) as running:  # PyPy would do so some time later
         for key, result, error in running:
             if error is not None and not return_exceptions:
                 raise error
             yield key, (result if error is None else error)
 
 
-def _all(make: Callable[[Any], Any], items: Iterable[Any], depth: int, return_exceptions: bool) -> list[Any]:
-    given = list(items)
-    results: list[Any] = [None] * len(given)
-    with closing(_run_many(make, enumerate(given), depth)) as running:
-        for at, result, error in running:
-            if error is not None and not return_exceptions:
-                raise error
-            results[at] = result if error is None else error
+def _all(begin: Callable[[Engine], Many], count: int, depth: int, return_exceptions: bool) -> list[Any]:
+    """Return the results in the order of their keys, which are numbers."""
+    results: list[Any] = [None] * count
+    for at, result in _each(begin, depth, return_exceptions):
+        results[at] = result
     return results
 
 
 def read_many(items: Iterable[Any], *, depth: int = 64, return_exceptions: bool = False) -> list[Any]:
     """Read files and ranges, and return their data in the order of the items: see files.read_many()."""
-    return _all(filebatch.reader, items, depth, return_exceptions)
+    given = list(items)
+    begin = partial(_many, filebatch.reader, enumerate(given), depth)
+    return _all(begin, len(given), depth, return_exceptions)
 
 
 def read_many_into(
@@ -273,7 +310,7 @@ def read_many_into(
     """Read ranges of one file into memory: see files.read_many_into()."""
     pairs = list(ranges)
     with filebatch.into_all(fd, pairs, direct) as make:
-        return _all(make, pairs, depth, False)
+        return _all(partial(_many, make, enumerate(pairs), depth), len(pairs), depth, False)
 
 
 def stat_each(
@@ -283,7 +320,8 @@ def stat_each(
     """Tell about files, and yield (path, stat) as they come."""
     check_depth(depth)
     pairs = ((path, path) for path in paths)
-    return _each(filebatch.stater(follow_symlinks), pairs, depth, return_exceptions)
+    begin = partial(filebatch.stat_pieces, pairs, follow_symlinks, depth, depth)
+    return _each(begin, depth, return_exceptions)
 
 
 def stat_many(
@@ -291,7 +329,9 @@ def stat_many(
     return_exceptions: bool = False,
 ) -> list[Any]:  # fmt: skip
     """Tell about files, in the order of the paths: see files.stat_many()."""
-    return _all(filebatch.stater(follow_symlinks), paths, depth, return_exceptions)
+    given = list(paths)
+    begin = partial(filebatch.stat_all, given, follow_symlinks, depth)
+    return _all(begin, len(given), depth, return_exceptions)
 
 
 def walk(
@@ -318,8 +358,8 @@ def copy_tree(
     """Copy a directory and all that is in it: see files.copy_tree()."""
     options = filebatch.copy_options(symlinks, ignore, dirs_exist_ok)
     count = 0
-    setup = partial(filebatch.copy_setup, src, dst, options)
-    with closing(_run_many(None, (), depth, setup)) as running:
+    begin = partial(filebatch.copy_pieces, src, dst, options, depth)
+    with closing(_results(begin, depth)) as running:
         for _, result, error in running:
             if error is not None:
                 raise error

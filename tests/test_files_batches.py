@@ -267,10 +267,12 @@ def test_batches_when_the_depth_is_none_then_an_exception(do: Both, depth: int) 
             function([], depth="many")
 
 
+@pytest.mark.parametrize("name", ["read_each", "stat_each"])
 @pytest.mark.parametrize("depth", [1, 3, 8])
-def test_read_each_when_there_are_very_many_then_never_more_than_depth_are_taken(
-    tree: Path, depth: int, way: str
+def test_each_when_there_are_very_many_then_never_more_than_depth_are_taken(
+    tree: Path, depth: int, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    always_slow(monkeypatch)
     paths = regular(tree)
     given = taken = 0
 
@@ -280,7 +282,7 @@ def test_read_each_when_there_are_very_many_then_never_more_than_depth_are_taken
             given += 1
             yield paths[given % len(paths)]
 
-    each: Any = files.sync.read_each(items(), depth=depth)
+    each: Any = getattr(files.sync, name)(items(), depth=depth)
     for _ in each:
         taken += 1
         assert given - taken <= depth
@@ -291,13 +293,13 @@ def test_read_each_when_there_are_very_many_then_never_more_than_depth_are_taken
     async def main() -> None:
         nonlocal given, taken
         given = taken = 0
-        running = files.read_each(items(), depth=depth)
+        running = getattr(files, name)(items(), depth=depth)
         async for _ in running:
             taken += 1
             assert given - taken <= depth
             if taken == 100:
                 break
-        await running.aclose()  # type: ignore[attr-defined]
+        await running.aclose()
 
     asyncio.run(main())
 
@@ -548,7 +550,7 @@ def test_workers_when_thousands_are_asked_for_at_once_then_no_more_than_four_for
     paths = [tree / f"{at}" for at in range(2000)]
 
     async def main() -> int:
-        await files.stat_many(paths, depth=2000, return_exceptions=True)
+        await asyncio.gather(*[files.stat(path) for path in paths], return_exceptions=True)
         try:
             return register.register_iowq_max_workers(asyncring.running().ring)[0]
         except OSError as error:
@@ -632,6 +634,123 @@ def test_walk_when_asked_then_what_os_walk_finds(do: Both, tree: Path) -> None:
     errors: list[OSError] = []
     assert do.walk(tree / "missing", onerror=errors.append) == []
     assert [error.errno for error in errors] == [errno.ENOENT]
+
+
+def always_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each thread seem to wait for a device, so that there are soon as many as there may be."""
+    monkeypatch.setattr(filebatch, "SLOW_S", 0.0)
+    monkeypatch.setattr(filebatch, "thread_time", lambda: 0.0)
+
+
+def test_stat_many_when_threads_wait_then_there_are_more_of_them(
+    do: Both, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    always_slow(monkeypatch)
+    monkeypatch.setattr(filebatch, "PIECE_S", 0.0)  # a path is a piece
+    paths = regular(tree) * 3
+    expected = [os.stat(path) for path in paths]
+    real, calls, together = os.stat, 0, threading.Barrier(4)
+
+    def stat(path: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        if path in paths:  # and not what others ask for
+            calls += 1
+            if 8 < calls <= 12:
+                together.wait(60)  # it is broken, and raises, unless four threads come here
+        return real(path, **kwargs)
+
+    monkeypatch.setattr(os, "stat", stat)
+    try:
+        assert do.stat_many(paths, depth=4) == expected
+    finally:
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("name", ["stat_many", "walk", "copy_tree"])
+def test_pieces_when_cancelled_then_the_thread_ends_after_the_item_it_is_at(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(filebatch, "PIECE_S", 3600.0)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    entered, left = threading.Event(), threading.Event()
+    paths, target, calls = [str(path) for path in regular(tree)], str(tree) + "-copy", 0
+
+    def slow(call: Any) -> Any:
+        def wait(path: Any, *args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            if str(path).startswith(str(tree)):  # and not what others ask for
+                calls += 1
+                entered.set()
+                assert left.wait(60)
+            return call(path, *args, **kwargs)
+
+        return wait
+
+    async def every() -> None:
+        async for _ in files.walk(tree):
+            raise AssertionError("it is cancelled before that")
+
+    async def main() -> None:
+        if name == "stat_many":
+            monkeypatch.setattr(os, "stat", slow(os.stat))
+            task = asyncio.ensure_future(files.stat_many(paths))
+        elif name == "walk":
+            monkeypatch.setattr(os, "scandir", slow(os.scandir))
+            task = asyncio.ensure_future(every())
+        else:
+            monkeypatch.setattr(filebatch, "_copy_start", slow(filebatch._copy_start))
+            task = asyncio.ensure_future(files.copy_tree(tree, target))
+        while not entered.is_set():
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.sleep(0)
+        left.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    try:
+        asyncio.run(main())
+    finally:
+        monkeypatch.undo()
+    assert calls == 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_pieces_without_asyncio_when_a_signal_handler_raises_then_it_comes_out(
+    tree: Path, error: type[BaseException]
+) -> None:
+    class Interrupting:
+        def __fspath__(self) -> str:
+            raise error
+
+    paths: list[Any] = [*regular(tree), Interrupting()]
+    with pytest.raises(error):
+        files.sync.stat_many(paths)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_walk_when_few_descriptors_are_left_then_it_goes_on(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    always_slow(monkeypatch)
+    monkeypatch.setattr(filebatch, "PIECE_S", 0.0)
+    real, refused = filebatch.list_directory, []
+
+    def listing(path: Any, batch: Any = None) -> Any:
+        if os.path.basename(path).startswith("e") and not (ends and path in refused):
+            refused.append(path)
+            raise OSError(errno.EMFILE, "too many", path)
+        return real(path, batch)
+
+    monkeypatch.setattr(filebatch, "list_directory", listing)
+    errors: list[Any] = []
+
+    async def main() -> set[str]:
+        return {directory async for directory, _ in files.walk(tree, onerror=errors.append)}
+
+    found = asyncio.run(main()) | {error.filename for error in errors}
+    assert found == {directory for directory, _, _ in os.walk(tree)}
+    assert ends or {error.errno for error in errors} == {errno.EMFILE}
 
 
 def same_trees(one: Path, other: Path, symlinks: bool) -> None:

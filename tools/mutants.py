@@ -1385,8 +1385,8 @@ MUTANTS = (
     ),
     Mutant(
         "a batch starts more than depth", "rawuring/filebatch.py",
-        "        while len(running) + len(done) < self.depth and not self._stopping:\n",
-        "        while len(running) < self.depth and not self._stopping:\n",
+        "        while len(running) + len(done) < self.depth and not self.stopping:\n",
+        "        while len(running) < self.depth and not self.stopping:\n",
         "tests/test_files_batches.py -k never_more_than_depth",
     ),
     Mutant(
@@ -1403,6 +1403,16 @@ MUTANTS = (
         "a batch waits for nothing while files are fetched", "rawuring/filebatch.py",
         "        if self._fetched and len(self._awaited) < self._limit:\n", "        if False:\n",
         "tests/test_files_batches.py -k few_become_requests",
+    ),
+    Mutant(
+        "threads that wait for a device stay one", "rawuring/filebatch.py",
+        "        self._many.depth = self._most if slow else self._few\n", "",
+        "tests/test_files_batches.py -k threads_wait",
+    ),
+    Mutant(
+        "a thread goes on when its batch is cancelled", "rawuring/filebatch.py",
+        "            if perf_counter() > until or many.stopping:\n", "            if perf_counter() > until:\n",
+        "tests/test_files_batches.py -k ends_after_the_item",
     ),
     Mutant(
         "what failed to be written stays beside the file", "rawuring/filebatch.py",
