@@ -28,10 +28,10 @@ COMMANDS = {
     "probe": "what this kernel offers, who forbids it, what to do about it, and proof",
     "forbid": "whether io_uring is closed here: every way in, tried",
     "inspect": "the rings of a process, or of this host: how full they are, what they wait for",
-    "tour": "io_uring in ten chapters, each word that changes",
-    "play": "a page (HTML, to stdout) on which one can play with the rings, or of a RAWURING_TRACE",
+    "tour": "io_uring in ten chapters: each word that changes, and who changes it",
+    "play": "a page of HTML: rings to play with, or what a program's rings did (RAWURING_TRACE)",
     "layout": "the memory of the rings, the structs and the operations, as text, JSON or SVG",
-    "aio": "a program of asyncio on io_uring, unchanged",
+    "aio": "runs an asyncio program on io_uring, unchanged",
     "vendor": "copies of this package: make, check, list",
 }
 

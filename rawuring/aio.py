@@ -273,7 +273,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("-m", dest="module", action="store_true", help="PROGRAM is a module, not a file")
     parser.add_argument("-v", "--verbose", action="store_true", help="say what is used, on stderr")
-    parser.add_argument("program", nargs="?", metavar="PROGRAM")
+    parser.add_argument("program", nargs="?", metavar="PROGRAM", help="a file; with -m, a module")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGUMENTS", help="for PROGRAM")
     options = parser.parse_args(arguments)
     if options.program is None or options.verbose:

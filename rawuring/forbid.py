@@ -625,6 +625,21 @@ def tell(form: str = "") -> int:
     return {True: CLOSED, False: OPEN, None: UNKNOWN}[report.closed]
 
 
+_HELP = """usage: python -m rawuring.forbid [-h] [--json | --python | -q]
+
+Say whether io_uring is closed here, by trying every way in; the same as rawuring.probe --forbid.
+
+options:
+  -h, --help   show this help message and exit
+  --json       print one JSON object
+  --python     print one Python literal
+  -q, --quiet  print the verdict
+
+exit code: 0 closed: all three calls are refused in every way that was tried; 1 something is open; 2 wrong
+usage; 4 cannot tell; 74 the output could not be written.
+"""
+
+
 def main() -> int:
     """Run the command without argparse, which takes as long as everything else.
 
@@ -632,9 +647,11 @@ def main() -> int:
     """
     forms = {"--json": "json", "--python": "python", "--quiet": "quiet", "-q": "quiet"}
     words = [word for word in sys.argv[1:] if word != "--forbid"]
+    if words in (["-h"], ["--help"]):
+        print(_HELP, end="")
+        return 0
     if len(words) > 1 or (words and words[0] not in forms):
-        usage = f"usage: {os.path.basename(sys.argv[0])} --forbid [--json | --python | --quiet]"
-        print(usage, file=sys.stderr)
+        print(_HELP.partition("\n")[0], file=sys.stderr)
         return USAGE
     return tell(forms[words[0]] if words else "")
 

@@ -854,7 +854,8 @@ def _parser() -> Any:
     import argparse
 
     parser = argparse.ArgumentParser(
-        prog="python -m rawuring.inspect", description="Does this program use io_uring, and how?",
+        prog="python -m rawuring.inspect",
+        description="Say whether a program uses io_uring, and show the state of its rings.",
         epilog="Exit code: 0 a ring was found, 1 none, 2 wrong usage, 4 none, but not all could be seen.",
     )  # fmt: skip
     parser.add_argument("pid", nargs="*", help="process numbers, or self")

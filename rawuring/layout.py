@@ -636,7 +636,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> Any:
     import argparse
 
-    parser = argparse.ArgumentParser(prog="python -m rawuring.layout", description="Draw io_uring's memory.")
+    parser = argparse.ArgumentParser(
+        prog="python -m rawuring.layout",
+        description="Draw the memory of a ring, a struct of the kernel's, or the SQE of an operation.",
+    )
     parser.add_argument("what", nargs="?", default="rings", help="rings (the default), or a struct")
     parser.add_argument("--struct", metavar="NAME", help="a struct, member by member")
     parser.add_argument("--op", metavar="NAME", help="the meaning of the SQE members for an operation")

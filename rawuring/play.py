@@ -381,9 +381,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     parser = argparse.ArgumentParser(
         prog="python -m rawuring.play",
-        description="A page (HTML, to stdout) on which one can play with the rings, or of a trace.",
+        description="Write a page of HTML to stdout: rings to play with, or what the rings in a trace did.",
     )
-    parser.add_argument("trace", nargs="?", help="a file that RAWURING_TRACE=FILE python app.py has written")
+    parser.add_argument("trace", nargs="?", help="a file written by RAWURING_TRACE=FILE python app.py")
     options = parser.parse_args(arguments)
     if sys.stdout.isatty():
         parser.error("this prints a page of HTML: python -m rawuring.play > ring.html")

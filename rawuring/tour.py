@@ -652,7 +652,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     import argparse
 
-    parser = argparse.ArgumentParser(prog="python -m rawuring.tour", description="io_uring, word by word.")
+    parser = argparse.ArgumentParser(
+        prog="python -m rawuring.tour",
+        description="Run a ring step by step, and print each word that changes, and who changed it.",
+    )
     parser.add_argument(
         "--on", choices=("auto", "kernel", "python"), default="auto",
         help="this machine's kernel, the pure-Python one, or the first that works (default)",

@@ -23,7 +23,7 @@ from rawuring import __main__ as commands
 ROOT = Path(__file__).resolve().parent.parent
 MAN = ROOT / "data" / "share" / "man" / "man1" / "rawuring.1"
 PAGE = ROOT / "docs" / "commands.md"
-HELP = sorted(set(commands.COMMANDS) - {"forbid"})  # which is probe --forbid
+HELP = sorted(commands.COMMANDS)
 
 pytestmark = pytest.mark.skipif(not MAN.exists(), reason="data/ is not here")
 

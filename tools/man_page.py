@@ -86,8 +86,8 @@ def parse(name: str, text: str) -> Help:
 
 
 def helps() -> list[Help]:
-    """Return the help of each command that has options of its own (forbid is probe --forbid)."""
-    return [parse(name, help_of(name)) for name in commands.COMMANDS if name != "forbid"]
+    """Return the help of each command."""
+    return [parse(name, help_of(name)) for name in commands.COMMANDS]
 
 
 def filled(text: str) -> str:
