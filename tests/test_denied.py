@@ -28,7 +28,10 @@ from test_probe_denied import ERRNO, KILL, filtered
 ROOT = Path(__file__).resolve().parent.parent
 # The pages that name commands for users.
 PAGES = [ROOT / "README.md"]
-PAGES += [ROOT / "docs" / f"{name}.md" for name in ("index", "asyncio", "examples", "probe", "vendoring")]
+PAGES += [
+    ROOT / "docs" / f"{name}.md"
+    for name in ("index", "operators", "asyncio", "examples", "probe", "vendoring")
+]
 pytestmark = [
     pytest.mark.requires_io_uring,
     pytest.mark.skipif(not LINUX, reason="Linux only"),
@@ -49,6 +52,13 @@ PROBE = ("io_uring: ", 1)  # the beginning of the output, and the exit code
 # A command of the pages, with ... for the rest -> its arguments here, its output and its exit code.
 COMMANDS = {
     "python3 -m rawuring.probe": (["-m", "rawuring.probe"], *PROBE),
+    "python3 -m rawuring.probe -q": (["-m", "rawuring.probe", "-q"], *PROBE),
+    "python3 -m rawuring.probe -q --require OP:RECV,KERNEL:6.1": (
+        ["-m", "rawuring.probe", "-q", "--require", "OP:RECV,KERNEL:6.1"], *PROBE,
+    ),
+    "python3 -m rawuring.probe --explain EPERM": (["-m", "rawuring.probe", "--explain", "EPERM"], "EPERM", 0),
+    "python3 -m rawuring.probe --fix": (["-m", "rawuring.probe", "--fix"], "# io_uring: ", 1),
+    "python3 -m rawuring.forbid": (["-m", "rawuring.forbid"], "io_uring: ", (0, 1, 4)),
     "python3 -m rawuring.tour": (["-m", "rawuring.tour"], "On the pure-Python kernel, because", 0),
     "python3 -m rawuring.play > ring.html": (["-m", "rawuring.play"], "<!", 0),
     "python3 -m rawuring.play run.jsonl > run.html": (["-m", "rawuring.play", "TMP/run.jsonl"], "<!", 0),
@@ -109,9 +119,7 @@ MORE = (
     (["-m", "rawuring.probe", "--json"], "{", 1),
     (["-m", "rawuring.probe", "--python"], "{", 1),
     (["-m", "rawuring.probe", "--require", "OP:RECV,SETUP:DEFER_TASKRUN,KERNEL:6.1"], *PROBE),
-    (["-m", "rawuring.probe", "--explain", "EPERM"], "EPERM", 0),
     (["-m", "rawuring.probe", "--list"], "operations:", 0),
-    (["-m", "rawuring.probe", "--fix"], "# io_uring: ", 1),
     (["-m", "rawuring.probe", "--fix", "nofile"], "# io_uring: ", 1),
     (["-m", "rawuring.probe", "--profile", "libuv"], *PROBE),
     (["-m", "rawuring.probe", "--as", "0"], *PROBE),

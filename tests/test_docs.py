@@ -172,6 +172,28 @@ def test_pages_and_pictures_then_links_lead_to_each_from_the_first():
     assert {*docs.rglob("*.md"), *docs.rglob("*.svg")} <= reached
 
 
+def test_pages_when_read_in_order_then_next_is_the_next_of_the_menu():
+    menu = re.findall(r": ([\w-]+)\.md$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert menu[0] == "index"  # from which one chooses
+    for page, following in zip(menu[1:], menu[2:]):
+        text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+        assert re.findall(r"^Next: .*\]\((.*)\.md\)", text, re.MULTILINE) == [following], page
+    assert "\nNext: " not in (ROOT / "docs" / f"{menu[-1]}.md").read_text(encoding="utf-8")
+
+
+def test_commands_named_in_the_pages_then_they_have_these_options():
+    helps = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")  # held to --help by test_man_page.py
+    named = re.compile(r"(?:^    |`|\$ )python3? -m rawuring\.(\w+)([^`#\n]*)", re.MULTILINE)
+    count = 0
+    for page in PAGES:
+        for name, rest in named.findall(page.read_text(encoding="utf-8")):
+            part = helps.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+            for option in re.findall(r" (-[a-z]|--[a-z-]+)(?= |$)", rest):
+                assert re.search(rf"[`\s]{option}\b", part), f"{page.name}: {name} {option}"
+                count += 1
+    assert count > 20
+
+
 def test_files_named_in_the_pages_then_they_exist():
     named = re.compile(r"`((?:rawuring|tests|tools|examples)/[\w/]+\.\w+)`")
     for page in PAGES[1:]:

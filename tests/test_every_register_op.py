@@ -14,6 +14,7 @@ import contextlib
 import errno
 import mmap
 import os
+import resource
 import select
 import socket
 import subprocess
@@ -552,6 +553,23 @@ def test_iowq_affinity_then_workers_keep_to_it(file):
         assert found
         assert all(each == {cpu} for each in found)
         register.unregister_iowq_aff(do.ring)
+
+
+@register_op("REGISTER_IOWQ_MAX_WORKERS")
+def test_iowq_max_workers_of_a_thread_when_never_set_then_its_first_ring_has_decided():
+    """As docs/execution.md has it; io_init_wq_offload of io_uring/tctx.c."""
+    found = []
+
+    def first_rings_of_a_thread():
+        for entries in (2, 64):
+            with rings.Ring(entries) as ring:
+                found.append(register.register_iowq_max_workers(ring))
+
+    thread = threading.Thread(target=first_rings_of_a_thread)
+    thread.start()
+    thread.join()
+    processes = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+    assert found == [(2, processes if processes != resource.RLIM_INFINITY else 2**32 - 1)] * 2
 
 
 @register_op("REGISTER_IOWQ_MAX_WORKERS")

@@ -13,15 +13,17 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 from driver import kernel_release, release
+from test_forbid import USER_MODE
 from test_probe import BECOME_NOBODY, FILTER, LINUX, MAIN, WARM, run, tell
 from test_probe_denied import ENVIRONMENTS, ERRNO, KILL, filtered
 
-from rawuring import profiles, remedies, report
+from rawuring import inspect, profiles, remedies, report, syscalls
 
 pytestmark = [pytest.mark.requires_io_uring, pytest.mark.skipif(not LINUX, reason="Linux only")]
 
@@ -32,6 +34,46 @@ def under(code: str, *arguments: str) -> subprocess.CompletedProcess:
         pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5), or root")
     assert done.stderr == "", done
     return done
+
+
+# ------------------------------------------------------------------------------------------------------
+# The page: what it shows is what the commands print under a container's filter
+
+
+def shown_on_the_page():
+    """Return the commands of docs/operators.md, each with the lines that are shown below it."""
+    page = Path(__file__).resolve().parent.parent / "docs" / "operators.md"
+    if not page.exists():
+        pytest.skip("docs/ is not here")
+    block = re.compile(r"```text\n\$ python3 -m rawuring\.(.*)\n((?:.*\n)*?)```")
+    blocks = block.findall(page.read_text(encoding="utf-8"))
+    return {command: [line for line in shown.splitlines() if line != "..."] for command, shown in blocks}
+
+
+def test_page_for_operators_then_each_line_is_printed_where_a_filter_refuses():
+    call = {"forbid": "forbid.main()", "probe": "probe.main(sys.argv[1:])"}
+    shown = shown_on_the_page()
+    assert [command.split()[0] for command in shown] == ["probe", "probe", "forbid", "inspect"]
+    for command, lines in shown.items():
+        name, *arguments = command.split()
+        if name == "inspect":  # of a host of the reader's
+            assert lines[0].split() == list(inspect._COLUMNS)
+            continue
+        code = f"from rawuring import {name}\nsys.argv[:] = ['', *sys.argv[2:]]\nsys.exit({call[name]})"
+        done = run("import sys\n" + filtered(ERRNO | errno.EPERM) + code, "-", *arguments)
+        if done.returncode == 77:
+            pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
+        assert done.stderr == ""
+        if name == "forbid" and USER_MODE:  # whose 32-bit calls the filter does not see: open
+            del lines[0]
+        printed = [same_on_each_machine(line) for line in done.stdout.splitlines()]
+        assert [line for line in lines if same_on_each_machine(line) not in printed] == [], command
+
+
+def same_on_each_machine(line):
+    """Drop what another machine prints in another way: kernel, system call table, number of ways tried."""
+    line = re.sub(r" \(Linux .*\)$", "", line)
+    return " ".join(line.replace(syscalls.abi(), "ABI").replace("x86_64", "ABI").split())
 
 
 # ------------------------------------------------------------------------------------------------------

@@ -105,6 +105,7 @@ def main(paths: list[str]) -> int:
             shown = ", ".join(f"`{function}`" for function in functions)
             print(f"| `{name}` | {uapi.SINCE[name]} | {shown} | " + " | ".join(cells) + " |")
         print()
+    print("Next: [tested kernels and known kernel bugs](kernels.md).")
     return 0
 
 
