@@ -23,9 +23,16 @@ import leaks
 import pytest
 from refusal import io_uring_refusal
 
-hypothesis.settings.register_profile("default", deadline=None, derandomize=True, max_examples=100)
-hypothesis.settings.register_profile("small", deadline=None, derandomize=True, max_examples=20)
-hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, max_examples=300, print_blob=True)
+# No deadlines: a busy machine, and more so an emulated one, misses all of them. And examples share the
+# fixtures of a function: tests whose examples change a file write it anew.
+_COMMON = hypothesis.settings(
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture],
+)
+hypothesis.settings.register_profile("default", _COMMON, max_examples=100)
+hypothesis.settings.register_profile("small", _COMMON, max_examples=20)
+hypothesis.settings.register_profile("ci", _COMMON, max_examples=300, print_blob=True)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
@@ -138,13 +145,14 @@ _PREFIXES = {"opcode": "IORING_OP_", "register_op": "IORING_"}
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """Note which operations a test did, or why it did not, and name what fails at once.
 
-    A run that is stopped after its time prints no summary.
+    A run that is stopped after its time prints neither summary nor tracebacks.
     """
     outcome = yield
     report = outcome.get_result()
     terminal = item.config.pluginmanager.get_plugin("terminalreporter")
     if report.failed and terminal:
-        terminal.write_line(f"\nFAILED {report.nodeid}")
+        where = str(getattr(report.longrepr, "reprcrash", ""))
+        terminal.write_line(f"\nFAILED {report.nodeid}\n  {where[:500]}")
     if report.when == "call" or (report.when == "setup" and report.skipped):
         for kind, prefix in _PREFIXES.items():
             for marker in item.iter_markers(kind):

@@ -234,6 +234,7 @@ def test_ring_is_lost_then_blocks_are_answered_or_go_on(loop, pipe):
         loop.close()
     os.close(number[0])
     indices, results, _ = answers["sent"]
+    results = [res & select.POLLIN for res in results]  # 5.10 does not cut the mask of a poll that was woken
     assert (sorted(indices), results) == ([0, 1], [select.POLLIN] * 2)
     indices, results, flags = answers["unsent"]
     assert (indices, flags) == ([0, 1, 2], [0, 0, 0])

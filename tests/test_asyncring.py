@@ -930,6 +930,19 @@ async def test_recv_multishot_when_data_come_then_pieces_that_return(ring) -> No
 
 
 @on_each_loop
+async def test_recv_multishot_when_the_kernel_has_no_groups_then_it_is_not_asked(ring, monkeypatch) -> None:
+    """5.10.46 does not refuse a RECV that is multishot, and reports the end of the stream."""
+    monkeypatch.setattr(asyncring.AsyncRing, "supports", lambda ring, opcode: False)
+    monkeypatch.setattr(asyncring.ops, "prep_recv_multishot", None)
+    with a_pair() as (a, b):
+        async with ring.recv_multishot(b) as stream:
+            a.send(b"data")
+            assert bytes(await stream.__anext__()) == b"data"
+            a.close()
+            assert [piece async for piece in stream] == []
+
+
+@on_each_loop
 async def test_recv_multishot_when_all_pieces_are_held_then_it_goes_on_with_the_first_released(ring) -> None:
     with a_pair() as (a, b):
         needs(ring, uapi.IORING_OP_SOCKET, "5.19, as PBUF_RING")

@@ -116,7 +116,7 @@ def test_pread_when_it_is_a_directory_or_a_pipe_then_the_exception_of_os(tmp_pat
 @hypothesis.given(
     lengths=st.lists(st.integers(0, 5000), max_size=5), offset=st.integers(0, 12_000), write=st.booleans()
 )
-@hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture], max_examples=30)
+@hypothesis.settings(max_examples=30)
 def test_vectors_when_of_any_lengths_then_what_os_reads_and_writes(
     file: int, lengths: list[int], offset: int, write: bool
 ) -> None:

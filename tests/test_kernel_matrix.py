@@ -168,6 +168,28 @@ def test_cell_that_cannot_be_had_then_another_stands_in_for_it(tmp_path, monkeyp
     assert text.endswith("kernels: 2 passed, 0 failed, 1 not to be had\n")
 
 
+def test_cell_that_does_not_run_here_then_another_stands_in_for_it_once(tmp_path, monkeypatch, capsys):
+    began = []
+    monkeypatch.setattr(tool, "build", lambda cells, options: {})
+
+    def run_in(cell, command, options):
+        began.append((cell.name, command.split()[-1]))
+        status = tool.NOT_TO_BE_HAD if cell.machine == "uml" else 0
+        return guest.Outcome(status, "1 passed in 1s\n", 1.0)
+
+    monkeypatch.setattr(tool, "run_in", run_in)
+    monkeypatch.setitem(tool.SETS, "quick", ("6.1um", "6.12um", "6.12-amd64"))
+    assert tool.main(["set", "quick", "--logs", str(tmp_path), "-j", "1"]) == 0
+    assert began == [
+        ("6.12-amd64", "emulated"), ("6.1um", "quick"), ("6.12um", "quick"), ("6.1-amd64", "emulated"),
+    ]  # fmt: skip
+    text = capsys.readouterr().out
+    assert "instead: 6.1-amd64\n" in text
+    assert text.endswith("kernels: 2 passed, 0 failed, 2 not to be had\n")
+    for name, other in tool.STAND_INS.items():
+        assert {name, other} <= set(CELLS)
+
+
 @pytest.mark.parametrize(
     ("words", "command"),
     [
@@ -208,6 +230,84 @@ def test_kernel_that_qemu_does_not_take_then_not_to_be_had_instead_of_failed(tmp
     (tmp_path / "root").mkdir()
     with pytest.raises(FileNotFoundError, match="rejects this kernel"):
         guest.run(CELLS["6.1um"], kernel, tmp_path / "root", tmp_path / "root", "true", 60)
+
+
+@pytest.mark.parametrize(
+    ("cell", "word"), [("7.2um", "ubd0="), ("6.12-amd64", "nvme,drive=disk,serial=disk"), ("6.12-s390x", "")]
+)
+def test_disk_then_an_ext4_for_the_machines_that_can_mount_it(tmp_path, cell, word):
+    image = tmp_path / "disk"
+    words = guest._disk(CELLS[cell], image)
+    if word and not words:
+        pytest.skip("mkfs.ext4")
+    assert words == [] if not word else words[-1].startswith(word)
+    if words:
+        with open(image, "rb") as file:
+            assert file.seek(1080) and file.read(2) == b"\x53\xef", "ext4's magic number"
+        assert image.stat().st_blocks * 512 < guest.DISK_MB << 18, "it is sparse"
+
+
+#: A child stops; its SSE registers are written through a buffer without room for AMX, and read again.
+SET_XMM0 = """
+import ctypes, os, signal, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
+libc.ptrace.restype = ctypes.c_long
+TRACEME, PEEKUSER, KILL, GETREGSET, SETREGSET = 0, 3, 8, 0x4204, 0x4205
+NT_X86_XSTATE, NO_AMX, XMM0, RIP = 0x202, 2696, 160, 16 * 8
+pid = os.fork()
+if pid == 0:
+    libc.ptrace(TRACEME, 0, None, None)
+    os.kill(os.getpid(), signal.SIGSTOP)
+os.waitpid(pid, 0)
+states = (ctypes.c_char * NO_AMX)()
+iovec = (ctypes.c_size_t * 2)(ctypes.addressof(states), NO_AMX)
+def call(request):
+    if libc.ptrace(request, pid, NT_X86_XSTATE, ctypes.addressof(iovec)) < 0:
+        sys.exit(os.strerror(ctypes.get_errno()))
+call(GETREGSET)
+states[XMM0], states[512] = b"A", bytes([ord(states[512]) | 2])
+call(SETREGSET)
+states[XMM0] = b"B"
+call(GETREGSET)
+rip = libc.ptrace(PEEKUSER, pid, RIP, None)
+libc.ptrace(KILL, pid, None, None)
+os.waitpid(pid, 0)
+print(states[XMM0], rip != 0)
+"""
+
+
+def test_registers_when_written_without_room_for_amx_then_as_user_mode_kernels_wish(tmp_path):
+    if guest.platform.machine() != "x86_64":
+        pytest.skip("x86-64")
+    library = guest.compiled(guest.HERE / "xstate.c", tmp_path / "xstate.so")
+    if not library:
+        pytest.skip("a C compiler")
+    env = {**os.environ, "LD_PRELOAD": str(library)}
+    command = [sys.executable, "-c", SET_XMM0]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    if "not permitted" in done.stderr:
+        pytest.skip("ptrace(2)")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "b'A' True\n", "")
+
+
+def test_preload_then_for_user_mode_kernels_on_a_processor_with_amx_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(guest, "compiled", lambda source, library: library)
+    cases = (("sse amx_tile", "6.1um", True), ("sse", "6.1um", False), ("amx_tile", "6.1-amd64", False))
+    for flags, cell, found in cases:
+        monkeypatch.setattr(guest.Path, "read_text", lambda path, encoding, flags=flags: f"flags : {flags}")
+        assert ("LD_PRELOAD" in guest._preload(CELLS[cell], tmp_path)) is found
+
+
+def test_no_compiler_then_no_library(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert guest.compiled(guest.HERE / "xstate.c", tmp_path / "xstate.so") is None
+
+
+def test_disk_without_mkfs_then_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(guest, "_WITH_SBIN", {"PATH": str(tmp_path)})
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert guest._disk(CELLS["6.12-amd64"], tmp_path / "disk") == []
 
 
 def test_kernel_inside_an_efi_program_then_taken_out():

@@ -110,12 +110,13 @@ def operations_page() -> str:
         "Learned by calling the functions of ops.py with one argument after the other. `python -m "
         "rawuring.layout --op NAME` prints one of these, with `--svg` as a picture. Members that are not "
         "listed are zero. Every function also takes `user_data` and `flags` (a mask of IOSQE_*), which are "
-        "left out here. \"Way\" says how the kernel executes it: see [execution](execution.md).\n",
+        "left out here. \"Way\" says how the kernel executes it, measured on "
+        f"{listed([release(kernel) for kernel in measured()])}: see [execution](execution.md).\n",
         "![The members of an SQE, those that share bytes below each other](pictures/sqe.svg)\n",
         "The same for one operation, prep_recv:\n",
         "![The SQE of a RECV](pictures/op-recv.svg)\n",
     ]
-    ways = request_paths()["paths"]
+    ways = request_ways()
     found = sorted((layout.learn(name) for name in layout.fillers()), key=lambda o: o.opcode)
     for operation in found:
         name = uapi.name_of("IORING_OP_", operation.opcode)
@@ -133,35 +134,76 @@ def operations_page() -> str:
     return "\n".join([*lines, "Next: [features by kernel version](kernel-interface.md).", ""])
 
 
-def way_of(situations: dict[str, str]) -> str:
+def request_records() -> list[dict[str, Any]]:
+    """Return what tools/request_paths.py has recorded, one kernel after the other."""
+    records: list[dict[str, Any]] = json.loads((DOCS / "request-paths.json").read_text(encoding="utf-8"))
+    return records
+
+
+def measured() -> list[str]:
+    """List the kernels of the record, from old to new."""
+    return [record["kernel"] for record in request_records()]
+
+
+def release(kernel: str) -> str:
+    """Return 6.12 for 6.12.117."""
+    return ".".join(kernel.split(".")[:2])
+
+
+def listed(words: list[str]) -> str:
+    """Join words as in a sentence."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
+
+
+def request_ways() -> dict[str, dict[str, dict[str, str]]]:
+    """Return the way on each kernel that has the operation, by operation and situation."""
+    found: dict[str, dict[str, dict[str, str]]] = {}
+    for record in request_records():
+        for opcode, situations in record["paths"].items():
+            for situation, way in situations.items():
+                ways = found.setdefault(opcode, {}).setdefault(situation, {})
+                if way != "no such operation":
+                    ways[release(record["kernel"])] = way
+    return found
+
+
+def way_of(situations: dict[str, dict[str, str]]) -> str:
     """Say in one line how an operation is executed."""
     if set(situations) == {"any"}:
-        return situations["any"]
-    return "; ".join(f"{situation}: {way}" for situation, way in situations.items())
+        return way_by_kernel(situations["any"])
+    return "; ".join(f"{situation}: {way_by_kernel(ways)}" for situation, ways in situations.items())
+
+
+def way_by_kernel(ways: dict[str, str]) -> str:
+    """Say what is the same on all kernels once, and else where each way begins."""
+    begins = [
+        (kernel, way) for (kernel, way), before in zip(ways.items(), [None, *ways.values()]) if way != before
+    ]
+    return ", ".join([begins[0][1], *(f"from {kernel} on {way}" for kernel, way in begins[1:])])
 
 
 def execution_page() -> str:
-    """Return the page on execution, with the table of what was measured: the operations of each way."""
-    record = request_paths()
-    lines = [f"Linux {record['kernel']}, files on {record['filesystem']}:\n"]
+    """Return the page on execution, with the tables of what was measured: the operations of each way."""
+    kernels, records, ways = [release(kernel) for kernel in measured()], request_records(), request_ways()
+    names = [
+        (f"`{opcode}`" + (f" ({situation})" if situation != "any" else ""), by_kernel)
+        for opcode, situations in ways.items()
+        for situation, by_kernel in situations.items()
+    ]
+    files = listed(sorted({record["filesystem"] for record in records}))
+    lines = [f"Linux {listed(measured())}, files on {files}. On each of them that has the operation:\n"]
     lines += ["| way | operations |", "|---|---|"]
     for way in ("at once", "poll", "waits", "worker"):
-        found = [
-            f"`{opcode}`" + (f" ({situation})" if situation != "any" else "")
-            for opcode, situations in record["paths"].items()
-            for situation, seen in situations.items()
-            if seen == way
-        ]
+        found = [name for name, by_kernel in names if set(by_kernel.values()) == {way}]
         lines.append(f"| {way} | {', '.join(found)} |")
+    lines += ["", "And what depends on the kernel:\n", f"| operation | {' | '.join(kernels)} |"]
+    lines.append("|---" * (len(kernels) + 1) + "|")
+    for name, by_kernel in names:
+        if len(set(by_kernel.values())) > 1:
+            lines.append(f"| {name} | {' | '.join(by_kernel.get(kernel, '') for kernel in kernels)} |")
     page = (DOCS / "execution.md").read_text(encoding="utf-8")
     marks = r"(?<=<!-- paths: begin -->\n).*?(?=<!-- paths: end -->)"
     return re.sub(marks, "\n".join([*lines, ""]), page, flags=re.DOTALL)
-
-
-def request_paths() -> dict[str, Any]:
-    """Return what tools/request_paths.py has recorded."""
-    record: dict[str, Any] = json.loads((DOCS / "request-paths.json").read_text(encoding="utf-8"))
-    return record
 
 
 # ------------------------------------------------------------------------------------------------------

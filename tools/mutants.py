@@ -926,6 +926,11 @@ MUTANTS = (
         "tests/test_asyncring_random.py",
     ),
     Mutant(
+        "asyncring: without a group of buffers no multishot receive is asked for", "rawuring/asyncring.py",
+        "        source.unable = group is None\n", "",
+        "tests/test_asyncring.py -k has_no_groups",
+    ),
+    Mutant(
         "asyncring: requests that were not sent are dropped when the loop closes", "rawuring/asyncring.py",
         "            self.table.answer_unsent(-errno.ECANCELED)  # closing the table runs their handlers\n", "",
         "tests/test_asyncring.py -k closed_with_requests",

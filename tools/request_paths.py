@@ -2,17 +2,23 @@
 # SPDX-License-Identifier: MIT
 """How this kernel executes each operation: at once, by a poll that it arms, or in a worker thread (iou-wrk).
 
-    python3 tools/request_paths.py [OP ...]      a table of all, or of some operations
-    python3 tools/request_paths.py --json FILE   the same as data: docs/request-paths.json is one
+    python3 tools/request_paths.py [OP ...]       a table of all, or of some operations
+    python3 tools/request_paths.py --json         the same as data, in one line
+    python3 tools/request_paths.py --add < DATA   put such a line into docs/request-paths.json
+
+docs/request-paths.json holds a line for each kernel, and tools/build_docs.py writes the pages from it:
+
+    python3 tools/kernel_matrix run 6.12-amd64 -- TMPDIR=/disk python3 tools/request_paths.py --json |
+        python3 tools/request_paths.py --add && python3 tools/build_docs.py
 
 What it is: for each operation and situation a child process with a ring of its own, which submits one
 request, and then looks at its own threads, at the polls that fdinfo lists, and at the CQ.
 Must not know: the answer. A request that fails in another way than expected is an error of this program.
 Invariant: workers live for five seconds after their last request, and the child has no other thread, so the
-answer does not depend on time; but a disk may answer a read of a cold page before io_uring_enter returns.
+answer does not depend on time; but a disk may be faster than io_uring_enter returns, and is tried ten times.
 Read next: docs/execution.md.
 
-It needs Linux 5.12, from which on workers are threads of the process that submits.
+Workers must be threads of the process that submits (IORING_FEAT_NATIVE_WORKERS: Linux 5.12, and 5.10.162).
 """
 
 from __future__ import annotations
@@ -22,6 +28,7 @@ import errno
 import json
 import os
 import platform
+import re
 import select
 import socket
 import sys
@@ -30,6 +37,7 @@ from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
+RECORD = ROOT / "docs" / "request-paths.json"
 sys.path.insert(0, str(ROOT))
 
 from rawuring import Ring, buffers, ops, register, uapi  # noqa: E402
@@ -42,6 +50,9 @@ PATHS = {
     "worker": "a thread of io-wq, iou-wrk-PID, does it, and may block",
 }
 FAR_NS, EPOLL_CTL_ADD = 10**12, 1
+LACKING = "no such operation"
+#: Of a file, and of all memory: a disk is seldom done with it when io_uring_enter returns.
+SIZE = 1 << 20
 
 
 class Place:
@@ -52,7 +63,7 @@ class Place:
         self.kept: list[Any] = []
         #: Makes ready what the request waits for.
         self.wake: Callable[[], object] = lambda: None
-        self.room = buffers.allocate(65536)
+        self.room = buffers.allocate(SIZE)
         self.pin = buffers.pin(self.room, writable=True)
         self.memory = self.pin.address
 
@@ -65,10 +76,10 @@ class Place:
         return int(self.keep(buffers.path(os.path.join(self.folder, name))).address)
 
     def file(self, name: str = "file", cold: bool = False, flags: int = 0) -> int:
-        """Open a file of 64 KiB, whose pages are in the cache, or are not: for O_DIRECT, too."""
+        """Open a file whose pages are in the cache, or are not: for O_DIRECT, too."""
         path = os.path.join(self.folder, name)
         with open(path, "wb") as file:
-            file.write(bytes(65536))
+            file.write(bytes(SIZE))
             file.flush()
             if cold or flags & os.O_DIRECT:
                 os.fsync(file.fileno())
@@ -157,7 +168,7 @@ class Place:
 
     def group(self) -> None:
         """Provide a buffer as group 1."""
-        self.do(ops.prep_provide_buffers, self.memory, 65536, 1, 1, 0)
+        self.do(ops.prep_provide_buffers, self.memory, SIZE, 1, 1, 0)
 
     def pending(self, user_data: int = 99) -> None:
         """Start a request that waits: a poll of an empty pipe."""
@@ -198,8 +209,9 @@ class Case(NamedTuple):
     situation: str
     #: Makes what it needs; returns the function of ops and its arguments, with options in a dict at the end.
     request: Callable[[Place], tuple[Any, ...]]
-    #: Errnos that are an answer, not an error.
+    #: Errnos that are an answer, not an error; and those that say that the kernel lacks this form of it.
     errnos: tuple[int, ...] = ()
+    lacks: tuple[int, ...] = ()
 
 
 CWD = uapi.AT_FDCWD
@@ -210,8 +222,8 @@ CASES = [
     Case("NOP", ANY, lambda p: (ops.prep_nop,)),
     Case("NOP", "with IOSQE_ASYNC", lambda p: (ops.prep_nop, {"flags": uapi.IOSQE_ASYNC})),
     Case("READ", HOT, lambda p: (ops.prep_read, p.file(), p.memory, 4096, 0)),
-    Case("READ", COLD, lambda p: (ops.prep_read, p.file(cold=True), p.memory, 4096, 0)),
-    Case("READ", DIRECT, lambda p: (ops.prep_read, p.file(flags=os.O_DIRECT), p.memory, 4096, 0)),
+    Case("READ", COLD, lambda p: (ops.prep_read, p.file(cold=True), p.memory, SIZE, 0)),
+    Case("READ", DIRECT, lambda p: (ops.prep_read, p.file(flags=os.O_DIRECT), p.memory, SIZE, 0)),
     Case("READ", "/proc", lambda p: (ops.prep_read, os.open("/proc/self/stat", 0), p.memory, 4096, 0)),
     Case("READ", "pipe, with data", lambda p: (ops.prep_read, p.pipe(b"x")[0], p.memory, 4096, -1)),
     Case("READ", "pipe, empty", lambda p: (ops.prep_read, p.pipe()[0], p.memory, 4096, -1)),
@@ -220,8 +232,8 @@ CASES = [
     Case("READ_MULTISHOT", "pipe, empty", lambda p: (
         p.group(), ops.prep_read_multishot, p.pipe()[0], 0, -1, 1)[1:]),
     Case("WRITE", "file", lambda p: (ops.prep_write, p.file(), p.memory, 4096, 0)),
-    Case("WRITE", "file, at its end", lambda p: (ops.prep_write, p.file(), p.memory, 4096, 65536)),
-    Case("WRITE", DIRECT, lambda p: (ops.prep_write, p.file(flags=os.O_DIRECT), p.memory, 4096, 0)),
+    Case("WRITE", "file, at its end", lambda p: (ops.prep_write, p.file(), p.memory, 4096, SIZE)),
+    Case("WRITE", DIRECT, lambda p: (ops.prep_write, p.file(flags=os.O_DIRECT), p.memory, SIZE, 0)),
     Case("WRITE", "pipe, with room", lambda p: (ops.prep_write, p.pipe()[1], p.memory, 10, -1)),
     Case("WRITEV", "file", lambda p: (ops.prep_writev, p.file(), p.iovec(), 1, 0)),
     Case("WRITE_FIXED", "file", lambda p: (ops.prep_write_fixed, p.file(), p.fixed(), 4096, 0, 0)),
@@ -231,7 +243,7 @@ CASES = [
     Case("PIPE", ANY, lambda p: (ops.prep_pipe, p.memory, 0)),
     Case("FSYNC", "file", lambda p: (ops.prep_fsync, p.file(), 0)),
     Case("SYNC_FILE_RANGE", "file", lambda p: (ops.prep_sync_file_range, p.file(), 4096, 0, 2)),
-    Case("FALLOCATE", "file", lambda p: (ops.prep_fallocate, p.file(), 0, 0, 1 << 17)),
+    Case("FALLOCATE", "file", lambda p: (ops.prep_fallocate, p.file(), 0, 0, 2 * SIZE)),
     Case("FTRUNCATE", "file", lambda p: (ops.prep_ftruncate, p.file(), 100)),
     Case("FADVISE", "POSIX_FADV_SEQUENTIAL", lambda p: (ops.prep_fadvise, p.file(), 0, 0, 2)),
     Case("FADVISE", "POSIX_FADV_WILLNEED", lambda p: (ops.prep_fadvise, p.file(), 0, 0, 3)),
@@ -276,11 +288,11 @@ CASES = [
     Case("RECV", "with data", lambda p: (ops.prep_recv, p.pair(b"x"), p.memory, 10, 0)),
     Case("RECV", "without data", lambda p: (ops.prep_recv, p.pair(), p.memory, 10, 0)),
     Case("RECV", "multishot, without data", lambda p: (
-        p.group(), ops.prep_recv_multishot, p.pair(), 0, 0, 0, SELECT)[1:]),
+        p.group(), ops.prep_recv_multishot, p.pair(), 0, 0, 0, SELECT)[1:], (), (errno.EINVAL,)),
     Case("RECVMSG", "without data", lambda p: (ops.prep_recvmsg, p.pair(), p.msghdr(), 0)),
     Case("SHUTDOWN", ANY, lambda p: (ops.prep_shutdown, p.pair(), socket.SHUT_WR)),
     Case("URING_CMD", "a socket, SIOCINQ", lambda p: (
-        ops.prep_cmd_sock, uapi.SOCKET_URING_OP_SIOCINQ, p.tcp(), 0, 0, 0, 0)),
+        ops.prep_cmd_sock, uapi.SOCKET_URING_OP_SIOCINQ, p.tcp(), 0, 0, 0, 0), (), (errno.EOPNOTSUPP,)),
     Case("POLL_ADD", "ready", lambda p: (ops.prep_poll_add, p.pipe(b"x")[0], select.POLLIN)),
     Case("POLL_ADD", "not ready", lambda p: (ops.prep_poll_add, p.pipe()[0], select.POLLIN)),
     Case("POLL_REMOVE", ANY, lambda p: (p.pending(), ops.prep_poll_remove, 99)[1:]),
@@ -294,11 +306,11 @@ CASES = [
         p.start(ops.prep_timeout, p.timespec(FAR_NS), 0, 0, 99), ops.prep_timeout_remove, 99, 0)[1:]),
     Case("ASYNC_CANCEL", "what waits", lambda p: (p.pending(), ops.prep_cancel64, 99, 0)[1:]),
     Case("FILES_UPDATE", ANY, lambda p: (
-        register.register_files_sparse(p.ring, 4), ops.prep_files_update,
+        register.register_files(p.ring, [-1] * 4), ops.prep_files_update,
         p.keep(buffers.ints([p.file()])).address, 1, 0)[1:]),
     Case("FIXED_FD_INSTALL", ANY, lambda p: (
         register.register_files(p.ring, [p.file()]), ops.prep_fixed_fd_install, 0, 0)[1:]),
-    Case("PROVIDE_BUFFERS", ANY, lambda p: (ops.prep_provide_buffers, p.memory, 65536, 1, 1, 0)),
+    Case("PROVIDE_BUFFERS", ANY, lambda p: (ops.prep_provide_buffers, p.memory, SIZE, 1, 1, 0)),
     Case("REMOVE_BUFFERS", ANY, lambda p: (p.group(), ops.prep_remove_buffers, 1, 1)[1:]),
     Case("MSG_RING", "to a ring of this thread", lambda p: (ops.prep_msg_ring, p.other_ring(), 0, 7, 0)),
     Case("WAITID", "a child that has ended", lambda p: (ops.prep_waitid, 1, p.child(True), p.memory, 4, 0)),
@@ -329,6 +341,8 @@ def path_of(case: Case, folder: str, ring: Ring) -> str:
             return "no answer"
         results.update((user_data, res) for user_data, res, _ in reversed(cqes))
     res = results[TOKEN]
+    if -res in case.lacks:
+        return LACKING
     if res < 0 and -res not in case.errnos:
         return f"failed: {errno.errorcode.get(-res, res)}"
     if workers():
@@ -375,9 +389,12 @@ def measure(names: list[str]) -> dict[str, dict[str, str]]:
         if names and case.opcode not in names:
             continue
         if not known.get(getattr(uapi, f"IORING_OP_{case.opcode}")):
-            path = "no such operation"
+            path = LACKING
         else:
             path = in_a_child(case)
+        for _ in range(9):
+            if case.situation in (COLD, DIRECT) and path == "at once":
+                path = in_a_child(case)  # the disk may have been faster than the way out of the kernel
         found.setdefault(case.opcode, {})[case.situation] = path
     return found
 
@@ -386,24 +403,49 @@ def main() -> int:
     """Run the command; return 1 if a request failed in a way that is not expected."""
     parser = argparse.ArgumentParser(description="How this kernel executes each operation.")
     parser.add_argument("names", nargs="*", metavar="OP", help="such as READ; all if none is named")
-    parser.add_argument("--json", metavar="FILE", help="write the result there")
+    parser.add_argument("--json", action="store_true", help="print one line of data instead")
+    parser.add_argument("--add", action="store_true", help=f"add such a line from stdin to {RECORD.name}")
     options = parser.parse_args()
     wrong = set(options.names) - {case.opcode for case in CASES}
     if wrong:
         parser.error(f"no such operation here: {', '.join(sorted(wrong))}")
-    release = platform.release()
-    if tuple(int(part) for part in release.split("-")[0].split(".")[:2]) < (5, 12):
-        print(f"Linux 5.12 is needed, which this is not: {release}", file=sys.stderr)
-        return 77
+    if options.add:
+        add(sys.stdin.read(), RECORD)
+        return 0
+    with Ring(2) as ring:
+        if not ring.features & uapi.IORING_FEAT_NATIVE_WORKERS:
+            print("no workers that are threads of the process (5.12) in this kernel", file=sys.stderr)
+            return 77
     found = measure(options.names)
-    for opcode, situations in found.items():
-        for situation, path in situations.items():
-            print(f"{opcode:18}{situation:30}{path}")
     if options.json:
-        data = {"kernel": release.partition("-")[0], "filesystem": filesystem(), "paths": found}
-        Path(options.json).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        print(json.dumps({"kernel": kernel(), "filesystem": filesystem(), "paths": found}))
+    else:
+        for opcode, situations in found.items():
+            for situation, path in situations.items():
+                print(f"{opcode:18}{situation:30}{path}")
     paths = [path for situations in found.values() for path in situations.values()]
     return 1 if any(path.startswith(("failed", "no answer")) for path in paths) else 0
+
+
+def kernel() -> str:
+    """Return the kernel's version; Debian's releases name a series: 5.10.0-32 may be 5.10.223."""
+    named = re.search(r"Debian ([0-9.]+)", platform.version()) or re.match(r"([0-9.]+)", platform.release())
+    assert named
+    return named[1]
+
+
+def add(text: str, record: Path) -> None:
+    """Put the line of data in a text into a file of them, in place of the one of the same kernel series."""
+    new = json.loads(next(line for line in text.splitlines() if line.startswith("{")))
+    old = json.loads(record.read_text(encoding="utf-8")) if record.exists() else []
+    known = {series(each["kernel"]): each for each in [*old, new]}
+    lines = ",\n".join(json.dumps(known[key]) for key in sorted(known))
+    record.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+
+
+def series(kernel: str) -> tuple[int, ...]:
+    """Return (6, 12) for 6.12.117."""
+    return tuple(int(part) for part in kernel.split(".")[:2])
 
 
 def filesystem() -> str:

@@ -9,8 +9,8 @@
 What it is: Debian's kernels, as user-mode Linux (a kernel that is a program, nearly as fast as this one) or
 under qemu-system, with Debian's Python of the same era. Everything is fetched once, into a cache folder.
 Needs: apt-get and dpkg-deb (Debian; on Ubuntu also --mirror and debian-archive-keyring), pip; patchelf for
-user-mode kernels that are newer than this system; qemu-system-* for other machines; qemu 10 and zstd for
-loong64. No privileges.
+user-mode kernels that are newer than this system, and cc for those before 7.2 on a processor with AMX;
+qemu-system-* for other machines; qemu 10 and zstd for loong64. No privileges.
 Invariant: run exits with the command's status, 124 if it took too long, 125 if the guest never reported, 126
 if the cell is not available here; set exits with 0 only if no cell failed.
 Read next: cells.py.
@@ -53,7 +53,7 @@ def run_in(cell: Cell, command: str, options: argparse.Namespace) -> guest.Outco
         root = debian.root(options.cache, cell.root, cell.user, options.mirror, cell.python)
         outcome = guest.run(cell, kernel, root, options.folder, command, options.timeout)
         if outcome.status == guest.NO_REPORT and "fatal_sigsegv" in outcome.output:
-            # It panics at its first process. Seen with AMX, by 5.10, 6.1 and 6.12, and not by 7.2.
+            # It panics at its first process: with AMX and without a C compiler (see xstate.c), before 7.2.
             raise debian.NotToBeHad("this user-mode kernel has no room for the registers of this processor")
         return outcome
     except (debian.NotToBeHad, FileNotFoundError) as error:
@@ -133,13 +133,8 @@ def run_set(options: argparse.Namespace) -> int:
     """Run a set, print each outcome and the table; return the exit code."""
     cells = [CELLS[name] for name in SETS.get(options.name) or options.name.split(",")]
     options.logs.mkdir(parents=True, exist_ok=True)
-    missing = build(cells, options)
-    others = [CELLS[STAND_INS[name]] for name in missing if name in STAND_INS]
-    others = [cell for cell in others if cell not in cells]
-    if others:
-        print(f"instead: {' '.join(cell.name for cell in others)}", flush=True)
-        missing.update(build(others, options))
-        cells += others
+    missing: dict[str, str] = {}
+    done: dict[str, dict[str, object]] = {}
 
     def one(cell: Cell) -> dict[str, object]:
         if cell.name in missing:
@@ -159,10 +154,18 @@ def run_set(options: argparse.Namespace) -> int:
             print("\n".join(f"  {line}" for line in [*names, *rest]), flush=True)
         return row
 
-    # The longest runs begin first, so that no core waits for them at the end.
-    order = sorted(cells, key=lambda cell: not cell.emulated)
-    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        done = {cell.name: row for cell, row in zip(order, pool.map(one, order))}
+    waiting = list(cells)
+    while waiting:
+        missing.update(build(waiting, options))
+        # The longest runs begin first, so that no core waits for them at the end.
+        order = sorted(waiting, key=lambda cell: not cell.emulated)
+        with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+            done.update({cell.name: row for cell, row in zip(order, pool.map(one, order))})
+        names = [STAND_INS.get(c.name, c.name) for c in waiting if done[c.name]["status"] == NOT_TO_BE_HAD]
+        waiting = [CELLS[name] for name in dict.fromkeys(names) if CELLS[name] not in cells]
+        if waiting:
+            print(f"instead: {' '.join(cell.name for cell in waiting)}", flush=True)
+        cells += waiting
     rows = [done[cell.name] for cell in cells]
     print(table(rows))
     if options.json:

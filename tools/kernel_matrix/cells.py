@@ -123,8 +123,12 @@ CELLS = {
     )
 }  # fmt: skip
 
-# If a mirror is in the middle of an update, an older suite is often complete.
-STAND_INS = {"6.12-s390x": "6.1-s390x", "6.12-arm64": "6.1-arm64", "6.12-armhf": "6.1-armhf"}
+STAND_INS = {
+    # If a mirror is in the middle of an update, an older suite is often complete.
+    "6.12-s390x": "6.1-s390x", "6.12-arm64": "6.1-arm64", "6.12-armhf": "6.1-armhf",
+    # User-mode kernels before 7.2 do not run on a processor with AMX.
+    "5.10um": "5.10-amd64", "6.1um": "6.1-amd64", "6.12um": "6.12-amd64", "6.12um-off": "7.2um-off",
+}  # fmt: skip
 
 SETS = {
     "uml": (

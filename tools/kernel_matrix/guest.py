@@ -24,9 +24,10 @@ from typing import NamedTuple
 from .cells import Cell
 
 HERE = Path(__file__).resolve().parent
-MEMORY_MB = 1024
+MEMORY_MB, DISK_MB = 1024, 512
 NO_REPORT, TOO_LATE = 125, 124
 KVM, TCG = "kvm", "tcg,tb-size=256"
+_WITH_SBIN = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}  # mkfs, for anybody
 # Debian's architecture -> the machine whose CPU runs it without emulation.
 _HOST_OF = {"amd64": "x86_64", "arm64": "aarch64", "s390x": "s390x", "ppc64el": "ppc64le"}
 
@@ -87,11 +88,12 @@ def _run(
         with initrd.open("wb") as file:
             for data in _archive(root, folder, command):
                 file.write(data)
-        words = _command_line(cell, kernel, initrd, Path(scratch), accel)
+        words = _command_line(cell, kernel, initrd, Path(scratch), accel) + _disk(cell, Path(scratch, "disk"))
         with console.open("wb") as output:
             process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                start_new_session=True, env={**os.environ, "TMPDIR": scratch, "HOME": scratch},
+                start_new_session=True,
+                env={**os.environ, "TMPDIR": scratch, "HOME": scratch, **_preload(cell, Path(scratch))},
             )  # fmt: skip
         try:
             late = _wait(process, console, began + limit)
@@ -113,6 +115,24 @@ def _run(
             raise FileNotFoundError(f"{words[0]} rejects this kernel; a newer one may accept it")
         said = rest if began_mark else "\n".join(before.splitlines()[-30:])
     return Outcome(code, said, time.monotonic() - began)
+
+
+def _preload(cell: Cell, scratch: Path) -> dict[str, str]:
+    """Return the environment in which user-mode kernels run on a processor with AMX; it takes cc."""
+    if cell.machine != "uml" or "amx_tile" not in Path("/proc/cpuinfo").read_text(encoding="ascii").split():
+        return {}
+    library = compiled(HERE / "xstate.c", scratch / "xstate.so")
+    return {"LD_PRELOAD": str(library)} if library else {}
+
+
+def compiled(source: Path, library: Path) -> Path | None:
+    """Compile a library; return None where there is no compiler."""
+    try:
+        command = ["cc", "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", str(library), str(source)]
+        subprocess.run(command, capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return library
 
 
 def _wait(process: subprocess.Popen[bytes], console: Path, deadline: float) -> bool:
@@ -145,6 +165,24 @@ def _command_line(cell: Cell, kernel: Path, initrd: Path, scratch: Path, accel: 
     words += ["-accel", accel, "-m", str(MEMORY_MB), "-smp", "1"]
     line = f"console={console} mitigations=off {' '.join(common)}"
     return [*words, "-kernel", str(kernel), "-initrd", str(initrd), "-append", line]
+
+
+def _disk(cell: Cell, image: Path) -> list[str]:
+    """Make a disk, which init mounts at /disk; return the words for it, none where it cannot be had.
+
+    Reads of a tmpfs need a worker; those of ext4 do not. These kernels have it and the driver built in.
+    """
+    if cell.machine not in ("uml", "amd64"):
+        return []
+    image.touch()
+    os.truncate(image, DISK_MB << 20)
+    try:
+        subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], capture_output=True, check=True, env=_WITH_SBIN)
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    if cell.machine == "uml":
+        return [f"ubd0={image}"]
+    return ["-drive", f"file={image},format=raw,if=none,id=disk", "-device", "nvme,drive=disk,serial=disk"]
 
 
 # ------------------------------------------------------------------------------------------------------

@@ -96,6 +96,7 @@ def run_pytest(arguments: list[str], env: dict[str, str], hangs_after_s: int) ->
     """Run pytest from the checkout; return its exit code."""
     command = [
         sys.executable, "-m", "pytest", "-q", "--assert=plain", "-p", "no:cacheprovider",
+        "-o", "tmp_path_retention_policy=failed",  # /tmp is in the guest's memory, and would be full
         "-o", f"faulthandler_timeout={hangs_after_s}", *arguments,
     ]  # fmt: skip
     return subprocess.run(command, cwd=ROOT, env=env, check=False).returncode
