@@ -344,7 +344,8 @@ def build_site(folder: Path) -> int:
             (place / "docs" / "api" / f"{module}.md").write_text(page, encoding="utf-8")
         for name in ("rawuring", "tools"):
             (place / name).symlink_to(ROOT / name)
-        (place / "docs" / "ring.html").write_text(play.page(), encoding="utf-8")
+        back = '<header>\n  <p><a href="tour/">To the pages</a></p>'
+        (place / "docs" / "ring.html").write_text(play.page().replace("<header>", back, 1), encoding="utf-8")
         link = r"\g<0>\n[Play this chapter](ring.html#chapter-\1)\n"  # a file that only the site has
         text = re.sub(r"^## (\d+)\. .*\n", link, tour_page(), flags=re.MULTILINE)
         (place / "docs" / "tour.md").write_text(text, encoding="utf-8")
