@@ -302,6 +302,10 @@ class InFlight(Uncopyable):
             debug = watcher()
             if debug is not None:
                 debug.watch_table(self, ring)
+        if os.environ.get("RAWURING_TRACE"):
+            trace = watcher("trace")
+            if trace is not None:
+                trace.watch_table(self, ring)
 
     def hold(self, handler: Any, *keepalive: Any) -> int:
         """Enter a request and keep objects alive until it has ended.

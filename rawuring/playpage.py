@@ -141,11 +141,15 @@ ol.log .title { font-weight: 600; padding: .5rem 0 .1rem; }
 .spans .ours { fill: var(--us); } .spans .theirs { fill: var(--kernel); } .spans .wait { fill: var(--soft); }
 .spans .later { opacity: .28; }
 .trace { grid-template-columns: 1fr 1fr; } .trace .wide { grid-column: 1 / -1; } .tall { max-height: 30rem; overflow: auto; }
-.trace td.mono { white-space: nowrap; } .trace td { padding-right: .8rem; }
+.trace .legend { justify-content: flex-start; } .trace td.mono { white-space: nowrap; } .trace td { padding-right: .8rem; }
 .findings { padding: 0; margin: 0; list-style: none; display: grid; gap: .5rem; }
 .findings li { border-left: .3rem solid var(--kernel); background: var(--page); padding: .4rem .7rem; border-radius: 0 .4rem .4rem 0; }
 .findings .bad { border-color: var(--bad); } .findings .bad b { color: var(--bad); }
 .lane { width: 45%; min-width: 8rem; } .lane span { display: block; height: .8rem; margin-top: .3rem; background: var(--kernel); border-radius: .15rem; }
+.lane div { display: flex; height: .85rem; margin-top: .3rem; } .lane i { flex: 0 0 auto; min-width: 1px; }
+.queued { background: var(--us-pale); outline: 1px solid var(--us); outline-offset: -1px; } .kernel-way { background: var(--kernel); }
+.cq-way { background: var(--kernel-pale); outline: 1px solid var(--kernel); outline-offset: -1px; } .reaped-way { background: var(--soft); }
+.handler-way { background: var(--us); }
 .row { display: flex; flex-wrap: wrap; gap: .4rem; align-items: center; margin: .35rem 0; }
 .skip { position: absolute; left: -100rem; } .skip:focus { left: 1rem; top: .5rem; background: var(--card); padding: .5rem; }
 kbd { border: 1px solid var(--soft); border-radius: .25rem; padding: 0 .3rem; font-size: .85em; }
@@ -1453,14 +1457,23 @@ TRACE_BODY = r"""
   <section class="card" aria-labelledby="findings-title"><h2 id="findings-title">What looks wrong</h2><div id="findings"></div></section>
   <section class="card" aria-labelledby="numbers-title"><h2 id="numbers-title">In numbers</h2><dl id="numbers"></dl></section>
   <section class="card wide" aria-labelledby="time-title"><h2 id="time-title">Over time</h2><div id="time"></div></section>
-  <section class="card" aria-labelledby="ops-title"><h2 id="ops-title">Latency by operation</h2>
-    <p class="soft">From the publication of the SQE until we copied the last CQE: what the kernel took, and what we let it wait.</p>
+  <section class="card wide" aria-labelledby="stages-title"><h2 id="stages-title">Where the time of a request goes</h2>
+    <p class="soft">A completion is first seen when a call returns, or begins, and finds it in the ring. So what the kernel took is known from above,
+      and what the CQE waited from below.</p>
+    <div class="scroll" tabindex="0" role="region" aria-label="Table of stages"><table id="stages"></table></div></section>
+  <section class="card wide" aria-labelledby="ops-title"><h2 id="ops-title">Latency and way, by operation</h2>
+    <p class="soft">From the call that submits until we have copied the last CQE. <b>At once</b>: done when a call that waited for nothing returned.
+      <b>In the call</b>: done when it returned, and it waited. <b>Later</b>: the kernel armed a poll, waited for a timer or a disk, or gave it to a
+      worker thread; <b>without a worker</b>, if the process had none then.</p>
     <div class="scroll" tabindex="0" role="region" aria-label="Table of latencies"><table id="ops"></table></div></section>
-  <section class="card" aria-labelledby="batch-title"><h2 id="batch-title">Requests per call</h2><div id="batches"></div></section>
+  <section class="card wide" aria-labelledby="batch-title"><h2 id="batch-title">Requests per call</h2><div id="batches"></div></section>
   <section class="card wide" aria-labelledby="requests-title"><h2 id="requests-title">Requests</h2>
     <p class="soft" id="sampled"></p>
     <div class="row"><label for="order">Order</label><select id="order"><option value="slow">the slowest first</option>
-      <option value="time">by time</option></select><label for="only">Operation</label><select id="only"></select></div>
+      <option value="time">by time</option></select><label for="only">Operation</label><select id="only"></select>
+      <label for="scale">Bars begin</label><select id="scale"><option value="own">side by side</option>
+      <option value="time">where they stand in the trace</option></select></div>
+    <div class="legend" id="stage-legend"></div>
     <div class="scroll tall" tabindex="0" role="region" aria-label="Requests over time"><table id="requests"></table></div></section>
   <section class="card wide" id="left-card" aria-labelledby="left-title"><h2 id="left-title">In flight at the end</h2>
     <div class="scroll" tabindex="0" role="region" aria-label="Table of what was in flight"><table id="left"></table></div></section>
@@ -1490,15 +1503,37 @@ function chart(title, row, kind, each) {
     `preserveAspectRatio="none" style="width:100%;height:3rem" role="img" aria-label="${title}, at most ${number(most)} ${each}">${bars}</svg>`;
 }
 
+// The stages of a request: between which two of its moments, and their colour.
+const PARTS = [
+  ["queued", "queued"], ["kernel-way", "in the kernel"], ["cq-way", "its CQE waits"], ["reaped-way", "reaped, not handled"], ["handler-way", "in its handler"],
+];
+const beginOf = (each) => each.at.find((at) => at !== null);
+const endOf = (each) => Math.max(...each.at.filter((at) => at !== null));
+
+function bar(each, left, per) {
+  const parts = PARTS.map(([kind, title], n) => {
+    const [from, to] = [each.at[n], each.at[n + 1]];
+    return from === null || to === null ? "" : `<i class="${kind}" style="width:${((to - from) * per).toFixed(3)}%" title="${title}: ${time(to - from)}"></i>`;
+  });
+  const says = PARTS.map(([, title], n) => each.at[n] === null || each.at[n + 1] === null ? "" : `${title} ${time(each.at[n + 1] - each.at[n])}`);
+  return `<div role="img" aria-label="${says.filter(Boolean).join(", ")}" style="margin-left:${(left * per).toFixed(3)}%">${parts.join("")}</div>`;
+}
+
 function drawRequests() {
-  const only = byId("only").value;
+  const only = byId("only").value, own = byId("scale").value === "own";
   let shown = DATA.sample.filter((each) => !only || each.op === only);
-  if (byId("order").value === "slow") shown = [...shown].sort((a, b) => (b.to - b.from) - (a.to - a.from));
-  const per = 100 / Math.max(DATA.duration, 1);
-  byId("requests").innerHTML = head("request", "took", "result", "from the beginning of the trace to its end") + "<tbody>" +
-    shown.map((each) => `<tr><td class="mono">${escape(each.op)} ${escape(each.user_data)}</td><td class="mono">${time(each.to - each.from)}</td>` +
-      `<td class="mono ${each.res < 0 ? "bad-text" : ""}">${each.res}</td><td class="lane"><span style="margin-left:${(each.from * per).toFixed(3)}%;` +
-      `width:max(3px,${((each.to - each.from) * per).toFixed(3)}%)" title="${time(each.from)} to ${time(each.to)}"></span></td></tr>`).join("") + "</tbody>";
+  const took = (each) => each.at[3] - each.at[1];
+  if (byId("order").value === "slow") shown = [...shown].sort((a, b) => took(b) - took(a));
+  const first = own ? 0 : Math.min(0, ...shown.map(beginOf));
+  const most = own ? Math.max(1, ...shown.map((each) => endOf(each) - beginOf(each))) : Math.max(1, DATA.duration, ...shown.map(endOf)) - first;
+  byId("requests").innerHTML = head("request", "took", "result", "way", own ? `0 to ${time(most)}` : "from the beginning of the trace to its end") +
+    "<tbody>" + shown.map((each) => `<tr><td class="mono">${escape(each.op)} ${escape(each.user_data)}</td><td class="mono">${time(took(each))}</td>` +
+      `<td class="mono ${each.res < 0 ? "bad-text" : ""}">${each.res}</td><td>${escape(each.way)}</td><td class="lane">` +
+      `${bar(each, own ? 0 : beginOf(each) - first, 100 / most)}</td></tr>`).join("") + "</tbody>";
+}
+
+function spread(row) {
+  return [row.p50, row.p90, row.p99, row.max].map((ns) => `<td class="mono">${time(ns)}</td>`).join("");
 }
 
 function start() {
@@ -1512,15 +1547,18 @@ function start() {
     ["requests", number(d.requests)], ["completed", number(d.done)], ["CQEs besides", `${number(d.more)} (MORE, notifications, other rings)`],
     ["calls of io_uring_enter", number(d.calls)], ["calls per request", (d.calls / Math.max(d.requests, 1)).toFixed(3)],
     ["done when a submit returned", share(d.at_once, d.offered) + (d.offered ? " of those submitted without waiting" : "")],
+    ["workers of io-wq", d.workers < 0 ? "not counted" : d.workers ? `at most ${d.workers} seen at a time` : "none seen"],
     ["rings", d.rings.map((each) => `${each.name}: SQ ${each.sq}, CQ ${each.cq}, ${each.flags}`).join("; ")],
   ];
   byId("numbers").innerHTML = rows.map(([k, v]) => `<dt>${k}</dt><dd>${escape(v)}</dd>`).join("");
   const each = `in ${time(d.bins.width)}`;
   byId("time").innerHTML = chart("Submitted", d.bins.submitted, "ours", each) + chart("Reaped", d.bins.reaped, "theirs", each) +
     chart("In flight", d.bins.in_flight, "wait", "at a time") + chart("Calls", d.bins.calls, "wait", each);
-  byId("ops").innerHTML = head("operation", "requests", "failed", "median", "90 %", "99 %", "longest") + "<tbody>" + d.operations.map((op) =>
-    `<tr><td class="mono">${escape(op.name)}</td><td>${number(op.count)}</td><td class="${op.failed ? "bad-text" : ""}">${number(op.failed)}</td>` +
-    [op.p50, op.p90, op.p99, op.max].map((ns) => `<td class="mono">${time(ns)}</td>`).join("") + "</tr>").join("") + "</tbody>";
+  byId("stages").innerHTML = head("stage", "median", "90 %", "99 %", "longest", "requests") + "<tbody>" + d.stages.map((stage) =>
+    `<tr><td>${escape(stage.name)}</td>${spread(stage)}<td>${number(stage.count)}</td></tr>`).join("") + "</tbody>";
+  byId("ops").innerHTML = head("operation", "requests", "failed", "median", "90 %", "99 %", "longest", "way") + "<tbody>" + d.operations.map((op) =>
+    `<tr><td class="mono">${escape(op.name)}</td><td>${number(op.count)}</td><td class="${op.failed ? "bad-text" : ""}">${number(op.failed)}</td>${spread(op)}` +
+    `<td>${op.ways.map(([way, count]) => `${escape(way)} ${Math.round(100 * count / op.count)} %`).join("<br>")}</td></tr>`).join("") + "</tbody>";
   const groups = new Map();
   for (const [size, count] of d.batches) {
     const low = 2 ** Math.floor(Math.log2(size)), name = low === 1 ? "1" : `${low} to ${2 * low - 1}`;
@@ -1532,9 +1570,10 @@ function start() {
     "</tbody></table>" : "<p class='soft'>No call submitted anything: a kernel thread did (SQPOLL).</p>";
   byId("sampled").textContent = d.sample.length < d.done ? `A sample: ${d.sample.length} of ${number(d.done)}, the slowest hundred and others at ` +
     "even distances. Everything above is counted in full." : `All ${number(d.done)}.`;
+  byId("sampled").textContent += " The number is its user_data; with # it is the number of a token that a table of rawuring gave it.";
   byId("only").innerHTML = "<option value=''>all</option>" + d.operations.map((op) => `<option>${escape(op.name)}</option>`).join("");
-  byId("order").addEventListener("change", drawRequests);
-  byId("only").addEventListener("change", drawRequests);
+  for (const name of ["order", "only", "scale"]) byId(name).addEventListener("change", drawRequests);
+  byId("stage-legend").innerHTML = PARTS.map(([kind, title]) => `<span><i class="${kind}"></i>${title}</span>`).join("");
   drawRequests();
   byId("left-card").hidden = !d.left_count;
   byId("left").innerHTML = head("operation", "user_data", "ring", "submitted after") + "<tbody>" + d.left.map((one) =>

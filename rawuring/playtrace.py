@@ -3,7 +3,8 @@
 """What a trace says: the lines of trace.py, summed up for the page of play.py.
 
 What it is: summarise(), which reads a trace once and returns plain data: what looks wrong, latencies by
-operation, sizes of batches, system calls, requests over time, a sample of them, and what was still in flight.
+operation and by stage, the ways that requests went, sizes of batches, system calls, requests over time, a
+sample of them, and what was still in flight.
 Mirrors: nothing.
 Must not know: how the page shows it.
 Invariant: the result has a bounded size, however long the trace is. What is sampled says so; what is counted
@@ -11,6 +12,11 @@ is counted in full.
 Read next: play.py.
 
 Unless said otherwise, any thread may call.
+
+A CQE is known by its place among those of its ring. So each call says, by how many it leaves in the ring,
+which requests are done when it returns: the first call that sees a CQE gives the latest moment at which its
+request can have been completed, and user space cannot know more. A request was done at once, by the kernel in
+our own thread, if the call that submitted it waited for nothing, and left its CQE in the ring.
 """
 
 from __future__ import annotations
@@ -18,10 +24,11 @@ from __future__ import annotations
 import errno
 import json
 from array import array
-from collections import Counter
+from collections import Counter, deque
 from itertools import islice
 
 from . import uapi
+from .inflight import TOKEN_BASE
 from .syscalls import Uncopyable
 
 TYPE_CHECKING = False
@@ -29,12 +36,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any, Callable
 
-    Request = tuple[int, int, str, int, int, int]  # submitted, reaped, ring, user_data, opcode, res
-
 BINS = 200  # of time
 BLOCK = 10_000  # lines
 SAMPLE = 300  # requests that are drawn
 SHOWN_LEFT = 50  # requests in flight at the end that are listed
+HANDLED_LATER = 65_536  # requests whose handlers are waited for
+SLOW_HANDLER_NS = 10_000_000
+WORKER_STAYS_NS = 5_000_000_000  # an idle worker of io-wq
 NO_FAILURE = (errno.ETIME, errno.ECANCELED)  # what a program asks for
 
 OVERFLOW = (
@@ -47,7 +55,52 @@ IN_FLIGHT = (
 )
 ALONE = "Each paid for a system call of its own. Queue what is known, and submit it together."
 HALF_EMPTY = "There was room for more requests in the call. If there was nothing more to do, all is well."
+SLOW_HANDLER = (
+    "Meanwhile the thread neither submitted nor reaped anything. Let a thread of its own do what takes long."
+)
 CUT_OFF = "The end of a trace is cut off when its process is killed."
+
+
+# How a request went.
+AT_ONCE, IN_CALL, NO_WORKER = "at once", "in the call that submitted it", "later, without a worker"
+WORKER, LATER = "by a worker (IOSQE_ASYNC)", "later"
+STAGES = (
+    "queued, until the call that submits it", "in the kernel, at most", "its CQE waits in the ring, at least",
+    "reaped, until its handler begins", "in its handler",
+)  # fmt: skip
+
+
+class Request:
+    """One request, and what is known of it; a time is 0 when it is not known."""
+
+    __slots__ = (
+        "ended", "flags", "handled", "opcode", "posted", "reaped", "res", "ring", "seen", "submitted",
+        "taken", "user_data", "waited", "way",
+    )  # fmt: skip
+
+    def __init__(
+        self, ring: str, user_data: int, opcode: int, flags: int, taken: int, submitted: int
+    ) -> None:
+        """Begin with its submission."""
+        self.ring, self.user_data, self.opcode, self.flags = ring, user_data, opcode, flags
+        self.taken, self.submitted = taken, submitted
+        self.seen = self.reaped = self.handled = self.ended = self.res = 0
+        #: How many CQEs its ring had had when the call returned that submitted it, and whether that waited.
+        self.posted, self.waited, self.way = -1, False, LATER
+
+
+class Known:
+    """What is known of a ring."""
+
+    __slots__ = ("cq", "flags", "marks", "overflow", "reaped", "sq", "unsent")
+
+    def __init__(self, sq: int, cq: int, flags: int) -> None:
+        """Begin with its sizes."""
+        self.sq, self.cq, self.flags, self.overflow, self.reaped = sq, cq, flags, 0, 0
+        #: Published, and not yet consumed by a call.
+        self.unsent: deque[Request] = deque()
+        #: (time, CQEs that it had had by then) of calls.
+        self.marks: deque[tuple[int, int]] = deque()
 
 
 class Trace(Uncopyable):
@@ -56,18 +109,24 @@ class Trace(Uncopyable):
     def __init__(self) -> None:
         """Begin with nothing."""
         self.lines = self.broken = 0
-        self.rings: dict[str, dict[str, Any]] = {}
-        self.open: dict[tuple[str, int], list[tuple[int, int]]] = {}
+        self.rings: dict[str, Known] = {}
+        self.open: dict[tuple[str, int], list[Request]] = {}
         self.latencies: dict[int, array[int]] = {}
+        self.ways: dict[int, Counter[str]] = {}
         self.errors: dict[int, Counter[int]] = {}
         self.batches: Counter[int] = Counter()
         self.submitted, self.reaped, self.entered = array("q"), array("q"), array("q")
         self.begun = array("q")  # of the submitted ones, those that have a final CQE
+        self.stages = tuple(array("q") for _ in STAGES)
         self.sample: list[Request] = []
         self.slowest: list[Request] = []
+        self.slowest_handler: Request | None = None
         self.more = self.at_once = self.offered = self.waits = self.half_empty = self.calls = 0
+        self.workers = -1  # the most at a time; -1 when nobody looked
         self.failed_calls: Counter[int] = Counter()
         self._step, self._seen = 1, 0
+        self._unhandled: dict[tuple[str, int], Request] = {}
+        self._undecided: list[Request] = []
 
     def read(self, lines: Iterable[str]) -> None:
         """Read lines; one that is cut off or damaged is counted and passed over."""
@@ -89,8 +148,9 @@ class Trace(Uncopyable):
             self._take(events)
 
     def _take(self, events: list[Any]) -> None:
-        readers: dict[str, Callable[..., None]] = {"s": self._sqe, "c": self._cqe}
-        readers["e"] = self._enter
+        readers: dict[str, Callable[..., None]] = {
+            "s": self._sqe, "c": self._cqe, "e": self._enter, "h": self._handler, "w": self._look,
+        }  # fmt: skip
         for event in events:
             try:
                 kind = event[0]
@@ -99,35 +159,92 @@ class Trace(Uncopyable):
                     reader(*event[1:])
                 elif kind == "r":
                     _, _, name, sq, cq, flags = event
-                    self.rings[name] = {"sq": sq, "cq": cq, "flags": flags, "overflow": 0}
+                    self.rings[name] = Known(sq, cq, flags)
                 elif kind == "o":
-                    self.rings[event[2]]["overflow"] += 1
+                    self.rings[event[2]].overflow += 1
                 elif kind != "x":
                     self.broken += 1
             except (LookupError, TypeError):
                 self.broken += 1
 
-    def _sqe(self, time: int, ring: str, user_data: int, opcode: int, flags: int) -> None:
+    def _sqe(self, time: int, ring: str, user_data: int, opcode: int, flags: int, taken: int = 0) -> None:
+        request = Request(ring, user_data, opcode, flags, taken, time)
         self.submitted.append(time)
         if not flags & uapi.IOSQE_CQE_SKIP_SUCCESS:
             self.begun.append(time)
-            self.open.setdefault((ring, user_data), []).append((time, opcode))
+            self.open.setdefault((ring, user_data), []).append(request)
+        if ring in self.rings:
+            self.rings[ring].unsent.append(request)
 
     def _cqe(self, time: int, ring: str, user_data: int, res: int, flags: int) -> None:
+        known = self.rings.get(ring)
+        place, seen = -1, time
+        if known is not None:
+            place, marks = known.reaped, known.marks
+            known.reaped += 1
+            while marks and marks[0][1] <= place:
+                marks.popleft()
+            if marks:
+                seen = marks[0][0]
         waiting = self.open.get((ring, user_data))
         if flags & uapi.IORING_CQE_F_MORE or not waiting:
             self.more += 1
             return
-        begin, opcode = waiting.pop(0)
+        request = waiting.pop(0)
         if not waiting:
             del self.open[ring, user_data]
+        opcode = request.opcode
+        request.seen, request.reaped, request.res = max(seen, request.submitted), time, res
         self.reaped.append(time)
         if opcode not in self.latencies:
             self.latencies[opcode], self.errors[opcode] = array("q"), Counter()
-        self.latencies[opcode].append(time - begin)
+            self.ways[opcode] = Counter()
+        self.latencies[opcode].append(time - request.submitted)
         if res < 0 and -res not in NO_FAILURE:
             self.errors[opcode][-res] += 1
-        self._keep((begin, time, ring, user_data, opcode, res))
+        if request.flags & uapi.IOSQE_ASYNC:
+            request.way = WORKER
+        elif 0 <= place < request.posted:
+            request.way = IN_CALL if request.waited else AT_ONCE
+        else:
+            self._undecided.append(request)
+            if len(self._undecided) > HANDLED_LATER:  # nobody looks at the workers
+                self._decide(time, -1)
+        if request.way != LATER:
+            self.ways[opcode][request.way] += 1
+        queued, in_kernel, waiting_cqe = self.stages[:3]
+        if request.taken:
+            queued.append(request.submitted - request.taken)
+        in_kernel.append(request.seen - request.submitted)
+        waiting_cqe.append(time - request.seen)
+        if user_data >> 56 == 1:  # a token of a table, whose handler may run
+            self._unhandled[ring, user_data] = request
+            if len(self._unhandled) > HANDLED_LATER:
+                self._unhandled.clear()
+        self._keep(request)
+
+    def _handler(self, begin: int, end: int, ring: str, user_data: int) -> None:
+        request = self._unhandled.pop((ring, user_data), None)
+        if request is None:  # not the last one of a multishot request
+            return
+        request.handled, request.ended = begin, end
+        self.stages[3].append(begin - request.reaped)
+        self.stages[4].append(end - begin)
+        slowest = self.slowest_handler
+        if slowest is None or end - begin > slowest.ended - slowest.handled:
+            self.slowest_handler = request
+
+    def _look(self, time: int, workers: int) -> None:
+        self.workers = max(self.workers, workers)
+        self._decide(time, workers)
+
+    def _decide(self, time: int, workers: int) -> None:
+        """Say of those that came later what is known at a time at which there are so many workers."""
+        for request in self._undecided:
+            if not workers and time - request.submitted < WORKER_STAYS_NS:
+                request.way = NO_WORKER
+            self.ways[request.opcode][request.way] += 1
+        self._undecided = []
 
     def _keep(self, request: Request) -> None:
         """Keep every n-th request, and the slowest."""
@@ -137,7 +254,7 @@ class Trace(Uncopyable):
             if len(self.sample) > 2 * SAMPLE:
                 self.sample, self._step = self.sample[1::2], 2 * self._step
         slowest = self.slowest
-        if len(slowest) < 2 * SAMPLE or request[1] - request[0] > self._bar:
+        if len(slowest) < 2 * SAMPLE or _latency(request) > self._bar:
             slowest.append(request)
             if len(slowest) > 4 * SAMPLE:
                 slowest.sort(key=_latency, reverse=True)
@@ -152,6 +269,14 @@ class Trace(Uncopyable):
     ) -> None:  # fmt: skip
         self.calls += 1
         self.entered.append(begin)
+        known = self.rings[ring]
+        for time, posted in ((begin, known.reaped + before), (end, known.reaped + after)):
+            if posted > (known.marks[-1][1] if known.marks else known.reaped):
+                known.marks.append((time, posted))
+        if result > 0 and not known.flags & uapi.IORING_SETUP_SQPOLL:
+            for _ in range(min(result, len(known.unsent))):
+                request = known.unsent.popleft()
+                request.posted, request.waited = known.reaped + after, bool(wanted)
         if result < 0:
             self.failed_calls[-result] += 1
         elif result:
@@ -161,11 +286,11 @@ class Trace(Uncopyable):
                 self.offered += result
         if wanted:
             self.waits += 1
-            self.half_empty += 2 * to_submit < self.rings[ring]["sq"]
+            self.half_empty += 2 * to_submit < known.sq
 
 
 def _latency(request: Request) -> int:
-    return request[1] - request[0]
+    return request.reaped - request.submitted
 
 
 def summarise(lines: Iterable[str]) -> dict[str, Any]:
@@ -176,15 +301,17 @@ def summarise(lines: Iterable[str]) -> dict[str, Any]:
     """
     trace = Trace()
     trace.read(lines)
+    trace._decide(0, -1)
     times = [each for each in (trace.submitted, trace.reaped, trace.entered) if each]
     if not times:
         raise ValueError("this is no trace, or nothing was submitted: RAWURING_TRACE=run.jsonl python app.py")
     first = min(min(each) for each in times)
     last = max(max(each) for each in times)
     left = [
-        {"op": _op(opcode), "user_data": str(user_data), "ring": ring, "since": time - first}
-        for (ring, user_data), waiting in trace.open.items()
-        for time, opcode in waiting
+        {"op": _op(each.opcode), "user_data": _whose(each.user_data), "ring": each.ring,
+         "since": each.submitted - first}
+        for waiting in trace.open.values()
+        for each in waiting
     ]
     requests = len(trace.submitted)
     return {
@@ -193,8 +320,14 @@ def summarise(lines: Iterable[str]) -> dict[str, Any]:
         "at_once": trace.at_once, "offered": trace.offered, "rings": _rings(trace),
         "findings": _findings(trace, left), "operations": _operations(trace),
         "batches": sorted(trace.batches.items()), "bins": _bins(trace, first, last),
-        "sample": _sample(trace, first), "left": left[:SHOWN_LEFT], "left_count": len(left),
+        "stages": _stages(trace), "workers": trace.workers, "sample": _sample(trace, first),
+        "left": left[:SHOWN_LEFT], "left_count": len(left),
     }  # fmt: skip
+
+
+def _whose(user_data: int) -> str:
+    """Shorten the tokens of tables (inflight.py), which all begin with the same digits."""
+    return f"#{user_data - TOKEN_BASE}" if user_data >> 54 == TOKEN_BASE >> 54 else str(user_data)
 
 
 def _op(opcode: int) -> str:
@@ -204,9 +337,9 @@ def _op(opcode: int) -> str:
 def _rings(trace: Trace) -> list[dict[str, Any]]:
     found = []
     for name, ring in list(trace.rings.items())[:SHOWN_LEFT]:
-        flags = uapi.names_of_flags("IORING_SETUP_", ring["flags"])
+        flags = uapi.names_of_flags("IORING_SETUP_", ring.flags)
         shown = " ".join(flag.replace("IORING_SETUP_", "") for flag in flags) or "no flags"
-        found.append({"name": name, "sq": ring["sq"], "cq": ring["cq"], "flags": shown})
+        found.append({"name": name, "sq": ring.sq, "cq": ring.cq, "flags": shown})
     return found
 
 
@@ -217,7 +350,7 @@ def _findings(trace: Trace, left: list[dict[str, Any]]) -> list[dict[str, str]]:
     def add(level: str, title: str, text: str = "") -> None:
         found.append({"level": level, "title": title, "text": text})
 
-    overflows = sum(ring["overflow"] for ring in trace.rings.values())
+    overflows = sum(ring.overflow for ring in trace.rings.values())
     if overflows:
         add("bad", f"The CQ overflowed: seen {overflows} times", OVERFLOW)
     for code, count in trace.failed_calls.most_common():
@@ -234,6 +367,11 @@ def _findings(trace: Trace, left: list[dict[str, Any]]) -> list[dict[str, str]]:
         add("look", f"One request per enter: {alone} of {submits} calls that submitted", ALONE)
     if trace.waits >= 20 and 2 * trace.half_empty >= trace.waits:
         add("look", f"Waits with an SQ half empty: {trace.half_empty} of {trace.waits}", HALF_EMPTY)
+    slowest = trace.slowest_handler
+    if slowest is not None and slowest.ended - slowest.handled >= SLOW_HANDLER_NS:
+        took = (slowest.ended - slowest.handled) / 1e6
+        what = f"{_op(slowest.opcode)} {_whose(slowest.user_data)}"
+        add("look", f"A handler ran for {took:.0f} ms: {what}", SLOW_HANDLER)
     if trace.broken:
         add("look", f"{trace.broken} of {trace.lines} lines could not be read", CUT_OFF)
     return found
@@ -246,12 +384,21 @@ def _errno(code: int) -> str:
 def _operations(trace: Trace) -> list[dict[str, Any]]:
     found = []
     for opcode, latencies in trace.latencies.items():
-        ordered = sorted(latencies)
-        count = len(ordered)
-        at = {f"p{p}": ordered[min(count - 1, count * p // 100)] for p in (50, 90, 99)}
         failed = sum(trace.errors[opcode].values())
-        found.append({"name": _op(opcode), "count": count, "failed": failed, "max": ordered[-1], **at})
+        ways = trace.ways[opcode].most_common()
+        found.append({"name": _op(opcode), "failed": failed, "ways": ways, **_spread(latencies)})
     return sorted(found, key=lambda each: -int(each["count"]))
+
+
+def _spread(times: array[int]) -> dict[str, int]:
+    ordered = sorted(times)
+    count = len(ordered)
+    at = {f"p{p}": ordered[min(count - 1, count * p // 100)] for p in (50, 90, 99)}
+    return {"count": count, "max": ordered[-1], **at}
+
+
+def _stages(trace: Trace) -> list[dict[str, Any]]:
+    return [{"name": name, **_spread(times)} for name, times in zip(STAGES, trace.stages) if times]
 
 
 def _bins(trace: Trace, first: int, last: int) -> dict[str, Any]:
@@ -275,7 +422,12 @@ def _bins(trace: Trace, first: int, last: int) -> dict[str, Any]:
 def _sample(trace: Trace, first: int) -> list[dict[str, Any]]:
     slow = sorted(trace.slowest, key=_latency, reverse=True)[: SAMPLE // 3]
     others = trace.sample[:: max(1, len(trace.sample) // (SAMPLE - len(slow)))][: SAMPLE - len(slow)]
+    kept = sorted({id(each): each for each in (*slow, *others)}.values(), key=lambda each: each.submitted)
+    moments = ("taken", "submitted", "seen", "reaped", "handled", "ended")
     return [
-        {"from": begin - first, "to": end - first, "user_data": str(user_data), "op": _op(opcode), "res": res}
-        for begin, end, _, user_data, opcode, res in sorted({*slow, *others})
+        {
+            "op": _op(each.opcode), "user_data": _whose(each.user_data), "res": each.res, "way": each.way,
+            "at": [time - first if time else None for time in (getattr(each, name) for name in moments)],
+        }
+        for each in kept
     ]  # fmt: skip

@@ -2,8 +2,8 @@
 # pyright: basic
 """Write down what rings do: RAWURING_TRACE=run.jsonl.
 
-What it is: a subclass of Ring that writes a line for each SQE, each CQE and each io_uring_enter, with its
-time. ``python -m rawuring.play run.jsonl > run.html`` makes a page of them.
+What it is: subclasses of Ring, SubmissionQueue and InFlight that write a line for each SQE, each CQE, each
+io_uring_enter and each handler, with its time. ``python -m rawuring.play run.jsonl > run.html`` makes a page.
 Mirrors: strace(1) -f -ttt -o in purpose.
 Must not know: what an operation means, or what is made of the lines (playtrace.py).
 Invariant: without the variable nothing of this is imported. It is read when a Ring is created, never per
@@ -16,16 +16,23 @@ Unless said otherwise, only the thread that owns a ring may use it.
 A line is a JSON array. Times are nanoseconds of time.monotonic_ns(), RING is "PID.NUMBER".
 
     ["r", TIME, RING, sq_entries, cq_entries, setup flags]      a ring was made
-    ["s", TIME, RING, user_data, opcode, sqe flags]             an SQE is about to be submitted
+    ["s", TIME, RING, user_data, opcode, sqe flags, TAKEN]      an SQE is about to be submitted; its slot was
+                                                                taken at TAKEN
     ["e", TIME, TIME, RING, to_submit, min_complete, flags, result, before, after]      io_uring_enter, with
                                                                 the CQEs in the ring before and after it
     ["c", TIME, RING, user_data, res, flags]                    a CQE was copied out
+    ["h", TIME, TIME, RING, user_data]                          a handler of a table (inflight.py) ran
     ["o", TIME, RING]                                           CQ_OVERFLOW was seen
+    ["w", TIME, NUMBER]                                         how many workers of io-wq the process has:
+                                                                once a second, and when a ring begins and ends
     ["x", TIME, RING]                                           the ring was closed
 
 Lines are written in blocks, when a ring is closed, and when the interpreter ends; a process that is killed
 loses its last block. Rings that a child of fork() inherited are its parent's; those that it makes are traced
-into the same file. What bypasses Ring, such as ring.cq.fetch(), is not seen.
+into the same file. What bypasses Ring, such as ring.cq.fetch(), is not seen, nor the handler of a block: one
+call of it answers many requests. What the kernel does with a request cannot be seen either. But a worker
+stays for five seconds after its last request: where none is seen, none was. (Before 5.12 workers are no
+threads of the process, and are not counted.)
 """
 
 from __future__ import annotations
@@ -33,17 +40,22 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+from collections import deque
 from time import monotonic_ns
 
 from . import uapi
+from .inflight import InFlight, Request
+from .queues import RewindSubmissionQueue, SubmissionQueue
 from .rings import Ring
 from .syscalls import Uncopyable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 BLOCK = 4096  # lines
+LOOK_NS = 1_000_000_000  # between two looks at the workers: less than the five seconds that they stay
 
 
 class Log(Uncopyable):
@@ -59,6 +71,8 @@ class Log(Uncopyable):
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         self._lines: list[str] = []
         self._rings = 0
+        #: When the workers were counted last.
+        self.looked = 0
         atexit.register(self.write)
 
     def name(self) -> str:
@@ -74,6 +88,25 @@ class Log(Uncopyable):
         self._lines.append(line)
         if len(self._lines) >= BLOCK:
             self.write()
+
+    def look(self, now: int) -> None:
+        """Count the workers of io-wq.
+
+        Args: now is the time.
+        Threads: any.
+        """
+        self.looked = now
+        count = 0
+        try:
+            for task in os.listdir("/proc/self/task"):
+                try:
+                    with open(f"/proc/self/task/{task}/comm", "rb") as comm:
+                        count += comm.read().startswith(b"iou-wrk")
+                except (FileNotFoundError, ProcessLookupError):
+                    continue  # it has ended in between
+        except OSError:
+            return  # no /proc, or no descriptor left: nothing is known
+        self.add(f'["w",{now},{count}]')
 
     def write(self) -> None:
         """Write what has been added; if that fails, drop it.
@@ -110,22 +143,80 @@ def _open_log(path: str) -> Log | None:
     return _shared
 
 
+class _TracedQueue(SubmissionQueue):
+    """A queue that notes when each slot is taken.
+
+    Every way to take one (get_sqe, put, push, InFlight.start) ends with a store of sqe_tail, so this is seen.
+    """
+
+    __slots__ = ("_tail", "taken")
+
+    #: The times of the slots whose SQEs have no line yet; the last is that before sqe_tail.
+    taken: list[int]
+
+    @property
+    def sqe_tail(self) -> int:
+        """The index of the next slot."""
+        return self._tail
+
+    @sqe_tail.setter
+    def sqe_tail(self, tail: int) -> None:
+        more = tail - self._tail
+        self._tail: int = tail
+        if more > 0:
+            self.taken += [monotonic_ns()] * more
+        elif more < 0:  # discarded, or, on a ring that begins anew with each call, consumed
+            del self.taken[max(len(self.taken) + more, 0) :]
+
+
+class _TracedRewindQueue(_TracedQueue, RewindSubmissionQueue):
+    __slots__ = ()
+
+
+def _watch_queue(queue: SubmissionQueue) -> _TracedQueue:
+    """Make a queue that takes the place of a new one: of the same memory, with nothing in it."""
+    rewind = isinstance(queue, RewindSubmissionQueue)
+    kind = _TracedRewindQueue if rewind else _TracedQueue
+    traced: Any = kind.__new__(kind)
+    traced._tail, traced.taken = queue.sqe_tail, []
+    for name in SubmissionQueue.__slots__:
+        setattr(traced, name, getattr(queue, name))
+    return traced  # type: ignore[no-any-return]
+
+
 class TracedRing(Ring):
     """A Ring that writes down what it does; watch() turns a Ring into one."""
+
+    sq: _TracedQueue
 
     def _begin_to_trace(self, log: Log) -> None:
         self._plain = self._quick = self._direct = False  # every turn goes through _enter and _fetch
         self._trace_log = log
         self._trace_pid = os.getpid()
         self._trace_name = log.name()
-        self._trace_next = self.sq.published
+        self._trace_queue()
         sizes = f"{self.params['sq_entries']},{self.params['cq_entries']},{self.flags}"
         log.add(f'["r",{monotonic_ns()},{self._trace_name},{sizes}]')
+        self._look_at_workers(monotonic_ns())
+
+    def _trace_queue(self) -> None:
+        self.sq = _watch_queue(self.sq)
+        self.get_sqe = self.sq.get_sqe
+
+    def _attach_queues(self, params: dict[str, Any]) -> None:  # anew, when the kernel has moved them
+        super()._attach_queues(params)
+        self._trace_queue()
+
+    def _look_at_workers(self, now: int) -> None:
+        if self.features & uapi.IORING_FEAT_NATIVE_WORKERS:
+            self._trace_log.look(now)
 
     def _enter(self, to_submit: int, min_complete: int, flags: int, timeout: Any = None) -> int:
         if to_submit and not self._sqpoll:
             self._log_sqes(self.sq.sqe_tail if self._rewind else self.sq.published)
         ready, start, result = self.cq.ready(), monotonic_ns(), 0
+        if start - self._trace_log.looked > LOOK_NS:
+            self._look_at_workers(start)
         try:
             result = super()._enter(to_submit, min_complete, flags, timeout)
             return result
@@ -142,14 +233,16 @@ class TracedRing(Ring):
 
     def _log_sqes(self, tail: int) -> None:
         sq, name, now = self.sq, self._trace_name, monotonic_ns()
-        first = 0 if self._rewind else min(self._trace_next, tail)
+        taken = sq.taken
+        first = sq.sqe_tail - len(taken)
         index, lines = first, []
         while index < tail:
             slot = sq.slots[index & sq.ring_mask]
             user_data = int.from_bytes(slot[32:40], sys.byteorder)
-            lines.append(f'["s",{now},{name},{user_data},{slot[0]},{slot[1]}]')
+            line = f'["s",{now},{name},{user_data},{slot[0]},{slot[1]},{taken[index - first]}]'
+            lines.append(line)
             index += 2 if sq._mixed and slot[0] in (uapi.IORING_OP_NOP128, uapi.IORING_OP_URING_CMD128) else 1
-        self._trace_next = tail
+        del taken[: tail - first]
         if lines:
             self._trace_log.add("\n".join(lines))
 
@@ -165,6 +258,8 @@ class TracedRing(Ring):
             self._trace_log.add("\n".join(lines))
 
     def _close(self, explicit: bool) -> None:
+        if self._trace_pid == os.getpid() and not self.closed:
+            self._look_at_workers(monotonic_ns())
         try:
             super()._close(explicit)
         finally:
@@ -173,7 +268,59 @@ class TracedRing(Ring):
                 self._trace_log.write()
 
 
-_classes: dict[type[Any], type[Any]] = {}
+class _Timed:
+    """A handler that writes down when it runs."""
+
+    __slots__ = ("handler", "log", "whose")
+
+    def __init__(self, handler: Callable[[int, int], object], log: Log, whose: str) -> None:
+        self.handler, self.log, self.whose = handler, log, whose
+
+    def __call__(self, res: int, flags: int) -> None:
+        """Call the handler."""
+        begin = monotonic_ns()
+        try:
+            self.handler(res, flags)
+        finally:
+            self.log.add(f'["h",{begin},{monotonic_ns()},{self.whose}]')
+
+
+class TracedInFlight(InFlight):
+    """An InFlight that writes down when its handlers run; watch_table() turns an InFlight into one."""
+
+    def _begin_to_trace(self, ring: TracedRing) -> None:
+        self._trace_log, self._trace_name = ring._trace_log, ring._trace_name
+        self._quick, self._todo = False, deque()  # each completion goes through complete()
+        self._sq = ring.sq
+
+    def complete(self, user_data: int, res: int, flags: int) -> bool:
+        """Account for one CQE whose handler will be timed; see InFlight.complete."""
+        entry = self.entries.get(user_data)
+        if entry is not None and callable(entry[0]) and type(entry[0]) is not _Timed:
+            timed = _Timed(entry[0], self._trace_log, f"{self._trace_name},{user_data}")
+            self.entries[user_data] = (timed, *entry[1:])
+        return super().complete(user_data, res, flags)
+
+    def requests(self) -> list[Request]:
+        """List the requests in flight, with their own handlers; see InFlight.requests."""
+        found = super().requests()
+        for i, each in enumerate(found):
+            if type(each.handler) is _Timed:
+                found[i] = each._replace(handler=each.handler.handler)
+        return found
+
+
+_classes: dict[tuple[type[Any], type[Any]], type[Any]] = {}
+
+
+def _traced(kind: type[Any], base: type[Any]) -> type[Any]:
+    if issubclass(kind, base):
+        return kind
+    found = _classes.get((kind, base))
+    if found is None:  # created once: a class is a cycle, which only the collector frees
+        bases = (base, kind) if kind not in base.__mro__ else (base,)
+        found = _classes[kind, base] = type(kind.__name__, bases, {})
+    return found
 
 
 def watch(ring: Ring) -> None:
@@ -184,10 +331,17 @@ def watch(ring: Ring) -> None:
     log = _open_log(os.environ["RAWURING_TRACE"])
     if log is None:
         return
-    kind = type(ring)
-    if not issubclass(kind, TracedRing):
-        if kind not in _classes:  # created once: a class is a cycle, which only the collector frees
-            _classes[kind] = type(kind.__name__, (TracedRing,) if kind is Ring else (TracedRing, kind), {})
-        ring.__class__ = _classes[kind]
+    ring.__class__ = _traced(type(ring), TracedRing)
     assert isinstance(ring, TracedRing)
     ring._begin_to_trace(log)
+
+
+def watch_table(table: InFlight, ring: Ring) -> None:
+    """Turn a table into one that is traced; its constructor calls this if RAWURING_TRACE is set.
+
+    Args: table is new; ring is its ring.
+    """
+    if isinstance(ring, TracedRing):  # else the file could not be written
+        table.__class__ = _traced(type(table), TracedInFlight)
+        assert isinstance(table, TracedInFlight)
+        table._begin_to_trace(ring)

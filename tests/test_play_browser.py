@@ -337,6 +337,11 @@ def test_trace_page_then_trouble_comes_first_and_the_requests_can_be_ordered(sho
     assert shown.value(first) == "READ 1999"
     shown.value("byId('order').value = 'time'; byId('order').dispatchEvent(new Event('change'))")
     assert shown.value(f"{first} === 'READ ' + DATA.sample[0].user_data")
+    shown.value("byId('scale').value = 'time'; byId('scale').dispatchEvent(new Event('change'))")
+    assert "end" in shown.value("document.querySelector('#requests thead').textContent")
+    shown.value("byId('only').value = 'READ'; byId('only').dispatchEvent(new Event('change'))")
+    assert shown.value("document.querySelectorAll('#requests tbody tr').length") == 300
+    assert "in the call that submitted it 100 %" in shown.value("byId('ops').textContent")
     assert shown.value("document.documentElement.scrollWidth") <= width
     assert "A sample: 300 of 2,000" in shown.value("byId('sampled').textContent")
     axe = os.environ.get("AXE")

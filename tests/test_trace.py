@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rawuring import fakekernel, inflight, ops, play, playtrace, rings, trace, uapi
+from rawuring import fakekernel, inflight, ops, play, playtrace, register, rings, trace, uapi
 
 ROOT = str(Path(rings.__file__).parent.parent)
 
@@ -46,12 +46,82 @@ def test_trace_when_requests_go_round_then_each_has_its_lines(path):
     found = events(path)
     assert [event[0] for event in found] == ["r", *["s", "s", "e", "c", "c"] * 2, "x"]
     nop = uapi.IORING_OP_NOP
-    assert [event[3:] for event in found if event[0] == "s"] == [[1, nop, 0], [2, nop, 0]] * 2
+    assert [event[3:6] for event in found if event[0] == "s"] == [[1, nop, 0], [2, nop, 0]] * 2
     assert [event[3:] for event in found if event[0] == "c"] == [[1, 0, 0], [2, 0, 0]] * 2
     enter = events(path, "e")[0]
     assert enter[4:6] == [2, 2] and enter[7:] == [2, 0, 2]
+    taken, submitted = ([event[at] for event in found if event[0] == "s"] for at in (6, 1))
+    assert taken[0] <= taken[1] <= submitted[0] == submitted[1] <= taken[2] and found[0][1] <= taken[0]
     times = [event[1] for event in found]
     assert times == sorted(times) and before <= times[0] <= times[-1] <= time.monotonic_ns()
+
+
+def test_trace_when_slots_are_given_back_then_the_times_are_those_of_the_others(path):
+    with fakekernel.fake_ring(entries=8) as (kernel, ring):
+        ops.prep_nop(ring.get_sqe(), user_data=5)
+        assert len(ring.sq.taken) == 1
+        assert ring.discard() == [5] and ring.sq.taken == []
+        ring.push(bytes(128))
+        first, second = ring.sq.taken
+        assert first == second
+        kernel.at_most.append(1)  # the other is submitted later, and is not a new line
+        ring.submit()
+        ring.put(bytes(64))
+        ring.submit()
+        ring.submit()
+        assert len(ring.reap()) == 3 and ring.sq.taken == []
+    lines = events(path, "s")
+    assert [event[6] for event in lines[:2]] == [first, second] and len(lines) == 3
+
+
+def test_trace_of_a_table_then_its_handlers_have_times_and_stay_themselves(path):
+    def handler(res, flags):
+        begun.append(time.monotonic_ns())
+
+    begun = []
+    with fakekernel.fake_ring(entries=4) as (kernel, ring):
+        table = inflight.InFlight(ring)
+        assert isinstance(table, trace.TracedInFlight)
+        kernel.pipes[3] = bytearray()
+        poll = table.start(ops.prep_poll_multishot, 3, 1, handler=handler)
+        nop = table.start(ops.prep_nop, handler=handler)
+        table.start(ops.prep_nop)  # has none
+        token = table.hold(handler)
+        ops.prep_nop(ring.get_sqe(), user_data=token)
+        ring.submit()
+        kernel.feed(3, b"1")
+        kernel.feed(3, b"2")
+        table.reap()
+        assert table.dispatch() == 4
+        assert [each.handler for each in table.requests()] == [handler]
+    found = events(path, "h")
+    assert [event[4] for event in found] == [nop, token, poll, poll, poll]  # the last when it was closed
+    assert len(begun) == 5
+    assert all(event[1] <= at <= event[2] for event, at in zip(found, begun))
+
+
+def test_trace_when_a_handler_raises_then_its_line_is_there_and_the_others_wait(path):
+    with fakekernel.fake_ring(entries=4) as (_, ring):
+        table = inflight.InFlight(ring)
+        for _ in range(2):
+            table.start(ops.prep_nop, handler=lambda res, flags: 1 // 0)
+        ring.submit()
+        table.reap()
+        for count in (1, 2):
+            with pytest.raises(ZeroDivisionError):
+                table.dispatch()
+            assert len(events(path, "h")) == count
+
+
+@pytest.mark.requires_io_uring
+def test_trace_of_a_worker_then_it_is_counted(path):
+    with rings.Ring(4) as ring:
+        if not ring.features & uapi.IORING_FEAT_NATIVE_WORKERS:
+            pytest.skip("workers are threads of the process from 5.12 on (IORING_FEAT_NATIVE_WORKERS)")
+        ops.prep_nop(ring.get_sqe(), user_data=1, flags=uapi.IOSQE_ASYNC)
+        ring.submit_and_reap(1)
+    looks = [event[2] for event in events(path, "w")]
+    assert len(looks) >= 2 and looks[-1] >= 1
 
 
 def test_trace_when_the_kernel_refuses_a_call_then_its_errno(path):
@@ -88,6 +158,21 @@ def test_trace_beside_debug_mode_then_both(path, monkeypatch):
         table.dispatch()
         assert isinstance(ring, trace.TracedRing) and hasattr(ring, "check")
     assert len(seen) == 1 and len(events(path, "c")) == 1
+
+
+@pytest.mark.requires_io_uring
+def test_trace_when_the_ring_is_resized_then_it_goes_on(path):
+    names = ("SINGLE_ISSUER", "DEFER_TASKRUN", "NO_SQARRAY")
+    with rings.Ring(4, wish=sum(getattr(uapi, f"IORING_SETUP_{name}") for name in names)) as ring:
+        try:
+            register.resize_rings(ring, 8)
+        except OSError as error:
+            pytest.skip(f"RESIZE_RINGS (6.13): {error}")
+        for user_data in (5, 6):
+            ops.prep_nop(ring.get_sqe(), user_data=user_data)
+        ring.submit_and_wait(2)
+        assert len(ring.reap()) == 2
+    assert [event[3] for event in events(path, "s")] == [5, 6]
 
 
 @pytest.mark.requires_io_uring
@@ -184,7 +269,7 @@ def test_summary_when_the_trace_is_long_then_it_is_sampled_and_says_so():
     assert found["requests"] == found["done"] == requests
     assert found["lines"] == 1 + 2 * requests + requests // 4
     assert len(found["sample"]) <= playtrace.SAMPLE
-    slowest = max(each["to"] - each["from"] for each in found["sample"])
+    slowest = max(each["at"][3] - each["at"][1] for each in found["sample"])
     assert slowest == found["operations"][0]["max"] == 50 + requests - 1
     assert found["operations"][0]["count"] == requests
     assert sum(found["bins"]["submitted"]) == sum(found["bins"]["reaped"]) == requests
@@ -206,6 +291,57 @@ def test_summary_when_something_is_wrong_then_it_stands_first():
         ("look", f"4 of {len(lines)} lines could not be read"),
     ]
     assert found["left"] == [{"op": "POLL_ADD", "user_data": "77", "ring": "1.1", "since": 9}]
+
+
+S, E, C = '["s",10,"1.1",7,0,0]', '["e",10,20,"1.1",1,0,0,1,0,1]', '["c",60,"1.1",7,0,0]'
+NOTHING, FOUND = '["e",10,20,"1.1",1,0,0,1,0,0]', '["e",40,50,"1.1",0,0,1,0,1,1]'
+WAYS = [  # what is submitted at 10 and reaped at 60, what is known of its way, and when it was first seen
+    ([S, E, C], playtrace.AT_ONCE, 20),
+    ([S, '["e",10,20,"1.1",1,1,1,1,0,1]', C], playtrace.IN_CALL, 20),
+    (['["s",10,"1.1",7,0,16]', E, C], playtrace.WORKER, 20),
+    # The CQE that was there when the call returned was another one's.
+    (['["s",10,"1.1",6,0,0]', S, '["e",10,20,"1.1",2,0,0,2,0,1]', '["c",30,"1.1",6,0,0]',
+      '["e",40,50,"1.1",0,1,1,0,0,1]', C, '["w",70,0]'], playtrace.NO_WORKER, 50),
+    (['["e",1,2,"1.1",0,0,1,0,0,1]', S, '["e",10,20,"1.1",1,0,0,1,1,2]', '["c",30,"1.1",1,0,0]', C],
+     playtrace.AT_ONCE, 20),
+    ([S, NOTHING, FOUND, C, '["w",70,1]'], playtrace.LATER, 40),
+    ([S, NOTHING, FOUND, C, '["w",70,0]'], playtrace.NO_WORKER, 40),
+    ([S, NOTHING, FOUND, C, '["w",6000000000,0]'], playtrace.LATER, 40),  # it may have ended by then
+    # Not consumed by the first call.
+    ([S, '["e",10,20,"1.1",1,0,0,-11,0,0]', '["e",40,50,"1.1",1,0,0,1,0,1]', C], playtrace.AT_ONCE, 50),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("lines", "way", "seen"), WAYS)
+def test_summary_then_the_way_of_a_request_is_what_is_known(lines, way, seen):
+    found = playtrace.summarise(['["r",0,"1.1",4,8,0]', *lines])
+    (last,) = (each for each in found["sample"] if each["user_data"] == "7")
+    assert last["way"] == way
+    assert dict(found["operations"][0]["ways"])[way] >= 1
+    first = min(json.loads(lines[0])[1], 10)
+    assert last["at"][2] == seen - first
+
+
+def test_summary_then_each_stage_has_its_time():
+    token = inflight.TOKEN_BASE + 3
+    lines = [
+        '["r",1,"1.1",4,8,0]', f'["s",100,"1.1",{token},22,0,90]', '["e",100,120,"1.1",1,1,1,1,0,1]',
+        f'["c",150,"1.1",{token},16,0]', f'["h",200,20000200,"1.1",{token}]',
+    ]  # fmt: skip
+    found = playtrace.summarise(lines)
+    assert [(each["name"], each["max"]) for each in found["stages"]] == list(
+        zip(playtrace.STAGES, (10, 20, 30, 50, 20_000_000))
+    )
+    assert found["sample"] == [
+        {"op": "READ", "user_data": "#3", "res": 16, "way": playtrace.IN_CALL,
+         "at": [-10, 0, 20, 50, 100, 20_000_100]},
+    ]  # fmt: skip
+    assert [each["title"] for each in found["findings"]] == ["A handler ran for 20 ms: READ #3"]
+
+
+@pytest.mark.long
+def test_summary_of_a_million_lines_then_the_page_is_as_small():
+    assert len(play.trace_page(invented(445_000))) < 100_000
 
 
 def test_summary_of_multishot_requests_then_they_end_with_the_last_cqe():

@@ -27,8 +27,8 @@ ENVIRONMENT = (
     ("RAWURING_DEBUG=1", "Every ring and table checks itself at every step, names the line that started each "
      "request, and writes every SQE and CQE in words."),
     ("RAWURING_DEBUG_LOG", "The file for these lines, - for standard error, which is the default."),
-    ("RAWURING_TRACE=FILE", "Each SQE, CQE and io_uring_enter is appended to FILE with its time, for "
-     "python -m rawuring.play FILE."),
+    ("RAWURING_TRACE=FILE", "Each SQE, CQE, io_uring_enter and handler is appended to FILE with its time, "
+     "for python -m rawuring.play FILE."),
 )  # fmt: skip
 EXAMPLES = (
     ("Does io_uring work here, and if not, who refuses it?", "python3 -m rawuring.probe"),
