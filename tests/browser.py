@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""A browser for tests: Debian's chromium without a window, driven by its own protocol over a pipe.
+"""Browsers for tests: Debian's chromium and firefox-esr without a window, each driven by its own protocol.
 
 What it is: Browser, which opens one page after the other and tells what the page did: the errors of its
-console, the value of an expression, a picture. No library is needed: a message is JSON with a zero byte
-behind it, on the descriptors 3 and 4 of the browser.
+console, the value of an expression, a picture. No library is needed. To Chromium a message is JSON with a
+zero byte behind it (Chrome DevTools Protocol), on its descriptors 3 and 4; to Firefox it is JSON in a frame
+of a WebSocket (WebDriver BiDi).
 Must not know: the page.
 Invariant: the browser and its children end with the ``with`` block, and so does its profile.
 Read next: test_play.py.
@@ -18,31 +19,81 @@ import os
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
 
 TIMEOUT_S = 120  # a bound for a browser that hangs; nothing waits for it
-NAMES = ("chromium", "chromium-browser", "google-chrome")
+NAMES = {
+    "chromium": ("chromium", "chromium-browser", "google-chrome"), "firefox": ("firefox-esr", "firefox"),
+}  # fmt: skip
+PACKAGES = {"chromium": "chromium", "firefox": "firefox-esr"}
 
 
-def find() -> str:
+def find(kind: str = "chromium") -> str:
     """Return the path of a browser; skip the test where there is none."""
-    for name in NAMES:
+    for name in NAMES[kind]:
         path = shutil.which(name)
         if path:
             return path
-    pytest.skip("there is no chromium here: apt-get install --no-install-recommends chromium")
+    pytest.skip(f"there is no {kind} here: apt-get install --no-install-recommends {PACKAGES[kind]}")
 
 
 class Browser:
-    """One chromium with one tab."""
+    """One browser with one tab: what does not depend on its protocol."""
+
+    #: Whether pages can be shown in light and in dark colours.
+    looks: tuple[bool, ...] = ()
+
+    _process: subprocess.Popen
+
+    def __init__(self) -> None:
+        """Begin without a complaint."""
+        #: What the page wrote to its console as an error or a warning, and its uncaught exceptions.
+        self.complaints: list[str] = []
+        self._number = 0
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def value(self, expression: str):
+        """Return the value of an expression of JavaScript; a promise is waited for."""
+        raise NotImplementedError
+
+    def _press(self, x: float, y: float) -> None:
+        raise NotImplementedError
+
+    def click(self, selector: str) -> None:
+        """Click near the middle of an element, as a mouse does; it must be visible there.
+
+        Not in it: on the line through the ends of an arc Skia counts a ring's sector as missed.
+        """
+        find = f"document.querySelector({json.dumps(selector)})"
+        self.value(f"{find}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
+        # Two frames: the browser finds by what it has painted.
+        self.value("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(1))))")
+        x, y = self.value(
+            f"(() => {{ const r = {find}.getBoundingClientRect();"
+            " return [r.x + r.width / 2, r.y + 0.45 * r.height]; })()"
+        )
+        self._press(x, y)
+
+
+class Chromium(Browser):
+    """One chromium."""
+
+    looks = (False, True)
 
     def __init__(self, folder: str) -> None:
         """Start it with a profile in a folder."""
+        super().__init__()
         to_browser, self._out = os.pipe()
         self._in, from_browser = os.pipe()
         command = [
@@ -60,9 +111,6 @@ class Browser:
         os.close(to_browser)
         os.close(from_browser)
         self._received = b""
-        self._number = 0
-        #: What the page wrote to its console as an error or a warning, and its uncaught exceptions.
-        self.complaints: list[str] = []
         targets = self.send("Target.getTargets", session="")["targetInfos"]
         target = next(each["targetId"] for each in targets if each["type"] == "page")
         attached = self.send("Target.attachToTarget", session="", targetId=target, flatten=True)
@@ -72,9 +120,7 @@ class Browser:
 
     def close(self) -> None:
         """End the browser and its children."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        self._kill()
         os.close(self._out)
         os.close(self._in)
 
@@ -133,7 +179,11 @@ class Browser:
         ]
         self.send("Emulation.setEmulatedMedia", features=features)
         self.send("Page.navigate", url="about:blank")
-        self.send("Page.navigate", url=path.as_uri())
+        self.load(path.as_uri())
+
+    def load(self, url: str) -> None:
+        """Load what is at an address."""
+        self.send("Page.navigate", url=url)
         self.value("new Promise((done) => document.readyState === 'complete' ? done(1)"
                    " : addEventListener('load', () => done(1)))")  # fmt: skip
 
@@ -150,19 +200,7 @@ class Browser:
         self.send("Input.dispatchKeyEvent", type="keyDown", text=text, **common)
         self.send("Input.dispatchKeyEvent", type="keyUp", **common)
 
-    def click(self, selector: str) -> None:
-        """Click near the middle of an element, as a mouse does; it must be visible there.
-
-        Not in it: on the line through the ends of an arc Skia counts a ring's sector as missed.
-        """
-        find = f"document.querySelector({json.dumps(selector)})"
-        self.value(f"{find}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
-        # Two frames: the browser finds by what it has painted.
-        self.value("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-        x, y = self.value(
-            f"(() => {{ const r = {find}.getBoundingClientRect();"
-            " return [r.x + r.width / 2, r.y + 0.45 * r.height]; })()"
-        )
+    def _press(self, x: float, y: float) -> None:
         for kind in ("mousePressed", "mouseReleased"):
             self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
@@ -172,12 +210,171 @@ class Browser:
         path.write_bytes(base64.b64decode(data["data"]))
 
 
+# Names of keys as BiDi has them.
+KEYS = {
+    "Enter": "\ue007", "PageUp": "\ue00e", "PageDown": "\ue00f", "End": "\ue010", "Home": "\ue011",
+    "ArrowLeft": "\ue012", "ArrowRight": "\ue014", "Tab": "\ue004",
+}  # fmt: skip
+# Dark, and without motion: chromium shows the other looks, too.
+PREFERENCES = {"ui.systemUsesDarkTheme": 1, "ui.prefersReducedMotion": 1}
+MASK = b"\1\2\3\4"  # what a client sends must be masked, and Firefox takes zeros for no mask
+
+
+class Firefox(Browser):
+    """One firefox."""
+
+    looks = (True,)
+
+    def __init__(self, folder: str) -> None:
+        """Start it with a profile in a folder."""
+        super().__init__()
+        lines = [f'user_pref("{name}", {value});\n' for name, value in PREFERENCES.items()]
+        Path(folder, "user.js").write_text("".join(lines), encoding="ascii")
+        self._process = subprocess.Popen(
+            [find("firefox"), "--headless", "--no-remote", "--profile", folder, "--remote-debugging-port=0"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
+            env={**os.environ, "HOME": folder},
+        )  # fmt: skip
+        self._reader = None
+        self._socket = socket.socket()
+        try:
+            said = b""
+            while b"ws://" not in said.rpartition(b"\n")[0]:
+                ready, _, _ = select.select([self._process.stderr], [], [], TIMEOUT_S)
+                assert ready, "the browser says nothing"
+                more = os.read(self._process.stderr.fileno(), 4096)
+                assert more, f"the browser has ended: {said!r}"
+                said += more
+            # What it says later must not fill the pipe.
+            self._reader = threading.Thread(target=self._process.stderr.read)
+            self._reader.start()
+            self._connect(said.partition(b"ws://")[2].split()[0].decode())
+        except BaseException:
+            self.close()
+            raise
+
+    def _connect(self, address: str) -> None:
+        host, _, port = address.partition(":")
+        self._socket.settimeout(TIMEOUT_S)
+        self._socket.connect((host, int(port)))
+        self._in = self._socket.makefile("rb")
+        key = base64.b64encode(os.urandom(16)).decode()
+        lines = (
+            "GET /session HTTP/1.1", f"Host: {address}", "Upgrade: websocket", "Connection: Upgrade",
+            f"Sec-WebSocket-Key: {key}", "Sec-WebSocket-Version: 13", "", "",
+        )  # fmt: skip
+        self._socket.sendall("\r\n".join(lines).encode())
+        assert b" 101 " in self._in.readline()
+        while self._in.readline() != b"\r\n":
+            pass
+        self.send("session.new", capabilities={})
+        self.send("session.subscribe", events=["log.entryAdded"])
+        self._tab = self.send("browsingContext.getTree")["contexts"][0]["context"]
+
+    def close(self) -> None:
+        """End the browser and its children."""
+        self._kill()
+        if self._reader is not None:
+            self._reader.join()
+        self._process.stderr.close()
+        if hasattr(self, "_in"):
+            self._in.close()
+        self._socket.close()
+
+    def send(self, method: str, **params):
+        """Send one command and return its result."""
+        self._number += 1
+        data = json.dumps({"id": self._number, "method": method, "params": params}).encode()
+        size = len(data)
+        if size < 126:
+            head = bytes((0x81, 0x80 | size))
+        elif size < 1 << 16:
+            head = bytes((0x81, 0x80 | 126)) + size.to_bytes(2, "big")
+        else:
+            head = bytes((0x81, 0x80 | 127)) + size.to_bytes(8, "big")
+        mask = (MASK * (size // 4 + 1))[:size]
+        masked = int.from_bytes(data, "big") ^ int.from_bytes(mask, "big")
+        self._socket.sendall(head + MASK + masked.to_bytes(size, "big"))
+        while True:
+            answer = self._receive()
+            if answer.get("id") == self._number:
+                assert answer["type"] == "success", (method, answer)
+                return answer["result"]
+            if answer.get("method") == "log.entryAdded" and answer["params"]["level"] in ("error", "warn"):
+                self.complaints.append(answer["params"]["text"])
+
+    def _receive(self):
+        data, last = b"", False
+        while not last:
+            first, size = self._in.read(2)
+            if size >= 126:
+                size = int.from_bytes(self._in.read(2 if size == 126 else 8), "big")
+            data, last = data + self._in.read(size), bool(first & 0x80)
+        return json.loads(data)
+
+    def open(
+        self, path: Path, width: int = 1280, height: int = 900, dark: bool = True, still: bool = True
+    ) -> None:
+        """Load a file of this machine in a window of a size; its colours and its stillness stay."""
+        size = {"width": width, "height": height}
+        self.send("browsingContext.setViewport", context=self._tab, viewport=size, devicePixelRatio=1)
+        self.load("about:blank")
+        self.load(path.as_uri())
+
+    def load(self, url: str) -> None:
+        """Load what is at an address."""
+        self.send("browsingContext.navigate", context=self._tab, url=url, wait="complete")
+
+    def value(self, expression: str):
+        """Return the value of an expression of JavaScript; a promise is waited for."""
+        answer = self.send(
+            "script.evaluate", expression=expression, target={"context": self._tab}, awaitPromise=True
+        )
+        assert answer["type"] == "success", answer["exceptionDetails"]["text"]
+        return _plain(answer["result"])
+
+    def key(self, name: str, code: int = 0, text: str = "") -> None:
+        """Press and release a key."""
+        actions = [{"type": kind, "value": KEYS[name]} for kind in ("keyDown", "keyUp")]
+        keyboard = {"type": "key", "id": "keyboard", "actions": actions}
+        self.send("input.performActions", context=self._tab, actions=[keyboard])
+
+    def _press(self, x: float, y: float) -> None:
+        actions = [
+            {"type": "pointerMove", "x": round(x), "y": round(y)},
+            {"type": "pointerDown", "button": 0}, {"type": "pointerUp", "button": 0},
+        ]  # fmt: skip
+        mouse = {"type": "pointer", "id": "mouse", "actions": actions}
+        self.send("input.performActions", context=self._tab, actions=[mouse])
+
+    def picture(self, path: Path, whole: bool = True) -> None:
+        """Write what is shown to a PNG file."""
+        origin = "document" if whole else "viewport"
+        data = self.send("browsingContext.captureScreenshot", context=self._tab, origin=origin)
+        path.write_bytes(base64.b64decode(data["data"]))
+
+
+def _plain(value, known=None):
+    """Translate a value of BiDi, in which what stands in two places is written once."""
+    known = {} if known is None else known
+    kind, number = value["type"], value.get("internalId")
+    found = value.get("value")
+    if "value" not in value and number in known:
+        return known[number]
+    if kind == "array":
+        found = [_plain(each, known) for each in found]
+    elif kind == "object":
+        found = {name: _plain(each, known) for name, each in found}
+    known[number] = found
+    return found
+
+
 @contextlib.contextmanager
-def browser():
+def browser(kind: str = "chromium"):
     """Start a browser, and end it."""
-    find()
+    find(kind)
     folder = tempfile.mkdtemp(prefix="browser.")
-    one = Browser(folder)
+    one = Firefox(folder) if kind == "firefox" else Chromium(folder)
     try:
         yield one
     finally:
