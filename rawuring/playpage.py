@@ -33,13 +33,13 @@ STYLE = r"""
   color-scheme: light dark;
   --page: #f7f6f2; --card: #ffffff; --text: #1d2228; --soft: #525c66; --line: #d5d3cb;
   --us: #0b5cad; --us-pale: #dcebfa; --kernel: #a14a00; --kernel-pale: #fdeacf;
-  --bad: #b3141b; --bad-pale: #fde3e1; --good: #1d6b34; --good-pale: #dff3e3; --on: #ffffff;
+  --bad: #b3141b; --good: #1d6b34; --on: #ffffff; --shade: 0 1px 2px #0001, 0 4px 16px #0000000a;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --page: #14171b; --card: #1d2228; --text: #e8e6e0; --soft: #a9b2bc; --line: #39424c;
     --us: #7db8f2; --us-pale: #1d3a57; --kernel: #f0a550; --kernel-pale: #4a3113;
-    --bad: #ff8a80; --bad-pale: #51201f; --good: #7fd598; --good-pale: #1b3f28; --on: #101418;
+    --bad: #ff8a80; --good: #7fd598; --on: #101418; --shade: none;
   }
 }
 * { box-sizing: border-box; }
@@ -50,10 +50,12 @@ body {
 }
 code, .mono, pre, svg text { font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
 header { padding: 1.2rem 1.5rem .4rem; max-width: 1500px; margin: auto; }
-h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .3rem; letter-spacing: -.01em; }
+h1 { font-size: 1.75rem; line-height: 1.2; margin: 0 0 .3rem; letter-spacing: -.02em; display: flex; gap: .6rem; align-items: center; }
+h1 svg { width: 2.4rem; height: 1.5rem; flex: none; fill: none; stroke-width: 5; stroke: var(--us); }
+h1 svg .two { stroke: var(--kernel); }
 h2 { font-size: 1.05rem; margin: 0 0 .5rem; }
 h3 { font-size: 1rem; margin: .7rem 0 .3rem; }
-p { margin: .4rem 0; }
+p { margin: .5rem 0; }
 .soft { color: var(--soft); }
 .lead { max-width: 62rem; margin: 0; }
 nav { display: flex; flex-wrap: wrap; gap: .4rem; margin-top: .8rem; }
@@ -64,9 +66,21 @@ button, select {
 }
 #panel button { padding: .2rem .55rem; font-size: .93rem; min-height: 2rem; } #panel h3 { margin-top: 1rem; }
 #panel input[type="number"] { background: var(--card); border: 1px solid var(--soft); border-radius: .45rem; padding: .2rem .4rem; }
-button:hover:not(:disabled) { border-color: var(--us); }
+button:hover:not(:disabled) { border-color: var(--us); background-color: var(--us-pale); }
+button.main { background: var(--us); color: var(--on); border-color: var(--us); font-weight: 600; padding: .3rem 1rem; }
+button.main:hover:not(:disabled) { background: var(--us); filter: brightness(1.12); }
+#tabs { gap: 0; } #tabs button { border-radius: 0; margin-left: -1px; padding: .4rem 1rem; }
+#tabs button:first-child { border-radius: .6rem 0 0 .6rem; margin-left: 0; } #tabs button:last-child { border-radius: 0 .6rem .6rem 0; }
+.term {
+  cursor: pointer; border-radius: .15rem; text-decoration: underline dotted var(--us); text-decoration-thickness: 2px; text-underline-offset: .2em;
+}
+#explained {
+  position: fixed; left: 50%; bottom: 1rem; transform: translateX(-50%); width: min(42rem, calc(100vw - 1.5rem)); z-index: 5;
+  background: var(--card); border: 2px solid var(--us); border-radius: .8rem; padding: .7rem 3rem .7rem 1rem; box-shadow: 0 6px 30px #0005;
+}
+#explained button { position: absolute; right: .5rem; top: .5rem; min-height: 1.9rem; padding: 0 .6rem; }
 button:disabled { opacity: .45; cursor: not-allowed; }
-button[aria-selected="true"], button[aria-pressed="true"] {
+button[aria-selected="true"], button[aria-selected="true"]:hover:not(:disabled), button[aria-pressed="true"], button[aria-pressed="true"]:hover:not(:disabled) {
   background: var(--us); color: var(--on); border-color: var(--us);
 }
 :focus-visible { outline: 3px solid var(--us); outline-offset: 2px; }
@@ -74,22 +88,26 @@ g:focus-visible { outline: none; }
 g:focus-visible > .shape { stroke: var(--text); stroke-width: 4; }
 main {
   display: grid; gap: 1rem; padding: 1rem 1.5rem 3rem; max-width: 1500px; margin: auto; align-items: start;
-  grid-template-columns: minmax(16rem, 1fr) minmax(30rem, 2.3fr) minmax(17rem, 1.1fr);
+  grid-template-columns: minmax(17rem, 1.1fr) minmax(30rem, 2.3fr) minmax(16rem, 1fr);
 }
 .column { display: grid; gap: 1rem; min-width: 0; }
 .card {
-  background: var(--card); border: 1px solid var(--line); border-radius: .7rem; padding: .9rem 1rem; min-width: 0;
+  background: var(--card); border: 1px solid var(--line); border-radius: .8rem; padding: .9rem 1rem; min-width: 0;
+  box-shadow: var(--shade);
 }
-.rings { display: grid; grid-template-columns: 1fr 1fr; gap: .5rem; }
+.rings { display: grid; grid-template-columns: 1fr 1fr; gap: .25rem; }
 figure { margin: 0; min-width: 0; }
 figure svg { width: 100%; height: auto; display: block; }
 figcaption { text-align: center; }
 .scrub { display: flex; flex-wrap: wrap; gap: .4rem; align-items: center; }
-.scrub input { flex: 1 1 10rem; min-width: 8rem; accent-color: var(--us); height: 2.2rem; }
+.scrub input { flex: 1 1 8rem; min-width: 6rem; accent-color: var(--us); height: 2.2rem; }
+.scrub button { display: inline-flex; align-items: center; gap: .4rem; } .scrub svg { width: 1em; height: 1em; fill: currentColor; }
 #now {
-  min-height: 3.4em; margin-top: .6rem; padding: .5rem .7rem; border-left: .3rem solid var(--line);
+  min-height: 4.9em; margin: .6rem 0 0; padding: .5rem .7rem; border-left: .3rem solid var(--line);
   background: var(--page); border-radius: 0 .4rem .4rem 0; overflow-wrap: anywhere;
 }
+#now .plain { font-size: 1.12rem; line-height: 1.35; display: block; margin-bottom: .15rem; }
+#now .exact { font-size: .88rem; color: var(--soft); } #now .exact b { color: var(--text); }
 #now.us { border-color: var(--us); } #now.kernel { border-color: var(--kernel); } #now.bad { border-color: var(--bad); }
 .us-text { color: var(--us); font-weight: 600; } .kernel-text { color: var(--kernel); font-weight: 600; }
 .bad-text { color: var(--bad); font-weight: 600; } .good-text { color: var(--good); font-weight: 600; }
@@ -97,21 +115,23 @@ figcaption { text-align: center; }
 .shape { stroke: var(--card); stroke-width: 2; }
 .slot.ours .shape { fill: var(--us-pale); } .slot.theirs .shape { fill: var(--kernel-pale); }
 .slot.ours.full .shape { fill: var(--us); } .slot.theirs.full .shape { fill: var(--kernel); }
-.slot text { fill: var(--text); font-size: 16px; text-anchor: middle; pointer-events: none; }
-.slot.full text { fill: var(--on); } .slot.narrow text { font-size: 13px; }
+.slot text { fill: var(--text); font-size: 18px; text-anchor: middle; pointer-events: none; }
+.slot.full text { fill: var(--on); } .slot.narrow text { font-size: 14px; }
 .slot.bad .shape { fill: var(--bad); stroke: var(--bad); } .slot.bad text { fill: var(--on); }
 .slot.chosen .shape { stroke: var(--text); stroke-width: 4; }
 .hub { fill: var(--text); text-anchor: middle; font-size: 16px; } .hub.big { font-size: 24px; font-weight: 700; }
 .hub.small { fill: var(--soft); font-size: 15px; }
-.arrow line { stroke-width: 2.5; } .arrow text { font-size: 16px; font-weight: 600; }
+.arrow line { stroke-width: 3; } .arrow text { font-size: 17px; font-weight: 600; } .arrow.long text { font-size: 12px; }
 .arrow.us line { stroke: var(--us); } .arrow.us text, .arrow.us path { fill: var(--us); }
 .arrow.kernel line { stroke: var(--kernel); } .arrow.kernel text, .arrow.kernel path { fill: var(--kernel); }
 .arrow.bad line { stroke: var(--bad); } .arrow.bad text, .arrow.bad path { fill: var(--bad); }
 @keyframes pulse { from { opacity: .15; } to { opacity: 1; } }
+@keyframes turn { from { transform: rotate(var(--from)); } }
 @media (prefers-reduced-motion: no-preference) {
-  g.fresh, tr.fresh td, .array .fresh { animation: pulse .5s ease-out; }
+  .arrow.fresh { animation: turn .45s ease-out; } .slot .shape { transition: fill .2s; }
+  .slot.fresh, tr.fresh td, .array .fresh { animation: pulse .5s ease-out; }
 }
-.legend { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .87rem; justify-content: center; }
+.legend { display: grid; grid-template-columns: repeat(2, minmax(0, max-content)); gap: .2rem 1.5rem; font-size: .87rem; justify-content: center; margin-top: .5rem; }
 .legend i {
   display: inline-block; width: .9em; height: .9em; border-radius: .2em; margin-right: .35em; vertical-align: -.1em;
   border: 1px solid var(--soft);
@@ -141,7 +161,7 @@ ol.log .title { font-weight: 600; padding: .5rem 0 .1rem; }
 .spans .ours { fill: var(--us); } .spans .theirs { fill: var(--kernel); } .spans .wait { fill: var(--soft); }
 .spans .later { opacity: .28; }
 .trace { grid-template-columns: 1fr 1fr; } .trace .wide { grid-column: 1 / -1; } .tall { max-height: 30rem; overflow: auto; }
-.trace .legend { justify-content: flex-start; } .trace td.mono { white-space: nowrap; } .trace td { padding-right: .8rem; }
+.trace .legend { display: flex; flex-wrap: wrap; justify-content: flex-start; } .trace td.mono { white-space: nowrap; } .trace td { padding-right: .8rem; }
 .findings { padding: 0; margin: 0; list-style: none; display: grid; gap: .5rem; }
 .findings li { border-left: .3rem solid var(--kernel); background: var(--page); padding: .4rem .7rem; border-radius: 0 .4rem .4rem 0; }
 .findings .bad { border-color: var(--bad); } .findings .bad b { color: var(--bad); }
@@ -151,6 +171,9 @@ ol.log .title { font-weight: 600; padding: .5rem 0 .1rem; }
 .cq-way { background: var(--kernel-pale); outline: 1px solid var(--kernel); outline-offset: -1px; } .reaped-way { background: var(--soft); }
 .handler-way { background: var(--us); }
 .row { display: flex; flex-wrap: wrap; gap: .4rem; align-items: center; margin: .35rem 0; }
+#panel .steps button { padding: .2rem .45rem; font-size: .88rem; }
+.steps { display: grid; grid-template-columns: max-content 1fr; gap: .3rem .5rem; line-height: 1.25; align-items: center; font-size: .9rem; margin: .5rem 0; }
+.steps button { text-align: left; }
 .skip { position: absolute; left: -100rem; } .skip:focus { left: 1rem; top: .5rem; background: var(--card); padding: .5rem; }
 kbd { border: 1px solid var(--soft); border-radius: .25rem; padding: 0 .3rem; font-size: .85em; }
 [hidden] { display: none !important; }
@@ -159,22 +182,24 @@ kbd { border: 1px solid var(--soft); border-radius: .25rem; padding: 0 .3rem; fo
   main > .column:last-child { grid-column: 1 / -1; grid-template-columns: 1fr 1fr; align-items: start; }
 }
 @media (max-width: 780px) {
-  header { padding: 1rem .8rem .2rem; } main { grid-template-columns: 1fr; padding: .8rem .8rem 3rem; }
-  .slot text, .arrow text { font-size: 18px; } .slot.narrow text { font-size: 14px; }
-  main > .column { display: contents; } main > .column > * { order: 1; } #panel { order: 0; } #log-card { order: 2; }
-  .rings { gap: 0; } ol.log { max-height: 14rem; }
+  header { padding: 1rem .8rem .2rem; } main { grid-template-columns: 1fr; padding: .8rem .8rem 4rem; gap: .8rem; }
+  h1 { font-size: 1.5rem; } .slot text { font-size: 19px; } .arrow text { font-size: 18px; } .slot.narrow text { font-size: 15px; }
+  main > .column { display: contents; } main > .column > * { order: 3; } #panel { order: 2; } #log-card { order: 4; }
+  #bar { order: 0; position: sticky; top: 0; z-index: 3; padding: .5rem .6rem; border-radius: 0 0 .8rem .8rem; }
+  #rings-card { order: 1; } [data-tab="drive"] #rings-card, [data-tab="exercises"] #rings-card { order: 3; }
+  .scrub button { padding: .2rem .6rem; } #now { min-height: 5.2em; margin-top: .4rem; padding: .3rem .6rem; font-size: .95rem; }
+  ol.log { max-height: 14rem; } #tabs button { padding: .35rem .6rem; font-size: .93rem; }
   .card { padding: .7rem .7rem; } .trace .card { grid-column: 1 / -1; }
 }
-@media (max-width: 520px) { .rings { grid-template-columns: 1fr; } figure svg { max-height: 19rem; } }
+@media (max-width: 520px) { .rings { grid-template-columns: 1fr; } figure svg { max-height: 18rem; } }
 """
 
 BODY = r"""
 <a class="skip" href="#stage">To the rings</a>
 <header>
-  <h1>Play with the rings</h1>
-  <p class="lead soft">io_uring is two queues in memory that a program shares with the kernel. Requests go into the
-    submission queue (SQ), answers come out of the completion queue (CQ). Here each word that changes is a step,
-    forward and back. The same as text: <code>python -m rawuring.tour</code>.</p>
+  <h1><svg viewBox="0 0 64 40" aria-hidden="true"><circle cx="22" cy="20" r="15"/><circle class="two" cx="42" cy="20" r="15"/></svg>Play with the rings</h1>
+  <p class="lead soft">How a Linux program and its kernel talk through io_uring: each change of their shared memory is a step, forward and back.
+    The same as text: <code>python -m rawuring.tour</code>.</p>
   <nav role="tablist" aria-label="What to do" id="tabs"></nav>
 </header>
 <main>
@@ -184,35 +209,39 @@ BODY = r"""
       <ol class="log" id="log" tabindex="0" aria-labelledby="log-title"></ol></section>
   </div>
   <div class="column" id="stage" tabindex="-1">
-    <section class="card" aria-label="The rings">
+    <section class="card" id="bar" aria-label="The place in the recording">
       <div class="scrub" id="scrub">
-        <button id="first" aria-label="To the beginning">|&lt;</button>
-        <button id="back" aria-label="One change back">&lt;</button>
+        <button id="first" aria-label="To the beginning"><svg viewBox="0 0 16 16" aria-hidden="true"><path d="M2 2h2v12H2zM14 2v12L5 8z"/></svg></button>
+        <button id="back" aria-label="One change back"><svg viewBox="0 0 16 16" aria-hidden="true"><path d="M12 2v12L3 8z"/></svg></button>
+        <button id="play" class="main" aria-pressed="false">Play</button>
+        <button id="forth" aria-label="One change forward"><svg viewBox="0 0 16 16" aria-hidden="true"><path d="M4 2v12l9-6z"/></svg></button>
+        <button id="last" aria-label="To the end"><svg viewBox="0 0 16 16" aria-hidden="true"><path d="M12 2h2v12h-2zM2 2v12l9-6z"/></svg></button>
         <input id="place" type="range" min="0" value="0" aria-label="Place in the recording">
-        <button id="forth" aria-label="One change forward">&gt;</button>
-        <button id="last" aria-label="To the end">&gt;|</button>
-        <button id="play" aria-pressed="false">Play</button>
       </div>
       <p id="now" role="status" aria-live="polite"></p>
+    </section>
+    <section class="card" id="rings-card" aria-label="The rings">
       <div class="rings" id="rings"></div>
       <div class="legend" id="legend">
-        <span><i style="background:var(--us-pale)"></i>ours, free to fill</span>
+        <span><i style="background:var(--us-pale)"></i>ours (the program's), free</span>
+        <span><i style="background:var(--kernel-pale)"></i>the kernel's, free</span>
         <span><i style="background:var(--us)"></i>ours, holds an entry</span>
-        <span><i style="background:var(--kernel)"></i>the kernel's, to be read</span>
-        <span><i style="background:var(--kernel-pale)"></i>the kernel's, free to fill</span>
+        <span><i style="background:var(--kernel)"></i>the kernel's, holds an entry</span>
       </div>
     </section>
     <section class="card" aria-labelledby="words-title"><h2 id="words-title">The words</h2>
+      <p class="soft">Those with a k stand in the shared memory: one side writes, both read. sq.sqe_tail is the program's own.</p>
       <div class="scroll" tabindex="0" role="region" aria-label="Table of the words"><table id="words"></table></div>
       <div class="array" id="array"></div></section>
   </div>
   <div class="column">
-    <section class="card" aria-labelledby="details-title"><h2 id="details-title">Details</h2>
+    <section class="card" aria-labelledby="details-title"><h2 id="details-title">What changed last, or what you click</h2>
       <div id="details" aria-live="polite"></div></section>
     <section class="card" aria-labelledby="requests-title"><h2 id="requests-title">Requests, and who holds what</h2>
       <div id="requests"></div></section>
   </div>
 </main>
+<div id="explained" role="status" hidden></div>
 """
 
 # Data, the fold, and the drawing of a state.
@@ -418,7 +447,7 @@ function ringSvg(state, queue) {
     const label = `[${i}] ${lines.join(" ")}: ${kind.toUpperCase()} slot ${i}, ${bad || says}`;
     const classes = ["slot", entries > 4 && "narrow", ...(bad ? ["bad"] : [owner, full && "full"]), key === state.changed && "fresh", key === chosen && "chosen"];
     const texts = [String(i), ...lines].map((line, n, all) =>
-      `<text aria-hidden="true" x="${x}" y="${y + 5 + (n - (all.length - 1) / 2) * 18}">${escape(n ? line : "[" + line + "]")} </text>`);
+      `<text aria-hidden="true" x="${x}" y="${y + 5 + (n - (all.length - 1) / 2) * 19}">${escape(n ? line : "[" + line + "]")} </text>`);
     out += `<g class="${classes.filter(Boolean).join(" ")}" role="button" tabindex="0" data-key="${key}"` +
       ` aria-label="${escape(label)}"><path class="shape" d="${sector(58, 152, i / entries, (i + 1) / entries)}"/>` +
       texts.join("") + "</g>";
@@ -430,21 +459,30 @@ function ringSvg(state, queue) {
     const value = state.words[name];
     const turn = ((value & mask) + share) / entries;
     const [x, y] = point(radius, turn), [a, b] = point(radius - 4, turn), [c, d] = point(156, turn);
-    const anchor = Math.abs(x) < 25 ? "middle" : x < 0 ? "end" : "start";
-    const dy = Math.abs(x) < 25 ? (y < 0 ? -2 : 12) : 5;
+    const anchor = x < 0 ? "end" : "start";
+    const above = Math.abs(x) < 25; // or below: there is room for one line, beside the ring for two
     const bad = state.trouble[name];
-    out += `<g class="arrow ${bad ? "bad" : who} ${name === state.changed ? "fresh" : ""}" aria-hidden="true">` +
+    out += `<g class="arrow ${bad ? "bad" : who} ${value > 99999 ? "long" : ""} ${name === state.changed ? "fresh" : ""}" aria-hidden="true"` +
+      ` style="--from:${(-360 * moved(name, value) / entries).toFixed(1)}deg">` +
       `<line x1="${a}" y1="${b}" x2="${c}" y2="${d}"/><path d="${tip(turn)}"/>` +
-      `<text x="${x}" y="${y + dy}" text-anchor="${anchor}">${name.slice(3)} ${value}</text></g>`;
+      (above ? `<text x="${x}" y="${y + (y < 0 ? -2 : 14)}" text-anchor="middle">${name.slice(3)} ${value}</text></g>`
+        : `<text text-anchor="${anchor}"><tspan x="${x}" y="${y - 3 + y / 14}">${name.slice(3)} </tspan><tspan x="${x}" y="${y + 14 + y / 14}">${value}</tspan></text></g>`);
   }
   const [head, tail] = [state.words[queue + ".khead"], state.words[queue + ".ktail"]];
   const count = distance(tail, head);
   out += `<g aria-hidden="true"><text class="hub big" y="-8">${queue.toUpperCase()}</text>` +
     `<text class="hub" y="13">${count} of ${entries}</text><text class="hub small" y="32">mask ${mask}</text></g>`;
-  const caption = queue === "sq"
-    ? `index ${tail} is slot ${tail} &amp; ${mask} = ${tail & mask}` : `index ${head} is slot ${head} &amp; ${mask} = ${head & mask}`;
-  return `<figure><svg viewBox="-265 -205 530 410" role="group" aria-label="${queue === "sq" ? "Submission" : "Completion"} ` +
+  const [word, at] = queue === "sq" ? ["ktail", tail] : ["khead", head];
+  const caption = `${word} ${at} &amp; ${mask} = slot ${(at & mask) >>> 0}`;
+  return `<figure><svg viewBox="-260 -200 520 400" role="group" aria-label="${queue === "sq" ? "Submission" : "Completion"} ` +
     `queue, ${count} of ${entries} entries">${out}</svg><figcaption class="soft mono">${caption}</figcaption></figure>`;
+}
+
+// By how many slots the last event has moved an index: its arrow turns from there.
+function moved(name, value) {
+  const event = run.events[place];
+  if (!event || event.name !== name || event.kind !== "word") return 0;
+  return Math.max(-4, Math.min(4, (value - event.old) | 0));
 }
 
 function tip(turn) {
@@ -494,7 +532,7 @@ function details(state) {
   if (word.where) rows.push(["source", word.where + (word.code ? ": " + word.code : "")]);
   const bad = state.trouble[chosen];
   return (bad ? `<p class="bad-text">${escape(bad)}</p>` : "") +
-    `<h3 class="mono">${chosen}</h3><dl>` + rows.map(([k, v]) => `<dt>${k}</dt><dd>${escape(v)}</dd>`).join("") + "</dl>";
+    `<h3 class="mono">${chosen}</h3><dl>` + rows.map(([k, v]) => `<dt>${k}</dt><dd>${/C$|source/.test(k) ? escape(v) : linked(String(v))}</dd>`).join("") + "</dl>";
 }
 
 function sqeDetails(state, slot) {
@@ -570,7 +608,7 @@ function cqeDetails(state, slot) {
     ["res means", means || "0: done, there was nothing to count"],
     ["last one?", cqe[2] & 2 ? "no: F_MORE says that more will come for this request" : "yes: no F_MORE, the request is over"],
   ];
-  return out + "<dl>" + rows.map(([k, v]) => `<dt>${k}</dt><dd>${escape(v)}</dd>`).join("") + "</dl>";
+  return out + "<dl>" + rows.map(([k, v]) => `<dt>${linked(k)}</dt><dd>${escape(v)}</dd>`).join("") + "</dl>";
 }
 
 // -- requests over time
@@ -636,7 +674,120 @@ function requestsPanel(states, place) {
   return out;
 }
 
+// -- terms
+
+const TERMS = {
+  "SQ": "Submission queue: the ring into which the program puts requests. It moves the tail, the kernel the head.",
+  "CQ": "Completion queue: the ring into which the kernel puts answers. It moves the tail, the program the head.",
+  "SQE": "Submission queue entry: 64 bytes that say what is wanted: the operation, the descriptor, an address, a length, and user_data.",
+  "CQE": "Completion queue entry: 16 bytes, the answer to a request: its user_data, the result (res), and flags.",
+  "slot": "A place in a ring's array of entries. There are few of them, and they are used again and again.",
+  "index": "A counter that only grows, and passes from 2**32 - 1 to 0. Which slot it means is found with the mask.",
+  "mask": "The number of slots minus 1. As that number is a power of two, index & mask is the rest of a division: the slot.",
+  "head": "The index of the next entry to be taken out. Who takes entries out moves it.",
+  "tail": "The index of the next entry to be put in. Who puts entries in moves it, after he has filled them.",
+  "user_data": "A number of the program's own in each SQE. It comes back in the CQE, and tells whose answer this is. On the rings it is short: ud.",
+  "res": "The result of a request: what the system call would have returned, such as a number of bytes; or a negative errno.",
+  "errno": "The number of an error: 2 is ENOENT, no such thing; 9 is EBADF, no such descriptor.",
+  "NOP": "No operation: a request that does nothing and is answered at once. Good for looking at the way there and back.",
+  "publish": "To store the new tail: from that store on, the other side may look at the entries.",
+  "reap": "To copy CQEs out of the CQ, and then to move its head: their slots are free again.",
+  "io_uring_setup": "The system call that makes a ring.",
+  "io_uring_enter": "The system call by which the program lets the kernel look at the SQ, and waits for completions if it wants to.",
+  "mapping": "Memory that mmap(2) has put into the program's address space. The kernel has the same memory: what one side stores, the other can load.",
+  "descriptor": "The small number by which a process knows an open file, pipe or socket.",
+  "pipe": "A queue of bytes in the kernel: what is written at one end is read at the other. Reading an empty one has to wait.",
+  "release": "A store with a promise: whoever sees it sees all that was stored before it. So entries come first, and the tail after them.",
+  "acquire": "A load with a promise: what is loaded after it is at least as new. It is the partner of a release.",
+  "full fence": "Nothing passes it: every store before it is visible before any load after it. Release and acquire do not promise that.",
+  "in flight": "Submitted, and not yet completed with a last CQE.",
+  "multishot": "A request that is answered again and again, until a CQE comes without F_MORE.",
+  "CQ_OVERFLOW": "A bit of sq.kflags: CQEs found no room in the CQ, and wait on a list of the kernel's.",
+  "NEED_WAKEUP": "A bit of sq.kflags: the kernel's thread sleeps, and has to be woken by io_uring_enter.",
+  "SQPOLL": "A kind of ring for which a thread of the kernel looks at the SQ, so that submitting needs no system call.",
+  "GETEVENTS": "A flag of io_uring_enter: also look at what can be completed now.",
+  "IOSQE_IO_LINK": "A flag of an SQE: the next one waits for this one, and is cancelled if it fails.",
+  "POLL_ADD": "The request to be told when a descriptor is ready for reading or writing.",
+  "POLL_REMOVE": "The request to end a POLL_ADD, which is named by its user_data.",
+  "ASYNC_CANCEL": "The request to end another one, which is named by its user_data. Both are answered.",
+  "TIMEOUT": "A request that is answered, with -ETIME, when a time has passed.",
+  "DEFER_TASKRUN": "A flag of io_uring_setup: completions are made only when the program enters the kernel for them.",
+  "inflight.py": "The file of rawuring with the table of requests in flight, which keeps their memory alive until the last CQE.",
+  "fdmon.py": "The file of rawuring that waits for many descriptors with POLL_ADD, after the model of QEMU.",
+  "buffer": "The memory that a request reads from, or writes into. Only its address stands in the SQE.",
+  "barrier": "What keeps a CPU from changing the order in which others see its loads and stores: release, acquire, full fence.",
+  "store buffer": "Where a CPU keeps its own stores for a moment, before the other CPUs can see them.",
+};
+const LINKED = new RegExp("(?<![\\w.])(" + [...Object.keys(DATA.words || {}), ...Object.keys(TERMS)].sort((a, b) => b.length - a.length)
+  .map((each) => each.replace(/[.*]/g, "\\$&")).join("|") + ")(ed|s|ing|es)?(?!\\w)", "g");
+
+// Text in which the first of each term can be clicked, and each word of the rings.
+function linked(text, seen = new Set()) {
+  return escape(text).replace(LINKED, (whole, name) => {
+    if (seen.has(name)) return whole;
+    seen.add(name);
+    const what = TERMS[name] ? `data-term="${name}"` : `data-key="${name}"`;
+    return `<span class="term" role="button" tabindex="0" ${what}>${whole}</span>`; // a button would not break like text
+  });
+}
+
+const paragraphs = (texts) => {
+  const seen = new Set();
+  return texts.map((each) => `<p>${linked(each, seen)}</p>`).join("");
+};
+
+function explain(term) {
+  const box = byId("explained");
+  box.hidden = !term;
+  box.innerHTML = term ? `<b>${term}</b>. ${escape(TERMS[term])} <button id="unexplain" aria-label="Close">&times;</button>` : "";
+}
+
 // -- sentences
+
+const FLAGS_SAY = {
+  NEED_WAKEUP: ["The kernel's thread falls asleep, and says so.", "The kernel's thread is awake again."],
+  CQ_OVERFLOW: ["The kernel says that answers wait outside the CQ for room.", "No answer waits outside the CQ any more."],
+  TASKRUN: ["The kernel has work that only our entering it will do.", "That work is done."],
+};
+
+// What an event is, for somebody who does not know the words yet.
+function plain(event) {
+  const name = event.name || "", slot = /\[(\d+)\]/.exec(name);
+  const by = event.kind === "word" && distance(event.new, event.old);
+  const many = (n, one, more) => n === 1 ? one : more.replace("#", n);
+  if (event.kind === "copy") return `The kernel copies the request out of slot ${slot[1]}.`;
+  if (event.kind === "call") {
+    const [count, least] = /\(fd, (\d+), (\d+)/.exec(event.text).slice(1).map(Number);
+    return "We enter the kernel: a system call. " + [
+      count ? many(count, "It is to take one request", "It is to take # requests") : "It has no request to take",
+      least ? many(least, "and to come back with an answer.", "and to come back with # answers.") : "and need not wait.",
+    ].join(", ");
+  }
+  if (event.kind !== "word") return "";
+  if (name.startsWith("sqe[")) {
+    if (event.new === null || /^(ee)+$/.test(event.bytes || "")) return "This kernel overwrites what it has read, so that nobody relies on it.";
+    const fields = sqeFields(event.bytes);
+    return `We write a request into slot ${slot[1]}: ${opcodeName(fields.opcode)}, to which the answer will carry ${fields.user_data}.`;
+  }
+  if (name.startsWith("cqe[")) {
+    const [user_data, res, flags] = event.cqe;
+    const end = flags & 2 ? "More will come." : res < 0 ? `It says ${resName(res)}: ${NAMES.strerror[-res] || "an error"}.` : `Its result is ${res}.`;
+    return `The kernel writes the answer to request ${user_data} into slot ${slot[1]}. ${end}`;
+  }
+  if (name === "sq.kflags") {
+    return Object.entries({NEED_WAKEUP: 1, CQ_OVERFLOW: 2, TASKRUN: 4}).filter(([, bit]) => (event.old ^ event.new) & bit)
+      .map(([flag, bit]) => FLAGS_SAY[flag][event.new & bit ? 0 : 1]).join(" ");
+  }
+  const back = by > U32 / 2;
+  return {
+    "sq.sqe_tail": back ? "We give slots back that were not published." : many(by, "We take a slot. Nobody else sees that.", "We take # slots. Nobody else sees that."),
+    "sq.ktail": many(by, "We publish it: now the kernel may read the request.", "We publish them: now the kernel may read # requests."),
+    "sq.khead": many(by, "The kernel has read the request: its slot is ours again.", "The kernel has read # requests: their slots are ours again."),
+    "cq.ktail": many(by, "The kernel announces the answer: now we may read it.", "The kernel announces # answers: now we may read them."),
+    "cq.khead": many(by, "We have copied the answer: its slot is the kernel's again.", "We have copied # answers: their slots are the kernel's again."),
+    "cq.koverflow": "The kernel counts answers that are lost for good.",
+  }[name] || "";
+}
 
 function sentence(event) {
   if (event.kind !== "word") return event.kind === "copy" ? `the kernel copies ${event.name} (index ${event.index})` : event.text;
@@ -650,9 +801,11 @@ const whoOf = (event) => event.trouble && Object.keys(event.trouble).length ? "b
   : event.by || {copy: "kernel", call: "us", outside: ""}[event.kind] || "";
 
 function longSentence(event) {
+  const says = plain(event);
   let out = `<b class="mono">${escape(sentence(event))}</b>`;
-  if (event.kind === "word") out += ` <span class="${event.by}-text">by ${WHO[event.by]}</span>; ${escape(event.order)}`;
+  if (event.kind === "word") out += ` <span class="${event.by}-text">by ${WHO[event.by]}</span>; ${linked(event.order)}`;
   if (event.kind === "copy") out += ". From here on it lives in the kernel; the slot is free once sq.khead has passed it";
+  out = says ? `<span class="plain">${escape(says)}</span><span class="exact">${out}</span>` : `<span class="plain">${escape(sentence(event))}</span>`;
   for (const text of Object.values(event.trouble || {})) out += `<br><span class="bad-text">${escape(text)}</span>`;
   return out;
 }
@@ -691,7 +844,7 @@ function draw() {
   slider.setAttribute("aria-valuetext", event ? sentence(event) : "before the first change");
   const now = byId("now");
   now.className = event ? whoOf(event) : "";
-  now.innerHTML = event ? longSentence(event) : "Before the first change. Go forward: <kbd>&rarr;</kbd> or the buttons.";
+  now.innerHTML = event ? longSentence(event) : `<span class="plain">${BEFORE[tab]}</span>`;
   byId("first").disabled = byId("back").disabled = place === 0;
   byId("last").disabled = byId("forth").disabled = place === run.states.length - 1;
   drawLog();
@@ -721,6 +874,8 @@ function drawLog() {
 
 function go(to) {
   place = Math.max(0, Math.min(run.states.length - 1, to));
+  const name = run.events[place] && run.events[place].name;
+  if (name && (DATA.words[name] || /^[sc]qe\[/.test(name))) chosen = name;
   draw();
 }
 
@@ -733,9 +888,18 @@ function choose(key) {
 # The recorded tour, the scrubber, the tabs.
 RUN = r"""
 let timer = 0;
-let tab = "tour";
+let tab = "start";
+let toured = 0; // the chapter of the tour that was open last
+const BEFORE = {
+  start: "Press <b>Play</b>, or go step by step with <kbd>&rarr;</kbd>.",
+  tour: "Before the first change. Go forward with <kbd>&rarr;</kbd> or the buttons.",
+  drive: "A new ring, and nothing has happened. Press one of the buttons of the program.",
+  exercises: "A new ring. Read what is wanted, and press the buttons.",
+};
 
 function openChapter(number, to) {
+  if (tab !== "tour") showTab("tour");
+  toured = number;
   chapter = DATA.chapters[number];
   run = unroll(chapter);
   chosen = "sq.ktail";
@@ -746,6 +910,7 @@ function openChapter(number, to) {
 
 function drawPanel() {
   const panel = byId("panel");
+  document.querySelector("main").dataset.tab = tab;
   if (tab !== "tour") return PANELS[tab](panel);
   const number = DATA.chapters.indexOf(chapter);
   if (panel.dataset.shown !== "tour") {
@@ -764,7 +929,7 @@ function drawPanel() {
   const step = run.steps[place];
   const story = step < 0 ? chapter.text : chapter.steps[step].text;
   const title = step < 0 ? "" : `<h3>${chapter.number}.${step + 1} ${escape(chapter.steps[step].title)}</h3>`;
-  byId("story").innerHTML = title + (story.map((each) => `<p>${escape(each)}</p>`).join("") || "<p></p>");
+  byId("story").innerHTML = title + (paragraphs(story) || "<p></p>");
 }
 
 function otherStep(direction) {
@@ -783,28 +948,66 @@ function playOn(on) {
   timer = 0;
   byId("play").setAttribute("aria-pressed", String(on));
   byId("play").textContent = on ? "Pause" : "Play";
+  if (byId("watch")) byId("watch").textContent = on ? "Pause" : "Watch it";
   if (!on) return;
   if (place === run.states.length - 1) go(0);
   timer = setInterval(() => {
     if (place < run.states.length - 1) go(place + 1);
     else playOn(false);
-  }, 1100);
+  }, tab === "start" ? 2600 : 1300);
 }
 
 // What a tab besides the tour puts into the panel, and what it does when it opens.
 const PANELS = {}, OPENED = {};
-const TABS = [["tour", "The tour, recorded"]];
+const TABS = [["start", "Start"], ["tour", "The tour"]];
+
+// The beginning: one request, there and back, and what there is to see.
+const ROUND = DATA.chapters.findIndex((each) => each.title === "One NOP");
+PANELS.start = (panel) => {
+  if (panel.dataset.shown !== "start") {
+    panel.innerHTML = `<h2>One request, there and back</h2>${paragraphs([
+      "A program that wants something from the kernel, to read a file or to send a packet, calls it and waits. With io_uring it writes the " +
+        "request into memory that both can see, and goes on. Later it finds the answer there.",
+      "That memory is two rings of slots. Requests go into the SQ, answers come out of the CQ. Blue is ours, the program's; orange is the kernel's.",
+      "Who puts entries into a ring moves its tail; who takes them out moves its head. So each word has one side that writes it, and nobody needs a lock.",
+      "Here the program asks for nothing (a NOP) and is told that it is done: nine changes, and all of io_uring is in them.",
+    ])}<div class="row"><button class="main" id="watch">Watch it</button></div>
+      <div id="onward"></div><p class="soft">What is underlined is explained when you click it. Keys: <kbd>&larr;</kbd> <kbd>&rarr;</kbd> one change,
+      <kbd>Space</kbd> plays.</p>`;
+    panel.dataset.shown = "start";
+    byId("watch").addEventListener("click", () => playOn(!timer));
+    byId("watch").textContent = timer ? "Pause" : "Watch it";
+  }
+  const over = place === run.states.length - 1;
+  if (over !== Boolean(byId("onward").innerHTML)) {
+    byId("onward").innerHTML = over ? `<p class="good-text">That was it: head and tail of each ring are equal again.</p><div class="row">
+      <button data-open="tour">The tour: reads, overflow, races</button><button data-open="drive">Drive a ring yourself</button>
+      <button data-open="exercises">Five exercises</button></div>` : "";
+  }
+};
+OPENED.start = () => {
+  chapter = DATA.chapters[ROUND];
+  run = unroll(chapter);
+  chosen = "sq.ktail";
+  location.replace("#start");
+  go(0);
+};
 
 function openTab(name) {
+  showTab(name);
+  if (name === "tour") openChapter(toured);
+  else OPENED[name]();
+}
+
+function showTab(name) {
   playOn(false);
+  explain("");
   tab = name;
   byId("panel").dataset.shown = "";
   for (const button of byId("tabs").children) {
     button.setAttribute("aria-selected", String(button.dataset.tab === name));
     button.tabIndex = button.dataset.tab === name ? 0 : -1;
   }
-  if (name === "tour") openChapter(Math.max(DATA.chapters.indexOf(chapter), 0));
-  else OPENED[name]();
 }
 
 function start() {
@@ -829,21 +1032,29 @@ function start() {
   byId("play").addEventListener("click", () => playOn(!timer));
   byId("place").addEventListener("input", (event) => go(Number(event.target.value)));
   document.addEventListener("click", (event) => {
+    const term = event.target.closest("[data-term]");
+    if (term) return explain(term.dataset.term);
+    if (event.target.id === "unexplain") return explain("");
+    const open = event.target.closest("[data-open]");
+    if (open) return openTab(open.dataset.open);
     const at = event.target.closest("[data-place]");
     if (at) return go(Number(at.dataset.place));
     const key = event.target.closest("[data-key]");
-    if (key) choose(key.dataset.key);
+    if (!key) return;
+    choose(key.dataset.key);
+    if (!matchMedia("(min-width: 781px)").matches) byId("details-title").scrollIntoView({block: "center"});
   });
   document.addEventListener("keydown", (event) => {
     const target = event.target;
     if ((event.key === "Enter" || event.key === " ") && target.getAttribute("role") === "button") {
       event.preventDefault();
-      return choose(target.dataset.key);
+      return target.dataset.term ? explain(target.dataset.term) : choose(target.dataset.key);
     }
+    if (event.key === "Escape") return explain("");
     if (/INPUT|SELECT|TEXTAREA/.test(target.tagName) || event.ctrlKey || event.altKey || event.metaKey) return;
     const moves = {
       ArrowRight: () => go(place + 1), ArrowLeft: () => go(place - 1), Home: () => go(0),
-      End: () => go(run.states.length - 1), PageDown: () => otherStep(1), PageUp: () => otherStep(-1),
+      End: () => go(run.states.length - 1), " ": /BUTTON|SUMMARY/.test(target.tagName) ? null : () => playOn(!timer), PageDown: () => otherStep(1), PageUp: () => otherStep(-1),
     };
     if (moves[event.key]) {
       event.preventDefault();
@@ -852,8 +1063,8 @@ function start() {
   });
   const wanted = /^#chapter-(\d+)$/.exec(location.hash);
   const number = wanted ? DATA.chapters.findIndex((each) => each.number === Number(wanted[1])) : 0;
-  chapter = DATA.chapters[Math.max(number, 0)];
-  openTab("tour");
+  toured = Math.max(number, 0);
+  openTab(wanted ? "tour" : "start");
 }
 """
 
@@ -899,15 +1110,24 @@ const RINGS = {
   "wrap": ["indices just before 2**32", {entries: 4, sq_start: U32 - 1, cq_start: U32 - 1}],
 };
 const ACTIONS = {
-  nop: ["NOP", () => ({opcode: OP.NOP})],
-  read: ["READ, 16 bytes from a pipe", (m) => ({opcode: OP.READ, fd: 3, addr: m.buffer(), len: 16, off: -1n})],
-  select: ["READ into a provided buffer", () => ({opcode: OP.READ, fd: 3, len: 16, off: -1n, flags: C.IOSQE_BUFFER_SELECT})],
-  provide: ["PROVIDE_BUFFERS, two of 16 bytes", (m) => ({opcode: OP.PROVIDE_BUFFERS, fd: 2, addr: m.buffer(), len: 16})],
-  poll: ["POLL_ADD, once", () => ({opcode: OP.POLL_ADD, fd: 3, op_flags: 1})],
-  multi: ["POLL_ADD, multishot", () => ({opcode: OP.POLL_ADD, fd: 3, op_flags: 1, len: C.IORING_POLL_ADD_MULTI})],
-  cancel: ["ASYNC_CANCEL of the target", (m) => ({opcode: OP.ASYNC_CANCEL, fd: -1, addr: BigInt(m.target)})],
-  timeout: ["TIMEOUT of one second", () => ({opcode: OP.TIMEOUT, fd: -1, len: 1})],
-  fsync: ["FSYNC, done when you say so", () => ({opcode: OP.FSYNC, fd: 4})],
+  nop: ["NOP", () => ({opcode: OP.NOP}),
+    "A NOP is done at once."],
+  read: ["READ, 16 bytes from a pipe", (m) => ({opcode: OP.READ, fd: 3, addr: m.buffer(), len: 16, off: -1n}),
+    "It waits until the pipe has data; then the kernel writes them into a buffer of ours."],
+  select: ["READ into a provided buffer", () => ({opcode: OP.READ, fd: 3, len: 16, off: -1n, flags: C.IOSQE_BUFFER_SELECT}),
+    "It waits for data; then the kernel takes a buffer that PROVIDE_BUFFERS gave it, and says which."],
+  provide: ["PROVIDE_BUFFERS, two of 16 bytes", (m) => ({opcode: OP.PROVIDE_BUFFERS, fd: 2, addr: m.buffer(), len: 16}),
+    "It gives the kernel two buffers, for reads that let it choose one."],
+  poll: ["POLL_ADD, once", () => ({opcode: OP.POLL_ADD, fd: 3, op_flags: 1}),
+    "A POLL_ADD is answered once, when the pipe has data."],
+  multi: ["POLL_ADD, multishot", () => ({opcode: OP.POLL_ADD, fd: 3, op_flags: 1, len: C.IORING_POLL_ADD_MULTI}),
+    "It is multishot: answered at each event, until a CQE comes without MORE."],
+  cancel: ["ASYNC_CANCEL of the target", (m) => ({opcode: OP.ASYNC_CANCEL, fd: -1, addr: BigInt(m.target)}),
+    "An ASYNC_CANCEL ends the request with the user_data below. Both are answered."],
+  timeout: ["TIMEOUT of one second", () => ({opcode: OP.TIMEOUT, fd: -1, len: 1}),
+    "A TIMEOUT is answered with -ETIME. You say when the second is over."],
+  fsync: ["FSYNC, done when you say so", () => ({opcode: OP.FSYNC, fd: 4}),
+    "It takes long: you say when it is done, and so in which order answers come."],
 };
 const SWITCHES = {
   release: ["the release", "sq.ktail is stored plainly. On an SQPOLL ring the kernel's thread may see the tail before the SQE. " +
@@ -1225,6 +1445,7 @@ function openMachine(kind) {
   machine = new Machine(kind);
   chapter = machine.chapter;
   run = machine.run;
+  chosen = "sq.ktail";
   go(0);
 }
 
@@ -1237,14 +1458,14 @@ function act(title, action) {
 }
 
 const PROGRAM = {
-  get: ["get_sqe()", () => machine.get_sqe()],
-  prep: ["prep_...(sqe)", () => machine.prep(byId("operation").value)],
-  flush: ["flush()", () => machine.flush()],
-  enter: ["io_uring_enter()", () => machine.enter(0)],
-  events: ["enter, GETEVENTS", () => machine.enter(C.IORING_ENTER_GETEVENTS)],
-  flag: ["look at NEED_WAKEUP", () => machine.lookAtFlag()],
-  fetch: ["fetch()", () => machine.fetch()],
-  discard: ["discard()", () => machine.discard()],
+  get: ["get_sqe()", () => machine.get_sqe(), "take a slot of the SQ"],
+  prep: ["prep_...(sqe)", () => machine.prep(byId("operation").value), "write the request into it"],
+  flush: ["flush()", () => machine.flush(), "publish: move sq.ktail"],
+  flag: ["NEED_WAKEUP?", () => machine.lookAtFlag(), "if so, wake the thread (SQPOLL)"],
+  enter: ["io_uring_enter()", () => machine.enter(0), "let the kernel read the SQ"],
+  events: ["... GETEVENTS", () => machine.enter(C.IORING_ENTER_GETEVENTS), "and bring what waits"],
+  fetch: ["fetch()", () => machine.fetch(), "copy the answers, move cq.khead"],
+  discard: ["discard()", () => machine.discard(), "give back what is not published"],
 };
 const SHORT = ["All of it: get, prep, flush, enter", () => {
   machine.get_sqe();
@@ -1255,16 +1476,18 @@ const SHORT = ["All of it: get, prep, flush, enter", () => {
 }];
 
 function controls() {
-  const buttons = Object.entries(PROGRAM).map(([name, [title]]) => `<button data-act="${name}">${title}</button>`).join("");
+  const buttons = Object.entries(PROGRAM).map(([name, [title, , says]]) =>
+    `<button data-act="${name}">${title}</button><span class="soft">${linked(says)}</span>`).join("");
   return `<h3>You are the program</h3>
-    <div class="row"><label for="operation">Operation</label><select id="operation">${Object.entries(ACTIONS).map(([name, [title]]) =>
-      `<option value="${name}">${title}</option>`).join("")}</select></div>
-    <div class="row"><label for="target">Target of a cancel</label><input id="target" type="number" min="1" value="1" style="width:4.5rem">
-      <label><input id="link" type="checkbox"> IOSQE_IO_LINK</label></div>
-    <div class="row">${buttons}</div><div class="row"><button data-act="short">${SHORT[0]}</button></div>
+    <div class="row"><label for="operation">Request</label><select id="operation">${Object.entries(ACTIONS).map(([name, [title]]) =>
+      `<option value="${name}">${title}</option>`).join("")}</select></div><p class="soft" id="operation-says"></p>
+    <div class="row"><button data-act="short" class="main">${SHORT[0]}</button></div><p class="soft">or one after the other:</p>
+    <div class="steps">${buttons}</div>
+    <div class="row"><label for="target">A cancel is for user_data</label><input id="target" type="number" min="1" value="1" style="width:4.5rem"></div>
+    <div class="row"><label><input id="link" type="checkbox"> link to the next (IOSQE_IO_LINK)</label></div>
     <div class="row" id="memory-acts"></div>
-    <h3>You are the kernel</h3><div class="row" id="kernel-acts"></div>
-    <h3>Leave out</h3><div class="row">${Object.entries(SWITCHES).map(([name, [title, says]]) =>
+    <h3>You are the kernel, and the world</h3><div class="row" id="kernel-acts"></div>
+    <h3>Make a mistake: leave out</h3><div class="row">${Object.entries(SWITCHES).map(([name, [title, says]]) =>
       `<button data-switch="${name}" aria-pressed="false" title="${escape(says)}">${title}</button>`).join("")}</div>
     <p class="soft" id="switch-says"></p>`;
 }
@@ -1307,7 +1530,12 @@ function perform(name) {
   act(named, action);
 }
 
+function sayOperation() {
+  byId("operation-says").innerHTML = linked(ACTIONS[byId("operation").value][2]);
+}
+
 function drawControls() {
+  sayOperation();
   for (const [id, acts] of [["kernel-acts", kernelActs()], ["memory-acts", memoryActs()]]) {
     byId(id).innerHTML = acts.map(([name, title]) => `<button data-act="${name}">${title}</button>`).join("");
   }
@@ -1318,16 +1546,17 @@ function drawControls() {
   for (const button of byId("panel").querySelectorAll("[data-switch]")) {
     button.setAttribute("aria-pressed", String(machine.without.has(button.dataset.switch)));
   }
-  byId("switch-says").textContent = [...machine.without].map((name) => SWITCHES[name][1]).join(" ") ||
+  const says = [...machine.without].map((name) => SWITCHES[name][1]).join(" ") ||
     "Each is a mistake that programs make. What goes wrong is shown where it goes wrong.";
+  if (byId("switch-says").textContent !== says) byId("switch-says").innerHTML = linked(says);
 }
 
 PANELS.drive = (panel) => {
   if (panel.dataset.shown !== "drive") {
     panel.innerHTML = `<h2><label for="kind">A ring of your own</label></h2><div class="row"><select id="kind">${
       Object.entries(RINGS).map(([name, [title]]) => `<option value="${name}">${title}</option>`).join("")}</select>
-      <button id="anew">New ring</button></div><p class="soft">This kernel is rawuring's fakekernel.py in JavaScript, and is tested
-      against it byte by byte. The scrubber goes back; what you do next happens at the end.</p>` + controls();
+      <button id="anew">New ring</button></div><p class="soft">You send requests as a program does, and decide as the kernel when they are done.
+      The slider goes back in time; what you do next happens at the end. (This kernel is rawuring's fakekernel.py in JavaScript, tested against it byte by byte.)</p>` + controls();
     panel.dataset.shown = "drive";
     byId("kind").value = machine.kind;
     byId("anew").addEventListener("click", () => openMachine(byId("kind").value));
@@ -1336,7 +1565,7 @@ PANELS.drive = (panel) => {
   drawControls();
 };
 OPENED.drive = () => openMachine(machine && !machine.exercise ? machine.kind : "4-8");
-TABS.push(["drive", "You are the kernel"]);
+TABS.push(["drive", "Drive"]);
 
 // -- exercises: a ring in a certain state, and a fact that says whether it is solved
 
@@ -1411,7 +1640,7 @@ PANELS.exercises = (panel) => {
   if (panel.dataset.shown !== "exercises") {
     panel.innerHTML = `<h2><label for="which">Exercise</label></h2><div class="row"><select id="which">${EXERCISES.map((one, n) =>
       `<option value="${n}">${n + 1}. ${one.title}</option>`).join("")}</select> <button id="anew">Again</button></div>
-      <p>${each.text}</p><details><summary>A hint</summary><p>${each.hint}</p></details>
+      ${paragraphs([each.text])}<details><summary>A hint</summary>${paragraphs([each.hint])}</details>
       <div id="question"></div><p id="verdict" role="status"></p>` + controls();
     panel.dataset.shown = "exercises";
     byId("which").value = exercise;
@@ -1437,6 +1666,9 @@ PANELS.exercises = (panel) => {
 OPENED.exercises = () => openExercise(exercise);
 TABS.push(["exercises", "Exercises"]);
 
+document.addEventListener("change", (event) => {
+  if (event.target.id === "operation") sayOperation();
+});
 document.addEventListener("click", (event) => {
   const button = event.target.closest("[data-act], [data-switch]");
   if (!button) return;

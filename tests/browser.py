@@ -213,7 +213,7 @@ class Chromium(Browser):
 # Names of keys as BiDi has them.
 KEYS = {
     "Enter": "\ue007", "PageUp": "\ue00e", "PageDown": "\ue00f", "End": "\ue010", "Home": "\ue011",
-    "ArrowLeft": "\ue012", "ArrowRight": "\ue014", "Tab": "\ue004",
+    "ArrowLeft": "\ue012", "ArrowRight": "\ue014", "Tab": "\ue004", "Escape": "\ue00c",
 }  # fmt: skip
 # Dark, and without motion: chromium shows the other looks, too.
 PREFERENCES = {"ui.systemUsesDarkTheme": 1, "ui.prefersReducedMotion": 1}

@@ -81,6 +81,60 @@ def test_keys_then_they_move_the_scrubber(shown, page):
     assert "1 - " not in shown.value("byId('now').textContent")
 
 
+def test_start_when_the_page_opens_then_one_request_goes_round_and_ways_lead_on(shown, page):
+    shown.open(page, still=True)
+    assert shown.value("tab + chapter.title + place") == "startOne NOP0"
+    shown.click("#watch")
+    assert shown.value("byId('watch').textContent + byId('play').textContent") == "PausePause"
+    shown.click("#watch")
+    shown.value("document.activeElement.blur()")
+    seen = []
+    for _ in range(9):
+        shown.key("ArrowRight", 39)
+        seen.append(shown.value("document.querySelector('#now .plain').textContent"))
+    assert seen[0] == "We take a slot. Nobody else sees that."
+    assert seen[3] == "We enter the kernel: a system call. It is to take one request, and need not wait."
+    assert seen[5:7] == [
+        "The kernel writes the answer to request 11 into slot 0. Its result is 0.",
+        "The kernel announces the answer: now we may read it.",
+    ]
+    shown.click('[data-open="drive"]')
+    assert shown.value("tab") == "drive"
+
+
+def test_every_event_of_the_tour_then_it_is_said_in_plain_words(shown, page):
+    shown.open(page)
+    unsaid = shown.value("""(() => {
+      const found = [];
+      for (let number = 0; number < DATA.chapters.length; number++) {
+        openChapter(number);
+        for (const event of run.events) if (event && !plain(event) && !event.text) found.push(sentence(event));
+      }
+      return found;
+    })()""")
+    assert unsaid == []
+
+
+def test_terms_when_clicked_then_they_are_explained_and_escape_ends_it(shown, page):
+    shown.open(page)
+    shown.click('[data-term="CQ"]')
+    box = "byId('explained').hidden ? '' : byId('explained').textContent"
+    assert "Completion queue" in shown.value(box)
+    shown.value("document.querySelector('[data-term=NOP]').focus()")
+    shown.key("Enter", 13, "\r")
+    assert "No operation" in shown.value(box)
+    shown.click("#unexplain")
+    assert shown.value(box) == ""
+    shown.value("explain('SQ')")
+    shown.key("Escape", 27)
+    assert shown.value(box) == ""
+    # Each is written somewhere, so each can be found.
+    texts = "DATA.chapters.flatMap((c) => [...c.text, ...c.steps.flatMap((s) => s.text)])"
+    texts += ".concat(EXERCISES.flatMap((e) => [e.text, e.hint, e.why]), Object.values(SWITCHES).flat(),"
+    texts += " [...Object.values(PROGRAM), ...Object.values(ACTIONS)].map((p) => p[2]), document.body.innerText).join(' ')"
+    assert shown.value(f"Object.keys(TERMS).filter((t) => !linked({texts}).includes(`data-term=\"${{t}}\"`))") == []
+
+
 def test_slots_and_words_when_clicked_or_entered_then_details(shown, page):
     shown.open(page)
     shown.value("openChapter(2, 2)")
@@ -103,6 +157,7 @@ def test_slots_and_words_when_clicked_or_entered_then_details(shown, page):
 
 def test_controls_then_each_of_them_does_something(shown, page):
     shown.open(page)
+    shown.click('[data-tab="tour"]')
     shown.click("#next-chapter")
     assert shown.value("chapter.number") == 2
     for control, place in (("last", 9), ("back", 8), ("first", 0), ("forth", 1)):
@@ -121,6 +176,7 @@ def test_controls_then_each_of_them_does_something(shown, page):
 
 
 VIEWS = {
+    "start": ("go(4); document.querySelector('[data-term=SQ]').click()", ("go(9)", "explain('')")),
     "tour": ("openChapter(5, 17)", ("choose('sqe[1]')", "choose('cqe[0]')", "choose('sq.kflags')")),
     "drive": ("openTab('drive'); for (const op of ['read', 'provide', 'multi', 'fsync']) {"
               " byId('operation').value = op; perform('short'); }", ("choose('sqe[0]')",)),
