@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 CHUNK = 1 << 16
 #: How much a copy moves before it can be cancelled, and reports progress.
 COPY_CHUNK = 1 << 25
+#: How much one request reads: a read that is cancelled may have to come to its end.
+REQUEST_MAX = 1 << 26
 _O_BINARY = getattr(os, "O_BINARY", 0)
 
 
@@ -116,7 +118,8 @@ def _read_opened_now(fd: int) -> Any:
 
 def open_file(path: StrOrBytesPath) -> Work:
     """Open a whole file, and read what is in the page cache; the result is that of read_file_now()."""
-    fd = yield open_op(path, os.O_RDONLY | _O_BINARY, 0, None)
+    # os.open() takes a bytearray, and warns; open() does not.
+    fd = yield open_op(os.fspath(path), os.O_RDONLY | _O_BINARY, 0, None)
     return _read_opened_now(fd)
 
 
@@ -155,7 +158,7 @@ def _read_rest(fd: int, size: int) -> Work:
         while got < length:
             res = read_now(fd, (view[got:],), at + got, length - got) if length <= CHUNK else None
             if not res:
-                res = yield read_op(fd, [view[got:]], at + got, True)
+                res = yield read_op(fd, [view[got : got + REQUEST_MAX]], at + got, True)
             if not res:
                 break
             got += res
@@ -175,7 +178,7 @@ def read_range(file: Any, offset: int, length: int) -> Work:
         return (yield from _read_part(file, offset, length))
     fd = open_now(file, os.O_RDONLY)
     if fd is None:
-        fd = yield open_op(file, os.O_RDONLY | _O_BINARY, 0, None)
+        fd = yield open_op(os.fspath(file), os.O_RDONLY | _O_BINARY, 0, None)
     try:
         return (yield from _read_part(fd, offset, length))
     finally:
@@ -198,10 +201,11 @@ def read_into(fd: int, offset: int, memory: Any, direct: bool = False) -> Work:
         if not direct and length <= fileops.INLINE_MAX:
             res = read_now(fd, (rest,), offset + got, length - got)
         if res is None:
+            rest = rest[:REQUEST_MAX]
             res = yield read_op(fd, [rest], offset + got)
         got += res
         # An answer of O_DIRECT that is no whole number of blocks is the last one.
-        if not res or direct or (got < length and fileops.at_end(fd, offset + got)):
+        if not res or (direct and res < len(rest)) or (got < length and fileops.at_end(fd, offset + got)):
             break
     return got
 
@@ -300,8 +304,10 @@ def write_file(path: StrOrBytesPath, data: Any, atomic: bool, sync: bool) -> Wor
     one thread. With sync the waiting for the device is on the ring, where any number waits at the same time.
     """
     view = fileops.as_view(data)
-    name = os.fspath(path)
-    target = os.path.realpath(name) if atomic and os.path.islink(name) else name
+    name = target = os.fspath(path)
+    if atomic:
+        target = os.path.realpath(name) if os.path.islink(name) else name
+        atomic = not _is_special(name)
     used = _beside(target) if atomic else name
     start = partial(_write_all, used, view, atomic and target, not sync)
     try:
@@ -324,9 +330,18 @@ def write_file(path: StrOrBytesPath, data: Any, atomic: bool, sync: bool) -> Wor
         raise error_of(error.errno, path) from None  # the other name says nothing to the caller
     finally:
         if atomic and used is not None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError):
                 os.unlink(used)
     return len(view)
+
+
+def _is_special(name: Any) -> bool:
+    """Tell whether there is a device, a FIFO or a socket: a file must not take its place."""
+    try:
+        mode = os.stat(name).st_mode
+    except (OSError, ValueError):
+        return False  # what opens it says so
+    return not (stat_module.S_ISREG(mode) or stat_module.S_ISDIR(mode))
 
 
 def _beside(name: Any) -> Any:
@@ -437,6 +452,7 @@ def _copy_start(
         file a moment ago, and that there was no target.
     Returns: the number of bytes if all is copied; else both descriptors and the size.
     """
+    src, dst = os.fspath(src), os.fspath(dst)
     for path in () if new else (src, dst):  # the other end of a FIFO sees that it is opened
         try:
             is_fifo = stat_module.S_ISFIFO(os.stat(path).st_mode)
@@ -1036,7 +1052,7 @@ class Many(Uncopyable):
         # how many may, and whether one has ended since it was tried whether its successor needs to.
         self._fetched: deque[_Run] = deque()
         self._awaited: set[_Run] = set()
-        self._limit = depth
+        self._limit = self.depth
         self._one_ended = False
 
     def feed(self, make: Callable[[Any], Any], items: Iterable[Any]) -> None:

@@ -15,7 +15,7 @@ Text has a layer of its own, because TextIOWrapper takes a pause for the end of 
 
 * The operations of one file run in the order of the calls; an operation that does not suspend pays one test
   for that. The positional ones, read_at(), readinto_at() and write_at(), run beside them and see what is in
-  the file, not what is in the buffers.
+  the file, not what is in the buffers; only close() waits for them.
 * An operation that is cancelled leaves position and buffers as they were, but for what was written.
 * close() closes the file whatever happens before that, a cancellation included, and then raises it.
 * The file has a position of its own. seek(), flush(), fileno() and close() move the descriptor's along.
@@ -290,7 +290,13 @@ class _Raw(Uncopyable, io.FileIO):
     async def _read(self, memory: Any) -> int:
         if self.here is None:
             return await files.readinto(self.fileno(), memory)
-        return await files.readinto_at(self.fileno(), memory, self.here)
+        got, view = 0, memoryview(memory)
+        while True:
+            part = view[got : got + filebatch.REQUEST_MAX]
+            now = await files.readinto_at(self.fileno(), part, self.here + got)
+            got += now
+            if now < len(part) or got == len(view):
+                return got
 
     async def settle(self) -> None:
         """Do what is noted; what fails stays noted, but for a truncate()."""
@@ -634,6 +640,13 @@ class _OnRaw(File):
 
     _raw: _Raw
 
+    def __init__(self) -> None:
+        super().__init__()
+        # How many operations use the descriptor beside those in turn, and who waits for their end.
+        self._beside = 0
+        self._left_alone: asyncio.Future[None] | None = None
+        self._closing = False
+
     def fileno(self) -> int:
         """Return the descriptor, moved to the position."""
         fd: int = self._sync.fileno()
@@ -652,12 +665,33 @@ class _OnRaw(File):
     async def fsync(self, datasync: bool = False) -> None:
         """Write out what is in the buffers, and bring it to the device: os.fsync(), os.fdatasync()."""
         await self.flush()
-        await files.fsync(self._sync.fileno(), datasync)
+        await self._besides(files.fsync, self._sync.fileno(), datasync)
+
+    async def _besides(self, operation: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+        """Do something beside the operations in turn; close() waits for it: its number may be reused."""
+        if self._closing:
+            raise ValueError("I/O operation on closed file")
+        self._beside += 1
+        try:
+            return await operation(*args)
+        finally:
+            self._beside -= 1
+            if not self._beside and self._left_alone is not None:
+                files._wake(self._left_alone)
+
+    async def _be_alone(self) -> None:
+        while self._beside:
+            self._left_alone = asyncio.get_running_loop().create_future()
+            await self._left_alone
 
     async def close(self) -> None:
-        """Write out what is in the buffers and close the file, also when the writing fails."""
+        """Write out what is in the buffers and close the file, also when the writing fails.
+
+        The operations that were called before come to their end first.
+        """
         if self.closed:
             return
+        self._closing = True
         try:
             await self._acquire()
         except asyncio.CancelledError:
@@ -675,12 +709,16 @@ class _OnRaw(File):
             self._sync.flush()
             await self._raw.settle()
         finally:
-            fd = self._raw.release()
-            self._sync.close()
-            if self._keeper is not None:
-                await files._finish(files.call(self._keeper.close))
-            elif fd >= 0:
-                await files.close_fd(fd)
+            try:
+                if self._beside:
+                    await files._finish(self._be_alone())
+            finally:
+                fd = self._raw.release()
+                self._sync.close()
+                if self._keeper is not None:
+                    await files._finish(files.call(self._keeper.close))
+                elif fd >= 0:
+                    await files.close_fd(fd)
 
     async def read_at(self, n: int, offset: int) -> bytes:
         """Read up to n bytes at an offset, whatever the position: os.pread().
@@ -690,7 +728,7 @@ class _OnRaw(File):
         self._check("can_read", "read")
         fileops.check_range(n, offset)
         memory = fileops.room(n)
-        got = await self._raw.read_at(memory, offset)
+        got = await self._besides(self._raw.read_at, memory, offset)
         return bytes(memoryview(memory)[:got])
 
     async def readinto_at(self, buffer: Any, offset: int) -> int:
@@ -699,7 +737,7 @@ class _OnRaw(File):
         Returns: how many bytes, fewer than there is room for only at the end of the file.
         """
         self._check("can_read", "read")
-        return await self._raw.read_at(buffer, offset)
+        return await self._besides(self._raw.read_at, buffer, offset)  # type: ignore[no-any-return]
 
     async def write_at(self, data: Any, offset: int) -> int:
         """Write all of data at an offset, whatever the position: os.pwrite().
@@ -707,7 +745,9 @@ class _OnRaw(File):
         Returns: the length of data in bytes.
         """
         self._check("writable", "write")
-        view = memoryview(data).cast("B")
+        return await self._besides(self._write_at, memoryview(data).cast("B"), offset)  # type: ignore[no-any-return]
+
+    async def _write_at(self, view: memoryview, offset: int) -> int:
         put = 0
         while put < len(view):
             put += await self._raw.write_at(view[put:], offset + put)

@@ -57,6 +57,10 @@ MAX_RW_COUNT = 0x7FFFF000
 INLINE_MAX = 1 << 18
 #: From this size on a worker of the kernel copies what is cached, and not the io_uring_enter of the loop.
 WORKER_MIN = 1 << 20
+#: A bytearray is filled with zeros, and takes up memory for all that was asked for, however small the file.
+#: Larger reads go to memory that is mapped, as all of this size is by malloc().
+#: Source: glibc malloc.c DEFAULT_MMAP_THRESHOLD_MAX
+_TOUCHED_MAX = 1 << 25
 #: How many buffers one call takes. Source: Linux include/uapi/linux/uio.h UIO_MAXIOV
 IOV_MAX = 1024
 #: What a pipe that can be written surely has room for.
@@ -239,8 +243,10 @@ def as_view(buffer: Any) -> memoryview:
 
 def as_views(buffers: Sequence[Any], skip: int = 0, name: str = "preadv2") -> list[memoryview]:
     """Return buffers as views of bytes, without their first skip bytes and without empty ones."""
-    if not hasattr(buffers, "__getitem__"):
+    if not hasattr(buffers, "__getitem__") or isinstance(buffers, dict):
         raise TypeError(f"{name}() arg 2 must be a sequence")
+    if len(buffers) > IOV_MAX:
+        raise error_of(errno.EINVAL)
     views = []
     for buffer in buffers:
         view = as_view(buffer)
@@ -458,17 +464,20 @@ def pinned(view: memoryview, writable: bool) -> tuple[Any, memoryview | None]:
 
 def room(nbytes: int) -> Any:
     """Return memory that the kernel can read into."""
-    if not PYPY or not nbytes:
+    if not nbytes or (nbytes <= _TOUCHED_MAX and not PYPY):
         return bytearray(nbytes)
     from .buffers import allocate
 
-    return allocate(nbytes)
+    try:
+        return allocate(nbytes)
+    except (OSError, ValueError):
+        raise MemoryError from None
 
 
 def read_op(fd: int, views: list[memoryview], offset: int, regular: bool = False) -> Op:
     """Read into views, at an offset or, with -1, at the position; regular says that it is a regular file."""
     if offset >= 0 and not regular:
-        os.lseek(fd, 0, os.SEEK_CUR)  # a request on a pipe takes no notice of the offset
+        _check_position(fd)
     if len(views) == 1 and len(views[0]) > MAX_RW_COUNT:
         views = [views[0][:MAX_RW_COUNT]]
     pins, copies = [], []
@@ -483,6 +492,13 @@ def read_op(fd: int, views: list[memoryview], offset: int, regular: bool = False
         return Op(plain, ops.prep_read, (fd, pins[0], None, offset), finish, options=options)
     vector = _vector(pins)
     return Op(plain, ops.prep_readv, (fd, vector, len(pins), offset), finish, options=options)
+
+
+def _check_position(fd: int) -> None:
+    """Raise what pread() raises for a pipe; a request on one takes no notice of the offset."""
+    # A file of /proc is not asked: it would forget what it has told so far, and tell the rest anew.
+    if not stat_module.S_ISREG(os.fstat(fd).st_mode):
+        os.lseek(fd, 0, os.SEEK_CUR)
 
 
 def _vector(pins: list[Any]) -> Any:
@@ -503,7 +519,7 @@ def _scatter(views: list[memoryview], copies: list[memoryview | None], got: int)
 def write_op(fd: int, views: list[memoryview], offset: int) -> Op:
     """Write views, at an offset or, with -1, at the position."""
     if offset >= 0:
-        os.lseek(fd, 0, os.SEEK_CUR)
+        _check_position(fd)
     if len(views) == 1 and len(views[0]) > MAX_RW_COUNT:
         views = [views[0][:MAX_RW_COUNT]]
     pins = [pinned(view, False)[0] for view in views]

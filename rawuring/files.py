@@ -364,9 +364,11 @@ async def pread(fd: int, n: int, offset: int) -> bytes:
     """
     if perf_counter() > _turn.until:
         await _breathe()
-    if n.__class__ is not int or offset.__class__ is not int or n < 0 or offset < 0:
+    if n.__class__ is not int or offset.__class__ is not int or n <= 0 or offset < 0:
         check_range(n, offset)
         n, offset = index(n), index(offset)
+        if not n and fileops.LINUX:
+            return os.pread(fd, n, offset)  # a directory is refused, as preadv() does not
     got = None
     if n <= INLINE_MAX:
         memory = bytearray(n)
@@ -402,7 +404,7 @@ async def preadv_into(fd: int, buffers: Sequence[Any], offset: int) -> int:
         if got is not None and (got == want or fileops.at_end(fd, offset + got)):
             return got
     got = got or 0
-    res: int = await _do(fileops.read_op(fd, as_views(views, got)[: fileops.IOV_MAX], offset + got))
+    res: int = await _do(fileops.read_op(fd, as_views(views, got), offset + got))
     return got + res
 
 
@@ -436,7 +438,7 @@ async def pwritev(fd: int, buffers: Sequence[Any], offset: int) -> int:
     got = (write_now(fd, views, offset) if want <= INLINE_MAX and views else None) or 0
     if got == want and views:
         return got
-    rest = as_views(views, got)[: fileops.IOV_MAX] or [memoryview(b"")]
+    rest = as_views(views, got) or [memoryview(b"")]
     return got + int(await _do(fileops.write_op(fd, rest, offset + got)))
 
 
@@ -444,7 +446,7 @@ async def read(fd: int, n: int) -> bytes:
     """Read up to n bytes at the position of a file, or from a pipe, a socket or a terminal: os.read()."""
     if index(n) < 0:
         raise error_of(errno.EINVAL)
-    memory = bytearray(min(n, fileops.MAX_RW_COUNT))
+    memory = fileops.room(min(n, fileops.MAX_RW_COUNT))
     got = await readinto(fd, memory)
     return bytes(memoryview(memory)[:got])
 
@@ -830,8 +832,9 @@ async def write_bytes(path: StrOrBytesPath, data: Any, *, atomic: bool = False, 
     """Write a whole file: pathlib's write_bytes().
 
     Args: with atomic the file is written under another name in its directory, takes over the permissions of
-        the old one, and is renamed: whoever reads sees the old one or the new one; with sync the data, and
-        the new name, are on the device when the call returns.
+        the old one, and is renamed: whoever reads sees the old one or the new one; a device or a FIFO is
+        written to as without atomic; with sync the data, and the new name, are on the device when the call
+        returns.
     Returns: how many bytes.
     """
     return int(await _drive(filebatch.write_file(path, data, atomic, sync)))

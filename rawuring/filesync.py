@@ -230,13 +230,13 @@ def _plainly(work: filebatch.Work) -> Any:
 
 def read_bytes(path: StrOrBytesPath) -> bytes:
     """Read a whole file."""
-    with open(path, "rb", buffering=0) as file:
+    with open(os.fspath(path), "rb", buffering=0) as file:
         return file.read()
 
 
 def read_text(path: StrOrBytesPath, encoding: str | None = None, errors: str | None = None) -> str:
     """Read a whole file as text: pathlib's read_text()."""
-    with open(path, encoding=encoding, errors=errors) as file:
+    with open(os.fspath(path), encoding=encoding, errors=errors) as file:
         return file.read()
 
 

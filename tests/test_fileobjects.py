@@ -17,7 +17,9 @@ import io
 import os
 import pathlib
 import sys
+import threading
 import warnings
+from typing import Any
 
 import pytest
 
@@ -284,6 +286,77 @@ def test_positional_operations_then_beside_the_position(run, tmp_path) -> None:
                 await file.read_at(1, 0)
 
     run(main())
+
+
+@pytest.mark.parametrize("cancel", [False, True])
+@pytest.mark.parametrize("mode", ["r+b", "rb"])
+def test_close_when_a_positional_read_is_under_way_then_it_waits(
+    run, tmp_path, monkeypatch, cancel, mode
+) -> None:
+    """It closed the number, and the read went on in the file that had it next."""
+    path, other = tmp_path / "file", tmp_path / "other"
+    path.write_bytes(b"right")
+    other.write_bytes(b"wrong")
+
+    async def main() -> None:
+        gate = Gate(monkeypatch)
+        file = await files.open(path, mode)
+        number = file.fileno()
+        reading = asyncio.ensure_future(file.read_at(5, 0))
+        await gate.reached.wait()
+        closing = asyncio.ensure_future(file.close())
+        await asyncio.sleep(0)
+        with pytest.raises(ValueError, match="closed file"):
+            await file.read_at(1, 0)
+        if cancel:
+            closing.cancel()
+            await asyncio.sleep(0)
+        with open(other, "rb") as reused:
+            assert reused.fileno() != number and not closing.done()
+            gate.opened.set()
+            assert await reading == b"right"
+        assert (await asyncio.gather(closing, return_exceptions=True) == [None]) is not cancel
+        with open(other, "rb") as reused:
+            assert file.closed and reused.fileno() == number
+
+    run(main())
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/thread-self/comm"), reason="/proc/thread-self (3.17)")
+@pytest.mark.parametrize("kind", ["rb", "r", 0])
+def test_file_of_proc_when_it_changes_while_it_is_read_then_what_the_builtin_reads(run, kind) -> None:
+    """lseek(fd, 0, SEEK_CUR) made the kernel forget what it had told, and tell it anew with other lengths."""
+    home = f"/proc/self/task/{threading.get_native_id()}"
+    arguments = ("rb", 0) if kind == 0 else (kind, 100)
+
+    def rename(name: str) -> None:
+        with open(f"{home}/comm", "w") as comm:
+            comm.write(name)
+
+    def words(read: str) -> list[str]:
+        return [line.partition(":")[0] for line in read.split("\n")]
+
+    def text(parts: list[Any]) -> str:
+        return "".join(part if isinstance(part, str) else part.decode() for part in parts)
+
+    async def main() -> list[Any]:
+        async with files.open(f"{home}/status", *arguments) as file:
+            first = [await file.read(100)]
+            rename("a-longer-name")
+            return [*first, *[await file.read(100) for _ in range(100)]]
+
+    with open(f"{home}/comm") as comm:
+        before = comm.read()
+    try:
+        rename("short")
+        with open(f"{home}/status", *arguments) as file:
+            first = file.read(100)
+            rename("a-longer-name")
+            wanted = text([first, *[file.read(100) for _ in range(100)]])
+        rename("short")
+        assert words(text(run(main()))) == words(wanted)
+    finally:
+        rename(before)
 
 
 # ------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Coroutine, Iterator
@@ -632,3 +633,66 @@ def test_numbers_when_they_are_objects_with_an_index_then_as_ints(file: int) -> 
 def test_buffers_when_they_are_not_contiguous_then_the_exception_of_os(file: int) -> None:
     data = memoryview(b"abcdef")[::2]
     assert outcome_of(files.write, (file, data)) == outcome_of(os.write, (file, data))
+
+
+@pytest.mark.parametrize("count", [1024, 1025, 5000])
+def test_vectors_when_there_are_very_many_then_all_or_the_exception_of_os(file: int, count: int) -> None:
+    """The first 1,024 were read, and the short count said that the file ends there."""
+    buffers = [bytearray(1) for _ in range(count)]
+    assert outcome(files.preadv_into, file, buffers, 7) == outcome(preadv_limited, file, buffers, 7)
+    assert outcome(files.pwritev, file, buffers, 7) == outcome(preadv_limited, file, buffers, 7)
+    for function in (files.preadv_into, files.pwritev):
+        with pytest.raises(TypeError, match="must be a sequence"):
+            run(function(file, {0: bytearray(1)}, 0))
+
+
+def preadv_limited(fd: int, buffers: Any, offset: int) -> int:
+    """Do what os.preadv() does, and refuse what it refuses on PyPy, too."""
+    if len(buffers) > 1024:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    return preadv(fd, buffers, offset)
+
+
+def test_nothing_when_read_from_a_directory_then_the_exception_of_os(tmp_path: Path) -> None:
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        assert outcome(files.pread, fd, 0, 0) == outcome(os.pread, fd, 0, 0)
+    finally:
+        os.close(fd)
+
+
+HUGE = """
+import asyncio, resource, sys
+from rawuring import files
+if sys.argv[1] == "threads":
+    files._ring = lambda: None
+
+async def main():
+    with open(sys.argv[2], "rb") as file:
+        for n in (1 << 30, 1 << 60):
+            assert await files.pread(file.fileno(), n, 1) == b"mall"
+            assert await files.read(file.fileno(), n) == b"small"
+            file.seek(0)
+    async with files.open(sys.argv[2], "rb") as file:
+        assert await file.read_at(1 << 30, 1) == b"mall"
+        if sys.implementation.name != "pypy":  # its own buffers take what is asked for
+            assert await file.read(1 << 30) == b"small"
+    assert await files.read_many([(sys.argv[2], 1, 1 << 30)]) == [b"mall"]
+
+asyncio.run(main())
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.skipif(not LINUX, reason="ru_maxrss in KiB: Linux only")
+def test_memory_when_far_more_is_asked_for_than_there_is_then_it_is_not_taken(
+    tmp_path: Path, way: str
+) -> None:
+    """A bytearray is filled with zeros: a pread() of 2 GiB took 2 GiB and half a second, whatever came."""
+    path = tmp_path / "file"
+    path.write_bytes(b"small")
+    command = [sys.executable, "-c", HUGE, way.split(",")[0], str(path)]
+    env = {**os.environ, "PYTHONPATH": str(Path(files.__file__).parent.parent)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 500_000

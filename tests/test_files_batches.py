@@ -16,6 +16,7 @@ import errno
 import inspect
 import os
 import shutil
+import stat
 import sys
 import threading
 import time
@@ -1131,3 +1132,70 @@ def test_fifo_when_whole_then_read_and_written(tmp_path: Path) -> None:
         assert found == [data, len(data)]
 
     asyncio.run(asyncio.wait_for(main(), 60))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes")
+def test_write_bytes_when_atomic_on_what_is_no_regular_file_then_it_stays_what_it_is(
+    do: Both, tmp_path: Path
+) -> None:
+    """A file took the place of a FIFO or a device, /dev/null too where the program may do that."""
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("fifo")
+    reader = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        for name in ("fifo", "link"):
+            assert do.write_bytes(tmp_path / name, b"data", atomic=True) == 4
+            assert os.read(reader, 10) == b"data"
+    finally:
+        os.close(reader)
+    assert sorted(os.listdir(tmp_path)) == ["fifo", "link"]
+    assert stat.S_ISFIFO(os.stat(tmp_path / "fifo").st_mode)
+
+
+@pytest.mark.parametrize("path", [0, bytearray(b"x"), memoryview(b"x"), None, 1.5])
+def test_path_when_it_is_none_then_the_exception_of_pathlib(
+    do: Both, tmp_path: Path, path: Any, recwarn: pytest.WarningsRecorder
+) -> None:
+    """sync.read_bytes(0) read the standard input, and closed it."""
+    (tmp_path / "file").write_bytes(b"content")
+    for call in (
+        lambda: do.read_bytes(path), lambda: do.read_text(path), lambda: do.read_many([path]),
+        lambda: do.read_many([(path, 0, 1)]) if path != 0 else do.read_many([path]),
+        lambda: do.write_bytes(path, b""), lambda: do.copy_file(path, tmp_path / "copy"),
+        lambda: do.copy_file(tmp_path / "file", path), lambda: do.copy_tree(path, tmp_path / "copy"),
+    ):  # fmt: skip
+        with pytest.raises(TypeError):
+            call()
+    os.fstat(0)
+    assert not recwarn.list
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_read_when_it_takes_several_requests_then_the_whole_content(
+    do: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One request read up to 2 GiB, and a task that was cancelled waited for all of them."""
+    monkeypatch.setattr(filebatch, "REQUEST_MAX", 100_000)
+    monkeypatch.setattr(filebatch, "read_now", lambda *args: None)
+    monkeypatch.setattr(fileops, "fetch_now", lambda *args: None)
+    lengths = []
+    read_op = fileops.read_op
+
+    def watched(fd: int, views: Any, *rest: Any) -> Any:
+        lengths.append(sum(map(len, views)))
+        return read_op(fd, views, *rest)
+
+    monkeypatch.setattr(filebatch, "read_op", watched)
+    data = bytes(range(251)) * 4000
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    assert do.read_many([path, (path, 5, 700_000)]) == [data, data[5:700_005]]
+    assert max(lengths) == 100_000
+    if do.asynchronous:
+
+        async def main() -> None:
+            async with files.open(path, "rb") as file:
+                assert await file.read() == data
+                assert await file.read_at(10, 5) == data[5:15]
+
+        asyncio.run(main())
