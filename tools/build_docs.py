@@ -106,7 +106,7 @@ def tour_page() -> str:
 def operations_page() -> str:
     """Return the page with the meaning of each SQE member for each operation."""
     lines = [
-        f"{NOTE}# What each operation means by an SQE\n",
+        f"{NOTE}# Operations: the SQE of each\n",
         "Learned by calling the functions of ops.py with one argument after the other. `python -m "
         "rawuring.layout --op NAME` prints one of these, with `--svg` as a picture. Members that are not "
         "listed are zero. Every function also takes `user_data` and `flags` (a mask of IOSQE_*), which are "
@@ -212,7 +212,7 @@ def execution_page() -> str:
 
 def api_index() -> str:
     """Return the list of the modules, and of the names that the package itself has."""
-    lines = ["# API reference\n", "In the order of reading.\n", "| module | |", "|---|---|"]
+    lines = ["# API reference\n", "In the order of reading.\n", "| module | subject |", "|---|---|"]
     lines += [f"| [{module}]({module}.md) | {inline(first_line(module))} |" for module in MODULES]
     lines += ["", "`rawuring` itself has these names of theirs:\n", "| name | defined in |", "|---|---|"]
     for name, home in package_names():
@@ -259,6 +259,7 @@ def markdown(docstring: str) -> str:
     parts = []
     for block in re.split(r"\n\n+(?=\S)", inspect.cleandoc(docstring)):
         text, _, indented = block.partition("\n\n    ")
+        text = re.sub(r"::$", ":", text)  # of reStructuredText
         if block.startswith("    "):
             text, indented = "", block[4:]
         found = list(SECTION.finditer(text))
