@@ -90,9 +90,9 @@ class IoUringEventLoop(Uncopyable, asyncio.SelectorEventLoop):
         """Close the loop, after the requests of its ring have ended: see asyncio."""
         found = self._uring
         if found is not None and not self.is_running() and not self.is_closed():
-            self._uring = None
             if self._selector.requests is found.table:  # type: ignore[attr-defined]
                 found.close()
+            self._uring = None  # last: a signal handler may raise, and close() be called again
         super().close()
 
     def add_reader(  # type: ignore[override]

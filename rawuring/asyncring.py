@@ -249,28 +249,58 @@ class RequestFuture(Uncopyable, asyncio.Future):  # type: ignore[type-arg]
         if self.done():
             return False
         self._message = msg
-        if not self._asked:
-            self._asked = True
-            try:
+        asked, self._asked = self._asked, True
+        try:
+            if asked and self._in_flight():
+                self._ring._remind()
+            else:
                 self._ask()
-            except BaseException:  # the wrong thread
-                self._asked = False
-                raise
+        except WrongThread:
+            self._asked = asked
+            raise
         return True
 
     def _ask(self) -> None:
         if self._first is not None:
             self._end(self._first)
+            return
+        slot = self._ring._slot_of(self._at - 1, self.token)
+        if slot is not None:
+            self._unsent = True  # first: if a signal handler raises, late() must not get what a NOP says
+            self._ring._withdraw(slot, self.token)
+        elif not self._unsent:
+            self._ring.cancel(self.token)
+            self._give_up_later()
+
+    def _in_flight(self) -> bool:
+        return self.token in self._ring.table.entries
+
+    def _give_up_later(self) -> None:
+        if not self._in_flight():
+            if self._ring._ring._state == "open":
+                self._ring._loop.call_later(_CANCEL_AGAIN, self._give_up)
+            else:
+                self._give_up()
+
+    def _give_up(self) -> None:
+        """End a future whose completion was lost: a signal handler has raised in the midst of _complete()."""
+        if self.done() or self._ring._loop.is_closed():
+            return
+        if self._ring._ring._state == "open" and (self._in_flight() or self._ring.table.has_work()):
+            # It is to come.
+            self._give_up_later()
         else:
-            self._unsent = self._ring._withdraw(self._at - 1, self.token)
-            if not self._unsent:
-                self._ring.cancel(self.token)
+            super().cancel(self._message)
+            self._give_rest()
+
+    def _give_rest(self) -> None:
+        """Hand over what did come."""
 
     def __await__(self) -> Any:
         ring = self._ring
-        if not self.done() and ring._ends_turn():
-            ring._flush_early()
         try:
+            if not self.done() and ring._ends_turn():
+                ring._flush_early()
             if not self.done():
                 self._asyncio_future_blocking = True
                 yield self
@@ -301,6 +331,7 @@ class _TimedFuture(RequestFuture):
     _guard: asyncio.TimerHandle
     _overdue = False
     _res: int | None = None
+    _timer_token = 0
 
     def _end(self, res: int) -> None:
         self._res = res
@@ -318,8 +349,11 @@ class _TimedFuture(RequestFuture):
 
     def _timer_ended(self, res: int, flags: int) -> None:
         self._timer = res
-        if self._res is not None and not self.done():
-            super()._end(self._res)
+        if not self.done():
+            if self._res is not None:
+                super()._end(self._res)
+            elif self._asked:
+                self._give_up_later()
 
     def _failure(self, res: int) -> BaseException | None:
         fired = self._timer in (-errno.ETIME, -errno.EALREADY, -errno.ENOENT) or (self._timer or 0) > 0
@@ -329,9 +363,12 @@ class _TimedFuture(RequestFuture):
             return self._ring._error(-errno.EINVAL, ops.prep_link_timeout)
         return super()._failure(res)
 
-    def _ask(self) -> None:
-        self._at -= 1  # the request stands before its timeout
-        super()._ask()
+    def _in_flight(self) -> bool:
+        return not self._ring.table.entries.keys().isdisjoint((self.token, self._timer_token))
+
+    def _give_rest(self) -> None:
+        if self._res is not None:
+            self._give_late(self._res)
 
 
 class ChainBroken(OSError):
@@ -369,6 +406,8 @@ class _ChainFuture(RequestFuture):
             self._missing -= 1
             if not self._missing:
                 self._end(self._results)
+            elif self._asked:
+                self._give_up_later()
 
     def _failure(self, res: list[int]) -> BaseException | None:
         if min(res) >= 0:
@@ -391,12 +430,24 @@ class _ChainFuture(RequestFuture):
                 self._ring._hand_over(os.close, each)
 
     def _ask(self) -> None:
-        first = self._at - len(self._tokens)
-        drawn = [self._ring._withdraw(first + i, token) for i, token in enumerate(self._tokens)]
-        self._unsent = all(drawn)
+        first, drawn = self._at - len(self._tokens), 0
+        for i, token in enumerate(self._tokens):
+            slot = self._ring._slot_of(first + i, token)
+            if slot is not None:
+                self._results[i] = -errno.ECANCELED  # first, and not what the NOP will say
+                self._ring._withdraw(slot, token)
+                drawn += 1
+        self._unsent = self._unsent or drawn == len(self._tokens)
         if not self._unsent:
             for token in self._tokens:
                 self._ring.cancel(token)
+            self._give_up_later()
+
+    def _in_flight(self) -> bool:
+        return not self._ring.table.entries.keys().isdisjoint(self._tokens)
+
+    def _give_rest(self) -> None:
+        self._give_late([-errno.EINTR if res is None else res for res in self._results])
 
 
 def _stop_guard(future: Any) -> None:
@@ -447,11 +498,14 @@ class AsyncRing(Uncopyable):
         self._closing = False
         self._loop = loop = asyncio.get_running_loop() if loop is None else loop
         self._owned = table is None
-        # Where somebody else submits in each turn, nothing is to be scheduled.
-        self._scheduled = not self._owned
         #: What asyncio's own loops are about to run, None elsewhere.
         ready = getattr(loop, "_ready", None)
         self._ready = ready if self._owned and isinstance(ready, deque) else None
+        # The call of _turn() that is to come: there, and its place, or one on the right of it; elsewhere a
+        # weak reference. Where somebody else submits in each turn, there is always one to come.
+        self._handle: Any = None
+        self._place = 0
+        self._to_come: Callable[[], Any] = _none if self._owned else _always
         self._alone = 0  # id of the task that awaited last
         self._rested = 0.0
         self._receivers: dict[RequestFuture, Any] = {}
@@ -530,8 +584,8 @@ class AsyncRing(Uncopyable):
             (prep, arguments, future._complete, holds, options),
             (ops.prep_link_timeout, (timespec(nanoseconds), 0), future._timer_ended, (), {}),
         ]
-        future.token = self._start_linked(parts)[0]
-        future._at = self._ring.sq.sqe_tail
+        future.token, future._timer_token = self._start_linked(parts)
+        future._at = self._ring.sq.sqe_tail - 1  # the request stands before its timeout
         future._stop_at(nanoseconds / 1e9)
         return future
 
@@ -601,7 +655,7 @@ class AsyncRing(Uncopyable):
         except (SubmissionQueueFull, WrongThread):
             self._make_room(1)
             token = self.table.start(prep, *arguments, handler=handler, holds=holds, **options)
-        if not self._scheduled or self._ready is not None:
+        if self._ready is not None or self._to_come() is None:
             self._schedule()
         return token
 
@@ -621,7 +675,7 @@ class AsyncRing(Uncopyable):
                 table.entries.pop(_token_of(sq._slots[at & sq.ring_mask]), None)
             sq.sqe_tail = tail
             raise
-        if not self._scheduled or self._ready is not None:
+        if self._ready is not None or self._to_come() is None:
             self._schedule()
         return tokens
 
@@ -695,20 +749,22 @@ class AsyncRing(Uncopyable):
         if res in (-errno.ENOENT, -errno.EALREADY) and token in self.table.entries and not self._closing:
             self._loop.call_later(delay, self._cancel, token, min(2 * delay, _CANCEL_AGAIN_MOST))
 
-    def _withdraw(self, at: int, token: int) -> bool:
-        """Make a NOP of a request that the kernel has not seen yet."""
+    def _slot_of(self, at: int, token: int) -> memoryview | None:
+        """Find the slot of a request that the kernel has not seen yet."""
         sq = self._ring.sq
         if self._ring._state != "open":
-            return False
+            return None
         if self._ring._owner != get_ident():
             self._follow_loop()
         if at < sq.sqe_tail - sq.pending():
-            return False
-        slot = sq._slots[at & sq.ring_mask]
-        if _token_of(slot) != token:
-            return False
+            return None
+        slot: memoryview = sq._slots[at & sq.ring_mask]
+        return slot if _token_of(slot) == token else None
+
+    def _withdraw(self, slot: memoryview, token: int) -> None:
+        """Make a NOP of a request."""
         ops.prep_nop(slot, token, slot[1] & _LINKS)
-        return True
+        self._schedule()  # it is to be sent all the same, and _turn() may have been lost
 
     def _hand_over(self, late: Callable[[Any], object], value: Any) -> None:
         try:
@@ -733,26 +789,53 @@ class AsyncRing(Uncopyable):
         if not self._owned:
             self._ring.submit()
             return
-        if self._ring.sq.pending():
-            self.table.submit_and_dispatch(0)
-        else:
-            self.table.reap()
-            self.table.dispatch()
+        try:
+            if self._ring.sq.pending():
+                self.table.submit_and_dispatch(0)
+            else:
+                self.table.reap()
+                self.table.dispatch()
+        except OSError:
+            raise
+        except BaseException:  # a handler has raised, or that of a signal
+            self._schedule()  # for those that are left
+            raise
 
     def _schedule(self) -> None:
-        """Let _turn() run at the beginning of the loop's next turn.
+        """Let _turn() run at the beginning of the loop's next turn, once.
 
-        Once; and again where the loop has nothing to run: when a signal handler raises, asyncio may lose what
-        it was about to call.
+        Whether it will is looked up, and not noted: when a signal handler raises, a loop may lose what it was
+        about to call.
         """
-        if not self._scheduled or (self._ready is not None and not self._ready):
-            self._scheduled = True
-            self._loop.call_soon(self._turn)
+        ready, handle = self._ready, self._handle
+        if ready is None:
+            if self._to_come() is None:
+                self._to_come = _reference(self._loop.call_soon(self._turn))
+            return
+        if handle is not None:
+            # What is called leaves on the left. So it stands where it was found the last time, or a few
+            # places further left.
+            at = min(self._place, len(ready) - 1)
+            while at >= 0:
+                if ready[at] is handle:
+                    self._place = at
+                    return
+                at -= 1
+        self._handle = self._loop.call_soon(self._turn)
+        self._place = len(ready) - 1
+
+    def _remind(self) -> None:
+        """Make sure that what is queued will be sent."""
+        if self._ring._state == "open":
+            if self._ring._owner != get_ident():
+                self._follow_loop()
+            self._schedule()
 
     def _turn(self) -> None:
         """Do the ring's part of a turn: the loop's callback, and the reader's."""
         try:
-            self._scheduled = False
+            if self._owned:
+                self._handle, self._to_come = None, _none
             if self._ring._state == "open":
                 self.flush()
         except OSError as error:
@@ -760,8 +843,7 @@ class AsyncRing(Uncopyable):
                 self._loop.call_later(0.001, self._schedule)
                 raise
             self._lose(error)
-        except BaseException:  # a handler has raised, or that of a signal
-            self._scheduled = False
+        except BaseException:  # as in flush()
             self._schedule()
             raise
 
@@ -772,7 +854,7 @@ class AsyncRing(Uncopyable):
         awaits in between is alone. A wrong one costs a system call.
         """
         if self._ready is not None:
-            return self._scheduled and len(self._ready) == 1
+            return len(self._ready) == 1 and self._ready[0] is self._handle
         if not self._owned:
             return False
         before, self._alone = self._alone, id(asyncio.current_task(self._loop))
@@ -807,8 +889,8 @@ class AsyncRing(Uncopyable):
         if ring.sq.space_left() < count:
             ring.submit()
             if self._owned:
+                self._schedule()  # first: nothing wakes the loop for what was collected
                 ring._collect()
-                self._schedule()
             if ring.sq.space_left() < count:
                 raise SubmissionQueueFull("the kernel takes no more requests for now: await some of them")
 
@@ -852,6 +934,13 @@ class AsyncRing(Uncopyable):
         if self._ring._owner != get_ident() and self._ring._state == "open" and self._loop.is_running():
             self._follow_loop()
         self._closing = True
+        try:
+            self._end_all()
+        except BaseException:
+            self._closing = self._ring.closed  # else close() can be called again
+            raise
+
+    def _end_all(self) -> None:
         for mailbox in tuple(self._mailboxes):
             mailbox.close()
         for source in self._starved:
@@ -1128,9 +1217,9 @@ class AsyncRing(Uncopyable):
             if end is not None:
                 timeout = end - time.monotonic()
             future = self.poll(sock, mask, timeout=timeout)
-            if mask == _POLLIN:
-                self._receivers[future] = sock
             try:
+                if mask == _POLLIN:
+                    self._receivers[future] = sock
                 await future
             except OSError as error:
                 # _put_back() has cancelled it: there is something now.
@@ -1479,6 +1568,12 @@ class _Source(Uncopyable):
                 continue
             self.ring._hand_over(self.late, late)
 
+    def in_flight(self) -> bool:
+        """Tell whether the request is to end yet."""
+        if self.token and not (self.token in self.ring.table.entries or self.ring.table.has_work()):
+            self.token = 0  # it has, and a signal handler has raised in the midst of handle()
+        return self.token != 0
+
     def end(self) -> None:
         """Ask the kernel to end the request."""
         self.closed = True
@@ -1517,7 +1612,7 @@ class Stream(Uncopyable):
                 raise StopAsyncIteration
             if source.unable and source.instead is not None:
                 return await source.instead()
-            if not source.token and not source.starved:
+            if not source.in_flight() and not source.starved:
                 source.arm()
             await source.wait()
 
@@ -1526,8 +1621,11 @@ class Stream(Uncopyable):
         source = self._source
         source.end()
         source.wake()
-        while source.token:
-            await source.wait()
+        while source.in_flight():
+            if source.token in source.ring.table.entries:
+                await source.wait()
+            else:
+                await _suspend
 
     async def __aenter__(self) -> Stream:
         """Return the stream itself; leaving the block closes it."""
@@ -1542,7 +1640,7 @@ class Stream(Uncopyable):
     def __del__(self) -> None:
         """End the request of a stream that was forgotten."""
         source = getattr(self, "_source", None)
-        if source is None or source.closed or source.ring._ring._state != "open":
+        if source is None or (source.closed and not source.token) or source.ring._ring._state != "open":
             return
         if source.ring._ring._owner == get_ident():
             source.end()
@@ -1679,6 +1777,22 @@ _CLOCKS = {
         ("CLOCK_BOOTTIME", uapi.IORING_TIMEOUT_BOOTTIME),
     )
 }  # fmt: skip
+
+
+def _none() -> Any:
+    return None
+
+
+def _always() -> Any:
+    return True
+
+
+def _reference(handle: Any) -> Callable[[], Any]:
+    """Return a function that returns the handle until the loop has called it, or lost it."""
+    try:
+        return weakref.ref(handle)
+    except TypeError:
+        return lambda: handle
 
 
 def _both(value: Any, flags: int) -> Any:

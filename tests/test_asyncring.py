@@ -1542,9 +1542,6 @@ def test_ring_when_it_is_taken_away_then_a_stream_without_buffers_says_so(monkey
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it may fall into a finalizer
 def test_signal_handler_when_it_raises_at_any_moment_then_later_requests_end(loop) -> None:
     """At any of ours: asyncio's own run_forever() does not survive an exception in its last lines."""
-    if "uvloop" in type(loop).__module__:
-        pytest.skip("uvloop runs signal handlers in its own way, and loses what it was about to call")
-
     armed = False
 
     def strike(number: int, frame: Any) -> None:
@@ -1583,6 +1580,117 @@ def test_signal_handler_when_it_raises_at_any_moment_then_later_requests_end(loo
             loop.run_until_complete(end())
     finally:
         signal.signal(signal.SIGALRM, old)
+
+
+@contextlib.contextmanager
+def a_strike_where_it_begins(name: str):
+    """Raise KeyboardInterrupt where a function of the package begins, as a signal handler may."""
+    ours = os.path.dirname(asyncring.__file__)
+    struck: list[str] = []
+
+    def trace(frame: Any, event: str, arg: Any) -> None:
+        if frame.f_code.co_name == name and os.path.dirname(frame.f_code.co_filename) == ours and not struck:
+            struck.append(name)
+            sys.settrace(None)
+            raise KeyboardInterrupt
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield struck
+    finally:
+        sys.settrace(before)
+
+
+@pytest.mark.parametrize("name", ["_turn", "_complete", "_end", "_timer_ended", "_part_ended", "handle"])
+def test_signal_handler_when_it_raises_where_a_function_begins_then_nobody_waits_for_ever(loop, name) -> None:
+    """Later requests end, and so do tasks that are cancelled, as asyncio.run() does then."""
+    rounds = {"_turn": 1, "_part_ended": 2, "handle": 3, "_timer_ended": 4}
+
+    async def some(r: int) -> None:
+        ring = asyncring.running()
+        what = rounds.get(name, 1)
+        if what == 1:
+            await asyncio.gather(ring.call(ops.prep_nop), ring.call(ops.prep_nop))
+        elif what == 2:
+            await ring.chain((ops.prep_nop,), (ops.prep_nop,))
+        elif what == 3:
+            async with ring.stream(ops.prep_poll_multishot, r, select.POLLIN) as stream:
+                async for _ in stream:
+                    break
+        else:
+            await ring.call(ops.prep_nop, timeout=60)
+
+    async def end() -> None:
+        ring = asyncring.running()
+        assert await asyncio.gather(*[ring.call(ops.prep_nop) for _ in range(3)]) == [0, 0, 0]
+
+    async def others() -> None:
+        for _ in range(100):
+            await asyncio.sleep(0)
+
+    async def first() -> None:
+        asyncring.running()
+
+    def ends(*tasks: Any) -> None:
+        loop.run_until_complete(asyncio.wait(tasks, timeout=30))
+        assert all(task.done() for task in tasks), tasks
+
+    loop.run_until_complete(first())
+    with a_pipe() as (r, w):
+        os.write(w, b"1")
+        task = loop.create_task(some(r))
+        with a_strike_where_it_begins(name) as struck, contextlib.suppress(KeyboardInterrupt):
+            loop.run_until_complete(task)
+        if not struck:
+            assert name == "_turn" and isinstance(loop, aio.IoUringEventLoop)  # which has no turn of its own
+        # The loop is busy: that nothing is to be called does not tell.
+        busy = [loop.create_task(others()) for _ in range(3)]
+        ends(loop.create_task(end()))
+        task.cancel()
+        ends(task, *busy)
+        if not task.cancelled():
+            task.exception()  # it is told
+        loop.close()
+
+
+@pytest.mark.parametrize("name", ["_end_all", "answer_unsent"])
+def test_close_when_a_signal_handler_raises_then_it_can_be_called_again(loop, name) -> None:
+    async def begin(r: int) -> tuple[asyncring.AsyncRing, Any]:
+        ring = asyncring.running()
+        future = ring.poll(r, select.POLLIN)
+        ring.flush()
+        return ring, future
+
+    with a_pipe() as (r, _):
+        ring, future = loop.run_until_complete(begin(r))
+        with a_strike_where_it_begins(name) as struck, contextlib.suppress(KeyboardInterrupt):
+            loop.close()
+        assert struck and not loop.is_closed()
+        loop.close()
+        assert ring.ring.closed and future.cancelled()
+
+
+@on_each_loop
+async def test_chain_when_it_is_cancelled_unsent_then_no_nop_is_taken_for_a_descriptor(ring) -> None:
+    """A part that was withdrawn completes with 0, as a NOP does; descriptor 0 is somebody's."""
+    got: list[list[int]] = []
+    with open(os.devnull, "rb") as file:
+        name = buffers.path("/")
+        chain = ring.chain(
+            (ops.prep_nop,), (ops.prep_openat, -100, name, os.O_RDONLY, 0), late=got.append
+        )
+        # As when the kernel took the first part only.
+        slot_of = ring._slot_of
+        ring._slot_of = lambda at, token: None if token == chain.token else slot_of(at, token)
+        try:
+            chain.cancel()
+        finally:
+            del ring._slot_of
+        with pytest.raises(asyncio.CancelledError):
+            await chain
+        assert got == [[0, -errno.ECANCELED]]
+        os.fstat(file.fileno())
 
 
 def test_ring_when_its_descriptor_was_closed_and_its_number_is_used_again_then_that_file_stays_open() -> None:

@@ -907,7 +907,7 @@ MUTANTS = (
     ),
     Mutant(
         "asyncring: a request that was not sent is cancelled in the kernel", "rawuring/asyncring.py",
-        "            self._unsent = self._ring._withdraw(self._at - 1, self.token)\n", "",
+        "        slot = self._ring._slot_of(self._at - 1, self.token)\n", "        slot = None\n",
         "tests/test_asyncring.py -k before_it_is_sent",
     ),
     Mutant(
@@ -982,6 +982,16 @@ MUTANTS = (
         "asyncring: who awaits alone on a loop that hides its queue waits for two turns", "rawuring/asyncring.py",
         "        return before == self._alone\n", "        return False\n",
         "tests/test_asyncring.py -k awaits_alone",
+    ),
+    Mutant(
+        "asyncring: a turn that the loop has lost is waited for", "rawuring/asyncring.py",
+        "                at -= 1\n        self._handle", "                at -= 1\n            return\n        self._handle",
+        "tests/test_asyncring.py -k where_a_function_begins",
+    ),
+    Mutant(
+        "asyncring: a completion that a signal handler has lost cannot be cancelled", "rawuring/asyncring.py",
+        "                self._ring._loop.call_later(_CANCEL_AGAIN, self._give_up)\n", "                pass\n",
+        "tests/test_asyncring.py -k where_a_function_begins",
     ),
     Mutant(
         "aio: close() does not end the requests of its ring", "rawuring/aio.py",
