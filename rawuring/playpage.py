@@ -174,6 +174,8 @@ ol.log .title { font-weight: 600; padding: .5rem 0 .1rem; }
 #panel .steps button { padding: .2rem .45rem; font-size: .88rem; }
 .steps { display: grid; grid-template-columns: max-content 1fr; gap: .3rem .5rem; line-height: 1.25; align-items: center; font-size: .9rem; margin: .5rem 0; }
 .steps button { text-align: left; }
+.wanted { list-style: none; padding: 0; margin: .6rem 0; font-size: .93rem; } .wanted li { padding: .1rem 0; }
+details { margin: .35rem 0; } summary { cursor: pointer; }
 .skip { position: absolute; left: -100rem; } .skip:focus { left: 1rem; top: .5rem; background: var(--card); padding: .5rem; }
 kbd { border: 1px solid var(--soft); border-radius: .25rem; padding: 0 .3rem; font-size: .85em; }
 [hidden] { display: none !important; }
@@ -1496,7 +1498,11 @@ function kernelActs() {
   const k = machine.kernel, acts = [["feed", "write 8 bytes into the pipe"]];
   if (machine.sqpoll) acts.push(["thread", "the thread looks at the ring"], ["sleep", "the thread goes to sleep"]);
   if (machine.pending.length) acts.push(["drain", "our CPU's stores become visible"]);
-  for (const [user_data] of k.late) acts.push(["late:" + user_data, "complete ud " + user_data]);
+  const {requests} = run.states[run.states.length - 1];
+  for (const [user_data] of k.late) {
+    const request = requests.find((each) => each.user_data === Number(user_data));
+    acts.push(["late:" + user_data, request && request.op === "TIMEOUT" ? `the second of ud ${user_data} is over` : "complete ud " + user_data]);
+  }
   return acts;
 }
 
@@ -1567,40 +1573,59 @@ PANELS.drive = (panel) => {
 OPENED.drive = () => openMachine(machine && !machine.exercise ? machine.kind : "4-8");
 TABS.push(["drive", "Drive"]);
 
-// -- exercises: a ring in a certain state, and a fact that says whether it is solved
+// -- exercises: a ring in a certain state, what is wanted of it, and where that does not show understanding, a question
 
 const at = (name) => machine.kernel.load(name === "ktail" ? machine.kernel.sq_off.tail : machine.kernel.sq_off.flags);
+const took = (number, res) => machine.reaped.some((cqe) => cqe[0] === number && cqe[1] === res);
+
+// Requests that were answered twice, in the CQ or taken from it, without MORE.
+function answeredTwice() {
+  const state = machine.run.states[machine.run.states.length - 1];
+  const there = state.cqes.filter((cqe, i) => cqe && owners(state, "cq")[i][1]);
+  const seen = [...machine.reaped, ...there].filter((cqe) => !(cqe[2] & 2)).map((cqe) => cqe[0]);
+  return seen.filter((number, i) => seen.indexOf(number) !== i);
+}
+
 const EXERCISES = [
   {
     title: "Make the CQ overflow, and lose nothing", kind: "2-2",
-    text: "Start at least three requests before you take a single answer. Then get every answer, each of them once. Watch sq.kflags, " +
-      "and cq.koverflow.",
+    text: "This CQ has room for two answers. Have three or more waiting at the same time, and then take every answer, each of them once. " +
+      "Watch sq.kflags, and cq.koverflow.",
     hint: "Two CQEs fill this CQ. Space alone does not bring the others: the kernel does not notice a store of cq.khead. It looks when we enter with GETEVENTS.",
-    solved: () => machine.facts.overflowed && machine.prepared.length >= 3 && !machine.kernel.overflowed.length &&
-      JSON.stringify(machine.reaped.map((cqe) => cqe[0]).sort()) === JSON.stringify([...machine.prepared].sort()),
+    way: "All of it, with a NOP, four times. fetch(). Enter with GETEVENTS. fetch().",
+    wanted: [
+      ["an answer found no room in the CQ", () => machine.facts.overflowed],
+      ["every answer has been taken, once", () => machine.facts.overflowed && !machine.kernel.overflowed.length && machine.prepared.length >= 3 &&
+        String(machine.reaped.map((cqe) => cqe[0]).sort()) === String([...machine.prepared].sort())],
+    ],
     why: "CQ_OVERFLOW stands in the SQ's flags word, since the CQ has none that the kernel writes. With IORING_FEAT_NODROP (5.5) what has no room waits on a list, and cq.koverflow stays 0: nothing was lost.",
   },
   {
     title: "Lose a wake-up", kind: "poll",
-    text: "A kernel thread submits here. Bring it about that an SQE is published, the thread sleeps, and you believe that it is awake. " +
+    text: "A kernel thread submits here (SQPOLL). Bring it about that an SQE is published, the thread sleeps, and you believe that it is awake. " +
       "The ring then waits for ever, and nobody has made an error that one can see in the memory.",
     hint: "Leave out the full fence. Publish, look at NEED_WAKEUP, let the thread go to sleep, and only then let your store become visible.",
-    solved: () => machine.sqpoll && !machine.pending.length && (at("kflags") & 1) && at("ktail") !== machine.kernel.sq_head &&
-      machine.facts.looked === "awake",
+    way: "Leave out: the full fence. get_sqe(), prep, flush(): the store of sq.ktail waits in the store buffer. NEED_WAKEUP? The thread goes to sleep. Our CPU's stores become visible.",
+    wanted: [
+      ["you looked at NEED_WAKEUP after the last flush(), and it was down", () => machine.facts.looked === "awake"],
+      ["the thread sleeps", () => at("kflags") & 1],
+      ["an SQE is published that nobody reads", () => !machine.pending.length && at("ktail") !== machine.kernel.sq_head],
+    ],
     why: "We stored the tail and loaded the flag; the thread stored the flag and loaded the tail. A release and an acquire do not keep a load behind an earlier store, on x86 neither. With a full fence on both sides one of the two sees the other's store.",
   },
   {
     title: "Explain two CQEs with one user_data", kind: "4-4",
     text: "Bring two CQEs with the same user_data into the CQ, both without MORE, although that request was prepared once. Then say why.",
     hint: "A slot keeps the bytes of its last request. Use all four slots once; then take a slot and publish it without filling it.",
+    way: "All of it, with a NOP. get_sqe(). flush(). io_uring_enter().",
     prepare: () => { for (let n = 0; n < 3; n++) { SHORT[1](); machine.fetch(); } },
-    solved: () => {
-      const seen = [...machine.reaped, ...machine.run.states[machine.run.states.length - 1].cqes.filter((cqe, i) => cqe &&
-        owners(machine.run.states[machine.run.states.length - 1], "cq")[i][1])].filter((cqe) => !(cqe[2] & 2)).map((cqe) => cqe[0]);
-      return new Set(seen).size < seen.length;
-    },
-    question: ["Why are there two?", ["the kernel posted the answer twice", "the request is a multishot one",
-      "the slot still held the old SQE, and was published again", "user_data is an address, and was reused"], 2],
+    wanted: [["two CQEs have the same user_data", () => answeredTwice().length]],
+    question: ["Why are there two?", [
+      ["the kernel posted the answer twice", "It copied an SQE for each of them: look at what has changed, in order."],
+      ["the request is a multishot one", "Then all its CQEs but the last would carry MORE."],
+      ["the slot still held the old SQE, and was published again", ""],
+      ["user_data is an address, and was reused", "Here it is a number that counts up: no two requests were prepared with the same one."],
+    ]],
     why: "It is not the kernel's fault: the slot kept all 64 bytes of its last request. Functions that set a few members submit the rest of an old request; those of ops.py write all 64.",
   },
   {
@@ -1608,20 +1633,42 @@ const EXERCISES = [
     text: "This program has prepared a TIMEOUT of one second and entered the kernel. It has waited for an hour. Find out what is missing, " +
       "do it, let the second pass, and take the answer.",
     hint: "Look at sq.sqe_tail and sq.ktail. Who has been told of the SQE?",
+    way: "flush(). io_uring_enter(). The second of ud 1 is over. fetch().",
     prepare: () => { byId("operation").value = "timeout"; machine.get_sqe(); machine.prep("timeout"); machine.kernel.enter(1, 0, 0, 1); },
-    solved: () => machine.reaped.some((cqe) => cqe[1] === -E.ETIME),
+    wanted: [
+      ["the kernel has read the SQE of the first timeout", () => machine.run.states[machine.run.states.length - 1].requests.some((each) =>
+        each.user_data === 1 && !["filled", "published", "discarded", "lost"].includes(each.phase))],
+      ["its answer was taken: -ETIME", () => took(1, -E.ETIME)],
+    ],
+    question: ["What was missing?", [
+      ["io_uring_enter() was not called", "It was, and found nothing to take."],
+      ["sq.ktail had not been moved: the SQE was not published", ""],
+      ["the SQE was not filled", "It was: look at its 64 bytes."],
+      ["nobody looked at the CQ", "There was nothing in it to be seen."],
+    ]],
     why: "The SQE was never published: sqe_tail is a number of ours, and only sq.ktail is seen by the kernel. A TIMEOUT starts when its SQE is consumed. (It ends with -ETIME, which is no failure: that is what it was asked for.)",
   },
   {
     title: "Let the kernel write into memory that is no longer yours", kind: "4-8",
     text: "A READ waits for data of the pipe. Give its buffer back too early, as a program does that closes, or returns, before the final CQE. " +
-      "Then let the data come.",
+      "Then let the data come. After that, say when it would have been right.",
     hint: "There is a button for it as soon as the request has a buffer. That the SQE's slot is free again says nothing about the buffer.",
+    way: "Give the buffer of ud 1 back. Write 8 bytes into the pipe.",
     prepare: () => { byId("operation").value = "read"; SHORT[1](); },
-    solved: () => machine.facts.wroteFreed,
+    wanted: [
+      ["the buffer was given back, and the request still names it", () => machine.facts.wroteFreed || machine.freed.size],
+      ["the kernel wrote into it", () => machine.facts.wroteFreed],
+    ],
+    question: ["When is the buffer ours again?", [
+      ["when the SQE's slot is free", "That was so before the data came: the address lives on in the kernel."],
+      ["when io_uring_enter() has returned", "It had returned, and the READ was still waiting."],
+      ["when a cancel of the READ has been answered", "That CQE tells of the cancel. The READ may still be at work, and has a CQE of its own."],
+      ["with the last CQE of the READ itself", ""],
+    ]],
     why: "The address went into the kernel with the SQE. The slot was free after enter; the memory is not ours before the final CQE. A cancel is a request, too: only the CQE of the READ says that it is over.",
   },
 ];
+const RIGHT = EXERCISES.map((each) => each.question ? String(each.question[1].findIndex(([, reason]) => !reason)) : "");
 let exercise = 0;
 
 function openExercise(number) {
@@ -1641,27 +1688,34 @@ PANELS.exercises = (panel) => {
     panel.innerHTML = `<h2><label for="which">Exercise</label></h2><div class="row"><select id="which">${EXERCISES.map((one, n) =>
       `<option value="${n}">${n + 1}. ${one.title}</option>`).join("")}</select> <button id="anew">Again</button></div>
       ${paragraphs([each.text])}<details><summary>A hint</summary>${paragraphs([each.hint])}</details>
-      <div id="question"></div><p id="verdict" role="status"></p>` + controls();
+      <details><summary>The whole way</summary>${paragraphs([each.way])}</details>
+      <ul class="wanted" id="wanted"></ul><div id="question"></div><p id="verdict" role="status"></p>` + controls();
     panel.dataset.shown = "exercises";
     byId("which").value = exercise;
     byId("which").addEventListener("change", (event) => openExercise(Number(event.target.value)));
     byId("anew").addEventListener("click", () => openExercise(exercise));
   }
   drawControls();
-  const done = Boolean(each.solved());
+  const there = each.wanted.map(([, test]) => Boolean(test()));
+  machine.done = machine.done || there.every(Boolean); // and stays so, whatever is tried then
+  byId("wanted").innerHTML = each.wanted.map(([text], n) => {
+    const yes = machine.done || there[n];
+    return `<li class="${yes ? "good-text" : "soft"}">${yes ? "&#10003; done" : "&#9675; to do"}: ${text}</li>`;
+  }).join("");
   const question = byId("question");
-  if (done && each.question && !question.innerHTML) {
+  if (machine.done && each.question && !question.innerHTML) {
     question.innerHTML = `<div class="row"><label for="answer">${each.question[0]}</label><select id="answer"><option value="">choose</option>${
-      each.question[1].map((text, n) => `<option value="${n}">${text}</option>`).join("")}</select></div>`;
+      each.question[1].map(([text], n) => `<option value="${n}">${text}</option>`).join("")}</select></div>`;
     byId("answer").addEventListener("change", () => draw());
   }
-  const answer = byId("answer");
-  const right = !each.question || (answer && Number(answer.value) === each.question[2] && answer.value !== "");
+  const given = byId("answer") ? byId("answer").value : "";
+  const right = machine.done && given === RIGHT[exercise];
   const verdict = byId("verdict");
-  verdict.className = done && right ? "good-text" : "soft";
-  verdict.textContent = done && right ? "Solved. " + each.why
-    : done ? (answer && answer.value !== "" ? "It is there, and not for that reason." : "It is there. Now say why.")
-      : "Not yet." + (machine.broken ? " The ring is broken: " + machine.broken + ". Try again." : "");
+  verdict.className = right ? "good-text" : "soft";
+  verdict.textContent = right ? "Solved. " + each.why
+    : given ? "It is not that. " + each.question[1][Number(given)][1]
+      : machine.done ? "It is there. Now answer the question."
+        : "Not yet." + (machine.broken ? " The ring is broken: " + machine.broken + ". Press Again." : "");
 };
 OPENED.exercises = () => openExercise(exercise);
 TABS.push(["exercises", "Exercises"]);

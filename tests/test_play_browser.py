@@ -130,7 +130,7 @@ def test_terms_when_clicked_then_they_are_explained_and_escape_ends_it(shown, pa
     assert shown.value(box) == ""
     # Each is written somewhere, so each can be found.
     texts = "DATA.chapters.flatMap((c) => [...c.text, ...c.steps.flatMap((s) => s.text)])"
-    texts += ".concat(EXERCISES.flatMap((e) => [e.text, e.hint, e.why]), Object.values(SWITCHES).flat(),"
+    texts += ".concat(EXERCISES.flatMap((e) => [e.text, e.hint, e.way, e.why]), Object.values(SWITCHES).flat(),"
     texts += " [...Object.values(PROGRAM), ...Object.values(ACTIONS)].map((p) => p[2]), document.body.innerText).join(' ')"
     assert shown.value(f"Object.keys(TERMS).filter((t) => !linked({texts}).includes(`data-term=\"${{t}}\"`))") == []
 
@@ -359,24 +359,53 @@ SOLUTIONS = (
 )
 
 
-@pytest.mark.parametrize("number", range(len(SOLUTIONS)))
-def test_exercise_when_it_is_done_then_it_says_so_and_not_before(shown, page, number):
+# What looks like it, and is not: exercise, what is done.
+NO_SOLUTIONS = (
+    (0, ["short", "fetch", "short", "fetch", "short", "fetch"]),  # nothing overflows
+    (0, ["short", "short", "short", "short", "fetch", "events"]),  # two are not taken
+    (1, ["get", "prep", "flush", "flag", "sleep"]),  # with the fence the thread sees the tail, and does not sleep
+    (1, ["sleep", "without:fence", "get", "prep", "flush", "drain"]),  # nobody has looked at the flag
+    (1, ["without:fence", "get", "prep", "flush", "flag", "drain", "sleep"]),
+    (2, ["op:multi", "short", "op:nop", "feed", "feed", "fetch"]),  # they carry MORE
+    (2, ["short", "fetch", "short", "fetch"]),
+    (3, ["discard", "short", "late:2", "fetch"]),  # another timeout
+    (4, ["feed", "fetch", "free:1"]),
+)  # fmt: skip
+
+
+def open_exercise(shown, page, number):
     shown.open(page, still=True)
     shown.click('[data-tab="exercises"]')
     shown.value(f"byId('which').value = {number}; byId('which').dispatchEvent(new Event('change'))")
+
+
+@pytest.mark.parametrize("number", range(len(SOLUTIONS)))
+def test_exercise_when_it_is_done_then_it_says_so_and_not_before(shown, page, number):
+    open_exercise(shown, page, number)
     assert shown.value("EXERCISES.length") == len(SOLUTIONS)
     verdict = "byId('verdict').textContent"
     for act in SOLUTIONS[number]:
-        assert "Solved" not in shown.value(verdict)
+        assert shown.value(verdict).startswith("Not yet")
         do(shown, act)
-    if number == 2:
-        assert "Now say why" in shown.value(verdict)
-        for answer, word in ((0, "not for that reason"), (2, "Solved")):
-            shown.value(f"byId('answer').value = {answer}; byId('answer').dispatchEvent(new Event('change'))")
-            assert word in shown.value(verdict)
+    answers = shown.value("EXERCISES[exercise].question ? EXERCISES[exercise].question[1] : []")
+    right = shown.value("RIGHT[exercise]")
+    for answer in sorted(range(len(answers)), key=lambda n: str(n) == right):  # the right one last
+        assert "Solved" not in shown.value(verdict)
+        shown.value(f"byId('answer').value = {answer}; byId('answer').dispatchEvent(new Event('change'))")
+        assert answers[answer][1] in shown.value(verdict)  # why it is not that
     assert shown.value(verdict).startswith("Solved")
+    do(shown, "op:nop", "short")
+    assert shown.value(verdict).startswith("Solved")  # it stays so
     shown.click("#anew")
     assert shown.value(verdict).startswith("Not yet")
+
+
+@pytest.mark.parametrize(("number", "acts"), NO_SOLUTIONS)
+def test_exercise_when_something_else_is_done_then_it_is_not_solved(shown, page, number, acts):
+    open_exercise(shown, page, number)
+    do(shown, *acts)
+    assert shown.value("byId('verdict').textContent").startswith("Not yet")
+    assert "to do" in shown.value("byId('wanted').textContent")
 
 
 # ------------------------------------------------------------------------------------------------------
