@@ -48,7 +48,7 @@ __all__ = [
 _HOME: dict[str, str] = {
     "AioHandler": "fdmon",
     "FDMon": "fdmon",
-    "ForkedRing": "rings",
+    "ForkedRing": "handle",
     "InFlight": "inflight",
     "Ring": "rings",
     "RingClosed": "rings",
@@ -65,8 +65,9 @@ if TYPE_CHECKING:
     from . import ops, uapi
     from .buffers import pin
     from .fdmon import AioHandler, FDMon
+    from .handle import ForkedRing
     from .inflight import InFlight
-    from .rings import ForkedRing, Ring, RingClosed, SubmissionQueueFull, WrongThread
+    from .rings import Ring, RingClosed, SubmissionQueueFull, WrongThread
     from .syscalls import Unavailable
 else:
     # Hidden from type checkers, which would otherwise accept every misspelt name.

@@ -9,8 +9,8 @@ the NOP that fills a gap, and the SQEs of 128 bytes).
 Invariant: indices run free. They only grow (discard() alone takes some back), wrap at 2**32 in shared memory,
 and are masked only to find a slot. The tail is published once per batch, after everything that could fail
 on our side.
-Read next: rings.py. On a first reading: this page, SubmissionQueue down to pending(), CompletionQueue.fetch.
-The rest are variants of the same.
+Read next: handle.py; on a first reading, rings.py at once, and of this file the head, SubmissionQueue down to
+pending(), and CompletionQueue.fetch. The rest are variants of the same.
 
 Unless said otherwise, memory passed to a call may be freed when the call returns, only the thread that owns a
 ring may use it, and Linux 5.1 suffices.
@@ -175,8 +175,10 @@ class SubmissionQueue(Uncopyable):
             _bytes_of(ring_memory)[sq_off["array"] : sq_off["array"] + len(array)] = array
         #: The thread that may fill slots; get_sqe() refuses others.
         self.owner = get_ident()
-        self.sqe_tail = self.published = self._cut = self._first = load_acquire(words, self._ktail)
-        self._limit = 0
+        #: The index of the next slot to take, and that of the next to publish.
+        self.sqe_tail = self.published = load_acquire(words, self._ktail)
+        self._limit = 0  # the index that may not be taken before the kernel's head has been looked at again
+        self._cut = self._first = self.sqe_tail  # up to _cut, slots have views: see _cut_slots()
 
     def get_sqe(self) -> memoryview:
         """Take the next free slot.

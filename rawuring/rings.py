@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 # pyright: basic
-"""A ring: two queues, the descriptor that makes the kernel look at them, and their owner.
+"""A ring at work: submit, wait, reap.
 
-What it is: Ring, which submits, waits and reaps, belongs to one thread, and closes what it opened. Mirrors:
-liburing ``src/queue.c`` and ``src/setup.c`` as far as they make system calls.
-Must not know: the meaning of an operation (an exception: the TIMEOUT with which kernels before 5.11 wait), or
-the handler of a completion.
+What it is: Ring, which makes the kernel look at the two queues and takes the answers out. Mirrors: liburing
+``src/queue.c`` as far as it makes system calls.
+Must not know: the meaning of an operation (an exception: the TIMEOUT with which kernels before 5.11 wait),
+or the handler of a completion.
 Invariant: a call counts consumed entries from the queues, never from a return value alone, and loses no
 completion when a signal handler raises.
 Read next: ops.py. On a first reading: Ring.submit and Ring.reap. The rest are variants of the same, and the
@@ -21,25 +21,27 @@ import errno
 import os
 import struct
 import sys
-import weakref
-from _thread import _local, get_ident
+from _thread import get_ident
 from collections import namedtuple
-from functools import partial
 
 from . import barriers, syscalls, uapi
 from .barriers import load_acquire, store_release
 
 # The names "as" themselves are public here, too.
-from .mapping import (
-    _U32,
-    check_layout,
-    check_room,
-    map_rings as map_rings,
-    memory_sizes as memory_sizes,
-    place,
-    unmap,
+from .handle import (
+    GONE as GONE,
+    LOST as LOST,
+    REFUSED as REFUSED,
+    ForkedRing as ForkedRing,
+    RingHandle,
+    _pointer,
+    call_all as call_all,
+    this_thread as this_thread,
+    thread_lives as thread_lives,
+    watcher as watcher,
 )
-from .params import Dropped, check_integers, check_sizes, flag_names, setup
+from .mapping import map_rings as map_rings, memory_sizes as memory_sizes
+from .params import check_integers
 from .queues import (
     _CQE16,
     _CQE16_AT,
@@ -53,14 +55,12 @@ from .queues import (
     SubmissionQueueFull as SubmissionQueueFull,
     WrongThread as WrongThread,
 )
-from .syscalls import Uncopyable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import Iterable, Iterator
-    from types import TracebackType
-    from typing import Any, Callable, NoReturn
+    from collections.abc import Iterable
+    from typing import Any, Callable
 
     from .queues import Cqe as Cqe
 
@@ -80,20 +80,6 @@ RECOMMENDED = (
 
 # Whether statements with no call between them are one step: the no-call rule (queues.py).
 _HANDLERS_RUN_AFTER_CALLS = sys.implementation.name == "cpython" and sys.version_info >= (3, 11)
-
-#: The errnos with which a sandbox or an administrator takes io_uring away while it is in use.
-REFUSED = (errno.EPERM, errno.EACCES, errno.ENOSYS)
-#: The errnos of a ring whose descriptor somebody else has closed, and maybe used again.
-GONE = (errno.EBADF, errno.EOPNOTSUPP, errno.ENXIO)
-LOST = REFUSED + GONE
-
-
-class ForkedRing(RuntimeError):
-    """Raised by a ring that fork() copied and that belongs to the parent; its queues say RingClosed."""
-
-
-# ------------------------------------------------------------------------------------------------------
-# The ring
 
 
 class Statistics(
@@ -116,7 +102,7 @@ class Statistics(
     sq_dropped: int
 
 
-class Ring(Uncopyable):
+class Ring(RingHandle):
     """An io_uring: a descriptor, its submission queue and its completion queue.
 
     A ring belongs to one thread, the one that created it, until bind_thread() or enable() gives it to
@@ -131,7 +117,7 @@ class Ring(Uncopyable):
     # name              true when                                  read by
     # ----------------  -----------------------------------------  -----------------------------------------
     # _sqpoll           SQPOLL: the kernel's thread submits        submit, _turn, discard, sqring_wait
-    # _rewind           SQ_REWIND: each batch starts at slot 0     _enter, _attach_queues
+    # _rewind           SQ_REWIND: each batch starts at slot 0     _enter
     # _plain            neither of these: sq.head tells what was   submit_and_wait, for its short way
     #                   consumed; debug.py: False
     # _direct           a load orders what follows it (barriers),  reap, _collect: without it through _fetch
@@ -143,117 +129,14 @@ class Ring(Uncopyable):
     # _quick            _plain, _direct, not _enter_to_reap, all   submit_and_reap and reap_columns, for their
     #                   CQEs have 16 bytes, and no TIMEOUT of      short ways
     #                   ours is among them (EXT_ARG)
-    # _registered_only  REGISTERED_FD_ONLY, then after close_fd()  whoever needs a descriptor
-    # _borrowed         memory was given                           _release, dont_fork
 
-    #: Whether another object owns the ring and closes it: of a ring that is forgotten with its owner, the
-    #: owner warns, or nobody. A collector finalizes a cycle in any order, the ring maybe first.
-    owned = False
-
-    def __init__(
-        self,
-        entries: int = 128,
-        *,
-        flags: int = 0,
-        wish: int = 0,
-        cq_entries: int | None = None,
-        min_entries: int | None = None,
-        sq_thread_cpu: int | None = None,
-        sq_thread_idle_ms: int | None = None,
-        wq_fd: int | None = None,
-        memory: tuple[Any, Any] | None = None,
-        single_mmap: bool = True,
-    ) -> None:
-        """Create and map a ring.
-
-        Args: entries is the SQ size, rounded up to a power of two by the kernel; flags are required,
-            wish is granted as far as this kernel can (see ``dropped``); cq_entries is the CQ size, by
-            default twice the SQ's; min_entries allows fewer entries when memory is short; sq_thread_cpu
-            and sq_thread_idle_ms are for SQPOLL; wq_fd is a ring whose workers are shared; memory is a
-            pair of page-aligned writable buffers (rings, SQEs) for NO_MMAP, made when it is absent;
-            single_mmap False maps the CQ on its own, as before 5.4.
-        Raises: Unavailable with the cause; TypeError and ValueError for arguments that no kernel would take.
-        Threads: the creator becomes the owner.
-        Mirrors: liburing io_uring_queue_init_params
-        """
-        self._owner = 0
-        self._state = "closed"
-        #: The ring can no longer be used.
-        self.closed = True
-        self._fd = self._wakeup_fd = -1
-        self._registered_only = False
-        self._mappings: list[Any] = []
-        self._borrowed = memory is not None
-        check_integers(
-            entries=entries, flags=flags, wish=wish, cq_entries=cq_entries, min_entries=min_entries,
-            sq_thread_cpu=sq_thread_cpu, sq_thread_idle_ms=sq_thread_idle_ms, wq_fd=wq_fd,
-        )  # fmt: skip
-        if memory is not None and not (isinstance(memory, (tuple, list)) and len(memory) == 2):
-            raise TypeError(f"memory is a pair of buffers (rings, SQEs), not {memory!r:.50}")
-        fields = {"sq_thread_cpu": sq_thread_cpu or 0, "sq_thread_idle": sq_thread_idle_ms or 0}
-        if cq_entries is not None:
-            flags |= uapi.IORING_SETUP_CQSIZE
-            fields["cq_entries"] = cq_entries
-        if sq_thread_cpu is not None:
-            flags |= uapi.IORING_SETUP_SQ_AFF
-        if wq_fd is not None:
-            flags |= uapi.IORING_SETUP_ATTACH_WQ
-            fields["wq_fd"] = wq_fd
-        if memory is not None:
-            flags |= uapi.IORING_SETUP_NO_MMAP
-        check_sizes(entries, cq_entries, flags, wish, wq_fd)
-        if (flags | wish) & uapi.IORING_SETUP_SQPOLL and not barriers.ordered():
-            raise ValueError("IORING_SETUP_SQPOLL needs a full memory fence, and this machine offers none")
-        try:
-            if flags & uapi.IORING_SETUP_NO_MMAP:
-                self._setup_in(memory, entries, flags, wish, fields)
-            else:
-                wish &= ~(uapi.IORING_SETUP_NO_MMAP | uapi.IORING_SETUP_REGISTERED_FD_ONLY)
-                result = self._setup(entries, flags, wish, fields, min_entries or entries)
-                self._fd, self.params, self.dropped = result
-            self._attach(single_mmap)
-        except BaseException:
-            self._release()
-            raise
-
-    def _setup_in(
-        self, memory: tuple[Any, Any] | None, entries: int, flags: int, wish: int, fields: dict[str, int]
-    ) -> None:
-        """Create a ring inside memory of ours (NO_MMAP)."""
-        import ctypes
-
-        rings, sqes = place(memory, entries, fields.get("cq_entries", 0), flags | wish)
-        packed = {
-            "sq_off": {"user_addr": ctypes.addressof(ctypes.c_char.from_buffer(sqes))},
-            "cq_off": {"user_addr": ctypes.addressof(ctypes.c_char.from_buffer(rings))},
-        }
-        self._mappings = [rings, rings, sqes]
-        self._fd, self.params, self.dropped = self._setup(entries, flags, wish, {**fields, **packed}, entries)
-        check_room(rings, sqes, memory_sizes(self.params))
+    before_close: list[Callable[[Ring, bool], None]]
 
     def _attach(self, single_mmap: bool) -> None:
         """Map the ring, and note what its flags mean for each call."""
-        params = self.params
-        #: The setup flags in force: those required and the wishes that were granted.
-        self.flags: int = params["flags"]
-        #: IORING_FEAT_* mask of this kernel.
-        self.features: int = params["features"]
-        self._registered_only = bool(self.flags & uapi.IORING_SETUP_REGISTERED_FD_ONLY)
-        if not self._mappings:
-            self._mappings = list(self._map(params, single_mmap))
+        super()._attach(single_mmap)
         self._rewind = bool(self.flags & uapi.IORING_SETUP_SQ_REWIND)
-        self._attach_queues(params)
         self._sqpoll = bool(self.flags & uapi.IORING_SETUP_SQPOLL)
-        self._enter_fd = self._fd
-        self._enter_flags = 0
-        if self._registered_only:
-            self._enter_flags = uapi.IORING_ENTER_REGISTERED_RING
-            this_thread().by_index.add(self)
-        self._wait_flags = uapi.IORING_ENTER_GETEVENTS
-        if self.features & uapi.IORING_FEAT_NO_IOWAIT:
-            # Else a program that waits here for a socket shows as 100 % iowait.
-            self._wait_flags |= uapi.IORING_ENTER_NO_IOWAIT
-        self._turn_flags = self._wait_flags | self._enter_flags
         self._plain = not (self._sqpoll or self._rewind)
         silent = uapi.IORING_SETUP_DEFER_TASKRUN | uapi.IORING_SETUP_TASKRUN_FLAG
         self._direct = barriers.ordered()
@@ -267,266 +150,9 @@ class Ring(Uncopyable):
             self._plain and not self._enter_to_reap and not self.flags & wide
             and bool(self.features & uapi.IORING_FEAT_EXT_ARG)
         )  # fmt: skip
-        self._bind()
         self._deadline = syscalls.GeteventsArg()
         self._timeouts: list[Any] = []
         self._submitted = self._reaped = self._enters = 0
-        #: Called in this order, as callback(ring, explicit), while the ring still works; explicit is False
-        #: when nobody called close(): the ring was forgotten, or the interpreter ends.
-        self.before_close: list[Callable[[Ring, bool], None]] = []
-        #: What is registered and must live as long as the registration: (kind, number) -> object. register.py
-        #: fills it.
-        self.resources: dict[tuple[str, int], Any] = {}
-        self._own()
-        _remember(self)
-        if os.environ.get("RAWURING_DEBUG", "0") not in ("", "0"):
-            debug = watcher()
-            if debug is not None:
-                debug.watch(self)
-        if os.environ.get("RAWURING_TRACE"):
-            trace = watcher("trace")
-            if trace is not None:
-                trace.watch(self)
-
-    # -- where the kernel comes in: fakekernel.FakeRing has another one
-
-    def _setup(
-        self, entries: int, flags: int, wish: int, fields: dict[str, Any], min_entries: int
-    ) -> tuple[int, dict[str, Any], list[Dropped]]:
-        return setup(entries, flags, wish, fields, min_entries)
-
-    def _map(self, params: dict[str, Any], single_mmap: bool = True) -> tuple[Any, Any, Any]:
-        return map_rings(self._fd, params, single_mmap)
-
-    def _bind(self) -> None:
-        """Find the functions that enter the kernel: attributes, so that a call costs no frame more."""
-        self._call: Callable[..., int] = syscalls.enter
-        self._bare: tuple[Callable[..., int], int, Any] = syscalls.bare_enter()
-
-    def _attach_queues(self, params: dict[str, Any]) -> None:
-        sq_memory, cq_memory, sqes_memory = self._mappings
-        check_layout(self._mappings, params)
-        self.params = params
-        queue = RewindSubmissionQueue if self._rewind else SubmissionQueue
-        self.sq = queue(sq_memory, sqes_memory, params["sq_off"], self.flags)
-        self.cq = CompletionQueue(cq_memory, params["cq_off"], self.flags)
-        #: Take the next free slot: see SubmissionQueue.get_sqe.
-        self.get_sqe: Callable[[], memoryview] = self.sq.get_sqe
-
-    # -- whose ring this is
-
-    def _own(self) -> None:
-        if self._by_index() and self not in this_thread().by_index:
-            self._lose_index()
-        self._state = "open"
-        self.closed = False
-        self._owner = self.sq.owner = get_ident()
-
-    def _by_index(self) -> bool:
-        return bool(self._enter_flags & uapi.IORING_ENTER_REGISTERED_RING)
-
-    def _lose_index(self) -> None:
-        """Take note that the index is of no use any more: it is another thread's, or went with its thread."""
-        if self._registered_only:
-            self._break()
-        else:
-            self._enter_by(self._fd, 0)
-
-    def _enter_by(self, number: int, flags: int) -> None:
-        try:
-            self._enter_fd, self._enter_flags, self._turn_flags = number, flags, self._wait_flags | flags
-        except BaseException:  # before CPython 3.11 they are not one step (the no-call rule, queues.py)
-            self._enter_fd, self._enter_flags, self._turn_flags = number, flags, self._wait_flags | flags
-            raise
-
-    def _refuse_to_move(self) -> None:
-        if self._registered_only and self not in this_thread().by_index:
-            raise WrongThread(
-                "this ring has no descriptor (IORING_SETUP_REGISTERED_FD_ONLY, close_fd()), and its index "
-                "holds in one thread only: it cannot be handed over"
-            )
-
-    def bind_thread(self) -> None:
-        """Make the calling thread the owner.
-
-        Only while no other thread is using the ring. Requests that are in flight stay with the thread that
-        submitted them: if it ends, they complete with -ECANCELED when their event comes. A ring that was
-        entered by an index of register.register_ring_fd() is entered by its descriptor again, for the index
-        is the other thread's: let register.unregister_ring_fd() give it back there first, or it stays taken,
-        and the kernel keeps the ring, until that thread ends.
-
-        Raises: WrongThread when the kernel has bound the ring to its creator (SINGLE_ISSUER), and for a ring
-            that has an index and no descriptor; RingClosed; ForkedRing.
-        Threads: the new owner.
-        Source: Linux 6.12 io_uring/tctx.c __io_uring_add_tctx_node
-        """
-        if self._state != "open":
-            self._refuse()
-        self._refuse_to_move()
-        fixed = self.flags & uapi.IORING_SETUP_SINGLE_ISSUER
-        if self._owner != get_ident() and fixed and not self.flags & uapi.IORING_SETUP_R_DISABLED:
-            raise WrongThread(
-                "the kernel bound this ring to the thread that created it (IORING_SETUP_SINGLE_ISSUER): "
-                "create it with IORING_SETUP_R_DISABLED and call enable() in the thread that is to have it"
-            )
-        self._own()
-
-    def enable(self) -> None:
-        """Start a ring that was created with IORING_SETUP_R_DISABLED, and make the calling thread its owner.
-
-        Raises: OSError with the kernel's errno (EBADFD: it was not disabled); WrongThread for a ring that has
-            an index and no descriptor.
-        Threads: the new owner.
-        Since: 5.10
-        Mirrors: liburing io_uring_enable_rings
-        """
-        if self._state != "open":
-            self._refuse()
-        self._refuse_to_move()
-        try:
-            self._register(uapi.IORING_REGISTER_ENABLE_RINGS, None, 0)
-        except OSError as error:
-            # It may run already: a signal handler raised when the call had got through.
-            known = self.flags & uapi.IORING_SETUP_R_DISABLED
-            if not known or error.errno != getattr(errno, "EBADFD", -1):
-                raise
-        self._own()
-        try:
-            self._enter(0, 0, 0)
-        except OSError as error:
-            if error.errno != getattr(errno, "EBADFD", -1):
-                raise
-            raise OSError(
-                error.errno,
-                "the kernel says that it has enabled the ring, and has not (Linux 5.10.46 does so): create "
-                "the ring without IORING_SETUP_R_DISABLED",
-            ) from None
-        self.flags &= ~uapi.IORING_SETUP_R_DISABLED
-
-    def enter_by_index(self, index: int | None) -> int:
-        """Enter by an index that register.register_ring_fd() got, or by the descriptor again.
-
-        Args: index, or None for the descriptor.
-        Returns: what stood there before.
-        Raises: ValueError for None when there is no index, and for what is no index.
-        Since: 5.18
-        """
-        if get_ident() != self._owner:
-            self._refuse()
-        if index is not None:
-            check_integers(index=index)
-        before = self._enter_fd
-        if self._registered_only or (index is None and not self._by_index()):
-            raise ValueError("this ring is not entered by an index of register_ring_fd()")
-        if index is None:
-            self._lose_index()
-            this_thread().by_index.discard(self)
-        else:
-            this_thread().by_index.add(self)
-            self._enter_by(index, uapi.IORING_ENTER_REGISTERED_RING)
-        return before
-
-    def close_fd(self) -> None:
-        """Close the descriptor of a ring that is entered by an index; from now on the ring has none.
-
-        Raises: ValueError when register.register_ring_fd() was not called, or this kernel cannot register
-            without a descriptor.
-        Since: 6.3
-        Mirrors: liburing io_uring_close_ring_fd
-        """
-        if get_ident() != self._owner:
-            self._refuse()
-        if self._registered_only or not self._by_index():
-            raise ValueError("this ring is not entered by an index of register_ring_fd()")
-        if not self.features & uapi.IORING_FEAT_REG_REG_RING:
-            raise ValueError("a ring without a descriptor needs IORING_FEAT_REG_REG_RING (Linux 6.3)")
-        fd, self._fd, self._registered_only = self._fd, self._enter_fd, True
-        os.close(fd)
-
-    def remap(self, params: dict[str, Any]) -> None:
-        """Map the rings again after the kernel has moved them: see register.resize_rings().
-
-        When they cannot be mapped the ring is broken, and so is one that a signal handler's exception leaves
-        half done. A broken ring takes no call but close(), which tries once more, and drains it.
-
-        Args: params is the unpacked io_uring_params that the kernel filled.
-        Raises: OSError from mmap(2), when the ring is broken.
-        Lifetime: none; views of the old slots stay valid memory, which nobody looks at.
-        Since: 6.13
-        """
-        if get_ident() != self._owner:
-            self._refuse()
-        self._break()
-        self._map_again(params)
-        self._mend()
-
-    def _resize(self, argument: Any) -> None:
-        """Let the kernel move the rings as a StructBuffer with io_uring_params says, and map them again."""
-        self.fileno()  # what has no descriptor cannot be mapped
-        self.sq.flush()
-        # From here on until they are mapped, whatever raises leaves a ring that says that it is broken.
-        self._break()
-        try:
-            self._register(uapi.IORING_REGISTER_RESIZE_RINGS, argument.address, 1)
-        except BaseException as error:
-            if isinstance(error, OSError) and syscalls.is_of_kernel(error):
-                self._mend()  # nothing was moved
-            else:  # a signal handler's: nobody knows
-                self._map_what_is_there()
-            raise
-        self._map_again(uapi.io_uring_params.unpack(argument.read()))
-        self._mend()
-
-    def _break(self) -> None:
-        self._state = "broken"
-        self._owner_before = self._owner
-        self._owner = self.sq.owner = self.sq._limit = 0
-        self.get_sqe = _REFUSED["broken"]
-
-    def _mend(self) -> None:
-        self.sq._move_limit()
-        self.get_sqe = self.sq.get_sqe
-        owner = self._owner_before
-        self._owner, self.sq.owner, self._state = owner, owner, "open"
-
-    def _map_again(self, params: dict[str, Any]) -> None:
-        """Let go of memory that the kernel may have left, and map what it has now."""
-        params = {**params, "flags": self.flags, "features": self.features}
-        copied, old = self.cq.copied, self._mappings
-        for queue in (self.sq, self.cq):
-            _release_queue(queue)
-        unmap(old)
-        try:
-            self._mappings = list(self._map(params))
-        except OSError as error:
-            what = f"the kernel has moved the rings, and they cannot be mapped: {error.strerror}"
-            raise OSError(error.errno, f"{what}. This ring is broken: close it") from None
-        self._attach_queues(params)
-        self.cq.copied = copied
-
-    def _map_what_is_there(self) -> None:
-        """Map a broken ring by the sizes that the kernel has written into it."""
-        import mmap
-
-        sq_off, cq_off = self.params["sq_off"], self.params["cq_off"]
-        offset = uapi.IORING_OFF_SQ_RING
-        with mmap.mmap(self._fd, mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ, offset=offset) as page:
-            sq_entries = _U32.unpack_from(page, sq_off["ring_entries"])[0]
-            cq_entries = _U32.unpack_from(page, cq_off["ring_entries"])[0]
-        if sq_off["array"]:
-            # Behind the CQEs, in whole cache lines, for all kernels that move it and say where.
-            cqes = cq_off["cqes"] + cq_entries * self.cq.cqe_size
-            sq_off = {**sq_off, "array": -(-cqes // 64) * 64}
-        self._map_again({**self.params, "sq_entries": sq_entries, "cq_entries": cq_entries, "sq_off": sq_off})
-        self._mend()
-
-    def _refuse(self) -> NoReturn:
-        if self._state != "open":
-            _REFUSED[self._state]()
-        raise WrongThread(
-            f"this ring belongs to thread {self._owner} and was used in thread {get_ident()}: use one ring "
-            "per thread, or bind_thread() to hand it over"
-        )
 
     # -- submitting
 
@@ -820,6 +446,38 @@ class Ring(Uncopyable):
             if self.sq.sqe_tail == tail:  # or later waits would rely on a TIMEOUT that was never sent
                 self._timeouts.pop()
 
+    def enable(self) -> None:
+        """Start a ring that was created with IORING_SETUP_R_DISABLED, and make the calling thread its owner.
+
+        Raises: OSError with the kernel's errno (EBADFD: it was not disabled); WrongThread for a ring that has
+            an index and no descriptor.
+        Threads: the new owner.
+        Since: 5.10
+        Mirrors: liburing io_uring_enable_rings
+        """
+        if self._state != "open":
+            self._refuse()
+        self._refuse_to_move()
+        try:
+            self._register(uapi.IORING_REGISTER_ENABLE_RINGS, None, 0)
+        except OSError as error:
+            # It may run already: a signal handler raised when the call had got through.
+            known = self.flags & uapi.IORING_SETUP_R_DISABLED
+            if not known or error.errno != getattr(errno, "EBADFD", -1):
+                raise
+        self._own()
+        try:
+            self._enter(0, 0, 0)
+        except OSError as error:
+            if error.errno != getattr(errno, "EBADFD", -1):
+                raise
+            raise OSError(
+                error.errno,
+                "the kernel says that it has enabled the ring, and has not (Linux 5.10.46 does so): create "
+                "the ring without IORING_SETUP_R_DISABLED",
+            ) from None
+        self.flags &= ~uapi.IORING_SETUP_R_DISABLED
+
     def _enter(
         self, to_submit: int, min_complete: int, flags: int,
         timeout: syscalls.GeteventsArg | int | None = None,
@@ -972,6 +630,8 @@ class Ring(Uncopyable):
             kflags = self.sq.flags()
             pull = uapi.IORING_SQ_CQ_OVERFLOW
 
+    # -- the rest
+
     def cq_ready(self) -> int:
         """Count the completions that reap() would return without entering the kernel.
 
@@ -981,34 +641,6 @@ class Ring(Uncopyable):
         if get_ident() != self._owner:
             self._refuse()
         return len(self.cq.copied) + self.cq.ready()
-
-    def answers(self) -> bool:
-        """Tell whether the kernel still accepts calls for this ring, with an enter that does nothing.
-
-        Returns: False if a filter now refuses io_uring, or other code has closed the descriptor.
-        Threads: any.
-        """
-        try:
-            self._call(self._enter_fd, 0, 0, self._enter_flags, None)
-        except OSError as error:
-            return error.errno == errno.EEXIST  # another thread's ring: it exists
-        return True
-
-    def lost(self, error: OSError) -> bool:
-        """Tell whether an error means that the kernel has taken the ring away.
-
-        A signal handler's own PermissionError looks the same, so the ring is asked. A descriptor that
-        somebody else has closed is disowned.
-
-        Args: error as caught around a call for the ring.
-        """
-        if not isinstance(error, OSError):
-            raise TypeError(f"lost() takes an OSError, not {error!r:.50}")
-        if error.errno not in LOST or self.answers():
-            return False
-        if error.errno in GONE:
-            self.disown_fd()
-        return True
 
     def need_enter(self) -> bool:
         """Tell whether the kernel holds back completions that only an enter posts.
@@ -1041,49 +673,6 @@ class Ring(Uncopyable):
             self._refuse()
         if self._sqpoll and not self.sq.space_left():
             self._submit_sqpoll(uapi.IORING_ENTER_SQ_WAIT)
-
-    # -- the rest
-
-    def register(self, opcode: int, arg: Any = None, nr_args: int = 0) -> int:
-        """Call io_uring_register on this ring.
-
-        Args: as syscalls.io_uring_register.
-        Returns: the operation's return value.
-        Raises: OSError with the kernel's errno.
-        Lifetime: none, but the registered object lives on.
-        Mirrors: liburing do_register
-        """
-        if get_ident() != self._owner:
-            self._refuse()
-        return self._register(opcode, arg, nr_args)
-
-    def _register(self, opcode: int, arg: Any, nr_args: int) -> int:
-        if self._registered_only:
-            opcode |= uapi.IORING_REGISTER_USE_REGISTERED_RING
-        elif not self.features & uapi.IORING_FEAT_LINKED_FILE:
-            # Before 5.18 the kernel would wait until nothing is in flight, and then not know a newer one.
-            since_513 = self.features & uapi.IORING_FEAT_RSRC_TAGS
-            last = uapi.IORING_REGISTER_IOWQ_MAX_WORKERS if since_513 else uapi.IORING_REGISTER_ENABLE_RINGS
-            if opcode > last:
-                syscalls.raise_registration(errno.EINVAL, self._fd, opcode)
-        return syscalls.io_uring_register(self._fd, opcode, arg, nr_args)
-
-    def fileno(self) -> int:
-        """Return the descriptor, which poll(2) and select(2) report as readable when there are completions.
-
-        It wakes epoll and asyncio, too, but not on a ring with IORING_SETUP_DEFER_TASKRUN, as
-        rings.RECOMMENDED wishes for: there wakeup_fd() does. With IORING_SETUP_IOPOLL it wakes nothing.
-
-        Raises: RingClosed; ValueError on a ring without a descriptor (REGISTERED_FD_ONLY, close_fd()).
-        Threads: any.
-        """
-        if self._state != "open":
-            self._refuse()
-        if self._registered_only:
-            raise ValueError(
-                "this ring has an index, no descriptor (IORING_SETUP_REGISTERED_FD_ONLY, close_fd())"
-            )
-        return self._fd
 
     def wakeup_fd(self) -> int:
         """Return a descriptor that wakes select, poll, epoll and asyncio when there are completions.
@@ -1123,27 +712,6 @@ class Ring(Uncopyable):
             self._direct = self._quick = False  # every reap goes through _fetch
         return self._wakeup_fd
 
-    def _close_wakeup_fd(self) -> None:
-        fd, self._wakeup_fd = self._wakeup_fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    @property
-    def state(self) -> str:
-        """Return "open", "closed", "forked" in a child that inherited the ring, or "broken": see remap().
-
-        Threads: any.
-        """
-        return self._state
-
-    @property
-    def owner(self) -> int:
-        """Return the ident of the thread that owns the ring, 0 if none does any more.
-
-        Threads: any.
-        """
-        return self._owner
-
     def statistics(self) -> Statistics:
         """Take a snapshot of the counters.
 
@@ -1163,172 +731,6 @@ class Ring(Uncopyable):
             sq_dropped=self.sq.dropped(),
         )
 
-    def dont_fork(self) -> None:
-        """Exclude the rings from forked children, which could not use them; a child gets ForkedRing.
-
-        Code that holds a slot must not touch it in the child: there is no memory behind it.
-
-        Source: madvise(2), MADV_DONTFORK. Linux 6.12 and 7.2 for user mode (UML) damage their memory when a
-            process with 256 SQEs or more mapped forks (seen 2026-11-23); elsewhere this saves work.
-        """
-        import mmap
-
-        for memory in self._mappings:
-            if not self._borrowed and hasattr(memory, "madvise"):
-                memory.madvise(mmap.MADV_DONTFORK)
-
-    def disown_fd(self) -> None:
-        """Disown a descriptor that other code has closed: close() then leaves that number alone."""
-        self._fd = -1
-
-    def close(self) -> None:
-        """Let the tables drain their requests, then unmap the rings and close the descriptor.
-
-        An InFlight table cancels and drains its own here (before_close). The kernel cancels requests without
-        one some time after this call, and does not tell when: drain first, or keep their memory for ever.
-        SQEs that were not submitted are dropped. May be called twice.
-
-        Raises: WrongThread while the owner still lives.
-        Threads: the owner, or any thread once the owner has ended.
-        Mirrors: liburing io_uring_queue_exit
-        """
-        if self.closed:
-            return
-        if self._state in ("closed", "forked"):  # half done
-            self._release(self._state)
-            return
-        if self._state == "broken":
-            if get_ident() != self._owner_before and thread_lives(self._owner_before):
-                self._refuse()
-        elif get_ident() != self._owner:
-            if thread_lives(self._owner):
-                self._refuse()
-            if not self.flags & uapi.IORING_SETUP_SINGLE_ISSUER:  # the kernel lets no other thread enter it
-                self._own()  # so that requests in flight can still be cancelled and drained
-        self._close(explicit=True)
-
-    def _close(self, explicit: bool) -> None:
-        try:
-            if self._state == "broken" and get_ident() == self._owner_before and not self._registered_only:
-                try:
-                    self._map_what_is_there()
-                except OSError:
-                    pass  # then the tables keep the memory in flight for ever
-            call_all(self._callbacks(explicit))  # even if one raises: each may have memory to protect
-        finally:
-            try:
-                self._release()
-            except OSError:  # other code has closed the descriptor, and a finalizer cannot report it
-                if explicit:
-                    raise
-
-    def _callbacks(self, explicit: bool) -> Iterator[Callable[[], object]]:
-        while self.before_close:
-            callback = self.before_close.pop(0)
-            yield partial(callback, self, explicit)
-
-    def _release(self, state: str = "closed") -> None:
-        """Release memory and descriptor without touching an index."""
-        self._owner = 0
-        self._state = state
-        self.get_sqe = _REFUSED[state]  # not a method of this ring: that would be a cycle
-        # Each step may be repeated: the next close() completes steps that a signal handler's exception
-        # prevented.
-        for queue in (getattr(self, "sq", None), getattr(self, "cq", None)):
-            if queue is not None:
-                _release_queue(queue)
-        if not self._borrowed:
-            unmap(self._mappings)
-        self._mappings = []
-        self._give_back_index(state)
-        try:
-            self._close_fd()
-        finally:  # other code may have closed it
-            self._close_wakeup_fd()
-            self.closed = self._fd < 0
-
-    def _give_back_index(self, state: str) -> None:
-        """Unregister the index, which would keep the ring alive.
-
-        In a forked child, and in another thread, the same number is unused, or belongs to another ring.
-        """
-        here = this_thread().by_index
-        if state == "forked" or self not in here or not self._by_index():
-            return
-        here.discard(self)
-        by_itself = self._registered_only or self._fd < 0
-        update = bytearray(uapi.io_uring_rsrc_update.pack(offset=self._enter_fd))
-        opcode = uapi.IORING_UNREGISTER_RING_FDS
-        if by_itself:
-            opcode |= uapi.IORING_REGISTER_USE_REGISTERED_RING
-        try:
-            syscalls.io_uring_register(self._enter_fd if by_itself else self._fd, opcode, _pointer(update), 1)
-        except OSError:
-            pass  # it goes with its thread
-
-    def _close_fd(self) -> None:
-        if self._fd >= 0 and not self._registered_only:
-            fd, self._fd = self._fd, -1  # one step, by the no-call rule (queues.py)
-            os.close(fd)
-        self._fd = -1
-
-    def __enter__(self) -> Ring:
-        """Return the ring itself; leaving the block closes it."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the ring."""
-        self.close()
-
-    def __del__(self) -> None:
-        """Close a ring that was never closed, with a warning unless it is owned."""
-        if getattr(self, "closed", True):
-            return
-        if self._state in ("closed", "forked"):  # half done
-            self._release(self._state)
-        elif self.owned:
-            if self._state == "open" and not self.flags & uapi.IORING_SETUP_SINGLE_ISSUER:
-                self._own()  # nobody else can reach it, and the kernel has bound it to no thread
-            self._close(explicit=False)
-        else:
-            import warnings
-
-            try:
-                warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-            finally:  # even if warnings are errors
-                self._close(explicit=False)
-
-    def __repr__(self) -> str:
-        """Show the descriptor, the sizes and the flags."""
-        if self._state != "open":
-            return f"<Ring {self._state}>"
-        names = flag_names(self.flags) or "no flags"
-        at = f"index={self._enter_fd}" if self._registered_only else f"fd={self._fd}"
-        return f"<Ring {at} sq={self.sq.ring_entries} cq={self.cq.ring_entries} {names}>"
-
-
-def _refuse_closed() -> NoReturn:
-    raise RingClosed("this ring is closed")
-
-
-def _refuse_forked() -> NoReturn:
-    raise ForkedRing(
-        "this ring was created before fork() and belongs to the parent process: create a new one here"
-    )
-
-
-def _refuse_broken() -> NoReturn:
-    raise RingClosed(
-        "this ring is broken: it could not be mapped again when the kernel had moved it, or it had only an "
-        "index of a thread that has ended: close it"
-    )
-
-
-_REFUSED: dict[str, Callable[[], NoReturn]] = {
-    "closed": _refuse_closed, "forked": _refuse_forked, "broken": _refuse_broken,
-}  # fmt: skip
 
 _ENTER_ADVICE = {
     errno.EBUSY: "Completions are waiting to be reaped: call reap(), then submit again; nothing was lost.",
@@ -1345,148 +747,3 @@ def _not_a_count(wait_nr: Any) -> Exception:
     if isinstance(wait_nr, int):
         return ValueError(f"wait_nr={wait_nr} is not a number of completions")
     return TypeError(f"wait_nr is an int, not {type(wait_nr).__name__}")
-
-
-def _pointer(memory: bytearray) -> Any:
-    import ctypes
-
-    # No array of that size: each size would be a type of its own, and each type a cycle.
-    return ctypes.byref(ctypes.c_char.from_buffer(memory))
-
-
-def _release_queue(queue: SubmissionQueue | CompletionQueue) -> None:
-    try:
-        queue.release()
-    except BufferError:
-        return  # the mapping outlives the ring, for its remaining views
-
-
-def call_all(calls: Iterable[Callable[[], object]]) -> None:
-    """Call each function, even if others raise.
-
-    Args: calls are functions without arguments.
-    Raises: the last exception, with those before it as its context.
-    """
-    raised: BaseException | None = None
-    outer = sys.exc_info()[1]  # the exception that the caller handles, which Python makes the context of each
-    for call in calls:
-        try:
-            call()
-        except BaseException as error:
-            if raised is not None and error.__context__ is outer:
-                error.__context__ = raised
-            raised = error
-    if raised is not None:
-        context = raised.__context__
-        try:
-            raise raised
-        except BaseException:
-            raised.__context__ = context  # `raise` has replaced it by the outer one
-            raise
-        finally:
-            del raised, context, outer  # or the frame and its exception would be a cycle
-
-
-class _Thread(Uncopyable):
-    """A thread, by an identity that no later one gets: idents are reused."""
-
-    __slots__ = ("__weakref__", "by_index")
-
-    def __init__(self) -> None:
-        """Begin with no ring."""
-        #: The rings that are entered by an index of this thread.
-        self.by_index: weakref.WeakSet[Ring] = weakref.WeakSet()
-
-    def __del__(self) -> None:
-        """Stop rings from using an index of a thread that has ended."""
-        for ring in list(getattr(self, "by_index", ())):
-            if not ring.closed:
-                ring._lose_index()
-
-
-_threads = _local()
-
-
-def this_thread() -> _Thread:
-    """Return an object that represents the calling thread as long as it lives, and is freed when it ends.
-
-    Lifetime: none; a reference to it keeps the thread alive for this module.
-    """
-    try:
-        return _threads.here  # type: ignore[no-any-return]
-    except AttributeError:
-        found = _threads.here = _Thread()
-        return found
-
-
-def thread_lives(ident: int) -> bool:
-    """Tell whether a thread still runs.
-
-    Args: ident is the result of threading.get_ident() in it.
-    Returns: True or False, at this moment.
-    """
-    import threading
-
-    return any(thread.ident == ident for thread in threading.enumerate())
-
-
-def watcher(name: str = "debug") -> Any:
-    """Fetch debug.py or trace.py, which are imported against the order, and only if their variable is set.
-
-    Args: name is "debug" or "trace".
-    Returns: the module; None in a copy of a part of the package that lacks it.
-    """
-    import warnings
-    from importlib import import_module
-
-    try:
-        return import_module(f"{__package__}.{name}")
-    except ModuleNotFoundError as error:
-        message = f"RAWURING_{name.upper()} is set, and this copy of a part has no {name} mode: {error}"
-        warnings.warn(message, RuntimeWarning, stacklevel=4)
-        return None
-
-
-# ------------------------------------------------------------------------------------------------------
-# fork and exit
-
-_live: weakref.WeakSet[Ring] = weakref.WeakSet()
-_hooked = False
-
-
-def _remember(ring: Ring) -> None:
-    """Register the ring for fork() and for the end of the interpreter."""
-    global _hooked
-    if not _hooked:
-        import atexit
-
-        if hasattr(os, "register_at_fork"):  # not on Windows, where the pure-Python kernel runs
-            os.register_at_fork(after_in_child=_after_fork_in_child)
-        atexit.register(_at_exit)
-        _hooked = True
-    _live.add(ring)
-
-
-def _after_fork_in_child() -> None:
-    # The rings are shared memory: one index touched here would be the parent's. The descriptors must
-    # go at once, or this process would keep the parent's requests alive after the parent closed its ring.
-    for ring in list(_live):
-        try:
-            ring._release("forked")
-        except OSError:
-            continue  # somebody has closed its descriptor, and the rest are to be disowned all the same
-    _live.clear()
-    syscalls.forget_array_types()
-
-
-def _at_exit() -> None:
-    # Buffers are freed during interpreter shutdown; no request may write to them by then.
-    call_all(partial(_close_at_exit, ring) for ring in list(_live) if not ring.closed)
-
-
-def _close_at_exit(ring: Ring) -> None:
-    try:
-        ring._close(explicit=False)
-    except OSError as error:
-        if error.errno != errno.EBADF:  # its descriptor was closed: there is no one to report it to
-            raise

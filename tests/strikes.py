@@ -16,8 +16,8 @@ import signal
 from types import FrameType, TracebackType
 
 OURS = (
-    "barriers", "queues", "rings", "ops", "inflight", "monitor", "fdmonpoll", "fdmon", "epollwait",
-    "selector", "syscalls",
+    "barriers", "queues", "handle", "rings", "ops", "inflight", "monitor", "fdmonpoll", "fdmon",
+    "epollwait", "selector", "syscalls",
 )  # fmt: skip
 #: In a copy in one file all modules are the same file.
 INSIDE = {selectors.__file__, *(importlib.import_module(f"rawuring.{name}").__file__ for name in OURS)}

@@ -33,6 +33,7 @@ ORDER = (
     "params",
     "mapping",
     "queues",
+    "handle",
     "rings",
     "ops",
     "buffers",

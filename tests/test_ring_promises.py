@@ -20,7 +20,7 @@ import warnings
 import pytest
 from driver import need_ring
 
-from rawuring import buffers, debug, fakekernel, fdmon, inflight, ops, register, rings, syscalls, uapi
+from rawuring import buffers, debug, fakekernel, fdmon, handle, inflight, ops, register, rings, syscalls, uapi
 from rawuring.inflight import InFlight
 from rawuring.selector import IoUringSelector
 
@@ -472,7 +472,7 @@ def test_rings_cannot_be_mapped_if_resized_then_broken_and_close_maps_them_and_d
         def no_memory(*arguments):
             raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
-        patch.setattr(rings, "map_rings", no_memory)
+        patch.setattr(handle, "map_rings", no_memory)
         with pytest.raises(OSError, match="broken: close it") as caught:
             register.resize_rings(ring, 256)
     assert (caught.value.errno, ring.state, repr(ring)[:12]) == (errno.ENOMEM, "broken", "<Ring broken")
@@ -492,7 +492,7 @@ def test_broken_ring_can_never_be_mapped_then_close_keeps_the_memory_and_says_so
     def no_memory(*arguments):
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
-    monkeypatch.setattr(rings, "map_rings", no_memory)
+    monkeypatch.setattr(handle, "map_rings", no_memory)
     with pytest.raises(OSError, match="broken: close it"):
         register.resize_rings(ring, 256)
     with pytest.warns(ResourceWarning, match="could not be ended"):
@@ -806,7 +806,7 @@ def test_descriptor_was_closed_then_repr_shows_the_index():
 
 def test_every_finalizer_of_an_object_that_was_never_made_then_silent():
     # A constructor that raises leaves such an object, and Python calls its finalizer.
-    rings_, monitors = (rings.Ring, rings._Thread, debug.WatchedRing), (fdmon.PollFDMon, fdmon.IoUringFDMon)
+    rings_, monitors = (rings.Ring, handle._Thread, debug.WatchedRing), (fdmon.PollFDMon, fdmon.IoUringFDMon)
     for kind in (*rings_, *monitors, IoUringSelector):
         kind.__new__(kind).__del__()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import driver
 import pytest
 
-from rawuring import buffers, fakekernel, ops, rings, syscalls, tour, uapi
+from rawuring import buffers, fakekernel, handle, ops, rings, syscalls, tour, uapi
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "tour.md"
@@ -190,7 +190,7 @@ def test_sq_thread_when_work_came_just_before_sleep_then_it_does_not_sleep():
 
 def test_rings_where_fork_hooks_do_not_exist_then_they_work(monkeypatch):
     monkeypatch.delattr("os.register_at_fork", raising=False)
-    monkeypatch.setattr(rings, "_hooked", False)
+    monkeypatch.setattr(handle, "_hooked", False)
     with fakekernel.fake_ring(entries=2) as (_, ring):
         assert not ring.closed
 

@@ -115,7 +115,7 @@ def test_each_module_alone_then_it_imports_with_nothing_else_there(tmp_path, one
 def test_dynamic_imports_then_only_in_init():
     """What the import statements do not say, the closure does not know: not every part wants debug.py."""
     for name in MODULES:
-        assert ("import_module(" in vendor.source(name)) is (name in ("rings", "files")), name
+        assert ("import_module(" in vendor.source(name)) is (name in ("handle", "files")), name
         assert "__import__(" not in vendor.source(name), name
 
 

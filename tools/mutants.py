@@ -59,12 +59,12 @@ MUTANTS = (
         "tests/test_request_rules.py tests/test_inflight.py -k multishot or final",
     ),
     Mutant(
-        "a ring that is dropped without close() is not closed", "rawuring/rings.py",
+        "a ring that is dropped without close() is not closed", "rawuring/handle.py",
         "                self._close(explicit=False)\n\n    def __repr__", "                self._release()\n\n    def __repr__",
         FAULTS + "test_memory.py -k by_forgetting",
     ),
     Mutant(
-        "requests are not ended at interpreter exit", "rawuring/rings.py",
+        "requests are not ended at interpreter exit", "rawuring/handle.py",
         "        ring._close(explicit=False)\n    except OSError", "        pass\n    except OSError",
         "tests/test_inflight.py " + FAULTS + "test_debug.py -k interpreter",
     ),
@@ -96,9 +96,9 @@ MUTANTS = (
         FAULTS + "test_environment.py -k setup_fails_with_any", quick=True,
     ),
     Mutant(
-        "a ring that cannot be mapped keeps its descriptor", "rawuring/rings.py",
-        "            self._attach(single_mmap)\n        except BaseException:\n            self._release()\n",
-        "            self._attach(single_mmap)\n        except BaseException:\n",
+        "a ring that cannot be mapped keeps its descriptor", "rawuring/handle.py",
+        "            self._open()\n        except BaseException:\n            self._release()\n",
+        "            self._open()\n        except BaseException:\n",
         FAULTS + "test_environment.py -k mmap", quick=True,
     ),
     Mutant(
@@ -229,7 +229,7 @@ MUTANTS = (
         FAULTS + "test_environment.py -k neither_short",
     ),
     Mutant(
-        "a forked child may use the ring", "rawuring/rings.py",
+        "a forked child may use the ring", "rawuring/handle.py",
         "        ring._release(\"forked\")\n", "        pass\n",
         FAULTS + "test_environment.py -k forked_with", quick=True,
     ),
@@ -348,7 +348,7 @@ MUTANTS = (
         FAULTS + "test_debug.py -k damaged", quick=True,
     ),
     Mutant(
-        "debug mode cannot be switched off", "rawuring/rings.py",
+        "debug mode cannot be switched off", "rawuring/handle.py",
         "        if os.environ.get(\"RAWURING_DEBUG\", \"0\") not in (\"\", \"0\"):", "        if True:",
         FAULTS + "test_debug.py -k not_even_imported", quick=True,
     ),
@@ -375,7 +375,7 @@ MUTANTS = (
         FAULTS + "test_hostile.py -k no_completion",
     ),
     Mutant(
-        "any index is accepted", "rawuring/rings.py",
+        "any index is accepted", "rawuring/handle.py",
         "            check_integers(index=index)\n", "            pass\n",
         FAULTS + "test_hostile.py -k no_index",
     ),
@@ -400,7 +400,7 @@ MUTANTS = (
         FAULTS + "test_errnos.py -k the_ring_says_so", quick=True,
     ),
     Mutant(
-        "the monitor does not continue when the ring is lost", "rawuring/rings.py",
+        "the monitor does not continue when the ring is lost", "rawuring/handle.py",
         "GONE = (errno.EBADF, errno.EOPNOTSUPP, errno.ENXIO)", "GONE = (errno.EBADF,)",
         FAULTS + "test_errnos.py -k the_monitor_says_so",
     ),
@@ -537,7 +537,7 @@ MUTANTS = (
     # (end of memory of requests)
     # Promises: rings
     Mutant(
-        "a ring can be copied", "rawuring/rings.py", "class Ring(Uncopyable):", "class Ring:",
+        "a ring can be copied", "rawuring/handle.py", "class RingHandle(Uncopyable):", "class RingHandle:",
         "tests/test_uncopyable.py", quick=True,
     ),
     Mutant(
@@ -556,7 +556,7 @@ MUTANTS = (
         "tests/test_ring_promises.py -k new_task_work_when",
     ),
     Mutant(
-        "a closed ring is a cycle", "rawuring/rings.py",
+        "a closed ring is a cycle", "rawuring/handle.py",
         "        self.get_sqe = _REFUSED[state]", "        self.get_sqe = self._refuse",
         "tests/test_ring_promises.py -k left_for_the_collector", quick=True,
     ),
@@ -571,23 +571,23 @@ MUTANTS = (
         "tests/test_ring_promises.py -k taken_in_any_way",
     ),
     Mutant(
-        "a handed-over ring keeps the other thread's index", "rawuring/rings.py",
+        "a handed-over ring keeps the other thread's index", "rawuring/handle.py",
         "        if self._by_index() and self not in this_thread().by_index:\n            self._lose_index()\n", "",
         "tests/test_ring_promises.py -k handed_over", quick=True,
     ),
     Mutant(
-        "the end of a thread leaves its index in use", "rawuring/rings.py",
+        "the end of a thread leaves its index in use", "rawuring/handle.py",
         "            if not ring.closed:\n                ring._lose_index()\n", "            pass\n",
         "tests/test_ring_promises.py -k ended",
     ),
     Mutant(
-        "a ring dropped in another thread takes that thread's index", "rawuring/rings.py",
+        "a ring dropped in another thread takes that thread's index", "rawuring/handle.py",
         'if state == "forked" or self not in here or not self._by_index():',
         'if state == "forked" or not self._by_index():',
         "tests/test_ring_promises.py -k forgotten_in_another_thread",
     ),
     Mutant(
-        "a ring without a descriptor is handed over", "rawuring/rings.py",
+        "a ring without a descriptor is handed over", "rawuring/handle.py",
         "        if self._registered_only and self not in this_thread().by_index:", "        if False:",
         "tests/test_ring_promises.py -k without_a_descriptor",
     ),
@@ -596,18 +596,18 @@ MUTANTS = (
         "        if taken != _ANY_INDEX:", "        if False:", "tests/test_ring_promises.py -k given_back",
     ),
     Mutant(
-        "a ring that cannot be mapped again stays open", "rawuring/rings.py",
+        "a ring that cannot be mapped again stays open", "rawuring/handle.py",
         "        # From here on until they are mapped, whatever raises leaves a ring that says that it is broken.\n"
         "        self._break()\n", "        self._owner_before = self._owner\n",
         "tests/test_ring_promises.py -k resize", quick=True,
     ),
     Mutant(
-        "a broken ring is not mapped again to be drained", "rawuring/rings.py",
+        "a broken ring is not mapped again to be drained", "rawuring/handle.py",
         "                    self._map_what_is_there()\n", "                    pass\n",
         "tests/test_ring_promises.py -k maps_them_and_drains",
     ),
     Mutant(
-        "an interrupted close is not completed", "rawuring/rings.py",
+        "an interrupted close is not completed", "rawuring/handle.py",
         "        self._owner = 0\n        self._state = state\n",
         "        self._owner = 0\n        self._state = state\n        self.closed = True\n",
         "tests/test_ring_promises.py -k next_close_ends_it",
@@ -632,17 +632,17 @@ MUTANTS = (
         "tests/test_ring_promises.py -k timeout_is_queued",
     ),
     Mutant(
-        "a ring without a descriptor is moved", "rawuring/rings.py",
+        "a ring without a descriptor is moved", "rawuring/handle.py",
         "        self.fileno()  # what has no descriptor cannot be mapped\n", "",
         "tests/test_ring_promises.py -k before_anything_moves",
     ),
     Mutant(
-        "a bad ring keeps others from being disowned", "rawuring/rings.py",
+        "a bad ring keeps others from being disowned", "rawuring/handle.py",
         "        except OSError:\n            continue  # somebody has closed its descriptor", "        except OSError:\n            break  # ",
         "tests/test_ring_promises.py -k forked_child_disowns",
     ),
     Mutant(
-        "callbacks after one that raised are not called", "rawuring/rings.py",
+        "callbacks after one that raised are not called", "rawuring/handle.py",
         "            if raised is not None and error.__context__ is outer:\n                error.__context__ = raised\n", "            raise\n",
         "tests/test_ring_promises.py -k raise", quick=True,
     ),
@@ -1077,7 +1077,7 @@ MUTANTS = (
         "tests/test_selector.py -k is_reaped",
     ),
     Mutant(
-        "a registration newer than the kernel waits for requests in flight", "rawuring/rings.py",
+        "a registration newer than the kernel waits for requests in flight", "rawuring/handle.py",
         "            if opcode > last:\n", "            if False:\n",
         "tests/test_rings_kernel.py -k newer_than_the_kernel",
     ),
@@ -1352,7 +1352,7 @@ MUTANTS = (
         FAULTS + "test_abuse.py -k everything_at_once",
     ),
     Mutant(
-        "the soak: a ring is never unmapped", "rawuring/rings.py",
+        "the soak: a ring is never unmapped", "rawuring/handle.py",
         "        if not self._borrowed:\n            unmap(self._mappings)", "        _L.append(self._mappings)",
         FAULTS + "test_abuse.py -k everything_at_once",
     ),

@@ -26,12 +26,24 @@ import warnings
 
 import leaks
 
-from rawuring import buffers, fakekernel, fdmon, inflight, ops, register, rings, selector, syscalls, uapi
+from rawuring import (
+    buffers,
+    fakekernel,
+    fdmon,
+    handle,
+    inflight,
+    ops,
+    register,
+    rings,
+    selector,
+    syscalls,
+    uapi,
+)
 
 MODULES = (
-    "uapi", "syscalls", "barriers", "queues", "rings", "ops", "buffers", "register", "inflight",
-    "debug", "monitor", "fdmonpoll", "fdmon", "strategy", "epollwait", "selector", "asyncring", "aio",
-    "fakekernel",
+    "uapi", "syscalls", "barriers", "queues", "handle", "rings", "ops", "buffers", "register",
+    "inflight", "debug", "monitor", "fdmonpoll", "fdmon", "strategy", "epollwait", "selector", "asyncring",
+    "aio", "fakekernel",
 )  # fmt: skip
 
 #: What a caller may get, with words: Python's own errors for wrong values and the library's.
@@ -282,6 +294,7 @@ MAKERS = {
     "fakekernel.FakeKernel": plain(fakekernel.FakeKernel),
     "fakekernel.FakeRing": a_fake_ring,
     "fakekernel.Memory": plain(lambda: fakekernel.Memory(64)),
+    "handle.RingHandle": lambda: handle.RingHandle(4),
     "monitor.AioHandler": plain(lambda: fdmon.AioHandler(0, 1)),
     "monitor.FDMon": lambda: a_monitor(fdmon.FDMon),
     "fdmon.IoUringFDMon": lambda: a_monitor(fdmon.IoUringFDMon, 4),

@@ -210,6 +210,7 @@ MODULES = (
     "barriers",
     "mapping",
     "queues",
+    "handle",
     "rings",
     "ops",
     "buffers",

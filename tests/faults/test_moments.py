@@ -22,7 +22,8 @@ pytestmark = [
 
 FILES = ["monitor.py", "fdmonpoll.py", "fdmon.py", "inflight.py"]
 if sys.version_info < (3, 11):
-    FILES += ["queues.py", "rings.py"]  # which are made for handlers that run after calls, from 3.11 on
+    # From 3.11 on these are made for handlers that run after calls.
+    FILES += ["queues.py", "handle.py", "rings.py"]
 
 
 OPCODES = sys.version_info < (3, 12)
