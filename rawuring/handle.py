@@ -175,8 +175,9 @@ class RingHandle(Uncopyable):
             self._wait_flags |= uapi.IORING_ENTER_NO_IOWAIT
         self._turn_flags = self._wait_flags | self._enter_flags
         self._bind()
-        #: Called in this order, as callback(ring, explicit), while the ring still works; explicit is False
-        #: when nobody called close(): the ring was forgotten, or the interpreter ends.
+        #: Called in this order, as callback(ring, explicit), while the ring still works, and once more if it
+        #: raises; explicit is False when nobody called close(): the ring was forgotten, or the interpreter
+        #: ends.
         self.before_close: list[Callable[[Any, bool], None]] = []
         #: What is registered and must live as long as the registration: (kind, number) -> object. register.py
         #: fills it.
@@ -543,23 +544,40 @@ class RingHandle(Uncopyable):
 
     def _close(self, explicit: bool) -> None:
         try:
-            if self._state == "broken" and get_ident() == self._owner_before and not self._registered_only:
-                try:
-                    self._map_what_is_there()
-                except OSError:
-                    pass  # then the tables keep the memory in flight for ever
-            call_all(self._callbacks(explicit))  # even if one raises: each may have memory to protect
+            self._tell(explicit)
         finally:
             try:
-                self._release()
-            except OSError:  # other code has closed the descriptor, and a finalizer cannot report it
-                if explicit:
-                    raise
+                # Once more: a signal handler's exception may have kept somebody from being called, or from
+                # getting further than its first line.
+                self._tell(explicit)
+            finally:
+                self.before_close.clear()
+                try:
+                    self._release()
+                except OSError:  # other code has closed the descriptor, and a finalizer cannot report it
+                    if explicit:
+                        raise
+
+    def _tell(self, explicit: bool) -> None:
+        """Call what is in before_close; what returns is removed."""
+        if self._state == "broken" and get_ident() == self._owner_before and not self._registered_only:
+            try:
+                self._map_what_is_there()
+            except OSError:
+                pass  # then the tables keep the memory in flight for ever
+        call_all(self._callbacks(explicit))  # even if one raises: each may have memory to protect
 
     def _callbacks(self, explicit: bool) -> Iterator[Callable[[], object]]:
-        while self.before_close:
-            callback = self.before_close.pop(0)
-            yield partial(callback, self, explicit)
+        raised = 0
+        while len(self.before_close) > raised:
+            callback = self.before_close[raised]
+            yield partial(self._call_back, callback, explicit)
+            raised += callback in self.before_close
+
+    def _call_back(self, callback: Callable[[Any, bool], None], explicit: bool) -> None:
+        callback(self, explicit)
+        if callback in self.before_close:
+            self.before_close.remove(callback)
 
     def _release(self, state: str = "closed") -> None:
         """Release memory and descriptor without touching an index."""

@@ -613,6 +613,12 @@ MUTANTS = (
         "tests/test_ring_promises.py -k next_close_ends_it",
     ),
     Mutant(
+        "an interrupted close passes a table over", "rawuring/handle.py",
+        "                # getting further than its first line.\n                self._tell(explicit)\n",
+        "                # getting further than its first line.\n                pass\n",
+        FAULTS + "test_moments.py -k in_close",
+    ),
+    Mutant(
         "an interrupted enable is not detected", "rawuring/rings.py",
         "            known = self.flags & uapi.IORING_SETUP_R_DISABLED\n", "            known = 0\n",
         "tests/test_ring_promises.py -k next_enable",

@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import sys
+import warnings
 
 import pytest
 from harness import PYPY, ROOT, figures, finalizing
 
-from rawuring import fdmon, selector
+from rawuring import buffers, fdmon, ops, pin, rings, selector
 from rawuring.fdmon import POLLIN, POLLOUT
+from rawuring.inflight import InFlight
 from rawuring.selector import EVENT_READ, EVENT_WRITE
 
 pytestmark = [
@@ -213,3 +216,33 @@ def test_interrupted_anywhere_in_the_rearming_of_polls_then_each_is_in_the_kerne
         at += 1
         figures["signals"] += 1
     assert at > 5
+
+
+def test_interrupted_anywhere_in_close_then_the_table_has_drained_its_request():
+    """A table that was passed over would free memory to which the kernel still writes."""
+    struck, at = [""], 0
+    while struck:
+        ring, (a, b), memory = rings.Ring(8), socket.socketpair(), buffers.allocate(64)
+        told: list[object] = []
+        ring.before_close.append(lambda ring, explicit, told=told: told.append("first"))
+        table = InFlight(ring)
+        ring.before_close.append(lambda ring, explicit, told=told: told.append("last"))
+
+        def answer(res, flags, told=told):
+            told.append(res)
+
+        with a, b:
+            table.start(ops.prep_read, a.fileno(), pin(memory, writable=True), None, 0, handler=answer)
+            ring.submit()
+            with warnings.catch_warnings(record=True) as kept, strike_anywhere(at, "handle.py") as struck:
+                warnings.simplefilter("always")
+                ring.close()
+            ring.close()  # of what has been done already, it does nothing again
+            assert ring.closed
+            assert len(table) == 0, struck
+            # The first, in the midst of draining: the memory is kept, and a warning says so.
+            assert told.count(-errno.ECANCELED) + len(kept) == 1, struck
+            assert {"first", "last"} <= set(told), struck
+        at += 1
+        figures["signals"] += 1
+    assert at > 10
