@@ -603,7 +603,7 @@ MUTANTS = (
     ),
     Mutant(
         "a broken ring is not mapped again to be drained", "rawuring/handle.py",
-        "                    self._map_what_is_there()\n", "                    pass\n",
+        "                self._map_what_is_there()\n", "                pass\n",
         "tests/test_ring_promises.py -k maps_them_and_drains",
     ),
     Mutant(
