@@ -23,7 +23,7 @@ from collections import deque, namedtuple
 from functools import partial
 from itertools import islice, repeat
 from operator import index
-from time import perf_counter, thread_time
+from time import perf_counter
 from types import GeneratorType
 
 from . import fileops
@@ -72,7 +72,15 @@ class Opened(Uncopyable):
 
     def read_now(self) -> Any:
         """Return the whole file, and close it, if all of it has come; None if not."""
-        if read_now(self._fd, (self.memory,), 0, self.size + 1) != self.size:
+        return self._whole(read_now(self._fd, (self.memory,), 0, self.size + 1))
+
+    def read(self) -> Any:
+        """Wait for the whole file, and close it; return None if it has another size by now."""
+        self.fetching = False
+        return self._whole(fileops.plain_read(self._fd, [memoryview(self.memory)], 0))
+
+    def _whole(self, got: int | None) -> Any:
+        if got != self.size:
             return None
         os.close(self.take())
         return bytes(memoryview(self.memory)[: self.size])
@@ -116,19 +124,73 @@ def _read_opened_now(fd: int) -> Any:
     return Opened(fd, size, None, False)
 
 
-def open_file(path: StrOrBytesPath) -> Work:
-    """Open a whole file, and read what is in the page cache; the result is that of read_file_now()."""
-    # os.open() takes a bytearray, and warns; open() does not.
-    fd = yield open_op(os.fspath(path), os.O_RDONLY | _O_BINARY, 0, None)
-    return _read_opened_now(fd)
+def read_group_op(paths: list[Any], batch: Any = None) -> Op:
+    """Return what reads whole files in one thread, which waits only after the kernel fetches all of them.
+
+    Args: batch is a Many that may be stopped meanwhile.
+    Returns: its result is a list with the bytes of each, an Opened of what is too large for a step or no
+        regular file, or the exception; and whether more threads would have waited less.
+    """
+    return Op(partial(_read_group, paths, batch), undo=_drop_group)
 
 
-def read_file(path: StrOrBytesPath, opened: Any = None) -> Work:
-    """Read a whole file, of which read_file_now() has returned an Opened, or None."""
-    if opened is None:
-        opened = yield from open_file(path)
-        if opened.__class__ is bytes:
-            return opened
+def _read_group(paths: list[Any], batch: Any) -> tuple[list[Any], bool]:
+    found: list[Any] = []
+    slow = False
+    try:
+        while len(found) < len(paths):
+            begun = len(found)
+            _, waited = _timed(partial(_open_group, paths, found, batch))
+            if begun == len(found):
+                break  # it is stopped
+            fetched, late = _timed(partial(_read_opened, found, begun))
+            slow = slow or waited or (late and not fetched)
+    except BaseException:
+        _drop_group((found, False))
+        raise
+    return found, slow
+
+
+def _open_group(paths: list[Any], found: list[Any], batch: Any) -> tuple[None, int]:
+    """Open files, and let the kernel fetch them, as many as may be open."""
+    begun = len(found)
+    for path in paths[begun:]:
+        if batch is not None and batch.stopping:
+            break
+        try:
+            # os.open() takes a bytearray, and warns; open() does not.
+            fd = os.open(os.fspath(path), os.O_RDONLY | _O_BINARY | fileops.O_NONBLOCK | fileops.O_CLOEXEC)
+            found.append(_read_opened_now(fd))
+        except Exception as error:
+            if len(found) > begun and getattr(error, "errno", 0) in TOO_MANY:
+                break
+            found.append(error)
+    return None, len(found) - begun
+
+
+def _read_opened(found: list[Any], begun: int) -> tuple[bool, int]:
+    """Read what is open, and close it; return whether the kernel was fetching all of it."""
+    fetched = True
+    for at in range(begun, len(found)):
+        each = found[at]
+        if each.__class__ is Opened and each.memory is not None:
+            fetched = fetched and each.fetching
+            try:
+                found[at] = each.read() or each
+            except Exception as error:
+                each.close()
+                found[at] = error
+    return fetched, len(found) - begun
+
+
+def _drop_group(result: Any) -> None:
+    for each in result[0]:
+        if each.__class__ is Opened:
+            each.close()
+
+
+def read_file(path: StrOrBytesPath, opened: Opened) -> Work:
+    """Read a whole file that is open."""
     fd = opened.take()
     try:
         memory, size = opened.memory, opened.size
@@ -232,14 +294,27 @@ def _into_one(fd: int, direct: bool, pair: tuple[int, Any]) -> Work:
     return read_into(fd, pair[0], pair[1], direct)
 
 
-def reader(item: Any) -> Any:
-    """Read an item of read_many(), a path or (file, offset, length), or return the procedure that does."""
-    if isinstance(item, tuple):
-        if len(item) != 3:
-            raise ValueError(f"{item!r:.100}: a path or (file, offset, length) is wanted")
-        return read_range(*item)
-    found = read_file_now(item)
-    return open_file(item) if found is None else found
+def reader() -> Callable[[Any], Any]:
+    """Return what reads items of read_many(): paths, and (file, offset, length).
+
+    Returns: it returns the bytes, or the procedure that reads them, or an Opened, or None for a path that the
+        caches do not know: read_group_op() reads many of these. Behind eight of these it tries one in eight.
+    """
+    misses = 0
+
+    def read(item: Any) -> Any:
+        nonlocal misses
+        if isinstance(item, tuple):
+            if len(item) != 3:
+                raise ValueError(f"{item!r:.100}: a path or (file, offset, length) is wanted")
+            return read_range(*item)
+        found = None
+        if misses < 8 or misses % 8 == 0:
+            found = read_file_now(item)
+        misses = misses + 1 if found is None else 0
+        return found
+
+    return read
 
 
 def stater(follow_symlinks: bool) -> Callable[[Any], Any]:
@@ -1054,6 +1129,10 @@ class Many(Uncopyable):
         self._awaited: set[_Run] = set()
         self._limit = self.depth
         self._one_ended = False
+        # Procedures that are to read a file of which the caches know nothing; how many groups of them
+        # threads read, and how many may.
+        self._unknown: deque[_Run] = deque()
+        self._groups, self._most_groups = 0, 1
 
     def feed(self, make: Callable[[Any], Any], items: Iterable[Any]) -> None:
         """Take the work from elsewhere: items, each without a key."""
@@ -1081,6 +1160,13 @@ class Many(Uncopyable):
 
         Returns: whether time was up first.
         """
+        more = self._fill(until)
+        unknown = len(self._unknown)
+        if unknown and (not self.done or 2 * unknown >= self.depth):
+            self._read_groups()
+        return more
+
+    def _fill(self, until: float) -> bool:
         running, done, work = self.running, self.done, self._work
         while len(running) + len(done) < self.depth and not self.stopping:
             if self._more:
@@ -1109,6 +1195,10 @@ class Many(Uncopyable):
                     run = _Run(key, make, item, self._ended)
                     running.add(run)
                     self._begin(run, found)
+                elif found is None:
+                    run = _Run(key, make, item, self._ended)
+                    running.add(run)
+                    self._unknown.append(run)
                 else:
                     self._ended += 1
                     done.append((key, found, None))
@@ -1156,6 +1246,44 @@ class Many(Uncopyable):
             self._limit = max(1, self._limit // 2)
             self._end(run, data, None)
 
+    def _read_groups(self) -> None:
+        """Let a thread read what the caches do not know; more threads where it waited for long."""
+        size = max(1, self.depth // self._most_groups)
+        while self._unknown and self._groups < self._most_groups:
+            runs = [self._unknown.popleft() for _ in range(min(size, len(self._unknown)))]
+            op = read_group_op([run.item for run in runs], self)
+            self._groups += 1
+            try:
+                handle = self.engine.start(op, partial(self._group_ended, runs))
+            except Exception as error:
+                self._group_ended(runs, None, error)
+            else:
+                for run in runs:
+                    run.handle = handle
+
+    def _group_ended(self, runs: list[_Run], result: Any, error: BaseException | None) -> None:
+        self._groups -= 1
+        if self.stopping:
+            if error is None:
+                _drop_group(result)
+            self.running.difference_update(runs)
+        elif error is not None:
+            for run in runs:
+                self._end(run, None, error)
+        else:
+            found, slow = result
+            if len(runs) * self._most_groups >= 4:  # one file says little
+                self._most_groups = fileops.threads().limit if slow else 1
+            for run, each in zip(runs, found):
+                run.handle = None
+                if each.__class__ is Opened:
+                    self._begin(run, each)
+                elif each.__class__ is bytes:
+                    self._end(run, each, None)
+                else:
+                    self._end(run, None, each)
+        self._call_wake()
+
     def _step(self, run: _Run, result: Any, error: BaseException | None) -> None:
         """Let a procedure go on with the result of its operation, up to the next one."""
         if self.stopping:
@@ -1165,12 +1293,7 @@ class Many(Uncopyable):
             try:
                 op = run.work.send(result) if error is None else run.work.throw(error)
             except StopIteration as stop:
-                if stop.value.__class__ is Opened:
-                    run.work = run.op = None
-                    self._begin(run, stop.value)
-                    self._call_wake()
-                else:
-                    self._end(run, stop.value, None)
+                self._end(run, stop.value, None)
                 return
             except Exception as failed:
                 self._end(run, None, failed)
@@ -1229,6 +1352,7 @@ class Many(Uncopyable):
             run = self._fetched.popleft()
             run.opened.close()
             self.running.discard(run)
+        self.running.difference_update(self._unknown)
         for run in list(self.running):
             self.engine.cancel(run.handle)
 
@@ -1239,7 +1363,7 @@ class Many(Uncopyable):
 #: How long a thread works before it hands over what it has found, and the loop has the interpreter to itself.
 PIECE_S = 0.002
 #: Longer than one item takes of which the kernel's caches know, even if the thread waits for the interpreter.
-SLOW_S = 0.0001
+SLOW_S = 0.0002
 
 
 class Found(list):  # type: ignore[type-arg]
@@ -1290,8 +1414,18 @@ class Pieces(Uncopyable):
 
 
 def _timed(call: Callable[[], tuple[Any, int]]) -> tuple[Any, bool]:
-    """Tell of a piece whether it was slow: whether its thread has waited, and for long."""
-    start, cpu = perf_counter(), thread_time()
+    """Tell of a piece whether it was slow: whether its thread has waited at every other item, for long."""
+    start, waits = perf_counter(), count_waits()
     found, count = call()
-    took = perf_counter() - start
-    return found, took > SLOW_S * count and thread_time() - cpu < took / 2
+    slow = perf_counter() - start > SLOW_S * count
+    return found, slow and (waits is None or 2 * (count_waits() - waits) >= count)
+
+
+def count_waits() -> Any:
+    """Tell how often this thread has waited, which being without a CPU is not; None where nobody counts."""
+    try:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+    except (ImportError, AttributeError):
+        return None

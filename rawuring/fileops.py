@@ -77,11 +77,11 @@ _RESOLVE_CACHED = 0x20
 _OPENAT2 = 437  # on every architecture but alpha. Source: Linux scripts/syscall.tbl
 _O_ACCMODE = 3  # PyPy's os has none
 _O_PATH = getattr(os, "O_PATH", 0)
-_O_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 #: 0 where there is none.
+O_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 O_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 _O_LARGEFILE = getattr(os, "O_LARGEFILE", 0)
-_MORE = _O_CLOEXEC | _O_LARGEFILE
+_MORE = O_CLOEXEC | _O_LARGEFILE
 _U32 = 0xFFFFFFFF
 _O_DIRECT = getattr(os, "O_DIRECT", 0)
 #: What openat2() refuses together with RESOLVE_CACHED, and what has effects when it is only tried.
@@ -382,7 +382,7 @@ class _Cached(Uncopyable):
 
         if len(self._hows) > 64:
             self._hows.clear()
-        image = uapi.open_how.pack(flags=flags | _O_CLOEXEC, mode=0, resolve=_RESOLVE_CACHED)
+        image = uapi.open_how.pack(flags=flags | O_CLOEXEC, mode=0, resolve=_RESOLVE_CACHED)
         how = self._hows[flags] = ctypes.create_string_buffer(image, 24)
         return how
 
@@ -731,7 +731,7 @@ def free_opener(path: StrOrBytesPath, dir_fd: int | None) -> bool:
     try:
         if not stat_module.S_ISFIFO(os.stat(path, dir_fd=dir_fd).st_mode):
             return False
-        os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK | _O_CLOEXEC, dir_fd=dir_fd))
+        os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK | O_CLOEXEC, dir_fd=dir_fd))
     except OSError:
         return False
     return True

@@ -63,6 +63,8 @@ __all__ = [
 BUDGET_S = 0.0002
 #: How long a file that the kernel fetches is asked for again: about what a request costs, the sleep included.
 FETCH_S = 0.0001
+#: How long each file has a thread of its own after one that was to read many had to wait.
+APART_S = 1.0
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -76,6 +78,8 @@ class _Turn(threading.local):
     until = 0.0
     #: Whose turn it is; None between turns.
     loop: Any = None
+    #: A weak reference to the _Group that takes the files which this turn's caches do not know.
+    group: Any = None
 
 
 _turn = _Turn()
@@ -800,9 +804,65 @@ async def read_bytes(path: StrOrBytesPath) -> bytes:
     if perf_counter() > _turn.until:
         await _breathe()
     found = filebatch.read_file_now(path)
+    if found is None:
+        found = await _grouped(path)
     if found.__class__ is not bytes:
-        found = await (_fetched(path, found) if found else _drive(filebatch.read_file(path)))
+        found = await _fetched(path, found)
     return found  # type: ignore[no-any-return]
+
+
+class _Group(Uncopyable):
+    """Files that the caches do not know, and one turn of a loop has asked for: one thread reads them."""
+
+    def __init__(self, loop: Any) -> None:
+        self.loop = loop
+        #: The path, and the future of the task that waits for it.
+        self.members: list[tuple[Any, Any]] = []
+
+    def start(self) -> None:
+        """Let a thread read them; where one has waited for long lately, let there be one for each."""
+        _turn.group = None
+        size = 1 if perf_counter() < _apart[0] else len(self.members)
+        for at in range(0, len(self.members), size):
+            members = self.members[at : at + size]
+            op = filebatch.read_group_op([path for path, _ in members])
+            try:
+                _Job(op, partial(self._end, members)).start(False)
+            except Exception as error:
+                self._end(members, None, error)
+
+    def _end(self, members: Any, result: Any, error: BaseException | None) -> None:
+        found, slow = ([error] * len(members), False) if error is not None else result
+        if slow and len(members) >= 4:  # one file says little
+            _apart[0] = perf_counter() + APART_S
+        for (_, future), each in zip(members, found):
+            if future.done():
+                if each.__class__ is filebatch.Opened:
+                    each.close()
+            elif isinstance(each, BaseException):
+                future.set_exception(each)
+            else:
+                future.set_result(each)
+
+
+#: Until when files are not read in groups.
+_apart = [0.0]
+
+
+async def _grouped(path: StrOrBytesPath) -> Any:
+    """Read a file that the caches do not know, together with others; the result is as read_file_now()'s.
+
+    A task that is cancelled leaves at once: the thread closes what it opens.
+    """
+    loop = asyncio.get_running_loop()
+    future = loop.create_future()
+    group = None if _turn.group is None else _turn.group()
+    if group is None or group.loop is not loop:
+        group = _Group(loop)
+        _turn.group = weakref.ref(group)  # the loop keeps it, and nobody keeps the loop
+        loop.call_soon(group.start)
+    group.members.append((path, future))
+    return await future
 
 
 async def _fetched(path: StrOrBytesPath, opened: filebatch.Opened) -> Any:
@@ -992,7 +1052,7 @@ def read_each(
     """
     check_depth(depth)
     pairs = ((item, item) for item in items)
-    return _each(partial(_many, filebatch.reader, pairs, depth), return_exceptions)
+    return _each(partial(_many, filebatch.reader(), pairs, depth), return_exceptions)
 
 
 def _many(make: Any, work: Any, depth: int, engine: Any) -> Many:
@@ -1007,7 +1067,7 @@ async def read_many(
     Args: as for read_each(). All data are in memory at the end: for more than that, use read_each().
     """
     given = list(items)
-    many = Many(_Engine(), filebatch.reader, enumerate(given), depth)
+    many = Many(_Engine(), filebatch.reader(), enumerate(given), depth)
     return await _all(many, len(given), return_exceptions)
 
 

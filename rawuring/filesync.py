@@ -272,7 +272,7 @@ def read_each(
     """Read files and ranges, and yield (item, data) as they come: see files.read_each()."""
     check_depth(depth)
     pairs = ((item, item) for item in items)
-    return _each(partial(_many, filebatch.reader, pairs, depth), depth, return_exceptions)
+    return _each(partial(_many, filebatch.reader(), pairs, depth), depth, return_exceptions)
 
 
 def _many(make: Any, work: Any, depth: int, engine: Any) -> Many:
@@ -300,7 +300,7 @@ def _all(begin: Callable[[Engine], Many], count: int, depth: int, return_excepti
 def read_many(items: Iterable[Any], *, depth: int = 64, return_exceptions: bool = False) -> list[Any]:
     """Read files and ranges, and return their data in the order of the items: see files.read_many()."""
     given = list(items)
-    begin = partial(_many, filebatch.reader, enumerate(given), depth)
+    begin = partial(_many, filebatch.reader(), enumerate(given), depth)
     return _all(begin, len(given), depth, return_exceptions)
 
 

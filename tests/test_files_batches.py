@@ -503,7 +503,7 @@ def test_cold_files_when_the_kernel_fetches_them_then_few_become_requests(
             started.append((op, done))
             return None
 
-    many = filebatch.Many(Engine(), filebatch.reader, enumerate(paths), 8)
+    many = filebatch.Many(Engine(), filebatch.reader(), enumerate(paths), 8)
     results: dict[int, bytes] = {}
     in_flight = []
     while not many.finished:
@@ -570,6 +570,108 @@ def test_workers_when_thousands_are_asked_for_at_once_then_no_more_than_four_for
         with contextlib.suppress(OSError):  # it has ended
             workers += Path(f"/proc/self/task/{task}/comm").read_text().startswith("iou-wrk")
     assert workers <= most
+
+
+class Groups:
+    """Names that the caches do not know, and what is asked of the thread that reads their files."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sizes: list[int] = []
+        self.go_on = threading.Event()
+        self.go_on.set()
+        self._real = filebatch._read_group
+        monkeypatch.setattr(fileops._cached, "works", False)
+        monkeypatch.setattr(filebatch, "_read_group", self)
+        monkeypatch.setattr(files, "_apart", [0.0])
+
+    def __call__(self, paths: list[Any], batch: Any) -> Any:
+        self.sizes.append(len(paths))
+        assert self.go_on.wait(60)
+        return self._real(paths, batch)
+
+
+def test_read_bytes_when_many_tasks_ask_for_unknown_names_then_one_thread_reads_them(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = Groups(monkeypatch)
+    paths = regular(tree)
+    paths[1].write_bytes(os.urandom(300_000))  # too large for a step
+    monkeypatch.setattr(files, "APART_S", 3600.0)
+    monkeypatch.setattr(files, "BUDGET_S", 3600.0)  # one turn is enough
+    monkeypatch.setattr(filebatch, "SLOW_S", 3600.0)
+
+    async def main() -> list[Any]:
+        given = [*paths, tree / "missing", tree, Path("/proc/self/status" if LINUX else paths[0])]
+        return await asyncio.gather(*map(files.read_bytes, given), return_exceptions=True)
+
+    *found, missing, directory, special = asyncio.run(main())
+    assert found == [path.read_bytes() for path in paths]
+    assert (type(missing), type(directory)) == (FileNotFoundError, IsADirectoryError)
+    assert missing.filename == tree / "missing" or missing.filename == str(tree / "missing")
+    assert not LINUX or special.startswith(b"Name:")
+    assert groups.sizes == [len(paths) + 3]
+    always_slow(monkeypatch)
+    asyncio.run(main())
+    asyncio.run(main())
+    assert groups.sizes[1:] == [len(paths) + 3] + [1] * (len(paths) + 3)
+
+
+def test_read_bytes_when_cancelled_while_a_thread_reads_then_it_leaves_and_the_others_stay(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = Groups(monkeypatch)
+    groups.go_on.clear()
+    large, small = tree / "large", regular(tree)[-1]
+    large.write_bytes(os.urandom(300_000))  # it comes back open
+
+    async def main() -> None:
+        tasks = [asyncio.ensure_future(files.read_bytes(path)) for path in (large, small)]
+        while not groups.sizes:
+            await asyncio.sleep(0)
+        tasks[0].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await tasks[0]
+        groups.go_on.set()
+        assert await tasks[1] == small.read_bytes()
+
+    asyncio.run(main())
+
+
+def test_read_many_when_threads_wait_then_they_read_smaller_groups(
+    do: Both, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = Groups(monkeypatch)
+    always_slow(monkeypatch)
+    paths = regular(tree) * 10
+    assert do.read_many(paths, depth=32) == [path.read_bytes() for path in paths]
+    at = next(at for at, size in enumerate(groups.sizes) if size >= 4)
+    # Those that had begun; from then on there are as many groups as threads.
+    assert max(groups.sizes[at + 1 :]) <= 32 // fileops.threads().limit
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_read_group_when_descriptors_are_few_then_all_are_read(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, few: bool
+) -> None:
+    paths, real, left = regular(tree)[1:], os.open, 5  # an empty one comes back open
+
+    def opening(*args: Any, **kwargs: Any) -> int:
+        nonlocal left
+        left -= 1
+        if not few or left < 0:
+            left = 5
+            raise OSError(errno.EMFILE, "too many")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(os, "open", opening)
+    try:
+        found, _ = filebatch.read_group_op(paths).plain()
+    finally:
+        monkeypatch.undo()
+    if few:
+        assert found == [path.read_bytes() for path in paths]
+    else:
+        assert {each.errno for each in found} == {errno.EMFILE}
 
 
 @pytest.mark.skipif(not LINUX, reason="preadv2: Linux only")
@@ -643,8 +745,8 @@ def test_walk_when_asked_then_what_os_walk_finds(do: Both, tree: Path) -> None:
 
 def always_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each thread seem to wait for a device, so that there are soon as many as there may be."""
-    monkeypatch.setattr(filebatch, "SLOW_S", 0.0)
-    monkeypatch.setattr(filebatch, "thread_time", lambda: 0.0)
+    monkeypatch.setattr(filebatch, "SLOW_S", -1.0)
+    monkeypatch.setattr(filebatch, "count_waits", lambda: None)
 
 
 def test_stat_many_when_threads_wait_then_there_are_more_of_them(

@@ -1426,6 +1426,17 @@ MUTANTS = (
         "tests/test_files_batches.py -k few_become_requests",
     ),
     Mutant(
+        "what a cancelled task had opened by a thread stays open", "rawuring/files.py",
+        "                if each.__class__ is filebatch.Opened:\n                    each.close()\n",
+        "                if each.__class__ is filebatch.Opened:\n                    each.take()\n",
+        "tests/test_files_batches.py -k others_stay",
+    ),
+    Mutant(
+        "a group of files gives up with the first EMFILE", "rawuring/filebatch.py",
+        "            if len(found) > begun and getattr(error, \"errno\", 0) in TOO_MANY:\n                break\n", "",
+        "tests/test_files_batches.py -k all_are_read",
+    ),
+    Mutant(
         "threads that wait for a device stay one", "rawuring/filebatch.py",
         "        self._many.depth = self._most if slow else self._few\n", "",
         "tests/test_files_batches.py -k threads_wait",
