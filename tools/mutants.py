@@ -1395,8 +1395,7 @@ MUTANTS = (
     ),
     Mutant(
         "a request takes no notice of what is a pipe", "rawuring/fileops.py",
-        "        os.lseek(fd, 0, os.SEEK_CUR)  # a request on a pipe takes no notice of the offset\n",
-        "        pass\n",
+        "    if not stat_module.S_ISREG(os.fstat(fd).st_mode):\n        os.lseek(fd, 0, os.SEEK_CUR)\n", "",
         "tests/test_files.py -k directory_or_a_pipe",
     ),
     Mutant(
