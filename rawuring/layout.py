@@ -640,9 +640,9 @@ def _parser() -> Any:
         prog="python -m rawuring.layout",
         description="Draw the memory of a ring, a struct of the kernel's, or the SQE of an operation.",
     )
-    parser.add_argument("what", nargs="?", default="rings", help="rings (the default), or a struct")
+    parser.add_argument("what", nargs="?", default="rings", help="rings (default), or a struct, such as sqe")
     parser.add_argument("--struct", metavar="NAME", help="a struct, member by member")
-    parser.add_argument("--op", metavar="NAME", help="the meaning of the SQE members for an operation")
+    parser.add_argument("--op", metavar="NAME", help="the SQE of an operation, such as prep_recv")
     parser.add_argument("--structs", action="store_true", help="list the structs")
     parser.add_argument("--ops", action="store_true", help="list the operations")
     parser.add_argument("--entries", type=int, default=8, help="SQ entries (8)")

@@ -185,14 +185,16 @@ def _parser() -> argparse.ArgumentParser:
     form.add_argument("--json", action="store_true", help="print one JSON object")
     form.add_argument("--python", action="store_true", help="print one Python literal")
     amount.add_argument("-q", "--quiet", action="store_true", help="print the verdict and the missing items")
-    amount.add_argument("-v", "--verbose", action="store_true", help="every name, and how it was learned")
+    amount.add_argument("-v", "--verbose", action="store_true", help="print every name and its source")
     parser.add_argument("--require", metavar="ITEMS", default="", help="exit with 3 if one is missing")
     modes = parser.add_mutually_exclusive_group()
     modes.add_argument(
         "--forbid", action="store_true", help="exit with 0 only if it is closed in every way that is tried"
     )
-    parser.add_argument("--list", action="store_true", help="print the tables, without a survey")
-    parser.add_argument("--explain", metavar="ERRNO", help="explain an errno of io_uring, without a survey")
+    parser.add_argument(
+        "--list", action="store_true", help="print all known names and their first kernel, without a survey"
+    )
+    parser.add_argument("--explain", metavar="ERRNO", help="say what an errno (EPERM, 1) can mean here")
     parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="compare two files made with --json")
     modes.add_argument(
         "--fix", nargs="?", const="", metavar="LAYER",
@@ -200,11 +202,12 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     modes.add_argument(
         "--profile", metavar="NAME",
-        help="needs of a program: qemu, libuv, node, tokio, mariadb, postgresql, fio, rawuring, or a file",
+        help="say whether a program's needs are met: qemu, libuv, node, tokio, mariadb, postgresql, fio, "
+        "rawuring, or those in a file",
     )  # fmt: skip
     somebody = parser.add_mutually_exclusive_group()
-    somebody.add_argument("--as", dest="user", metavar="USER", help="ask as this user would see it (as root)")
-    somebody.add_argument("--unprivileged", action="store_true", help="ask as nobody, in no group (as root)")
+    somebody.add_argument("--as", dest="user", metavar="USER", help="ask as another user (root only)")
+    somebody.add_argument("--unprivileged", action="store_true", help="ask as nobody (root only)")
     return parser
 
 

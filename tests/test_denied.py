@@ -110,6 +110,7 @@ COMMANDS = {
 EXCUSED = (
     "tools/run_tests.py", "tools/run_cpython_tests.py", "tools/try_libraries.py", "tools/build_packages.py",
     "tools/test_copies.py", "tools/build_docs.py", "tools/kernel_matrix", "bench/run.py", "-m zipfile",
+    "-m http.server",
     "-m pip",
 )  # fmt: skip
 # The options of the tables, and the commands that need no ring by their nature.

@@ -374,6 +374,7 @@ def build_site(folder: Path) -> int:
         if code == 0 and not wrong:
             shutil.rmtree(folder, ignore_errors=True)
             shutil.copytree(place / "site", folder)
+            print(f"To read it: {Path(sys.executable).name} -m http.server --directory {folder}")
         return code or bool(wrong)
 
 
