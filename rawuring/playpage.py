@@ -107,7 +107,7 @@ figcaption { text-align: center; }
   background: var(--page); border-radius: 0 .4rem .4rem 0; overflow-wrap: anywhere;
 }
 #now .plain { font-size: 1.12rem; line-height: 1.35; display: block; margin-bottom: .15rem; }
-#now .exact { font-size: .88rem; color: var(--soft); } #now .exact b { color: var(--text); }
+#now .bad-text { display: block; } #now .exact { font-size: .88rem; color: var(--soft); } #now .exact b { color: var(--text); }
 #now.us { border-color: var(--us); } #now.kernel { border-color: var(--kernel); } #now.bad { border-color: var(--bad); }
 .us-text { color: var(--us); font-weight: 600; } .kernel-text { color: var(--kernel); font-weight: 600; }
 .bad-text { color: var(--bad); font-weight: 600; } .good-text { color: var(--good); font-weight: 600; }
@@ -118,7 +118,7 @@ figcaption { text-align: center; }
 .slot text { fill: var(--text); font-size: 18px; text-anchor: middle; pointer-events: none; }
 .slot.full text { fill: var(--on); } .slot.narrow text { font-size: 14px; }
 .slot.bad .shape { fill: var(--bad); stroke: var(--bad); } .slot.bad text { fill: var(--on); }
-.slot.chosen .shape { stroke: var(--text); stroke-width: 4; }
+.mark { fill: none; stroke: var(--text); stroke-width: 4; pointer-events: none; }
 .hub { fill: var(--text); text-anchor: middle; font-size: 16px; } .hub.big { font-size: 24px; font-weight: 700; }
 .hub.small { fill: var(--soft); font-size: 15px; }
 .arrow line { stroke-width: 3; } .arrow text { font-size: 17px; font-weight: 600; } .arrow.long text { font-size: 12px; }
@@ -183,9 +183,9 @@ kbd { border: 1px solid var(--soft); border-radius: .25rem; padding: 0 .3rem; fo
   main { grid-template-columns: minmax(15rem, 1fr) minmax(24rem, 2fr); }
   main > .column:last-child { grid-column: 1 / -1; grid-template-columns: 1fr 1fr; align-items: start; }
 }
-@media (max-width: 780px) {
+@media (max-width: 1000px) {
   header { padding: 1rem .8rem .2rem; } main { grid-template-columns: 1fr; padding: .8rem .8rem 4rem; gap: .8rem; }
-  h1 { font-size: 1.5rem; } .slot text { font-size: 19px; } .arrow text { font-size: 18px; } .slot.narrow text { font-size: 15px; }
+  h1 { font-size: 1.5rem; } #panel p { max-width: 44rem; }
   main > .column { display: contents; } main > .column > * { order: 3; } #panel { order: 2; } #log-card { order: 4; }
   #bar { order: 0; position: sticky; top: 0; z-index: 3; padding: .5rem .6rem; border-radius: 0 0 .8rem .8rem; }
   #rings-card { order: 1; } [data-tab="drive"] #rings-card, [data-tab="exercises"] #rings-card { order: 3; }
@@ -193,7 +193,10 @@ kbd { border: 1px solid var(--soft); border-radius: .25rem; padding: 0 .3rem; fo
   ol.log { max-height: 14rem; } #tabs button { padding: .35rem .6rem; font-size: .93rem; }
   .card { padding: .7rem .7rem; } .trace .card { grid-column: 1 / -1; }
 }
-@media (max-width: 520px) { .rings { grid-template-columns: 1fr; } figure svg { max-height: 18rem; } }
+@media (max-width: 620px) {
+  .rings { grid-template-columns: 1fr; } figure svg { max-height: 18rem; }
+  .slot text { font-size: 19px; } .arrow text { font-size: 18px; } .slot.narrow text { font-size: 15px; }
+}
 """
 
 BODY = r"""
@@ -440,20 +443,22 @@ function ringSvg(state, queue) {
   const entries = state.ring[queue + "_entries"];
   const mask = entries - 1;
   const kind = queue === "sq" ? "sqe" : "cqe";
-  let out = "";
+  let out = "", mark = "";
   owners(state, queue).forEach(([owner, full, says], i) => {
     const key = `${kind}[${i}]`;
     const lines = slotLines(state, queue, i);
     const [x, y] = point(107, (i + 0.5) / entries);
     const bad = state.trouble[key];
     const label = `[${i}] ${lines.join(" ")}: ${kind.toUpperCase()} slot ${i}, ${bad || says}`;
-    const classes = ["slot", entries > 4 && "narrow", ...(bad ? ["bad"] : [owner, full && "full"]), key === state.changed && "fresh", key === chosen && "chosen"];
+    const classes = ["slot", entries > 4 && "narrow", ...(bad ? ["bad"] : [owner, full && "full"]), key === state.changed && "fresh"];
     const texts = [String(i), ...lines].map((line, n, all) =>
       `<text aria-hidden="true" x="${x}" y="${y + 5 + (n - (all.length - 1) / 2) * 19}">${escape(n ? line : "[" + line + "]")} </text>`);
     out += `<g class="${classes.filter(Boolean).join(" ")}" role="button" tabindex="0" data-key="${key}"` +
       ` aria-label="${escape(label)}"><path class="shape" d="${sector(58, 152, i / entries, (i + 1) / entries)}"/>` +
       texts.join("") + "</g>";
+    if (key === chosen) mark = `<path class="mark" d="${sector(58, 152, i / entries, (i + 1) / entries)}"/>`;
   });
+  out += mark; // above its neighbours
   const arrows = queue === "sq"
     ? [["sq.khead", 0.18, 172, "kernel"], ["sq.ktail", 0.5, 182, "us"], ["sq.sqe_tail", 0.82, 172, "us"]]
     : [["cq.khead", 0.25, 172, "us"], ["cq.ktail", 0.75, 180, "kernel"]];
@@ -808,7 +813,7 @@ function longSentence(event) {
   if (event.kind === "word") out += ` <span class="${event.by}-text">by ${WHO[event.by]}</span>; ${linked(event.order)}`;
   if (event.kind === "copy") out += ". From here on it lives in the kernel; the slot is free once sq.khead has passed it";
   out = says ? `<span class="plain">${escape(says)}</span><span class="exact">${out}</span>` : `<span class="plain">${escape(sentence(event))}</span>`;
-  for (const text of Object.values(event.trouble || {})) out += `<br><span class="bad-text">${escape(text)}</span>`;
+  for (const text of Object.values(event.trouble || {})) out += `<span class="bad-text">${escape(text)}</span>`;
   return out;
 }
 
@@ -1044,7 +1049,7 @@ function start() {
     const key = event.target.closest("[data-key]");
     if (!key) return;
     choose(key.dataset.key);
-    if (!matchMedia("(min-width: 781px)").matches) byId("details-title").scrollIntoView({block: "center"});
+    if (!matchMedia("(min-width: 1001px)").matches) byId("details-title").scrollIntoView({block: "center"});
   });
   document.addEventListener("keydown", (event) => {
     const target = event.target;
@@ -1650,7 +1655,7 @@ const EXERCISES = [
   },
   {
     title: "Let the kernel write into memory that is no longer yours", kind: "4-8",
-    text: "A READ waits for data of the pipe. Give its buffer back too early, as a program does that closes, or returns, before the final CQE. " +
+    text: "A READ waits for data from the pipe. Give its buffer back too early, as a program does that closes, or returns, before the final CQE. " +
       "Then let the data come. After that, say when it would have been right.",
     hint: "There is a button for it as soon as the request has a buffer. That the SQE's slot is free again says nothing about the buffer.",
     way: "Give the buffer of ud 1 back. Write 8 bytes into the pipe.",
@@ -1879,7 +1884,8 @@ def fill(data: dict[str, Any], title: str) -> str:
     body, program = BODY, f"{VIEW}{playkernel.SOURCE}{RUN}{DRIVE}"
     if data["kind"] == "trace":
         body, program = TRACE_BODY, TRACE
-    shown = json.dumps(data, separators=(",", ":")).replace("</", "<\\/")
+    # Without "<" nothing in it can end the script, or begin a comment that hides its end.
+    shown = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'

@@ -159,16 +159,17 @@ class Trace(Uncopyable):
                     reader(*event[1:])
                 elif kind == "r":
                     _, _, name, sq, cq, flags = event
-                    self.rings[name] = Known(sq, cq, flags)
+                    self.rings[name] = Known(sq | 0, cq | 0, flags | 0)
                 elif kind == "o":
                     self.rings[event[2]].overflow += 1
                 elif kind != "x":
                     self.broken += 1
-            except (LookupError, TypeError):
+            except (LookupError, OverflowError, TypeError, ValueError):
                 self.broken += 1
 
     def _sqe(self, time: int, ring: str, user_data: int, opcode: int, flags: int, taken: int = 0) -> None:
-        request = Request(ring, user_data, opcode, flags, taken, time)
+        # "| 0" passes integers only, so that what is kept can be reckoned with.
+        request = Request(ring, user_data | 0, opcode | 0, flags | 0, taken | 0, time | 0)
         self.submitted.append(time)
         if not flags & uapi.IOSQE_CQE_SKIP_SUCCESS:
             self.begun.append(time)
@@ -227,9 +228,9 @@ class Trace(Uncopyable):
         request = self._unhandled.pop((ring, user_data), None)
         if request is None:  # not the last one of a multishot request
             return
-        request.handled, request.ended = begin, end
         self.stages[3].append(begin - request.reaped)
         self.stages[4].append(end - begin)
+        request.handled, request.ended = begin, end
         slowest = self.slowest_handler
         if slowest is None or end - begin > slowest.ended - slowest.handled:
             self.slowest_handler = request

@@ -412,6 +412,16 @@ def test_exercise_when_something_else_is_done_then_it_is_not_solved(shown, page,
 # The page of a trace
 
 
+def test_trace_page_when_the_trace_is_hostile_then_its_text_is_text(shown, tmp_path):
+    name = "<img src=x onerror=document.title=1>"
+    lines = [f'["r",0,"{name}",4,8,0]', f'["s",1,"{name}",5,6,0]', '["s",1,"1.1",5,6,0]']
+    path = tmp_path / "run.html"
+    path.write_text(play.trace_page(lines), encoding="ascii")
+    shown.open(path, still=True)
+    assert name in shown.value("byId('left').textContent") and name in shown.value("byId('numbers').textContent")
+    assert shown.value("document.images.length") == 0
+
+
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
 def test_trace_page_then_trouble_comes_first_and_the_requests_can_be_ordered(shown, tmp_path, width, dark):
     from test_trace import invented

@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import hypothesis
+import hypothesis.strategies
 import pytest
 
 from rawuring import fakekernel, inflight, ops, play, playtrace, register, rings, trace, uapi
@@ -307,7 +309,9 @@ WAYS = [  # what is submitted at 10 and reaped at 60, what is known of its way, 
     ([S, NOTHING, FOUND, C, '["w",70,1]'], playtrace.LATER, 40),
     ([S, NOTHING, FOUND, C, '["w",70,0]'], playtrace.NO_WORKER, 40),
     ([S, NOTHING, FOUND, C, '["w",6000000000,0]'], playtrace.LATER, 40),  # it may have ended by then
-    # Not consumed by the first call.
+    # Not consumed by the first call, nor by one that took the SQE before it.
+    (['["s",10,"1.1",6,0,0]', S, '["e",10,20,"1.1",2,0,0,1,0,1]', '["c",30,"1.1",6,0,0]',
+      '["e",40,50,"1.1",1,0,0,1,0,1]', C], playtrace.AT_ONCE, 50),
     ([S, '["e",10,20,"1.1",1,0,0,-11,0,0]', '["e",40,50,"1.1",1,0,0,1,0,1]', C], playtrace.AT_ONCE, 50),
 ]  # fmt: skip
 
@@ -320,6 +324,26 @@ def test_summary_then_the_way_of_a_request_is_what_is_known(lines, way, seen):
     assert dict(found["operations"][0]["ways"])[way] >= 1
     first = min(json.loads(lines[0])[1], 10)
     assert last["at"][2] == seen - first
+
+
+PARTS = hypothesis.strategies.one_of(
+    hypothesis.strategies.sampled_from(("1.1", "</script><b>", 7, 6, 0, 1, 16)),
+    hypothesis.strategies.integers(-(2**70), 2**70), hypothesis.strategies.none(),
+    hypothesis.strategies.floats(), hypothesis.strategies.lists(hypothesis.strategies.integers(), max_size=1),
+)  # fmt: skip
+EVENTS = hypothesis.strategies.tuples(
+    hypothesis.strategies.sampled_from("rsechowx"), hypothesis.strategies.lists(PARTS, max_size=9)
+)
+
+
+@hypothesis.given(hypothesis.strategies.lists(EVENTS, max_size=12))
+def test_page_of_any_lines_then_it_is_made_and_what_they_say_is_no_markup(drawn):
+    lines = [
+        '["r",0,"1.1",4,8,0]', '["r",0,"</script><b>",4,8,0]', '["s",10,"</script><b>",7,0,0]',
+        *(json.dumps([kind, *parts]) for kind, parts in drawn),
+    ]  # fmt: skip
+    data = play.trace_page(lines).partition('id="data">')[2].partition("</script>\n<script>")[0]
+    assert "<" not in data and "</script><b>" in json.dumps(json.loads(data))
 
 
 def test_summary_then_each_stage_has_its_time():

@@ -1471,6 +1471,84 @@ MUTANTS = (
         "            self._busy = True\n            return\n", "            return\n",
         "tests/test_fileobjects.py -k order_of_their_calls",
     ),
+    # The page and the trace
+    Mutant(
+        "the handler of a table is not timed", "rawuring/trace.py",
+        "        if entry is not None and callable(entry[0]) and type(entry[0]) is not _Timed:\n", "        if False:\n",
+        "tests/test_trace.py -k of_a_table",
+    ),
+    Mutant(
+        "a traced table shows the wrappers of its handlers", "rawuring/trace.py",
+        "            if type(each.handler) is _Timed:\n", "            if False:\n",
+        "tests/test_trace.py -k of_a_table",
+    ),
+    Mutant(
+        "a slot that was given back keeps its time", "rawuring/trace.py",
+        "            del self.taken[max(len(self.taken) + more, 0) :]\n", "            pass\n",
+        "tests/test_trace.py -k given_back",
+    ),
+    Mutant(
+        "a child writes the lines of its parent, too", "rawuring/trace.py",
+        "        if os.getpid() != self._pid:  # a copy", "        if False:  # a copy",
+        "tests/test_trace.py -k forked",
+    ),
+    Mutant(
+        "a traced ring takes the short paths", "rawuring/trace.py",
+        "        self._plain = self._quick = self._direct = False  # every turn goes through _enter and _fetch\n        self._trace_log",
+        "        self._trace_log",
+        "tests/test_trace.py -k each_has_its_lines",
+    ),
+    Mutant(
+        "a CQE is not counted among those of its ring", "rawuring/playtrace.py",
+        "            known.reaped += 1\n", "",
+        "tests/test_trace.py -k way_of_a_request",
+    ),
+    Mutant(
+        "a call is credited with requests that it did not consume", "rawuring/playtrace.py",
+        "            for _ in range(min(result, len(known.unsent))):\n", "            for _ in range(len(known.unsent)):\n",
+        "tests/test_trace.py -k way_of_a_request",
+    ),
+    Mutant(
+        "that there is no worker now rules out one of long ago", "rawuring/playtrace.py",
+        "            if not workers and time - request.submitted < WORKER_STAYS_NS:\n", "            if not workers:\n",
+        "tests/test_trace.py -k way_of_a_request",
+    ),
+    Mutant(
+        "a trace that is damaged ends in a traceback", "rawuring/playtrace.py",
+        "            except (LookupError, OverflowError, TypeError, ValueError):\n", "            except LookupError:\n",
+        "tests/test_trace.py -k of_any_lines",
+    ),
+    Mutant(
+        "what a trace says can end the script that it stands in", "rawuring/playpage.py",
+        """.replace("<", "\\\\u003c")""", "",
+        "tests/test_trace.py -k of_any_lines",
+    ),
+    Mutant(
+        "the recorder looks once for several stores", "rawuring/play.py",
+        "        if self.recorder is not None:\n            self.recorder.look()\n", "",
+        "tests/test_play.py -k order_of_time",
+    ),
+    Mutant(
+        "the page shows an address of this run", "rawuring/play.py",
+        "            image[16:24] = SHOWN_ADDRESS.to_bytes(8, sys.byteorder)\n", "            pass\n",
+        "tests/test_play.py -k same_bytes",
+    ),
+    # These need node or chromium, and so does the page.
+    Mutant(
+        "the page's kernel lets a CQE overtake those that wait", "rawuring/playkernel.py",
+        "    if (this.overflowed.length || this.ready() === this.cq_entries) {\n", "    if (this.ready() === this.cq_entries) {\n",
+        "tests/test_play_kernel.py",
+    ),
+    Mutant(
+        "the page's kernel sleeps without a second look at the tail", "rawuring/playkernel.py",
+        "    if (this.load(this.sq_off.tail) !== this.sq_head) {\n", "    if (false) {\n",
+        "tests/test_play_kernel.py",
+    ),
+    Mutant(
+        "the page's kernel forgets to lower CQ_OVERFLOW", "rawuring/playkernel.py",
+        "    this.set_flag(C.IORING_SQ_CQ_OVERFLOW, waiting.length > 0);\n", "",
+        "tests/test_play_kernel.py",
+    ),
 )  # fmt: skip
 
 
