@@ -106,9 +106,8 @@ def read_file_now(path: StrOrBytesPath) -> Any:
 def _read_opened_now(fd: int) -> Any:
     """Read a whole file out of the page cache, and close it; return an Opened if that is not possible."""
     try:
-        found = os.fstat(fd)
-        size = found.st_size
-        if 0 < size < fileops.INLINE_MAX and stat_module.S_ISREG(found.st_mode):
+        size = _size(fd)
+        if 0 < size < fileops.INLINE_MAX:
             # One byte more than there should be: fewer than that, and the end has been seen.
             memory = bytearray(size + 1)
             got = fileops.fetch_now(fd, (memory,))
@@ -118,10 +117,23 @@ def _read_opened_now(fd: int) -> Any:
                 os.close(fd)
                 return data
             return Opened(fd, size, memory, got is not None)
+    except IsADirectoryError:
+        pass  # who reads it says so, and names the path
     except BaseException:
         os.close(fd)
         raise
     return Opened(fd, size, None, False)
+
+
+def _size(fd: int) -> int:
+    """Tell how much there seems to be to read; 0 of what has no size.
+
+    lseek() takes a third of the time of fstat(), and moves a position that nobody uses.
+    """
+    try:
+        return os.lseek(fd, 0, os.SEEK_END)
+    except OSError:  # a pipe, or a file of /proc
+        return 0
 
 
 def read_group_op(paths: list[Any], batch: Any = None) -> Op:

@@ -360,6 +360,9 @@ _unknown: set[Any] = set()
 # ------------------------------------------------------------------------------------------------------
 # Descriptors: reading and writing
 
+#: Memory that pread() has used, at most one piece for each thread that reads: new memory must be zeroed.
+_spare: list[memoryview] = []
+
 
 async def pread(fd: int, n: int, offset: int) -> bytes:
     """Read up to n bytes at an offset: os.pread().
@@ -373,20 +376,27 @@ async def pread(fd: int, n: int, offset: int) -> bytes:
         n, offset = index(n), index(offset)
         if not n and fileops.LINUX:
             return os.pread(fd, n, offset)  # a directory is refused, as preadv() does not
-    got = None
+    got, memory = None, None
     if n <= INLINE_MAX:
-        memory = bytearray(n)
+        try:
+            memory = _spare.pop()
+        except IndexError:
+            memory = None
+        if memory is None or len(memory) != n:
+            memory = memoryview(bytearray(n))
         got = read_now(fd, (memory,), offset, n)
         if got == n:
-            return bytes(memory)
-    return await _pread_rest(fd, n, offset, memory if got else None, got or 0)
+            data = memory.tobytes()
+            _spare.append(memory)
+            return data
+    return await _pread_rest(fd, n, offset, memory, got or 0)
 
 
-async def _pread_rest(fd: int, n: int, offset: int, memory: bytearray | None, got: int) -> bytes:
-    if memory is not None and fileops.at_end(fd, offset + got):
+async def _pread_rest(fd: int, n: int, offset: int, memory: memoryview | None, got: int) -> bytes:
+    if got and memory is not None and fileops.at_end(fd, offset + got):
         return bytes(memory[:got])
     n = min(n, fileops.MAX_RW_COUNT)
-    whole = memoryview(fileops.room(n) if memory is None else memory)
+    whole = memory if got and memory is not None else memoryview(fileops.room(n))
     res = await _do(fileops.read_op(fd, [whole[got:n]], offset + got))
     return bytes(whole[: got + res])
 

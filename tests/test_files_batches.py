@@ -649,6 +649,15 @@ def test_read_many_when_threads_wait_then_they_read_smaller_groups(
     assert max(groups.sizes[at + 1 :]) <= 32 // fileops.threads().limit
 
 
+def test_read_bytes_when_a_directory_has_a_size_then_the_exception_names_it(
+    do: Both, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filebatch, "_size", lambda fd: 4096)  # as on XFS
+    with pytest.raises(IsADirectoryError) as caught:
+        do.read_many([tree])
+    assert os.fspath(caught.value.filename) == str(tree)
+
+
 @pytest.mark.parametrize("few", [True, False])
 def test_read_group_when_descriptors_are_few_then_all_are_read(
     tree: Path, monkeypatch: pytest.MonkeyPatch, few: bool
