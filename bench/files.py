@@ -107,10 +107,110 @@ def system(
     return note
 
 
+#: urio and turbofile exist for Python 3.12 and newer.
+PEERS = ("aiofiles", "anyio", "caio", "urio", "turbofile")
+
+
 def peer(name: str) -> Any:
     with contextlib.suppress(ImportError):
         return __import__(name)
     return None
+
+
+def caio_context(caio: Any) -> Callable[[], Any]:
+    """Return what tells caio's context of the running loop."""
+    contexts: dict[Any, Any] = {}
+
+    def context() -> Any:
+        loop = asyncio.get_running_loop()
+        if loop not in contexts:
+            for each in contexts.values():
+                each.close()
+            contexts.clear()
+            contexts[loop] = caio.AsyncioContext(max_requests=512)
+        return contexts[loop]
+
+    return context
+
+
+def positional(path: str) -> dict[str, Callable[[], Any]]:
+    """Return what opens a file and yields what reads (n, offset) of it, by system."""
+    _, _, caio, urio, turbofile = map(peer, PEERS)
+    found: dict[str, Callable[[], Any]] = {}
+    if caio is not None:
+        context = caio_context(caio)
+
+        @contextlib.asynccontextmanager
+        async def by_caio() -> Any:
+            with open(path, "rb", buffering=0) as file:
+                fd = file.fileno()
+                yield lambda n, offset: context().read(n, fd, offset)
+
+        found["caio (opens plainly)"] = by_caio
+    for name, module in (("urio", urio), ("turbofile", turbofile)):
+        if module is not None:
+
+            @contextlib.asynccontextmanager
+            async def by_name(module: Any = module) -> Any:
+                async with module.open(path, "rb") as file:
+                    yield file.read_at if hasattr(file, "read_at") else file.pread
+
+            found[name] = by_name
+    return found
+
+
+def writers() -> dict[str, Callable[[str, bytes, bool], Any]]:
+    """Return what writes a whole file, by system."""
+    aiofiles, _, caio, urio, turbofile = map(peer, PEERS)
+    found: dict[str, Callable[[str, bytes, bool], Any]] = {}
+
+    async def thread(path: str, data: bytes, sync: bool) -> None:
+        await asyncio.to_thread(plain_write, path, data, sync)
+
+    found["to_thread"] = thread
+    if aiofiles is not None:
+
+        async def by_aiofiles(path: str, data: bytes, sync: bool) -> None:
+            async with aiofiles.open(path, "wb") as file:
+                await file.write(data)
+                if sync:
+                    await file.flush()
+                    await asyncio.to_thread(os.fsync, file.fileno())
+
+        found["aiofiles"] = by_aiofiles
+    if caio is not None:
+        context = caio_context(caio)
+
+        async def by_caio(path: str, data: bytes, sync: bool) -> None:
+            with open(path, "wb", buffering=0) as file:
+                await context().write(data, file.fileno(), 0)
+                if sync:
+                    await context().fsync(file.fileno())
+
+        found["caio (opens plainly)"] = by_caio
+    if urio is not None:
+
+        async def by_urio(path: str, data: bytes, sync: bool) -> None:
+            async with urio.open(path, "wb") as file:
+                await file.write(data)
+                if sync:
+                    await file.flush()
+                    await asyncio.to_thread(os.fsync, file.fileno())
+
+        found["urio"] = by_urio
+    if turbofile is not None:
+
+        async def by_turbofile(path: str, data: bytes, sync: bool) -> None:
+            if not sync:
+                await turbofile.write_bytes(path, data)
+                return
+            async with turbofile.open(path, "wb") as file:
+                await file.write(data)
+                await file.flush()
+                await asyncio.to_thread(os.fsync, file.fileno())
+
+        found["turbofile"] = by_turbofile
+    return found
 
 
 async def at_a_time(count: int, work: list[Any], one: Callable[[Any], Any]) -> None:
@@ -138,7 +238,7 @@ def plain_write(path: str, data: bytes, sync: bool) -> None:
 
 def readers() -> dict[str, Callable[[str], Any]]:
     """Return what reads a whole file, by system."""
-    aiofiles, anyio, caio = peer("aiofiles"), peer("anyio"), peer("caio")
+    aiofiles, anyio, caio, urio, turbofile = map(peer, PEERS)
 
     async def thread(path: str) -> Any:
         return await asyncio.to_thread(plain_read, path)
@@ -157,18 +257,23 @@ def readers() -> dict[str, Callable[[str], Any]]:
             return await anyio.Path(path).read_bytes()
 
         found["anyio"] = by_anyio
-    if caio is not None and hasattr(caio, "AsyncioContext"):
-        contexts: dict[Any, Any] = {}
+    if caio is not None:
+        context = caio_context(caio)
 
         async def by_caio(path: str) -> Any:
-            loop = asyncio.get_running_loop()
-            if loop not in contexts:
-                contexts.clear()
-                contexts[loop] = caio.AsyncioContext(max_requests=128)
+            # caio neither opens nor closes: these are plain calls, which block the loop.
             with open(path, "rb", buffering=0) as file:
-                return await contexts[loop].read(os.fstat(file.fileno()).st_size, file.fileno(), 0)
+                return await context().read(os.fstat(file.fileno()).st_size, file.fileno(), 0)
 
-        found["caio"] = by_caio
+        found["caio (opens plainly)"] = by_caio
+    if urio is not None:
+
+        async def by_urio(path: str) -> Any:
+            return await urio.Path(path).read_bytes()
+
+        found["urio"] = by_urio
+    if turbofile is not None:
+        found["turbofile"] = turbofile.read_bytes
     return found
 
 
@@ -219,6 +324,14 @@ def add_all(place: Place, running: list[Any]) -> None:
     @system(name, "to_thread", factor=10)
     async def _() -> None:
         await at_a_time(32, list(range(count // 10)), lambda _: asyncio.to_thread(os.pread, hot, 4096, 0))
+
+    for other, read_at in positional(place.small[5]).items():
+        for name, width in (("one hot 4 KiB pread after another", 1), ("the same, 32 tasks", 32)):
+
+            @system(name, other, factor=10)
+            async def _(width: int = width, read_at: Any = read_at) -> None:
+                async with read_at() as one:
+                    await at_a_time(width, list(range(count // 10)), lambda _: one(4096, 0))
 
     for cold in (False, True):
         for width in (1, 64):
@@ -275,26 +388,11 @@ def add_all(place: Place, running: list[Any]) -> None:
             for at in given:
                 files.sync.write_bytes(f"{out}/{at}", data, sync=sync)
 
-        @system(name, "to_thread")
-        async def _(given: list[int] = given, sync: bool = sync) -> None:
-            out = place.out
-            await at_a_time(64, given, lambda at: asyncio.to_thread(plain_write, f"{out}/{at}", data, sync))
+        for other, write in writers().items():
 
-        aiofiles = peer("aiofiles")
-        if aiofiles is not None:
-
-            @system(name, "aiofiles")
-            async def _(given: list[int] = given, sync: bool = sync, aiofiles: Any = aiofiles) -> None:
-                out = place.out
-
-                async def write(at: int) -> None:
-                    async with aiofiles.open(f"{out}/{at}", "wb") as file:
-                        await file.write(data)
-                        if sync:
-                            await file.flush()
-                            await asyncio.to_thread(os.fsync, file.fileno())
-
-                await at_a_time(64, given, write)
+            @system(name, other)
+            async def _(given: list[int] = given, sync: bool = sync, write: Any = write) -> None:
+                await at_a_time(64, given, lambda at: write(f"{place.out}/{at}", data, sync))
 
     for cold in (False, True):
         name = f"stat of {len(small)} files, {'cold' if cold else 'hot'}"

@@ -116,7 +116,8 @@ def _read_opened_now(fd: int) -> Any:
                 data = bytes(memory)
                 os.close(fd)
                 return data
-            return Opened(fd, size, memory, got is not None)
+            if got is not None or stat_module.S_ISREG(os.fstat(fd).st_mode):
+                return Opened(fd, size, memory, got is not None)
     except IsADirectoryError:
         pass  # who reads it says so, and names the path
     except BaseException:
