@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Files: rawuring.files beside plain blocking calls, thread pools, aiofiles, anyio and caio.
+"""Files: rawuring.files beside plain blocking calls, thread pools, aiofiles, anyio, caio, urio and turbofile.
 
     python3 bench/files.py [--quick] [--loop stock|uvloop|rawuring] [--python PATH] [--json FILE] [...]
     python3 bench/files.py --write docs/files.md         the table there, from the stored results
@@ -147,15 +147,27 @@ def positional(path: str) -> dict[str, Callable[[], Any]]:
                 yield lambda n, offset: context().read(n, fd, offset)
 
         found["caio (opens plainly)"] = by_caio
-    for name, module in (("urio", urio), ("turbofile", turbofile)):
-        if module is not None:
+    if urio is not None:
 
-            @contextlib.asynccontextmanager
-            async def by_name(module: Any = module) -> Any:
-                async with module.open(path, "rb") as file:
-                    yield file.read_at if hasattr(file, "read_at") else file.pread
+        @contextlib.asynccontextmanager
+        async def by_urio() -> Any:
+            async with urio.open(path, "rb") as file:
 
-            found[name] = by_name
+                async def one(n: int, offset: int) -> Any:
+                    await file.seek(offset)
+                    return await file.read(n)
+
+                yield one
+
+        found["urio (seek and read)"] = by_urio
+    if turbofile is not None:
+
+        @contextlib.asynccontextmanager
+        async def by_turbofile() -> Any:
+            async with turbofile.open(path, "rb") as file:
+                yield lambda n, offset: file.read_at(offset, n)
+
+        found["turbofile"] = by_turbofile
     return found
 
 
@@ -207,7 +219,7 @@ def writers() -> dict[str, Callable[[str, bytes, bool], Any]]:
             async with turbofile.open(path, "wb") as file:
                 await file.write(data)
                 await file.flush()
-                await asyncio.to_thread(os.fsync, file.fileno())
+                await asyncio.to_thread(os.fsync, await file.fileno())
 
         found["turbofile"] = by_turbofile
     return found
@@ -328,10 +340,10 @@ def add_all(place: Place, running: list[Any]) -> None:
     for other, read_at in positional(place.small[5]).items():
         for name, width in (("one hot 4 KiB pread after another", 1), ("the same, 32 tasks", 32)):
 
-            @system(name, other, factor=10)
+            @system(name, other)
             async def _(width: int = width, read_at: Any = read_at) -> None:
                 async with read_at() as one:
-                    await at_a_time(width, list(range(count // 10)), lambda _: one(4096, 0))
+                    await at_a_time(width, list(range(count)), lambda _: one(4096, 0))
 
     for cold in (False, True):
         for width in (1, 64):
@@ -487,12 +499,13 @@ def add_all(place: Place, running: list[Any]) -> None:
             async for _ in Floor():
                 pass
 
-    for other, module in (("aiofiles", peer("aiofiles")), ("anyio", peer("anyio"))):
+    for other in ("aiofiles", "anyio", "urio", "turbofile"):
+        module = peer(other)
         if module is not None:
 
             @system(name, other, factor=100)
             async def _(other: str = other, module: Any = module) -> None:
-                opening = module.open(place.few_lines) if other == "aiofiles" else None
+                opening = None if other == "anyio" else module.open(place.few_lines)
                 async with opening or await module.open_file(place.few_lines) as file:
                     async for _ in file:
                         pass
@@ -703,9 +716,12 @@ def main() -> int:
         rounds = 1 if options.quick else options.rounds
         here = machine(sys.executable)
         print(f"{'; '.join(here.values())}; loop {options.loop}; {files.backend}; {rounds} rounds")
+        left_out = [f"{each} is not installed" for each in PEERS if peer(each) is None]
+        for line in left_out:
+            print(f"left out: {line}")
         report = {
             "machine": here, "loop": options.loop, "peers": versions(sys.executable), "rounds": rounds,
-            "results": measure(run, rounds, options.only, place), "left_out": [],
+            "results": measure(run, rounds, options.only, place), "left_out": left_out,
         }  # fmt: skip
         if options.json:
             Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
