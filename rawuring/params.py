@@ -122,7 +122,12 @@ def setup(
         params = bytearray(uapi.io_uring_params.pack(flags=flags | wish, **fields))
         try:
             fd = syscalls.io_uring_setup(entries, params)
-            return fd, uapi.io_uring_params.unpack(params), dropped
+            try:
+                return fd, uapi.io_uring_params.unpack(params), dropped
+            except BaseException:  # a signal handler's, and nobody else knows the descriptor yet
+                if not (flags | wish) & uapi.IORING_SETUP_REGISTERED_FD_ONLY:
+                    os.close(fd)
+                raise
         except Unavailable:
             raise
         except OSError as error:

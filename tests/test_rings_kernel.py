@@ -406,6 +406,17 @@ def test_forgotten_then_closed_with_a_warning():
         forget()
 
 
+def test_signal_handler_raises_while_a_ring_is_made_then_its_descriptor_is_closed(monkeypatch):
+    def unpack(*_):
+        raise KeyboardInterrupt
+
+    before = [name for name in os.listdir("/proc/self/fd") if _is_ring(name)]
+    monkeypatch.setattr(type(uapi.io_uring_params), "unpack", unpack)
+    with pytest.raises(KeyboardInterrupt):
+        Ring(2)
+    assert [name for name in os.listdir("/proc/self/fd") if _is_ring(name)] == before
+
+
 def test_forked_then_the_child_is_refused_and_the_parent_not_disturbed():
     with make(entries=8) as ring:
         ops.prep_nop(ring.get_sqe(), 1)

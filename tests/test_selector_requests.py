@@ -179,8 +179,8 @@ def test_changes_and_requests_in_one_turn_then_both(sel, told):
 def test_queue_is_full_of_requests_then_changes_and_the_wait_find_room(
     requires_io_uring, told, strategy, entries, changes
 ):
-    pairs = [socket.socketpair() for _ in range(changes)]
     with make(strategy, entries=entries) as sel:
+        pairs = [socket.socketpair() for _ in range(changes)]  # behind what may skip
         for a, b in pairs:
             sel.register(a, WRITE)
             b.send(b"x")
@@ -285,7 +285,8 @@ def test_cancelled_then_its_completion_ends_the_wait(sel, pipe, told):
     table.cancel(token)
     while not told:
         assert sel.select(None) == []
-    assert told == [("read", -errno.ECANCELED)]
+    # On 5.10 and 6.1 a worker reads pipes, and a request that is running there is interrupted.
+    assert told in ([("read", -errno.ECANCELED)], [("read", -errno.EINTR)])
 
 
 def test_everything_cancelled_then_the_selector_goes_on(sel, pair, pipe, told):

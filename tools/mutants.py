@@ -912,6 +912,11 @@ MUTANTS = (
         "tests/test_aio.py -k denied_when_names",
     ),
     Mutant(
+        "params: a descriptor whose ring a signal handler prevents is closed", "rawuring/params.py",
+        "                    os.close(fd)\n                raise\n", "                    pass\n                raise\n",
+        "tests/test_rings_kernel.py -k while_a_ring_is_made",
+    ),
+    Mutant(
         "asyncring: a request that was not sent is cancelled in the kernel", "rawuring/asyncring.py",
         "        slot = self._ring._slot_of(self._at - 1, self.token)\n", "        slot = None\n",
         "tests/test_asyncring.py -k before_it_is_sent",
