@@ -299,6 +299,8 @@ def test_everything_cancelled_then_the_selector_goes_on(sel, pair, pipe, told):
     sel.requests.start(ops.prep_cancel64, 0, every, handler=told.by("cancel"))
     while len(told) < 2:
         assert sel.select(None) == []
+        if told == [("cancel", -errno.EINVAL)]:
+            pytest.skip("IORING_ASYNC_CANCEL_ANY (5.19)")
     if ("cancel", -errno.EINVAL) in told:
         pytest.skip("IORING_ASYNC_CANCEL_ANY (Linux 5.19)")
     assert ("read", -errno.ECANCELED) in told
