@@ -1564,7 +1564,7 @@ def test_signal_handler_when_it_raises_at_any_moment_then_later_requests_end(loo
 
     old = signal.signal(signal.SIGALRM, strike)
     loop.set_exception_handler(lambda loop, context: None)
-    loop.run_until_complete(end())  # makes the ring: a descriptor of which nobody knows yet is lost, as os.open()'s
+    loop.run_until_complete(end())  # makes the ring: a strike may lose a new descriptor, as os.open()'s
     try:
         for i in range(20):
             task = loop.create_task(some())

@@ -567,7 +567,7 @@ def test_workers_when_thousands_are_asked_for_at_once_then_no_more_than_four_for
     most = asyncio.run(main())
     assert 0 < most <= 4 * (os.cpu_count() or 1)
     workers = 0
-    for task in set(os.listdir("/proc/self/task")) - before:  # those of other tests live for five seconds more
+    for task in set(os.listdir("/proc/self/task")) - before:  # those of other tests live for five seconds
         with contextlib.suppress(OSError):  # it has ended
             workers += Path(f"/proc/self/task/{task}/comm").read_text().startswith("iou-wrk")
     assert workers <= most
