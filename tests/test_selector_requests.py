@@ -315,7 +315,7 @@ def test_closed_with_requests_in_flight_then_they_end_and_their_memory_is_free(
     assert sel.select(0.001) == []
     table = sel.requests
     sel.close()
-    assert told == [("read", -errno.ECANCELED)]
+    assert told in ([("read", -errno.ECANCELED)], [("read", -errno.EINTR)])  # as above
     assert len(table) == 0
     assert not [each for each in recwarn if each.category is ResourceWarning]
 
