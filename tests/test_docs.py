@@ -172,6 +172,12 @@ def test_pages_and_pictures_then_links_lead_to_each_from_the_first():
     assert {*docs.rglob("*.md"), *docs.rglob("*.svg")} <= reached
 
 
+def test_examples_when_listed_then_each_is_on_the_page():
+    text = (ROOT / "docs" / "examples.md").read_text(encoding="utf-8")
+    names = {path.name for path in (ROOT / "examples").glob("*.py")} - {"readme.py"}
+    assert set(re.findall(r"\(\.\./examples/(\w+\.py)\)", text)) == names
+
+
 def test_pages_when_read_in_order_then_next_is_the_next_of_the_menu():
     menu = re.findall(r": ([\w-]+)\.md$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
     assert menu[0] == "index"  # from which one chooses

@@ -355,6 +355,7 @@ def build_site(folder: Path) -> int:
         for name in PROJECT:
             text = (ROOT / f"{name}.md").read_text(encoding="utf-8").replace("](docs/", "](")
             (place / "docs" / f"{name.lower()}.md").write_text(text, encoding="utf-8")
+        (place / "docs" / "examples.md").write_text(examples_page(), encoding="utf-8")
         for page in (place / "docs").glob("*.md"):
             text = page.read_text(encoding="utf-8")
             moved = re.sub(r"\]\((?:\.\./)?([A-Z]+)\.md", lambda found: f"]({found[1].lower()}.md", text)
@@ -376,6 +377,17 @@ def build_site(folder: Path) -> int:
             shutil.copytree(place / "site", folder)
             print(f"To read it: {Path(sys.executable).name} -m http.server --directory {folder}")
         return code or bool(wrong)
+
+
+def examples_page() -> str:
+    """Return the page of the examples with their source, for those who have no checkout."""
+    head, last = (DOCS / "examples.md").read_text(encoding="utf-8").split("\nNext: ")
+    names = re.findall(r"\(\.\./examples/(\w+)\.py\)", head)
+    parts = [re.sub(r"\(\.\./examples/(\w+)\.py\)", r"(#\1)", head)]
+    for name in names:
+        source = (ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8")
+        parts.append(f"## {name}.py {{ #{name} }}\n\n```python\n{source}```\n")
+    return "\n".join([*parts, f"Next: {last}"])
 
 
 def missing(site: Path) -> list[str]:
