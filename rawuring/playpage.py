@@ -161,7 +161,7 @@ ol.log .title { font-weight: 600; padding: .5rem 0 .1rem; }
 .spans .ours { fill: var(--us); } .spans .theirs { fill: var(--kernel); } .spans .wait { fill: var(--soft); }
 .spans .later { opacity: .28; }
 .trace { grid-template-columns: 1fr 1fr; } .trace .wide { grid-column: 1 / -1; } .tall { max-height: 30rem; overflow: auto; }
-.trace .legend { display: flex; flex-wrap: wrap; justify-content: flex-start; } .trace td.mono { white-space: nowrap; } .trace td { padding-right: .8rem; }
+.trace .legend { display: flex; flex-wrap: wrap; justify-content: flex-start; } .trace td.mono { white-space: nowrap; } .trace td { padding-right: .8rem; } #ops td, .trace #requests td { white-space: nowrap; } #stages td:first-child { min-width: 9rem; }
 .findings { padding: 0; margin: 0; list-style: none; display: grid; gap: .5rem; }
 .findings li { border-left: .3rem solid var(--kernel); background: var(--page); padding: .4rem .7rem; border-radius: 0 .4rem .4rem 0; }
 .findings .bad { border-color: var(--bad); } .findings .bad b { color: var(--bad); }
@@ -723,6 +723,14 @@ const TERMS = {
   "fdmon.py": "The file of rawuring that waits for many descriptors with POLL_ADD, after the model of QEMU.",
   "buffer": "The memory that a request reads from, or writes into. Only its address stands in the SQE.",
   "barrier": "What keeps a CPU from changing the order in which others see its loads and stores: release, acquire, full fence.",
+  "params": "The struct that io_uring_setup fills: how many entries each queue has, and where in the mapping each word stands.",
+  "index array": "Numbers of slots, one for each place of the SQ: so a program may fill slots in one order and send them in another.",
+  "token": "A number that is used for one request only, and never again: so a late answer cannot be taken for another one's.",
+  "ENOENT": "The error number for: there is no such thing.",
+  "ECANCELED": "The error number for: it was cancelled.",
+  "EALREADY": "The error number for: it is being done already.",
+  "IORING_FEAT_NODROP": "What a kernel says (from 5.5 on) that keeps completions for which the CQ has no room, and loses none.",
+  "io_sq_thread": "The function of the kernel that SQPOLL's thread runs.",
   "store buffer": "Where a CPU keeps its own stores for a moment, before the other CPUs can see them.",
 };
 const LINKED = new RegExp("(?<![\\w.])(" + [...Object.keys(DATA.words || {}), ...Object.keys(TERMS)].sort((a, b) => b.length - a.length)
