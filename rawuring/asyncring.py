@@ -300,7 +300,7 @@ class RequestFuture(Uncopyable, asyncio.Future):  # type: ignore[type-arg]
         ring = self._ring
         try:
             if not self.done() and ring._ends_turn():
-                ring._flush_early()
+                ring._flush_early(self)
             if not self.done():
                 self._asyncio_future_blocking = True
                 yield self
@@ -506,6 +506,7 @@ class AsyncRing(Uncopyable):
         self._handle: Any = None
         self._place = 0
         self._to_come: Callable[[], Any] = _none if self._owned else _always
+        self._has_to_wait = False  # what was sent early in this turn
         self._alone = 0  # id of the task that awaited last
         self._rested = 0.0
         self._receivers: dict[RequestFuture, Any] = {}
@@ -835,7 +836,7 @@ class AsyncRing(Uncopyable):
         """Do the ring's part of a turn: the loop's callback, and the reader's."""
         try:
             if self._owned:
-                self._handle, self._to_come = None, _none
+                self._handle, self._to_come, self._has_to_wait = None, _none, False
             if self._ring._state == "open":
                 self.flush()
         except OSError as error:
@@ -854,18 +855,20 @@ class AsyncRing(Uncopyable):
         awaits in between is alone. A wrong one costs a system call.
         """
         if self._ready is not None:
-            return len(self._ready) == 1 and self._ready[0] is self._handle
+            return len(self._ready) == 1 and self._ready[0] is self._handle and not self._has_to_wait
         if not self._owned:
             return False
         before, self._alone = self._alone, id(asyncio.current_task(self._loop))
         return before == self._alone
 
-    def _flush_early(self) -> None:
+    def _flush_early(self, future: RequestFuture) -> None:
         """Do at the end of this turn what would be done at the beginning of the next."""
         try:
             self.flush()
         except OSError:
             return  # _turn() tries again, and says what is to be said
+        # The turn goes on if this was a task that began eagerly: the next one's would be a call of its own.
+        self._has_to_wait = not future.done()
 
     def _needs_breath(self) -> bool:
         """Tell whether answers that do not suspend have followed each other for long enough."""

@@ -317,6 +317,8 @@ class Ring(RingHandle):
                         self._reaped += count
                         return cqes
                     return self.reap()
+                if submitted == before and count >= wait_nr:  # none, as 0 allows, or across the end of the ring
+                    return self.reap()
                 if timeout_ns is not None:
                     timeout_ns = self._deadline.remaining_ns()
                     if not timeout_ns and submitted == before:

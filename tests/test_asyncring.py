@@ -34,7 +34,7 @@ from typing import Any
 
 import pytest
 
-from rawuring import aio, asyncring, buffers, ops, register, uapi
+from rawuring import aio, asyncring, buffers, files, ops, register, uapi
 from rawuring.buffers import allocate, pin
 from rawuring.queues import RingClosed, WrongThread
 from rawuring.syscalls import Unavailable
@@ -277,6 +277,83 @@ def test_call_when_one_task_awaits_alone_then_it_is_sent_at_once(make, monkeypat
 
     with contextlib.closing(make()) as loop:
         assert loop.run_until_complete(main())[2:] == [0] * 8
+
+
+def eager(loop: asyncio.AbstractEventLoop) -> None:
+    """Let tasks begin when they are made, as asyncio.eager_task_factory does (CPython 3.12)."""
+    make = getattr(asyncio, "eager_task_factory", None)
+    if make is None:
+        pytest.skip("asyncio.eager_task_factory (CPython 3.12)")
+    # uvloop passes an argument on that CPython before 3.13.3 does not know.
+    loop.set_task_factory(lambda loop, coro, eager_start=True, **kwargs: make(loop, coro, **kwargs))
+
+
+@on_each_loop
+async def test_eager_tasks_when_their_requests_have_to_wait_then_they_travel_together(ring) -> None:
+    """The first may be sent alone: nothing tells that more are to come."""
+    eager(asyncio.get_running_loop())
+    with a_pipe() as (r, w):
+        before = ring.ring.statistics()
+
+        async def wait() -> int:
+            return await ring.poll(r, select.POLLIN)
+
+        tasks = [asyncio.ensure_future(wait()) for _ in range(50)]
+        ring.flush()
+        after = ring.ring.statistics()
+        os.write(w, b"1")
+        assert await asyncio.gather(*tasks) == [select.POLLIN] * 50
+    assert after.submitted - before.submitted == 50
+    assert after.enters - before.enters <= 2
+
+
+@on_each_loop
+async def test_eager_tasks_when_they_await_requests_then_they_do_as_others(ring, tmp_path) -> None:
+    """Calls, chains, streams, sockets, files, timeouts, groups and cancellation."""
+    loop = asyncio.get_running_loop()
+    eager(loop)
+
+    async def nops() -> int:
+        for _ in range(100):
+            await ring.call(ops.prep_nop)
+        return await ring.call(ops.prep_nop)
+
+    async def first_of(stream: Any) -> Any:
+        async with stream:
+            async for each in stream:
+                return each
+
+    assert await asyncio.gather(*[nops() for _ in range(10)]) == [0] * 10
+    with a_pipe() as (r, w), a_pair() as (a, b), a_listener() as listener:
+        async with asyncio.TaskGroup() as group:
+            accepting = group.create_task(ring.accept(listener))
+            several = group.create_task(first_of(ring.accept_multishot(listener)))
+            receiving = group.create_task(ring.recv(a, 10))
+            polled = group.create_task(first_of(ring.stream(ops.prep_poll_multishot, r, select.POLLIN)))
+            chain = ring.chain((ops.prep_poll_add, r, select.POLLIN), (ops.prep_nop,))
+            chained = group.create_task(_await(chain))
+            with pytest.raises(TimeoutError):
+                await asyncio.ensure_future(_await(ring.poll(b, select.POLLIN, timeout=0.01)))
+            address = listener.getsockname()
+            with socket.create_connection(address), socket.create_connection(address):
+                os.write(w, b"1")
+                b.send(b"x")
+                conn, _ = await accepting
+                with conn, await several:
+                    pass
+            assert await receiving == b"x"
+            assert (await polled)[0] == select.POLLIN
+            assert await chained == [select.POLLIN, 0]
+        cancelled = asyncio.ensure_future(ring.recv(a, 10))
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        b.send(b"y")
+        assert await ring.recv(a, 10) == b"y"
+    (tmp_path / "file").write_bytes(b"abc")
+    fd = await asyncio.ensure_future(files.open_fd(tmp_path / "file", os.O_RDONLY))
+    assert await asyncio.gather(*[files.pread(fd, 10, 0) for _ in range(10)]) == [b"abc"] * 10
+    await asyncio.ensure_future(files.close_fd(fd))
 
 
 @on_each_loop

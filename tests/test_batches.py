@@ -146,6 +146,23 @@ def test_turn_without_requests_then_what_is_there(ring):
 
 
 @pytest.mark.requires_io_uring
+def test_turn_that_waits_for_nothing_when_nothing_completes_then_it_enters_once():
+    reader, writer = os.pipe()
+    try:
+        with Ring(8) as ring:
+            if not ring.features & uapi.IORING_FEAT_EXT_ARG:
+                pytest.skip(f"IORING_FEAT_EXT_ARG (5.11), for turns in one call, on {os.uname().release}")
+            ops.prep_poll_add(ring.get_sqe(), reader, select.POLLIN, 1)
+            before = ring.statistics()
+            assert ring.submit_and_reap(0) == []
+            after = ring.statistics()
+            assert (after.submitted - before.submitted, after.enters - before.enters) == (1, 1)
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+@pytest.mark.requires_io_uring
 def test_turn_with_a_timeout_then_it_lasts_as_long_and_enters_once(ring):
     reader, writer = os.pipe()
     try:
