@@ -317,7 +317,7 @@ class Ring(RingHandle):
                         self._reaped += count
                         return cqes
                     return self.reap()
-                if submitted == before and count >= wait_nr:  # none, as 0 allows, or across the end of the ring
+                if submitted == before and count >= wait_nr:  # none is enough, or they go across the end
                     return self.reap()
                 if timeout_ns is not None:
                     timeout_ns = self._deadline.remaining_ns()
