@@ -959,8 +959,15 @@ def _removing(path: Any, ignore_errors: bool) -> Generator[None, None, None]:
     for directory, names, files, fd in walking:
         for kind, every in ((os.unlink, files), (os.rmdir, names)):
             for name in every:
-                if _remove(kind, directory, name, fd, ignore_errors):
-                    yield
+                try:
+                    if fd is None:
+                        kind(os.path.join(directory, name))
+                    else:
+                        kind(name, dir_fd=fd)
+                except OSError:  # once more, with care
+                    if not _remove(kind, directory, name, fd, ignore_errors):
+                        continue
+                yield
     if _remove(os.rmdir, path, "", None, ignore_errors):
         yield
 
