@@ -551,7 +551,10 @@ def plain_read(fd: int, views: list[memoryview], offset: int) -> int:
     if offset < 0:
         return _read_at_position(fd, views)
     if _preadv is not None:
-        return _preadv(fd, views, offset)  # type: ignore[no-any-return]
+        try:
+            return _preadv(fd, views, offset)  # type: ignore[no-any-return]
+        except PermissionError:  # a filter: CPython calls preadv2(2), which an old one does not know
+            pass
     done = 0
     for view in views:
         if hasattr(os, "pread"):
@@ -582,7 +585,10 @@ def plain_write(fd: int, views: list[memoryview], offset: int) -> int:
     if offset < 0:
         return os.writev(fd, views) if hasattr(os, "writev") else os.write(fd, views[0])
     if _pwritev is not None:
-        return _pwritev(fd, views, offset)  # type: ignore[no-any-return]
+        try:
+            return _pwritev(fd, views, offset)  # type: ignore[no-any-return]
+        except PermissionError:  # as above; a sealed file refuses pwrite(2), too
+            pass
     done = 0
     for view in views:
         if hasattr(os, "pwrite"):
