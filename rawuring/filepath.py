@@ -459,7 +459,8 @@ async def _temporary(
     except BaseException:
         keeper.close()
         raise
-    found._keeper = keeper
+    # A text file leaves the closing to the binary file beneath.
+    found._keeper = getattr(found, "_binary", found)._keeper = keeper
     found.delete = where.get("delete", True)
     return found
 

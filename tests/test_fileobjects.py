@@ -666,6 +666,29 @@ def test_temporary_files_then_gone_in_the_end(run, tmp_path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("mode", ["w+b", "w+", "r+"])
+def test_named_temporary_file_when_closed_then_gone_unless_it_is_to_stay(run, tmp_path, mode) -> None:
+    """A text file was removed at the end of its block only, and its descriptor stayed open until then."""
+
+    async def main() -> None:
+        data: Any = b"data" if "b" in mode else "data"
+        file = await files.tempfile.NamedTemporaryFile(mode, dir=tmp_path)
+        await file.write(data)
+        number = file.fileno()
+        await file.close()
+        assert not os.path.exists(file.name)
+        with pytest.raises(OSError):
+            os.fstat(number)
+        if sys.version_info >= (3, 12):
+            async with files.tempfile.NamedTemporaryFile(mode, dir=tmp_path, delete_on_close=False) as file:
+                await file.write(data)
+                await file.close()
+                assert pathlib.Path(file.name).read_bytes() == b"data"
+            assert not os.path.exists(file.name)
+
+    run(main())
+
+
 def test_standard_streams_then_those_of_sys(run, capsys, monkeypatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("in\n"))
 
