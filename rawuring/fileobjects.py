@@ -343,8 +343,19 @@ class _Raw(Uncopyable, io.FileIO):
     async def _append(self, note: list[Any], data: bytes) -> None:
         advance = functools.partial(self._advance, note, data)
         op = fileops.write_op(self.fileno(), [memoryview(data)], -1)
-        op = op._replace(plain=functools.partial(self._append_in_thread, op.plain, advance), undo=advance)
-        advance(await files._do(op))
+        op = op._replace(plain=functools.partial(self._append_in_thread, op.plain, advance))
+        future = asyncio.get_running_loop().create_future()
+
+        def done(put: int, error: BaseException | None) -> None:
+            # At once, and not when the task goes on: its loop may be closed before that.
+            if error is None:
+                advance(put)
+            files._settle(future, None, error)
+            if error is not None:
+                future.exception()  # it is not "never retrieved" then
+
+        files._Engine().start(op, done)
+        await future
 
     def _append_in_thread(self, write: Callable[[], int], advance: Callable[[int], None]) -> int:
         assert self._appending is not None

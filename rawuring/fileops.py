@@ -643,8 +643,14 @@ class _Opener(Uncopyable):
 
     def __init__(self, path: StrOrBytesPath, dir_fd: int | None = None) -> None:
         self._path = path
-        self._dir_fd = dir_fd
+        # A copy: whoever cancels an open may close the directory before the open has ended.
+        self._dir_fd = os.dup(dir_fd) if dir_fd is not None and dir_fd >= 0 else dir_fd
         self._opened = False
+
+    def __del__(self) -> None:
+        own = getattr(self, "_dir_fd", None)
+        if own is not None and own >= 0:
+            os.close(own)
 
     def open(self, flags: int, mode: int = 0o777) -> int:
         """Open it, as os.open() does."""

@@ -237,7 +237,7 @@ class _Job(Uncopyable):
 
     def run(self) -> None:
         """Make the call, in a thread."""
-        if not self._takes_begin() or self.loop.is_closed():  # then the descriptor may be another file's
+        if self.loop.is_closed() or not self._takes_begin():  # then the descriptor may be another file's
             return
         try:
             self.result = self.call()
@@ -641,8 +641,13 @@ async def close_fd(fd: int) -> None:
 async def _close(fd: int) -> None:
     future = asyncio.get_running_loop().create_future()
     engine = _Engine()
-    engine.start(fileops.close_op(fd), partial(_close_ended, engine, fd, future))
-    await future
+    handle = engine.start(fileops.close_op(fd), partial(_close_ended, engine, fd, future))
+    try:
+        await future
+    except GeneratorExit:  # the loop was closed, and no thread begins any more
+        if isinstance(handle, _Job) and handle.withdraw():
+            os.close(fd)
+        raise
 
 
 def _close_ended(engine: _Engine, fd: int, future: Any, result: Any, error: Any) -> None:

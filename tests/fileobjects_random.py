@@ -161,7 +161,7 @@ def fits(content: bytes, pieces: list[tuple[bytes, bool]]) -> bool:
 class Storm:
     """What is done on one loop after the other, and what must be left of it."""
 
-    def __init__(self, seed: int, folder: Path, kinds: tuple[str, ...], ring: bool) -> None:
+    def __init__(self, seed: int, folder: Path, kinds: tuple[str, ...]) -> None:
         self.random = random.Random(seed)
         self.folder = folder
         self.limits = Limits(kinds, folder, self.random)
@@ -175,8 +175,6 @@ class Storm:
         self.forgotten: list[tuple[Path, list[tuple[bytes, bool]], tuple[str, int, bool]]] = []
         self.held: list[Any] = []
         self.raws: list[weakref.ref[Any]] = []
-        #: Whether the ring does the work. An append that it makes while its loop is killed may come twice.
-        self.ring = ring
         self.complaints: list[str] = []
         self.number = 0
 
@@ -448,8 +446,7 @@ class Storm:
         await asyncio.gather(*(one() for _ in range(5)))
         politely = self.random.random() < 0.5
         for _ in range(6 * kill):
-            ways = [way for way in WAYS if way[1] and (politely or not self.ring or "a" not in way[0])]
-            await self.writes(*self.random.choice(ways), kill=True)
+            await self.writes(*self.random.choice([way for way in WAYS if way[1]]), kill=True)
         self.limits.lift()
         if kill and politely:  # as asyncio.run() does
             tasks = asyncio.all_tasks() - {asyncio.current_task()}
@@ -501,7 +498,7 @@ def run_storm(
     kinds: tuple[str, ...] = (), threads: bool = False, kills: int = 3,
 ) -> Counter[str]:  # fmt: skip
     """Run a storm on one loop after the other, each of which is killed with operations under way."""
-    storm = Storm(seed, folder, kinds, not threads)
+    storm = Storm(seed, folder, kinds)
     try:
         with by_threads(threads), Cache(storm.random), warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)  # forgotten files say so

@@ -20,10 +20,12 @@ import threading
 from collections.abc import Coroutine, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hypothesis
 import hypothesis.strategies as st
+import leaks
 import pytest
 
 from rawuring import fileops, files
@@ -334,6 +336,41 @@ def test_fifo_when_its_open_is_cancelled_then_it_ends(tmp_path: Path, flags: int
 
 
 @pytest.mark.skipif(not LINUX, reason="Linux only")
+def test_fifo_when_its_directory_is_closed_after_a_cancel_then_the_open_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that was to end the open found nothing in a closed directory."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    directory = os.open(tmp_path, os.O_RDONLY)
+    free = fileops.free_opener
+
+    def free_later(*args: Any) -> bool:
+        with contextlib.suppress(OSError):
+            os.close(directory)
+        return free(*args)
+
+    monkeypatch.setattr(fileops, "free_opener", free_later)
+
+    async def main() -> None:
+        opening = asyncio.ensure_future(files.open_fd("fifo", os.O_RDONLY, dir_fd=directory))
+        await asyncio.sleep(0.05)  # the thread is in its open(), or about to be
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+
+    run(main())
+    waiting = [each for each in threading.enumerate() if each.name == "rawuring-files-wait"]
+    try:
+        for each in waiting:
+            each.join(20)
+            assert not each.is_alive()
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+
+
+@pytest.mark.skipif(not LINUX, reason="Linux only")
 def test_fifo_when_both_ends_are_opened_then_both_opens_return(tmp_path: Path) -> None:
     async def main() -> None:
         ends = await asyncio.gather(files.open_fd(path, os.O_RDONLY), files.open_fd(path, os.O_WRONLY))
@@ -535,6 +572,27 @@ def test_close_when_the_loop_ends_meanwhile_then_it_is_closed(
     loop.set_exception_handler(lambda loop, context: None)  # the task is destroyed, but it is pending
     loop.run_until_complete(main())
     loop.close()
+    assert not _is_open(fd)
+
+
+def test_close_when_the_loop_is_closed_before_a_thread_begins_then_it_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Neither the thread, which found its loop closed, nor the task, which was destroyed, closed it."""
+    if "ring" in way:
+        pytest.skip("about threads")
+    jobs: list[Any] = []
+    monkeypatch.setattr(fileops, "threads", lambda: SimpleNamespace(put=jobs.append))
+    fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda loop, context: None)  # the task is destroyed, but it is pending
+    task = loop.create_task(files.close_fd(fd))
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    jobs.pop()()  # as a thread does; the job has kept the task until now
+    assert not jobs and _is_open(fd)
+    del task
+    leaks.settles(lambda: _is_open(fd), lambda found: not found)
     assert not _is_open(fd)
 
 
