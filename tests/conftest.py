@@ -54,8 +54,8 @@ LONG = {
 #: lets every Python make copies, and compares them.
 ONCE = {
     "test_bench.py", "test_build_python.py", "test_check_kernel.py", "test_docs.py", "test_docstrings.py",
-    "test_kernel_matrix.py", "test_packages.py", "test_play_browser.py", "test_readme.py",
-    "test_uapi_header.py", "test_vendor.py",
+    "test_kernel_matrix.py", "test_packages.py", "test_play_browser.py", "test_play_kernel.py",
+    "test_readme.py", "test_uapi_header.py", "test_vendor.py",
 }  # fmt: skip
 
 

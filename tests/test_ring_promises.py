@@ -520,7 +520,7 @@ def test_handler_raises_at_any_call_of_a_resize_then_broken_or_whole_and_close_d
             ring.close()
         assert (answers, len(table)) == ([-errno.ECANCELED], 0), number
         number += 1
-        if sys.implementation.name != "cpython":
+        if sys.implementation.name != "cpython" and not number % 8:  # a collection takes longer than a round
             del ring, table
             gc.collect()  # PyPy's mappings own copies of the descriptor, and each costs the next ring calls
     assert states == {"open", "broken"}
