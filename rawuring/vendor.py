@@ -415,7 +415,7 @@ def _statements(node: ast.AST) -> Iterator[Any]:
             yield from _statements(child)
 
 
-# Not tokenize, which takes ten times as long, and takes f-strings apart from Python 3.12 on. A string inside an
+# Not tokenize, which takes ten times as long, and takes f-strings apart from Python 3.12 on. A string in an
 # f-string has other quotes, as every Python before 3.12 requires.
 _STRING_OR_COMMENT = re.compile(r"""#[^\n]*|("{3}|'{3}|"|')(?:\\.|(?!\1).)*\1""", re.DOTALL)
 
