@@ -920,14 +920,15 @@ class ParkingLot(syscalls.Uncopyable):
             epoll = select.epoll()
         except OSError:
             return  # no descriptor is left
-        self._outer.register(epoll, POLLIN)
-        self._epoll.close()
-        self._epoll = epoll
         for fd, nodes in self._nodes.items():
             try:
                 epoll.register(fd, _union(*nodes))
             except OSError:
                 continue  # closed as well, or never ready
+        # Only now, for a signal handler's exception up to here must not leave handlers without a set.
+        self._outer.register(epoll, POLLIN)
+        old, self._epoll = self._epoll, epoll
+        old.close()
 
     def events(self) -> list[Event]:
         """Return the events of the parked handlers.

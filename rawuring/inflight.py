@@ -597,8 +597,8 @@ class InFlight(Uncopyable):
         else:
             cqes = ring.submit_and_reap(wait_nr, timeout_ns)
             # dispatch() for one request, written out: 200 ns less. No call until the handler's, or until they
-            # stand on the list: the no-call rule (queues.py). Nor an except clause: CPython jumps backwards
-            # from its end, and runs signal handlers there.
+            # stand on the list: the no-call rule (queues.py). Nor an except clause: CPython 3.12 jumps
+            # backwards from its end, and runs signal handlers there.
             if cqes and cqes[0] is cqes[-1] and not cqes[0][3:] and cqes[0][0] in self.entries:
                 token, res, flags = cqes[0]
                 handler = self.entries[token][0]

@@ -72,11 +72,11 @@ store of cq.khead: after freeing slots, we fetch the CQE by io_uring_enter with 
 
 The no-call rule. A Python signal handler may raise, and no request and no completion may be lost or counted
 twice then. CPython 3.11 and newer run handlers where a function begins, where it jumps back (as a loop does,
-and the end of an except clause) and where a call returns, nowhere else: statements with no call between them
-are one step. Every call counts, len() and isinstance() too: CPython looks for signals after them until it has
-specialised the call, which it never does when it is traced, or is free-threaded (3.13). Older CPythons and
-PyPy run handlers between any two bytecodes; there the order is such that a step may be done twice without
-harm. All files follow this rule and cite it.
+in 3.12 also the end of an except clause) and where a call returns, nowhere else: statements with no call
+between them are one step. Every call counts, len() and isinstance() too: CPython looks for signals after them
+until it has specialised the call, which it never does when it is traced, or is free-threaded (3.13). Older
+CPythons and PyPy run handlers between any two bytecodes; there the order is such that a step may be done
+twice without harm. All files follow this rule and cite it.
 
 Task work is the last step of a completion, which the kernel leaves to the thread that submitted. Usually it
 interrupts that thread for it. With DEFER_TASKRUN only io_uring_enter with GETEVENTS does it, and with
