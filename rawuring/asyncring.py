@@ -101,6 +101,8 @@ _MSG_NOSIGNAL = 0x4000  # PyPy has no such name
 #: What a request completes with that was stopped; 512 is ERESTARTSYS, which leaks out of splice (6.18).
 _STOPPED = -errno.ECANCELED, -errno.EINTR, -512
 _LINKS = uapi.IOSQE_IO_LINK | uapi.IOSQE_IO_HARDLINK
+#: How the names of operations begin that can do less than they are asked for.
+_TRANSFERS = "read", "recv", "send", "splice", "tee", "write"
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -414,8 +416,11 @@ class _ChainFuture(RequestFuture):
             return None
         canceled = -errno.ECANCELED
         bad = next((i for i, each in enumerate(res) if each < 0 and each != canceled), None)
-        if bad is None:  # what stands before the first that was not started did too little
-            bad = max(0, res.index(canceled) - 1)
+        if bad is None:
+            # What stands before the first of these did too little, if it can. Else that one was stopped.
+            bad = res.index(canceled)
+            if bad and _operation(self._preps[bad - 1]).startswith(_TRANSFERS):
+                bad -= 1
         return ChainBroken(bad, res, self._preps[bad])
 
     def _abandon(self) -> None:

@@ -774,6 +774,21 @@ async def test_chain_when_a_part_fails_then_it_says_which(ring) -> None:
 
 
 @on_each_loop
+async def test_chain_when_somebody_stops_a_part_then_it_says_that_one(ring) -> None:
+    """As the kernel does when the thread ends that started it; before it stands what cannot do too little."""
+    needs(ring, uapi.IORING_OP_SEND_ZC, "IORING_ASYNC_CANCEL_FD, 5.19; 6.0")
+    with a_pipe() as (r, _):
+        chain = ring.chain((ops.prep_nop,), (ops.prep_poll_add, r, select.POLLIN), (ops.prep_nop,))
+        ring.flush()
+        await asyncio.sleep(0)
+        assert await ring.call(ops.prep_cancel_fd, r, 0) == 0
+        with pytest.raises(asyncring.ChainBroken, match=r"part 1 of 3 \(poll_add\) broke") as broken:
+            await chain
+        assert broken.value.index == 1
+        assert broken.value.results == [0, -errno.ECANCELED, -errno.ECANCELED]
+
+
+@on_each_loop
 async def test_chain_when_cancelled_then_none_of_its_parts_is_left(ring) -> None:
     with a_pipe() as (r, _w):
         read = (ops.prep_read, r, pin(allocate(8), True), None, 0)
