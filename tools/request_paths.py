@@ -301,7 +301,9 @@ CASES = [
         p.keep(buffers.epoll_event(select.EPOLLIN, 1)).address)),
     Case("EPOLL_WAIT", "ready", lambda p: (ops.prep_epoll_wait, p.epoll(True), p.memory, 1, 0)),
     Case("EPOLL_WAIT", "not ready", lambda p: (ops.prep_epoll_wait, p.epoll(False), p.memory, 1, 0)),
-    Case("TIMEOUT", ANY, lambda p: (ops.prep_timeout, p.timespec(1000000), 0, 0), (errno.ETIME,)),
+    Case("TIMEOUT", ANY, lambda p: (
+        setattr(p, "wake", lambda: p.start(ops.prep_timeout_remove, TOKEN, 0, 98)),
+        ops.prep_timeout, p.timespec(FAR_NS), 0, 0)[1:], (errno.ECANCELED,)),
     Case("TIMEOUT_REMOVE", ANY, lambda p: (
         p.start(ops.prep_timeout, p.timespec(FAR_NS), 0, 0, 99), ops.prep_timeout_remove, 99, 0)[1:]),
     Case("ASYNC_CANCEL", "what waits", lambda p: (p.pending(), ops.prep_cancel64, 99, 0)[1:]),
