@@ -126,7 +126,7 @@ class Trace(Uncopyable):
         self.failed_calls: Counter[int] = Counter()
         self._step, self._seen = 1, 0
         self._unhandled: dict[tuple[str, int], Request] = {}
-        self._undecided: list[Request] = []
+        self._undecided: dict[str, list[Request]] = {}  # by the PID of their process
 
     def read(self, lines: Iterable[str]) -> None:
         """Read lines; one that is cut off or damaged is counted and passed over."""
@@ -208,9 +208,11 @@ class Trace(Uncopyable):
         elif 0 <= place < request.posted:
             request.way = IN_CALL if request.waited else AT_ONCE
         else:
-            self._undecided.append(request)
-            if len(self._undecided) > HANDLED_LATER:  # nobody looks at the workers
-                self._decide(time, -1)
+            pid = str(ring).partition(".")[0]
+            undecided = self._undecided.setdefault(pid, [])
+            undecided.append(request)
+            if len(undecided) > HANDLED_LATER:  # nobody looks at the workers
+                self._decide(pid, time, -1)
         if request.way != LATER:
             self.ways[opcode][request.way] += 1
         queued, in_kernel, waiting_cqe = self.stages[:3]
@@ -235,17 +237,16 @@ class Trace(Uncopyable):
         if slowest is None or end - begin > slowest.ended - slowest.handled:
             self.slowest_handler = request
 
-    def _look(self, time: int, workers: int) -> None:
+    def _look(self, time: int, pid: int, workers: int) -> None:
         self.workers = max(self.workers, workers)
-        self._decide(time, workers)
+        self._decide(str(pid), time, workers)
 
-    def _decide(self, time: int, workers: int) -> None:
-        """Say of those that came later what is known at a time at which there are so many workers."""
-        for request in self._undecided:
+    def _decide(self, pid: str, time: int, workers: int) -> None:
+        """Say of those that came later what is known when their process has so many workers."""
+        for request in self._undecided.pop(pid, ()):
             if not workers and time - request.submitted < WORKER_STAYS_NS:
                 request.way = NO_WORKER
             self.ways[request.opcode][request.way] += 1
-        self._undecided = []
 
     def _keep(self, request: Request) -> None:
         """Keep every n-th request, and the slowest."""
@@ -302,7 +303,8 @@ def summarise(lines: Iterable[str]) -> dict[str, Any]:
     """
     trace = Trace()
     trace.read(lines)
-    trace._decide(0, -1)
+    for pid in list(trace._undecided):
+        trace._decide(pid, 0, -1)
     times = [each for each in (trace.submitted, trace.reaped, trace.entered) if each]
     if not times:
         raise ValueError("this is no trace, or nothing was submitted: RAWURING_TRACE=run.jsonl python app.py")

@@ -23,7 +23,7 @@ A line is a JSON array. Times are nanoseconds of time.monotonic_ns(), RING is "P
     ["c", TIME, RING, user_data, res, flags]                    a CQE was copied out
     ["h", TIME, TIME, RING, user_data]                          a handler of a table (inflight.py) ran
     ["o", TIME, RING]                                           CQ_OVERFLOW was seen
-    ["w", TIME, NUMBER]                                         how many workers of io-wq the process has:
+    ["w", TIME, PID, NUMBER]                                    how many workers of io-wq the process has:
                                                                 once a second, and when a ring begins and ends
     ["x", TIME, RING]                                           the ring was closed
 
@@ -106,7 +106,7 @@ class Log(Uncopyable):
                     continue  # it has ended in between
         except OSError:
             return  # no /proc, or no descriptor left: nothing is known
-        self.add(f'["w",{now},{count}]')
+        self.add(f'["w",{now},{os.getpid()},{count}]')
 
     def write(self) -> None:
         """Write what has been added; if that fails, drop it.

@@ -122,8 +122,27 @@ def test_trace_of_a_worker_then_it_is_counted(path):
             pytest.skip("workers are threads of the process from 5.12 on (IORING_FEAT_NATIVE_WORKERS)")
         ops.prep_nop(ring.get_sqe(), user_data=1, flags=uapi.IOSQE_ASYNC)
         ring.submit_and_reap(1)
-    looks = [event[2] for event in events(path, "w")]
+    looks = [event[3] for event in events(path, "w")]
+    assert {event[2] for event in events(path, "w")} == {os.getpid()}
     assert len(looks) >= 2 and looks[-1] >= 1
+
+
+@pytest.mark.requires_io_uring
+def test_trace_of_an_fsync_then_a_worker_is_never_ruled_out(path, tmp_path):
+    with rings.Ring(4) as ring, open(tmp_path / "file", "wb") as file:
+        if not ring.features & uapi.IORING_FEAT_NATIVE_WORKERS:
+            pytest.skip("workers are threads of the process from 5.12 on (IORING_FEAT_NATIVE_WORKERS)")
+        for user_data in range(20):
+            file.write(b"x")
+            file.flush()
+            ops.prep_fsync(ring.get_sqe(), file.fileno(), 0, user_data=user_data)
+            ring.submit()
+            ring.submit_and_reap(1)
+    trace._shared.write()
+    with open(path, encoding="utf-8") as lines:
+        found = playtrace.summarise(lines)
+    assert found["workers"] >= 1
+    assert playtrace.NO_WORKER not in dict(found["operations"][0]["ways"])
 
 
 def test_trace_when_the_kernel_refuses_a_call_then_its_errno(path):
@@ -303,12 +322,13 @@ WAYS = [  # what is submitted at 10 and reaped at 60, what is known of its way, 
     (['["s",10,"1.1",7,0,16]', E, C], playtrace.WORKER, 20),
     # The CQE that was there when the call returned was another one's.
     (['["s",10,"1.1",6,0,0]', S, '["e",10,20,"1.1",2,0,0,2,0,1]', '["c",30,"1.1",6,0,0]',
-      '["e",40,50,"1.1",0,1,1,0,0,1]', C, '["w",70,0]'], playtrace.NO_WORKER, 50),
+      '["e",40,50,"1.1",0,1,1,0,0,1]', C, '["w",70,1,0]'], playtrace.NO_WORKER, 50),
     (['["e",1,2,"1.1",0,0,1,0,0,1]', S, '["e",10,20,"1.1",1,0,0,1,1,2]', '["c",30,"1.1",1,0,0]', C],
      playtrace.AT_ONCE, 20),
-    ([S, NOTHING, FOUND, C, '["w",70,1]'], playtrace.LATER, 40),
-    ([S, NOTHING, FOUND, C, '["w",70,0]'], playtrace.NO_WORKER, 40),
-    ([S, NOTHING, FOUND, C, '["w",6000000000,0]'], playtrace.LATER, 40),  # it may have ended by then
+    ([S, NOTHING, FOUND, C, '["w",70,1,1]'], playtrace.LATER, 40),
+    ([S, NOTHING, FOUND, C, '["w",70,1,0]'], playtrace.NO_WORKER, 40),
+    ([S, NOTHING, FOUND, C, '["w",6000000000,1,0]'], playtrace.LATER, 40),  # it may have ended by then
+    ([S, NOTHING, FOUND, C, '["w",70,2,0]'], playtrace.LATER, 40),  # another process has none
     # Not consumed by the first call, nor by one that took the SQE before it.
     (['["s",10,"1.1",6,0,0]', S, '["e",10,20,"1.1",2,0,0,1,0,1]', '["c",30,"1.1",6,0,0]',
       '["e",40,50,"1.1",1,0,0,1,0,1]', C], playtrace.AT_ONCE, 50),

@@ -1519,6 +1519,11 @@ MUTANTS = (
         "tests/test_trace.py -k way_of_a_request",
     ),
     Mutant(
+        "that one process has no worker rules out those of another", "rawuring/playtrace.py",
+        "            pid = str(ring).partition(\".\")[0]\n", "            pid = \"2\"\n",
+        "tests/test_trace.py -k way_of_a_request",
+    ),
+    Mutant(
         "a trace that is damaged ends in a traceback", "rawuring/playtrace.py",
         "            except (LookupError, OverflowError, TypeError, ValueError):\n", "            except LookupError:\n",
         "tests/test_trace.py -k of_any_lines",
