@@ -757,27 +757,29 @@ def walk_pieces(top: Any, depth: int, engine: Any) -> Many:
     """Return what lists a tree in threads: its results are (directory, entries, exception)."""
     many = Many(engine, None, (), depth)
     pieces = Pieces(many)
-    pieces.add(partial(_walk_piece, many, pieces), [top])
+    pieces.add(partial(_walk_piece, many, pieces, top), [top])
     return many
 
 
-def _walk_piece(many: Many, pieces: Pieces, waiting: list[Any]) -> Work:
+def _walk_piece(many: Many, pieces: Pieces, top: Any, waiting: list[Any]) -> Work:
     try:
-        found = yield from pieces.do(partial(_list_some, many, waiting))
+        found = yield from pieces.do(partial(_list_some, many, top, waiting))
     except OSError as error:
         if error.errno in TOO_MANY and len(many.running) > 1:
             raise  # it is tried again
         found = Found([(waiting.pop(), None, error)])
-    pieces.add(partial(_walk_piece, many, pieces), waiting)
+    pieces.add(partial(_walk_piece, many, pieces, top), waiting)
     return found
 
 
-def _list_some(many: Many, waiting: list[Any]) -> tuple[Found, int]:
+def _list_some(many: Many, top: Any, waiting: list[Any]) -> tuple[Found, int]:
     """List directories of a stack, and those below them, in a thread, until it is time to hand them over."""
     found, count = Found(), 0
     until = perf_counter() + PIECE_S
     while waiting and not many.stopping:
         path = waiting.pop()
+        if path is not top and os.path.islink(path):  # it was a directory when it was found
+            continue
         try:
             entries = list_directory(path, many)
         except OSError as error:

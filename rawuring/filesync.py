@@ -338,9 +338,12 @@ def walk(
     top: StrOrBytesPath, *, onerror: Callable[[OSError], object] | None = None
 ) -> Iterator[tuple[Any, list[Entry]]]:
     """Yield (directory, entries) for a directory and each below it: see files.walk()."""
-    waiting = [os.fspath(top)]
+    top = os.fspath(top)
+    waiting = [top]
     while waiting:
         directory = waiting.pop()
+        if directory is not top and os.path.islink(directory):  # it was a directory when it was found
+            continue
         try:
             entries = filebatch.list_directory(directory)
         except OSError as error:

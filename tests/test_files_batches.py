@@ -1316,3 +1316,55 @@ def test_read_when_it_takes_several_requests_then_the_whole_content(
                 assert await file.read_at(10, 5) == data[5:15]
 
         asyncio.run(main())
+
+
+def swapped(directory: Path, outside: Path) -> None:
+    """Put a link to a directory elsewhere in the place of a directory."""
+    directory.rename(directory.with_name(f"{directory.name}-moved"))
+    directory.symlink_to(outside)
+
+
+@pytest.mark.skipif(not LINUX, reason="Linux only")
+def test_remove_tree_when_a_directory_becomes_a_link_meanwhile_then_it_is_not_followed(
+    do: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = tmp_path / "outside"
+    for each in (outside, tmp_path / "top" / "a" / "c", tmp_path / "top" / "b" / "c"):
+        each.mkdir(parents=True)
+        (each / "file").write_bytes(b"keep")
+    fwalk, swaps = os.fwalk, []
+
+    def walking(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        for each in fwalk(*args, **kwargs):
+            if not swaps:  # the other one is a link when its turn comes
+                swaps.append(tmp_path / "top" / ("b" if "/a" in os.fspath(each[0]) else "a"))
+                swapped(swaps[0], outside)
+            yield each
+
+    monkeypatch.setattr(os, "fwalk", walking)
+    with contextlib.suppress(OSError):  # the directory that was moved is in the way of the last rmdir()
+        do.remove_tree(tmp_path / "top")
+    assert swaps and not os.path.lexists(swaps[0])
+    assert (outside / "file").read_bytes() == b"keep"
+
+
+@pytest.mark.skipif(not LINUX, reason="Linux only")
+def test_walk_when_a_directory_becomes_a_link_meanwhile_then_it_is_not_followed(
+    do: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """os.walk() looks, too, before it goes into a directory."""
+    outside = tmp_path / "outside"
+    (outside / "secret").mkdir(parents=True)
+    (tmp_path / "top" / "a").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("top")
+    listing = filebatch.list_directory
+
+    def list_and_swap(path: Any, *rest: Any) -> Any:
+        entries = listing(path, *rest)
+        if not (tmp_path / "top" / "a").is_symlink():
+            swapped(tmp_path / "top" / "a", outside)
+        return entries
+
+    monkeypatch.setattr(filebatch, "list_directory", list_and_swap)
+    found = do.walk(tmp_path / "link")
+    assert [directory for directory, _ in found] == [str(tmp_path / "link")]
