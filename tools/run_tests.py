@@ -34,6 +34,8 @@ from xml.etree import ElementTree
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 OLDEST = (3, 9)
+#: The tests that each CPython between the oldest and the newest runs, and the free-threaded one.
+BRIEFEST = "not once and not long"
 #: How much longer a byte of these test files takes than one of the others.
 SLOW = {
     "test_vendor.py": 6, "test_ring_promises.py": 2, "test_denied.py": 5, "test_command_line.py": 6,
@@ -116,7 +118,7 @@ def brief(python: Python, pythons: list[Python]) -> list[str]:
         return ["-m", "not once and (faults or not long)"]
     versions = [each.version for each in pythons if each.implementation == "cpython" and not each.abiflags]
     thorough = not python.abiflags and python.version in (min(versions), max(versions))
-    return ["-m", "not once" if thorough else "not once and not long"]
+    return ["-m", "not once" if thorough else BRIEFEST]
 
 
 def run_in_parts(python: Python, options: argparse.Namespace, scratch: Path) -> Result:
@@ -173,7 +175,8 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--brief",
         action="store_true",
-        help="without what is marked once, and what is marked long only on the oldest and the newest CPython",
+        help="without what is marked once; only the oldest and the newest CPython run what is marked long, and "
+        "as many random examples as otherwise",
     )
     parser.add_argument("--dev", action="store_true", help="run the interpreter with -X dev -W error")
     parser.add_argument(
@@ -212,6 +215,8 @@ def run(
     except SetupError as error:
         print(f"{python.tag}: {error}", flush=True)
         return Result(python.tag, 0, 1, 0, time.monotonic() - started, 1)
+    if BRIEFEST in arguments:  # what is random was thorough elsewhere
+        environment.setdefault("HYPOTHESIS_PROFILE", "small")
     report = scratch / f"{python.tag}.{part}.xml"
     command = [executable]
     if options.dev:
