@@ -175,8 +175,8 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--brief",
         action="store_true",
-        help="without what is marked once; only the oldest and the newest CPython run what is marked long, and "
-        "as many random examples as otherwise",
+        help="without what is marked once; only the oldest and the newest CPython run what is marked long, "
+        "and as many random examples as otherwise",
     )
     parser.add_argument("--dev", action="store_true", help="run the interpreter with -X dev -W error")
     parser.add_argument(
