@@ -747,6 +747,8 @@ def test_memory_when_far_more_is_asked_for_than_there_is_then_it_is_not_taken(
     tmp_path: Path, way: str
 ) -> None:
     """A bytearray is filled with zeros: a pread() of 2 GiB took 2 GiB and half a second, whatever came."""
+    if os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") < 2 << 30:
+        pytest.skip("2 GiB of memory: Linux promises no more than there is")
     path = tmp_path / "file"
     path.write_bytes(b"small")
     command = [sys.executable, "-c", HUGE, way.split(",")[0], str(path)]
