@@ -852,7 +852,7 @@ class _Group(Uncopyable):
             _apart[0] = perf_counter() + APART_S
         for (_, future), each in zip(members, found):
             if future.done():
-                if each.__class__ is filebatch.Opened:
+                if isinstance(each, filebatch.Opened):
                     each.close()
             elif isinstance(each, BaseException):
                 future.set_exception(each)

@@ -1431,8 +1431,8 @@ MUTANTS = (
     ),
     Mutant(
         "what a cancelled task had opened by a thread stays open", "rawuring/files.py",
-        "                if each.__class__ is filebatch.Opened:\n                    each.close()\n",
-        "                if each.__class__ is filebatch.Opened:\n                    each.take()\n",
+        "                if isinstance(each, filebatch.Opened):\n                    each.close()\n",
+        "                if isinstance(each, filebatch.Opened):\n                    each.take()\n",
         "tests/test_files_batches.py -k others_stay",
     ),
     Mutant(
