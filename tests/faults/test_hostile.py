@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
 
 import hostile
 import pytest
@@ -26,6 +27,26 @@ def test_hostile_values_for_every_method_then_clear_errors_and_nothing_left(modu
     answer = json.loads(done.stdout)
     assert not answer["found"], "\n".join([f"{len(answer['found'])} in all:", *answer["found"][:30]])
     assert answer["refused"] or module in ("barriers",)
+    figures["hostile calls"] += answer["calls"]
+    figures["hostile calls refused"] += answer["refused"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
+@pytest.mark.parametrize("module", ["files", "sync"])
+def test_hostile_values_for_every_function_of_files_then_clear_errors_and_nothing_left(module, tmp_path):
+    script = f"""
+        import os, sys
+        sys.path.insert(0, {str(ROOT / "tests" / "faults")!r})
+        os.chdir(sys.argv[2])
+        os.dup2(os.open(os.devnull, os.O_RDWR), 0)
+        import hostile_files
+        hostile_files.main(sys.argv[1])
+    """
+    done = run_child(script, module, str(tmp_path), timeout=300, env={"RAWURING_DEBUG": ""})
+    assert done.returncode == 0, f"{done.returncode}\n{done.stderr[-3000:]}"
+    answer = json.loads(done.stderr)
+    assert not answer["found"], "\n".join([f"{len(answer['found'])} in all:", *answer["found"][:30]])
+    assert answer["refused"] > 1000
     figures["hostile calls"] += answer["calls"]
     figures["hostile calls refused"] += answer["refused"]
 

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: MIT
+"""The sweep of every function of files and files.sync with hostile values, in a child of test_hostile.py.
+
+What it is: each parameter of each function in turn gets each value of hostile.py, in a folder of its own.
+Must not know: what the functions do, except the few values that would harm the sweep itself.
+Invariant: a call ends in success or in one of the errors of hostile.FINE with words, and leaves nothing open.
+Read next: test_hostile.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import os
+import resource
+import signal
+import sys
+import warnings
+
+import hostile
+import leaks
+
+from rawuring import files
+
+#: Functions whose descriptor is closed or whose function is called: those get no descriptor of the sweep.
+OWN = {"close_fd": {"fd"}, "call": {"function"}}
+#: Errors of the standard library that have no words.
+SILENT = (MemoryError, asyncio.CancelledError, RecursionError)
+
+
+class Hang(BaseException):
+    """A call took too long."""
+
+
+def on_alarm(number, frame):
+    raise Hang
+
+
+def usual(name, fd):
+    """Return the value of a parameter while another one is abused."""
+    return {
+        "fd": fd, "path": "file", "src": "file", "dst": "copy", "name": "made", "top": "tree",
+        "items": ["file"], "paths": ["file"], "ranges": [(0, bytearray(4))], "buffer": bytearray(4),
+        "buffers": [bytearray(4)], "data": b"data", "n": 4, "nbytes": 4096, "flags": 0, "mode": 0o600,
+        "attribute": "user.x", "value": b"x", "function": len, "offset": 0, "length": 1,
+    }.get(name, 0)  # fmt: skip
+
+
+def forbidden(label, parameter, value):
+    """Tell whether a value would close or fill what the sweep itself needs."""
+    number = value if isinstance(value, int) else None
+    if parameter in OWN.get(label, ()) and number is not None and 0 <= number < 3:
+        return True
+    return parameter in ("length", "nbytes") and number is not None and 1 << 20 < number < 1 << 40
+
+
+async def consume(found):
+    """Await what can be awaited, and take a few steps of what can be iterated over."""
+    if hasattr(found, "__aiter__"):
+        try:
+            for _ in range(3):
+                await found.__anext__()
+        except StopAsyncIteration:
+            return
+        finally:
+            await found.aclose()
+    elif hasattr(found, "__await__"):
+        result = await found
+        if found.__name__ == "open_fd":
+            os.close(result)
+
+
+def one_call(function, label, parameters, place, value, found):
+    """Call once; note what no caller should see; return whether it was refused."""
+    fd = os.open("file", os.O_RDWR)
+    what = f"{label}({parameters[place].name}) with {type(value).__name__} {ascii(value)[:60]}"
+    positional, keywords = [], {}
+    for at, each in enumerate(parameters):
+        given = value if at == place else usual(each.name, fd)
+        if each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
+            continue
+        if each.kind is each.KEYWORD_ONLY:
+            if at == place:
+                keywords[each.name] = given
+        elif at == place or each.default is each.empty or at < place:
+            positional.append(given if at == place or each.default is each.empty else each.default)
+    signal.setitimer(signal.ITIMER_REAL, 20)
+    try:
+        result = function(*positional, **keywords)
+        if inspect.isgenerator(result):
+            list(zip(range(3), result))
+            result.close()
+        else:
+            asyncio.run(consume(result))
+    except Hang:
+        found.append(f"{what}: hangs")
+    except SILENT:
+        return True
+    except hostile.FINE as error:
+        if not str(error).strip() or str(error) == "None":
+            found.append(f"{what}: {type(error).__name__} without words")
+        return True
+    except BaseException as error:
+        # What a caller's own object lacks, or raises when it is called.
+        theirs = parameters[place].name in ("ignore", "items", "paths")
+        ours = isinstance(error, AttributeError) and not theirs
+        if ours or not isinstance(error, Exception):
+            found.append(f"{what}: {type(error).__name__}: {error}")
+        return True
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        os.close(fd)
+    return False
+
+
+def fill():
+    """Make what the calls use, if an earlier one has removed it."""
+    os.makedirs(os.path.join("tree", "below"), exist_ok=True)
+    for path in ("file", os.path.join("tree", "file")):
+        if not os.path.isfile(path):
+            with open(path, "wb") as file:
+                file.write(b"content\n" * 100)
+
+
+def main(module_name):
+    warnings.simplefilter("ignore")
+    signal.signal(signal.SIGALRM, on_alarm)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 22, 1 << 22))
+    module = files if module_name == "files" else files.sync
+    found, calls, refused = [], 0, 0
+    fill()
+    asyncio.run(files.read_bytes("file"))
+    with leaks.nothing_left("descriptors"):
+        for label in module.__all__:
+            function = getattr(module, label)
+            if not inspect.isfunction(function):
+                continue
+            parameters = list(inspect.signature(function).parameters.values())
+            for place in range(len(parameters)):
+                for value in hostile.hostile_values():
+                    if not forbidden(label, parameters[place].name, value):
+                        fill()
+                        calls += 1
+                        refused += one_call(function, label, parameters, place, value, found)
+    print(json.dumps({"calls": calls, "refused": refused, "found": found}), file=sys.stderr)
