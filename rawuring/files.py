@@ -65,6 +65,8 @@ BUDGET_S = 0.0002
 FETCH_S = 0.0001
 #: How long each file has a thread of its own after one that was to read many had to wait.
 APART_S = 1.0
+#: A group of so many files waits for no more of them.
+GROUP_MAX = 64
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -827,18 +829,25 @@ async def read_bytes(path: StrOrBytesPath) -> bytes:
 
 
 class _Group(Uncopyable):
-    """Files that the caches do not know, and one turn of a loop has asked for: one thread reads them."""
+    """Files that the caches do not know, and tasks have asked for in a row: one thread reads them."""
 
     def __init__(self, loop: Any) -> None:
         self.loop = loop
+        self._seen = 1
         #: The path, and the future of the task that waits for it.
         self.members: list[tuple[Any, Any]] = []
 
     def start(self) -> None:
         """Let a thread read them; where one has waited for long lately, let there be one for each."""
+        count = len(self.members)
+        if self._seen < count < GROUP_MAX:
+            # The budget of a turn ends after some twenty names: the others come in the next one.
+            self._seen = count
+            self.loop.call_soon(self.start)
+            return
         _turn.group = None
-        size = 1 if perf_counter() < _apart[0] else len(self.members)
-        for at in range(0, len(self.members), size):
+        size = 1 if perf_counter() < _apart[0] else count
+        for at in range(0, count, size):
             members = self.members[at : at + size]
             op = filebatch.read_group_op([path for path, _ in members])
             try:
