@@ -649,7 +649,7 @@ OURS = ("files", "files.read_bytes", "files.write_bytes", "files.stat_many", "fi
 
 
 def table(reports: list[dict[str, Any]]) -> str:
-    """Write the ratios of the stored runs, one column for each, and the peers of the first."""
+    """Write the ratios of the stored runs, one column for each, and the peers of the first that has them."""
     first = reports[0]
     names = [f"{each['loop']}, {each['machine']['python'].rpartition('.')[0]}" for each in reports]
     here = first["machine"]
@@ -670,6 +670,12 @@ def table(reports: list[dict[str, Any]]) -> str:
         others = [
             f"{each} {row['ratio']:.2f}" for each, row in rows.items() if each not in ("plain", ours)
         ]
+        shown = set(rows)
+        for report, name in zip(reports, names):  # peers that only a newer Python has
+            for each, row in report["results"].get(title, {}).items():
+                if each not in shown:
+                    shown.add(each)
+                    others.append(f"{each} {row['ratio']:.2f} ({name.rpartition(' ')[2]})")
         plain = f"{rows['plain']['median_ns'] / 1e6:.1f} ms" if "plain" in rows else ""
         lines.append(f"| {title} | {plain} | {' | '.join(cells)} | {', '.join(others)} |")
     return "\n".join(lines)

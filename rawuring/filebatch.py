@@ -26,7 +26,8 @@ from operator import index
 from time import perf_counter
 from types import GeneratorType
 
-from . import fileops
+from . import fileops, ops
+from .buffers import pin
 from .fileops import Op, error_of, open_now, open_op, read_now, read_op, stat_now, stat_op, write_op
 from .syscalls import Uncopyable
 
@@ -286,8 +287,8 @@ def read_into(fd: int, offset: int, memory: Any, direct: bool = False) -> Work:
 
 
 @contextlib.contextmanager
-def into_all(fd: int, pairs: list[tuple[int, Any]], direct: bool) -> Iterator[Callable[[Any], Work]]:
-    """Yield what makes a procedure of an (offset, buffer) of read_many_into().
+def into_all(fd: int, pairs: list[tuple[int, Any]], direct: bool) -> Iterator[Callable[[Any], Any]]:
+    """Yield what makes a procedure, or a Fill, of an (offset, buffer) of read_many_into().
 
     With direct the file is open once more, with O_DIRECT, for as long as the block lasts.
     """
@@ -297,7 +298,8 @@ def into_all(fd: int, pairs: list[tuple[int, Any]], direct: bool) -> Iterator[Ca
             check_direct(own, pairs)
         for offset, _ in pairs:
             fileops.check_range(0, offset)
-        yield partial(_into_one, own, direct)
+        quick = direct and not fileops.PYPY and stat_module.S_ISREG(os.fstat(own).st_mode)
+        yield partial(Fill if quick else _into_one, own, direct)
     finally:
         if direct:
             os.close(own)
@@ -305,6 +307,25 @@ def into_all(fd: int, pairs: list[tuple[int, Any]], direct: bool) -> Iterator[Ca
 
 def _into_one(fd: int, direct: bool, pair: tuple[int, Any]) -> Work:
     return read_into(fd, pair[0], pair[1], direct)
+
+
+class Fill(Uncopyable):
+    """A read of a regular file past the page cache: one request, if it succeeds.
+
+    A procedure would take as long as the request itself, twice.
+    """
+
+    __slots__ = ("direct", "fd", "pair", "pin")
+
+    def __init__(self, fd: int, direct: bool, pair: tuple[int, Any]) -> None:
+        self.fd = fd
+        self.direct = direct
+        self.pair = pair
+        self.pin = pin(pair[1], True)
+
+    def work(self) -> Work:
+        """Return the procedure, which knows what to do where the request failed or there is no ring."""
+        return _into_one(self.fd, self.direct, self.pair)
 
 
 def reader() -> Callable[[Any], Any]:
@@ -1043,8 +1064,6 @@ def check_direct(fd: int, ranges: Iterable[tuple[int, Any]]) -> None:
 
     Raises: ValueError that names offset, length and address.
     """
-    from .buffers import pin
-
     memory_align, align = alignment(fd)
     for offset, buffer in ranges:
         if fileops.PYPY and isinstance(buffer, memoryview) and not buffer.readonly:
@@ -1078,6 +1097,24 @@ class Engine(Uncopyable):
 
     #: The prep functions of operations that this kernel does not know.
     unknown: set[Any]
+
+    def start(self, op: Op, done: Callable[[Any, BaseException | None], object]) -> Any:
+        """Start an operation.
+
+        Args: done is called with the result and the exception.
+        Returns: a handle for cancel().
+        """
+        handle = None
+        if op.prep is not None:
+            handle = self.request(op.prep, op.arguments, partial(self.completed, op, done), op.options)
+        return self.start_thread(op, done) if handle is None else handle
+
+    def request(
+        self, prep: Any, arguments: tuple[Any, ...], handler: Callable[[int, int], object],
+        options: dict[str, Any] = fileops._NO_OPTIONS,
+    ) -> Any:  # fmt: skip
+        """Start a request; return a handle for cancel(), or None where there is no ring for it."""
+        raise NotImplementedError
 
     def start_thread(self, op: Op, done: Callable[[Any, BaseException | None], object]) -> Any:
         """Make the plain call in a thread; return a handle."""
@@ -1213,6 +1250,10 @@ class Many(Uncopyable):
                     run.work = found
                     running.add(run)
                     self._step(run, None, None)
+                elif kind is Fill:
+                    run = _Run(key, make, item, self._ended)
+                    running.add(run)
+                    self._send(run, found)
                 elif kind is Opened:
                     run = _Run(key, make, item, self._ended)
                     running.add(run)
@@ -1231,6 +1272,27 @@ class Many(Uncopyable):
             if perf_counter() > until:
                 return True
         return False
+
+    def _send(self, run: _Run, fill: Fill) -> None:
+        """Start the request of a Fill."""
+        try:
+            if fill.pin.nbytes <= REQUEST_MAX:
+                arguments = fill.fd, fill.pin, None, fill.pair[0]
+                run.handle = self.engine.request(ops.prep_read, arguments, partial(self._filled, run, fill))
+        except Exception as error:
+            self._end(run, None, error)
+            return
+        if run.handle is None:
+            run.work = fill.work()
+            self._step(run, None, None)
+
+    def _filled(self, run: _Run, fill: Fill, res: int, _flags: int) -> None:
+        """Take the CQE of a Fill: the table's handler. A short answer of O_DIRECT is the last one."""
+        if res >= 0 and not self.stopping:
+            self._end(run, res, None)
+        else:
+            run.work = fill.work()
+            self._step(run, None, None)
 
     def _begin(self, run: _Run, opened: Opened) -> None:
         """Let a procedure wait that has opened its file, until the kernel has fetched it."""

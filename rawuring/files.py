@@ -969,11 +969,13 @@ class _Engine(filebatch.Engine):
         """Tell whether the ring is closed, and nobody knows what became of its requests."""
         return self._ring is not None and self._ring.ring.closed
 
-    def start(self, op: Op, done: Callable[[Any, BaseException | None], object]) -> Any:
-        prep = op.prep
-        if self._ring is None or prep is None or prep in _unknown:
-            return self.start_thread(op, done)
-        return self._ring.start(prep, *op.arguments, handler=partial(self.completed, op, done), **op.options)
+    def request(
+        self, prep: Any, arguments: tuple[Any, ...], handler: Callable[[int, int], object],
+        options: dict[str, Any] = fileops._NO_OPTIONS,
+    ) -> Any:  # fmt: skip
+        if self._ring is None or prep in _unknown:
+            return None
+        return self._ring.start(prep, *arguments, handler=handler, **options)
 
     def start_thread(self, op: Op, done: Callable[[Any, BaseException | None], object]) -> _Job:
         job = _Job(op, done)

@@ -66,23 +66,19 @@ class Engine(filebatch.Engine):
         self._own: Any = None
         self.unknown = set()
 
-    def start(self, op: Op, done: Callable[[Any, BaseException | None], object]) -> Any:
-        """Start an operation.
-
-        Args: done is called by wait(), with the result and the exception.
-        Returns: a handle for cancel().
-        """
-        if op.prep is None or op.prep in self.unknown:
-            return self.start_thread(op, done)
-        ring = self._ring or self._make_ring()
+    def request(
+        self, prep: Any, arguments: tuple[Any, ...], handler: Callable[[int, int], object],
+        options: dict[str, Any] = fileops._NO_OPTIONS,
+    ) -> Any:  # fmt: skip
+        """Start a request, whose handler wait() calls."""
+        ring = None if prep in self.unknown else self._ring or self._make_ring()
         if ring is None:
-            return self.start_thread(op, done)
-        handler = partial(self.completed, op, done)
+            return None
         try:
-            return self._table.start(op.prep, *op.arguments, handler=handler, **op.options)
+            return self._table.start(prep, *arguments, handler=handler, **options)
         except SubmissionQueueFull:
             ring.submit()
-            return self._table.start(op.prep, *op.arguments, handler=handler, **op.options)
+            return self._table.start(prep, *arguments, handler=handler, **options)
 
     def _make_ring(self) -> Ring | None:
         if not self._refused:

@@ -29,7 +29,7 @@ import hypothesis.strategies as st
 import leaks
 import pytest
 
-from rawuring import asyncring, filebatch, fileops, files, filesync, register
+from rawuring import asyncring, filebatch, fileops, files, filesync, ops, register
 from rawuring.syscalls import Unavailable
 
 pytestmark = pytest.mark.leakcheck
@@ -1021,6 +1021,65 @@ def test_read_many_into_when_direct_then_the_same_bytes_or_a_clear_no(do: Both, 
                 do.read_many_into(fd, [(0, view[1:4097])], direct=True)
     finally:
         os.close(fd)
+
+
+def direct(path: Path) -> tuple[int, Any, list[tuple[int, Any]]]:
+    """Open a file of sixteen blocks, and make memory for all of them."""
+    path.write_bytes(os.urandom(16 * 4096))
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_DIRECT))
+    except OSError as error:
+        pytest.skip(f"O_DIRECT: not on this file system: {error}")
+    memory = files.allocate(16 * 4096)
+    view = memoryview(memory)
+    ranges = [(at, view[at : at + 4096]) for at in range(0, 16 * 4096, 4096)]
+    return os.open(path, os.O_RDONLY), memory, ranges
+
+
+def test_read_many_into_when_a_direct_request_fails_then_its_error(
+    do: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fd, _, ranges = direct(tmp_path / "file")
+    monkeypatch.setattr(
+        filebatch, "open_direct", lambda _: os.open(tmp_path / "file", os.O_WRONLY | os.O_DIRECT)
+    )
+    before = os.listdir("/proc/self/fd")
+    try:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            do.read_many_into(fd, ranges, depth=4, direct=True)
+    finally:
+        os.close(fd)
+    assert len(os.listdir("/proc/self/fd")) == len(before) - 1
+
+
+def test_read_many_into_when_direct_and_more_than_a_request_takes_then_in_parts(
+    do: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fd, memory, _ = direct(tmp_path / "file")
+    monkeypatch.setattr(filebatch, "REQUEST_MAX", 8192)
+    try:
+        assert do.read_many_into(fd, [(0, memory), (4096, bytearray(0))], direct=True) == [16 * 4096, 0]
+    finally:
+        os.close(fd)
+    assert bytes(memory) == (tmp_path / "file").read_bytes()
+
+
+def test_read_many_into_when_the_kernel_knows_no_read_then_by_plain_calls(
+    do: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fd, memory, ranges = direct(tmp_path / "file")
+    # Nothing a kernel knows: it completes with -EINVAL, as READ does before 5.6.
+    monkeypatch.setattr(
+        ops, "prep_read",
+        lambda sqe, fd, memory, length, offset, user_data=0: ops.prep_rw(sqe, 0xFE, fd, 0, 0, 0, user_data),
+    )  # fmt: skip
+    monkeypatch.setattr(files, "_unknown", set())
+    monkeypatch.setattr(files._Engine, "unknown", files._unknown)
+    try:
+        assert do.read_many_into(fd, ranges, depth=4, direct=True) == [4096] * 16
+    finally:
+        os.close(fd)
+    assert bytes(memory) == (tmp_path / "file").read_bytes()
 
 
 @hypothesis.given(
