@@ -519,10 +519,11 @@ def test_query_of_the_others_then_an_answer_or_not_supported(name):
 
 
 def workers() -> list[int]:
-    found = []
+    """List the workers of this thread's rings; those of other threads end some time after these."""
+    found, name = [], f"iou-wrk-{threading.get_native_id()}"
     for task in Path("/proc/self/task").iterdir():
         try:
-            if (task / "comm").read_text().startswith("iou-wrk"):
+            if (task / "comm").read_text().strip() == name:
                 found.append(int(task.name))
         except OSError:  # it has ended meanwhile
             continue
@@ -548,7 +549,6 @@ def test_iowq_affinity_then_workers_keep_to_it(file):
                     found.append(os.sched_getaffinity(worker))
             return found
 
-        # Those of other threads keep theirs, until they have been idle for five seconds.
         found = leaks.settles(affinities, lambda found: bool(found) and all(each == {cpu} for each in found))
         assert found
         assert all(each == {cpu} for each in found)

@@ -234,7 +234,7 @@ def test_hostile_arguments_then_exceptions_and_no_crash(module, tmp_path):
     calls, refused = map(int, check_child(done).split())
     figures["hostile calls"] += calls
     figures["hostile calls refused"] += refused
-    assert calls == 0 or refused or module in ("uapi",)
+    assert calls == 0 or refused or module in ("uapi", "rings")  # rings: Statistics, which takes anything
 
 
 @needs_ring

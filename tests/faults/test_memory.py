@@ -262,7 +262,8 @@ def test_handler_that_starts_again_while_all_is_closed_then_the_memory_is_ours_a
     table = scene.table
     with pytest.raises(ZeroDivisionError) if angry else contextlib.nullcontext():
         (scene.ring if what == "ring" else table).close()
-    assert (len(table), len(scene.answers)) == (0, 1)
+    # What raises while a ring is closed is called once more, and the second answer comes with that.
+    assert (len(table), len(scene.answers)) == (0, 2 if angry and what == "ring" else 1)
     table.dispatch()
     ended = [res for res, _ in scene.answers]
     assert len(ended) == 2 and set(ended) <= {-errno.ECANCELED, -errno.EINTR}  # EINTR: 5.10, from a worker
