@@ -1075,7 +1075,7 @@ class BufferedFile(_OnRaw):
         await self._raw.settle()
         return n
 
-    async def take(self, text: list[bytes]) -> None:
+    async def _take_encoded(self, text: list[bytes]) -> None:
         """Take what a text file has encoded: all of it, or nothing if what is before it cannot be written."""
         await self._in_turn(self._take, text)
 
@@ -1496,7 +1496,7 @@ class TextFile(File):
         """Give the binary file what was encoded; it stays here if that takes none of it."""
         if self._encoded:
             try:
-                await self._binary.take(self._encoded)
+                await self._binary._take_encoded(self._encoded)
             finally:
                 self._encoded_size = sum(map(len, self._encoded))
 

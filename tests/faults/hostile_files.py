@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""The sweep of every function of files and files.sync with hostile values, in a child of test_hostile.py.
+"""The sweep of every function of files and files.sync, and of every method of a file and a Path, with hostile
+values, in a child of test_hostile.py.
 
 What it is: each parameter of each function in turn gets each value of hostile.py, in a folder of its own.
 Must not know: what the functions do, except the few values that would harm the sweep itself.
@@ -13,6 +14,7 @@ import asyncio
 import inspect
 import json
 import os
+import pathlib
 import resource
 import signal
 import sys
@@ -67,8 +69,10 @@ async def consume(found):
             await found.aclose()
     elif hasattr(found, "__await__"):
         result = await found
-        if found.__name__ == "open_fd":
+        if getattr(found, "__name__", "") == "open_fd":
             os.close(result)
+        elif hasattr(result, "aclose"):  # of Path.open()
+            await result.aclose()
 
 
 def one_call(function, label, parameters, place, value, found):
@@ -114,6 +118,65 @@ def one_call(function, label, parameters, place, value, found):
     return False
 
 
+def method_of(kind, label):
+    """Return a function that makes an object, calls a method of it and closes it; its parameters are the method's.
+
+    Args: kind is "Path", or the mode of a file.
+    """
+
+    async def call(*positional, **keywords):
+        if kind == "Path":
+            try:
+                await consume(getattr(files.Path("file"), label)(*positional, **keywords))
+            except AttributeError as error:
+                try:
+                    getattr(pathlib.Path("file"), label)(*positional, **keywords)
+                except AttributeError:
+                    raise TypeError("as pathlib") from error
+                raise
+            return
+        async with files.open("file", kind) as file:
+            found = getattr(file, label)(*positional, **keywords)
+            await consume(found)
+            if label == "detach":
+                await found.result.close()
+
+    async def example():
+        if kind == "Path":
+            return getattr(files.Path("file"), label)
+        async with files.open("file", kind) as file:
+            return getattr(file, label)
+
+    call.__signature__ = inspect.signature(asyncio.run(example()))
+    return call
+
+
+def methods(kind):
+    """List the public methods of a kind of object, with what calls each."""
+
+    async def names():
+        if kind == "Path":
+            return dir(files.Path("file"))
+        async with files.open("file", kind) as file:
+            return [name for name in dir(file) if callable(getattr(file, name, None))]
+
+    for label in asyncio.run(names()):
+        if not label.startswith("_") and callable(getattr(files.Path, label, len)):
+            yield f"{kind}.{label}", method_of(kind, label)
+
+
+def functions(module_name):
+    """List what is swept: a label and a function each."""
+    if module_name == "objects":
+        for kind in ("Path", "r+b", "r+"):
+            yield from methods(kind)
+        return
+    module = files if module_name == "files" else files.sync
+    for label in module.__all__:
+        if inspect.isfunction(getattr(module, label)):
+            yield label, getattr(module, label)
+
+
 def fill():
     """Make what the calls use, if an earlier one has removed it."""
     os.makedirs(os.path.join("tree", "below"), exist_ok=True)
@@ -127,15 +190,11 @@ def main(module_name):
     warnings.simplefilter("ignore")
     signal.signal(signal.SIGALRM, on_alarm)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 22, 1 << 22))
-    module = files if module_name == "files" else files.sync
     found, calls, refused = [], 0, 0
     fill()
     asyncio.run(files.read_bytes("file"))
     with leaks.nothing_left("descriptors"):
-        for label in module.__all__:
-            function = getattr(module, label)
-            if not inspect.isfunction(function):
-                continue
+        for label, function in functions(module_name):
             parameters = list(inspect.signature(function).parameters.values())
             for place in range(len(parameters)):
                 for value in hostile.hostile_values():

@@ -32,8 +32,8 @@ def test_hostile_values_for_every_method_then_clear_errors_and_nothing_left(modu
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
-@pytest.mark.parametrize("module", ["files", "sync"])
-def test_hostile_values_for_every_function_of_files_then_clear_errors_and_nothing_left(module, tmp_path):
+@pytest.mark.parametrize("module", ["files", "sync", "objects"])
+def test_hostile_values_for_all_of_files_then_clear_errors_and_nothing_left(module, tmp_path):
     script = f"""
         import os, sys
         sys.path.insert(0, {str(ROOT / "tests" / "faults")!r})
