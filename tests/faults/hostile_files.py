@@ -119,7 +119,7 @@ def one_call(function, label, parameters, place, value, found):
 
 
 def method_of(kind, label):
-    """Return a function that makes an object, calls a method of it and closes it; its parameters are the method's.
+    """Return a function that makes an object, calls a method and closes it; its parameters are the method's.
 
     Args: kind is "Path", or the mode of a file.
     """
