@@ -20,11 +20,7 @@ import pytest
 from rawuring import files
 
 PROGRAM = Path(__file__).resolve().parent / "fileobjects_random.py"
-PYPY = sys.implementation.name == "pypy"
-pytestmark = [
-    pytest.mark.skipif(sys.platform != "linux", reason="Linux only"),
-    pytest.mark.skipif(PYPY, reason="it takes PyPy many collections to find what a killed loop has left"),
-]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
 
 
 def figures_of(*options: str) -> dict[str, int]:
