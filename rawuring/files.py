@@ -1104,6 +1104,7 @@ async def read_many_into(
 
     Args: ranges are (offset, buffer); with direct the file is opened once more with O_DIRECT, and the page
         cache is left alone: offsets, lengths and addresses must be aligned then, as allocate() aligns memory.
+        On PyPy that takes the ring: its preadv() reads into memory of its own, which is not aligned.
     Returns: how many bytes each got, fewer than its buffer has only at the end of the file.
     Raises: ValueError that names offset, length and address where O_DIRECT would refuse them; OSError with
         EINVAL where the file system knows no O_DIRECT.

@@ -1023,8 +1023,10 @@ def test_read_many_into_when_direct_then_the_same_bytes_or_a_clear_no(do: Both, 
         os.close(fd)
 
 
-def direct(path: Path) -> tuple[int, Any, list[tuple[int, Any]]]:
+def direct(path: Path, way: str = "threads") -> tuple[int, Any, list[tuple[int, Any]]]:
     """Open a file of sixteen blocks, and make memory for all of them."""
+    if fileops.PYPY and "threads" in way:
+        pytest.skip("O_DIRECT without a ring: PyPy's preadv() reads into memory of its own, not aligned")
     path.write_bytes(os.urandom(16 * 4096))
     try:
         os.close(os.open(path, os.O_RDONLY | os.O_DIRECT))
@@ -1037,9 +1039,9 @@ def direct(path: Path) -> tuple[int, Any, list[tuple[int, Any]]]:
 
 
 def test_read_many_into_when_a_direct_request_fails_then_its_error(
-    do: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    do: Both, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fd, _, ranges = direct(tmp_path / "file")
+    fd, _, ranges = direct(tmp_path / "file", way)
     monkeypatch.setattr(
         filebatch, "open_direct", lambda _: os.open(tmp_path / "file", os.O_WRONLY | os.O_DIRECT)
     )
@@ -1053,9 +1055,9 @@ def test_read_many_into_when_a_direct_request_fails_then_its_error(
 
 
 def test_read_many_into_when_direct_and_more_than_a_request_takes_then_in_parts(
-    do: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    do: Both, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fd, memory, _ = direct(tmp_path / "file")
+    fd, memory, _ = direct(tmp_path / "file", way)
     monkeypatch.setattr(filebatch, "REQUEST_MAX", 8192)
     try:
         assert do.read_many_into(fd, [(0, memory), (4096, bytearray(0))], direct=True) == [16 * 4096, 0]
