@@ -161,8 +161,8 @@ class Bench:
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self.options = options
         self.folder = folder
-        self.python = sys.executable
-        if (VENV / "bin" / "python").exists():
+        self.python = options.python or sys.executable
+        if not options.python and (VENV / "bin" / "python").exists():
             self.python = str(VENV / "bin" / "python")
         self.oracle = compile_oracle(folder)
         self.strace = shutil.which("strace")
@@ -565,6 +565,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7, help="at least 7 for figures to quote")
     parser.add_argument("--only", metavar="REGEX", help="only the tables whose title matches")
     parser.add_argument("--against", metavar="GITREF", help="measure rawuring as it stood there as well")
+    parser.add_argument("--python", metavar="PATH", help="another Python, and what is installed there")
     parser.add_argument("--no-calls", dest="calls", action="store_false", help="do not count system calls")
     parser.add_argument("--install-peers", action="store_true", help="make .venv-bench, with the peers")
     parser.add_argument("--scratch", metavar="DIR", help="where the file to be read is put; not a tmpfs")
