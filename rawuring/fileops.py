@@ -759,6 +759,15 @@ def closes_at_once(fd: int) -> bool:
     return flags & _O_ACCMODE == os.O_RDONLY or not stat_module.S_ISREG(os.fstat(fd).st_mode)
 
 
+def is_open_for(fd: int, writing: bool) -> bool:
+    """Tell whether a descriptor may be written, or read: the other end of a pipe is never ready for it."""
+    if os.name != "posix":
+        return True
+    import fcntl
+
+    return fcntl.fcntl(fd, fcntl.F_GETFL) & _O_ACCMODE != (os.O_RDONLY if writing else os.O_WRONLY)
+
+
 def is_ready(fd: int, writing: bool, wait_ms: int = 0) -> bool:
     """Tell whether a pipe, a socket or a terminal can be read or written now, or soon."""
     import select

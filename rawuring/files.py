@@ -483,7 +483,7 @@ async def readinto(fd: int, buffer: Any) -> int:
         if got is not None:
             return got
     while not _is_regular(fd):
-        if not await _ready(fd, "add_reader", "remove_reader"):
+        if not await _ready(fd, False):
             break
         got = read_now(fd, (view,), -1, want)
         if got is not None:
@@ -506,7 +506,7 @@ async def write(fd: int, data: Any) -> int:
         if got is not None:
             return got
     while not _is_regular(fd):
-        if not await _ready(fd, "add_writer", "remove_writer"):
+        if not await _ready(fd, True):
             break
         got = write_now(fd, (view,), -1)
         if got is not None:
@@ -528,12 +528,15 @@ def _is_regular(fd: int) -> bool:
     return stat_module.S_ISREG(os.fstat(fd).st_mode)
 
 
-async def _ready(fd: int, add: str, remove: str) -> bool:
+async def _ready(fd: int, writing: bool) -> bool:
     """Wait until a pipe, a socket or a terminal can be read or written.
 
-    Returns: False for what the loop cannot watch, such as /dev/zero.
+    Returns: False for what the loop cannot watch, such as /dev/zero, and for what is not open for that.
     """
+    if not fileops.is_open_for(fd, writing):
+        return False
     loop = asyncio.get_running_loop()
+    add, remove = ("add_writer", "remove_writer") if writing else ("add_reader", "remove_reader")
     future = loop.create_future()
     own = os.dup(fd)  # the program may watch fd itself
     try:

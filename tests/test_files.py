@@ -87,6 +87,18 @@ def file(tmp_path: Path) -> Iterator[int]:
     os.close(fd)
 
 
+def test_pipe_when_it_is_the_other_end_then_the_error_of_os() -> None:
+    """That end is never ready: where nothing can be tried at once, the wait for it had no end."""
+    reader, writer = os.pipe()
+    try:
+        for call in (files.read(writer, 1), files.readinto(writer, bytearray(1)), files.write(reader, b"x")):
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                run(call)
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
 @pytest.mark.parametrize("n", [0, 1, 4096, 10_000, 20_000, 1_000_000])
 @pytest.mark.parametrize("offset", [0, 1, 9_999, 10_000, 10_001, 1 << 40])
 def test_pread_when_anywhere_then_what_os_reads(file: int, n: int, offset: int) -> None:
