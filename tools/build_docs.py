@@ -42,7 +42,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import draw_pictures  # noqa: E402
 import man_page  # noqa: E402
 
-from rawuring import layout, play, tour, uapi  # noqa: E402
+from rawuring import layout, ops, play, tour, uapi  # noqa: E402
 
 DOCS = ROOT / "docs"
 #: The modules in reading order.
@@ -109,8 +109,9 @@ def operations_page() -> str:
         f"{NOTE}# Operations: the SQE of each\n",
         "Learned by calling the functions of ops.py with one argument after the other. `python -m "
         "rawuring.layout --op NAME` prints one of these, with `--svg` as a picture. Members that are not "
-        "listed are zero. Every function also takes `user_data` and `flags` (a mask of IOSQE_*), which are "
-        "left out here. \"Way\" says how the kernel executes it, measured on "
+        "listed are zero. Pass arguments in the order of the call, which is not that of the SQE. An offset "
+        "of -1 means the file's own position, or none, as for a pipe. How long memory must live is one of "
+        "[four phrases](memory.md#four-phrases). \"Way\" says how the kernel executes it, measured on "
         f"{listed([release(kernel) for kernel in measured()])}: see [execution](execution.md).\n",
         "![The members of an SQE, those that share bytes below each other](pictures/sqe.svg)\n",
         "The same for one operation, prep_recv:\n",
@@ -128,10 +129,25 @@ def operations_page() -> str:
         lines += [
             f"## {operation.function}\n",
             f"{operation.summary} `{name}` ({operation.opcode}), since {operation.since or '?'}.\n",
+            f"    {call_of(operation.function)}\n",
+            f"Memory must live: {lifetime_of(operation.function)}.\n",
             *([f"Way: {way_of(ways[short])}.\n"] if (short := name.partition("_OP_")[2]) in ways else []),
             *(["| member | offset | bytes | holds |", "|---|---:|---:|---|", *uses, ""] if uses else []),
         ]
     return "\n".join([*lines, "Next: [features by kernel version](kernel-interface.md).", ""])
+
+
+def call_of(function: str) -> str:
+    """Return how a prep function is called, without types."""
+    parameters = inspect.signature(getattr(ops, function)).parameters.values()
+    return f"{function}({', '.join(str(each.replace(annotation=each.empty)) for each in parameters)})"
+
+
+def lifetime_of(function: str) -> str:
+    """Return the phrase of a docstring that says how long memory must live."""
+    text = getattr(ops, function).__doc__
+    found = re.search(r"^ *Lifetime: (.*?)\.\s*(?=^ *[A-Z]\w+: |\Z)", text, re.M | re.S)
+    return " ".join(found.group(1).split()) if found else "none is passed"
 
 
 def request_records() -> list[dict[str, Any]]:
