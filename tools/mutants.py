@@ -1436,6 +1436,16 @@ MUTANTS = (
         "tests/test_files_batches.py -k others_stay",
     ),
     Mutant(
+        "a direct read that failed counts as done", "rawuring/filebatch.py",
+        "        if res >= 0 and not self.stopping:\n", "        if not self.stopping:\n",
+        "tests/test_files_batches.py -k a_direct_request_fails",
+    ),
+    Mutant(
+        "a ring that is owned warns when it is forgotten", "rawuring/handle.py",
+        "        elif self.owned:\n", "        elif False:\n",
+        "tests/test_selector.py -k forgotten_in_a_cycle",
+    ),
+    Mutant(
         "a group of files gives up with the first EMFILE", "rawuring/filebatch.py",
         "            if len(found) > begun and getattr(error, \"errno\", 0) in TOO_MANY:\n                break\n", "",
         "tests/test_files_batches.py -k all_are_read",
