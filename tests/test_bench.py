@@ -22,7 +22,7 @@ import run, systems
 from rounds import KEEP, SYSTEMS, Missing
 
 folder = pathlib.Path(sys.argv[2])
-bench = run.Bench(argparse.Namespace(against=None), folder)
+bench = run.Bench(argparse.Namespace(against=None, python=None), folder)
 file = run.fill(folder / "data", 1 << 20)
 results, left_out, rounds = {}, [], {}
 
