@@ -27,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -180,16 +181,16 @@ def writers() -> dict[str, Callable[[str, bytes, bool], Any]]:
         await asyncio.to_thread(plain_write, path, data, sync)
 
     found["to_thread"] = thread
+
+    async def alike(module: Any, path: str, data: bytes, sync: bool) -> None:
+        async with module.open(path, "wb") as file:
+            await file.write(data)
+            if sync:
+                await file.flush()
+                await asyncio.to_thread(os.fsync, file.fileno())
+
     if aiofiles is not None:
-
-        async def by_aiofiles(path: str, data: bytes, sync: bool) -> None:
-            async with aiofiles.open(path, "wb") as file:
-                await file.write(data)
-                if sync:
-                    await file.flush()
-                    await asyncio.to_thread(os.fsync, file.fileno())
-
-        found["aiofiles"] = by_aiofiles
+        found["aiofiles"] = partial(alike, aiofiles)
     if caio is not None:
         context = caio_context(caio)
 
@@ -201,15 +202,7 @@ def writers() -> dict[str, Callable[[str, bytes, bool], Any]]:
 
         found["caio (opens plainly)"] = by_caio
     if urio is not None:
-
-        async def by_urio(path: str, data: bytes, sync: bool) -> None:
-            async with urio.open(path, "wb") as file:
-                await file.write(data)
-                if sync:
-                    await file.flush()
-                    await asyncio.to_thread(os.fsync, file.fileno())
-
-        found["urio"] = by_urio
+        found["urio"] = partial(alike, urio)
     if turbofile is not None:
 
         async def by_turbofile(path: str, data: bytes, sync: bool) -> None:

@@ -299,7 +299,10 @@ def into_all(fd: int, pairs: list[tuple[int, Any]], direct: bool) -> Iterator[Ca
         for offset, _ in pairs:
             fileops.check_range(0, offset)
         quick = direct and not fileops.PYPY and stat_module.S_ISREG(os.fstat(own).st_mode)
-        yield partial(Fill if quick else _into_one, own, direct)
+        if quick:
+            yield partial(Fill, own)
+        else:
+            yield partial(_into_one, own, direct)
     finally:
         if direct:
             os.close(own)
@@ -310,22 +313,21 @@ def _into_one(fd: int, direct: bool, pair: tuple[int, Any]) -> Work:
 
 
 class Fill(Uncopyable):
-    """A read of a regular file past the page cache: one request, if it succeeds.
+    """An O_DIRECT read of a regular file: one request, if it succeeds.
 
     A procedure would take as long as the request itself, twice.
     """
 
-    __slots__ = ("direct", "fd", "pair", "pin")
+    __slots__ = ("fd", "pair", "pin")
 
-    def __init__(self, fd: int, direct: bool, pair: tuple[int, Any]) -> None:
+    def __init__(self, fd: int, pair: tuple[int, Any]) -> None:
         self.fd = fd
-        self.direct = direct
         self.pair = pair
         self.pin = pin(pair[1], True)
 
     def work(self) -> Work:
         """Return the procedure, which knows what to do where the request failed or there is no ring."""
-        return _into_one(self.fd, self.direct, self.pair)
+        return _into_one(self.fd, True, self.pair)
 
 
 def reader() -> Callable[[Any], Any]:

@@ -1081,11 +1081,8 @@ def read_each(
     """
     check_depth(depth)
     pairs = ((item, item) for item in items)
-    return _each(partial(_many, filebatch.reader(), pairs, depth), return_exceptions)
-
-
-def _many(make: Any, work: Any, depth: int, engine: Any) -> Many:
-    return Many(engine, make, work, depth)
+    begin = partial(Many, make=filebatch.reader(), work=pairs, depth=depth)
+    return _each(begin, return_exceptions)
 
 
 async def read_many(

@@ -268,11 +268,8 @@ def read_each(
     """Read files and ranges, and yield (item, data) as they come: see files.read_each()."""
     check_depth(depth)
     pairs = ((item, item) for item in items)
-    return _each(partial(_many, filebatch.reader(), pairs, depth), depth, return_exceptions)
-
-
-def _many(make: Any, work: Any, depth: int, engine: Any) -> Many:
-    return Many(engine, make, work, depth)
+    begin = partial(Many, make=filebatch.reader(), work=pairs, depth=depth)
+    return _each(begin, depth, return_exceptions)
 
 
 def _each(
@@ -296,7 +293,7 @@ def _all(begin: Callable[[Engine], Many], count: int, depth: int, return_excepti
 def read_many(items: Iterable[Any], *, depth: int = 64, return_exceptions: bool = False) -> list[Any]:
     """Read files and ranges, and return their data in the order of the items: see files.read_many()."""
     given = list(items)
-    begin = partial(_many, filebatch.reader(), enumerate(given), depth)
+    begin = partial(Many, make=filebatch.reader(), work=enumerate(given), depth=depth)
     return _all(begin, len(given), depth, return_exceptions)
 
 
@@ -306,7 +303,8 @@ def read_many_into(
     """Read ranges of one file into memory: see files.read_many_into()."""
     pairs = list(ranges)
     with filebatch.into_all(fd, pairs, direct) as make:
-        return _all(partial(_many, make, enumerate(pairs), depth), len(pairs), depth, False)
+        begin = partial(Many, make=make, work=enumerate(pairs), depth=depth)
+        return _all(begin, len(pairs), depth, False)
 
 
 def stat_each(
