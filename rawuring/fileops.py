@@ -1,28 +1,29 @@
 # SPDX-License-Identifier: MIT
 # pyright: basic
-"""File operations, each in three forms: tried without waiting, as a request, and as the plain call.
+"""File operations, each in three forms: a try that never waits, a ring request, and the plain call.
 
-What it is: for each operation of os what the kernel can answer from its caches, the ring request that does
-the same, and the call that a thread makes where neither is possible; the threads.
+What it is: for each operation of os a nonblocking try from the kernel's caches, the equivalent ring request,
+and the call that a thread makes when neither is possible; the threads.
 Mirrors: the functions of os, by name, argument order and exception; Seastar's and tokio's "try first".
-Must not know: asyncio, rings, who waits for an answer.
-Invariant: a function whose name ends in _now never waits for a device; it answers, raises what is true of the
-file, or returns None, which says nothing about the file.
+Must not know: asyncio, rings, who waits for a result.
+Invariant: a function whose name ends in _now never waits for a device; it answers, raises an error that holds
+for the file, or returns None, which says nothing about the file.
 Read next: filebatch.py.
 
-Facts about trying, and what follows from them:
+Facts about nonblocking tries, and their consequences:
 
-* preadv2() with RWF_NOWAIT copies what is in the page cache and returns; EAGAIN means that the next byte is
-  not there. EOPNOTSUPP, ENOSYS, EPERM and EINVAL may be about the flag: tmpfs and /proc do not know it, and
-  there are filters that refuse preadv2() and allow preadv(). So only errors that cannot be about the flag are
+* preadv2() with RWF_NOWAIT copies data from the page cache and returns; EAGAIN means that the next byte is
+  not cached. EOPNOTSUPP, ENOSYS, EPERM and EINVAL may concern the flag: tmpfs and /proc do not support it,
+  and some filters reject preadv2() but allow preadv(). So only errors that cannot concern the flag are
   raised.
-* A short answer may be the end of the file or the end of what is cached; 0 bytes came from some kernels
-  before the end. Only the size tells them apart.
-* An offset of -1 stands for the file's own position in preadv2(), and is an error in pread().
-* openat2() with RESOLVE_CACHED (5.12) opens what the caches know. It refuses O_CREAT, O_TRUNC and O_TMPFILE.
-  Only the path is looked up without waiting: a FIFO waits for its other end, unless O_NONBLOCK is given.
-* An open of a FIFO with O_NONBLOCK is seen by the other end. If it was closed again at once, a writer that
-  waited for a reader would get EPIPE; so it stays open until the open that was asked for is there.
+* A short read may mean the end of the file or the end of the cached data; some kernels return 0 bytes before
+  the end. Only the size tells them apart.
+* preadv2() takes an offset of -1 as the file position; pread() rejects it.
+* openat2() with RESOLVE_CACHED (5.12) opens files whose path is cached. It rejects O_CREAT, O_TRUNC and
+  O_TMPFILE. Only the path lookup does not wait: opening a FIFO waits for its other end unless O_NONBLOCK is
+  given.
+* The other end sees the open of a FIFO with O_NONBLOCK. If the descriptor were closed again at once, a writer
+  that waited for a reader would fail with EPIPE; so it stays open until the requested open has completed.
 * A descriptor opened with O_PATH answers fstat() without the device: the two are a stat() that never waits.
 """
 
@@ -53,17 +54,17 @@ if TYPE_CHECKING:
 
 #: The most that one read or write transfers. Source: Linux include/linux/fs.h MAX_RW_COUNT
 MAX_RW_COUNT = 0x7FFFF000
-#: Larger transfers are not made in the loop's own thread, cached or not: copying them takes too long.
+#: Larger transfers are not made in the loop's thread, cached or not: copying them takes too long.
 INLINE_MAX = 1 << 18
-#: From this size on a worker of the kernel copies what is cached, and not the io_uring_enter of the loop.
+#: From this size on a worker of the kernel copies cached data, instead of the loop's io_uring_enter().
 WORKER_MIN = 1 << 20
-#: A bytearray is filled with zeros, and takes up memory for all that was asked for, however small the file.
-#: Larger reads go to memory that is mapped, as all of this size is by malloc().
+#: A bytearray is zeroed, so all of it is resident, however small the file. Larger reads use mapped memory, as
+#: malloc() does from this size on.
 #: Source: glibc malloc.c DEFAULT_MMAP_THRESHOLD_MAX
 _TOUCHED_MAX = 1 << 25
-#: How many buffers one call takes. Source: Linux include/uapi/linux/uio.h UIO_MAXIOV
+#: The most buffers that one call accepts. Source: Linux include/uapi/linux/uio.h UIO_MAXIOV
 IOV_MAX = 1024
-#: What a pipe that can be written surely has room for.
+#: A writable pipe has room for at least this many bytes.
 PIPE_BUF = 4096
 
 PYPY = sys.implementation.name == "pypy"
@@ -75,24 +76,24 @@ _AT_REMOVEDIR = 0x200
 _AT_SYMLINK_FOLLOW = 0x400
 _RESOLVE_CACHED = 0x20
 _OPENAT2 = 437  # on every architecture but alpha. Source: Linux scripts/syscall.tbl
-_O_ACCMODE = 3  # PyPy's os has none
+_O_ACCMODE = 3  # PyPy's os lacks it
 _O_PATH = getattr(os, "O_PATH", 0)
-#: 0 where there is none.
+#: 0 on platforms without it.
 O_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 O_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 _O_LARGEFILE = getattr(os, "O_LARGEFILE", 0)
 _MORE = O_CLOEXEC | _O_LARGEFILE
 _U32 = 0xFFFFFFFF
 _O_DIRECT = getattr(os, "O_DIRECT", 0)
-#: What openat2() refuses together with RESOLVE_CACHED, and what has effects when it is only tried.
+#: Flags that openat2() rejects together with RESOLVE_CACHED, or that have effects even in a try.
 _O_NOT_CACHED = os.O_CREAT | os.O_TRUNC | (getattr(os, "O_TMPFILE", 0) & ~getattr(os, "O_DIRECTORY", 0))
-#: Errors of preadv2() and pwritev2() that are about the file or the arguments, whatever the flag.
+#: Errors of preadv2() and pwritev2() that concern the file or the arguments, never the flag.
 _OF_THE_FILE = frozenset((errno.EBADF, errno.EISDIR, errno.ESPIPE, errno.EFAULT))
-#: The same for openat2(); ENOENT also comes from a cached negative entry, which is as true.
+#: The same for openat2(); ENOENT may come from a cached negative entry, which is just as valid.
 _OF_THE_PATH = frozenset(
     (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE)
 )
-#: Answers of the ring that may mean that this kernel does not know the operation.
+#: Errors of a request that may mean that this kernel lacks the operation.
 UNKNOWN = frozenset((errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS))
 
 
@@ -102,44 +103,44 @@ class Op(
         defaults=(None, (), None, (), None, {}, False, None),
     )
 ):  # fmt: skip
-    """One operation: the plain call, the request that does the same, and how its res becomes the result."""
+    """One operation: the plain call, the equivalent request, and the conversion of its res to the result."""
 
     __slots__ = ()
 
     #: Makes the call and returns its result.
     plain: Callable[[], Any]
-    #: A function of ops.py, None where there is no request for it.
+    #: A function of ops.py; None if no request does this.
     prep: Callable[..., None] | None
-    #: Of prep, from the second on.
+    #: The arguments of prep, from the second on.
     arguments: tuple[Any, ...]
-    #: Turns res into the result; None where the result is None.
+    #: Converts res to the result; None if the result is None.
     finish: Callable[[int], Any] | None
-    #: The paths an exception names.
+    #: The paths that an exception names.
     names: tuple[Any, ...]
-    #: Takes a result that nobody wants any more.
+    #: Disposes of a result that is no longer wanted.
     undo: Callable[[Any], object] | None
-    #: Keywords of prep.
+    #: Keyword arguments of prep.
     options: dict[str, Any]
-    #: Whether the plain call may wait for ever, so that it needs a thread of its own.
+    #: Whether the plain call may wait forever, so that it needs a thread to itself.
     alone: bool
-    #: Makes the plain call return before its time, called in any thread; None where it cannot.
+    #: Makes the plain call return early; any thread may call it. None if that is impossible.
     stop: Callable[[], object] | None
 
     def error(self, code: int) -> OSError:
-        """Return the exception os would raise."""
+        """Return the exception that os would raise."""
         return error_of(code, *self.names)
 
     def result(self, res: int) -> Any:
-        """Return what os would return."""
+        """Return the result that os would return."""
         return None if self.finish is None else self.finish(res)
 
 
-#: What wrong arguments raise.
+#: The exceptions that invalid arguments raise.
 WRONG = TypeError, ValueError, OverflowError, BufferError
 
 
 def _op(plain: Callable[[], Any], prep: Callable[..., None], arguments: Callable[[], Any], *rest: Any) -> Op:
-    """Make an operation; where an argument is wrong, one of which the plain call says so, in os's words."""
+    """Make an operation; if an argument is invalid, make one whose plain call raises as os does."""
     try:
         return Op(plain, prep, arguments(), *rest)
     except WRONG:
@@ -147,7 +148,7 @@ def _op(plain: Callable[[], Any], prep: Callable[..., None], arguments: Callable
 
 
 def error_of(code: int, *names: Any) -> OSError:
-    """Return the OSError for a positive errno and the one or two paths it is about."""
+    """Return the OSError for a positive errno and the one or two paths that it concerns."""
     names = tuple([os.fspath(name) if hasattr(name, "__fspath__") else name for name in names])
     if len(names) == 2:
         return OSError(code, os.strerror(code), names[0], None, names[1])
@@ -193,8 +194,8 @@ _FS_ERRORS = sys.getfilesystemencodeerrors()
 
 
 def _encoded(path: StrOrBytesPath) -> bytes:
-    """Return a path as bytes, as os.fsencode() does; without the zero byte at which the kernel would stop."""
-    # os.fsencode() alone took as long as half of an open.
+    """Return a path as bytes, as os.fsencode() does; reject a null byte, at which the kernel would stop."""
+    # os.fsencode() alone took half as long as an open.
     encoded = path.encode(_FS_ENCODING, _FS_ERRORS) if type(path) is str else os.fsencode(path)
     if 0 in encoded:
         raise ValueError("embedded null byte")
@@ -202,7 +203,7 @@ def _encoded(path: StrOrBytesPath) -> bytes:
 
 
 def check_range(nbytes: int, offset: int) -> None:
-    """Raise what pread() raises for a negative length or offset; -1 must not become "at the position"."""
+    """Raise as pread() does for a negative length or offset; -1 must not become "at the position"."""
     if index(nbytes) < 0 or index(offset) < 0:
         for number in (nbytes, offset):
             c_long(number)
@@ -210,7 +211,7 @@ def check_range(nbytes: int, offset: int) -> None:
 
 
 def c_int(value: Any) -> int:
-    """Return a number that is an int of C."""
+    """Return a number that fits a C int."""
     number = index(value)
     if not -(1 << 31) <= number < 1 << 31:
         raise OverflowError("Python int too large to convert to C int")
@@ -218,7 +219,7 @@ def c_int(value: Any) -> int:
 
 
 def c_long(value: Any) -> int:
-    """Return a number that is a long of C."""
+    """Return a number that fits a C long."""
     number = index(value)
     if not -sys.maxsize - 1 <= number <= sys.maxsize:
         raise OverflowError("Python int too large to convert to C long")
@@ -226,12 +227,12 @@ def c_long(value: Any) -> int:
 
 
 def pin_path(path: StrOrBytesPath) -> Any:
-    """Pin a path: in half the time of buffers.path(), whose struct may be changed."""
+    """Pin a path in half the time of buffers.path(), whose memory is mutable."""
     return pin(_encoded(path) + b"\0")
 
 
 def as_view(buffer: Any) -> memoryview:
-    """Return a buffer as a view of bytes; what is none raises what os.write() raises."""
+    """Return a buffer as a view of bytes; raise as os.write() does if it is not a buffer."""
     try:
         view = memoryview(buffer)
     except TypeError:
@@ -242,7 +243,7 @@ def as_view(buffer: Any) -> memoryview:
 
 
 def as_views(buffers: Sequence[Any], skip: int = 0, name: str = "preadv2") -> list[memoryview]:
-    """Return buffers as views of bytes, without their first skip bytes and without empty ones."""
+    """Return buffers as views of bytes, without the first skip bytes and without empty views."""
     if not hasattr(buffers, "__getitem__") or isinstance(buffers, dict):
         raise TypeError(f"{name}() arg 2 must be a sequence")
     if len(buffers) > IOV_MAX:
@@ -288,12 +289,12 @@ _pwritev: Any = getattr(os, "pwritev", None)
 
 
 def read_now(fd: int, buffers: Sequence[Any], offset: int, want: int) -> int | None:
-    """Read what is in the page cache.
+    """Read from the page cache.
 
-    Args: offset is checked by the caller, -1 for the position; want is the length of all buffers.
-    Returns: how many bytes, fewer than want only at the end of the file or where the cache ends; 0 only
-        at the end; None where nothing can be had without waiting.
-    Raises: OSError for what is no regular file and cannot be read there; TypeError as os.preadv().
+    Args: offset has been checked by the caller, -1 means the position; want is the length of all buffers.
+    Returns: the number of bytes, less than want only at the end of the file or of the cached data; 0 only at
+        the end; None if a read would have to wait.
+    Raises: OSError for a file that is not regular and cannot be read at an offset; TypeError as os.preadv().
     """
     if not _RWF_NOWAIT:
         return None
@@ -309,9 +310,9 @@ def read_now(fd: int, buffers: Sequence[Any], offset: int, want: int) -> int | N
 
 
 def fetch_now(fd: int, buffers: Sequence[Any]) -> int | None:
-    """Read what is in the page cache from the beginning of a regular file, and let the kernel fetch the rest.
+    """Read from the page cache, from the start of a regular file, and make the kernel fetch the rest.
 
-    Returns: as read_now(), and -1 where nothing is there yet; None where nothing is fetched.
+    Returns: as read_now(), and -1 if nothing is cached yet; None if nothing is being fetched.
     """
     if not _RWF_NOWAIT:
         return None
@@ -326,17 +327,17 @@ def fetch_now(fd: int, buffers: Sequence[Any]) -> int | None:
 
 
 def at_end(fd: int, offset: int) -> bool:
-    """Tell whether an offset, or with -1 the position, is at or behind the end of a regular file."""
+    """Return whether an offset, or with -1 the position, is at or beyond the end of a regular file."""
     found = os.fstat(fd)
     if offset < 0:
         if not stat_module.S_ISREG(found.st_mode):
-            return True  # of a pipe: no bytes are the end
+            return True  # a pipe: 0 bytes mean the end
         offset = os.lseek(fd, 0, os.SEEK_CUR)
     return stat_module.S_ISREG(found.st_mode) and offset >= found.st_size
 
 
 def write_now(fd: int, buffers: Sequence[Any], offset: int) -> int | None:
-    """Write what needs no waiting (XFS, btrfs, pipes); otherwise as read_now()."""
+    """Write if that does not wait (XFS, btrfs, pipes); otherwise as read_now()."""
     if not _RWF_NOWAIT:
         return None
     try:
@@ -348,17 +349,17 @@ def write_now(fd: int, buffers: Sequence[Any], offset: int) -> int | None:
 
 
 class _Cached(Uncopyable):
-    """openat2() with RESOLVE_CACHED: the call, found once, and whether the kernel knows it."""
+    """openat2() with RESOLVE_CACHED: the call, loaded once, and whether the kernel supports it."""
 
     def __init__(self) -> None:
         self._call: Any = None
         self._hows: dict[int, Any] = {}
-        #: Whether it is worth trying.
+        #: Whether a try is worthwhile.
         self.works = LINUX
         self._failures = 0
 
     def open(self, encoded: bytes, flags: int, dfd: int = _AT_FDCWD) -> int:
-        """Return a descriptor or a negative errno; -EAGAIN where it cannot be said without waiting."""
+        """Return a descriptor or a negative errno; -EAGAIN if the open would have to wait."""
         call = self._call or self._load()
         how = self._hows.get(flags)
         if how is None:
@@ -368,8 +369,8 @@ class _Cached(Uncopyable):
             return fd
         code = self._errno(0)
         if code in (errno.ENOSYS, errno.EPERM, errno.EINVAL, errno.E2BIG):
-            # Of the flag or of the call, most likely; a file can cause EPERM and EINVAL as well, but not
-            # always, while a kernel that does not know the flag does.
+            # The cause is most likely the flag or the call. A file can cause EPERM and EINVAL as well, but
+            # not every time, while a kernel without the flag does.
             self._failures += 1
             if self._failures == 16:
                 self.works = False
@@ -392,7 +393,7 @@ class _Cached(Uncopyable):
         libc = ctypes.CDLL(None, use_errno=True)
         self._errno = ctypes.set_errno
         call = libc.syscall
-        if PYPY:  # a signature makes it faster there, and slower on CPython
+        if PYPY:  # a signature makes the call faster on PyPy, and slower on CPython
             call.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t]
             call.restype = ctypes.c_long
             self._call = call
@@ -407,11 +408,11 @@ _cached = _Cached()
 
 
 def open_now(path: StrOrBytesPath, flags: int, dir_fd: int | None = None) -> int | None:
-    """Open what the kernel's caches know, with O_NONBLOCK: settle_open() says what is still to be done.
+    """Open a file from the kernel's caches, with O_NONBLOCK; settle_open() completes the open.
 
-    Returns: a descriptor, not inheritable; None where that cannot be said without waiting, and for flags that
-        create or truncate.
-    Raises: OSError for a path that surely cannot be opened; TypeError, ValueError as os.open().
+    Returns: a descriptor, not inheritable; None if the open would have to wait, and for flags that create or
+        truncate.
+    Raises: OSError for a path that certainly cannot be opened; TypeError, ValueError as os.open().
     """
     if not _cached.works or flags & _O_NOT_CACHED:
         return None
@@ -425,7 +426,7 @@ def open_now(path: StrOrBytesPath, flags: int, dir_fd: int | None = None) -> int
 
 
 def stat_now(path: StrOrBytesPath, dir_fd: int | None, follow_symlinks: bool) -> os.stat_result | None:
-    """Tell about a file what the caches know; otherwise as open_now()."""
+    """Return the status of a file from the caches; otherwise as open_now()."""
     if not _cached.works:
         return None
     flags = _O_PATH if follow_symlinks else _O_PATH | os.O_NOFOLLOW
@@ -445,9 +446,9 @@ def stat_now(path: StrOrBytesPath, dir_fd: int | None, follow_symlinks: bool) ->
 
 
 def pinned(view: memoryview, writable: bool) -> tuple[Any, memoryview | None]:
-    """Pin memory for the kernel; on PyPy, whose memory moves, a copy that does not.
+    """Pin memory for the kernel; on PyPy, whose objects move, pin a copy that does not.
 
-    Returns: the Pin, and the copy where there is one.
+    Returns: the Pin, and the copy or None.
     """
     if not PYPY:
         return pin(view, writable), None
@@ -475,7 +476,7 @@ def room(nbytes: int) -> Any:
 
 
 def read_op(fd: int, views: list[memoryview], offset: int, regular: bool = False) -> Op:
-    """Read into views, at an offset or, with -1, at the position; regular says that it is a regular file."""
+    """Read into views, at an offset or, with -1, at the position; regular says that fd is a regular file."""
     if offset >= 0 and not regular:
         _check_position(fd)
     if len(views) == 1 and len(views[0]) > MAX_RW_COUNT:
@@ -495,8 +496,8 @@ def read_op(fd: int, views: list[memoryview], offset: int, regular: bool = False
 
 
 def _check_position(fd: int) -> None:
-    """Raise what pread() raises for a pipe; a request on one takes no notice of the offset."""
-    # A file of /proc is not asked: it would forget what it has told so far, and tell the rest anew.
+    """Raise as pread() does for a pipe; a request on a pipe ignores the offset."""
+    # No lseek() on a regular file: one of /proc would discard its state and generate its text anew.
     if not stat_module.S_ISREG(os.fstat(fd).st_mode):
         os.lseek(fd, 0, os.SEEK_CUR)
 
@@ -538,7 +539,7 @@ def _by_worker(fd: int, views: list[memoryview]) -> dict[str, Any]:
         return _NO_OPTIONS
     import fcntl
 
-    if fcntl.fcntl(fd, fcntl.F_GETFL) & _O_DIRECT:  # nothing is copied
+    if fcntl.fcntl(fd, fcntl.F_GETFL) & _O_DIRECT:  # nothing has to be copied
         return _NO_OPTIONS
     return {"flags": uapi.IOSQE_ASYNC}
 
@@ -547,20 +548,20 @@ _seeking = threading.Lock()
 
 
 def plain_read(fd: int, views: list[memoryview], offset: int) -> int:
-    """Read as the thread does, which may wait."""
+    """Read with the plain call, which may wait; for a thread."""
     if offset < 0:
         return _read_at_position(fd, views)
     if _preadv is not None:
         try:
             return _preadv(fd, views, offset)  # type: ignore[no-any-return]
-        except PermissionError:  # a filter: CPython calls preadv2(2), which an old one does not know
+        except PermissionError:  # a filter: CPython calls preadv2(2), which an old filter rejects
             pass
     done = 0
     for view in views:
         if hasattr(os, "pread"):
             data = os.pread(fd, len(view), offset + done)
         else:
-            with _seeking:  # Windows knows no positional call
+            with _seeking:  # Windows has no positional call
                 here = os.lseek(fd, 0, os.SEEK_CUR)
                 os.lseek(fd, offset + done, os.SEEK_SET)
                 data = os.read(fd, len(view))
@@ -581,13 +582,13 @@ def _read_at_position(fd: int, views: list[memoryview]) -> int:
 
 
 def plain_write(fd: int, views: list[memoryview], offset: int) -> int:
-    """Write as the thread does, which may wait."""
+    """Write with the plain call, which may wait; for a thread."""
     if offset < 0:
         return os.writev(fd, views) if hasattr(os, "writev") else os.write(fd, views[0])
     if _pwritev is not None:
         try:
             return _pwritev(fd, views, offset)  # type: ignore[no-any-return]
-        except PermissionError:  # as above; a sealed file refuses pwrite(2), too
+        except PermissionError:  # as above; a sealed file rejects pwrite(2) as well
             pass
     done = 0
     for view in views:
@@ -606,7 +607,7 @@ def plain_write(fd: int, views: list[memoryview], offset: int) -> int:
 
 
 def open_op(path: StrOrBytesPath, flags: int, mode: int, dir_fd: int | None) -> Op:
-    """Open a file, not waiting for the other end of a FIFO; settle_open() says what is still to be done."""
+    """Open a file without waiting for the other end of a FIFO; settle_open() completes the open."""
     flags = index(flags) | O_NONBLOCK
     if dir_fd is None:
         plain = partial(os.open, path, flags, mode)
@@ -621,10 +622,11 @@ def open_op(path: StrOrBytesPath, flags: int, mode: int, dir_fd: int | None) -> 
 
 
 def settle_open(fd: int, flags: int, held: list[int]) -> int | None:
-    """Take O_NONBLOCK off what was opened with it, and was not to be.
+    """Clear O_NONBLOCK on a descriptor if the caller of the open did not request it.
 
-    Args: held gets the descriptor of a FIFO, which the caller closes after it has opened it in earnest.
-    Returns: the descriptor; None for a FIFO, and for a block device that must be asked for its medium.
+    Args: held receives the descriptor of a FIFO, which the caller closes after it has opened the FIFO again
+        without O_NONBLOCK.
+    Returns: the descriptor; None for a FIFO, and for a block device, whose open must check the medium.
     """
     if flags & O_NONBLOCK or not O_NONBLOCK:
         return fd
@@ -637,13 +639,13 @@ def settle_open(fd: int, flags: int, held: list[int]) -> int | None:
 
 
 class _Opener(Uncopyable):
-    """The open of what may wait for ever, such as a FIFO, which another thread can end."""
+    """An open that may wait forever, such as a FIFO's, and that another thread can end."""
 
     __slots__ = ("_dir_fd", "_opened", "_path")
 
     def __init__(self, path: StrOrBytesPath, dir_fd: int | None = None) -> None:
         self._path = path
-        # A copy: whoever cancels an open may close the directory before the open has ended.
+        # A duplicate: code that cancels an open may close the directory before the open has ended.
         self._dir_fd = os.dup(dir_fd) if dir_fd is not None and dir_fd >= 0 else dir_fd
         self._opened = False
 
@@ -653,7 +655,7 @@ class _Opener(Uncopyable):
             os.close(own)
 
     def open(self, flags: int, mode: int = 0o777) -> int:
-        """Open it, as os.open() does."""
+        """Open the file as os.open() does."""
         call: Callable[[], int] = _with_directories(os.open, self._path, flags, mode, dir_fd=self._dir_fd)
         try:
             return call()
@@ -661,20 +663,20 @@ class _Opener(Uncopyable):
             self._opened = True
 
     def stop(self) -> None:
-        """Get the thread out of its open(), which it may not have reached yet."""
+        """Make the thread return from its open(), which it may not have reached yet."""
         while not self._opened and free_opener(self._path, self._dir_fd):
             sleep(0.001)
 
 
 def open_alone_op(path: StrOrBytesPath, flags: int, mode: int, dir_fd: int | None) -> Op:
-    """Open what may wait for ever, such as a FIFO."""
+    """Open a file whose open may wait forever, such as a FIFO."""
     opener = _Opener(path, dir_fd)
     plain = partial(opener.open, flags, mode)
     return Op(plain, names=(path,), undo=os.close, alone=True, stop=opener.stop)
 
 
 class _Special(_Opener):
-    """A FIFO, a terminal or a device, which a thread reads or writes until it is told to stop."""
+    """A FIFO, a terminal or a device that a thread reads or writes until it is told to stop."""
 
     __slots__ = ("_stopped",)
 
@@ -683,12 +685,12 @@ class _Special(_Opener):
         self._stopped = False
 
     def stop(self) -> None:
-        """Get the thread out of its waiting, wherever it is."""
+        """Make the thread stop waiting, wherever it waits."""
         self._stopped = True
         super().stop()
 
     def _is_ready(self, fd: int, writing: bool) -> bool:
-        """Wait for fd; False when it is to stop."""
+        """Wait for fd; return False if the thread is to stop."""
         while not self._stopped:
             if not LINUX or is_ready(fd, writing, 50):
                 return True
@@ -709,7 +711,7 @@ class _Special(_Opener):
         return b"".join(parts)
 
     def write(self, fd: int | None, view: memoryview) -> None:
-        """Write all, to a descriptor if it is open already."""
+        """Write all data, to a descriptor if the file is open already."""
         if fd is None:
             fd = self.open(os.O_WRONLY)
         self._opened = True
@@ -739,7 +741,7 @@ def write_special_op(path: StrOrBytesPath, fd: int | None, view: memoryview) -> 
 
 
 def free_opener(path: StrOrBytesPath, dir_fd: int | None) -> bool:
-    """Be the other end of a FIFO for a moment, to get a thread out of its open(); False if that fails."""
+    """Open the other end of a FIFO briefly, so that a thread's open() returns; return False if that fails."""
     try:
         if not stat_module.S_ISFIFO(os.stat(path, dir_fd=dir_fd).st_mode):
             return False
@@ -750,7 +752,7 @@ def free_opener(path: StrOrBytesPath, dir_fd: int | None) -> bool:
 
 
 def closes_at_once(fd: int) -> bool:
-    """Tell whether close() has nothing to bring to a device or a server."""
+    """Return whether close() has nothing to flush to a device or a server."""
     if not LINUX:
         return False
     import fcntl
@@ -760,7 +762,7 @@ def closes_at_once(fd: int) -> bool:
 
 
 def is_open_for(fd: int, writing: bool) -> bool:
-    """Tell whether a descriptor may be written, or read: the other end of a pipe is never ready for it."""
+    """Return whether a descriptor is open for writing, or reading: a pipe's other end never becomes ready."""
     if os.name != "posix":
         return True
     import fcntl
@@ -769,7 +771,7 @@ def is_open_for(fd: int, writing: bool) -> bool:
 
 
 def is_ready(fd: int, writing: bool, wait_ms: int = 0) -> bool:
-    """Tell whether a pipe, a socket or a terminal can be read or written now, or soon."""
+    """Return whether a pipe, a socket or a terminal becomes readable or writable within wait_ms."""
     import select
 
     poll = select.poll()
@@ -783,14 +785,14 @@ def close_op(fd: int) -> Op:
 
 
 def fsync_op(fd: Any, datasync: bool) -> Op:
-    """Bring a file to the device."""
+    """Flush a file to the device."""
     fd = descriptor(fd)
     call = os.fdatasync if datasync and hasattr(os, "fdatasync") else os.fsync
     return Op(partial(call, fd), ops.prep_fsync, (fd, uapi.IORING_FSYNC_DATASYNC if datasync else 0))
 
 
 def fallocate_op(fd: int, offset: int, length: int, mode: int) -> Op:
-    """Allocate room, or with a mode of FALLOC_FL_* punch holes and more."""
+    """Allocate space, or with a mode of FALLOC_FL_* punch holes and more."""
     fd, offset, length = c_int(fd), c_long(offset), c_long(length)
     if offset < 0 or length <= 0:
         raise error_of(errno.EINVAL)
@@ -813,13 +815,13 @@ def ftruncate_op(fd: int, length: int) -> Op:
 
 
 _STATX_BASIC_STATS = 0x7FF
-#: Buffers whose request has ended; what was cancelled does not come back.
+#: Buffers whose request has completed; those of cancelled requests are not reused.
 _statx_buffers: list[StatxBuffer] = []
 
 
 def stat_op(path: StrOrBytesPath, dir_fd: int | None, follow_symlinks: bool) -> Op:
-    """Tell about a file."""
-    if dir_fd is None:  # Windows knows no dir_fd, and an argument of None is an argument
+    """Stat a file."""
+    if dir_fd is None:  # Windows has no dir_fd, and rejects even None
         plain = partial(os.stat, path, follow_symlinks=follow_symlinks)
     else:
         plain = partial(os.stat, path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
@@ -846,22 +848,22 @@ def _stat_result(found: StatxBuffer, res: int) -> os.stat_result:
     for name, time_ns in (("atime", x.st_atime_ns), ("mtime", x.st_mtime_ns), ("ctime", x.st_ctime_ns)):
         whole, rest = divmod(time_ns, 1_000_000_000)
         seconds.append(whole)
-        more[f"st_{name}"] = whole + 1e-9 * rest  # rounded as CPython does it
+        more[f"st_{name}"] = whole + 1e-9 * rest  # rounded as CPython does
         more[f"st_{name}_ns"] = time_ns
         if PYPY:
-            more[f"nsec_{name}"] = rest  # of which it makes both; others do not know it (3.13)
+            more[f"nsec_{name}"] = rest  # PyPy derives both from it; CPython has no such field (3.13)
     return os.stat_result((*ten, *seconds), more)
 
 
 def _with_directories(call: Callable[..., Any], *paths: Any, **directories: int | None) -> Callable[[], Any]:
-    """Bind a call, with the dir_fd arguments that are given: platforms without them refuse even None."""
+    """Bind a call with those dir_fd arguments that are given: platforms without them reject even None."""
     return partial(call, *paths, **{name: fd for name, fd in directories.items() if fd is not None})
 
 
 def rename_op(
     src: StrOrBytesPath, dst: StrOrBytesPath, src_dir_fd: int | None, dst_dir_fd: int | None, replace: bool
 ) -> Op:
-    """Rename a file; replace asks for os.replace(), which differs on Windows."""
+    """Rename a file; replace selects os.replace(), which differs on Windows."""
     call = os.replace if replace else os.rename
     plain = _with_directories(call, src, dst, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
     return _op(
@@ -902,7 +904,7 @@ def link_op(
     options: dict[str, Any] = {} if follow_symlinks else {"follow_symlinks": False}
     call = partial(os.link, **options)
     plain = _with_directories(call, src, dst, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
-    # os.link() follows nothing by default on Linux, whatever its follow_symlinks says: it calls link().
+    # On Linux os.link() follows no links by default, whatever its follow_symlinks says: it calls link().
     plain_link = src_dir_fd is None and dst_dir_fd is None
     flags = _AT_SYMLINK_FOLLOW if follow_symlinks and not plain_link else 0
     return _op(
@@ -932,12 +934,12 @@ IDLE_S = 5.0
 
 
 class Threads(Uncopyable):
-    """A few daemon threads that call functions, the first that is free; what has nothing to do ends."""
+    """A few daemon threads that call functions; the first free thread takes a job, an idle one ends."""
 
     def __init__(self, limit: int = 16) -> None:
-        """Start nothing yet.
+        """Start no thread yet.
 
-        Args: limit is how many threads there may be.
+        Args: limit is the maximum number of threads.
         """
         from queue import SimpleQueue
 
@@ -945,11 +947,11 @@ class Threads(Uncopyable):
         self._jobs: Any = SimpleQueue()
         self._idle = threading.Semaphore(0)
         self._lock = threading.Lock()
-        #: How many threads there are.
+        #: The number of threads.
         self.count = 0
 
     def put(self, job: Callable[[], object]) -> None:
-        """Let a thread call a function, which must not raise."""
+        """Call a function, which must not raise, in a thread."""
         self._jobs.put(job)
         if self._idle.acquire(blocking=False):
             return
@@ -963,7 +965,7 @@ class Threads(Uncopyable):
             with self._lock:
                 self.count -= 1
             if not self.count:
-                raise  # nobody is left who would do the job
+                raise  # no thread is left for the job
 
     def _work(self) -> None:
         from queue import Empty
@@ -985,7 +987,7 @@ class Threads(Uncopyable):
 
     def _may_end(self) -> bool:
         with self._lock:
-            if not self._jobs.empty():  # put() saw as many threads as there may be, this one among them
+            if not self._jobs.empty():  # put() saw the maximum number of threads, including this one
                 return False
             self.count -= 1
             return True
@@ -995,12 +997,12 @@ _threads: list[Any] = [0, None]
 
 
 def threads() -> Threads:
-    """Return the threads of this process; a child that was forked gets its own."""
+    """Return the threads of this process; a forked child gets its own."""
     if _threads[0] != os.getpid():
         _threads[:] = [os.getpid(), Threads()]
     return _threads[1]  # type: ignore[no-any-return]
 
 
 def start_thread(job: Callable[[], object]) -> None:
-    """Let a thread of its own call a function that may wait for ever, such as the open of a FIFO."""
+    """Call a function that may wait forever, such as the open of a FIFO, in a separate thread."""
     threading.Thread(target=job, name="rawuring-files-wait", daemon=True).start()

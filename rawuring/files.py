@@ -2,23 +2,23 @@
 # pyright: basic
 """Files for asyncio programs, without threads: on any event loop, ``from rawuring import files``.
 
-What it is: the functions of os as coroutines, whole files and batches of them, and in ``files.sync`` the same
+What it is: the functions of os as coroutines, whole files and batches of them; ``files.sync`` has the same
 for programs without asyncio.
 Mirrors: os, by name, argument order and exception; pathlib's read_bytes, shutil's copy_file and copy_tree.
-Must not know: rings; it asks asyncring.
-Invariant: a call is answered by the first of three that can: the kernel's caches, at once; the loop's ring; a
-thread. All three give the same result and the same exception.
+Must not know: rings; asyncring provides them.
+Invariant: three layers are tried in order: the kernel's caches, which answer at once; the loop's ring; a
+thread. All three produce the same result and the same exception.
 Read next: fileobjects.py.
 
-What is gained, and what is not. The loop is not blocked, many cold files are read at the same time, and no
-pool of threads runs full. Data that are in the page cache are not read faster than by plain blocking calls.
+Benefits and limits: the loop is not blocked, many cold files are read concurrently, and no shared thread
+pool fills up. Cached data are not read faster than by plain blocking calls.
 
-* An answer from the caches does not suspend the task. After BUDGET_S of them in one turn of the loop the next
-  task that asks suspends once, so that timers and sockets are served.
-* A task that is cancelled leaves at once where nothing can be lost. Otherwise the request is cancelled first:
-  a descriptor that arrives all the same is closed, and memory lives until the kernel has let go of it.
-* ``files.backend`` is "io_uring" or "threads": who takes what the caches cannot answer; ``files.reason`` says
-  why there is no ring.
+* An answer from the caches does not suspend the task. After BUDGET_S of such answers in one turn of the loop
+  the next call suspends its task once, so that timers and sockets are served.
+* A cancelled task leaves at once if nothing can be lost. Otherwise the request is cancelled first: a
+  descriptor that arrives nevertheless is closed, and memory stays alive until the kernel no longer uses it.
+* ``files.backend`` is "io_uring" or "threads": the layer behind the caches. ``files.reason`` is the reason
+  why no ring is used.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ __all__ = [
     "walk", "write", "write_bytes", "write_text",
 ]  # fmt: skip
 
-#: How long the caches answer in one turn of a loop before a task has to wait for the next.
+#: Time per turn of a loop in which the caches answer; after it a task has to wait for the next turn.
 BUDGET_S = 0.0002
-#: How long a file that the kernel fetches is asked for again: about what a request costs, the sleep included.
+#: How long a file that the kernel is fetching is polled: about the cost of a request, including the sleep.
 FETCH_S = 0.0001
-#: How long each file has a thread of its own after one that was to read many had to wait.
+#: After a thread that read a group of files had to wait, each file gets its own thread for this long.
 APART_S = 1.0
-#: A group of so many files waits for no more of them.
+#: A group of this many files is started without waiting for more.
 GROUP_MAX = 64
 
 
@@ -74,13 +74,13 @@ GROUP_MAX = 64
 
 
 class _Turn(threading.local):
-    """The turn of the loop that runs in this thread."""
+    """The current turn of the loop that runs in this thread."""
 
-    #: Until when the caches may answer in this turn; 0 when no turn has begun.
+    #: The time until which the caches may answer in this turn; 0 before a turn has begun.
     until = 0.0
-    #: Whose turn it is; None between turns.
+    #: The loop that takes the turn; None between turns.
     loop: Any = None
-    #: A weak reference to the _Group that takes the files which this turn's caches do not know.
+    #: A weak reference to the _Group that collects this turn's uncached files.
     group: Any = None
 
 
@@ -88,7 +88,7 @@ _turn = _Turn()
 
 
 class _Suspend:
-    """Suspend once: the task goes on in the next turn."""
+    """Suspend once: the task continues in the next turn."""
 
     __slots__ = ()
 
@@ -100,7 +100,7 @@ _suspend = _Suspend()
 
 
 async def _breathe() -> None:
-    """Begin a turn, or let the others run if this one has used its budget."""
+    """Begin a turn, or let other tasks run if this turn has used its budget."""
     loop = asyncio.get_running_loop()
     if _turn.loop is loop:
         await _suspend
@@ -118,13 +118,13 @@ def _end_turn() -> None:
 # ------------------------------------------------------------------------------------------------------
 # Ring and threads
 
-#: How long a refusal of io_uring is believed, for it may be one of too many descriptors.
+#: How long a refusal of io_uring is remembered: its cause may be a temporary one, such as EMFILE.
 _REFUSAL_S = 5.0
 _refusal: list[Any] = [0.0, ""]
 
 
 def _ring() -> Any:
-    """Return the AsyncRing of the running loop, None where io_uring is refused."""
+    """Return the AsyncRing of the running loop, or None if io_uring is unavailable."""
     if _refusal[0] and perf_counter() < _refusal[0]:
         return None
     try:
@@ -135,11 +135,11 @@ def _ring() -> Any:
 
 
 def _why_no_ring() -> str:
-    """Say why there is no ring, or nothing."""
+    """Return the reason why there is no ring; empty if there is one."""
     return _refusal[1] if _refusal[0] and perf_counter() < _refusal[0] else asyncring.reason()
 
 
-#: The third layer stands on this file, and is imported when it is asked for.
+#: The modules that import this one; each is imported on first use.
 _ELSEWHERE = {
     **dict.fromkeys(
         ("AsyncFile", "BufferedFile", "File", "RawFile", "TextFile", "WrappedFile", "open", "open_file",
@@ -151,7 +151,7 @@ _ELSEWHERE = {
 
 
 class _Module(types.ModuleType):
-    """This module as others see it: ``files.os`` is aiofiles.os, for this file itself it is os."""
+    """This module as importers see it: their ``files.os`` is aiofiles.os; in this file os is os."""
 
     @property
     def os(self) -> Any:
@@ -163,7 +163,7 @@ sys.modules[__name__].__class__ = _Module
 
 
 def __getattr__(name: str) -> Any:
-    """Say which backend is in use, and why there is no ring."""
+    """Return backend or reason, or import a name of a higher module."""
     if name == "backend":
         return "threads" if _why_no_ring() else "io_uring"
     if name == "reason":
@@ -176,7 +176,7 @@ def __getattr__(name: str) -> Any:
 
 
 class _Post(Uncopyable):
-    """What threads have done for one loop; one call_soon_threadsafe() for many jobs."""
+    """Jobs that threads have completed for one loop: one call_soon_threadsafe() serves many."""
 
     def __init__(self) -> None:
         self.done: deque[Any] = deque()
@@ -186,7 +186,7 @@ class _Post(Uncopyable):
         self.done.append(job)
         if not self.wanted:
             self.wanted = True
-            with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
+            with contextlib.suppress(RuntimeError):  # the loop is closed: no task waits
                 job.loop.call_soon_threadsafe(self.deliver)
 
     def deliver(self) -> None:
@@ -196,13 +196,13 @@ class _Post(Uncopyable):
             done.popleft().settle()
 
 
-#: The jobs keep their post: a post that is kept here would keep a loop that was closed with jobs under way,
-#: and with it its tasks and their files.
+#: Weak values: the jobs keep their post alive. A strong reference here would keep a loop alive that was
+#: closed with jobs under way, and with it its tasks and their files.
 _posts: weakref.WeakKeyDictionary[Any, weakref.ref[_Post]] = weakref.WeakKeyDictionary()
 
 
 class _Job(Uncopyable):
-    """One call in a thread, and who waits for it."""
+    """One call in a thread, and the callback that waits for it."""
 
     __slots__ = (
         "_begin", "_undo", "abandoned", "call", "done", "ended", "error", "loop", "post", "result", "stop",
@@ -213,7 +213,7 @@ class _Job(Uncopyable):
         self.stop = op.stop
         #: Called in the loop with the result and the exception, unless the job was abandoned.
         self.done = done
-        # Lists of one, off which exactly one thread takes it: the right to begin, and the duty to undo.
+        # One-element lists, so that exactly one thread pops the right to begin and the duty to undo.
         self._begin = [True]
         self._undo = [] if op.undo is None else [op.undo]
         self.loop = loop = asyncio.get_running_loop()
@@ -221,7 +221,7 @@ class _Job(Uncopyable):
         self.error: BaseException | None = None
         #: Whether the call has returned.
         self.ended = False
-        #: Whether nobody waits any more.
+        #: Whether the waiter has gone.
         self.abandoned = False
         known = _posts.get(loop)
         post = None if known is None else known()
@@ -231,7 +231,7 @@ class _Job(Uncopyable):
         self.post = post
 
     def start(self, alone: bool) -> None:
-        """Let a thread run it."""
+        """Start the job in a thread."""
         if alone:
             fileops.start_thread(self.run)
         else:
@@ -239,14 +239,15 @@ class _Job(Uncopyable):
 
     def run(self) -> None:
         """Make the call, in a thread."""
-        if self.loop.is_closed() or not self._takes_begin():  # then the descriptor may be another file's
+        # After the loop was closed the descriptor may belong to another file.
+        if self.loop.is_closed() or not self._takes_begin():
             return
         try:
             self.result = self.call()
         except BaseException as error:
             self.error = error
             self._undo.clear()
-        # The order matters, here and in abandon(): at least one of the two threads sees both.
+        # The order matters, here and in abandon(): at least one of the two threads sees both flags.
         self.ended = True
         if self.abandoned:
             self._revoke()
@@ -254,19 +255,19 @@ class _Job(Uncopyable):
             self.post.put(self)
 
     def settle(self) -> None:
-        """Hand the result over, in the loop's thread."""
+        """Deliver the result, in the loop's thread."""
         if not self.abandoned:
             self.done(self.result, self.error)
 
     def withdraw(self) -> bool:
-        """Keep a call from being made that no thread has begun."""
+        """Prevent the call if no thread has begun it; return whether that succeeded."""
         if not self._takes_begin():
             return False
-        self.abandoned = True  # and ended stays False: there is nothing to undo
+        self.abandoned = True  # ended stays False: there is nothing to undo
         return True
 
     def abandon(self) -> None:
-        """Undo the result when there is one, now or later."""
+        """Undo the result, now or once the call returns."""
         self.abandoned = True
         if self.ended:
             self._revoke()
@@ -274,7 +275,7 @@ class _Job(Uncopyable):
             self.hurry()
 
     def hurry(self) -> None:
-        """Let the call return, if it might wait for ever."""
+        """Make a call that might wait forever return."""
         if self.stop is not None:
             fileops.start_thread(self.stop)
 
@@ -287,7 +288,7 @@ class _Job(Uncopyable):
     def _revoke(self) -> None:
         try:
             undo = self._undo.pop()
-        except IndexError:  # there is nothing to undo, or the other thread was faster
+        except IndexError:  # there is nothing to undo, or the other thread was first
             return
         undo(self.result)
 
@@ -295,9 +296,9 @@ class _Job(Uncopyable):
 async def _in_thread(op: Op) -> Any:
     """Make the plain call in a thread.
 
-    A task that is cancelled leaves at once if no thread has begun, and if the call is one that may wait for
-    ever. Otherwise it waits: a call that goes on behind the back of its caller would write to a descriptor
-    that somebody else has by then.
+    A cancelled task leaves at once if no thread has begun the call, or if the call may wait forever.
+    Otherwise it waits: a call that continued after its caller has left could write to a descriptor that has
+    been closed and reused.
     """
     future = asyncio.get_running_loop().create_future()
     job = _Job(op, partial(_settle, future))
@@ -320,7 +321,7 @@ async def _in_thread(op: Op) -> Any:
             return result
         job.abandon()
         if not future.cancelled():
-            future.exception()  # it is not "never retrieved"
+            future.exception()  # avoids the "exception was never retrieved" message
         raise cancelled
 
 
@@ -334,7 +335,7 @@ def _settle(future: Any, result: Any, error: BaseException | None) -> None:
 
 
 async def _do(op: Op) -> Any:
-    """Do what the caches could not answer: on the ring, or in a thread."""
+    """Run an operation that the caches could not answer: on the ring, or in a thread."""
     prep = op.prep
     if prep is None or prep in _unknown:
         return await _in_thread(op)
@@ -349,20 +350,20 @@ async def _do(op: Op) -> Any:
             raise op.error(code) from None
     else:
         return op.result(res)
-    # Either this kernel does not know the operation, or the arguments are wrong: the call itself will say.
+    # Either this kernel lacks the operation, or the arguments are invalid: the plain call tells which.
     result = await _in_thread(op)
     _unknown.add(prep)
     return result
 
 
-#: The prep functions of operations that this kernel does not know.
+#: The prep functions of operations that this kernel lacks.
 _unknown: set[Any] = set()
 
 
 # ------------------------------------------------------------------------------------------------------
 # Descriptors: reading and writing
 
-#: Memory that pread() has used, at most one piece for each thread that reads: new memory must be zeroed.
+#: Buffers that pread() has used, at most one per thread that reads: new memory would have to be zeroed.
 _spare: list[memoryview] = []
 
 
@@ -377,7 +378,7 @@ async def pread(fd: int, n: int, offset: int) -> bytes:
         check_range(n, offset)
         n, offset = index(n), index(offset)
         if not n and fileops.LINUX:
-            return os.pread(fd, n, offset)  # a directory is refused, as preadv() does not
+            return os.pread(fd, n, offset)  # rejects a directory, which preadv() of 0 bytes does not
     got, memory = None, None
     if n <= INLINE_MAX:
         try:
@@ -406,7 +407,7 @@ async def _pread_rest(fd: int, n: int, offset: int, memory: memoryview | None, g
 async def preadv_into(fd: int, buffers: Sequence[Any], offset: int) -> int:
     """Read into buffers, one after the other, at an offset: os.preadv().
 
-    Returns: how many bytes, fewer than there is room for only at the end of the file.
+    Returns: the number of bytes, less than the buffers' total length only at the end of the file.
     """
     if perf_counter() > _turn.until:
         await _breathe()
@@ -427,7 +428,7 @@ async def preadv_into(fd: int, buffers: Sequence[Any], offset: int) -> int:
 async def readinto_at(fd: int, buffer: Any, offset: int) -> int:
     """Read into one buffer at an offset.
 
-    Returns: how many bytes, fewer than there is room for only at the end of the file.
+    Returns: the number of bytes, less than the buffer's length only at the end of the file.
     """
     return await preadv_into(fd, (buffer,), offset)
 
@@ -435,7 +436,7 @@ async def readinto_at(fd: int, buffer: Any, offset: int) -> int:
 async def pwrite(fd: int, data: Any, offset: int) -> int:
     """Write at an offset: os.pwrite().
 
-    Returns: how many bytes were written, on regular files all of them unless the device is full.
+    Returns: the number of bytes written; on a regular file all of them unless the device is full.
     """
     return await pwritev(fd, (data,), offset)
 
@@ -443,7 +444,7 @@ async def pwrite(fd: int, data: Any, offset: int) -> int:
 async def pwritev(fd: int, buffers: Sequence[Any], offset: int) -> int:
     """Write buffers, one after the other, at an offset: os.pwritev().
 
-    Returns: how many bytes were written.
+    Returns: the number of bytes written.
     """
     if perf_counter() > _turn.until:
         await _breathe()
@@ -459,7 +460,7 @@ async def pwritev(fd: int, buffers: Sequence[Any], offset: int) -> int:
 
 
 async def read(fd: int, n: int) -> bytes:
-    """Read up to n bytes at the position of a file, or from a pipe, a socket or a terminal: os.read()."""
+    """Read up to n bytes at a file's position, or from a pipe, a socket or a terminal: os.read()."""
     if index(n) < 0:
         raise error_of(errno.EINVAL)
     memory = fileops.room(min(n, fileops.MAX_RW_COUNT))
@@ -468,11 +469,11 @@ async def read(fd: int, n: int) -> bytes:
 
 
 async def readinto(fd: int, buffer: Any) -> int:
-    """Read into a buffer at the position of a file, or from a pipe, a socket or a terminal.
+    """Read into a buffer at a file's position, or from a pipe, a socket or a terminal.
 
-    A task that waits for a pipe can be cancelled, and takes nothing from it then.
+    A task that waits for a pipe can be cancelled, and then consumes nothing.
 
-    Returns: how many bytes; 0 at the end.
+    Returns: the number of bytes; 0 at the end.
     """
     if perf_counter() > _turn.until:
         await _breathe()
@@ -488,15 +489,15 @@ async def readinto(fd: int, buffer: Any) -> int:
         got = read_now(fd, (view,), -1, want)
         if got is not None:
             return got
-        if fileops.is_ready(fd, False):  # it does not know RWF_NOWAIT
+        if fileops.is_ready(fd, False):  # it lacks RWF_NOWAIT
             return fileops.plain_read(fd, [view], -1)
     return int(await _do(fileops.read_op(fd, [view], -1)))
 
 
 async def write(fd: int, data: Any) -> int:
-    """Write at the position of a file, or to a pipe, a socket or a terminal: os.write().
+    """Write at a file's position, or to a pipe, a socket or a terminal: os.write().
 
-    Returns: how many bytes were written; to a pipe that is full, what there was room for.
+    Returns: the number of bytes written, which may be less than the data when a pipe is full.
     """
     if perf_counter() > _turn.until:
         await _breathe()
@@ -516,7 +517,7 @@ async def write(fd: int, data: Any) -> int:
     here = os.lseek(fd, 0, os.SEEK_CUR) if _is_regular(fd) else -1
     put = int(await _do(fileops.write_op(fd, [view], -1)))
     if put < len(view) and here >= 0 and os.lseek(fd, 0, os.SEEK_CUR) == here:
-        # The kernel lets a worker write the rest, and forgets the position when that fails.
+        # A worker of the kernel writes the rest, and the position is not advanced if that fails.
         import fcntl
 
         appends = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND
@@ -531,7 +532,7 @@ def _is_regular(fd: int) -> bool:
 async def _ready(fd: int, writing: bool) -> bool:
     """Wait until a pipe, a socket or a terminal can be read or written.
 
-    Returns: False for what the loop cannot watch, such as /dev/zero, and for what is not open for that.
+    Returns: False for a file that the loop cannot watch, such as /dev/zero, or that is not open for that.
     """
     if not fileops.is_open_for(fd, writing):
         return False
@@ -565,7 +566,7 @@ def _wake(future: asyncio.Future[None]) -> None:
 async def open_fd(path: StrOrBytesPath, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
     """Open a file: os.open().
 
-    The open of a FIFO waits for its other end, and can be cancelled.
+    Opening a FIFO waits for its other end, and can be cancelled.
 
     Returns: a descriptor, not inheritable.
     """
@@ -577,13 +578,13 @@ async def open_fd(path: StrOrBytesPath, flags: int, mode: int = 0o777, *, dir_fd
         try:
             fd = open_now(path, flags, dir_fd) if mode.__class__ is int and 0 <= mode < 1 << 31 else None
         except fileops.WRONG:
-            fd = None  # os.open() says what is wrong
+            fd = None  # os.open() raises the right exception
         try:
             if fd is None:
                 fd = await _do(fileops.open_op(path, flags, mode, dir_fd))
             fd = fileops.settle_open(fd, flags, held)
         except OSError as error:
-            # A FIFO that nobody reads says ENXIO.
+            # A FIFO without a reader fails with ENXIO.
             if error.errno != errno.ENXIO or flags & os.O_NONBLOCK:
                 raise
             fd = None
@@ -597,9 +598,9 @@ async def open_fd(path: StrOrBytesPath, flags: int, mode: int = 0o777, *, dir_fd
 
 @types.coroutine
 def _finish(work: Any) -> Generator[Any, Any, Any]:
-    """Do what must be done whatever becomes of the task; a cancellation is raised afterwards.
+    """Run work to its end even if the task is cancelled; raise the cancellation afterwards.
 
-    No task of its own does it: asyncio.run() cancels all that there are.
+    This is no separate task: asyncio.run() cancels all tasks at its end.
     """
     cancelled: BaseException | None = None
     try:
@@ -615,7 +616,7 @@ def _finish(work: Any) -> Generator[Any, Any, Any]:
                     raise cancelled from None
                 raise
             if waits is not None:
-                waits._asyncio_future_blocking = False  # it is not what this task waits for
+                waits._asyncio_future_blocking = False  # this task does not wait for it
             while waits is None or not waits.done():
                 try:
                     if waits is None:
@@ -631,12 +632,11 @@ def _finish(work: Any) -> Generator[Any, Any, Any]:
 async def close_fd(fd: int) -> None:
     """Close a descriptor: os.close().
 
-    Descriptors of regular files that were not written, of pipes and the like are closed at once. The others
-    may have to wait for a server, or for a device that is slow, and are closed behind the task's back if it
-    is cancelled.
+    Descriptors of pipes, of regular files that were not written, and the like are closed at once. Others may
+    have to wait for a server or a slow device; if the task is cancelled, they are closed in the background.
     """
     fd = index(fd)
-    # Nothing is awaited before it is certain that the descriptor will be closed.
+    # Do not await before it is certain that the descriptor will be closed.
     if fd < 0 or fileops.closes_at_once(fd):
         os.close(fd)
         return
@@ -649,14 +649,14 @@ async def _close(fd: int) -> None:
     handle = engine.start(fileops.close_op(fd), partial(_close_ended, engine, fd, future))
     try:
         await future
-    except GeneratorExit:  # the loop was closed, and no thread begins any more
+    except GeneratorExit:  # the loop was closed, and no thread begins a job any more
         if isinstance(handle, _Job) and handle.withdraw():
             os.close(fd)
         raise
 
 
 def _close_ended(engine: _Engine, fd: int, future: Any, result: Any, error: Any) -> None:
-    """Close what a request has not, because its loop was closed before the kernel saw it."""
+    """Close a descriptor whose close request was never submitted because its loop was closed."""
     if error is not None and error.errno == errno.ECANCELED and not engine.lost:
         os.close(fd)
         error = None
@@ -664,15 +664,15 @@ def _close_ended(engine: _Engine, fd: int, future: Any, result: Any, error: Any)
 
 
 async def fsync(fd: Any, datasync: bool = False) -> None:
-    """Bring what was written to the device: os.fsync(), or os.fdatasync() with datasync."""
+    """Flush written data to the device: os.fsync(), or os.fdatasync() with datasync."""
     await _do(fileops.fsync_op(fd, datasync))
 
 
 async def fallocate(fd: Any, offset: int, length: int, *, mode: int = 0) -> None:
-    """Make sure that a range of a file has room on the device: os.posix_fallocate().
+    """Reserve space on the device for a range of a file: os.posix_fallocate().
 
     Args: mode is a mask of FALLOC_FL_*, as for fallocate(2).
-    Raises: OSError with EOPNOTSUPP for a mode where io_uring is refused.
+    Raises: OSError with EOPNOTSUPP for a nonzero mode where io_uring is unavailable.
     """
     await _do(fileops.fallocate_op(fd, offset, length, mode))
 
@@ -685,7 +685,7 @@ async def ftruncate(fd: Any, length: int) -> None:
 async def stat(
     path: StrOrBytesPath | int, *, dir_fd: int | None = None, follow_symlinks: bool = True
 ) -> os.stat_result:
-    """Tell about a file: os.stat()."""
+    """Return the status of a file: os.stat()."""
     if perf_counter() > _turn.until:
         await _breathe()
     if isinstance(path, int):
@@ -693,7 +693,7 @@ async def stat(
     try:
         found = fileops.stat_now(path, dir_fd, follow_symlinks)
     except fileops.WRONG:
-        found = None  # os.stat() says what is wrong
+        found = None  # os.stat() raises the right exception
     if found is not None:
         return found
     result: os.stat_result = await _do(fileops.stat_op(path, dir_fd, follow_symlinks))
@@ -701,7 +701,7 @@ async def stat(
 
 
 async def lstat(path: StrOrBytesPath, *, dir_fd: int | None = None) -> os.stat_result:
-    """Tell about a file, or about the link itself: os.lstat()."""
+    """Return the status of a file, or of a link itself: os.lstat()."""
     if not isinstance(path, (str, bytes)) and not hasattr(path, "__fspath__"):
         return os.lstat(path, dir_fd=dir_fd)
     return await stat(path, dir_fd=dir_fd, follow_symlinks=False)
@@ -717,7 +717,7 @@ async def rename(
 async def replace(
     src: StrOrBytesPath, dst: StrOrBytesPath, *, src_dir_fd: int | None = None, dst_dir_fd: int | None = None
 ) -> None:
-    """Rename a file, over another one on every platform: os.replace()."""
+    """Rename a file, replacing an existing one on every platform: os.replace()."""
     await _do(fileops.rename_op(src, dst, src_dir_fd, dst_dir_fd, True))
 
 
@@ -752,7 +752,7 @@ async def symlink(
 
 
 async def readlink(path: StrOrBytesPath, *, dir_fd: int | None = None) -> Any:
-    """Tell where a symbolic link points to: os.readlink()."""
+    """Return the target of a symbolic link: os.readlink()."""
     return await call(os.readlink, path, dir_fd=dir_fd)
 
 
@@ -770,26 +770,26 @@ async def setxattr(
 
 
 async def listdir(path: Any = ".") -> list[Any]:
-    """Tell the names in a directory: os.listdir()."""
+    """Return the names in a directory: os.listdir()."""
     names: list[Any] = await call(os.listdir, path)
     return names
 
 
 async def access(path: StrOrBytesPath, mode: int) -> bool:
-    """Tell whether a path may be used: os.access()."""
+    """Return whether a path may be accessed: os.access()."""
     allowed: bool = await call(os.access, path, mode)
     return allowed
 
 
 async def makedirs(name: StrOrBytesPath, mode: int = 0o777, exist_ok: bool = False) -> None:
-    """Make a directory and those above it: os.makedirs()."""
+    """Make a directory and its parents: os.makedirs()."""
     await call(os.makedirs, name, mode, exist_ok)
 
 
 async def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call any blocking function in a thread of this module: asyncio.to_thread() without the shared pool.
 
-    A task that is cancelled waits for the function if a thread has begun to call it.
+    A cancelled task waits for the function if a thread has begun to call it.
     """
     return await _in_thread(Op(partial(function, *args, **kwargs)))
 
@@ -818,7 +818,7 @@ async def _drive(work: filebatch.Work) -> Any:
 async def read_bytes(path: StrOrBytesPath) -> bytes:
     """Read a whole file: pathlib's read_bytes().
 
-    Files of /proc, of which the size is not known, and files that grow or shrink meanwhile are read to
+    Files whose size is unknown, such as those of /proc, and files that grow or shrink meanwhile are read to
     their end.
     """
     if perf_counter() > _turn.until:
@@ -832,19 +832,19 @@ async def read_bytes(path: StrOrBytesPath) -> bytes:
 
 
 class _Group(Uncopyable):
-    """Files that the caches do not know, and tasks have asked for in a row: one thread reads them."""
+    """Uncached files that several tasks read in one turn: one thread reads them all."""
 
     def __init__(self, loop: Any) -> None:
         self.loop = loop
         self._seen = 1
-        #: The path, and the future of the task that waits for it.
+        #: Each path, and the future of the task that waits for it.
         self.members: list[tuple[Any, Any]] = []
 
     def start(self) -> None:
-        """Let a thread read them; where one has waited for long lately, let there be one for each."""
+        """Start one thread for all of them, or one for each if a thread had to wait long recently."""
         count = len(self.members)
         if self._seen < count < GROUP_MAX:
-            # The budget of a turn ends after some twenty names: the others come in the next one.
+            # The budget of a turn suffices for some twenty names: the others arrive in the next turn.
             self._seen = count
             self.loop.call_soon(self.start)
             return
@@ -860,7 +860,7 @@ class _Group(Uncopyable):
 
     def _end(self, members: Any, result: Any, error: BaseException | None) -> None:
         found, slow = ([error] * len(members), False) if error is not None else result
-        if slow and len(members) >= 4:  # one file says little
+        if slow and len(members) >= 4:  # fewer files prove little
             _apart[0] = perf_counter() + APART_S
         for (_, future), each in zip(members, found):
             if future.done():
@@ -872,28 +872,28 @@ class _Group(Uncopyable):
                 future.set_result(each)
 
 
-#: Until when files are not read in groups.
+#: The time until which files are not read in groups.
 _apart = [0.0]
 
 
 async def _grouped(path: StrOrBytesPath) -> Any:
-    """Read a file that the caches do not know, together with others; the result is as read_file_now()'s.
+    """Read an uncached file together with others; the result is as read_file_now()'s.
 
-    A task that is cancelled leaves at once: the thread closes what it opens.
+    A cancelled task leaves at once: the thread closes what it opens.
     """
     loop = asyncio.get_running_loop()
     future = loop.create_future()
     group = None if _turn.group is None else _turn.group()
     if group is None or group.loop is not loop:
         group = _Group(loop)
-        _turn.group = weakref.ref(group)  # the loop keeps it, and nobody keeps the loop
+        _turn.group = weakref.ref(group)  # the loop keeps it alive; a reference here would keep the loop
         loop.call_soon(group.start)
     group.members.append((path, future))
     return await future
 
 
 async def _fetched(path: StrOrBytesPath, opened: filebatch.Opened) -> Any:
-    """Read a file that is open: ask again turn by turn, for as long as a request takes, then make one."""
+    """Read an open file: poll once per turn for as long as a request takes, then make a request."""
     try:
         until = perf_counter() + FETCH_S
         while opened.fetching:
@@ -918,11 +918,11 @@ async def read_text(path: StrOrBytesPath, encoding: str | None = None, errors: s
 async def write_bytes(path: StrOrBytesPath, data: Any, *, atomic: bool = False, sync: bool = False) -> int:
     """Write a whole file: pathlib's write_bytes().
 
-    Args: with atomic the file is written under another name in its directory, takes over the permissions of
-        the old one, and is renamed: whoever reads sees the old one or the new one; a device or a FIFO is
-        written to as without atomic; with sync the data, and the new name, are on the device when the call
-        returns.
-    Returns: how many bytes.
+    Args: with atomic the file is written under a temporary name in the same directory, takes over the
+        permissions of the old file, and is renamed: readers see either the old file or the new one; a device
+        or a FIFO is written to as without atomic; with sync the data, and the new name, are on the device
+        when the call returns.
+    Returns: the number of bytes.
     """
     return int(await _drive(filebatch.write_file(path, data, atomic, sync)))
 
@@ -934,7 +934,7 @@ async def write_text(
     """Write a whole file of text: pathlib's write_text().
 
     Args: atomic and sync as for write_bytes().
-    Returns: how many characters.
+    Returns: the number of characters.
     """
     await write_bytes(path, fileops.encode_text(data, encoding, errors), atomic=atomic, sync=sync)
     return len(data)
@@ -946,11 +946,11 @@ async def copy_file(
 ) -> int:  # fmt: skip
     """Copy a file: shutil's copy2(), or copyfile() without metadata.
 
-    The file systems share the blocks if they can; otherwise the kernel copies, or, where it cannot, the ring.
+    The file system shares the blocks if it can; otherwise the kernel copies; otherwise the ring does.
 
-    Args: progress is called as progress(bytes copied, bytes in all).
-    Returns: how many bytes.
-    Raises: as shutil.copyfile(). What was copied until then stays.
+    Args: progress is called as progress(bytes copied, total bytes).
+    Returns: the number of bytes.
+    Raises: as shutil.copyfile(). A partial copy is not removed.
     """
     return int(await _drive(filebatch.copy_file(src, dst, metadata, progress)))
 
@@ -960,7 +960,7 @@ async def copy_file(
 
 
 class _Engine(filebatch.Engine):
-    """Operations of the running loop, as filebatch wants them."""
+    """The engine of the running loop, as filebatch requires it."""
 
     unknown = _unknown
 
@@ -969,7 +969,7 @@ class _Engine(filebatch.Engine):
 
     @property
     def lost(self) -> bool:
-        """Tell whether the ring is closed, and nobody knows what became of its requests."""
+        """Return whether the ring is closed, which leaves the outcome of its requests unknown."""
         return self._ring is not None and self._ring.ring.closed
 
     def request(
@@ -1014,7 +1014,7 @@ async def _results(begin: Callable[[Any], Many]) -> AsyncIterator[tuple[Any, Any
 
 
 async def _end(many: Many) -> None:
-    """Cancel what runs and wait for it, whatever happens to the task."""
+    """Cancel the running procedures and wait for them, even if the task is cancelled."""
     many.stop()
     cancelled = None
     while many.running:
@@ -1070,14 +1070,14 @@ def read_each(
 ) -> AsyncIterator[tuple[Any, Any]]:
     """Read files and ranges, and yield (item, data) in the order of completion.
 
-    In use: ``async for item, data in files.read_each(paths): ...``. Whoever leaves the loop early closes the
-    iterator (contextlib.aclosing), as with every asynchronous generator.
+    Usage: ``async for item, data in files.read_each(paths): ...``. Code that leaves the loop early must close
+    the iterator (contextlib.aclosing), as with every asynchronous generator.
 
     Args: items are paths, or (file, offset, length) where file is a path or a descriptor; they may come from
-        an endless generator; depth is how many are read at the same time, and how many files are open and how
-        many results wait at most; with return_exceptions an exception stands for the data of its item.
-    Raises: the first exception, after the others have been cancelled; with too many open files the depth
-        becomes smaller, and it is raised where even one is too many.
+        an endless generator; depth limits how many are read concurrently, how many files are open and how
+        many results wait; with return_exceptions an exception takes the place of its item's data.
+    Raises: the first exception, after the others have been cancelled. EMFILE and ENFILE reduce the depth, and
+        are raised only if not even one file can be opened.
     """
     check_depth(depth)
     pairs = ((item, item) for item in items)
@@ -1090,7 +1090,9 @@ async def read_many(
 ) -> list[Any]:
     """Read files and ranges, and return their data in the order of the items.
 
-    Args: as for read_each(). All data are in memory at the end: for more than that, use read_each().
+    All data are in memory at the end; for more than fits, use read_each().
+
+    Args: as for read_each().
     """
     given = list(items)
     many = Many(_Engine(), filebatch.reader(), enumerate(given), depth)
@@ -1102,12 +1104,12 @@ async def read_many_into(
 ) -> list[int]:
     """Read ranges of one file into memory.
 
-    Args: ranges are (offset, buffer); with direct the file is opened once more with O_DIRECT, and the page
-        cache is left alone: offsets, lengths and addresses must be aligned then, as allocate() aligns memory.
-        On PyPy that takes the ring: its preadv() reads into memory of its own, which is not aligned.
-    Returns: how many bytes each got, fewer than its buffer has only at the end of the file.
-    Raises: ValueError that names offset, length and address where O_DIRECT would refuse them; OSError with
-        EINVAL where the file system knows no O_DIRECT.
+    Args: ranges are (offset, buffer); with direct the file is reopened with O_DIRECT, which bypasses the page
+        cache: offsets, lengths and addresses must then be aligned, as allocate() aligns memory. On PyPy that
+        requires the ring: PyPy's preadv() reads into an intermediate buffer, which is not aligned.
+    Returns: the number of bytes for each range, less than the buffer's length only at the end of the file.
+    Raises: ValueError that names offset, length and address if O_DIRECT would reject them; OSError with
+        EINVAL if the file system does not support O_DIRECT.
     """
     pairs = list(ranges)
     with filebatch.into_all(fd, pairs, direct) as make:
@@ -1118,7 +1120,7 @@ def stat_each(
     paths: Iterable[StrOrBytesPath], *, follow_symlinks: bool = True, depth: int = 64,
     return_exceptions: bool = False,
 ) -> AsyncIterator[tuple[Any, Any]]:  # fmt: skip
-    """Tell about files, and yield (path, stat) in the order of completion."""
+    """Stat files, and yield (path, stat) in the order of completion."""
     check_depth(depth)
     pairs = ((path, path) for path in paths)
     return _each(partial(filebatch.stat_pieces, pairs, follow_symlinks, depth, depth), return_exceptions)
@@ -1128,10 +1130,10 @@ async def stat_many(
     paths: Iterable[StrOrBytesPath], *, follow_symlinks: bool = True, depth: int = 64,
     return_exceptions: bool = False,
 ) -> list[Any]:  # fmt: skip
-    """Tell about files, in the order of the paths.
+    """Return the status of files, in the order of the paths.
 
-    Threads do it, depth of them at most, and one where the caches know the answers; the ring, where few are
-    asked for.
+    At most depth threads make the calls; one suffices while the caches have the answers. For a few paths the
+    ring is used.
     """
     given = list(paths)
     many = filebatch.stat_all(given, follow_symlinks, depth, _Engine())
@@ -1141,12 +1143,12 @@ async def stat_many(
 async def walk(
     top: StrOrBytesPath, *, onerror: Callable[[OSError], object] | None = None, depth: int = 4
 ) -> AsyncIterator[tuple[Any, list[Entry]]]:
-    """Yield (directory, entries) for a directory and each below it, a directory before those in it.
+    """Yield (directory, entries) for a directory and each below it, parents first.
 
     Links are not followed. Each entry has name, path and stat.
 
-    Args: onerror is called with the exception of a directory that cannot be listed; depth is how many are
-        listed at the same time.
+    Args: onerror is called with the exception if a directory cannot be listed; depth limits how many are
+        listed concurrently.
     """
     results = _results(partial(filebatch.walk_pieces, os.fspath(top), depth))
     try:
@@ -1165,12 +1167,12 @@ async def copy_tree(
     src: StrOrBytesPath, dst: StrOrBytesPath, *, symlinks: bool = False, ignore: Any = None,
     dirs_exist_ok: bool = False, depth: int = 8, progress: Callable[[int], object] | None = None,
 ) -> Any:  # fmt: skip
-    """Copy a directory and all that is in it: shutil's copytree().
+    """Copy a directory and its contents: shutil's copytree().
 
     Args: symlinks, ignore and dirs_exist_ok as for shutil.copytree(); ignore is called in a thread; progress
         is called as progress(files copied so far).
     Returns: dst.
-    Raises: shutil.Error with what could not be copied, after the rest has been.
+    Raises: shutil.Error that lists what could not be copied, after the rest has been copied.
     """
     options = filebatch.copy_options(symlinks, ignore, dirs_exist_ok)
     count = 0
@@ -1191,11 +1193,11 @@ async def copy_tree(
 async def remove_tree(
     path: StrOrBytesPath, *, ignore_errors: bool = False, progress: Callable[[int], object] | None = None
 ) -> int:
-    """Remove a directory and all that is in it: shutil's rmtree().
+    """Remove a directory and its contents: shutil's rmtree().
 
     Links are not followed.
 
     Args: progress is called as progress(entries removed so far).
-    Returns: how many entries were removed.
+    Returns: the number of entries removed.
     """
     return int(await _drive(filebatch.remove_tree(path, ignore_errors, progress)))
