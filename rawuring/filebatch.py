@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: MIT
 # pyright: basic
-"""Whole files and many of them: procedures that need operations, and who keeps a number of them going.
+"""Whole files and batches of files: procedures that yield operations, and Many, which runs them concurrently.
 
-What it is: reading, writing, copying and removing as generators that yield each operation they need and are
-sent its result; Many, which runs a number of them at the same time.
+What it is: reading, writing, copying and removing as generators that yield each operation that they need and
+are sent its result; Many, which keeps up to depth of them running.
 Mirrors: h11's way of keeping I/O outside; os.walk, shutil's copytree and rmtree.
-Must not know: asyncio, rings, threads; an engine does the operations.
-Invariant: never more than depth procedures hold a descriptor, a buffer or a result that nobody has taken.
+Must not know: asyncio, rings, threads; an engine performs the operations.
+Invariant: at most depth procedures hold a descriptor, a buffer or a result not yet taken.
 Read next: filesync.py.
 
-An engine has ``start(op, done)``, which returns a handle and later calls ``done(result, error)``, never
-before it has returned, and ``cancel(handle)``, after which done() is still called.
+An engine has ``start(op, done)``, which returns a handle and later, never before it has returned, calls
+``done(result, error)``; and ``cancel(handle)``, after which done() is still called.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ if TYPE_CHECKING:
 
     Work = Generator[Op, Any, Any]
 
-#: How much memory a procedure asks for when nobody knows how much there is to read.
+#: The buffer size of a procedure that reads a file of unknown size.
 CHUNK = 1 << 16
-#: How much a copy moves before it can be cancelled, and reports progress.
+#: A copy reports progress, and can be cancelled, after each chunk of this size.
 COPY_CHUNK = 1 << 25
-#: How much one request reads: a read that is cancelled may have to come to its end.
+#: The most that one request reads: a cancelled read may have to run to its end.
 REQUEST_MAX = 1 << 26
 _O_BINARY = getattr(os, "O_BINARY", 0)
 
@@ -54,16 +54,16 @@ _O_BINARY = getattr(os, "O_BINARY", 0)
 
 
 class Opened(Uncopyable):
-    """A file that is open, and not yet read."""
+    """A file that is open but not read yet."""
 
     __slots__ = ("_fd", "fetching", "memory", "size")
 
     def __init__(self, fd: int, size: int, memory: Any, fetching: bool) -> None:
         self._fd = fd
         self.size = size
-        #: Room for size bytes and one more; None where the size is unknown, or too large for one step.
+        #: A buffer of size + 1 bytes; None if the size is unknown, or too large for one step.
         self.memory = memory
-        #: Whether the kernel was asked for them, and fetches them from now on.
+        #: Whether the kernel is fetching the data.
         self.fetching = fetching
 
     def take(self) -> int:
@@ -72,11 +72,11 @@ class Opened(Uncopyable):
         return fd
 
     def read_now(self) -> Any:
-        """Return the whole file, and close it, if all of it has come; None if not."""
+        """Return the whole file and close it if all of it has arrived; otherwise None."""
         return self._whole(read_now(self._fd, (self.memory,), 0, self.size + 1))
 
     def read(self) -> Any:
-        """Wait for the whole file, and close it; return None if it has another size by now."""
+        """Wait for the whole file and close it; return None if its size has changed."""
         self.fetching = False
         return self._whole(fileops.plain_read(self._fd, [memoryview(self.memory)], 0))
 
@@ -87,7 +87,7 @@ class Opened(Uncopyable):
         return bytes(memoryview(self.memory)[: self.size])
 
     def close(self) -> None:
-        """Close the file, if nobody else does."""
+        """Close the file unless its descriptor was taken."""
         if getattr(self, "_fd", -1) >= 0:
             os.close(self.take())
 
@@ -96,20 +96,20 @@ class Opened(Uncopyable):
 
 
 def read_file_now(path: StrOrBytesPath) -> Any:
-    """Read a whole file out of the caches.
+    """Read a whole file from the caches.
 
-    Returns: the bytes; an Opened where only the open was possible without waiting; None.
+    Returns: the bytes; an Opened if only the open was possible without waiting; otherwise None.
     """
     fd = open_now(path, os.O_RDONLY)
     return None if fd is None else _read_opened_now(fd)
 
 
 def _read_opened_now(fd: int) -> Any:
-    """Read a whole file out of the page cache, and close it; return an Opened if that is not possible."""
+    """Read a whole file from the page cache and close it; return an Opened if that would wait."""
     try:
         size = _size(fd)
         if 0 < size < fileops.INLINE_MAX:
-            # One byte more than there should be: fewer than that, and the end has been seen.
+            # One byte more than expected: a short read proves that the end was reached.
             memory = bytearray(size + 1)
             got = fileops.fetch_now(fd, (memory,))
             if got == size:
@@ -120,7 +120,7 @@ def _read_opened_now(fd: int) -> Any:
             if got is not None or stat_module.S_ISREG(os.fstat(fd).st_mode):
                 return Opened(fd, size, memory, got is not None)
     except IsADirectoryError:
-        pass  # who reads it says so, and names the path
+        pass  # the later read raises it, with the path
     except BaseException:
         os.close(fd)
         raise
@@ -128,9 +128,9 @@ def _read_opened_now(fd: int) -> Any:
 
 
 def _size(fd: int) -> int:
-    """Tell how much there seems to be to read; 0 of what has no size.
+    """Return the apparent size of a file; 0 if it has none.
 
-    lseek() takes a third of the time of fstat(), and moves a position that nobody uses.
+    lseek() takes a third of the time of fstat(); the position that it moves is not used.
     """
     try:
         return os.lseek(fd, 0, os.SEEK_END)
@@ -139,11 +139,11 @@ def _size(fd: int) -> int:
 
 
 def read_group_op(paths: list[Any], batch: Any = None) -> Op:
-    """Return what reads whole files in one thread, which waits only after the kernel fetches all of them.
+    """Return the operation that reads whole files in one thread, after making the kernel fetch them all.
 
     Args: batch is a Many that may be stopped meanwhile.
-    Returns: its result is a list with the bytes of each, an Opened of what is too large for a step or no
-        regular file, or the exception; and whether more threads would have waited less.
+    Returns: an Op. Its result is a list with, for each file, the bytes, the exception, or an Opened if the
+        file is too large for one step or not regular; and whether more threads would have waited less.
     """
     return Op(partial(_read_group, paths, batch), undo=_drop_group)
 
@@ -156,7 +156,7 @@ def _read_group(paths: list[Any], batch: Any) -> tuple[list[Any], bool]:
             begun = len(found)
             _, waited = _timed(partial(_open_group, paths, found, batch))
             if begun == len(found):
-                break  # it is stopped
+                break  # the batch was stopped
             fetched, late = _timed(partial(_read_opened, found, begun))
             slow = slow or waited or (late and not fetched)
     except BaseException:
@@ -166,13 +166,13 @@ def _read_group(paths: list[Any], batch: Any) -> tuple[list[Any], bool]:
 
 
 def _open_group(paths: list[Any], found: list[Any], batch: Any) -> tuple[None, int]:
-    """Open files, and let the kernel fetch them, as many as may be open."""
+    """Open as many files as the limits allow, and make the kernel fetch them."""
     begun = len(found)
     for path in paths[begun:]:
         if batch is not None and batch.stopping:
             break
         try:
-            # os.open() takes a bytearray, and warns; open() does not.
+            # os.open() accepts a bytearray with a warning; open() rejects it.
             fd = os.open(os.fspath(path), os.O_RDONLY | _O_BINARY | fileops.O_NONBLOCK | fileops.O_CLOEXEC)
             found.append(_read_opened_now(fd))
         except Exception as error:
@@ -183,7 +183,7 @@ def _open_group(paths: list[Any], found: list[Any], batch: Any) -> tuple[None, i
 
 
 def _read_opened(found: list[Any], begun: int) -> tuple[bool, int]:
-    """Read what is open, and close it; return whether the kernel was fetching all of it."""
+    """Read the open files and close them; return whether the kernel was fetching all of them."""
     fetched = True
     for at in range(begun, len(found)):
         each = found[at]
@@ -204,7 +204,7 @@ def _drop_group(result: Any) -> None:
 
 
 def read_file(path: StrOrBytesPath, opened: Opened) -> Work:
-    """Read a whole file that is open."""
+    """Read a whole open file."""
     fd = opened.take()
     try:
         memory, size = opened.memory, opened.size
@@ -223,7 +223,7 @@ def read_file(path: StrOrBytesPath, opened: Opened) -> Work:
 
 
 def _read_rest(fd: int, size: int) -> Work:
-    """Read a regular file of about that size from its beginning to its end, wherever that is by then."""
+    """Read a regular file of about that size from its beginning to its current end."""
     parts: list[bytes] = []
     at = 0
     while True:
@@ -241,13 +241,13 @@ def _read_rest(fd: int, size: int) -> Work:
         parts.append(bytes(view[:got]))
         view.release()
         at += got
-        # /proc says 0 and has more; what grew while it was read has more, too.
+        # A file of /proc has size 0 and contents; a file that grew meanwhile also has more than its size.
         if got < length or (size and at >= size and fileops.at_end(fd, at)):
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def read_range(file: Any, offset: int, length: int) -> Work:
-    """Read a range of a path or a descriptor: fewer bytes only at the end of the file."""
+    """Read a range of a path or a descriptor; the result is short only at the end of the file."""
     offset, length = index(offset), index(length)
     fileops.check_range(length, offset)
     if isinstance(file, int):
@@ -268,7 +268,7 @@ def _read_part(fd: int, offset: int, length: int) -> Work:
 
 
 def read_into(fd: int, offset: int, memory: Any, direct: bool = False) -> Work:
-    """Fill memory from a place in a file: fewer bytes only at the end of the file."""
+    """Fill memory from an offset of a file; the result is short only at the end of the file."""
     view = memoryview(memory).cast("B")
     length, got = len(view), 0
     while got < length:
@@ -280,7 +280,7 @@ def read_into(fd: int, offset: int, memory: Any, direct: bool = False) -> Work:
             rest = rest[:REQUEST_MAX]
             res = yield read_op(fd, [rest], offset + got)
         got += res
-        # An answer of O_DIRECT that is no whole number of blocks is the last one.
+        # A short O_DIRECT read is the last one.
         if not res or (direct and res < len(rest)) or (got < length and fileops.at_end(fd, offset + got)):
             break
     return got
@@ -288,9 +288,9 @@ def read_into(fd: int, offset: int, memory: Any, direct: bool = False) -> Work:
 
 @contextlib.contextmanager
 def into_all(fd: int, pairs: list[tuple[int, Any]], direct: bool) -> Iterator[Callable[[Any], Any]]:
-    """Yield what makes a procedure, or a Fill, of an (offset, buffer) of read_many_into().
+    """Yield a function that makes a procedure, or a Fill, for an (offset, buffer) of read_many_into().
 
-    With direct the file is open once more, with O_DIRECT, for as long as the block lasts.
+    With direct the file is reopened with O_DIRECT for the duration of the block.
     """
     own = open_direct(fd) if direct else fd
     try:
@@ -313,9 +313,9 @@ def _into_one(fd: int, direct: bool, pair: tuple[int, Any]) -> Work:
 
 
 class Fill(Uncopyable):
-    """An O_DIRECT read of a regular file: one request, if it succeeds.
+    """An O_DIRECT read of a regular file: a single request if it succeeds.
 
-    A procedure would take as long as the request itself, twice.
+    A procedure would add twice the time of the request itself.
     """
 
     __slots__ = ("fd", "pair", "pin")
@@ -326,15 +326,16 @@ class Fill(Uncopyable):
         self.pin = pin(pair[1], True)
 
     def work(self) -> Work:
-        """Return the procedure, which knows what to do where the request failed or there is no ring."""
+        """Return the procedure that takes over if the request failed or there is no ring."""
         return _into_one(self.fd, True, self.pair)
 
 
 def reader() -> Callable[[Any], Any]:
-    """Return what reads items of read_many(): paths, and (file, offset, length).
+    """Return a function that reads an item of read_many(): a path, or (file, offset, length).
 
-    Returns: it returns the bytes, or the procedure that reads them, or an Opened, or None for a path that the
-        caches do not know: read_group_op() reads many of these. Behind eight of these it tries one in eight.
+    Returns: the function. It returns the bytes, the procedure that reads them, an Opened, or None for an
+        uncached path, which read_group_op() reads together with others. After eight uncached paths in a row
+        it tries the caches only for one path in eight.
     """
     misses = 0
 
@@ -342,7 +343,7 @@ def reader() -> Callable[[Any], Any]:
         nonlocal misses
         if isinstance(item, tuple):
             if len(item) != 3:
-                raise ValueError(f"{item!r:.100}: a path or (file, offset, length) is wanted")
+                raise ValueError(f"{item!r:.100}: expected a path or (file, offset, length)")
             return read_range(*item)
         found = None
         if misses < 8 or misses % 8 == 0:
@@ -354,7 +355,7 @@ def reader() -> Callable[[Any], Any]:
 
 
 def stater(follow_symlinks: bool) -> Callable[[Any], Any]:
-    """Return what tells about a path, or returns the procedure that does."""
+    """Return a function that returns the status of a path, or the procedure that finds it."""
     return partial(_stat, follow_symlinks)
 
 
@@ -362,7 +363,7 @@ def _stat(follow_symlinks: bool, path: StrOrBytesPath) -> Any:
     try:
         found = stat_now(path, None, follow_symlinks)
     except fileops.WRONG:
-        found = None  # os.stat() says what is wrong
+        found = None  # os.stat() raises the right exception
     return _stat_file(path, follow_symlinks) if found is None else found
 
 
@@ -370,28 +371,28 @@ def _stat_file(path: StrOrBytesPath, follow_symlinks: bool) -> Work:
     return (yield stat_op(path, None, follow_symlinks))
 
 
-#: So many paths are asked about one by one: for fewer a thread would take longer to begin.
+#: Up to this many paths are statted one by one: starting a thread would take longer.
 FEW = 16
 
 
 def stat_pieces(
     pairs: Iterable[tuple[Any, Any]], follow_symlinks: bool, depth: int, most: int, engine: Any
 ) -> Many:
-    """Return what tells about the paths of (key, path) pairs in threads.
+    """Return the batch that stats the paths of (key, path) pairs in threads.
 
-    Args: most is how many are taken off pairs before their results are taken.
+    Args: most limits how many pairs are consumed before their results are taken.
     """
     items = iter(pairs)
     many = Many(engine, None, (), depth)
     pieces = Pieces(many)
     make = partial(_stat_piece, pieces, os.stat if follow_symlinks else os.lstat)
-    # However many threads there are and were, they and the results that wait have no more than most.
+    # Whatever the number of threads, now and before, they and the waiting results hold at most this many.
     many.feed(make, iter(lambda: list(islice(items, most // many.depth)), []))
     return many
 
 
 def stat_all(paths: list[Any], follow_symlinks: bool, depth: int, engine: Any) -> Many:
-    """Return what tells about paths, by their number in the list."""
+    """Return the batch that stats paths; the keys are their indices."""
     pairs = enumerate(paths)
     if len(paths) <= FEW:
         return Many(engine, stater(follow_symlinks), pairs, depth)
@@ -411,8 +412,8 @@ def _stat_piece(pieces: Pieces, call: Any, pairs: list[tuple[Any, Any]]) -> Work
 def write_file(path: StrOrBytesPath, data: Any, atomic: bool, sync: bool) -> Work:
     """Write a whole file.
 
-    Without sync one thread does all of it: three workers of the kernel, one after the other, took longer than
-    one thread. With sync the waiting for the device is on the ring, where any number waits at the same time.
+    Without sync one thread does everything: three workers of the kernel, one after the other, took longer.
+    With sync the ring waits for the device, where any number of requests can wait concurrently.
     """
     view = fileops.as_view(data)
     name = target = os.fspath(path)
@@ -423,7 +424,7 @@ def write_file(path: StrOrBytesPath, data: Any, atomic: bool, sync: bool) -> Wor
     start = partial(_write_all, used, view, atomic and target, not sync)
     try:
         fd = yield Op(start, names=(path,), undo=_close_started)
-        if isinstance(fd, list):  # it may have to wait for ever
+        if isinstance(fd, list):  # this open may wait forever
             yield fileops.write_special_op(path, fd[0], view)
         elif sync:
             try:
@@ -438,7 +439,7 @@ def write_file(path: StrOrBytesPath, data: Any, atomic: bool, sync: bool) -> Wor
     except OSError as error:
         if not atomic or error.errno is None:
             raise
-        raise error_of(error.errno, path) from None  # the other name says nothing to the caller
+        raise error_of(error.errno, path) from None  # the caller does not know the temporary name
     finally:
         if atomic and used is not None:
             with contextlib.suppress(OSError, ValueError):
@@ -447,42 +448,42 @@ def write_file(path: StrOrBytesPath, data: Any, atomic: bool, sync: bool) -> Wor
 
 
 def _is_special(name: Any) -> bool:
-    """Tell whether there is a device, a FIFO or a socket: a file must not take its place."""
+    """Return whether a name is a device, a FIFO or a socket, which a file must not replace."""
     try:
         mode = os.stat(name).st_mode
     except (OSError, ValueError):
-        return False  # what opens it says so
+        return False  # the open raises it
     return not (stat_module.S_ISREG(mode) or stat_module.S_ISDIR(mode))
 
 
 def _beside(name: Any) -> Any:
-    """Return a new name in the same directory."""
+    """Return an unused name in the same directory."""
     from secrets import token_hex
 
     directory, base = os.path.split(name)
     if isinstance(name, bytes):
         return os.path.join(directory, b"." + base[:200] + b"." + token_hex(6).encode() + b".tmp")
-    return os.path.join(directory, f".{base[:50]}.{token_hex(6)}.tmp")  # a character has up to 4 bytes
+    return os.path.join(directory, f".{base[:50]}.{token_hex(6)}.tmp")  # a character takes up to 4 bytes
 
 
 def _write_all(name: Any, view: memoryview, like: Any, close: bool) -> Any:
     """Create a file and write all of it.
 
     Args: like is the file whose permissions a new one takes over, if it exists.
-    Returns: the descriptor, None if it is closed; a list of it, or of None, for what is no regular file and
-        is still to be written.
+    Returns: the descriptor, or None if it is closed; for a file that is not regular, and still has to be
+        written, a list of the descriptor or of None.
     """
     flags = fileops.O_NONBLOCK | os.O_WRONLY | os.O_CREAT | _O_BINARY | (os.O_EXCL if like else os.O_TRUNC)
     try:
         fd = os.open(name, flags | getattr(os, "O_CLOEXEC", 0), 0o666)
     except OSError as error:
-        if error.errno == errno.ENXIO:  # a FIFO that nobody reads
+        if error.errno == errno.ENXIO:  # a FIFO without a reader
             return [None]
         raise
     try:
         if not stat_module.S_ISREG(os.fstat(fd).st_mode):
             return [fd]
-        if like and hasattr(os, "fchmod"):  # before there is anything to read
+        if like and hasattr(os, "fchmod"):  # before the file has contents
             try:
                 os.fchmod(fd, stat_module.S_IMODE(os.stat(like).st_mode))
             except FileNotFoundError:
@@ -524,9 +525,9 @@ _FICLONE = 0x40049409  # Source: Linux include/uapi/linux/fs.h
 
 
 def copy_file(src: StrOrBytesPath, dst: StrOrBytesPath, metadata: bool, progress: Any) -> Work:
-    """Copy a file: by sharing its blocks, inside the kernel, or through memory, whichever works first."""
+    """Copy a file by sharing its blocks, inside the kernel, or through memory: the first that works."""
     started = yield Op(partial(_copy_start, src, dst, metadata), names=(src, dst), undo=_close_both)
-    if isinstance(started, int):  # it is copied
+    if isinstance(started, int):  # the copy is complete
         if progress is not None:
             progress(started, started)
         return started
@@ -557,14 +558,14 @@ def _copy_start(
     src: StrOrBytesPath, dst: StrOrBytesPath, metadata: bool, unlike: set[Any] | None = None,
     new: bool = False,
 ) -> Any:  # fmt: skip
-    """Open both files, and copy what takes one step.
+    """Open both files, and copy them if that takes only one step.
 
-    Args: unlike is a set of pairs of devices that share no blocks; new says that the source was a regular
-        file a moment ago, and that there was no target.
-    Returns: the number of bytes if all is copied; else both descriptors and the size.
+    Args: unlike is a set of pairs of devices that cannot share blocks; new says that the source was a regular
+        file a moment ago, and that the target did not exist.
+    Returns: the number of bytes if the copy is complete; otherwise both descriptors and the size.
     """
     src, dst = os.fspath(src), os.fspath(dst)
-    for path in () if new else (src, dst):  # the other end of a FIFO sees that it is opened
+    for path in () if new else (src, dst):  # opening a FIFO would be visible to its other end
         try:
             is_fifo = stat_module.S_ISFIFO(os.stat(path).st_mode)
         except OSError:
@@ -579,7 +580,7 @@ def _copy_start(
                 raise error_of(errno.EISDIR, src)
             raise _special(src, "not a regular file")
         flags = os.O_WRONLY | os.O_CREAT | _O_BINARY | getattr(os, "O_CLOEXEC", 0) | fileops.O_NONBLOCK
-        # With the metadata nobody else may read more of the copy than of the file, not even for a moment.
+        # With metadata, the copy must never be more readable than the file, not even for a moment.
         mode = stat_module.S_IMODE(found.st_mode) & 0o777 | 0o200 if metadata else 0o666
         target = os.open(dst, flags, mode)
     except BaseException:
@@ -625,12 +626,12 @@ def _close_both(started: Any) -> None:
         os.close(started[1])
 
 
-# Errors of extended attributes that shutil.copystat() passes over.
+# Errors of extended attributes that shutil.copystat() ignores.
 _NO_XATTR = (errno.ENOTSUP, errno.ENODATA, errno.EINVAL)
 
 
 def _copy_metadata(src: StrOrBytesPath, dst: StrOrBytesPath, source: int, target: int) -> None:
-    """Do what shutil.copystat() does; on Linux by the descriptors, which takes a third of the time."""
+    """Do as shutil.copystat() does; on Linux through the descriptors, which takes a third of the time."""
     if not fileops.LINUX:
         import shutil
 
@@ -665,7 +666,7 @@ def _clone(source: int, target: int, size: int) -> bool:
     try:
         fcntl.ioctl(target, _FICLONE, source)
     except OSError:
-        return False  # another file system, or one that shares no blocks
+        return False  # another file system, or one that cannot share blocks
     return True
 
 
@@ -673,9 +674,9 @@ _NOT_IN_KERNEL = (errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, err
 
 
 def _copy_range(source: int, target: int, at: int, size: int) -> int | None:
-    """Let the kernel copy, and leave holes as they are; None where it cannot.
+    """Copy inside the kernel, and preserve holes.
 
-    Returns: how far it is to where the next copy begins, 0 at the end.
+    Returns: the distance to the start of the next copy, 0 at the end; None if the kernel cannot copy.
     """
     start, length = at, COPY_CHUNK
     try:
@@ -684,7 +685,7 @@ def _copy_range(source: int, target: int, at: int, size: int) -> int | None:
                 start = os.lseek(source, at, os.SEEK_DATA)
                 length = min(length, os.lseek(source, start, os.SEEK_HOLE) - start)
             except OSError as error:
-                if error.errno == errno.ENXIO:  # there is nothing but a hole
+                if error.errno == errno.ENXIO:  # only a hole is left
                     os.ftruncate(target, size)
                     return size - at
         return start - at + os.copy_file_range(source, target, length, start, start)
@@ -695,8 +696,8 @@ def _copy_range(source: int, target: int, at: int, size: int) -> int | None:
 
 
 def _copy_at_once(source: int, target: int, size: int) -> int:
-    """Copy what takes one step; return how much there was."""
-    # What says 0 may have more, as in /proc; a copy inside the kernel believes the size.
+    """Copy a file in one step; return the number of bytes."""
+    # A file of size 0 may have contents, as in /proc; a copy inside the kernel trusts the size.
     if not size or not hasattr(os, "copy_file_range"):
         return _copy_small(source, target)
     at = 0
@@ -711,7 +712,7 @@ def _copy_at_once(source: int, target: int, size: int) -> int:
 
 
 def _copy_small(source: int, target: int) -> int:
-    os.lseek(source, 0, os.SEEK_SET)  # the search for holes has moved it
+    os.lseek(source, 0, os.SEEK_SET)  # the search for holes has moved the position
     at = 0
     while True:
         data = os.read(source, 1 << 18)
@@ -737,7 +738,7 @@ def _copy_through_memory(source: int, target: int, at: int) -> Work:
 
 
 class Entry(namedtuple("Entry", "name path stat")):
-    """One entry of a directory, with what lstat() says of it."""
+    """One entry of a directory, with the result of lstat()."""
 
     __slots__ = ()
 
@@ -746,25 +747,25 @@ class Entry(namedtuple("Entry", "name path stat")):
     stat: os.stat_result
 
     def is_dir(self) -> bool:
-        """Tell whether it is a directory, and not a link to one."""
+        """Return whether it is a directory, and not a link to one."""
         return stat_module.S_ISDIR(self.stat.st_mode)
 
     def is_file(self) -> bool:
-        """Tell whether it is a regular file, and not a link to one."""
+        """Return whether it is a regular file, and not a link to one."""
         return stat_module.S_ISREG(self.stat.st_mode)
 
     def is_symlink(self) -> bool:
-        """Tell whether it is a symbolic link."""
+        """Return whether it is a symbolic link."""
         return stat_module.S_ISLNK(self.stat.st_mode)
 
 
 def list_directory(path: Any, batch: Any = None) -> list[Entry]:
-    """List a directory with the stat of each entry; what vanishes meanwhile is left out.
+    """List a directory with the stat of each entry, without entries that vanish meanwhile.
 
     Args: batch is a Many that may be stopped meanwhile.
     """
     entries = []
-    new = partial(tuple.__new__, Entry)  # in half the time of Entry()
+    new = partial(tuple.__new__, Entry)  # half the time of Entry()
     with os.scandir(path) as found:
         for each in found:
             try:
@@ -777,7 +778,7 @@ def list_directory(path: Any, batch: Any = None) -> list[Entry]:
 
 
 def walk_pieces(top: Any, depth: int, engine: Any) -> Many:
-    """Return what lists a tree in threads: its results are (directory, entries, exception)."""
+    """Return the batch that lists a tree in threads; its results are (directory, entries, exception)."""
     many = Many(engine, None, (), depth)
     pieces = Pieces(many)
     pieces.add(partial(_walk_piece, many, pieces, top), [top])
@@ -789,19 +790,19 @@ def _walk_piece(many: Many, pieces: Pieces, top: Any, waiting: list[Any]) -> Wor
         found = yield from pieces.do(partial(_list_some, many, top, waiting))
     except OSError as error:
         if error.errno in TOO_MANY and len(many.running) > 1:
-            raise  # it is tried again
+            raise  # the directory is tried again
         found = Found([(waiting.pop(), None, error)])
     pieces.add(partial(_walk_piece, many, pieces, top), waiting)
     return found
 
 
 def _list_some(many: Many, top: Any, waiting: list[Any]) -> tuple[Found, int]:
-    """List directories of a stack, and those below them, in a thread, until it is time to hand them over."""
+    """List the directories on a stack, and those below them, in a thread, until the piece's time is up."""
     found, count = Found(), 0
     until = perf_counter() + PIECE_S
     while waiting and not many.stopping:
         path = waiting.pop()
-        if path is not top and os.path.islink(path):  # it was a directory when it was found
+        if path is not top and os.path.islink(path):  # a directory was replaced by a link
             continue
         try:
             entries = list_directory(path, many)
@@ -824,7 +825,7 @@ def _list_some(many: Many, top: Any, waiting: list[Any]) -> tuple[Found, int]:
 
 
 def copy_options(symlinks: bool, ignore: Any, dirs_exist_ok: bool) -> dict[str, Any]:
-    """Return what the procedures of one copy_tree() share."""
+    """Return the state that the procedures of one copy_tree() share."""
     return {
         "symlinks": symlinks, "ignore": ignore, "dirs_exist_ok": dirs_exist_ok,
         "directories": [], "errors": [], "unlike": set(),
@@ -832,9 +833,9 @@ def copy_options(symlinks: bool, ignore: Any, dirs_exist_ok: bool) -> dict[str, 
 
 
 def copy_pieces(src: Any, dst: Any, options: dict[str, Any], depth: int, engine: Any) -> Many:
-    """Return what copies a tree in threads; each result is how many files that were."""
+    """Return the batch that copies a tree in threads; each result is a number of files."""
     many = Many(engine, None, (), depth)
-    # Most of a copy is the kernel's work, during which the thread does not hold the interpreter.
+    # Most of a copy is work of the kernel, during which the thread does not hold the interpreter.
     pieces = Pieces(many, os.cpu_count() or 1)
     options["top"] = os.fspath(src), os.fspath(dst), None
     pieces.add(partial(_copy_piece, many, pieces, options), [options["top"]])
@@ -853,9 +854,10 @@ def _copy_piece(many: Many, pieces: Pieces, options: dict[str, Any], waiting: li
 
 
 def _copy_some(many: Many, options: dict[str, Any], waiting: list[Any]) -> tuple[Any, int]:
-    """Copy what is on a stack of (source, target, how), until it is time to hand over.
+    """Copy the (source, target, how) items on a stack until the piece's time is up.
 
-    Returns: how many files, and the large ones, which are still to be copied in steps; and how many items.
+    Returns: the number of files, the large ones, which still have to be copied in steps, and the number of
+        items.
     """
     count, items = 0, 0
     large = []
@@ -882,7 +884,7 @@ def _copy_some(many: Many, options: dict[str, Any], waiting: list[Any]) -> tuple
 
 
 def _plan_copy(src: Any, dst: Any, options: dict[str, Any]) -> list[Any]:
-    """Make a directory, and tell what is to be in it, the files last."""
+    """Make a directory, and return the items to copy into it, files last."""
     with os.scandir(src) as found:
         entries = list(found)
     ignore = options["ignore"]
@@ -921,7 +923,7 @@ def _copy_old(src: Any, dst: Any, unlike: set[Any]) -> Any:
 
 
 def end_copy_tree(options: dict[str, Any]) -> Work:
-    """Give the directories their metadata, the innermost first, and report what went wrong."""
+    """Copy the directories' metadata, innermost first, and report the errors."""
     yield Op(partial(_end_directories, options))
     if options["errors"]:
         import shutil
@@ -940,7 +942,7 @@ def _end_directories(options: dict[str, Any]) -> None:
 
 
 def remove_tree(path: Any, ignore_errors: bool, progress: Any) -> Work:
-    """Remove a directory and all that is in it."""
+    """Remove a directory and its contents."""
     removed = 0
     with contextlib.closing(_removing(path, ignore_errors)) as removing:
         while True:
@@ -953,7 +955,7 @@ def remove_tree(path: Any, ignore_errors: bool, progress: Any) -> Work:
 
 
 def _advance(removing: Iterator[None]) -> tuple[int, bool]:
-    """Remove for as long as a piece takes; return how many entries, and whether those were the last."""
+    """Remove entries for the time of a piece; return their number, and whether they were the last."""
     until = perf_counter() + PIECE_S
     count = 0
     for _ in removing:
@@ -964,7 +966,7 @@ def _advance(removing: Iterator[None]) -> tuple[int, bool]:
 
 
 def _removing(path: Any, ignore_errors: bool) -> Generator[None, None, None]:
-    """Remove entries one after the other; links are not followed, not even while they are being made."""
+    """Remove entries one after the other; never follow a link, even if one replaces a directory meanwhile."""
     if ignore_errors and (os.path.islink(path) or not os.path.isdir(path)):
         return
     if os.path.islink(path):
@@ -989,7 +991,7 @@ def _removing(path: Any, ignore_errors: bool) -> Generator[None, None, None]:
                         kind(os.path.join(directory, name))
                     else:
                         kind(name, dir_fd=fd)
-                except OSError:  # once more, with care
+                except OSError:  # _remove() tries again, and tells the cases apart
                     if not _remove(kind, directory, name, fd, ignore_errors):
                         continue
                 yield
@@ -1006,7 +1008,7 @@ def _remove(call: Any, directory: Any, name: Any, fd: int | None, ignore_errors:
         except NotADirectoryError:
             if not name:
                 raise
-            # A link to a directory.
+            # It is a link to a directory.
             os.unlink(path if fd is None else name, **keywords)
     except OSError as error:
         if ignore_errors:
@@ -1023,9 +1025,9 @@ _STATX_DIOALIGN = 0x2000
 
 
 def open_direct(fd: int) -> int:
-    """Open a file that is open once more, with O_DIRECT.
+    """Reopen an open file with O_DIRECT.
 
-    Raises: OSError with EINVAL where the file system knows no O_DIRECT.
+    Raises: OSError with EINVAL if the file system does not support O_DIRECT.
     """
     import fcntl
 
@@ -1034,9 +1036,9 @@ def open_direct(fd: int) -> int:
 
 
 def alignment(fd: int) -> tuple[int, int]:
-    """Tell what O_DIRECT wants of a file: the alignment of memory, and that of offsets and lengths.
+    """Return the alignment that O_DIRECT requires of memory, and that of offsets and lengths.
 
-    Source: STATX_DIOALIGN (6.1); before that what the file system calls its block size, which is enough.
+    Source: STATX_DIOALIGN (6.1); before that the block size that the file system reports, which suffices.
     """
     from .buffers import StatxBuffer
 
@@ -1050,7 +1052,7 @@ def alignment(fd: int) -> tuple[int, int]:
 
 
 def _statx(fd: int, mask: int, found: Any) -> bool:
-    """Call statx() of libc, which knows it since glibc 2.28."""
+    """Call statx() of libc, which exists since glibc 2.28."""
     import ctypes
 
     try:
@@ -1062,14 +1064,14 @@ def _statx(fd: int, mask: int, found: Any) -> bool:
 
 
 def check_direct(fd: int, ranges: Iterable[tuple[int, Any]]) -> None:
-    """Make sure that O_DIRECT takes each range.
+    """Check that O_DIRECT accepts each range.
 
     Raises: ValueError that names offset, length and address.
     """
     memory_align, align = alignment(fd)
     for offset, buffer in ranges:
         if fileops.PYPY and isinstance(buffer, memoryview) and not buffer.readonly:
-            nbytes, address = buffer.nbytes, 0  # it may move: the kernel reads into aligned memory of ours
+            nbytes, address = buffer.nbytes, 0  # a buffer may move, so the kernel reads into an aligned copy
         else:
             found = pin(buffer, True)
             nbytes, address = found.nbytes, found.address
@@ -1083,21 +1085,21 @@ def check_direct(fd: int, ranges: Iterable[tuple[int, Any]]) -> None:
 # ------------------------------------------------------------------------------------------------------
 # Many at a time
 
-#: Errors that end when others close their files.
+#: Errors that pass once other procedures close their files.
 TOO_MANY = (errno.EMFILE, errno.ENFILE)
 
 
 def check_depth(depth: int) -> int:
-    """Return a depth that makes sense."""
+    """Return a depth, or raise ValueError if it is below 1."""
     if index(depth) < 1:
-        raise ValueError(f"depth={depth}: at least 1 is wanted")
+        raise ValueError(f"depth={depth}: expected at least 1")
     return index(depth)
 
 
 class Engine(Uncopyable):
-    """What the engines have in common: a request that this kernel does not know is the plain call's."""
+    """The common part of the engines: an operation that this kernel lacks becomes the plain call."""
 
-    #: The prep functions of operations that this kernel does not know.
+    #: The prep functions of operations that this kernel lacks.
     unknown: set[Any]
 
     def start(self, op: Op, done: Callable[[Any, BaseException | None], object]) -> Any:
@@ -1115,7 +1117,7 @@ class Engine(Uncopyable):
         self, prep: Any, arguments: tuple[Any, ...], handler: Callable[[int, int], object],
         options: dict[str, Any] = fileops._NO_OPTIONS,
     ) -> Any:  # fmt: skip
-        """Start a request; return a handle for cancel(), or None where there is no ring for it."""
+        """Start a request; return a handle for cancel(), or None if no ring can take it."""
         raise NotImplementedError
 
     def start_thread(self, op: Op, done: Callable[[Any, BaseException | None], object]) -> Any:
@@ -1125,7 +1127,7 @@ class Engine(Uncopyable):
     def completed(
         self, op: Op, done: Callable[[Any, BaseException | None], object], res: int, _flags: int
     ) -> None:
-        """Take the CQE of a request: the table's handler."""
+        """Receive the CQE of a request; this is the handler in the table."""
         if res >= 0:
             done(op.result(res), None)
         elif -res in fileops.UNKNOWN:
@@ -1134,14 +1136,14 @@ class Engine(Uncopyable):
             done(None, op.error(-res))
 
     def _learn(self, op: Op, done: Any, result: Any, error: BaseException | None) -> None:
-        """Note that this kernel does not know an operation which the plain call could do."""
+        """Note that this kernel lacks an operation if the plain call has succeeded."""
         if error is None:
             self.unknown.add(op.prep)
         done(result, error)
 
 
 class _Run(Uncopyable):
-    """One procedure that runs."""
+    """One running procedure."""
 
     __slots__ = ("handle", "item", "key", "make", "op", "opened", "seen", "work")
 
@@ -1149,77 +1151,77 @@ class _Run(Uncopyable):
         self.key = key
         self.make = make
         self.item = item
-        #: How many had ended when it began.
+        #: The number of procedures that had ended when this one began.
         self.seen = seen
         self.work: Any = None
         self.op: Any = None
         self.handle: Any = None
-        #: The file that it is about to read, of which the kernel fetches the data.
+        #: The file that it is about to read, while the kernel fetches its data.
         self.opened: Any = None
 
 
 class Many(Uncopyable):
-    """Procedures, depth of them at a time, and what they have found out."""
+    """A batch of procedures, at most depth of them at a time, and their results."""
 
     def __init__(
         self, engine: Any, make: Callable[[Any], Any] | None, work: Iterable[tuple[Any, Any]], depth: int
     ) -> None:
         """Start nothing yet.
 
-        Args: work are pairs of a key, which comes back with the result, and an item, of which make() makes
-            the procedure, or at once the result.
+        Args: work yields pairs of a key, which is returned with the result, and an item, which make() turns
+            into a procedure or directly into the result.
         """
         self.engine = engine
         self.depth = check_depth(depth)
         self.running: set[_Run] = set()
-        #: (key, result, exception) of what has ended and nobody has taken.
+        #: (key, result, exception) of each procedure that has ended, until it is taken.
         self.done: deque[tuple[Any, Any, BaseException | None]] = deque()
-        #: Called, once, when something has ended.
+        #: Called once when a procedure has ended.
         self.wake: Callable[[], object] | None = None
         self._make: Any = make
         self._work = iter(work)
-        # (key, make, item) of those that wait for their turn.
+        # (key, make, item) of the procedures that wait to be started.
         self._more: deque[tuple[Any, Callable[[Any], Any], Any]] = deque()
         self._exhausted = False
-        #: Whether nothing is started any more; threads look at it between two items.
+        #: Whether starting has ended; threads check it between two items.
         self.stopping = False
         self._ended = 0
-        # Procedures whose data the kernel fetches, the oldest first; those of them that have become requests,
-        # how many may, and whether one has ended since it was tried whether its successor needs to.
+        # Procedures whose data the kernel is fetching, oldest first; those that have become requests; the
+        # limit of these; and whether one has ended since _follow() last looked at a file.
         self._fetched: deque[_Run] = deque()
         self._awaited: set[_Run] = set()
         self._limit = self.depth
         self._one_ended = False
-        # Procedures that are to read a file of which the caches know nothing; how many groups of them
-        # threads read, and how many may.
+        # Procedures that have an uncached file to read; the number of groups of them that threads are
+        # reading; and its limit.
         self._unknown: deque[_Run] = deque()
         self._groups, self._most_groups = 0, 1
 
     def feed(self, make: Callable[[Any], Any], items: Iterable[Any]) -> None:
-        """Take the work from elsewhere: items, each without a key."""
+        """Replace the source of the work with items, which have no keys."""
         self._make, self._work = make, zip(repeat(None), items)
 
     def add(self, key: Any, make: Callable[[Any], Any], item: Any = None) -> None:
-        """Add a procedure to those that wait for their turn."""
+        """Add a procedure to those that wait to be started."""
         self._more.append((key, make, item))
 
     @property
     def finished(self) -> bool:
-        """Tell whether nothing runs and nothing is left."""
+        """Return whether nothing runs and nothing is left."""
         return not (self.running or self.done or self._more) and (self._exhausted or self.stopping)
 
     @property
     def starved(self) -> bool:
-        """Tell whether nothing more can be started before something has ended."""
+        """Return whether no procedure can be started before another has ended."""
         if self._fetched and len(self._awaited) < self._limit:
             return False
         count = len(self.running)
         return count >= self.depth or (count > 0 and self._exhausted and not self._more)
 
     def fill(self, until: float) -> bool:
-        """Start procedures until there are depth of them, or until a time of perf_counter().
+        """Start procedures until depth of them run, or until a time of perf_counter().
 
-        Returns: whether time was up first.
+        Returns: whether the time came first.
         """
         more = self._fill(until)
         unknown = len(self._unknown)
@@ -1289,7 +1291,7 @@ class Many(Uncopyable):
             self._step(run, None, None)
 
     def _filled(self, run: _Run, fill: Fill, res: int, _flags: int) -> None:
-        """Take the CQE of a Fill: the table's handler. A short answer of O_DIRECT is the last one."""
+        """Receive the CQE of a Fill, as the handler in the table; a short O_DIRECT read is the last one."""
         if res >= 0 and not self.stopping:
             self._end(run, res, None)
         else:
@@ -1297,7 +1299,7 @@ class Many(Uncopyable):
             self._step(run, None, None)
 
     def _begin(self, run: _Run, opened: Opened) -> None:
-        """Let a procedure wait that has opened its file, until the kernel has fetched it."""
+        """Let a procedure that has opened its file wait until the kernel has fetched the data."""
         run.opened = opened
         if opened.fetching:
             self._fetched.append(run)
@@ -1309,12 +1311,13 @@ class Many(Uncopyable):
         self._step(run, None, None)
 
     def _follow(self, run: _Run) -> None:
-        """Take what has come of the oldest file, or let a request wait for it.
+        """Take the data of the oldest file if they have arrived, or let a request wait for them.
 
-        A kernel that fetches what RWF_NOWAIT has missed needs no request for each file: one that waits for
-        the oldest tells when to look at those behind it. So a file that has come halves the number of
-        requests, and one that has not, when its predecessor has, doubles it. Where nothing is fetched, or the
-        device is slower than this program, all files become requests.
+        A kernel that fetches the data missed by RWF_NOWAIT does not need a request for each file: the end of
+        one request, for the oldest file, tells when to check the files behind it. So a file whose data have
+        arrived halves the number of requests; one whose data have not, although its predecessor's have,
+        doubles it. If the kernel fetches nothing, or the device is slower than this program, every file
+        becomes a request.
         """
         try:
             data = run.opened.read_now()
@@ -1333,7 +1336,7 @@ class Many(Uncopyable):
             self._end(run, data, None)
 
     def _read_groups(self) -> None:
-        """Let a thread read what the caches do not know; more threads where it waited for long."""
+        """Read the uncached files in a thread; in more threads if one has waited long."""
         size = max(1, self.depth // self._most_groups)
         while self._unknown and self._groups < self._most_groups:
             runs = [self._unknown.popleft() for _ in range(min(size, len(self._unknown)))]
@@ -1358,7 +1361,7 @@ class Many(Uncopyable):
                 self._end(run, None, error)
         else:
             found, slow = result
-            if len(runs) * self._most_groups >= 4:  # one file says little
+            if len(runs) * self._most_groups >= 4:  # fewer files prove little
                 self._most_groups = fileops.threads().limit if slow else 1
             for run, each in zip(runs, found):
                 run.handle = None
@@ -1371,7 +1374,7 @@ class Many(Uncopyable):
         self._call_wake()
 
     def _step(self, run: _Run, result: Any, error: BaseException | None) -> None:
-        """Let a procedure go on with the result of its operation, up to the next one."""
+        """Resume a procedure with the result of its operation, up to its next operation."""
         if self.stopping:
             self._drop(run, result, error)
             return
@@ -1403,7 +1406,7 @@ class Many(Uncopyable):
         run.work = run.op = run.opened = None
         others = self.running or self._ended != run.seen
         if isinstance(error, OSError) and error.errno in TOO_MANY and others:
-            # The others close their files, or have done so by now. What stays is a depth that fits.
+            # The others close their files, or have done so by now. The reduced depth stays.
             self.depth = max(1, len(self.running))
             self._more.appendleft((run.key, run.make, run.item))
         else:
@@ -1426,11 +1429,11 @@ class Many(Uncopyable):
         try:
             run.work.close()
         except RuntimeError:
-            pass  # it wanted one operation more; what that would have done is left undone
+            pass  # it yielded one more operation, which is not performed
         self._call_wake()
 
     def stop(self) -> None:
-        """Start nothing any more and cancel what runs; it has ended when running is empty."""
+        """Stop starting procedures and cancel the running ones; the batch has ended when running is empty."""
         self.stopping = True
         self.done.clear()
         self._more.clear()
@@ -1446,41 +1449,41 @@ class Many(Uncopyable):
 # ------------------------------------------------------------------------------------------------------
 # Pieces of work for a thread
 
-#: How long a thread works before it hands over what it has found, and the loop has the interpreter to itself.
+#: How long a thread works before it delivers its results and leaves the interpreter to the loop.
 PIECE_S = 0.002
-#: Longer than one item takes of which the kernel's caches know, even if the thread waits for the interpreter.
+#: Longer than one cached item takes, even if the thread has to wait for the interpreter.
 SLOW_S = 0.0002
 
 
 class Found(list):  # type: ignore[type-arg]
-    """What a procedure has found out: many results, as (key, result, exception)."""
+    """Many results of one procedure, as (key, result, exception)."""
 
     __slots__ = ()
 
 
 class Pieces(Uncopyable):
-    """How a batch of plain calls is done: by one thread, a piece at a time, and by more where that is faster.
+    """A batch of plain calls that runs in pieces, in one thread, or in more if that is faster.
 
-    Where the caches know the answers, several threads wait for the interpreter, and take longer than one.
-    Where they wait for a device or a server, they wait at the same time.
+    If the caches have the answers, several threads wait for the interpreter and take longer than one. If the
+    calls wait for a device or a server, several threads wait concurrently.
     """
 
     __slots__ = ("_few", "_many", "_most")
 
     def __init__(self, many: Many, few: int = 1) -> None:
-        """Let a batch begin with few threads; its depth is how many there may be."""
+        """Begin a batch with few threads; its depth limits their number."""
         self._many = many
         self._most = min(many.depth, fileops.threads().limit)
         many.depth = self._few = min(few, self._most)
 
     def do(self, call: Callable[[], tuple[Any, int]]) -> Work:
-        """Let a thread do a piece; call returns what comes of it, and how many items that were."""
+        """Run a piece in a thread; call returns its result and the number of items."""
         found, slow = yield Op(partial(_timed, call))
         self._many.depth = self._most if slow else self._few
         return found
 
     def each(self, call: Callable[[Any], Any], pairs: list[tuple[Any, Any]]) -> tuple[Found, int]:
-        """Call a function for the items of (key, item) pairs, in a thread, until it is time to hand over."""
+        """Call a function for the items of (key, item) pairs, in a thread, until the piece's time is up."""
         found, many = Found(), self._many
         until = perf_counter() + PIECE_S
         for key, item in pairs:
@@ -1493,14 +1496,14 @@ class Pieces(Uncopyable):
         return found, len(found)
 
     def add(self, make: Callable[[Any], Work], items: list[Any]) -> None:
-        """Let items be done by as many threads as there are to be."""
+        """Divide items among the current number of threads."""
         step = max(1, len(items) // self._many.depth)
         for at in range(0, len(items), step):
             self._many.add(None, make, items[at : at + step])
 
 
 def _timed(call: Callable[[], tuple[Any, int]]) -> tuple[Any, bool]:
-    """Tell of a piece whether it was slow: whether its thread has waited at every other item, for long."""
+    """Run a piece; return its result, and whether it was slow: a long wait at every second item or more."""
     start, waits = perf_counter(), count_waits()
     found, count = call()
     slow = perf_counter() - start > SLOW_S * count
@@ -1508,7 +1511,7 @@ def _timed(call: Callable[[], tuple[Any, int]]) -> tuple[Any, bool]:
 
 
 def count_waits() -> Any:
-    """Tell how often this thread has waited, which being without a CPU is not; None where nobody counts."""
+    """Return how often this thread has waited, not counting preemption; None if there is no counter."""
     try:
         import resource
 

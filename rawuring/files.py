@@ -1070,8 +1070,8 @@ def read_each(
 ) -> AsyncIterator[tuple[Any, Any]]:
     """Read files and ranges, and yield (item, data) in the order of completion.
 
-    Usage: ``async for item, data in files.read_each(paths): ...``. Code that leaves the loop early must close
-    the iterator (contextlib.aclosing), as with every asynchronous generator.
+    For example, ``async for item, data in files.read_each(paths): ...``. Code that leaves the loop early must
+    close the iterator (contextlib.aclosing), as with every asynchronous generator.
 
     Args: items are paths, or (file, offset, length) where file is a path or a descriptor; they may come from
         an endless generator; depth limits how many are read concurrently, how many files are open and how
