@@ -1,36 +1,38 @@
 # SPDX-License-Identifier: MIT
 # pyright: basic
-"""Await any request: io_uring's completions on the asyncio loop that is running.
+"""Await any request: io_uring completions on the running asyncio loop.
 
 What it is: AsyncRing, the ring of a loop, whose calls return futures.
-Mirrors: QEMU's ``aio_add_sqe`` and ``luring_co_submit``; trio's ``wait_overlapped`` for what cancelling does.
-Must not know: selectors, aio.py, what is in a file.
-Invariant: whatever becomes of a task, its request stays in the table until the final CQE, and what a request
-brought although it was cancelled goes to late(), never nowhere.
+Mirrors: QEMU's ``aio_add_sqe`` and ``luring_co_submit``; trio's ``wait_overlapped`` for cancellation.
+Must not know: selectors, aio.py, the contents of files.
+Invariant: whatever happens to a task, its request stays in the table until the final CQE, and the result of a
+request that succeeded although it was cancelled goes to late(): no result is dropped.
 Read next: aio.py.
 
 Unless said otherwise, memory passed to a call may be freed when the call returns, only the thread that owns a
 ring may use it (the one that runs the loop), and Linux 5.5 suffices.
 
-Facts about asyncio and completions, and what follows from them:
+Facts about asyncio and completions, and their consequences:
 
-* SQEs that are queued in one turn of the loop travel in one io_uring_enter at its end, and what completes
-  inside that call is delivered in the same turn. On a loop whose selector has a ring (aio.py) that call is
-  the selector's own; on any other loop it is a callback, and the ring is private, behind add_reader().
+* SQEs queued in one turn of the loop are submitted by one io_uring_enter at its end, and completions that
+  arrive inside that call are delivered in the same turn. On a loop whose selector has a ring (aio.py) that
+  call is the selector's own; on any other loop a callback makes it, and the ring is private, behind
+  add_reader().
 * The descriptor of a ring with IORING_SETUP_DEFER_TASKRUN does not wake epoll, so a private ring has
   IORING_SETUP_COOP_TASKRUN. It has no IORING_SETUP_SINGLE_ISSUER: a loop may be closed, or collected, in
   another thread.
-* Future.cancel() of asyncio ends the future at once. Done so with a completion, what the kernel delivers
-  afterwards is lost (data and cancel in one turn: all of it). So cancel() asks the kernel, the future ends
-  with the final CQE, and a success that comes all the same is late: see RequestFuture.
-* A socket is tried at once, without waiting. Where it would block, its readiness is what the ring waits for,
-  and the task itself takes the data afterwards: nothing is taken for a task that is cancelled, no memory is
-  tied to an idle connection, and O_NONBLOCK does not matter, which before 5.19 makes the kernel answer ACCEPT
-  with EAGAIN. Multishot requests do take data; what they brought too late the next call on that socket gets.
-* A task can be cancelled after its future is done and before the task runs. Then the result is there and
-  nobody takes it: __await__ sees that, and it is late, too.
-* A cancellation misses a request that waits for its part of a chain, or that is just being started: it is
-  asked for again until the request has ended.
+* asyncio's Future.cancel() ends the future at once. If a request's future did so, anything the kernel
+  delivered afterwards would be lost (if data and cancel come in one turn: all of it). So cancel() asks the
+  kernel, the future ends with the final CQE, and the result of a request that succeeds all the same is late:
+  see RequestFuture.
+* A socket is tried at once, without waiting. Where it would block, the ring waits for its readiness only, and
+  the task itself takes the data afterwards: no data is taken for a cancelled task, no memory is tied to an
+  idle connection, and O_NONBLOCK does not matter (before 5.19 it makes the kernel complete ACCEPT with
+  EAGAIN). Multishot requests do take data; data that arrives too late goes to the next call on that socket.
+* A task can be cancelled after its future is done and before the task runs. Then the result exists and the
+  task does not take it: __await__ detects that, and the result is late, too.
+* A cancellation misses a request that waits for its turn in a chain, or that is just being started: it is
+  repeated until the request has ended.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-#: Where a loop that is not ours keeps its AsyncRing: each copy of this package has a name of its own.
+#: The attribute in which a loop that is not ours keeps its AsyncRing: each copy of this package has its own.
 _ATTRIBUTE = "_" + __name__.replace(".", "_")
 
 #: Setup flags of a private ring; see the head of this file.
@@ -72,7 +74,7 @@ _WISH = (
 )
 _ENTRIES, _CQ_ENTRIES = 256, 1024
 
-#: How long until a cancellation that missed its request is asked for again, at first and at the most.
+#: The delay before a cancellation that missed its request is repeated: the first, and the maximum.
 _CANCEL_AGAIN, _CANCEL_AGAIN_MOST = 0.001, 1.0
 
 #: Operations whose res is a descriptor: a late one is closed.
@@ -80,40 +82,40 @@ _DESCRIPTORS = {
     ops.prep_open, ops.prep_openat, ops.prep_openat2, ops.prep_accept, ops.prep_multishot_accept,
     ops.prep_socket, ops.prep_fixed_fd_install,
 }  # fmt: skip
-#: Operations that complete more than once, which is for stream().
+#: Operations that complete more than once: stream() is for them.
 _MULTISHOT = {
     ops.prep_multishot_accept, ops.prep_multishot_accept_direct, ops.prep_poll_multishot,
     ops.prep_read_multishot, ops.prep_recv_multishot, ops.prep_recvmsg_multishot, ops.prep_recv_zc,
 }  # fmt: skip
 _SPECIAL = _DESCRIPTORS | _MULTISHOT
 
-#: How much later than a linked timeout the loop's own timer comes.
+#: How long after a linked timeout the loop's own timer fires.
 _GRACE = 0.005
-#: How long answers that do not suspend may follow each other.
+#: How long consecutive awaits may go on without suspending.
 _BREATH = 0.0002
-#: The group of buffers that recv_multishot() uses by default: how many, and of how many bytes.
+#: The buffer group that recv_multishot() uses by default: number of buffers, and bytes in each.
 _PIECES, _PIECE = 64, 8192
-#: The first group number that is tried for it.
+#: The first group number tried for it.
 _GROUP = 0xA500
 
 _POLLIN, _POLLOUT = 0x01, 0x04  # poll(2)
 _MSG_NOSIGNAL = 0x4000  # PyPy has no such name
-#: What a request completes with that was stopped; 512 is ERESTARTSYS, which leaks out of splice (6.18).
+#: The res of a request that was stopped; 512 is ERESTARTSYS, which leaks out of splice (6.18).
 _STOPPED = -errno.ECANCELED, -errno.EINTR, -512
 _LINKS = uapi.IOSQE_IO_LINK | uapi.IOSQE_IO_HARDLINK
-#: How the names of operations begin that can do less than they are asked for.
+#: Prefixes of the operations that can transfer less than requested.
 _TRANSFERS = "read", "recv", "send", "splice", "tee", "write"
 
 
 # ------------------------------------------------------------------------------------------------------
-# The running loop's
+# The ring of the running loop
 
 
 def running() -> AsyncRing:
     """Return the ring of the running loop, made on first use.
 
-    Returns: the loop's ``uring``, if it has one; else a private ring, which ends with the loop.
-    Raises: RuntimeError where no loop runs; Unavailable with cause and advice where io_uring is refused.
+    Returns: the loop's ``uring``, if it has one; else a private ring, which is closed with the loop.
+    Raises: RuntimeError where no loop runs; Unavailable with cause and advice where io_uring is unavailable.
     """
     loop = asyncio.get_running_loop()
     found = getattr(loop, "uring", None)
@@ -160,7 +162,7 @@ def _make_ring() -> rings.Ring:
         ring = rings.Ring(_ENTRIES, wish=_WISH, cq_entries=_CQ_ENTRIES, min_entries=8)
     except Unavailable:
         raise
-    except OSError as error:  # of mmap(2), which Python gives a descriptor of its own
+    except OSError as error:  # of mmap(2), for which Python duplicates the descriptor
         raise _unavailable(error, "mmap of the rings") from None
     if not ring.features & uapi.IORING_FEAT_NODROP:
         ring.close()
@@ -168,7 +170,7 @@ def _make_ring() -> rings.Ring:
             errno.ENOSYS, "asyncring", "absent",
             "This kernel drops completions that find no room and cannot cancel: use Linux 5.5 or newer.",
         )  # fmt: skip
-    ring.owned = True  # of a loop that is forgotten asyncio tells
+    ring.owned = True  # asyncio itself warns of a loop that was not closed
     ring.dont_fork()
     return ring
 
@@ -178,10 +180,10 @@ def _make_ring() -> rings.Ring:
 
 
 class RequestFuture(Uncopyable, asyncio.Future):  # type: ignore[type-arg]
-    """What call() returns: a future whose result is res.
+    """The future that call() returns, whose result is res.
 
-    cancel() asks the kernel, and the future ends with the final CQE: cancelled, even if the request succeeded
-    all the same.
+    cancel() asks the kernel, and the future ends with the final CQE: cancelled, even if the request
+    succeeded.
     """
 
     #: Its user_data.
@@ -190,21 +192,21 @@ class RequestFuture(Uncopyable, asyncio.Future):  # type: ignore[type-arg]
     _prep: Any = None
     _at = 0  # sq.sqe_tail behind its SQEs
     _asked = False  # cancel() was called
-    _unsent = False  # the kernel never saw it
-    _taken = False  # somebody has the result
+    _unsent = False  # the kernel never saw the request
+    _taken = False  # the result was returned
     _first: int | None = None  # res of a first CQE with IORING_CQE_F_MORE
     _late: Any = None
     _message: Any = None
 
     def _complete(self, res: int, flags: int) -> None:
-        """Take a CQE: the table's handler."""
+        """Handle a CQE."""
         if flags & uapi.IORING_CQE_F_MORE:
             self._take_first(res)
         else:
             self._end(res if self._first is None else self._first)
 
     def _take_first(self, res: int) -> None:
-        """Note the result of a zero-copy send; the notification, which frees the memory, ends the future."""
+        """Record the result of a zero-copy send; its notification, which frees the memory, ends the future."""
         if self._first is None:
             self._first = res
             if self._asked:  # the peer may take the bytes at any time, or never
@@ -225,20 +227,20 @@ class RequestFuture(Uncopyable, asyncio.Future):  # type: ignore[type-arg]
             else:
                 self.set_exception(error)
                 if res == -errno.ECANCELED:
-                    # The ring of a forgotten loop may be closed before the loop: no sound then, as of futures
-                    # that are cancelled.
+                    # The ring of a loop that was not closed may be closed before the loop: no message then,
+                    # as for cancelled futures.
                     self._log_traceback = False
 
     def _failure(self, res: Any) -> BaseException | None:
         return self._ring._error(res, self._prep) if res < 0 else None
 
     def _give_late(self, res: Any) -> None:
-        """Hand a result to late() that nobody waits for any more."""
+        """Pass a result that is no longer awaited to late()."""
         if self._late is not None and res >= 0:
             self._ring._hand_over(self._late, res)
 
     def _abandon(self) -> None:
-        """Hand over what the future has, and its task will not take."""
+        """Pass on the result that the future has and its task will not take."""
         if not self.exception():
             self._give_late(self.result())
 
@@ -268,7 +270,7 @@ class RequestFuture(Uncopyable, asyncio.Future):  # type: ignore[type-arg]
             return
         slot = self._ring._slot_of(self._at - 1, self.token)
         if slot is not None:
-            self._unsent = True  # first: if a signal handler raises, late() must not get what a NOP says
+            self._unsent = True  # first: if a signal handler raises, late() must not get the res of a NOP
             self._ring._withdraw(slot, self.token)
         elif not self._unsent:
             self._ring.cancel(self.token)
@@ -285,18 +287,18 @@ class RequestFuture(Uncopyable, asyncio.Future):  # type: ignore[type-arg]
                 self._give_up()
 
     def _give_up(self) -> None:
-        """End a future whose completion was lost: a signal handler has raised in the midst of _complete()."""
+        """End a future whose completion was lost: a signal handler raised inside _complete()."""
         if self.done() or self._ring._loop.is_closed():
             return
         if self._ring._ring._state == "open" and (self._in_flight() or self._ring.table.has_work()):
-            # It is to come.
+            # The completion is still to come.
             self._give_up_later()
         else:
             super().cancel(self._message)
             self._give_rest()
 
     def _give_rest(self) -> None:
-        """Hand over what did come."""
+        """Pass on the results that did arrive."""
 
     def __await__(self) -> Any:
         ring = self._ring
@@ -308,7 +310,7 @@ class RequestFuture(Uncopyable, asyncio.Future):  # type: ignore[type-arg]
                 yield self
             elif ring._needs_breath():
                 yield
-        except BaseException as error:  # the task is cancelled, or destroyed; or this is our own exception
+        except BaseException as error:  # the task was cancelled or destroyed; or this is our own exception
             if not self.done():
                 self.cancel()
             elif not (self._taken or self.cancelled() or self.exception() is error):
@@ -322,14 +324,15 @@ class RequestFuture(Uncopyable, asyncio.Future):  # type: ignore[type-arg]
 
 
 class _TimedFuture(RequestFuture):
-    """A future with a linked timeout: it ends when both of its requests have."""
+    """A future with a linked timeout: it ends when both of its requests have ended."""
 
-    # res of the LINK_TIMEOUT. When it has ended a futex wait or a waitid that is not -ETIME but 1 (io_uring/
-    # cancel.h io_cancel_remove returns how many it has found; seen on 6.18), and -ENOENT when it has ended
-    # what runs in a worker (a splice; seen on 6.1). One that was not needed completes with -ECANCELED.
+    # res of the LINK_TIMEOUT. If it ended a futex wait or a waitid, that is not -ETIME but 1
+    # (io_uring/cancel.h: io_cancel_remove returns the number of requests found; seen on 6.18), and -ENOENT if
+    # it ended a request that runs in a worker (a splice; seen on 6.1). One that was not needed completes with
+    # -ECANCELED.
     _timer: int | None = None
     # A linked timeout does not start for a request that begins in a worker (splice; seen on 6.18): then the
-    # loop's own timer ends it, a little later.
+    # loop's own timer ends the request, a little later.
     _guard: asyncio.TimerHandle
     _overdue = False
     _res: int | None = None
@@ -377,22 +380,22 @@ class ChainBroken(OSError):
     """Raised by a chain of which a part failed; the parts behind it have completed with -ECANCELED.
 
     (A failed fsync, and before 5.15 a closed descriptor, does not stop them.) ``index`` is the number of that
-    part, ``results`` are the res of all parts. The errno is that of the part; it is ECANCELED where a part
-    did less than it was asked for, such as a short read.
+    part, ``results`` holds the res of every part. The errno is that of the part; it is ECANCELED where a part
+    transferred less than requested, such as a short read.
     """
 
     def __init__(self, index: int, results: list[int], prep: Any) -> None:
         """Say which part of how many broke the chain."""
         res, name = results[index], _operation(prep)
         code = -res if res < 0 else errno.ECANCELED
-        says = os.strerror(code) if res < 0 else f"{res} is less than was asked for"
+        says = os.strerror(code) if res < 0 else f"{res} is less than requested"
         super().__init__(code, f"part {index} of {len(results)} ({name}) broke the chain: {says}")
         self.index = index
         self.results = results
 
 
 class _ChainFuture(RequestFuture):
-    """What chain() returns: a future of all results."""
+    """The future of all results that chain() returns."""
 
     def __init__(self, preps: list[Any], loop: Any) -> None:
         super().__init__(loop=loop)
@@ -417,7 +420,8 @@ class _ChainFuture(RequestFuture):
         canceled = -errno.ECANCELED
         bad = next((i for i, each in enumerate(res) if each < 0 and each != canceled), None)
         if bad is None:
-            # What stands before the first of these did too little, if it can. Else that one was stopped.
+            # The part before the first of these was short, if its operation can be. Else that one was
+            # stopped.
             bad = res.index(canceled)
             if bad and _operation(self._preps[bad - 1]).startswith(_TRANSFERS):
                 bad -= 1
@@ -439,7 +443,7 @@ class _ChainFuture(RequestFuture):
         for i, token in enumerate(self._tokens):
             slot = self._ring._slot_of(first + i, token)
             if slot is not None:
-                self._results[i] = -errno.ECANCELED  # first, and not what the NOP will say
+                self._results[i] = -errno.ECANCELED  # first, and not the res of the NOP
                 self._ring._withdraw(slot, token)
                 drawn += 1
         self._unsent = self._unsent or drawn == len(self._tokens)
@@ -472,7 +476,7 @@ def _late_by_default(prep: Any, late: Any) -> Any:
 
 def _check_late(late: Any) -> None:
     if late is not None and not callable(late):
-        raise TypeError(f"late={late!r:.100} cannot be called; a function of the result is, or None")
+        raise TypeError(f"late={late!r:.100} is not callable; pass a function of the result, or None")
 
 
 def _timed_out(what: str) -> Exception:
@@ -487,31 +491,32 @@ def _timed_out(what: str) -> Exception:
 class AsyncRing(Uncopyable):
     """The ring of an asyncio loop: see running().
 
-    ``table`` is its InFlight. The methods that are named after a system call do what it does, without
-    blocking the loop; sockets have to be non-blocking, as for asyncio. timeout is in seconds everywhere; when
-    it has passed they raise TimeoutError (asyncio.TimeoutError before Python 3.11).
+    ``table`` is its InFlight. The methods named after a system call do the same as the call, without
+    blocking the loop; sockets must be non-blocking, as for asyncio. timeout is in seconds everywhere; when
+    it expires the methods raise TimeoutError (asyncio.TimeoutError before Python 3.11).
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None, table: InFlight | None = None) -> None:
         """Make the ring of a loop.
 
-        Args: loop is the running loop by default; table belongs to a ring that somebody else submits, waits
-            for and reaps in each turn of the loop, running the table's handlers. Without one the ring is
-            private, and ends with the loop.
+        Args: loop is the running loop by default; table belongs to a ring that other code submits, waits for
+            and reaps in each turn of the loop, running the table's handlers. Without one the ring is private,
+            and is closed with the loop.
         Raises: Unavailable with cause and advice.
         """
         self._closing = False
         self._loop = loop = asyncio.get_running_loop() if loop is None else loop
         self._owned = table is None
-        #: What asyncio's own loops are about to run, None elsewhere.
+        #: The callbacks that one of asyncio's own loops is about to run; None on other loops.
         ready = getattr(loop, "_ready", None)
         self._ready = ready if self._owned and isinstance(ready, deque) else None
-        # The call of _turn() that is to come: there, and its place, or one on the right of it; elsewhere a
-        # weak reference. Where somebody else submits in each turn, there is always one to come.
+        # The pending call of _turn(): on asyncio's own loops its handle and the handle's position, or one to
+        # the right of it; elsewhere a weak reference. Where other code submits in each turn, one is always
+        # pending.
         self._handle: Any = None
         self._place = 0
         self._to_come: Callable[[], Any] = _none if self._owned else _always
-        self._has_to_wait = False  # what was sent early in this turn
+        self._has_to_wait = False  # a request that was sent early in this turn is not done
         self._alone = 0  # id of the task that awaited last
         self._rested = 0.0
         self._receivers: dict[RequestFuture, Any] = {}
@@ -524,7 +529,7 @@ class AsyncRing(Uncopyable):
             return
         self._ring = _make_ring()
         try:
-            #: What is in flight.
+            #: The requests in flight.
             self.table = InFlight(self._ring)
             self._reader = self._ring.fileno()
             try:
@@ -554,11 +559,11 @@ class AsyncRing(Uncopyable):
         Args: prep, arguments, holds and options as for InFlight.start(): Pins and other objects of buffers.py
             stand for their addresses; timeout is a linked timeout in the kernel; late(res) takes the result
             of a request that succeeded although its future was cancelled, or its task before it ran. Without
-            it a descriptor that an open, accept or socket brought is closed.
-        Returns: an awaitable of res, which is no coroutine: gather() makes no task of it. A zero-copy send
+            late the descriptor that an open, accept or socket returned is closed.
+        Returns: an awaitable of res. It is not a coroutine, so gather() makes no task of it. A zero-copy send
             ends with its notification, when its memory is free again.
-        Raises: as InFlight.start(); ValueError for IOSQE_IO_LINK, which is chain()'s, TypeError for what
-            completes more than once, which is stream()'s. The future raises OSError where res is a negative
+        Raises: as InFlight.start(); ValueError for IOSQE_IO_LINK (use chain()), TypeError for an operation
+            that completes more than once (use stream()). The future raises OSError where res is a negative
             errno, and TimeoutError.
         Lifetime: until the final CQE.
         """
@@ -598,23 +603,23 @@ class AsyncRing(Uncopyable):
     def chain(
         self, *parts: Sequence[Any], hard: bool = False, late: Callable[[list[int]], object] | None = None
     ) -> RequestFuture:
-        """Start requests of which each begins when the one before it has succeeded.
+        """Start requests, each of which begins when the one before it has succeeded.
 
         Args: each part is (prep, argument, ...), as for call(), whose last item may be a dictionary of
-            options; hard goes on after a failure (IOSQE_IO_HARDLINK); late(results) takes the results of a
+            options; hard continues after a failure (IOSQE_IO_HARDLINK); late(results) takes the results of a
             chain that was cancelled; without it descriptors are closed.
         Returns: an awaitable of all results, in order.
-        Raises: as InFlight.start(), for which no part is started; ValueError for no parts, and for more
+        Raises: as InFlight.start(), and then no part is started; ValueError for no parts, and for more
             than fit into the SQ. The future raises ChainBroken, which says which part broke it; a short read
             or write breaks it, too.
         Lifetime: until the final CQE.
         """
         _check_late(late)
         if not parts:
-            raise ValueError("chain() links requests, and none are given")
+            raise ValueError("chain() needs at least one part")
         for part in parts:
             if not isinstance(part, (tuple, list)) or not part:
-                raise TypeError(f"{part!r:.100} is no part of a chain: (prep, argument, ...) is")
+                raise TypeError(f"{part!r:.100} is not a part of a chain, which is (prep, argument, ...)")
             _late_by_default(part[0], None)
         future = _ChainFuture([part[0] for part in parts], self._loop)
         future._ring = self
@@ -640,9 +645,9 @@ class AsyncRing(Uncopyable):
         """Start a request with a plain handler.
 
         Args: as for InFlight.start(); handler(res, flags) runs in the loop, in a copy of the caller's
-            context; what it raises goes to the loop's exception handler.
+            context; an exception that it raises goes to the loop's exception handler.
         Returns: the token.
-        Raises: as InFlight.start(); ValueError for IOSQE_IO_LINK, which is chain()'s.
+        Raises: as InFlight.start(); ValueError for IOSQE_IO_LINK (use chain()).
         Lifetime: until the final CQE.
         """
         if handler is not None:
@@ -666,7 +671,7 @@ class AsyncRing(Uncopyable):
         return token
 
     def _start_linked(self, parts: list[tuple[Any, Any, Any, Any, dict[str, Any]]]) -> list[int]:
-        """Queue requests that are linked, all or none: a link that hangs would take whoever comes next."""
+        """Queue linked requests, all or none: an unterminated link would include the next request queued."""
         sq, table = self._ring.sq, self.table
         if len(parts) > sq.ring_entries:
             raise ValueError(f"{len(parts)} linked requests do not fit into a queue of {sq.ring_entries}")
@@ -676,7 +681,8 @@ class AsyncRing(Uncopyable):
             for prep, arguments, handler, holds, options in parts:
                 tokens.append(table.start(prep, *arguments, handler=handler, holds=holds, **options))
         except BaseException:
-            # Nothing was submitted in between; a signal handler may have raised before the last token came.
+            # Nothing was submitted in between; a signal handler may have raised before the last token was
+            # stored.
             for at in range(tail, sq.sqe_tail):
                 table.entries.pop(_token_of(sq._slots[at & sq.ring_mask]), None)
             sq.sqe_tail = tail
@@ -693,13 +699,13 @@ class AsyncRing(Uncopyable):
         """Iterate over the completions of a multishot request.
 
         Args: prep, arguments, holds and options as for call(); buffers is a group from which the request
-            takes memory, as register.setup_buf_ring() makes it; late(item) takes what comes when the stream
-            is closed. Without it descriptors are closed and Pieces released.
+            takes memory, as register.setup_buf_ring() makes it; late(item) takes items that arrive when the
+            stream is closed. Without it descriptors are closed and Pieces released.
         Returns: an asynchronous iterator of (res, flags), and of (Piece, flags) with buffers. The request
-            starts with the first step, and when the kernel has ended it, again with the next. A step that is
-            cancelled loses nothing. Close it: ``async with``, or aclose().
+            starts with the first step, and again with the next step after the kernel has ended it. A step
+            that is cancelled loses nothing. Close the iterator: ``async with``, or aclose().
         Raises: as InFlight.start(), from a step; a step raises OSError where res is a negative errno, and the
-            next one tries again.
+            next step tries again.
         Lifetime: until the final CQE.
         Since: 5.13 for polls, 5.19 for accept, 6.0 for recv
         """
@@ -733,13 +739,13 @@ class AsyncRing(Uncopyable):
     # -- cancelling
 
     def cancel(self, token: int) -> None:
-        """Ask the kernel to end a request; its handler still gets the final CQE.
+        """Ask the kernel to end a request, whose handler still gets the final CQE.
 
-        Args: token as start() returned it; one that has ended is left alone.
-        Raises: TypeError for what is no token.
+        Args: token as start() returned it; the token of a request that has ended is ignored.
+        Raises: TypeError for a value that cannot be a token.
         """
         if not isinstance(token, int):
-            raise TypeError(f"token={token!r:.100} is no token: start() returns one")
+            raise TypeError(f"token={token!r:.100} is not a token: start() returns one")
         self._cancel(token, _CANCEL_AGAIN)
 
     def _cancel(self, token: int, delay: float) -> None:
@@ -751,7 +757,7 @@ class AsyncRing(Uncopyable):
             self._loop.call_later(delay, self._cancel, token, min(2 * delay, _CANCEL_AGAIN_MOST))
 
     def _cancelled(self, token: int, delay: float, res: int, flags: int) -> None:
-        """Ask again if the cancellation missed a request that has not ended."""
+        """Repeat a cancellation that missed a request that has not ended."""
         if res in (-errno.ENOENT, -errno.EALREADY) and token in self.table.entries and not self._closing:
             self._loop.call_later(delay, self._cancel, token, min(2 * delay, _CANCEL_AGAIN_MOST))
 
@@ -768,9 +774,9 @@ class AsyncRing(Uncopyable):
         return slot if _token_of(slot) == token else None
 
     def _withdraw(self, slot: memoryview, token: int) -> None:
-        """Make a NOP of a request."""
+        """Turn a request into a NOP."""
         ops.prep_nop(slot, token, slot[1] & _LINKS)
-        self._schedule()  # it is to be sent all the same, and _turn() may have been lost
+        self._schedule()  # it must be sent all the same, and _turn() may have been lost
 
     def _hand_over(self, late: Callable[[Any], object], value: Any) -> None:
         try:
@@ -778,17 +784,17 @@ class AsyncRing(Uncopyable):
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
-            self._report(f"A late result, {value!r:.100}, could not be handed over to {late!r}", error)
+            self._report(f"Cannot pass a late result, {value!r:.100}, to {late!r}", error)
 
     # -- the turn
 
     def flush(self) -> None:
-        """Send now what is queued, instead of at the end of this turn.
+        """Submit queued requests now, instead of at the end of this turn.
 
-        What completes inside this call is delivered before it returns; on a loop that has a ring in its
-        selector, in this turn.
+        Completions that arrive inside this call are delivered before it returns; on a loop that has a ring in
+        its selector, in this turn.
 
-        Raises: OSError when the kernel takes nothing for now.
+        Raises: OSError when the kernel accepts nothing for now.
         """
         if self._ring._owner != get_ident():
             self._follow_loop()
@@ -803,15 +809,15 @@ class AsyncRing(Uncopyable):
                 self.table.dispatch()
         except OSError:
             raise
-        except BaseException:  # a handler has raised, or that of a signal
+        except BaseException:  # a handler raised, or a signal handler
             self._schedule()  # for those that are left
             raise
 
     def _schedule(self) -> None:
         """Let _turn() run at the beginning of the loop's next turn, once.
 
-        Whether it will is looked up, and not noted: when a signal handler raises, a loop may lose what it was
-        about to call.
+        The loop's queue is searched for the pending call; a flag would not do: when a signal handler raises,
+        a loop may lose the callback that it was about to run.
         """
         ready, handle = self._ready, self._handle
         if ready is None:
@@ -819,7 +825,7 @@ class AsyncRing(Uncopyable):
                 self._to_come = _reference(self._loop.call_soon(self._turn))
             return
         if handle is not None:
-            # What is called leaves on the left. So it stands where it was found the last time, or a few
+            # The loop takes handles from the left. So this one is where it was found the last time, or a few
             # places further left.
             at = min(self._place, len(ready) - 1)
             while at >= 0:
@@ -831,14 +837,14 @@ class AsyncRing(Uncopyable):
         self._place = len(ready) - 1
 
     def _remind(self) -> None:
-        """Make sure that what is queued will be sent."""
+        """Make sure that queued requests will be sent."""
         if self._ring._state == "open":
             if self._ring._owner != get_ident():
                 self._follow_loop()
             self._schedule()
 
     def _turn(self) -> None:
-        """Do the ring's part of a turn: the loop's callback, and the reader's."""
+        """Do the ring's part of a turn: the callback of the loop and of the reader."""
         try:
             if self._owned:
                 self._handle, self._to_come, self._has_to_wait = None, _none, False
@@ -854,10 +860,10 @@ class AsyncRing(Uncopyable):
             raise
 
     def _ends_turn(self) -> bool:
-        """Tell whether nothing will be queued in this turn any more: only our own callback is to run.
+        """Tell whether nothing more will be queued in this turn: only our own callback is left to run.
 
-        Where the loop hides its queue this is a guess: a task that awaits twice without another one that
-        awaits in between is alone. A wrong one costs a system call.
+        Where the loop hides its queue this is a guess: a task that awaits twice while no other task
+        awaits in between is alone. A wrong guess costs a system call.
         """
         if self._ready is not None:
             return len(self._ready) == 1 and self._ready[0] is self._handle and not self._has_to_wait
@@ -867,16 +873,16 @@ class AsyncRing(Uncopyable):
         return before == self._alone
 
     def _flush_early(self, future: RequestFuture) -> None:
-        """Do at the end of this turn what would be done at the beginning of the next."""
+        """Do at the end of this turn the work of the beginning of the next."""
         try:
             self.flush()
         except OSError:
-            return  # _turn() tries again, and says what is to be said
-        # The turn goes on if this was a task that began eagerly: the next one's would be a call of its own.
+            return  # _turn() tries again, and reports the error
+        # The turn goes on if this task began eagerly: the next task's request would need another system call.
         self._has_to_wait = not future.done()
 
     def _needs_breath(self) -> bool:
-        """Tell whether answers that do not suspend have followed each other for long enough."""
+        """Tell whether consecutive awaits have gone on without suspending for long enough."""
         now = time.monotonic()
         if now - self._rested < _BREATH:
             return False
@@ -884,29 +890,29 @@ class AsyncRing(Uncopyable):
         return True
 
     def _follow_loop(self) -> None:
-        """Bind the ring to this thread, if its loop runs here; refuse any other."""
+        """Bind the ring to this thread if its loop runs here; reject any other thread."""
         if asyncio._get_running_loop() is not self._loop:
             self._ring._refuse()
         self._ring.bind_thread()
 
     def _make_room(self, count: int) -> None:
-        """Make room for SQEs: submit, and take completions out of the CQ, without running handlers."""
+        """Make room for SQEs: submit, and take completions off the CQ, without running handlers."""
         ring = self._ring
         if ring._owner != get_ident():
             self._follow_loop()
         if ring.sq.space_left() < count:
             ring.submit()
             if self._owned:
-                self._schedule()  # first: nothing wakes the loop for what was collected
+                self._schedule()  # first: nothing wakes the loop for the completions collected
                 ring._collect()
             if ring.sq.space_left() < count:
-                raise SubmissionQueueFull("the kernel takes no more requests for now: await some of them")
+                raise SubmissionQueueFull("the kernel accepts no more requests for now: await some of them")
 
     def _run_handler(
         self, context: Context, handler: Callable[[int, int], object], res: int, flags: int
     ) -> None:
         try:
-            context.copy().run(handler, res, flags)  # a copy: a handler that flushes may run within itself
+            context.copy().run(handler, res, flags)  # a copy: a handler that flushes may be re-entered
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
@@ -931,9 +937,9 @@ class AsyncRing(Uncopyable):
         )
 
     def close(self) -> None:
-        """Cancel what is in flight, wait for it and close the ring; the loop does this when it is closed.
+        """Cancel the requests in flight, wait for them and close the ring; closing the loop does this.
 
-        Futures that have not ended are cancelled, and late results handed over.
+        Futures that have not ended are cancelled, and late results passed to late().
 
         Raises: WrongThread while the loop runs in another thread.
         """
@@ -965,7 +971,7 @@ class AsyncRing(Uncopyable):
             self.table.close()
 
     def _close_with_loop(self) -> None:
-        """Do what close() of the loop does, after the ring's end."""
+        """Close the loop, after the ring."""
         if not self._loop.is_running() and not self._loop.is_closed():
             self.close()
         self._close_loop()
@@ -984,7 +990,7 @@ class AsyncRing(Uncopyable):
             mailbox.close()
         self._leave_loop()
         self.table.answer_unsent(res)
-        entries, blocks = self.table.entries, self.table._blocks  # the table lets go of them
+        entries, blocks = self.table.entries, self.table._blocks  # the table drops them
         try:
             self._ring.close()
         finally:
@@ -1012,7 +1018,7 @@ class AsyncRing(Uncopyable):
         """Receive from a socket.
 
         Args: as for socket.recv().
-        Returns: the bytes; none at the end.
+        Returns: the bytes; b"" at end of file.
         Raises: OSError, TimeoutError; ValueError for a socket that blocks.
         """
         return await self._try(sock, _POLLIN, timeout, _recv, sock, nbytes, flags)  # type: ignore[no-any-return]
@@ -1023,7 +1029,7 @@ class AsyncRing(Uncopyable):
         """Receive from a socket into a buffer.
 
         Args: as for socket.recv_into().
-        Returns: the number of bytes; 0 at the end.
+        Returns: the number of bytes; 0 at end of file.
         Raises: OSError, TimeoutError; ValueError for a socket that blocks.
         """
         return await self._try(sock, _POLLIN, timeout, _recv_into, sock, buffer, flags)  # type: ignore[no-any-return]
@@ -1031,7 +1037,7 @@ class AsyncRing(Uncopyable):
     async def accept(
         self, sock: socket.socket, *, timeout: float | None = None
     ) -> tuple[socket.socket, Any]:
-        """Take a connection.
+        """Accept a connection.
 
         Returns: a non-blocking socket and the address of its peer.
         Raises: OSError, TimeoutError; ValueError for a socket that blocks.
@@ -1041,7 +1047,7 @@ class AsyncRing(Uncopyable):
     async def connect(self, sock: socket.socket, address: Any, *, timeout: float | None = None) -> None:
         """Connect a socket.
 
-        Args: address as for socket.connect(); a host's name is looked up by the loop.
+        Args: address as for socket.connect(); the loop resolves a host name.
         Raises: OSError, TimeoutError; ValueError for a socket that blocks.
         """
         _check_socket(sock)
@@ -1059,7 +1065,7 @@ class AsyncRing(Uncopyable):
             except (BlockingIOError, InterruptedError) as error:
                 if error.errno != errno.EAGAIN:
                     break
-            # The backlog of a Unix socket is full, for which there is no poll: the kernel's own request hung.
+            # The backlog of a Unix socket is full, which poll does not report: the kernel's own request hung.
             if end is not None and time.monotonic() >= end:
                 raise _timed_out("connect")
             await asyncio.sleep(pause)
@@ -1077,7 +1083,7 @@ class AsyncRing(Uncopyable):
         """Send on a socket.
 
         Args: as for socket.send().
-        Returns: the number of bytes that were taken.
+        Returns: the number of bytes accepted.
         Raises: OSError, TimeoutError; ValueError for a socket that blocks.
         """
         _check_socket(sock)
@@ -1089,8 +1095,8 @@ class AsyncRing(Uncopyable):
     ) -> int:  # fmt: skip
         """Send pieces, ancillary data and descriptors on a socket.
 
-        Args: as for socket.sendmsg(); fds are descriptors to be passed along (SCM_RIGHTS, Unix sockets).
-        Returns: the number of bytes that were taken.
+        Args: as for socket.sendmsg(); fds are descriptors to pass (SCM_RIGHTS, Unix sockets).
+        Returns: the number of bytes accepted.
         Raises: OSError, TimeoutError; ValueError for a socket that blocks.
         """
         _check_socket(sock)
@@ -1110,14 +1116,14 @@ class AsyncRing(Uncopyable):
     ) -> int:
         """Send on a socket without copying, and wait until the memory is free again.
 
-        Where the kernel or the socket cannot do so, the bytes are copied. When the call is cancelled after
-        the bytes were taken, data must not be changed until the peer has them.
+        Where the kernel or the socket does not support that, the bytes are copied. When the call is cancelled
+        after the bytes were accepted, data must not be changed until the peer has received them.
 
         Args: as for socket.send(); data as for pin().
-        Returns: the number of bytes that were taken.
+        Returns: the number of bytes accepted.
         Raises: OSError, TimeoutError; ValueError for a socket that blocks.
         Lifetime: until the notification CQE.
-        Since: 6.0, before that as send()
+        Since: 6.0; earlier kernels copy, as send()
         """
         _check_socket(sock)
         if self.supports(uapi.IORING_OP_SEND_ZC):
@@ -1134,8 +1140,8 @@ class AsyncRing(Uncopyable):
     def poll(self, fd: Any, mask: int, *, timeout: float | None = None) -> RequestFuture:
         """Wait until a descriptor is ready.
 
-        Args: fd is a descriptor or has a fileno(); mask of select.POLL* bits.
-        Returns: an awaitable of the bits that are true.
+        Args: fd is a descriptor or has a fileno(); mask holds select.POLL* bits.
+        Returns: an awaitable of the bits that are set.
         """
         try:
             number = fd if isinstance(fd, int) else fd.fileno()
@@ -1144,12 +1150,12 @@ class AsyncRing(Uncopyable):
         return self.call(ops.prep_poll_add, number, mask, timeout=timeout)
 
     def accept_multishot(self, sock: socket.socket) -> AsyncIterator[socket.socket]:
-        """Iterate over the connections of a listening socket, with one request for all.
+        """Iterate over the connections of a listening socket, with a single request.
 
-        Returns: an asynchronous iterator of non-blocking sockets, to be closed as that of stream(). A
-            connection that comes too late is the next accept()'s.
+        Returns: an asynchronous iterator of non-blocking sockets, to be closed like that of stream(). A
+            connection that arrives too late goes to the next accept().
         Raises: OSError from a step.
-        Since: 5.19, before that by accept()
+        Since: 5.19; earlier kernels use accept()
         """
         _check_socket(sock)
         flags = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
@@ -1167,20 +1173,20 @@ class AsyncRing(Uncopyable):
     def recv_multishot(
         self, sock: socket.socket, buffers: buffers.ProvidedBuffers | None = None
     ) -> AsyncIterator[Piece]:
-        """Iterate over what a socket receives, with one request for all.
+        """Iterate over the data that a socket receives, with a single request.
 
-        Args: buffers is the group from which the kernel takes memory; by default one of this ring's own, of
-            64 times 8 KiB.
-        Returns: an asynchronous iterator of Pieces, to be released when they are done with, that ends where
-            the peer has closed. It is closed as that of stream(), and what comes too late is the next
-            recv()'s.
+        Args: buffers is the group from which the kernel takes memory; by default the ring's own, of
+            64 buffers of 8 KiB.
+        Returns: an asynchronous iterator of Pieces, to be released after use. It ends when the peer has
+            closed its end. It is closed like that of stream(), and data that arrives too late goes to the
+            next recv().
         Raises: OSError from a step.
-        Since: 6.0, before that by recv()
+        Since: 6.0; earlier kernels use recv()
         """
         _check_socket(sock)
         group = buffers
-        # SOCKET is of 5.19, too. Not by trying: 5.10 answers a registration that it does not know only when
-        # nothing is in flight any more.
+        # SOCKET arrived in 5.19, too. Trying the registration instead would block: 5.10 rejects an unknown
+        # one only when no request is in flight any more.
         if group is None and self._group is None and self.supports(uapi.IORING_OP_SOCKET):
             try:
                 self._group = self._make_group()
@@ -1192,7 +1198,7 @@ class AsyncRing(Uncopyable):
         source.convert = _received
         source.late = lambda piece: self._put_back(sock, piece.take())
         source.instead = lambda: self._recv_one(sock)
-        # 5.10 does not refuse the request: it receives nothing into no memory, which looks like the end.
+        # 5.10 does not reject the request: it receives nothing into no memory, which looks like end of file.
         source.unable = group is None
         return Stream(source)
 
@@ -1212,10 +1218,10 @@ class AsyncRing(Uncopyable):
         self, sock: socket.socket, mask: int, timeout: float | None, attempt: Callable[..., Any],
         *arguments: Any,
     ) -> Any:  # fmt: skip
-        """Try a call that does not block, and wait in the ring as long as it would."""
+        """Try a call that does not block, and wait in the ring while it would."""
         _check_socket(sock)
         if self._needs_breath():
-            await _suspend  # before anything is taken, which a cancelled task would lose
+            await _suspend  # before data is taken, which a cancelled task would lose
         end = _deadline(timeout)
         while True:
             try:
@@ -1230,14 +1236,14 @@ class AsyncRing(Uncopyable):
                     self._receivers[future] = sock
                 await future
             except OSError as error:
-                # _put_back() has cancelled it: there is something now.
+                # _put_back() has cancelled it: data is available now.
                 if error.errno != errno.ECANCELED or sock not in _late_of:
                     raise
             finally:
                 self._receivers.pop(future, None)
 
     def _put_back(self, sock: socket.socket, value: Any) -> None:
-        """Keep what came too late for its request, and wake one who waits for the socket."""
+        """Keep data that arrived too late for its request, and wake one task that waits for the socket."""
         _late_of.setdefault(sock, _LateItems()).append(value)
         for future, waited in self._receivers.items():
             if waited is sock and not future.done():
@@ -1247,7 +1253,7 @@ class AsyncRing(Uncopyable):
     # -- time, children, other processes, files
 
     async def sleep_until(self, when: float, clock: int = time.CLOCK_MONOTONIC) -> None:
-        """Sleep until a clock shows a time, also if somebody sets that clock.
+        """Sleep until a clock shows a time, even if that clock is set meanwhile.
 
         Args: when in seconds, as time.clock_gettime(clock) shows them; clock is time.CLOCK_MONOTONIC,
             CLOCK_REALTIME or CLOCK_BOOTTIME.
@@ -1270,19 +1276,19 @@ class AsyncRing(Uncopyable):
     async def waitid(
         self, idtype: int, id: int, options: int | None = None, *, timeout: float | None = None
     ) -> Any:
-        """Wait until a child changes its state, and reap it.
+        """Wait until a child changes state, and reap it.
 
         Args: as for os.waitid(); options is os.WEXITED by default.
         Returns: an os.waitid_result.
-        Raises: ChildProcessError, OSError, TimeoutError; NotImplementedError for what this kernel cannot do,
-            and where there is no os.waitid() (PyPy).
+        Raises: ChildProcessError, OSError, TimeoutError; NotImplementedError where this kernel does not
+            support the arguments, and where os.waitid() does not exist (PyPy).
         Since: 6.7; 5.5 for the exit of one child
         """
         if not hasattr(os, "waitid"):
             raise NotImplementedError("waitid() needs os.waitid(), which this Python does not have")
         options = os.WEXITED if options is None else options
         while True:
-            # Looked at in the ring, and reaped by the task: a task that is cancelled has reaped nobody.
+            # The ring only looks, and the task reaps: a task that is cancelled has reaped no child.
             found = os.waitid(idtype, id, options | os.WNOHANG)
             if found is not None:
                 return found
@@ -1295,7 +1301,7 @@ class AsyncRing(Uncopyable):
     async def _wait_for_exit(self, idtype: int, pid: int, options: int, timeout: float | None) -> None:
         if idtype != os.P_PID or options & (os.WSTOPPED | os.WCONTINUED) or not hasattr(os, "pidfd_open"):
             raise NotImplementedError(
-                "waitid() for other than the exit of one child needs IORING_OP_WAITID (Linux 6.7)"
+                "waitid() for anything but the exit of one child needs IORING_OP_WAITID (Linux 6.7)"
             )
         fd = os.pidfd_open(pid)
         try:
@@ -1306,12 +1312,12 @@ class AsyncRing(Uncopyable):
     async def futex_wait(
         self, word: Any, expected: int, *, private: bool = False, timeout: float | None = None
     ) -> bool:
-        """Wait until somebody, in another process, too, wakes a futex.
+        """Wait until a futex is woken, by this process or another.
 
         Args: word is a Pin of 4 bytes, or writable memory as for pin(), such as an mmap; expected is the
-            value of 32 bits that it has to have; private says that no other process uses it.
-        Returns: True when woken; False when the word has another value. A wake-up that comes too late for a
-            call that is cancelled is passed on to the next who waits.
+            32-bit value that the word must have; private says that no other process uses the futex.
+        Returns: True when woken; False when the word has another value. A wake-up that arrives too late for
+            a cancelled call is passed on to the next waiter.
         Raises: OSError, also where the kernel has no such operation; TimeoutError.
         Lifetime: until the final CQE.
         Since: 6.7
@@ -1331,10 +1337,10 @@ class AsyncRing(Uncopyable):
         return True
 
     def futex_wake(self, word: Any, count: int = 1, *, private: bool = False) -> RequestFuture:
-        """Wake those who wait for a futex.
+        """Wake the waiters of a futex.
 
         Args: word and private as for futex_wait(); count is how many to wake.
-        Returns: an awaitable of how many were woken.
+        Returns: an awaitable of the number woken.
         Since: 6.7
         """
         memory, rest = _futex(word, private)
@@ -1346,24 +1352,24 @@ class AsyncRing(Uncopyable):
         """Move bytes between two descriptors, one of which is a pipe.
 
         Args: as for ops.prep_splice(); options as for call().
-        Returns: an awaitable of the number of bytes, 0 at the end.
+        Returns: an awaitable of the number of bytes, 0 at end of file.
         Since: 5.7
         """
         return self.call(ops.prep_splice, fd_in, off_in, fd_out, off_out, nbytes, flags, **options)
 
     def tee(self, fd_in: int, fd_out: int, nbytes: int, flags: int = 0, **options: Any) -> RequestFuture:
-        """Copy bytes from one pipe to another and leave them in the first.
+        """Copy bytes from one pipe to another, without consuming them.
 
         Args: as for ops.prep_tee(); options as for call().
-        Returns: an awaitable of the number of bytes, 0 at the end.
+        Returns: an awaitable of the number of bytes, 0 at end of file.
         Since: 5.8
         """
         return self.call(ops.prep_tee, fd_in, fd_out, nbytes, flags, **options)
 
     def fsync(self, fd: int, *, datasync: bool = False) -> RequestFuture:
-        """Let a file reach its storage.
+        """Flush a file to its storage.
 
-        Args: datasync leaves out what is not needed to read the data again, as os.fdatasync().
+        Args: datasync omits metadata that is not needed to read the data again, as os.fdatasync() does.
         Returns: an awaitable of 0.
         """
         return self.call(ops.prep_fsync, fd, uapi.IORING_FSYNC_DATASYNC if datasync else 0)
@@ -1371,7 +1377,7 @@ class AsyncRing(Uncopyable):
     # -- other loops
 
     def mailbox(self) -> Mailbox:
-        """Open a mailbox of this loop's ring, to which other loops send numbers by msg_ring().
+        """Open a mailbox of this loop's ring, to which other loops send numbers with msg_ring().
 
         Raises: RingClosed, WrongThread.
         """
@@ -1384,14 +1390,14 @@ class AsyncRing(Uncopyable):
     async def msg_ring(self, mailbox: Mailbox, value: int) -> None:
         """Post a number to a mailbox, usually that of another loop in another thread.
 
-        Args: value is an int of 32 bits, signed.
-        Raises: ValueError for a mailbox that is closed; OverflowError for another number.
-        Since: 6.3, before that by call_soon_threadsafe()
+        Args: value is a signed 32-bit int.
+        Raises: ValueError for a closed mailbox; OverflowError for a value out of range.
+        Since: 6.3; earlier kernels use call_soon_threadsafe()
         """
         if not isinstance(mailbox, Mailbox):
-            raise TypeError(f"{mailbox!r:.100} is no mailbox: mailbox() opens one")
+            raise TypeError(f"{mailbox!r:.100} is not a mailbox: mailbox() opens one")
         if not isinstance(value, int):
-            raise TypeError(f"value={value!r:.100} is no int")
+            raise TypeError(f"value={value!r:.100} is not an int")
         if not -(1 << 31) <= value < 1 << 31:
             raise OverflowError(f"{value} does not fit into the 32 bits of res")
         if mailbox.closed:
@@ -1401,14 +1407,14 @@ class AsyncRing(Uncopyable):
                 ops.prep_msg_ring_cqe_flags, mailbox._ring._ring.fileno(), value & 0xFFFFFFFF, mailbox.token,
                 0, uapi.IORING_CQE_F_MORE,
             )  # fmt: skip
-        except OSError:  # no such operation, or no room over there
+        except OSError:  # the kernel lacks the operation, or the other ring has no room
             if mailbox.closed:
                 raise ValueError("the mailbox is closed") from None
             mailbox._ring._loop.call_soon_threadsafe(mailbox._take, value, uapi.IORING_CQE_F_MORE)
 
 
 def _futex(word: Any, private: bool) -> tuple[Pin, tuple[int, int, int]]:
-    """Pin the word of a futex; return the arguments behind its value: mask, futex_flags and flags, too."""
+    """Pin the word of a futex; return the arguments after its value as well: mask, futex_flags and flags."""
     memory = word if isinstance(word, Pin) else pin(word, True)
     if memory.nbytes < 4:
         raise ValueError(f"a futex is a word of 4 bytes, and {word!r:.100} has {memory.nbytes}")
@@ -1429,20 +1435,20 @@ class Piece(Uncopyable):
     __slots__ = ("__weakref__", "_bid", "_source", "data")
 
     def __init__(self, data: memoryview, source: _Source | None = None, bid: int = -1) -> None:
-        """Hold data; source and bid say where its buffer belongs, -1 nowhere yet."""
+        """Hold data; source and bid say where its buffer belongs, bid -1 that it has none yet."""
         self.data = data
         self._source = source
         self._bid = bid
 
     def release(self) -> None:
-        """Give the buffer back to the kernel; may be called twice."""
+        """Return the buffer to the kernel; may be called twice."""
         source, self._source = self._source, None
         self.data.release()
         if source is not None and self._bid >= 0:
             source.recycle(self._bid)
 
     def take(self) -> bytes:
-        """Copy the data, and release it."""
+        """Copy the data, and release the buffer."""
         data = bytes(self.data)
         self.release()
         return data
@@ -1456,17 +1462,17 @@ class Piece(Uncopyable):
         return len(self.data)
 
     def __enter__(self) -> memoryview:
-        """Return the data; leaving the block releases it."""
+        """Return the data; leaving the block releases the buffer."""
         return self.data
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Release the data."""
+        """Release the buffer."""
         self.release()
 
     def __del__(self) -> None:
-        """Release what was forgotten."""
+        """Release a buffer that was not released."""
         if getattr(self, "_source", None) is not None:
             try:
                 self.release()
@@ -1475,7 +1481,7 @@ class Piece(Uncopyable):
 
 
 class _Source(Uncopyable):
-    """The back of a Stream: what the table's handler knows, so that a stream that is forgotten is freed."""
+    """The back of a Stream: the table's handler refers to it only, so an unclosed stream can be freed."""
 
     def __init__(
         self, ring: AsyncRing, prep: Any, arguments: tuple[Any, ...], holds: Any, options: dict[str, Any],
@@ -1489,18 +1495,18 @@ class _Source(Uncopyable):
                 raise TypeError(f"buffers={group!r:.100}: register.setup_buf_ring() makes a group of buffers")
             options["flags"] = options.get("flags", 0) | uapi.IOSQE_BUFFER_SELECT
             options["buf_group"] = group.bgid
-        #: The request in flight, 0 when there is none.
+        #: The request in flight, 0 for none.
         self.token = 0
         self.items: deque[tuple[Any, int]] = deque()
         self.error: OSError | None = None
         self.closed = self.starved = self.unable = False
         self.waiter: asyncio.Future[None] | None = None
-        #: What a step returns, of (res or Piece, flags); who takes such a value when it comes too late; what
-        #: to await in each step where the kernel does not know the request.
+        #: convert makes the value of a step from (res or Piece, flags); late takes such a value when it
+        #: arrives too late; instead is awaited in each step where the kernel does not support the request.
         self.convert: Callable[[Any, int], Any] = _both
         self.late: Callable[[Any], object] = partial(_drop, prep)
         self.instead: Callable[[], Awaitable[Any]] | None = None
-        #: The socket whose late items come first.
+        #: The socket whose late items are returned first.
         self.sock: socket.socket | None = None
 
     def arm(self) -> None:
@@ -1509,7 +1515,7 @@ class _Source(Uncopyable):
         self.token = self.ring._start(prep, arguments, self.handle, holds, dict(options))
 
     def handle(self, res: int, flags: int) -> None:
-        """Take a CQE: the table's handler."""
+        """Handle a CQE."""
         prep = self.request[0]
         if not flags & uapi.IORING_CQE_F_MORE:
             self.token = 0
@@ -1521,14 +1527,14 @@ class _Source(Uncopyable):
                 self.ring._starved.append(self)
         elif res == -errno.EINVAL and self.instead is not None and not self.items:
             self.unable = True
-        elif res != -errno.ECANCELED:  # that is ours, or of a thread that has ended
+        elif res != -errno.ECANCELED:  # that is our own cancellation, or the end of the submitting thread
             self.error = self.ring._error(res, prep)
         if self.closed or self.ring._closing:
             self.give_late()
         self.wake()
 
     def take(self, res: int, flags: int) -> None:
-        """Note what a CQE brought."""
+        """Append the item of a CQE."""
         if self.group is None:
             self.items.append((res, flags))
             return
@@ -1540,7 +1546,7 @@ class _Source(Uncopyable):
             self.items.append((Piece(memoryview(b"")), flags))
 
     def recycle(self, bid: int) -> None:
-        """Give a buffer back to the group; it may be the collector, in another thread, who does."""
+        """Return a buffer to the group; the garbage collector may call this, in another thread."""
         ring = self.ring
         if ring._ring._state != "open":
             return
@@ -1554,7 +1560,7 @@ class _Source(Uncopyable):
             source.wake()
 
     def wake(self) -> None:
-        """Let the step go on that waits."""
+        """Wake the step that waits."""
         if self.waiter is not None and not self.waiter.done() and not self.ring._loop.is_closed():
             self.waiter.set_result(None)
 
@@ -1567,7 +1573,7 @@ class _Source(Uncopyable):
             self.waiter = None
 
     def give_late(self) -> None:
-        """Hand over what nobody will ask for any more."""
+        """Pass the items that no step will take to late()."""
         while self.items:
             value = self.items.popleft()
             try:
@@ -1577,9 +1583,9 @@ class _Source(Uncopyable):
             self.ring._hand_over(self.late, late)
 
     def in_flight(self) -> bool:
-        """Tell whether the request is to end yet."""
+        """Tell whether the request is still to end."""
         if self.token and not (self.token in self.ring.table.entries or self.ring.table.has_work()):
-            self.token = 0  # it has, and a signal handler has raised in the midst of handle()
+            self.token = 0  # it has ended, and a signal handler raised inside handle()
         return self.token != 0
 
     def end(self) -> None:
@@ -1591,10 +1597,10 @@ class _Source(Uncopyable):
 
 
 class Stream(Uncopyable):
-    """What stream() returns: an asynchronous iterator over the completions of a multishot request."""
+    """The asynchronous iterator over the completions of a multishot request that stream() returns."""
 
     def __init__(self, source: _Source) -> None:
-        """Show a source; use stream() to make one."""
+        """Wrap a source; use stream() to make a stream."""
         self._source = source
 
     def __aiter__(self) -> Stream:
@@ -1607,7 +1613,7 @@ class Stream(Uncopyable):
         if source.ring._needs_breath():
             await _suspend
         if source.waiter is not None:
-            raise RuntimeError("another task waits for the next item of this stream already")
+            raise RuntimeError("another task already waits for the next item of this stream")
         while True:
             if _late_of and source.sock in _late_of:
                 return _late_item(source.sock)
@@ -1625,7 +1631,7 @@ class Stream(Uncopyable):
             await source.wait()
 
     async def aclose(self) -> None:
-        """End the request and wait until it has ended; what it still brings is late."""
+        """End the request and wait until it has ended; items that still arrive are late."""
         source = self._source
         source.end()
         source.wake()
@@ -1646,7 +1652,7 @@ class Stream(Uncopyable):
         await self.aclose()
 
     def __del__(self) -> None:
-        """End the request of a stream that was forgotten."""
+        """End the request of a stream that was not closed."""
         source = getattr(self, "_source", None)
         if source is None or (source.closed and not source.token) or source.ring._ring._state != "open":
             return
@@ -1657,14 +1663,14 @@ class Stream(Uncopyable):
 
 
 class Mailbox(Uncopyable):
-    """Numbers that other loops have sent: an asynchronous iterator, see AsyncRing.mailbox()."""
+    """An asynchronous iterator over the numbers that other loops have sent: see AsyncRing.mailbox()."""
 
     def __init__(self, ring: AsyncRing) -> None:
-        """Open a mailbox; use mailbox() to do so."""
+        """Open a mailbox; use AsyncRing.mailbox() instead."""
         self._ring = ring
         self._values: deque[int] = deque()
         self._waiter: asyncio.Future[None] | None = None
-        #: It takes nothing any more.
+        #: It accepts nothing any more.
         self.closed = False
         #: user_data of the completions that others post for it.
         self.token = ring.table.hold(self._take)
@@ -1688,7 +1694,7 @@ class Mailbox(Uncopyable):
             if self.closed:
                 raise StopAsyncIteration
             if self._waiter is not None:
-                raise RuntimeError("another task waits for the next number of this mailbox already")
+                raise RuntimeError("another task already waits for the next number of this mailbox")
             self._waiter = self._ring._loop.create_future()
             try:
                 await self._waiter
@@ -1697,7 +1703,7 @@ class Mailbox(Uncopyable):
         return self._values.popleft()
 
     def close(self) -> None:
-        """Take nothing any more; what has come can still be read."""
+        """Accept nothing any more; numbers that have arrived can still be read."""
         self.closed = True
         self._ring._mailboxes.discard(self)
         self._ring.table.entries.pop(self.token, None)
@@ -1706,11 +1712,11 @@ class Mailbox(Uncopyable):
 
 
 # ------------------------------------------------------------------------------------------------------
-# What came too late
+# Items that arrived too late
 
 
 class _LateItems(deque):  # type: ignore[type-arg]
-    """What multishot requests brought for a socket after they were closed, the oldest first."""
+    """Items that multishot requests brought for a socket after they were closed, the oldest first."""
 
     def __del__(self) -> None:
         for item in self:
@@ -1718,7 +1724,7 @@ class _LateItems(deque):  # type: ignore[type-arg]
                 item[0].close()
 
 
-#: By the socket: bytes, or a connection with its address.
+#: Per socket: bytes, or a connection with its address.
 _late_of: weakref.WeakKeyDictionary[socket.socket, _LateItems] = weakref.WeakKeyDictionary()
 
 
@@ -1733,7 +1739,7 @@ def _take_late(sock: socket.socket) -> Any:
 
 
 def _late_item(sock: Any) -> Any:
-    """Take what a stream would have returned: a Piece, or a connection."""
+    """Take an item as a stream would have returned it: a Piece, or a connection."""
     item = _take_late(sock)
     return item[0] if isinstance(item, tuple) else Piece(memoryview(item))
 
@@ -1796,7 +1802,7 @@ def _always() -> Any:
 
 
 def _reference(handle: Any) -> Callable[[], Any]:
-    """Return a function that returns the handle until the loop has called it, or lost it."""
+    """Return a function that returns the handle until the loop has run it, or lost it."""
     try:
         return weakref.ref(handle)
     except TypeError:
@@ -1816,7 +1822,7 @@ def _drop(prep: Any, item: Any) -> None:
 
 def _connection(res: int, flags: int) -> socket.socket:
     conn = socket.socket(fileno=res)
-    conn.setblocking(False)  # it is, and does not know
+    conn.setblocking(False)  # the descriptor is non-blocking already, the object does not know it
     return conn
 
 
@@ -1828,7 +1834,7 @@ def _received(piece: Piece, flags: int) -> Piece:
 
 def _check_socket(sock: Any) -> None:
     if not isinstance(sock, socket.socket):
-        raise TypeError(f"{sock!r:.100} is no socket")
+        raise TypeError(f"{sock!r:.100} is not a socket")
     if sock.gettimeout() != 0:
         raise ValueError(f"{sock!r} blocks: call its setblocking(False) first")
 
@@ -1848,11 +1854,11 @@ def _token_of(slot: memoryview) -> int:
 def _refuse_links(options: dict[str, Any]) -> None:
     flags = options.get("flags", 0)
     if isinstance(flags, int) and flags & _LINKS:
-        raise ValueError("IOSQE_IO_LINK would link whatever is queued next: chain() links requests")
+        raise ValueError("IOSQE_IO_LINK would link whichever request is queued next: use chain()")
 
 
 def _nanoseconds(seconds: float, name: str = "timeout") -> int | None:
-    """Count seconds, less than 0 as 0; None for a time that never comes."""
+    """Convert seconds, negative ones to 0; return None for a time that never comes."""
     try:
         if seconds > 9.2e9:
             return None
@@ -1861,10 +1867,10 @@ def _nanoseconds(seconds: float, name: str = "timeout") -> int | None:
         return round(seconds * 1e9)
     except (TypeError, ValueError):
         kind = ValueError if isinstance(seconds, float) else TypeError
-        raise kind(f"{name}={seconds!r:.100} is no number of seconds") from None
+        raise kind(f"{name}={seconds!r:.100} is not a number of seconds") from None
 
 
 def _deadline(timeout: float | None) -> float | None:
-    """Return when a timeout has passed, by time.monotonic()."""
+    """Return the time at which a timeout expires, by time.monotonic()."""
     nanoseconds = None if timeout is None else _nanoseconds(timeout)
     return None if nanoseconds is None else time.monotonic() + nanoseconds / 1e9

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: MIT
 # pyright: basic
-"""What a ring is made of, and who may use it: from setup to close.
+"""The parts of a ring and its owner: from setup to close.
 
 What it is: RingHandle, which creates a ring, maps it, ties it to one thread, and closes what it opened; the
-registry through which fork() and the end of the interpreter find every ring.
+registry through which fork() and the exit of the interpreter find every ring.
 Mirrors: liburing ``src/setup.c``.
 Must not know: how requests are submitted and completions reaped.
-Invariant: whoever is not the owner is refused before it touches an index, and every ring ends "closed".
-Read next: rings.py. On a first reading: the table of the states; the rest when something goes wrong.
+Invariant: a thread that is not the owner is rejected before it touches an index, and every ring ends
+    "closed".
+Read next: rings.py. On a first reading: the table of the states; the rest when something fails.
 
 Unless said otherwise, memory passed to a call may be freed when the call returns, only the thread that owns a
 ring may use it, and Linux 5.1 suffices.
 
 The states of a ring. ``owner`` is a thread's ident only in the first; in each of the others it is 0, which no
-thread has, so the test at the head of every call finds all of them::
+thread has, so the test at the head of every call detects them all::
 
     state     begins with                   get_sqe(), other calls          close()
     ========  ============================  ==============================  ==============================
@@ -27,7 +28,7 @@ thread has, so the test at the head of every call finds all of them::
     closed    close(), __del__, exit        RingClosed                      completes the steps that a signal
                                                                             handler's exception prevented
 
-close() is for the owner (of a broken ring: the last one), or for any thread once that one has ended.
+Only the owner may call close() (of a broken ring: its last owner), or any thread once the owner has ended.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
 
 #: The errnos with which a sandbox or an administrator takes io_uring away while it is in use.
 REFUSED = (errno.EPERM, errno.EACCES, errno.ENOSYS)
-#: The errnos of a ring whose descriptor somebody else has closed, and maybe used again.
+#: The errnos of a ring whose descriptor was closed by other code, and perhaps reused.
 GONE = (errno.EBADF, errno.EOPNOTSUPP, errno.ENXIO)
 LOST = REFUSED + GONE
 
@@ -65,10 +66,10 @@ class ForkedRing(RuntimeError):
 
 
 class RingHandle(Uncopyable):
-    """A ring without its calls: the descriptor, the mappings with the queues in them, and the owner."""
+    """A ring without its calls: the descriptor, the mappings that contain the queues, and the owner."""
 
-    #: Whether another object owns the ring and closes it: of a ring that is forgotten with its owner, the
-    #: owner warns, or nobody. A collector finalizes a cycle in any order, the ring maybe first.
+    #: Whether another object owns the ring and closes it. If both are dropped unclosed, only the owner may
+    #: warn: the garbage collector finalizes a cycle in any order, perhaps the ring first.
     owned = False
 
     def __init__(
@@ -91,9 +92,10 @@ class RingHandle(Uncopyable):
             wish is granted as far as this kernel can (see ``dropped``); cq_entries is the CQ size, by
             default twice the SQ's; min_entries allows fewer entries when memory is short; sq_thread_cpu
             and sq_thread_idle_ms are for SQPOLL; wq_fd is a ring whose workers are shared; memory is a
-            pair of page-aligned writable buffers (rings, SQEs) for NO_MMAP, made when it is absent;
-            single_mmap False maps the CQ on its own, as before 5.4.
-        Raises: Unavailable with the cause; TypeError and ValueError for arguments that no kernel would take.
+            pair of page-aligned writable buffers (rings, SQEs) for NO_MMAP, allocated when it is absent;
+            single_mmap False maps the CQ separately, as before 5.4.
+        Raises: Unavailable with the cause; TypeError and ValueError for arguments that no kernel would
+            accept.
         Threads: the creator becomes the owner.
         Mirrors: liburing io_uring_queue_init_params
         """
@@ -124,7 +126,7 @@ class RingHandle(Uncopyable):
             flags |= uapi.IORING_SETUP_NO_MMAP
         check_sizes(entries, cq_entries, flags, wish, wq_fd)
         if (flags | wish) & uapi.IORING_SETUP_SQPOLL and not barriers.ordered():
-            raise ValueError("IORING_SETUP_SQPOLL needs a full memory fence, and this machine offers none")
+            raise ValueError("IORING_SETUP_SQPOLL needs a full memory fence, which this machine lacks")
         try:
             if flags & uapi.IORING_SETUP_NO_MMAP:
                 self._setup_in(memory, entries, flags, wish, fields)
@@ -141,7 +143,7 @@ class RingHandle(Uncopyable):
     def _setup_in(
         self, memory: tuple[Any, Any] | None, entries: int, flags: int, wish: int, fields: dict[str, int]
     ) -> None:
-        """Create a ring inside memory of ours (NO_MMAP)."""
+        """Create a ring inside our own memory (NO_MMAP)."""
         import ctypes
 
         rings, sqes = place(memory, entries, fields.get("cq_entries", 0), flags | wish)
@@ -154,7 +156,7 @@ class RingHandle(Uncopyable):
         check_room(rings, sqes, memory_sizes(self.params))
 
     def _attach(self, single_mmap: bool) -> None:
-        """Map the ring, and note how it is entered."""
+        """Map the ring, and store how it is entered."""
         params = self.params
         #: The setup flags in force: those required and the wishes that were granted.
         self.flags: int = params["flags"]
@@ -171,20 +173,20 @@ class RingHandle(Uncopyable):
             this_thread().by_index.add(self)
         self._wait_flags = uapi.IORING_ENTER_GETEVENTS
         if self.features & uapi.IORING_FEAT_NO_IOWAIT:
-            # Else a program that waits here for a socket shows as 100 % iowait.
+            # Otherwise a program that waits here for a socket shows as 100 % iowait.
             self._wait_flags |= uapi.IORING_ENTER_NO_IOWAIT
         self._turn_flags = self._wait_flags | self._enter_flags
         self._bind()
-        #: Called in this order, as callback(ring, explicit), while the ring still works, and once more if it
-        #: raises; explicit is False when nobody called close(): the ring was forgotten, or the interpreter
-        #: ends.
+        #: Called in this order, as callback(ring, explicit), while the ring still works; one that raises is
+        #: called once more. explicit is False without a call of close(): the ring was dropped, or the
+        #: interpreter is exiting.
         self.before_close: list[Callable[[Any, bool], None]] = []
-        #: What is registered and must live as long as the registration: (kind, number) -> object. register.py
-        #: fills it.
+        #: Registered objects that must live as long as the registration: (kind, number) -> object.
+        #: register.py fills it.
         self.resources: dict[tuple[str, int], Any] = {}
 
     def _open(self) -> None:
-        """Give the ring to this thread, and make it known to fork(), to the exit and to those who watch."""
+        """Give the ring to this thread, and register it for fork(), exit and the debug and trace modes."""
         self._own()
         _remember(self)
         if os.environ.get("RAWURING_DEBUG", "0") not in ("", "0"):
@@ -196,7 +198,7 @@ class RingHandle(Uncopyable):
             if trace is not None:
                 trace.watch(self)
 
-    # -- where the kernel comes in: fakekernel.FakeRing has another one
+    # -- calls into the kernel: fakekernel.FakeRing replaces them
 
     def _setup(
         self, entries: int, flags: int, wish: int, fields: dict[str, Any], min_entries: int
@@ -207,7 +209,7 @@ class RingHandle(Uncopyable):
         return map_rings(self._fd, params, single_mmap)
 
     def _bind(self) -> None:
-        """Find the functions that enter the kernel: attributes, so that a call costs no frame more."""
+        """Bind the functions that enter the kernel: attributes, so that a call costs no additional frame."""
         self._call: Callable[..., int] = syscalls.enter
         self._bare: tuple[Callable[..., int], int, Any] = syscalls.bare_enter()
 
@@ -222,7 +224,7 @@ class RingHandle(Uncopyable):
         #: Take the next free slot: see SubmissionQueue.get_sqe.
         self.get_sqe: Callable[[], memoryview] = self.sq.get_sqe
 
-    # -- whose ring this is
+    # -- the owner
 
     def _own(self) -> None:
         if self._by_index() and self not in this_thread().by_index:
@@ -242,11 +244,11 @@ class RingHandle(Uncopyable):
     def bind_thread(self) -> None:
         """Make the calling thread the owner.
 
-        Only while no other thread is using the ring. Requests that are in flight stay with the thread that
-        submitted them: if it ends, they complete with -ECANCELED when their event comes. A ring that was
-        entered by an index of register.register_ring_fd() is entered by its descriptor again, for the index
-        is the other thread's: let register.unregister_ring_fd() give it back there first, or it stays taken,
-        and the kernel keeps the ring, until that thread ends.
+        Only while no other thread is using the ring. Requests in flight stay with the thread that
+        submitted them: if it ends, they complete with -ECANCELED when their event occurs. A ring that was
+        entered by an index of register.register_ring_fd() is entered by its descriptor again, because the
+        index belongs to the other thread. Call register.unregister_ring_fd() in that thread first; otherwise
+        the index stays taken, and the kernel keeps the ring, until that thread ends.
 
         Raises: WrongThread when the kernel has bound the ring to its creator (SINGLE_ISSUER), and for a ring
             that has an index and no descriptor; RingClosed; ForkedRing.
@@ -260,7 +262,7 @@ class RingHandle(Uncopyable):
         if self._owner != get_ident() and fixed and not self.flags & uapi.IORING_SETUP_R_DISABLED:
             raise WrongThread(
                 "the kernel bound this ring to the thread that created it (IORING_SETUP_SINGLE_ISSUER): "
-                "create it with IORING_SETUP_R_DISABLED and call enable() in the thread that is to have it"
+                "create it with IORING_SETUP_R_DISABLED and call enable() in the thread that is to own it"
             )
         self._own()
 
@@ -268,7 +270,7 @@ class RingHandle(Uncopyable):
         if self._registered_only and self not in this_thread().by_index:
             raise WrongThread(
                 "this ring has no descriptor (IORING_SETUP_REGISTERED_FD_ONLY, close_fd()), and its index "
-                "holds in one thread only: it cannot be handed over"
+                "is valid in one thread only: it cannot be handed over"
             )
 
     @property
@@ -281,7 +283,7 @@ class RingHandle(Uncopyable):
 
     @property
     def owner(self) -> int:
-        """Return the ident of the thread that owns the ring, 0 if none does any more.
+        """Return the ident of the thread that owns the ring, 0 if none does any longer.
 
         Threads: any.
         """
@@ -290,10 +292,11 @@ class RingHandle(Uncopyable):
     # -- by descriptor or by index
 
     def fileno(self) -> int:
-        """Return the descriptor, which poll(2) and select(2) report as readable when there are completions.
+        """Return the descriptor, which poll(2) and select(2) report as readable when completions are
+        available.
 
-        It wakes epoll and asyncio, too, but not on a ring with IORING_SETUP_DEFER_TASKRUN, as
-        rings.RECOMMENDED wishes for: there wakeup_fd() does. With IORING_SETUP_IOPOLL it wakes nothing.
+        It wakes epoll and asyncio, too, but not on a ring with IORING_SETUP_DEFER_TASKRUN (a part of
+        rings.RECOMMENDED): use wakeup_fd() there. With IORING_SETUP_IOPOLL it wakes nothing.
 
         Raises: RingClosed; ValueError on a ring without a descriptor (REGISTERED_FD_ONLY, close_fd()).
         Threads: any.
@@ -307,11 +310,11 @@ class RingHandle(Uncopyable):
         return self._fd
 
     def enter_by_index(self, index: int | None) -> int:
-        """Enter by an index that register.register_ring_fd() got, or by the descriptor again.
+        """Enter by an index from register.register_ring_fd(), or by the descriptor again.
 
         Args: index, or None for the descriptor.
-        Returns: what stood there before.
-        Raises: ValueError for None when there is no index, and for what is no index.
+        Returns: the number entered by before.
+        Raises: ValueError for None when there is no index, and for a value that cannot be an index.
         Since: 5.18
         """
         if get_ident() != self._owner:
@@ -340,7 +343,7 @@ class RingHandle(Uncopyable):
             raise
 
     def _lose_index(self) -> None:
-        """Take note that the index is of no use any more: it is another thread's, or went with its thread."""
+        """Record that the index is useless: it belongs to another thread, or its thread has ended."""
         if self._registered_only:
             self._break()
         else:
@@ -349,8 +352,8 @@ class RingHandle(Uncopyable):
     def close_fd(self) -> None:
         """Close the descriptor of a ring that is entered by an index; from now on the ring has none.
 
-        Raises: ValueError when register.register_ring_fd() was not called, or this kernel cannot register
-            without a descriptor.
+        Raises: ValueError when register.register_ring_fd() was not called, or when this kernel cannot
+            register without a descriptor.
         Since: 6.3
         Mirrors: liburing io_uring_close_ring_fd
         """
@@ -380,14 +383,14 @@ class RingHandle(Uncopyable):
         if self._registered_only:
             opcode |= uapi.IORING_REGISTER_USE_REGISTERED_RING
         elif not self.features & uapi.IORING_FEAT_LINKED_FILE:
-            # Before 5.18 the kernel would wait until nothing is in flight, and then not know a newer one.
+            # Before 5.18 the kernel would wait until nothing is in flight, and then reject an unknown opcode.
             since_513 = self.features & uapi.IORING_FEAT_RSRC_TAGS
             last = uapi.IORING_REGISTER_IOWQ_MAX_WORKERS if since_513 else uapi.IORING_REGISTER_ENABLE_RINGS
             if opcode > last:
                 syscalls.raise_registration(errno.EINVAL, self._fd, opcode)
         return syscalls.io_uring_register(self._fd, opcode, arg, nr_args)
 
-    # -- whether the kernel still knows it
+    # -- whether the kernel still accepts the ring
 
     def answers(self) -> bool:
         """Tell whether the kernel still accepts calls for this ring, with an enter that does nothing.
@@ -404,8 +407,8 @@ class RingHandle(Uncopyable):
     def lost(self, error: OSError) -> bool:
         """Tell whether an error means that the kernel has taken the ring away.
 
-        A signal handler's own PermissionError looks the same, so the ring is asked. A descriptor that
-        somebody else has closed is disowned.
+        A signal handler's own PermissionError looks the same, so the kernel is asked about the ring. A
+        descriptor that was closed by other code is disowned.
 
         Args: error as caught around a call for the ring.
         """
@@ -418,7 +421,7 @@ class RingHandle(Uncopyable):
         return True
 
     def disown_fd(self) -> None:
-        """Disown a descriptor that other code has closed: close() then leaves that number alone."""
+        """Disown a descriptor that other code has closed: close() will not close that number."""
         self._fd = -1
 
     # -- when the kernel has moved the rings
@@ -426,12 +429,12 @@ class RingHandle(Uncopyable):
     def remap(self, params: dict[str, Any]) -> None:
         """Map the rings again after the kernel has moved them: see register.resize_rings().
 
-        When they cannot be mapped the ring is broken, and so is one that a signal handler's exception leaves
-        half done. A broken ring takes no call but close(), which tries once more, and drains it.
+        If they cannot be mapped, or an exception of a signal handler interrupts the mapping, the ring is
+        broken. A broken ring accepts no call but close(), which tries to map once more, and drains it.
 
         Args: params is the unpacked io_uring_params that the kernel filled.
         Raises: OSError from mmap(2), when the ring is broken.
-        Lifetime: none; views of the old slots stay valid memory, which nobody looks at.
+        Lifetime: none; views of the old slots stay valid memory, which has no effect any more.
         Since: 6.13
         """
         if get_ident() != self._owner:
@@ -442,16 +445,16 @@ class RingHandle(Uncopyable):
 
     def _resize(self, argument: Any) -> None:
         """Let the kernel move the rings as a StructBuffer with io_uring_params says, and map them again."""
-        self.fileno()  # what has no descriptor cannot be mapped
+        self.fileno()  # a ring without a descriptor cannot be mapped
         self.sq.flush()
-        # From here on until they are mapped, whatever raises leaves a ring that says that it is broken.
+        # From here on until they are mapped, any exception leaves a ring whose state is "broken".
         self._break()
         try:
             self._register(uapi.IORING_REGISTER_RESIZE_RINGS, argument.address, 1)
         except BaseException as error:
             if isinstance(error, OSError) and syscalls.is_of_kernel(error):
                 self._mend()  # nothing was moved
-            else:  # a signal handler's: nobody knows
+            else:  # a signal handler's exception: unknown whether they were moved
                 self._map_what_is_there()
             raise
         self._map_again(uapi.io_uring_params.unpack(argument.read()))
@@ -470,7 +473,7 @@ class RingHandle(Uncopyable):
         self._owner, self.sq.owner, self._state = owner, owner, "open"
 
     def _map_again(self, params: dict[str, Any]) -> None:
-        """Let go of memory that the kernel may have left, and map what it has now."""
+        """Release memory that the kernel may have left, and map the current memory."""
         params = {**params, "flags": self.flags, "features": self.features}
         copied, old = self.cq.copied, self._mappings
         for queue in (self.sq, self.cq):
@@ -494,7 +497,8 @@ class RingHandle(Uncopyable):
             sq_entries = _U32.unpack_from(page, sq_off["ring_entries"])[0]
             cq_entries = _U32.unpack_from(page, cq_off["ring_entries"])[0]
         if sq_off["array"]:
-            # Behind the CQEs, in whole cache lines, for all kernels that move it and say where.
+            # Behind the CQEs, in whole cache lines: true for all kernels that move the array and report
+            # where.
             cqes = cq_off["cqes"] + cq_entries * self.cq.cqe_size
             sq_off = {**sq_off, "array": -(-cqes // 64) * 64}
         self._map_again({**self.params, "sq_entries": sq_entries, "cq_entries": cq_entries, "sq_off": sq_off})
@@ -505,7 +509,7 @@ class RingHandle(Uncopyable):
     def dont_fork(self) -> None:
         """Exclude the rings from forked children, which could not use them; a child gets ForkedRing.
 
-        Code that holds a slot must not touch it in the child: there is no memory behind it.
+        Code that holds a slot must not touch it in the child, where its memory is not mapped.
 
         Source: madvise(2), MADV_DONTFORK. Linux 6.12 and 7.2 for user mode (UML) damage their memory when a
             process with 256 SQEs or more mapped forks (seen 2026-11-23); elsewhere this saves work.
@@ -519,9 +523,9 @@ class RingHandle(Uncopyable):
     def close(self) -> None:
         """Let the tables drain their requests, then unmap the rings and close the descriptor.
 
-        An InFlight table cancels and drains its own here (before_close). The kernel cancels requests without
-        one some time after this call, and does not tell when: drain first, or keep their memory for ever.
-        SQEs that were not submitted are dropped. May be called twice.
+        An InFlight table cancels and drains its own requests here (before_close). The kernel cancels all
+        others some time after this call, and does not report when: drain them first, or keep their memory for
+        ever. SQEs that were not submitted are dropped. May be called twice.
 
         Raises: WrongThread while the owner still lives.
         Threads: the owner, or any thread once the owner has ended.
@@ -529,7 +533,7 @@ class RingHandle(Uncopyable):
         """
         if self.closed:
             return
-        if self._state in ("closed", "forked"):  # half done
+        if self._state in ("closed", "forked"):  # perhaps not completed
             self._release(self._state)
             return
         if self._state == "broken":
@@ -547,8 +551,8 @@ class RingHandle(Uncopyable):
             self._tell(explicit)
         finally:
             try:
-                # Once more: a signal handler's exception may have kept somebody from being called, or from
-                # getting further than its first line.
+                # Once more: a signal handler's exception may have prevented a callback, or stopped it at its
+                # first line.
                 self._tell(explicit)
             finally:
                 self.before_close.clear()
@@ -559,7 +563,7 @@ class RingHandle(Uncopyable):
                         raise
 
     def _tell(self, explicit: bool) -> None:
-        """Call what is in before_close; what returns is removed."""
+        """Call the functions in before_close; each is removed when it returns."""
         if self._state == "broken" and get_ident() == self._owner_before and not self._registered_only:
             try:
                 self._map_what_is_there()
@@ -643,11 +647,11 @@ class RingHandle(Uncopyable):
         """Close a ring that was never closed, with a warning unless it is owned."""
         if getattr(self, "closed", True):
             return
-        if self._state in ("closed", "forked"):  # half done
+        if self._state in ("closed", "forked"):  # perhaps not completed
             self._release(self._state)
         elif self.owned:
             if self._state == "open" and not self.flags & uapi.IORING_SETUP_SINGLE_ISSUER:
-                self._own()  # nobody else can reach it, and the kernel has bound it to no thread
+                self._own()  # no other thread can reach it, and the kernel has bound it to no thread
             self._close(explicit=False)
         else:
             import warnings
@@ -691,7 +695,7 @@ _REFUSED: dict[str, Callable[[], NoReturn]] = {
 def _pointer(memory: bytearray) -> Any:
     import ctypes
 
-    # No array of that size: each size would be a type of its own, and each type a cycle.
+    # Not an array of that size: each size would be a separate type, and each type a cycle.
     return ctypes.byref(ctypes.c_char.from_buffer(memory))
 
 
@@ -729,7 +733,7 @@ def call_all(calls: Iterable[Callable[[], object]]) -> None:
 
 
 def watcher(name: str = "debug") -> Any:
-    """Fetch debug.py or trace.py, which are imported against the order, and only if their variable is set.
+    """Import debug.py or trace.py, against the import order, and only if its environment variable is set.
 
     Args: name is "debug" or "trace".
     Returns: the module; None in a copy of a part of the package that lacks it.
@@ -740,7 +744,7 @@ def watcher(name: str = "debug") -> Any:
     try:
         return import_module(f"{__package__}.{name}")
     except ModuleNotFoundError as error:
-        message = f"RAWURING_{name.upper()} is set, and this copy of a part has no {name} mode: {error}"
+        message = f"RAWURING_{name.upper()} is set, but this partial copy has no {name} mode: {error}"
         warnings.warn(message, RuntimeWarning, stacklevel=4)
         return None
 
@@ -750,7 +754,7 @@ def watcher(name: str = "debug") -> Any:
 
 
 class _Thread(Uncopyable):
-    """A thread, by an identity that no later one gets: idents are reused."""
+    """A thread, with an identity that is never reused, unlike idents."""
 
     __slots__ = ("__weakref__", "by_index")
 
@@ -772,7 +776,7 @@ _threads = _local()
 def this_thread() -> _Thread:
     """Return an object that represents the calling thread as long as it lives, and is freed when it ends.
 
-    Lifetime: none; a reference to it keeps the thread alive for this module.
+    Lifetime: none; a reference to it makes this module treat the thread as alive.
     """
     try:
         return _threads.here  # type: ignore[no-any-return]
@@ -785,7 +789,7 @@ def thread_lives(ident: int) -> bool:
     """Tell whether a thread still runs.
 
     Args: ident is the result of threading.get_ident() in it.
-    Returns: True or False, at this moment.
+    Returns: True or False, as of this moment.
     """
     import threading
 
@@ -800,7 +804,7 @@ _hooked = False
 
 
 def _remember(ring: RingHandle) -> None:
-    """Register the ring for fork() and for the end of the interpreter."""
+    """Register the ring for fork() and for the exit of the interpreter."""
     global _hooked
     if not _hooked:
         import atexit
@@ -813,19 +817,20 @@ def _remember(ring: RingHandle) -> None:
 
 
 def _after_fork_in_child() -> None:
-    # The rings are shared memory: one index touched here would be the parent's. The descriptors must
-    # go at once, or this process would keep the parent's requests alive after the parent closed its ring.
+    # The rings are shared memory: changing an index here would change the parent's. The descriptors must
+    # be closed at once, or this process would keep the parent's requests alive after the parent closed its
+    # ring.
     for ring in list(_live):
         try:
             ring._release("forked")
         except OSError:
-            continue  # somebody has closed its descriptor, and the rest are to be disowned all the same
+            continue  # other code has closed its descriptor; the rest must be disowned all the same
     _live.clear()
     syscalls.forget_array_types()
 
 
 def _at_exit() -> None:
-    # Buffers are freed during interpreter shutdown; no request may write to them by then.
+    # Buffers are freed during interpreter shutdown, when no request may write to them any more.
     call_all(partial(_close_at_exit, ring) for ring in list(_live) if not ring.closed)
 
 
@@ -833,5 +838,5 @@ def _close_at_exit(ring: RingHandle) -> None:
     try:
         ring._close(explicit=False)
     except OSError as error:
-        if error.errno != errno.EBADF:  # its descriptor was closed: there is no one to report it to
+        if error.errno != errno.EBADF:  # its descriptor was closed: there is no caller to report it to
             raise

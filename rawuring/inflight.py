@@ -13,13 +13,13 @@ Read next: debug.py, or at once monitor.py.
 Unless said otherwise, memory passed to a call may be freed when the call returns, only the thread that owns a
 ring may use it, and Linux 5.1 suffices.
 
-Facts about completions, and what follows from them:
+Facts about completions, and their consequences:
 
-* user_data is returned as it was sent. It is a token here, from a counter that is never set back: a late CQE
+* user_data is returned as it was sent. Here it is a token, from a counter that is never reset: a late CQE
   of a removed request is a miss in a dictionary, and a cancellation that comes too late completes with a
   clean -ENOENT. It is never an address. Tokens fill the range from TOKEN_BASE to 2 * TOKEN_BASE - 1, so a
   plain request whose user_data is a small number, a descriptor or an address cannot release the memory of
-  another.
+  another request.
 * A request ends with its CQE without IORING_CQE_F_MORE. This one rule covers multishot requests and
   zero-copy sends, whose first CQE has F_MORE and whose last is the notification.
 * IOSQE_CQE_SKIP_SUCCESS posts no CQE on success, so such a request must not be held here.
@@ -56,14 +56,14 @@ if TYPE_CHECKING:
     from .queues import Columns, SubmissionQueue
     from .rings import Cqe, Ring
 
-#: How long close() waits for requests to end, unless told otherwise.
+#: How long close() waits for requests to end, by default.
 CLOSE_TIMEOUT_NS = 5_000_000_000
 
-#: The first token; all have 1 in their highest byte, and no other user_data should. In addition, 0 is for
+#: The first token. All have 1 in their highest byte, and no other user_data should. In addition, 0 is for
 #: requests without a waiter, and 2**64 - 1 is the ring's own TIMEOUT.
 TOKEN_BASE = 1 << 56
 
-# One counter for the process: a token that is meant for one table must not be found in another.
+# One counter for the process: a token of one table must not be found in another.
 _tokens = itertools.count(TOKEN_BASE)
 next_token = _tokens.__next__
 
@@ -81,7 +81,7 @@ _user_data = struct.Struct("=32xQ").unpack_from
 # addresses, from ops.memory_arguments().
 _known: dict[Any, tuple[int, Any]] = {}
 _WHOLE = slice(None)
-# Stands on the list of handlers to run for one that is found when its columns are made.
+# In the list of handlers to run, stands for a handler that is found when its columns are made.
 _COLUMNS = (None,)
 _MORE = uapi.IORING_CQE_F_MORE
 
@@ -106,11 +106,11 @@ class Request(namedtuple("Request", "token operation handler age_ns holds place 
     holds: tuple[Any, ...]
     #: The line that started it; known with RAWURING_DEBUG=1 only.
     place: str
-    #: How many of a block have not ended.
+    #: How many requests of a block have not ended.
     count: int
 
     def __str__(self) -> str:
-        """Say it in one line."""
+        """Describe the request in one line."""
         held = ", ".join(map(repr, self.holds)) or "nothing"
         since = "" if self.age_ns is None else f"for {self.age_ns / 1e9:.3f} s, "
         many = f"{self.count} of a block, " if self.count > 1 else ""
@@ -127,9 +127,9 @@ def _explain(
     name = getattr(prep, "__name__", "prep")
     for argument in (*arguments, *(value for key, value in options.items() if key != "cmd")):
         if not hasattr(argument, "__index__"):
-            wanted = f"{name}(): {argument!r:.100} is no integer"
+            wanted = f"{name}(): {argument!r:.100} is not an integer"
             return TypeError(
-                f"{wanted}; memory is given as pin(object), and None stands only for the length of a Pin"
+                f"{wanted}; pass memory as pin(object), and None only as the length of a Pin"
             )
     # An argument is missing, or one too many; or prep has its own rules. PyPy raises this for a negative
     # number.
@@ -140,17 +140,17 @@ def _explain(
 
 
 def _refuse_handler(handler: Any) -> None:
-    raise TypeError(f"handler={handler!r:.100} cannot be called; a function of (res, flags) is, or None")
+    raise TypeError(f"handler={handler!r:.100} is not callable; pass a function of (res, flags), or None")
 
 
 def _objects(holds: Any) -> tuple[Any, ...]:
-    """Make sure that holds contains objects, and is not the contents of one or a mere address."""
+    """Make sure that holds is a collection of objects, and not the contents of one or a mere address."""
     if not isinstance(holds, (tuple, list)) and (
         isinstance(holds, (str, Mapping)) or not isinstance(holds, Collection) or _is_buffer(holds)
     ):
         raise TypeError(
-            f"holds={holds!r:.100}: a collection of objects is wanted, such as (pin,), and a "
-            f"{type(holds).__name__} is none"
+            f"holds={holds!r:.100}: it must be a collection of objects, such as (pin,), not a "
+            f"{type(holds).__name__}"
         )
     held = tuple(holds)
     for each in held:
@@ -180,7 +180,7 @@ def _addresses(
     """
     values: list[Any] = list(arguments)
     found: list[Any] = []
-    if plan is None:  # a function from elsewhere
+    if plan is None:  # a function that is not from ops.py
         for i, value in enumerate(arguments):
             if hasattr(value, "address"):
                 values[i] = value.address
@@ -210,7 +210,7 @@ def _addresses(
             size = count * size if isinstance(count, int) else 0
         if size > memory.nbytes:
             raise ValueError(
-                f"{prep.__name__}(): {size} bytes are asked for, and {memory!r} has {memory.nbytes}"
+                f"{prep.__name__}(): {size} bytes requested, but {memory!r} has {memory.nbytes}"
             )
         if written and memory.readonly:
             raise TypeError(f"{prep.__name__}() writes into its memory, and {memory!r} is read-only")
@@ -218,9 +218,9 @@ def _addresses(
 
 
 def _learn(prep: Callable[..., None]) -> tuple[int, Any]:
-    """Compute the entry of _known for a function; (-1, None) for one from elsewhere."""
+    """Compute the entry of _known for a function; (-1, None) for one that is not from ops.py."""
     if not callable(prep):
-        raise TypeError(f"{prep!r:.100} is no operation: a function prep_* of ops.py is")
+        raise TypeError(f"{prep!r:.100} is not an operation: pass a function prep_* of ops.py")
     plan = memory_arguments(prep)
     if plan is None:
         return -1, None
@@ -248,7 +248,7 @@ class _Many:
         self.handler, self.holds, self.opcode = handler, holds, opcode
         # 1 for each request that has not ended.
         self.open = bytearray(b"\1") * count
-        # Completions, (index, res, flags), that complete() took note of.
+        # Completions, (index, res, flags), that complete() has recorded.
         self.noted: list[tuple[int, int, int]] = []
 
 
@@ -266,25 +266,25 @@ class InFlight(Uncopyable):
         Args: ring is where the requests will be submitted and cancelled.
         """
         # Weak: the ring owns its table. Otherwise a ring that is dropped with requests in flight would be a
-        # cycle, whose weak references die before anything could be drained.
+        # cycle, whose weak references are cleared before anything could be drained.
         self._ring = weakref.ref(ring)
         #: token -> (handler, objects that must stay alive), and the prep function if it is known. An entry
         #: leaves when the final CQE has been reaped and its handler is about to run.
         self.entries: dict[int, tuple[Any, ...]] = {}
-        #: CQEs whose token was not in the table: late ones, or another table's. CQEs whose user_data is not a
-        #: token are not counted.
+        #: CQEs whose token was not in the table: late ones, or those of another table. CQEs whose user_data
+        #: is not a token are not counted.
         self.unknown = 0
         #: The calls that dispatch() is about to make, if any: (handler, res, flags); where signal handlers
         #: run at any moment, a starmap that makes the call once.
         self.ready: deque[Any] = deque()
-        # Completions on their way from the ring to their handlers: reaped; being dispatched, with what _begin
-        # was; and of those the ones that dispatch() leaves to complete().
+        # Completions on their way from the ring to their handlers: reaped; being dispatched, with the
+        # previous _begin; and of those the ones that dispatch() leaves to complete().
         self._todo: Any = [] if _HANDLERS_RUN_AFTER_CALLS else deque()
         self._begin = iter(self._todo)
         self._left: Iterator[Cqe] | tuple[()] = ()
         self._others: deque[Cqe] = deque()
         self._noting = False
-        # Blocks in flight, by the upper 48 bits of their tokens; those with completions that are noted; and
+        # Blocks in flight, by the upper 48 bits of their tokens; those with recorded completions; and
         # completions that were reaped by column, which are older than those on the other lists.
         self._blocks: dict[int, _Many] = {}
         self._noted: dict[int, _Many] = {}
@@ -363,7 +363,7 @@ class InFlight(Uncopyable):
         token = next(_tokens)
         if len(arguments) == count and not options:
             # Our own buffer, not the slot, which a request that a signal handler starts in between would
-            # take. A function of ops.py writes all of it, so it need not be new, and is what was asked for.
+            # take. A function of ops.py writes all of it, so it need not be zeroed.
             sqe, self._sqe = self._sqe, None
             if sqe is None:
                 sqe = bytearray(self._sq.sqe_size)
@@ -413,8 +413,8 @@ class InFlight(Uncopyable):
 
         Args: block of ops.py; handler is called as handler(indices, res, flags), three lists of equal length,
             with the completions that one dispatch() finds: their places in the block, results and flags;
-            holds are what must stay alive until the last request has ended, pins above all; count says how
-            many to start, from the first; by default all.
+            holds are objects that must stay alive until the last request has ended, pins above all; count
+            says how many to start, from the first; by default all.
         Returns: the token of the first; each next one's is 1 more.
         Raises: SubmissionQueueFull when they do not all fit; TypeError as start(); ValueError for a count
             that the block does not have, for IOSQE_CQE_SKIP_SUCCESS, and on a ring with 128-byte SQEs.
@@ -430,10 +430,10 @@ class InFlight(Uncopyable):
             count = block.count
         sqes = block.first(count)
         if not count:
-            raise ValueError("a block of no requests never ends")
+            raise ValueError("a block needs at least one request")
         sq = self.ring.sq
         if sq.sqe_size != 64:
-            raise ValueError("a block is of 64-byte SQEs, and this ring has others")
+            raise ValueError("a block consists of 64-byte SQEs, and this ring has others")
         flags = block.memory[1 : 64 * count : 64]
         if flags.strip(b"\0") and any(mask & uapi.IOSQE_CQE_SKIP_SUCCESS for mask in flags):
             raise ValueError("with IOSQE_CQE_SKIP_SUCCESS no CQE says when the memory is free")
@@ -458,8 +458,8 @@ class InFlight(Uncopyable):
     def expect(self, token: int) -> None:
         """Enter a request whose CQEs the caller takes itself: close() cancels it and waits for it, too.
 
-        It ends with complete(), after which the token may be entered and used again. Entering it twice is
-        entering it once. No memory is kept for it.
+        It ends with complete(), after which the token may be entered and used again. Entering a token twice
+        has no further effect. No memory is kept for it.
 
         Args: token is from next_token(), and the user_data of the request.
         Raises: ValueError for a value that cannot be a token.
@@ -525,7 +525,7 @@ class InFlight(Uncopyable):
         handler, ready = entry[0], self.ready
         wanted = callable(handler)  # neither None nor a monitor's node
         # From here until the CQE is taken off its list there is no call but that one: one step, by the
-        # no-call rule (queues.py). Before CPython 3.11 the handler is noted first, at worst twice.
+        # no-call rule (queues.py). Before CPython 3.11 the handler is recorded first, at worst twice.
         if wanted:
             if _HANDLERS_RUN_AFTER_CALLS:
                 ready += ((handler, res, flags),)
@@ -553,11 +553,11 @@ class InFlight(Uncopyable):
         return True
 
     def reap(self) -> int:
-        """Take the completions out of the ring; their handlers run at the next dispatch().
+        """Take the completions off the ring; their handlers run at the next dispatch().
 
         With ``table.reap(); table.dispatch()`` no completion is lost, whatever a signal handler raises, at
         any moment: at every moment it is in the ring, in the table, or its handler has been called. A handler
-        is called exactly once for it on CPython 3.11 and newer; before, and on PyPy, at least once.
+        is called exactly once for it on CPython 3.11 and newer; on older versions and PyPy, at least once.
         ``table.dispatch(ring.reap())`` cannot promise that: between the two calls no object holds the list.
 
         Returns: the number of completions for dispatch().
@@ -613,7 +613,8 @@ class InFlight(Uncopyable):
     def dispatch(self, cqes: Iterable[Cqe] = ()) -> int:
         """Account for completions, then run the handlers of all completed requests.
 
-        A handler may submit, reap, dispatch and close. If one raises, the rest stay queued for the next call.
+        A handler may submit, reap, dispatch and close. If one raises, the others stay queued for the next
+        call.
 
         Args: cqes as Ring.reap() returned them; none after this table's own reap(), the form that loses
             nothing if signal handlers raise.
@@ -658,7 +659,7 @@ class InFlight(Uncopyable):
         return ran
 
     def has_work(self) -> bool:
-        """Tell whether dispatch() has work: reaped completions, or answers."""
+        """Tell whether dispatch() has anything to do: reaped completions, or answers."""
         waiting = self.ready or self._todo or self._others or self._noted or self._columns
         return bool(waiting or length_hint(self._left))
 
@@ -676,9 +677,9 @@ class InFlight(Uncopyable):
 
     def _note(self, todo: deque[Cqe]) -> None:
         """Account for completions, which are taken off their list."""
-        if self._noting:  # this is a signal handler's dispatch(), in the midst of another
+        if self._noting:  # this is a signal handler's dispatch(), inside another one
             return
-        # The next call accounts for completions that an exception of a signal handler left.
+        # The next call accounts for the completions that are left when a signal handler raises.
         try:
             self._noting = self._quick  # elsewhere a signal handler may raise before it is reset
             while todo:
@@ -701,7 +702,7 @@ class InFlight(Uncopyable):
             self._noting = False
 
     def _note_columns(self) -> None:
-        """Take note of what was reaped by column: all of one block, or one by one like any others."""
+        """Account for completions reaped by column: all of one block, or one by one like any others."""
         while self._columns:
             columns = self._columns[0]
             number = columns._of_one_block() if len(columns) else -1
@@ -731,7 +732,7 @@ class InFlight(Uncopyable):
                 del self._columns[0]
 
     def _note_blocks(self) -> None:
-        """Bring the completions of blocks that complete() has noted to their handlers, by column."""
+        """Pass the completions of blocks that complete() has recorded to their handlers, by column."""
         while self._noted:
             (number, *_) = self._noted
             many, ready = self._noted[number], self.ready
@@ -801,13 +802,13 @@ class InFlight(Uncopyable):
 
         Queued SQEs that were not submitted are dropped. Handlers of requests that end here run; requests that
         they start are ended too, and answered by the next dispatch(). Handlers of requests that do not end in
-        time never run, and their memory is kept for ever. None run if the ring was never closed, or when the
-        interpreter ends: the memory is safe nevertheless.
+        time never run, and their memory is kept for ever. If the ring was never closed, or the interpreter is
+        exiting, no handlers run: the memory is safe nevertheless.
 
         Args: timeout_ns in nanoseconds.
         Raises: the exception of a handler, after everything has been drained.
-        Threads: the ring's owner; from another thread nothing can be cancelled, so memory is kept.
-        Since: cancelling by one request 5.19, one by one 5.5, before that the requests are waited for
+        Threads: the ring's owner; another thread cannot cancel anything, so memory is kept.
+        Since: one request cancels all from 5.19, each its own from 5.5; earlier kernels only wait
         """
         ring = self._ring()
         if ring is not None:
@@ -820,16 +821,16 @@ class InFlight(Uncopyable):
         except OSError:
             if explicit:
                 raise
-            # Else nobody can be told that io_uring was taken away; the memory is kept.
+            # Otherwise there is no caller to tell that io_uring was taken away; the memory is kept.
         if explicit:
             try:
                 call_all(iter(self._dispatch_the_rest, None))
             finally:
-                if self.entries or self._blocks:  # what the handlers have started
+                if self.entries or self._blocks:  # requests that the handlers have started
                     self._end(ring, timeout_ns)
 
     def _dispatch_the_rest(self) -> Any:
-        """Return the function that runs the next handlers; one that raises must not stop the later ones."""
+        """Return the function that runs the next handlers; an exception from one must not stop the others."""
         return self.dispatch if self.has_work() else None
 
     def _end(self, ring: Ring, timeout_ns: int) -> None:
@@ -841,7 +842,7 @@ class InFlight(Uncopyable):
             if ring.answers():
                 raise
             # A filter now refuses io_uring, or the descriptor is closed: nothing can be cancelled. A poll of
-            # a monitor needs no memory, so there is nothing to keep for it, or to warn of.
+            # a monitor uses no memory, so there is nothing to keep for it, or to warn of.
             self.entries = {token: entry for token, entry in self.entries.items() if entry[1]}
             self._blocks = {number: many for number, many in self._blocks.items() if many.holds}
         finally:
@@ -854,17 +855,17 @@ class InFlight(Uncopyable):
                 self._drop_one_of_many(user_data)
         deadline = monotonic_ns() + timeout_ns
         pause_ns, sweep, last = 1_000_000, 0, 0
-        # The purpose of our own requests, by their user_data, and their results; 0 is for the last.
+        # The purpose of our own requests, by their user_data, and their results; purpose 0 is the last one's.
         asked: dict[int, int] = {}
         answers: dict[int, int] = {}
         while self.entries or self._blocks:
-            # Repeated with growing pauses: a request that was just being started escapes one sweep, and a
+            # Repeated with growing pauses: one sweep misses a request that is just being started, and a
             # cancelled link may start another. The thread of an SQPOLL ring may not have made room yet.
             if ring.sq.space_left() and not last:
                 missing = [token for token in self._tokens_left() if answers.get(token) != -errno.ENOENT]
                 if not missing and 0 not in answers:
                     # The kernel finds none of them: they were never submitted, or their CQEs were lost. Or it
-                    # cannot find them, as direct I/O: so a NOP that waits for all others has the last word.
+                    # cannot find them, as with direct I/O: so a NOP that waits for all others decides.
                     last = _next_question()
                     asked[last] = 0
                     prep_nop(ring.get_sqe(), last, uapi.IOSQE_IO_DRAIN)
@@ -918,7 +919,7 @@ class InFlight(Uncopyable):
             del todo[0]
 
     def _cancel_all(self, ring: Ring, tokens: list[int], asked: dict[int, int]) -> None:
-        """Queue cancellations one by one (5.5), or of everything by one request (5.19) when none is named."""
+        """Queue cancellations one by one (5.5), or of everything by one request (5.19) if tokens is empty."""
         if not tokens:
             every = uapi.IORING_ASYNC_CANCEL_ALL | uapi.IORING_ASYNC_CANCEL_ANY
             prep_cancel64(ring.get_sqe(), 0, every)
@@ -937,7 +938,7 @@ class InFlight(Uncopyable):
             return
         requests = self.requests()
         count, oldest = sum(request.count for request in requests), requests[0]
-        # Requests may also use what is registered with the ring.
+        # Requests may also use resources that are registered with the ring.
         memory = self.entries, ring.resources, self._blocks
         _kept.append(memory)
         _immortalize(memory)
@@ -950,7 +951,7 @@ class InFlight(Uncopyable):
         )
 
     def __len__(self) -> int:
-        """Count the requests in flight; one whose completion dispatch() has in hand is not."""
+        """Count the requests in flight, without those whose completion dispatch() is handling."""
         if self._left:
             self._note_left()
         return len(self.entries) + sum(many.open.count(1) for many in self._blocks.values())
@@ -967,13 +968,13 @@ def _is_cqe(cqe: Any) -> bool:
 
 
 def _free_forgotten(callbacks: list[Any]) -> None:
-    """Let go of empty tables that only their ring has: a program may make one for each connection.
+    """Drop empty tables to which only their ring refers: a program may make one for each connection.
 
-    A reference that is weak would not do: see InFlight.__init__. Where references are not counted (PyPy), the
+    A weak reference would not do: see InFlight.__init__. Where references are not counted (PyPy), the
     tables stay until the ring is closed.
     """
     count = len(callbacks)
-    now = count < 16 or not count & (count - 1)  # not always, when there are many
+    now = count < 16 or not count & (count - 1)  # not always when there are many
     if now and hasattr(sys, "getrefcount"):
         alone = _references([_Sample().method], 0)
         callbacks[:] = [
@@ -997,7 +998,7 @@ def _references(methods: list[Any], index: int) -> int:
 
 
 def _immortalize(memory: Any) -> None:
-    """Let an object survive the interpreter's own cleaning up, in which module globals are freed."""
+    """Let an object survive the interpreter's cleanup, in which module globals are freed."""
     if sys.implementation.name == "cpython":
         import ctypes
 

@@ -36,8 +36,8 @@ with 0, 1, 2 ... and never look at it again. From 6.6 it can be left out (NO_SQA
 A word is a u32 of the mapping, reached through a memoryview (barriers.map_words), which CPython reads and
 writes in one piece. load_acquire is a read that nothing after it can overtake, store_release a write that
 overtakes nothing before it. On x86 every plain read and write is such a one; elsewhere barriers.py adds a
-fence. Where it finds none, ordered() is False, and rings.py calls io_uring_enter, which orders everything,
-before it looks at the CQ. SQPOLL needs one barrier more, a full fence (see flags()).
+fence. Where no fence is available, ordered() is False, and rings.py calls io_uring_enter, which orders
+everything, before it looks at the CQ. SQPOLL needs one barrier more, a full fence (see flags()).
 
 Who moves what:
 
@@ -62,8 +62,8 @@ would be equal in both. ring_entries is a power of two, so it divides 2**32, and
 wrap; the mask is ring_entries - 1.
 
 An SQE slot is free again when sq.khead has passed it, for then the kernel has copied the SQE. The memory that
-the SQE names is not: the Lifetime of the function in ops.py says how long the request needs it, most often
-until the final CQE, the one without IORING_CQE_F_MORE in its flags.
+the SQE points to is not free yet: the Lifetime of the function in ops.py says how long the request needs it,
+most often until the final CQE, the one without IORING_CQE_F_MORE in its flags.
 
 A full CQ does not keep requests from completing. Without IORING_FEAT_NODROP (before 5.5) a CQE without a slot
 is lost and counted in cq.koverflow, so no more requests may be in flight than the CQ has free slots. With it
@@ -108,11 +108,11 @@ class SubmissionQueueFull(Exception):
 
 
 class RingClosed(ValueError):
-    """Raised by a ring that was closed, as ValueError by a closed file."""
+    """Raised by a ring that was closed; a ValueError, like that of a closed file."""
 
 
 class WrongThread(RuntimeError):
-    """Raised when a ring is used outside the thread that it belongs to."""
+    """Raised when a ring is used outside the thread that owns it."""
 
 
 class _Released:
@@ -170,7 +170,7 @@ class SubmissionQueue(Uncopyable):
         self._slots: list[Any] = [None] * self.ring_entries
         self.array_offset = None if setup_flags & uapi.IORING_SETUP_NO_SQARRAY else sq_off["array"] // 4
         if self.array_offset is not None:
-            # Bytes, not words: the kernel looks at none of them before the tail is stored.
+            # Bytes, not words: the kernel reads none of them before the tail is stored.
             array = struct.pack(f"={self.ring_entries}I", *range(self.ring_entries))
             _bytes_of(ring_memory)[sq_off["array"] : sq_off["array"] + len(array)] = array
         #: The thread that may fill slots; get_sqe() refuses others.
@@ -184,7 +184,7 @@ class SubmissionQueue(Uncopyable):
         """Take the next free slot.
 
         The slot keeps its previous content: write all of it, as every function in ops.py does, before
-        anything else can fail; after an exception, fill it (with a NOP), or discard() all that is queued. It
+        anything else can fail; after an exception, fill it (with a NOP), or discard() the whole queue. It
         belongs to the next submit() and must not be written afterwards: the kernel may read it until sq.khead
         has passed it, which on an SQPOLL ring may be after submit() has returned.
 
@@ -194,8 +194,8 @@ class SubmissionQueue(Uncopyable):
         Mirrors: liburing io_uring_get_sqe, which returns NULL when full and clears some of the fields
         """
         # Shaped by speed (bench/run.py --only NOP): private words only; the kernel's head is read again (the
-        # acquire of pending()) when we meet the limit. An old head is safe, because it only moves forward and
-        # so promises too little.
+        # acquire of pending()) when we reach the limit. An old head is safe: it only moves forward, so it
+        # shows too few free slots.
         tail = self.sqe_tail
         if tail >= self._limit or get_ident() != self.owner:
             self._need_room(1)
@@ -229,14 +229,14 @@ class SubmissionQueue(Uncopyable):
         return self._sqes[index * 64 : index * 64 + 128]
 
     def put(self, sqe: bytes | bytearray | memoryview) -> None:
-        """Copy one ready SQE into the next slot.
+        """Copy one complete SQE into the next slot.
 
         Unlike get_sqe() and a prep function, it takes the slot only when it is filled, so an exception of a
         signal handler cannot leave a slot with old content in the batch.
 
         Args: sqe is a whole SQE of this ring's size.
         Raises: as get_sqe; ValueError for another size.
-        Lifetime: none; the memory that the SQE points to has the lifetime that its operation says.
+        Lifetime: none; the memory that the SQE points to has the lifetime of its operation.
         """
         tail = self.sqe_tail
         if tail >= self._limit or get_ident() != self.owner:
@@ -245,7 +245,7 @@ class SubmissionQueue(Uncopyable):
         self.sqe_tail = tail + 1
 
     def push(self, sqes: bytes | bytearray | memoryview) -> int:
-        """Copy ready SQEs into the next slots, all of them or none.
+        """Copy complete SQEs into the next slots, all of them or none.
 
         For batches: a block that was prepared once (in a bytearray of n * 64 bytes, through slices of it)
         is queued repeatedly for the price of two memory copies.
@@ -253,7 +253,7 @@ class SubmissionQueue(Uncopyable):
         Args: sqes is a contiguous buffer of whole SQEs of this ring's size.
         Returns: the number of SQEs.
         Raises: SubmissionQueueFull when they do not all fit; ValueError for a broken SQE.
-        Lifetime: none; the memory that the SQEs point to has the lifetime that each operation says.
+        Lifetime: none; the memory that the SQEs point to has the lifetime of each operation.
         Mirrors: tokio-rs/io-uring push_multiple; liburing has no such call
         """
         nbytes, size, tail = len(sqes), self.sqe_size, self.sqe_tail
@@ -288,7 +288,7 @@ class SubmissionQueue(Uncopyable):
             # Pairs with the kernel's smp_load_acquire of sq.tail in io_sqring_entries.
             store_release(self._words, self._ktail, tail & U32)
             self.published = tail
-        # As in pending(), without its frame: this is a part of every submit().
+        # pending() without its frame: this is a part of every submit().
         return (tail - load_acquire(self._words, self._khead)) & U32
 
     def pending(self) -> int:
@@ -357,7 +357,7 @@ class SubmissionQueue(Uncopyable):
         return forgotten
 
     def _need_room(self, count: int) -> None:
-        """Make sure that count slots are free; otherwise raise the reason."""
+        """Make sure that count slots are free; otherwise raise an exception that says why not."""
         if self.owner <= 0:
             raise RingClosed("this ring is closed or broken, or belongs to the parent process")
         if get_ident() != self.owner:
@@ -367,7 +367,7 @@ class SubmissionQueue(Uncopyable):
         space = self.space_left()
         if count > space:
             raise SubmissionQueueFull(
-                f"{count} slots wanted, {space} of {self.ring_entries} free: submit() first, or create the "
+                f"{count} slots needed, {space} of {self.ring_entries} free: submit() first, or create the "
                 "ring with more entries"
             )
         if self.sqe_tail + count > self._cut:
@@ -424,15 +424,15 @@ _SQE128_OPS = (uapi.IORING_OP_NOP128, uapi.IORING_OP_URING_CMD128)
 class RewindSubmissionQueue(SubmissionQueue):
     """A submission queue whose batches always start at slot 0 (IORING_SETUP_SQ_REWIND, 7.0).
 
-    The kernel neither reads sq.tail nor moves sq.head here, so the number of consumed SQEs is known from the
-    return value of io_uring_enter alone. If a signal handler's exception swallows that value, the batch
+    The kernel neither reads sq.tail nor moves sq.head here, so only the return value of io_uring_enter shows
+    the number of consumed SQEs. If a signal handler's exception swallows that value, the batch
     counts as consumed: submitting an operation twice would be worse.
     """
 
     __slots__ = ()
 
     def flush(self) -> int:
-        """Return the length of the batch; nothing is published, the kernel looks at slot 0."""
+        """Return the length of the batch; nothing is published, the kernel reads from slot 0."""
         return self.sqe_tail
 
     def pending(self) -> int:
@@ -547,7 +547,7 @@ class CompletionQueue(Uncopyable):
         if self.copied:
             cqes = [*self.copied, *cqes]
         head = (head + count) & U32
-        # One step, by the no-call rule: what was copied is found here exactly once (before CPython 3.11, at
+        # One step, by the no-call rule: the copies are found here exactly once (before CPython 3.11, at
         # least once), even if a signal handler raises.
         self.copied = cqes
         self.head = head
@@ -591,14 +591,14 @@ _UPPER_BYTES, _LOWER_HALF = (range(2, 8), 0) if sys.byteorder == "little" else (
 class Columns:
     """Completions by field: ``user_data``, ``res`` and ``flags`` are lists of equal length.
 
-    Taking 256 CQEs apart in one step per field costs half as much as making 256 tuples. Iterating gives the
+    Unpacking 256 CQEs in one step per field costs half as much as making 256 tuples. Iterating yields the
     tuples that reap() returns.
     """
 
     __slots__ = ("_bytes",)
 
     def __init__(self, memory: bytes) -> None:
-        """Keep the CQEs as they came.
+        """Keep the CQEs as they are.
 
         Args: memory holds whole CQEs of 16 bytes.
         """
@@ -637,12 +637,12 @@ class Columns:
         return len(self._bytes) >> 4
 
     def __iter__(self) -> Iterator[Cqe]:
-        """Go through the completions as tuples (user_data, res, flags)."""
+        """Iterate over the completions as tuples (user_data, res, flags)."""
         return _CQE16.iter_unpack(self._bytes)
 
 
 def _join_mixed(slots: list[Cqe]) -> list[Cqe]:
-    """Put 32-byte CQEs together from two slots, and leave out the fillers at the end of the ring."""
+    """Join 32-byte CQEs from two slots each, and omit the fillers at the end of the ring."""
     cqes: list[Cqe] = []
     it = iter(slots)
     for cqe in it:
@@ -657,10 +657,10 @@ def _join_mixed(slots: list[Cqe]) -> list[Cqe]:
 
 
 def _check_words(name: str, queue: SubmissionQueue | CompletionQueue, words: barriers.Words) -> None:
-    """Refuse sizes and indices that no ring has: with them we would write where nothing is ours."""
+    """Reject sizes and indices that no ring has: with them we would write outside the ring."""
     entries, mask = queue.ring_entries, queue.ring_mask
     if not entries or entries & (entries - 1):
-        raise RuntimeError(f"{name}.ring_entries is {entries}, which is no power of two")
+        raise RuntimeError(f"{name}.ring_entries is {entries}, which is not a power of two")
     if mask != entries - 1:
         raise RuntimeError(f"{name}.ring_mask is {mask:#x}, which does not fit {entries} entries")
     tail, head = load_acquire(words, queue._ktail), load_acquire(words, queue._khead)

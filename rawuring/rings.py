@@ -2,13 +2,14 @@
 # pyright: basic
 """A ring at work: submit, wait, reap.
 
-What it is: Ring, which makes the kernel look at the two queues and takes the answers out. Mirrors: liburing
-``src/queue.c`` as far as it makes system calls.
+What it is: Ring, which makes the kernel look at the two queues and takes the completions out. Mirrors:
+liburing ``src/queue.c`` as far as it makes system calls.
 Must not know: the meaning of an operation (an exception: the TIMEOUT with which kernels before 5.11 wait),
 or the handler of a completion.
 Invariant: a call counts consumed entries from the queues, never from a return value alone, and loses no
 completion when a signal handler raises.
 Read next: ops.py. On a first reading: Ring.submit and Ring.reap. The rest are variants of the same, and the
+failures.
 failures.
 
 Unless said otherwise, memory passed to a call may be freed when the call returns, only the thread that owns a
@@ -27,7 +28,7 @@ from collections import namedtuple
 from . import barriers, syscalls, uapi
 from .barriers import load_acquire, store_release
 
-# The names "as" themselves are public here, too.
+# Names imported "as" themselves are public here, too.
 from .handle import (
     GONE as GONE,
     LOST as LOST,
@@ -67,8 +68,8 @@ if TYPE_CHECKING:
 #: user_data of the TIMEOUT that Ring itself submits before 5.11. Mirrors liburing's LIBURING_UDATA_TIMEOUT.
 UDATA_TIMEOUT = 0xFFFFFFFFFFFFFFFF
 
-#: The flags that a program with one submitting thread should wish for: task work runs when it asks for
-#: completions, a bad SQE does not stop its batch, and there is no index array.
+#: The flags that a program with one submitting thread should wish for: task work runs when the program
+#: fetches completions, a bad SQE does not stop its batch, and there is no index array.
 RECOMMENDED = (
     uapi.IORING_SETUP_SINGLE_ISSUER
     | uapi.IORING_SETUP_DEFER_TASKRUN
@@ -106,26 +107,27 @@ class Ring(RingHandle):
     """An io_uring: a descriptor, its submission queue and its completion queue.
 
     A ring belongs to one thread, the one that created it, until bind_thread() or enable() gives it to
-    another: two threads in one queue would overwrite each other's entries, so everybody else is refused.
+    another: two threads in one queue would overwrite each other's entries, so all others are rejected.
 
     ``sq`` and ``cq`` are the queues, ``params`` is the io_uring_params that the kernel filled, and
-    ``dropped`` lists the wishes that it did not grant, each with the errno.
+    ``dropped`` lists the wishes that the kernel did not grant, each with the errno.
     """
 
-    # What a ring is decides which way a call goes. _attach() sets these; "then" says what changes one later.
+    # The kind of a ring decides how a call proceeds. _attach() sets these; "then" says what changes one
+    # later.
     #
     # name              true when                                  read by
     # ----------------  -----------------------------------------  -----------------------------------------
     # _sqpoll           SQPOLL: the kernel's thread submits        submit, _turn, discard, sqring_wait
     # _rewind           SQ_REWIND: each batch starts at slot 0     _enter
-    # _plain            neither of these: sq.head tells what was   submit_and_wait, for its short way
+    # _plain            neither of these: sq.head shows the SQEs   submit_and_wait, for its short way
     #                   consumed; debug.py: False
     # _direct           a load orders what follows it (barriers),  reap, _collect: without it through _fetch
     #                   then not after wakeup_fd(); debug.py:
     #                   False
     # _enter_to_reap    IOPOLL, DEFER_TASKRUN without              reap, _collect, _fetch_with_help,
-    #                   TASKRUN_FLAG, or loads order nothing:      need_enter; _fetch, which has a fence to
-    #                   nobody tells us of completions             replace
+    #                   TASKRUN_FLAG, or loads order nothing: no   need_enter; _fetch, which has a fence to
+    #                   word reports completions                   replace
     # _quick            _plain, _direct, not _enter_to_reap, all   submit_and_reap and reap_columns, for their
     #                   CQEs have 16 bytes, and no TIMEOUT of      short ways
     #                   ours is among them (EXT_ARG)
@@ -133,7 +135,7 @@ class Ring(RingHandle):
     before_close: list[Callable[[Ring, bool], None]]
 
     def _attach(self, single_mmap: bool) -> None:
-        """Map the ring, and note what its flags mean for each call."""
+        """Map the ring, and derive the booleans above from its flags."""
         super()._attach(single_mmap)
         self._rewind = bool(self.flags & uapi.IORING_SETUP_SQ_REWIND)
         self._sqpoll = bool(self.flags & uapi.IORING_SETUP_SQPOLL)
@@ -157,30 +159,30 @@ class Ring(RingHandle):
     # -- submitting
 
     def put(self, sqe: bytes | bytearray | memoryview) -> None:
-        """Queue one ready SQE: see SubmissionQueue.put.
+        """Queue one complete SQE: see SubmissionQueue.put.
 
         Args: sqe is a whole SQE.
         Raises: SubmissionQueueFull, ValueError.
-        Lifetime: none; the memory that the SQE points to has the lifetime that its operation says.
+        Lifetime: none; the memory that the SQE points to has the lifetime of its operation.
         """
         self.sq.put(sqe)
 
     def push(self, sqes: bytes | bytearray | memoryview) -> int:
-        """Queue a block of ready SQEs: see SubmissionQueue.push.
+        """Queue a block of complete SQEs: see SubmissionQueue.push.
 
         Args: sqes is a contiguous buffer of whole SQEs.
         Returns: their number.
         Raises: SubmissionQueueFull, ValueError.
-        Lifetime: none; the memory that the SQEs point to has the lifetime that each operation says.
+        Lifetime: none; the memory that the SQEs point to has the lifetime of each operation.
         Mirrors: tokio-rs/io-uring push_multiple
         """
         return self.sq.push(sqes)
 
     def submit(self) -> int:
-        """Hand every queued SQE to the kernel.
+        """Submit every queued SQE to the kernel.
 
-        The kernel stops a batch at an SQE that it finds wrong (and answers that one with a CQE); the call
-        is repeated for the rest. What still is not consumed stays queued.
+        The kernel stops a batch at an SQE that it rejects (and posts a CQE for that one); the call is
+        repeated for the rest. SQEs that are still not consumed stay queued.
 
         Returns: how many SQEs were consumed; on an SQPOLL ring, how many were published.
         Raises: OSError when nothing was consumed (EAGAIN: no memory; EBUSY: completions overflow and no room
@@ -198,14 +200,14 @@ class Ring(RingHandle):
         published = self.sq.sqe_tail - self.sq.published
         self.sq.flush()
         self._submitted += published
-        # The tail must be seen before we look whether the thread sleeps; otherwise it may go to sleep
+        # The tail must be seen before we check whether the thread sleeps; otherwise it may go to sleep
         # on the old tail while we read the old flag. Pairs with the barrier between setting NEED_WAKEUP
         # and re-reading the tail in the kernel's io_sq_thread.
         barriers.full_fence()
         if self.sq.flags() & uapi.IORING_SQ_NEED_WAKEUP:
             flags |= uapi.IORING_ENTER_SQ_WAKEUP
         if flags:
-            # The kernel's thread submits, so the number means nothing; but 5.10.46 answers a 0 with
+            # The kernel's thread submits, so the number is ignored; but 5.10.46 answers a 0 with
             # EOWNERDEAD, after it has woken the thread.
             self._enter(published or 1, 0, flags)
         return published
@@ -214,15 +216,16 @@ class Ring(RingHandle):
         self, wait_nr: int = 1, timeout_ns: int | None = None, *, min_wait_usec: int = 0,
         sigmask: Iterable[int] | None = None,
     ) -> int:  # fmt: skip
-        """Hand every queued SQE to the kernel and wait for completions.
+        """Submit every queued SQE to the kernel and wait for completions.
 
-        Returns when wait_nr CQEs are there, or at the timeout, never just because of a signal: handlers run
-        and the wait goes on (PEP 475). Reap afterwards.
+        Returns when wait_nr CQEs are available, or at the timeout, never just because of a signal: handlers
+        run and the wait goes on (PEP 475). Reap afterwards.
 
         Args: wait_nr counts CQEs, those of 32 bytes among smaller ones as two, no more than fit into the CQ;
-            0 waits for none but lets the kernel finish what is ready; timeout_ns in nanoseconds, None is for
-            ever; min_wait_usec in microseconds: wait at least that long for wait_nr, afterwards one CQE is
-            enough; sigmask are the signals blocked during the wait, and no others, as with ppoll(2).
+            0 waits for none but lets the kernel finish completions that are ready; timeout_ns in nanoseconds,
+            None waits for ever; min_wait_usec in microseconds: wait at least that long for wait_nr,
+            afterwards one CQE is enough; sigmask are the signals blocked during the wait, and no others, as
+            with ppoll(2).
         Returns: the number of consumed SQEs.
         Raises: OSError as submit(); ValueError where min_wait_usec or sigmask is not supported, and for a
             negative wait_nr.
@@ -234,7 +237,7 @@ class Ring(RingHandle):
         submitted: int = 0
         sq, cq = self.sq, self.cq
         if timeout_ns is None and sigmask is None and not min_wait_usec and self._plain and not cq.copied:
-            # _turn() for the usual turn, written out: with reap(), 0.72 of the time for one NOP (CPython
+            # _turn() for the common case, written out: with reap(), 0.72 of the time for one NOP (CPython
             # 3.11, bench/run.py --only "batch of 1,"; the long way with _plain = _quick = False). Each access
             # pairs as in SubmissionQueue.flush, SubmissionQueue.pending and CompletionQueue.ready.
             tail = sq.sqe_tail
@@ -245,8 +248,8 @@ class Ring(RingHandle):
             if before and 0 <= wait_nr <= cq.ring_entries:
                 self._enters += 1
                 bare, nr, no_size = self._bare
-                # What syscalls.enter does, without its frame. An error is -1 and no exception: an OSError
-                # would be a signal handler's.
+                # syscalls.enter without its frame. It returns -1 for an error and raises nothing: an OSError
+                # here would be a signal handler's.
                 try:
                     submitted = bare(nr, self._enter_fd, before, wait_nr, self._turn_flags, None, no_size)
                 except Exception:
@@ -256,7 +259,7 @@ class Ring(RingHandle):
                 if submitted == before and ((load_acquire(cq._words, cq._ktail) - cq.head) & U32) >= wait_nr:
                     self._submitted += submitted
                     return submitted
-            # When enter fails, nothing was consumed: the loop tries again, and knows what to do.
+            # When enter fails, nothing was consumed: _wait() tries again, and handles the error.
         if submitted <= 0:
             return self._wait(wait_nr, timeout_ns, min_wait_usec, sigmask)
         self._submitted += submitted
@@ -265,13 +268,13 @@ class Ring(RingHandle):
     def submit_and_reap(self, wait_nr: int = 1, timeout_ns: int | None = None) -> list[Cqe]:
         """Do submit_and_wait() and reap() in one call: the cheapest turn for a few requests.
 
-        Args: wait_nr counts CQEs, 0 waits for none; timeout_ns in nanoseconds, None is for ever.
+        Args: wait_nr counts CQEs, 0 waits for none; timeout_ns in nanoseconds, None waits for ever.
         Returns: as reap(); fewer than wait_nr after the timeout.
         CQE: as reap().
         Raises: as submit_and_wait() and reap().
         Mirrors: liburing io_uring_submit_and_wait, io_uring_for_each_cqe and io_uring_cq_advance in one step
         """
-        # submit_and_wait(), fetch() and reap() for a turn in which everything goes well, written out: 0.82 of
+        # submit_and_wait(), fetch() and reap() for a turn in which nothing fails, written out: 0.82 of
         # the time for one NOP (CPython 3.11, bench/run.py --only "batch of 1,"; the long way with _quick =
         # False). Each access pairs as it does there.
         sq, cq = self.sq, self.cq
@@ -286,8 +289,8 @@ class Ring(RingHandle):
             if before and wait_nr >= 0 and not cq.copied:
                 self._enters += 1
                 bare, nr, no_size = self._bare
-                # What syscalls.enter does, without its frame. When it fails, nothing was consumed, and
-                # submit_and_wait tries again and says why.
+                # syscalls.enter without its frame. When it fails, nothing was consumed, and
+                # submit_and_wait tries again and reports the error.
                 flags, until, size = self._turn_flags, None, no_size
                 if timeout_ns is not None:
                     until, size = self._deadline.begin(timeout_ns), self._deadline.size
@@ -317,7 +320,7 @@ class Ring(RingHandle):
                         self._reaped += count
                         return cqes
                     return self.reap()
-                if submitted == before and count >= wait_nr:  # none is enough, or they go across the end
+                if submitted == before and count >= wait_nr:  # none is needed, or they wrap at the end
                     return self.reap()
                 if timeout_ns is not None:
                     timeout_ns = self._deadline.remaining_ns()
@@ -329,7 +332,7 @@ class Ring(RingHandle):
     def _wait(
         self, wait_nr: int, timeout_ns: int | None, min_wait_usec: int, sigmask: Iterable[int] | None
     ) -> int:
-        """Check the arguments of submit_and_wait(), and execute it in a turn."""
+        """Check the arguments of submit_and_wait(), and do its turn."""
         if not isinstance(wait_nr, int) or wait_nr < 0:
             raise _not_a_count(wait_nr)
         wait_nr = min(wait_nr, self.cq.ring_entries)  # more never fit at once
@@ -349,7 +352,7 @@ class Ring(RingHandle):
         return self._turn(wait_nr, min(1, wait_nr) if min_wait_usec else wait_nr, self._wait_flags, timeout)
 
     def _turn(self, wait_nr: int, enough: int, flags: int, timeout: syscalls.GeteventsArg | None) -> int:
-        """Enter until everything is submitted and enough has completed, or the time is over.
+        """Enter until everything is submitted and enough has completed, or the timeout expires.
 
         The one loop behind submit() and every kind of submit_and_wait(), as _io_uring_get_cqe is in liburing.
         With flags 0 it does not enter for completions alone.
@@ -371,7 +374,7 @@ class Ring(RingHandle):
                     raise
                 left = 0 if sqpoll else sq.pending()
                 submitted += before - left
-                # An interrupted or timed-out wait that submitted something reports only that, so the queue
+                # An interrupted or timed-out wait that submitted SQEs returns only their number, so the queue
                 # and the clock decide, not the return value.
                 if not left or left == before:
                     if not enough or len(cq.copied) + cq.ready() >= enough:
@@ -384,7 +387,7 @@ class Ring(RingHandle):
         return submitted
 
     def submit_and_wait_reg(self, wait_nr: int, index: int) -> int:
-        """Submit every queued SQE and wait as an entry of a registered region describes.
+        """Submit every queued SQE and wait as described by an entry of a registered region.
 
         Unlike submit_and_wait() it enters once, so a signal ends the wait: check the result of reap().
 
@@ -404,7 +407,7 @@ class Ring(RingHandle):
         return consumed
 
     def _relieve(self) -> bool:
-        """Make room in a CQ that had overflowed, because older kernels (5.10) submit nothing until it has.
+        """Make room in a CQ that has overflowed, because older kernels (5.10) submit nothing before that.
 
         Returns: False if nothing could be removed.
         """
@@ -463,7 +466,7 @@ class Ring(RingHandle):
         try:
             self._register(uapi.IORING_REGISTER_ENABLE_RINGS, None, 0)
         except OSError as error:
-            # It may run already: a signal handler raised when the call had got through.
+            # The ring may be enabled: a signal handler raised after an earlier call had succeeded.
             known = self.flags & uapi.IORING_SETUP_R_DISABLED
             if not known or error.errno != getattr(errno, "EBADFD", -1):
                 raise
@@ -475,7 +478,7 @@ class Ring(RingHandle):
                 raise
             raise OSError(
                 error.errno,
-                "the kernel says that it has enabled the ring, and has not (Linux 5.10.46 does so): create "
+                "the kernel claims that it has enabled the ring, and has not (Linux 5.10.46 does so): create "
                 "the ring without IORING_SETUP_R_DISABLED",
             ) from None
         self.flags &= ~uapi.IORING_SETUP_R_DISABLED
@@ -486,21 +489,20 @@ class Ring(RingHandle):
     ) -> int:  # fmt: skip
         """Enter the kernel, and explain its errors; return the number of SQEs that it reports as consumed.
 
-        The only way in, except answers() and the short paths of submit_and_wait() and submit_and_reap(),
+        All calls enter here, except answers() and the short paths of submit_and_wait() and submit_and_reap(),
         which come here in unusual cases.
         """
         self._enters += 1
-        call = self._call  # not called in one step: CPython 3.11 would look among the methods first
+        call = self._call  # not called in one expression: CPython 3.11 would look among the methods first
         try:
             consumed = call(self._enter_fd, to_submit, min_complete, flags | self._enter_flags, timeout)
         except OSError as error:
             if error.errno is None:
-                self.sq.consumed(to_submit)  # a signal handler's: see RewindSubmissionQueue
+                self.sq.consumed(to_submit)  # a signal handler's exception: see RewindSubmissionQueue
             advice = _ENTER_ADVICE.get(error.errno or 0)
             if advice is None:
                 raise
-            # With the old traceback, by which epollwait.py sees that it is the kernel's error, not a
-            # handler's.
+            # With the old traceback, by which epollwait.py tells the kernel's error from a handler's.
             explained = OSError(error.errno, f"{error.strerror}. {advice}")
             raise explained.with_traceback(error.__traceback__) from None
         except BaseException:
@@ -526,7 +528,7 @@ class Ring(RingHandle):
             the list: use InFlight.reap() or reap_into() if a handler raises.
         Mirrors: liburing io_uring_peek_batch_cqe and io_uring_cq_advance
         """
-        # _collect() written out: 0.91 of the time where there is nothing, 0.985 of a turn with one NOP
+        # _collect() written out: 0.91 of the time where nothing has completed, 0.985 of a turn with one NOP
         # (CPython 3.11, the same benchmark).
         if get_ident() != self._owner:
             self._refuse()
@@ -539,7 +541,7 @@ class Ring(RingHandle):
         if kflags or (self._enter_to_reap and not cq.copied):
             self._fetch_with_help(kflags)
         self._reaped += len(cq.copied)
-        # No call from here on, len() included: the caller gets them, or finds them here the next time.
+        # No call from here on, len() included: the caller gets the CQEs, or the next call finds them here.
         cqes, cq.copied = cq.copied, []
         return cqes
 
@@ -561,7 +563,7 @@ class Ring(RingHandle):
             columns: Columns = cq.copied  # type: ignore[assignment]
         else:
             reaped = self._reaped
-            cq.copied = self.reap()  # back to where a signal handler that raises leaves them
+            cq.copied = self.reap()  # back to where they are found if a signal handler raises
             self._reaped = reaped
             columns = Columns(b"".join(_CQE16.pack(*cqe) for cqe in cq.copied))
         self._reaped += len(columns)
@@ -581,7 +583,7 @@ class Ring(RingHandle):
         cq = self._collect()
         self._reaped += len(cq.copied)
         if _HANDLERS_RUN_AFTER_CALLS:
-            # After extend(), not before it, when nothing is left that could be taken again.
+            # After extend(), a handler may run, but then nothing is left that could be taken again.
             cqes, cq.copied = cq.copied, []
             target.extend(cqes)
         else:
@@ -589,7 +591,7 @@ class Ring(RingHandle):
             cq.copied = []
 
     def _collect(self) -> CompletionQueue:
-        """Move every available completion to ``copied`` of the queue, which is returned."""
+        """Move every available completion to ``copied`` of the queue, and return the queue."""
         if get_ident() != self._owner:
             self._refuse()
         cq, sq = self.cq, self.sq
@@ -597,7 +599,7 @@ class Ring(RingHandle):
             self._fetch()
         else:
             cq.fetch()
-        # As SubmissionQueue.flags, without a call: this is a part of every turn.
+        # SubmissionQueue.flags without a call: this is a part of every turn.
         kflags = load_acquire(sq._words, sq._kflags)
         if kflags or (self._enter_to_reap and not cq.copied):
             self._fetch_with_help(kflags)
@@ -610,8 +612,8 @@ class Ring(RingHandle):
             self._enter(0, 0, uapi.IORING_ENTER_GETEVENTS)
         cq.fetch()
         if self._wakeup_fd >= 0 and not cq.copied:
-            # Only a reap that finds nothing makes it unreadable, and what came before that shows below, or
-            # as task work in the flags.
+            # Only a reap that finds nothing makes it unreadable. Completions that arrived before that are
+            # found below, or as task work in the flags.
             syscalls.read_eventfd(self._wakeup_fd)
             cq.fetch()
         if self._timeouts:
@@ -620,8 +622,8 @@ class Ring(RingHandle):
             cq.copied = kept
 
     def _fetch_with_help(self, kflags: int) -> None:
-        """Enter the kernel as long as it holds back completions that only an enter posts."""
-        # Task work is requested once, when there is nothing else to return; more of it is left to the next
+        """Enter the kernel while it holds back completions that only an enter posts."""
+        # Task work is run once, when there is nothing else to return; further task work is left to the next
         # call.
         pull = uapi.IORING_SQ_CQ_OVERFLOW | (0 if self.cq.copied else uapi.IORING_SQ_TASKRUN)
         if not self.cq.copied and self._enter_to_reap:
@@ -647,7 +649,7 @@ class Ring(RingHandle):
     def need_enter(self) -> bool:
         """Tell whether the kernel holds back completions that only an enter posts.
 
-        Returns: True for CQ overflow, for waiting task work and for queued SQEs; always on a ring that cannot
+        Returns: True for CQ overflow, for pending task work and for queued SQEs; always on a ring that cannot
             report it (IORING_SETUP_IOPOLL; DEFER_TASKRUN without TASKRUN_FLAG).
         Mirrors: liburing cq_ring_needs_enter
         """
@@ -657,7 +659,7 @@ class Ring(RingHandle):
         return self._enter_to_reap or bool(self.sq.flags() & pull) or self.sq.pending() > 0
 
     def discard(self) -> list[int]:
-        """Discard the SQEs that the kernel has not consumed, the good ones too.
+        """Discard the SQEs that the kernel has not consumed, valid ones included.
 
         Returns: the user_data of every entry that will now never complete.
         """
@@ -677,10 +679,10 @@ class Ring(RingHandle):
             self._submit_sqpoll(uapi.IORING_ENTER_SQ_WAIT)
 
     def wakeup_fd(self) -> int:
-        """Return a descriptor that wakes select, poll, epoll and asyncio when there are completions.
+        """Return a descriptor that wakes select, poll, epoll and asyncio when completions are available.
 
-        It is readable until reap() or reap_into() returns nothing: reap whenever it is. If fileno() wakes
-        them all, that is returned; else an eventfd that is registered with the ring, which replaces
+        It is readable until reap() or reap_into() returns nothing: reap whenever it is. The descriptor is
+        fileno() if that wakes them all; otherwise an eventfd that is registered with the ring, which replaces
         register.register_eventfd(), and which no other code may read.
 
         Returns: the same descriptor at every call; the ring closes it.
@@ -689,13 +691,13 @@ class Ring(RingHandle):
         Lifetime: none; the descriptor stays open until close().
         Since: 5.1; 5.2 with an eventfd
         Source: Linux 6.12 io_uring/io_uring.c: io_req_local_work_add signals the eventfd and does not wake
-            those who poll the ring
+            pollers of the ring
         """
         if get_ident() != self._owner:
             self._refuse()
         if self.flags & uapi.IORING_SETUP_IOPOLL:
             raise ValueError(
-                "with IORING_SETUP_IOPOLL completions appear when reap() looks for them: none wakes"
+                "with IORING_SETUP_IOPOLL completions appear only when reap() enters the kernel: none wakes"
             )
         if not self._registered_only and not self.flags & uapi.IORING_SETUP_DEFER_TASKRUN:
             return self._fd

@@ -465,8 +465,8 @@ def test_prep_without_a_name_then_told_as_unnamed(ring):
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        ((0, b"abc", 3, 0), TypeError, r"prep_read\(\): b.abc. is no integer; .* as pin\(object\)"),
-        ((0, 0, None, 0), TypeError, "None is no integer"),
+        ((0, b"abc", 3, 0), TypeError, r"prep_read\(\): b.abc. is not an integer; .* as pin\(object\)"),
+        ((0, 0, None, 0), TypeError, "None is not an integer"),
         ((0, 0, -1, 0), OverflowError, r"prep_read\(0, 0, -1, 0\): an argument does not fit"),
         ((2**31, 0, 1, 0), OverflowError, "does not fit its field"),
     ],

@@ -94,7 +94,7 @@ def test_blocks_pushed_over_the_wrap_then_every_completion_in_order(make):
 def test_push_that_does_not_fit_then_nothing_is_queued(make):
     ring = make(4)
     put_nop(ring, 1)
-    with pytest.raises(SubmissionQueueFull, match="4 slots wanted, 3 of 4 free"):
+    with pytest.raises(SubmissionQueueFull, match="4 slots needed, 3 of 4 free"):
         ring.push(bytes(64 * 4))
     with pytest.raises(ValueError, match="whole number"):
         ring.push(bytes(65))
@@ -695,7 +695,7 @@ def test_sizes_that_are_no_powers_of_two_then_refused(monkeypatch, ring):
         kernel.store(offsets["ring_entries"], 6)
         kernel.store(offsets["ring_mask"], 5)
 
-    assert refused(monkeypatch, spoil) == f"{ring}.ring_entries is 6, which is no power of two"
+    assert refused(monkeypatch, spoil) == f"{ring}.ring_entries is 6, which is not a power of two"
 
 
 @pytest.mark.parametrize(("head", "tail"), [(1, 0), (0, 17), (5, 4), (0, 0x80000000), (0xFFFFFFFF, 16)])

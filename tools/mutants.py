@@ -84,7 +84,7 @@ MUTANTS = (
     ),
     Mutant(
         "requests that handlers start during close() are abandoned", "rawuring/inflight.py",
-        "                if self.entries or self._blocks:  # what", "                if False:  # what",
+        "                if self.entries or self._blocks:  # requests", "                if False:  # requests",
         FAULTS + "test_memory.py -k starts_again", quick=True,
     ),
     # 2. The environment
@@ -597,7 +597,7 @@ MUTANTS = (
     ),
     Mutant(
         "a ring that cannot be mapped again stays open", "rawuring/handle.py",
-        "        # From here on until they are mapped, whatever raises leaves a ring that says that it is broken.\n"
+        "        # From here on until they are mapped, any exception leaves a ring whose state is \"broken\".\n"
         "        self._break()\n", "        self._owner_before = self._owner\n",
         "tests/test_ring_promises.py -k resize", quick=True,
     ),
@@ -614,8 +614,8 @@ MUTANTS = (
     ),
     Mutant(
         "an interrupted close passes a table over", "rawuring/handle.py",
-        "                # getting further than its first line.\n                self._tell(explicit)\n",
-        "                # getting further than its first line.\n                pass\n",
+        "                # first line.\n                self._tell(explicit)\n",
+        "                # first line.\n                pass\n",
         FAULTS + "test_moments.py -k in_close",
     ),
     Mutant(
@@ -639,12 +639,12 @@ MUTANTS = (
     ),
     Mutant(
         "a ring without a descriptor is moved", "rawuring/handle.py",
-        "        self.fileno()  # what has no descriptor cannot be mapped\n", "",
+        "        self.fileno()  # a ring without a descriptor cannot be mapped\n", "",
         "tests/test_ring_promises.py -k before_anything_moves",
     ),
     Mutant(
         "a bad ring keeps others from being disowned", "rawuring/handle.py",
-        "        except OSError:\n            continue  # somebody has closed its descriptor", "        except OSError:\n            break  # ",
+        "        except OSError:\n            continue  # other code has closed its descriptor", "        except OSError:\n            break  # ",
         "tests/test_ring_promises.py -k forked_child_disowns",
     ),
     Mutant(
@@ -1044,7 +1044,7 @@ MUTANTS = (
     ),
     Mutant(
         "a finalizer says that io_uring was taken away", "rawuring/inflight.py",
-        "            if explicit:\n                raise\n            # Else", "            raise\n            # Else",
+        "            if explicit:\n                raise\n            # Otherwise", "            raise\n            # Otherwise",
         "tests/test_selector.py -k gone_at_the_end",
     ),
     Mutant(
@@ -1310,7 +1310,7 @@ MUTANTS = (
     # Promises: signals and threads
     Mutant(
         "reap() counts requests that are no longer held", "rawuring/rings.py",
-        "        self._reaped += len(cq.copied)\n        # No call from here on, len() included: the caller gets them, or finds them here the next time.\n"
+        "        self._reaped += len(cq.copied)\n        # No call from here on, len() included: the caller gets the CQEs, or the next call finds them here.\n"
         "        cqes, cq.copied = cq.copied, []\n",
         "        cqes, cq.copied = cq.copied, []\n        self._reaped += len(cqes)\n",
         FAULTS + "test_signals.py -k reaping", quick=True,
@@ -1328,7 +1328,7 @@ MUTANTS = (
     ),
     Mutant(
         "completions are out of sight while they are made into columns", "rawuring/rings.py",
-        "            cq.copied = self.reap()  # back to where a signal handler that raises leaves them\n            self._reaped = reaped\n"
+        "            cq.copied = self.reap()  # back to where they are found if a signal handler raises\n            self._reaped = reaped\n"
         "            columns = Columns(b\"\".join(_CQE16.pack(*cqe) for cqe in cq.copied))\n",
         "            columns = Columns(b\"\".join(_CQE16.pack(*cqe) for cqe in self.reap()))\n            self._reaped = reaped\n",
         FAULTS + "test_signals.py -k reaping",
