@@ -292,8 +292,7 @@ class RingHandle(Uncopyable):
     # -- by descriptor or by index
 
     def fileno(self) -> int:
-        """Return the descriptor, which poll(2) and select(2) report as readable when completions are
-        available.
+        """Return the descriptor, which poll(2) and select(2) report as readable when completions exist.
 
         It wakes epoll and asyncio, too, but not on a ring with IORING_SETUP_DEFER_TASKRUN (a part of
         rings.RECOMMENDED): use wakeup_fd() there. With IORING_SETUP_IOPOLL it wakes nothing.
