@@ -206,7 +206,7 @@ class RequestFuture(Uncopyable, asyncio.Future):  # type: ignore[type-arg]
             self._end(res if self._first is None else self._first)
 
     def _take_first(self, res: int) -> None:
-        """Record the result of a zero-copy send; its notification, which frees the memory, ends the future."""
+        """Store the result of a zero-copy send; its notification, which frees the memory, ends the future."""
         if self._first is None:
             self._first = res
             if self._asked:  # the peer may take the bytes at any time, or never
