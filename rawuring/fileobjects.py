@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: MIT
 # pyright: basic
-"""File objects for asyncio programs: the builtin's open(), whose methods are coroutines.
+"""File objects for asyncio programs: open() as the builtin, with methods that are coroutines.
 
 What it is: open() and wrap(), the classes of files that they return, and the standard streams.
 Mirrors: the module io, class by class; the names of aiofiles and of anyio.
-Must not know: rings; of threads only that an append may outlive its loop in one.
-Invariant: a method answers what the builtin's method answers, and suspends only when data must be waited for.
+Must not know: rings; of threads only that an append in a thread may outlive its loop.
+Invariant: a method returns the same as the builtin's method, and suspends only if it has to wait for data.
 Read next: filepath.py.
 
-How it works. Binary files keep the builtin's own buffers. These stand on a raw file that never waits: it
-reads what is in the page cache and notes what it lacks; writes it only notes. After each call the notes are
-worked off, and the call is made again for the rest. So results, positions and exceptions are the builtin's.
-Text has a layer of its own, because TextIOWrapper takes a pause for the end of the file.
+How it works: binary files keep the builtin's buffers, over a raw file that never waits. A read returns what
+is in the page cache and notes how much is missing; a write is only noted. After each call the notes are
+carried out, and the call is repeated for the rest. So results, positions and exceptions are the builtin's.
+Text has its own layer, because TextIOWrapper would take missing data for the end of the file.
 
-* The operations of one file run in the order of the calls; an operation that does not suspend pays one test
-  for that. The positional ones, read_at(), readinto_at() and write_at(), run beside them and see what is in
-  the file, not what is in the buffers; only close() waits for them.
-* An operation that is cancelled leaves position and buffers as they were, but for what was written.
-* close() closes the file whatever happens before that, a cancellation included, and then raises it.
-* The file has a position of its own. seek(), flush(), fileno() and close() move the descriptor's along.
+* The operations of one file run in call order; for an operation that does not suspend this costs one test.
+  The positional ones, read_at(), readinto_at() and write_at(), run concurrently with them and see the
+  contents of the file, not of the buffers; only close() waits for them.
+* A cancelled operation leaves position and buffers unchanged, except for data already written.
+* close() closes the file whatever happens before, including a cancellation, which it raises afterwards.
+* The file keeps its own position. seek(), flush(), fileno() and close() move the descriptor's position to it.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterable
     from typing import Any
 
-#: How much a text file that is only read decodes at a time; the others decode as much as the builtin.
+#: The chunk that a read-only text file decodes at a time; other text files use the builtin's chunk size.
 CHUNK_SIZE = 1 << 16
-# The least size of the buffers of a file that is opened with O_DIRECT: whole blocks of it are written.
+# The minimum buffer size of a file opened with O_DIRECT, of which only whole blocks are written.
 _DIRECT_SIZE = 1 << 17
 _O_DIRECT = getattr(os, "O_DIRECT", 0)
 
 
 class _Flag(int):
-    """A truth value that may be awaited: aiofiles has coroutines where anyio has functions."""
+    """A truth value that can be awaited: aiofiles has coroutines where anyio has functions."""
 
     __slots__ = ()
 
@@ -71,33 +71,33 @@ class _Flag(int):
 
 
 class _Raw(Uncopyable, io.FileIO):
-    """The raw file under the builtin's buffers: it never waits, and notes what others have to wait for."""
+    """The raw file under the builtin's buffers: it never waits, and notes what File has to wait for."""
 
     def __init__(self, file: Any, fd: int, mode: str, closefd: bool) -> None:
         self._owns = False
-        #: How many bytes a read lacked since this was set to 0.
+        #: The number of bytes that reads lacked since this was set to 0.
         self.lacks = 0
-        # [offset, bytes] to write, [size, None] to truncate to, in this order.
+        # In order: [offset, bytes] for a write, [size, None] for a truncate().
         self._notes: deque[list[Any]] = deque()
-        # What was read for the next call.
+        # Data read for the next call.
         self._stash: memoryview | None = None
         self._at_end = False
         # Set by jump().
         self._target: int | None = None
-        #: What a text file has encoded and not given to the buffers yet.
+        #: Data that a text file has encoded but not passed to the buffers yet.
         self.text: list[bytes] = []
-        #: Whether it waits as any raw file does: after detach().
+        #: Whether it waits as an ordinary raw file does: after detach().
         self.waits = False
-        #: Whether buffers stand on it, whose finalizer closes it. In a cycle the oldest object is finalized
-        #: first, and what the buffers hold could not be written any more.
+        #: Whether it is under buffers, whose finalizer closes it. In a cycle the oldest object is finalized
+        #: first, and the contents of the buffers could no longer be written.
         self.covered = False
         super().__init__(fd, mode, closefd=False)
         self.name = file
         self.can_read = self.readable()
         self.appends = mode.startswith("a")
-        #: The position; None where there is none.
+        #: The position; None if the file has none.
         self.here: int | None = os.lseek(fd, 0, os.SEEK_CUR) if self.seekable() else None
-        #: Held by an append in a thread, which may outlive its loop: made twice, it would be there twice.
+        #: Held by an append in a thread, which may outlive its loop: a repetition would append the data twice.
         self._appending = threading.Lock() if self.appends and self.here is not None else None
         self._owns = closefd
 
@@ -105,10 +105,10 @@ class _Raw(Uncopyable, io.FileIO):
         if self._owns and not self.covered:
             self.close()
 
-    # What the buffers call
+    # The methods that the buffers call
 
     def readinto(self, buffer: Any) -> int | None:
-        """Read what is there; None if nothing is, and lacks says how much is missing."""
+        """Read the available data; return None if there are none, and set lacks to the missing amount."""
         if not self.can_read or self.closed:
             return super().readinto(buffer)
         want = len(buffer)
@@ -146,7 +146,7 @@ class _Raw(Uncopyable, io.FileIO):
         return io.RawIOBase.read(self, -1 if size is None else size)
 
     def readall(self) -> bytes | None:  # type: ignore[override]
-        """Read until nothing more is there."""
+        """Read until no more data are available."""
         parts = []
         want = io.DEFAULT_BUFFER_SIZE
         if self.can_read and not self.closed and self.here is not None:
@@ -173,7 +173,7 @@ class _Raw(Uncopyable, io.FileIO):
             want = io.DEFAULT_BUFFER_SIZE
 
     def write(self, data: Any) -> int:
-        """Note what is to be written."""
+        """Note data to write."""
         if self.closed or not self.writable():
             return super().write(data)
         view = memoryview(data).cast("B")
@@ -188,7 +188,7 @@ class _Raw(Uncopyable, io.FileIO):
         return put
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Go to a position, and the descriptor with it."""
+        """Set the position, the descriptor's too."""
         if self._target is not None:
             self.here = self._target
             return self.here
@@ -197,12 +197,12 @@ class _Raw(Uncopyable, io.FileIO):
         if whence == 1:
             offset, whence = self.here + offset, 0
         before, self.here = self.here, super().seek(offset, whence)
-        if self.here != before:  # before each read the buffers seek to where the file is
+        if self.here != before:  # before each read the buffers seek to the current position
             self._stash, self._at_end = None, False
         return self.here
 
     def tell(self) -> int:
-        """Tell the position."""
+        """Return the position."""
         if self.here is None or self.closed:
             return super().tell()
         return self.here
@@ -218,7 +218,7 @@ class _Raw(Uncopyable, io.FileIO):
         return size
 
     def close(self) -> None:
-        """Close the file without a loop: write what is noted, and wait for it."""
+        """Close the file without a loop: write the noted data, and wait for that."""
         if self.closed:
             return
         fd, owns = self.fileno(), self._owns
@@ -234,10 +234,10 @@ class _Raw(Uncopyable, io.FileIO):
             if owns:
                 os.close(fd)
 
-    # What the file objects call
+    # The methods that the file objects call
 
     def wait_from_now_on(self) -> None:
-        """Become a raw file as any other; write what is noted, and wait for it."""
+        """Become an ordinary raw file; write the noted data, and wait for that."""
         with self._appending or contextlib.nullcontext():
             self.waits = True
         self.show_position()
@@ -253,12 +253,12 @@ class _Raw(Uncopyable, io.FileIO):
         self._note_end()
 
     def show_position(self) -> None:
-        """Move the descriptor to the position."""
+        """Set the descriptor's position to this file's."""
         if self.here is not None:
             super().seek(self.here)
 
     def jump(self, buffers: Any, position: int) -> None:
-        """Go to a position and have the buffers forgotten; their own seek() keeps what fits."""
+        """Set the position and discard the buffers; their own seek() would keep matching contents."""
         self._target, self._stash, self._at_end = position, None, False
         try:
             buffers.seek(0, os.SEEK_END)
@@ -266,7 +266,7 @@ class _Raw(Uncopyable, io.FileIO):
             self._target = None
 
     def put_back(self, buffers: Any, data: bytes) -> None:
-        """Undo that data were read: the buffers are empty."""
+        """Undo a read of data: the buffers are empty."""
         if not data:
             return
         if self.here is not None:
@@ -276,12 +276,12 @@ class _Raw(Uncopyable, io.FileIO):
             self._stash, self._at_end = memoryview(data + rest), False
 
     async def fetch(self) -> None:
-        """Wait for what a read lacked; it is there when the read is made again."""
+        """Wait for the data that a read lacked; the read succeeds when repeated."""
         want, self.lacks = self.lacks, 0
         if self._notes:
             await self.settle()
         if self._stash is not None or self._at_end:
-            return  # it was read for somebody who is gone
+            return  # data read for a cancelled operation are left
         memory = fileops.room(want)
         got = await self._read(memory)
         self._stash = memoryview(memory)[:got] if got else None
@@ -299,14 +299,14 @@ class _Raw(Uncopyable, io.FileIO):
                 return got
 
     async def settle(self) -> None:
-        """Do what is noted; what fails stays noted, but for a truncate()."""
+        """Carry out the notes; a note whose operation fails stays, except a truncate()."""
         if self.here is None:
             await self._settle()
         elif not self._settle_now():
             await files._finish(self._settle())
 
     def _settle_now(self) -> bool:
-        """Do without waiting what can be done so."""
+        """Carry out the notes that need no waiting."""
         notes = self._notes
         while notes:
             offset, data = notes[0]
@@ -336,7 +336,7 @@ class _Raw(Uncopyable, io.FileIO):
                 self._noted()
 
     def _advance(self, note: list[Any], data: bytes, put: int) -> None:
-        """Take off a note what was written of data, once: an append may come to its end after its loop."""
+        """Shorten a note by the data written, once: an append may end after its loop."""
         if note[1] is data:
             note[:] = None if note[0] is None else note[0] + put, data[put:]
 
@@ -347,12 +347,12 @@ class _Raw(Uncopyable, io.FileIO):
         future = asyncio.get_running_loop().create_future()
 
         def done(put: int, error: BaseException | None) -> None:
-            # At once, and not when the task goes on: its loop may be closed before that.
+            # Immediately, not when the task resumes: its loop may be closed before that.
             if error is None:
                 advance(put)
             files._settle(future, None, error)
             if error is not None:
-                future.exception()  # it is not "never retrieved" then
+                future.exception()  # avoids the "exception was never retrieved" message
 
         files._Engine().start(op, done)
         await future
@@ -361,7 +361,7 @@ class _Raw(Uncopyable, io.FileIO):
         assert self._appending is not None
         with self._appending:
             if self.waits:
-                return 0  # the file was forgotten meanwhile
+                return 0  # the file was finalized meanwhile
             put = write()
             advance(put)
         return put
@@ -371,7 +371,7 @@ class _Raw(Uncopyable, io.FileIO):
         self._note_end()
 
     def _note_end(self) -> None:
-        """Find out where the appends have ended, if all are written."""
+        """Find the end of the appends, if all are written."""
         if self.appends and self.here is not None and not self._notes:
             self.here = os.lseek(self.fileno(), 0, os.SEEK_CUR)
 
@@ -381,7 +381,7 @@ class _Raw(Uncopyable, io.FileIO):
         return await files.pwrite(self.fileno(), data, offset)
 
     async def write_through(self, view: memoryview) -> int:
-        """Write at the position without a note, as much as the kernel takes at once."""
+        """Write at the position without a note, as much as the kernel accepts at once."""
         if self.here is None:
             return await self._write(view, None)
         return int(await files._finish(self._write_through(view)))
@@ -394,15 +394,15 @@ class _Raw(Uncopyable, io.FileIO):
         return put
 
     async def read_at(self, buffer: Any, offset: int) -> int:
-        """Read at an offset, beside everything else."""
+        """Read at an offset, concurrently with everything else."""
         return await files.readinto_at(self.fileno(), buffer, offset)
 
     async def write_at(self, data: Any, offset: int) -> int:
-        """Write at an offset, beside everything else."""
+        """Write at an offset, concurrently with everything else."""
         return await files.pwrite(self.fileno(), data, offset)
 
     def release(self) -> int:
-        """Give the descriptor away, -1 if it is not to be closed; what is noted is lost."""
+        """Release the descriptor, -1 if it must not be closed; noted data are lost."""
         self.show_position()
         self._notes.clear()
         self.text.clear()
@@ -411,12 +411,12 @@ class _Raw(Uncopyable, io.FileIO):
 
 
 class _DirectRaw(_Raw):
-    """A raw file that was opened with O_DIRECT: whole blocks, from and to memory that is aligned."""
+    """A raw file opened with O_DIRECT: whole blocks, from and to aligned memory."""
 
     def __init__(self, file: Any, fd: int, mode: str, closefd: bool) -> None:
         super().__init__(file, fd, mode, closefd)
-        self._appending = None  # whole blocks, at the end as it was
-        #: What offsets and lengths are multiples of; memory is aligned to pages.
+        self._appending = None  # appends write whole blocks at the known end
+        #: The alignment of offsets and lengths; memory is aligned to pages.
         self.block = filebatch.alignment(fd)[1]
 
     def _may_try(self) -> bool:
@@ -461,7 +461,7 @@ class _DirectRaw(_Raw):
         return await files.pwrite(self.fileno(), blocks, offset)
 
     def _write_without(self, view: memoryview, offset: int) -> int:
-        """Write a part of a block, as dd does at the end: without O_DIRECT."""
+        """Write part of a block without O_DIRECT, as dd does at the end."""
         import fcntl
 
         fd = self.fileno()
@@ -481,24 +481,24 @@ class _DirectRaw(_Raw):
 
 
 # ------------------------------------------------------------------------------------------------------
-# What all files have
+# The base of all files
 
 
 class File(Uncopyable):
-    """An open file: what all of them have. open() and wrap() make them.
+    """An open file: the base of all classes of files. open() and wrap() make them.
 
-    A file that is forgotten is written out and closed without the loop, with a ResourceWarning.
+    The finalizer of a file that is not closed flushes and closes it, without the loop, with a ResourceWarning.
     """
 
-    #: The builtin's object that does the work; what it answers without waiting is read from it.
+    #: The builtin's object that does the work; it provides the answers that need no waiting.
     _sync: Any
-    #: Given to anyio's functions; kept, and not used: there is no pool of threads to limit.
+    #: The argument of anyio's functions; kept but not used: there is no pool of threads to limit.
     limiter: Any = None
 
     def __init__(self) -> None:
         self._busy = False
         self._queue: deque[asyncio.Future[None]] = deque()
-        #: What is closed instead of the file, in a thread: a temporary file; and whether that removes it.
+        #: An object closed instead of the file, in a thread: a temporary file; and whether that removes it.
         self._keeper: Any = None
         self.delete = False
 
@@ -511,22 +511,22 @@ class File(Uncopyable):
 
     @property
     def wrapped(self) -> Any:
-        """Return the builtin's object beneath; its methods do not wait."""
+        """Return the underlying object of the builtin; its methods do not wait."""
         return self._sync
 
     @property
     def closed(self) -> bool:
-        """Tell whether the file is closed."""
+        """Return whether the file is closed."""
         return bool(self._sync.closed)
 
     @property
     def name(self) -> Any:
-        """Return what was opened."""
+        """Return the path or descriptor that was opened."""
         return self._sync.name
 
     @property
     def mode(self) -> str:
-        """Return the mode, as the builtin's file has it."""
+        """Return the mode, as the builtin's file reports it."""
         return str(self._sync.mode)
 
     async def __aenter__(self) -> File:
@@ -550,7 +550,7 @@ class File(Uncopyable):
             await turn
         except BaseException:
             if turn.cancelled():
-                with contextlib.suppress(ValueError):  # _release() has passed it over
+                with contextlib.suppress(ValueError):  # _release() has removed it
                     self._queue.remove(turn)
             else:
                 self._release()
@@ -573,25 +573,25 @@ class File(Uncopyable):
         finally:
             self._release()
 
-    # What is answered without waiting
+    # Methods that never wait
 
     def readable(self) -> Any:
-        """Tell whether the file was opened for reading."""
+        """Return whether the file was opened for reading."""
         return _Flag(self._sync.readable())
 
     def writable(self) -> Any:
-        """Tell whether the file was opened for writing."""
+        """Return whether the file was opened for writing."""
         return _Flag(self._sync.writable())
 
     def seekable(self) -> Any:
-        """Tell whether the file has a position."""
+        """Return whether the file has a position."""
         return _Flag(self._sync.seekable())
 
     def isatty(self) -> Any:
-        """Tell whether the file is a terminal."""
+        """Return whether the file is a terminal."""
         return _Flag(self._sync.isatty())
 
-    # What the classes do
+    # Methods that the classes implement
 
     async def read(self, size: int | None = -1) -> Any:
         """Read up to size bytes or characters, or all."""
@@ -602,7 +602,7 @@ class File(Uncopyable):
         raise io.UnsupportedOperation("readline")
 
     async def readlines(self, hint: int | None = -1) -> list[Any]:
-        """Read lines until they are more than hint bytes or characters, or all."""
+        """Read lines until their total exceeds hint bytes or characters, or all."""
         if hint is None or index(hint) <= 0:
             hint = sys.maxsize
         lines, total = [], 0
@@ -631,10 +631,10 @@ class File(Uncopyable):
             await self.write(line)
 
     async def flush(self) -> None:
-        """Write out what is in the buffers; fsync() brings it to the device."""
+        """Write the buffers out to the file; fsync() flushes it to the device."""
 
     async def close(self) -> None:
-        """Write out what is in the buffers and close the file."""
+        """Flush the buffers and close the file."""
         raise io.UnsupportedOperation("close")
 
     async def aclose(self) -> None:
@@ -653,19 +653,19 @@ class _OnRaw(File):
 
     def __init__(self) -> None:
         super().__init__()
-        # How many operations use the descriptor beside those in turn, and who waits for their end.
+        # The number of positional operations that use the descriptor, and the waiter for their end.
         self._beside = 0
         self._left_alone: asyncio.Future[None] | None = None
         self._closing = False
 
     def fileno(self) -> int:
-        """Return the descriptor, moved to the position."""
+        """Return the descriptor, after setting its position to the file's."""
         fd: int = self._sync.fileno()
         self._raw.show_position()
         return fd
 
     async def tell(self) -> int:
-        """Tell the position."""
+        """Return the position."""
         if self._busy:
             return int(await self._in_turn(self._tell))
         return int(self._sync.tell())
@@ -674,12 +674,12 @@ class _OnRaw(File):
         return int(self._sync.tell())
 
     async def fsync(self, datasync: bool = False) -> None:
-        """Write out what is in the buffers, and bring it to the device: os.fsync(), os.fdatasync()."""
+        """Flush the buffers, and flush the file to the device: os.fsync(), os.fdatasync()."""
         await self.flush()
         await self._besides(files.fsync, self._sync.fileno(), datasync)
 
     async def _besides(self, operation: Callable[..., Awaitable[Any]], *args: Any) -> Any:
-        """Do something beside the operations in turn; close() waits for it: its number may be reused."""
+        """Run a positional operation; close() waits for it, because the descriptor may then be reused."""
         if self._closing:
             raise ValueError("I/O operation on closed file")
         self._beside += 1
@@ -696,9 +696,9 @@ class _OnRaw(File):
             await self._left_alone
 
     async def close(self) -> None:
-        """Write out what is in the buffers and close the file, also when the writing fails.
+        """Flush the buffers and close the file, even if the flush fails.
 
-        The operations that were called before come to their end first.
+        Operations that were called before complete first.
         """
         if self.closed:
             return
@@ -732,7 +732,7 @@ class _OnRaw(File):
                     await files.close_fd(fd)
 
     async def read_at(self, n: int, offset: int) -> bytes:
-        """Read up to n bytes at an offset, whatever the position: os.pread().
+        """Read up to n bytes at an offset, independently of the position: os.pread().
 
         Returns: fewer than n bytes only at the end of the file.
         """
@@ -743,15 +743,15 @@ class _OnRaw(File):
         return bytes(memoryview(memory)[:got])
 
     async def readinto_at(self, buffer: Any, offset: int) -> int:
-        """Read into a buffer at an offset, whatever the position: os.preadv().
+        """Read into a buffer at an offset, independently of the position: os.preadv().
 
-        Returns: how many bytes, fewer than there is room for only at the end of the file.
+        Returns: the number of bytes, less than the buffer's length only at the end of the file.
         """
         self._check("can_read", "read")
         return await self._besides(self._raw.read_at, buffer, offset)  # type: ignore[no-any-return]
 
     async def write_at(self, data: Any, offset: int) -> int:
-        """Write all of data at an offset, whatever the position: os.pwrite().
+        """Write all of data at an offset, independently of the position: os.pwrite().
 
         Returns: the length of data in bytes.
         """
@@ -772,10 +772,10 @@ class _OnRaw(File):
 
 
 class RawFile(_OnRaw):
-    """A binary file without a buffer, as io.FileIO."""
+    """An unbuffered binary file, as io.FileIO."""
 
     def __init__(self, raw: _Raw) -> None:
-        """Stand on a raw file; open() calls this."""
+        """Wrap a raw file; open() calls this."""
         super().__init__()
         self._raw = self._sync = raw
 
@@ -836,7 +836,7 @@ class RawFile(_OnRaw):
         return bytes(line)
 
     def _unread(self, data: bytes) -> None:
-        """Undo that data were read."""
+        """Undo a read of data."""
         raw = self._raw
         if raw.here is None:
             raw.put_back(raw, data)
@@ -846,7 +846,7 @@ class RawFile(_OnRaw):
     async def write(self, data: Any) -> int:
         """Write bytes with one call.
 
-        Returns: how many were written.
+        Returns: the number of bytes written.
         """
         return await self._in_turn(self._write, data)  # type: ignore[no-any-return]
 
@@ -857,7 +857,7 @@ class RawFile(_OnRaw):
         return await raw.write_through(_view(data))
 
     async def seek(self, offset: int, whence: int = 0) -> int:
-        """Go to a position."""
+        """Set the position."""
         return await self._in_turn(self._seek, offset, whence)  # type: ignore[no-any-return]
 
     async def _seek(self, offset: int, whence: int) -> int:
@@ -873,11 +873,11 @@ class RawFile(_OnRaw):
         return size
 
     async def flush(self) -> None:
-        """Do nothing, for there is no buffer."""
+        """Do nothing: there is no buffer."""
         self._raw.flush()
 
     def detach(self) -> Any:
-        """Refuse; there is nothing above the raw file."""
+        """Raise io.UnsupportedOperation: nothing is layered on the raw file."""
         raise io.UnsupportedOperation("detach")
 
 
@@ -892,14 +892,14 @@ class BufferedFile(_OnRaw):
     """A binary file, as io.BufferedReader, BufferedWriter and BufferedRandom."""
 
     def __init__(self, buffers: Any, size: int) -> None:
-        """Stand on the builtin's buffers over a raw file; open() calls this."""
+        """Wrap the builtin's buffers over a raw file; open() calls this."""
         super().__init__()
         self._sync = buffers
         self._raw = buffers.raw
         self._raw.covered = True
         self._size = size
         self._writes = buffers.writable()
-        # How much has been written since the last flush, at most.
+        # An upper bound of the data written since the last flush.
         self._pending = 0
 
     @property
@@ -907,10 +907,10 @@ class BufferedFile(_OnRaw):
         """Return the raw file."""
         return self._sync.raw
 
-    # Each reading method asks the buffers, and is done if they lacked nothing.
+    # Each reading method calls the buffers', and returns if they lacked nothing.
 
     async def read(self, size: int | None = -1) -> bytes:
-        """Read up to size bytes, fewer only at the end of the file, or all."""
+        """Read size bytes, fewer only at the end of the file, or all."""
         if self._busy:
             return await self._in_turn(self._read, size)  # type: ignore[no-any-return]
         got = self._sync.read(size)
@@ -945,7 +945,7 @@ class BufferedFile(_OnRaw):
         raise StopAsyncIteration
 
     async def _gather(self, method: Callable[[int], Any], size: int, got: Any) -> bytes:
-        """Call a method for the rest until it lacks nothing; got is what it gave so far."""
+        """Call a method for the rest until it lacks nothing; got is its result so far."""
         raw = self._raw
         parts: list[bytes] = []
         try:
@@ -965,7 +965,7 @@ class BufferedFile(_OnRaw):
         return b"".join([*parts, got or b""]) if parts else got or b""
 
     async def readlines(self, hint: int | None = -1) -> list[bytes]:
-        """Read lines until they are more than hint bytes, or all."""
+        """Read lines until their total exceeds hint bytes, or all."""
         return await self._in_turn(self._readlines, hint)  # type: ignore[no-any-return]
 
     async def _readlines(self, hint: int | None) -> list[bytes]:
@@ -993,18 +993,18 @@ class BufferedFile(_OnRaw):
         return [*lines, part] if part else lines
 
     async def read1(self, size: int = -1) -> bytes:
-        """Read up to size bytes with one call at most, or what is in the buffer."""
+        """Read up to size bytes with at most one call, or return the buffer's contents."""
         return await self._once(self._sync.read1, size)  # type: ignore[no-any-return]
 
     async def peek(self, size: int = 0) -> bytes:
-        """Return what is in the buffer, filled if it is empty, without moving the position."""
+        """Return the buffer's contents, filling it if it is empty, without moving the position."""
         return await self._once(self._peek, size)  # type: ignore[no-any-return]
 
     def _peek(self, size: int) -> bytes:
         return self._sync.peek(size)  # type: ignore[no-any-return]
 
     async def readinto1(self, buffer: Any) -> int:
-        """Read into a buffer with one call at most."""
+        """Read into a buffer with at most one call."""
         return await self._once(self._sync.readinto1, buffer) or 0
 
     async def _once(self, method: Callable[[Any], Any], argument: Any) -> Any:
@@ -1023,7 +1023,7 @@ class BufferedFile(_OnRaw):
         return got
 
     async def readinto(self, buffer: Any) -> int:
-        """Read into a buffer, until it is full or the file has ended."""
+        """Read into a buffer until it is full or the file ends."""
         return await self._in_turn(self._readinto, buffer)  # type: ignore[no-any-return]
 
     async def _readinto(self, buffer: Any) -> int:
@@ -1033,7 +1033,7 @@ class BufferedFile(_OnRaw):
             return got
         view = memoryview(buffer)
         if view.format != "B" or view.ndim != 1:
-            view = view.cast("B")  # PyPy takes a cast one for read-only
+            view = view.cast("B")  # PyPy treats a cast view as read-only
         try:
             while raw.lacks:
                 await raw.fetch()
@@ -1045,9 +1045,9 @@ class BufferedFile(_OnRaw):
         return got
 
     async def write(self, data: Any) -> int:
-        """Write bytes to the buffer, and to the file what it has no room for.
+        """Write bytes to the buffer, and the excess to the file.
 
-        Returns: how many bytes: all.
+        Returns: the number of bytes: all.
         """
         if not self._busy:
             n = len(data) if data.__class__ is bytes else _length(data)
@@ -1070,13 +1070,13 @@ class BufferedFile(_OnRaw):
             while n - put > self._size:
                 put += await self._raw.write_through(view[put:])
             if put and self._raw.here is not None:
-                self._sync.tell()  # they keep the position of the raw file
+                self._sync.tell()  # the buffers cache the raw file's position
         self._pending += self._sync.write(view[put:])
         await self._raw.settle()
         return n
 
     async def _take_encoded(self, text: list[bytes]) -> None:
-        """Take what a text file has encoded: all of it, or nothing if what is before it cannot be written."""
+        """Accept the data that a text file has encoded: all, or none if earlier data cannot be written."""
         await self._in_turn(self._take, text)
 
     async def _take(self, text: list[bytes]) -> None:
@@ -1095,7 +1095,7 @@ class BufferedFile(_OnRaw):
             await self.write(line)
 
     async def flush(self) -> None:
-        """Write out what is in the buffer; fsync() brings it to the device."""
+        """Write the buffer out to the file; fsync() flushes it to the device."""
         await self._in_turn(self._flush)
         self._raw.show_position()
 
@@ -1105,7 +1105,7 @@ class BufferedFile(_OnRaw):
         await self._raw.settle()
 
     async def seek(self, offset: int, whence: int = 0) -> int:
-        """Go to a position."""
+        """Set the position."""
         if self._busy or self._pending or (whence != 0 and self._writes):
             return await self._in_turn(self._seek, offset, whence)  # type: ignore[no-any-return]
         return self._sync.seek(offset, whence)  # type: ignore[no-any-return]
@@ -1127,7 +1127,7 @@ class BufferedFile(_OnRaw):
         return new
 
     def detach(self) -> Any:
-        """Return the raw file, which is the builtin's kind and waits; this file cannot be used any more."""
+        """Return the raw file as the builtin's kind, which waits; this file becomes unusable."""
         raw = self._sync.detach()
         raw.covered = False
         raw.wait_from_now_on()
@@ -1138,7 +1138,7 @@ def _length(data: Any) -> int:
     try:
         return memoryview(data).nbytes
     except TypeError:
-        return 0  # the buffers will say what is wrong with it
+        return 0  # the buffers raise the exception
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -1154,9 +1154,9 @@ class TextFile(File):
         self, binary: BufferedFile, encoding: str | None = None, errors: str | None = None,
         newline: str | None = None, line_buffering: bool = False,
     ) -> None:  # fmt: skip
-        """Stand on a binary file; open() calls this."""
+        """Wrap a binary file; open() calls this."""
         super().__init__()
-        # The builtin checks the arguments; what it has no words for here is asked of it, too.
+        # The builtin checks the arguments, and provides the attributes that are not defined here.
         like = self._like = io.TextIOWrapper(io.BytesIO(), encoding, errors, newline)
         self._binary = binary
         self._sync: Any = binary._sync
@@ -1168,21 +1168,21 @@ class TextFile(File):
         self._configure(newline)
         self._chunk = CHUNK_SIZE if self._encoder is None else like._CHUNK_SIZE  # type: ignore[attr-defined]
         self._chunk_now = self._chunk
-        # The text that was decoded and not read: whole lines as an iterator, and the rest.
+        # Decoded but unread text: whole lines as an iterator, and the rest.
         self._lines: Any = _NO_LINES
         self._tail = ""
-        # How many characters were read since the snapshot and before _lines.
+        # The number of characters read since the snapshot and before _lines.
         self._before = 0
-        # The decoder's state before the last chunk, and the chunk: from here tell() counts.
+        # The decoder's state before the last chunk, and the chunk: tell() counts from here.
         self._snapshot: tuple[int, bytes] | None = None
         # Bytes that a cancelled operation has read.
         self._unread = b""
-        # What is encoded and not yet given to the binary file.
+        # Data encoded but not yet passed to the binary file.
         self._encoded = binary._raw.text
         self._encoded_size = 0
 
     def _configure(self, newline: str | None) -> None:
-        """Set what follows from encoding, errors and ends of lines."""
+        """Set the attributes derived from encoding, errors and newline."""
         self.encoding, self.errors = encoding, errors = self._like.encoding, self._like.errors
         self._newline = newline
         self._line_end = newline or "\n"
@@ -1205,9 +1205,9 @@ class TextFile(File):
         self, *, encoding: str | None = None, errors: str | None = None, newline: Any = ...,
         line_buffering: bool | None = None, write_through: bool | None = None,
     ) -> None:  # fmt: skip
-        """Flush, and go on with other parameters, as io.TextIOWrapper.
+        """Flush, and change parameters, as io.TextIOWrapper.
 
-        Raises: io.UnsupportedOperation where encoding, errors or newline would change and text is decoded.
+        Raises: io.UnsupportedOperation if encoding, errors or newline would change after text was decoded.
         """
         changes = {"encoding": encoding, "errors": errors}
         if newline is not ...:
@@ -1235,7 +1235,7 @@ class TextFile(File):
 
     @property
     def buffer(self) -> BufferedFile:
-        """Return the binary file beneath."""
+        """Return the underlying binary file."""
         return self._binary
 
     @property
@@ -1245,16 +1245,16 @@ class TextFile(File):
 
     @property
     def newlines(self) -> Any:
-        """Return which ends of lines were found, as io.TextIOWrapper does."""
+        """Return the line endings found so far, as io.TextIOWrapper does."""
         return getattr(self._decoder, "newlines", None)
 
     @property
     def write_through(self) -> bool:
-        """Tell whether each write() gives its text to the binary file at once."""
+        """Return whether each write() passes its text to the binary file immediately."""
         return bool(self._like.write_through)
 
     def fileno(self) -> int:
-        """Return the descriptor, moved to the position of the binary file."""
+        """Return the descriptor, after setting its position to the binary file's."""
         self._not_detached()
         return self._binary.fileno()
 
@@ -1269,7 +1269,7 @@ class TextFile(File):
 
     @property
     def closed(self) -> bool:
-        """Tell whether the file is closed."""
+        """Return whether the file is closed."""
         self._not_detached()
         return bool(self._sync.closed)
 
@@ -1295,7 +1295,7 @@ class TextFile(File):
         return lines
 
     def _take_text(self) -> tuple[str, int]:
-        """Take all that was decoded; the second is how many characters were read since the snapshot."""
+        """Take all decoded text; the second value is the number of characters read since the snapshot."""
         used = self._before + self._lines.tell()
         text = self._lines.read() + self._tail
         self._lines, self._tail = _NO_LINES, ""
@@ -1340,9 +1340,9 @@ class TextFile(File):
         )
 
     async def readlines(self, hint: int | None = -1) -> list[str]:
-        """Read lines until they are more than hint characters, or all."""
+        """Read lines until their total exceeds hint characters, or all."""
         if hint is None or index(hint) <= 0:
-            self._telling = False  # as in the builtin, which iterates
+            self._telling = False  # as in the builtin, whose readlines() iterates
             text = await self.read()
             self._telling = self._seekable
             return list(self._split(text))
@@ -1363,7 +1363,7 @@ class TextFile(File):
         return lines
 
     async def _slowly(self, reader: Callable[..., Awaitable[str]], size: int) -> str:
-        """Read with more than what was decoded; put everything back if that fails."""
+        """Read beyond the decoded text; put everything back if that fails."""
         self._check()
         if self._decoder is None:
             raise io.UnsupportedOperation("not readable")
@@ -1375,7 +1375,7 @@ class TextFile(File):
         try:
             return await reader(text, used, size, raw)
         except UnicodeError:
-            raise  # as the builtin: what cannot be decoded is passed over
+            raise  # as the builtin: undecodable data are skipped
         except BaseException:
             self._decoder.setstate(state)
             self._unread = b"".join([*raw, self._unread])
@@ -1384,7 +1384,7 @@ class TextFile(File):
             raise
 
     async def _next_chunk(self, raw: list[bytes], size: int) -> tuple[str, bool]:
-        """Decode the next chunk: the text, and whether there is more to come."""
+        """Decode the next chunk; return its text, and whether more may follow."""
         state = self._decoder.getstate() if self._telling else None
         if self._unread:
             data, self._unread = self._unread, b""
@@ -1404,7 +1404,7 @@ class TextFile(File):
                 end = size - done
             if end >= 0:
                 break
-            # A line end may begin in this chunk and end in the next.
+            # A line ending may begin in this chunk and end in the next.
             keep = 1 if len(self._line_end) == 2 and text.endswith("\r") else 0
             parts.append(text[: len(text) - keep])
             done += len(text) - keep
@@ -1428,7 +1428,7 @@ class TextFile(File):
         return "".join(parts)
 
     def _end_of_line(self, text: str) -> int:
-        """Return where the first line ends, -1 if it does not."""
+        """Return the end of the first line, -1 if the text does not contain it."""
         end = text.find(self._line_end)
         if self._crlf:
             other = text.find("\r")
@@ -1463,7 +1463,7 @@ class TextFile(File):
     async def write(self, text: str) -> int:
         """Write text.
 
-        Returns: how many characters: all.
+        Returns: the number of characters: all.
         """
         return await self._in_turn(self._write, text)  # type: ignore[no-any-return]
 
@@ -1493,7 +1493,7 @@ class TextFile(File):
         return n
 
     async def _write_out(self) -> None:
-        """Give the binary file what was encoded; it stays here if that takes none of it."""
+        """Pass the encoded data to the binary file; keep them if it accepts none."""
         if self._encoded:
             try:
                 await self._binary._take_encoded(self._encoded)
@@ -1507,7 +1507,7 @@ class TextFile(File):
             await self.write(line)
 
     async def flush(self) -> None:
-        """Write out what is in the buffers; fsync() brings it to the device."""
+        """Write the buffers out to the file; fsync() flushes it to the device."""
         await self._in_turn(self._flush)
 
     async def _flush(self) -> None:
@@ -1517,7 +1517,7 @@ class TextFile(File):
         await self._binary.flush()
 
     async def fsync(self, datasync: bool = False) -> None:
-        """Write out what is in the buffers, and bring it to the device: os.fsync(), os.fdatasync()."""
+        """Flush the buffers, and flush the file to the device: os.fsync(), os.fdatasync()."""
         await self.flush()
         await self._binary.fsync(datasync)
 
@@ -1529,12 +1529,12 @@ class TextFile(File):
         await self._flush()
         return await self._binary.truncate(size)
 
-    # Positions. A cookie is what CPython's TextIOWrapper makes. From the lowest bit: 64 bits of the offset,
-    # 32 each of the decoder's state there, of how many bytes to feed it, and of how many characters of these
-    # to skip, and whether the end of the file belongs to them.
+    # Positions. A cookie has the format of CPython's TextIOWrapper. From the lowest bit: 64 bits of offset;
+    # 32 bits each of the decoder's state there, of the number of bytes to feed it, and of the number of
+    # characters of these to skip; and whether they include the end of the file.
 
     async def tell(self) -> int:
-        """Return where the file is: a number for seek() and nothing else."""
+        """Return the position as an opaque number, valid only for seek()."""
         return await self._in_turn(self._tell)  # type: ignore[no-any-return]
 
     async def _tell(self) -> int:
@@ -1551,7 +1551,7 @@ class TextFile(File):
         position -= len(data)
         used = self._before + self._lines.tell()
         if used < 0:
-            raise OSError("telling position disabled by next() call")  # and a cancelled readlines()
+            raise OSError("telling position disabled by next() call")  # or by a cancelled readlines()
         if not used:
             return position | flags << 64
         state = self._decoder.getstate()
@@ -1567,8 +1567,7 @@ class TextFile(File):
             decoder.setstate((b"", flags))
             return len(decoder.decode(data[:n], final))
 
-        # The fewest bytes that give the characters which were read. Positions beyond used bytes per character
-        # are rare, so the search begins with the likely ones.
+        # The fewest bytes that decode to the characters read.
         low, high, need_eof = 0, len(data), False
         if characters(high) < used:
             need_eof = True
@@ -1579,7 +1578,7 @@ class TextFile(File):
                     high = middle
                 else:
                     low = middle
-        # The last offset before that where the decoder has nothing in its hands.
+        # The last offset before that at which the decoder has no pending input.
         for safe in range(high, -1, -1):
             count = characters(safe)
             buffered, safe_flags = decoder.getstate()
@@ -1592,7 +1591,7 @@ class TextFile(File):
         return cookie
 
     async def seek(self, cookie: int, whence: int = 0) -> int:
-        """Go to where tell() was called; or with whence to the end of the file, or stay."""
+        """Set the position to a result of tell(); or, depending on whence, to the end or where it is."""
         return await self._in_turn(self._seek, cookie, whence)  # type: ignore[no-any-return]
 
     async def _seek(self, cookie: int, whence: int) -> int:
@@ -1647,7 +1646,7 @@ class TextFile(File):
     # The end
 
     async def close(self) -> None:
-        """Write out what is in the buffers and close the file, also when the writing fails."""
+        """Flush the buffers and close the file, even if the flush fails."""
         if self.closed:
             return
         self._forget()
@@ -1666,7 +1665,7 @@ class TextFile(File):
             await self._binary.close()
 
     def detach(self) -> Any:
-        """Return the binary file, which is the builtin's kind and waits; this one cannot be used any more."""
+        """Return the binary file as the builtin's kind, which waits; this file becomes unusable."""
         self._not_detached()
         self._binary._raw.wait_from_now_on()
         if self._encoded:
@@ -1679,19 +1678,19 @@ class TextFile(File):
 
 
 # ------------------------------------------------------------------------------------------------------
-# Other objects that are like files
+# Other file-like objects
 
 
 class WrappedFile(File):
-    """Any object that is like a file; its methods are called in a thread, or at once if it is in memory."""
+    """Any file-like object; its methods are called in a thread, or directly if it is in memory."""
 
-    # Whether a method may wait for ever: a task that is cancelled leaves it alone.
+    # Whether a method may wait forever, so that a cancelled task does not wait for it.
     _may_wait = False
 
     def __init__(self, file: Any, loop: Any = None, executor: Any = None) -> None:
         """Wrap an object.
 
-        Args: loop and executor are aiofiles', and not used.
+        Args: loop and executor are accepted as in aiofiles, and not used.
         """
         super().__init__()
         self._sync = file
@@ -1769,7 +1768,7 @@ class WrappedFile(File):
         await self._call("flush")
 
     async def close(self) -> None:
-        """Close the object, also when the task is cancelled."""
+        """Close the object, even if the task is cancelled."""
         if self._at_once():
             self._sync.close()
         else:
@@ -1786,12 +1785,12 @@ class WrappedFile(File):
 
 @functools.singledispatch
 def wrap(file: Any, *, loop: Any = None, executor: Any = None) -> Any:
-    """Make a file of an open descriptor, or of an object that is like a file.
+    """Make a file from an open descriptor or a file-like object.
 
     A descriptor gives a binary file, which closes it. The methods of an object are called in a thread, so
-    that what others do with it is seen; wrap.register() adds types, as aiofiles' does.
+    that changes that other code makes to it are seen; wrap.register() adds types, as in aiofiles.
 
-    Args: loop and executor are aiofiles', and not used.
+    Args: loop and executor are accepted as in aiofiles, and not used.
     Raises: TypeError for anything else.
     """
     like = hasattr(file, "close") and (hasattr(file, "read") or hasattr(file, "write"))
@@ -1816,7 +1815,7 @@ def _wrap_descriptor(file: int, *, loop: Any = None, executor: Any = None) -> Fi
 
 
 class _Standard(WrappedFile):
-    """One of the standard streams, as it is in sys at each call."""
+    """One of the standard streams, looked up in sys at each call."""
 
     _may_wait = True
 
@@ -1846,7 +1845,7 @@ stderr_bytes = _Standard(lambda: sys.stderr.buffer)
 
 
 class _Asked(Exception):
-    """What the builtin's open() would open; its arguments are checked."""
+    """Carries the path and flags that the builtin's open() passes to its opener, after its checks."""
 
 
 def _ask(path: Any, flags: int) -> int:
@@ -1854,12 +1853,12 @@ def _ask(path: Any, flags: int) -> int:
 
 
 class Opening(Uncopyable):
-    """What open() returns: await it, or use it with ``async with``."""
+    """The result of open(): await it, or use it with ``async with``."""
 
     __slots__ = ("_coro", "_obj")
 
     def __init__(self, coroutine: Any) -> None:
-        """Take the coroutine that opens."""
+        """Wrap the coroutine that opens the file."""
         self._coro = coroutine
         self._obj: Any = None
 
@@ -1884,8 +1883,8 @@ def open(
     """Open a file: the builtin's open().
 
     Args: direct opens it with O_DIRECT: transfers go to the device, in whole blocks, past the page cache.
-        opener is called in a thread. loop and executor are aiofiles', and not used.
-    Returns: what can be awaited, or used with ``async with``, for a File.
+        opener is called in a thread. loop and executor are accepted as in aiofiles, and not used.
+    Returns: an object to await, or to use with ``async with``, for a File.
     """
     return Opening(_open(file, mode, buffering, encoding, errors, newline, closefd, opener, direct))
 
@@ -1928,7 +1927,7 @@ def _assemble(
     file: Any, fd: int, mode: str, buffering: int, encoding: str | None, errors: str | None,
     newline: str | None, closefd: bool, direct: bool,
 ) -> File:  # fmt: skip
-    """Put the layers together on a descriptor, as the builtin's open() does."""
+    """Assemble the layers on a descriptor, as the builtin's open() does."""
     try:
         raw: Any = (_DirectRaw if direct else _Raw)(file, fd, mode.replace("b", "").replace("t", ""), closefd)
     except OSError as error:
@@ -1981,7 +1980,7 @@ async def open_file(
 ) -> File:  # fmt: skip
     """Open a file: anyio's open_file(); see open().
 
-    Args: limiter is kept, and not used: there is no pool of threads to limit.
+    Args: limiter is kept but not used: there is no pool of threads to limit.
     """
     found: File = await open(file, mode, buffering, encoding, errors, newline, closefd, opener)
     found.limiter = limiter

@@ -2,14 +2,14 @@
 # pyright: basic
 """Paths and temporary files for asyncio programs, and aiofiles' modules.
 
-What it is: Path, whose methods are coroutines where they ask the file system; the functions of aiofiles.os,
+What it is: Path, whose methods that access the file system are coroutines; the functions of aiofiles.os,
 aiofiles.tempfile and aiofiles.threadpool.
-Mirrors: pathlib.Path and tempfile, each version's own; the names and signatures of anyio and aiofiles.
+Mirrors: pathlib.Path and tempfile of the running Python; the names and signatures of anyio and aiofiles.
 Must not know: rings, threads.
-Invariant: a Path is a pathlib.PurePath, and each method answers what pathlib's answers.
+Invariant: a Path is a pathlib.PurePath, and each method returns the same as pathlib's.
 Read next: DESIGN.md.
 
-Arguments called loop, executor and limiter are accepted, and not used: there is no pool of threads.
+The arguments loop, executor and limiter are accepted but not used: there is no pool of threads.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from .fileobjects import File
 
-#: How many paths one thread finds before they are handed over.
+#: The number of paths that a thread finds before it delivers them.
 GLOB_BATCH = 64
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP)
 
@@ -47,13 +47,13 @@ _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP)
 
 
 class Path(type(pathlib.PurePath())):  # type: ignore[misc]
-    """A pathlib.PurePath whose methods that ask the file system are coroutines, as anyio.Path's."""
+    """A pathlib.PurePath with coroutines for the methods that access the file system, as anyio.Path."""
 
-    #: anyio's; kept by the paths that are made of this one.
+    #: As in anyio; inherited by paths derived from this one.
     limiter: Any = None
 
     def __new__(cls, *args: Any, limiter: Any = None) -> Path:
-        """Make a path of parts, as pathlib.Path()."""
+        """Make a path from parts, as pathlib.Path()."""
         if sys.version_info >= (3, 12):
             path = super().__new__(cls, *args)
         else:
@@ -68,7 +68,7 @@ class Path(type(pathlib.PurePath())):  # type: ignore[misc]
     if sys.version_info >= (3, 12):
 
         def __init__(self, *args: Any, limiter: Any = None) -> None:
-            """Make a path of parts, as pathlib.Path()."""
+            """Make a path from parts, as pathlib.Path()."""
             super().__init__(*args)
 
     def __repr__(self) -> str:
@@ -86,7 +86,7 @@ class Path(type(pathlib.PurePath())):  # type: ignore[misc]
 
     @property
     def parents(self) -> tuple[Path, ...]:
-        """Return the directories above."""
+        """Return the parent directories."""
         return tuple(self._mine(path) for path in super().parents)
 
     if sys.version_info < (3, 13):
@@ -98,13 +98,13 @@ class Path(type(pathlib.PurePath())):  # type: ignore[misc]
             return self.with_name(stem + self.suffix)  # type: ignore[no-any-return]
 
     async def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """Call pathlib's method in a thread; paths are pathlib's there and ours here."""
+        """Call pathlib's method in a thread, and convert paths to pathlib's and back."""
         args = tuple(pathlib.Path(arg) if isinstance(arg, Path) else arg for arg in args)
         result = await files.call(getattr(pathlib.Path(self), name), *args, **kwargs)
         return self._mine(result) if isinstance(result, pathlib.PurePath) else result
 
     async def _mode(self, follow_symlinks: bool = True) -> int:
-        """Return st_mode, 0 for what is not there."""
+        """Return st_mode, 0 if the path does not exist."""
         try:
             return (await files.stat(self, follow_symlinks=follow_symlinks)).st_mode
         except OSError as error:
@@ -117,64 +117,64 @@ class Path(type(pathlib.PurePath())):  # type: ignore[misc]
     # Questions
 
     async def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
-        """Tell about the file: os.stat()."""
+        """Return the status of the file: os.stat()."""
         return await files.stat(self, follow_symlinks=follow_symlinks)
 
     async def lstat(self) -> os.stat_result:
-        """Tell about the file, or about the link itself."""
+        """Return the status of the file, or of a link itself."""
         return await files.stat(self, follow_symlinks=False)
 
     async def exists(self, *, follow_symlinks: bool = True) -> bool:
-        """Tell whether there is such a file."""
+        """Return whether the path exists."""
         return bool(await self._mode(follow_symlinks))
 
     async def is_dir(self, *, follow_symlinks: bool = True) -> bool:
-        """Tell whether it is a directory."""
+        """Return whether it is a directory."""
         return stat_module.S_ISDIR(await self._mode(follow_symlinks))
 
     async def is_file(self, *, follow_symlinks: bool = True) -> bool:
-        """Tell whether it is a regular file."""
+        """Return whether it is a regular file."""
         return stat_module.S_ISREG(await self._mode(follow_symlinks))
 
     async def is_symlink(self) -> bool:
-        """Tell whether it is a symbolic link."""
+        """Return whether it is a symbolic link."""
         return stat_module.S_ISLNK(await self._mode(False))
 
     async def is_block_device(self) -> bool:
-        """Tell whether it is a block device."""
+        """Return whether it is a block device."""
         return stat_module.S_ISBLK(await self._mode())
 
     async def is_char_device(self) -> bool:
-        """Tell whether it is a character device."""
+        """Return whether it is a character device."""
         return stat_module.S_ISCHR(await self._mode())
 
     async def is_fifo(self) -> bool:
-        """Tell whether it is a FIFO."""
+        """Return whether it is a FIFO."""
         return stat_module.S_ISFIFO(await self._mode())
 
     async def is_socket(self) -> bool:
-        """Tell whether it is a socket."""
+        """Return whether it is a socket."""
         return stat_module.S_ISSOCK(await self._mode())
 
     async def is_mount(self) -> bool:
-        """Tell whether something is mounted there."""
+        """Return whether it is a mount point."""
         return bool(await files.call(stdlib_os.path.ismount, str(self)))
 
     async def is_junction(self) -> bool:
-        """Tell whether it is a junction of Windows."""
+        """Return whether it is a junction (Windows)."""
         isjunction: Callable[[Any], bool] = getattr(stdlib_os.path, "isjunction", lambda path: False)
         return bool(await files.call(isjunction, str(self)))
 
     async def owner(self, **kwargs: bool) -> str:
-        """Tell the name of the owner."""
+        """Return the name of the owner."""
         return str(await self._call("owner", **kwargs))
 
     async def group(self, **kwargs: bool) -> str:
-        """Tell the name of the group."""
+        """Return the name of the group."""
         return str(await self._call("group", **kwargs))
 
     async def samefile(self, other_path: Any) -> bool:
-        """Tell whether two paths lead to the same file."""
+        """Return whether two paths refer to the same file."""
         return bool(await self._call("samefile", other_path))
 
     # Other paths
@@ -195,34 +195,34 @@ class Path(type(pathlib.PurePath())):  # type: ignore[misc]
         return cls(pathlib.Path.from_uri(uri), limiter=limiter)  # type: ignore[attr-defined]
 
     async def absolute(self) -> Path:
-        """Put the working directory in front."""
+        """Return the path prefixed with the working directory if it is relative."""
         return self._mine(pathlib.Path(self).absolute())
 
     async def expanduser(self) -> Path:
-        """Put a home directory in the place of ~."""
+        """Return the path with ~ replaced by a home directory."""
         return await self._call("expanduser")  # type: ignore[no-any-return]
 
     async def resolve(self, strict: bool = False) -> Path:
-        """Follow all symbolic links."""
+        """Return the absolute path with all symbolic links resolved."""
         return await self._call("resolve", strict)  # type: ignore[no-any-return]
 
     async def readlink(self) -> Path:
-        """Tell where the symbolic link leads to."""
+        """Return the target of the symbolic link."""
         return self._mine(await files.readlink(self))
 
     # Directories
 
     async def iterdir(self) -> AsyncIterator[Path]:
-        """Yield what is in the directory."""
+        """Yield the entries of the directory."""
         for name in await files.listdir(self):
             yield self / name
 
     def glob(self, pattern: Any, **kwargs: Any) -> AsyncIterator[Path]:
-        """Yield what matches a pattern."""
+        """Yield the paths that match a pattern."""
         return self._each(pathlib.Path(self).glob(pattern, **kwargs))
 
     def rglob(self, pattern: Any, **kwargs: Any) -> AsyncIterator[Path]:
-        """Yield what matches a pattern, here and below."""
+        """Yield the paths that match a pattern, here and in all subdirectories."""
         return self._each(pathlib.Path(self).rglob(pattern, **kwargs))
 
     async def _each(self, paths: Any) -> AsyncIterator[Path]:
@@ -265,7 +265,7 @@ class Path(type(pathlib.PurePath())):  # type: ignore[misc]
         await self._call("lchmod", mode)
 
     async def touch(self, mode: int = 0o666, exist_ok: bool = True) -> None:
-        """Make the file, or set its times."""
+        """Create the file, or update its times."""
         await self._call("touch", mode, exist_ok)
 
     async def unlink(self, missing_ok: bool = False) -> None:
@@ -285,7 +285,7 @@ class Path(type(pathlib.PurePath())):  # type: ignore[misc]
         return self._mine(target)
 
     async def replace(self, target: Any) -> Path:
-        """Rename the file, over another one.
+        """Rename the file, replacing an existing one.
 
         Returns: the new path.
         """
@@ -312,27 +312,27 @@ class Path(type(pathlib.PurePath())):  # type: ignore[misc]
     ) -> fileobjects.Opening:  # fmt: skip
         """Open the file.
 
-        Returns: what can be awaited, or used with ``async with``.
+        Returns: an object to await, or to use with ``async with``.
         """
         return fileobjects.Opening(
             fileobjects.open_file(self, mode, buffering, encoding, errors, newline, limiter=self.limiter)
         )
 
     async def read_bytes(self) -> bytes:
-        """Read all."""
+        """Read the file."""
         return await files.read_bytes(self)
 
     async def read_text(
         self, encoding: str | None = None, errors: str | None = None, newline: str | None = None
     ) -> str:
-        """Read all as text."""
+        """Read the file as text."""
         async with self.open("r", -1, encoding, errors, newline) as file:
             return str(await file.read())
 
     async def write_bytes(self, data: Any) -> int:
-        """Write all.
+        """Write the file.
 
-        Returns: how many bytes.
+        Returns: the number of bytes.
         """
         view = memoryview(data)
         async with self.open("wb") as file:
@@ -341,9 +341,9 @@ class Path(type(pathlib.PurePath())):  # type: ignore[misc]
     async def write_text(
         self, data: str, encoding: str | None = None, errors: str | None = None, newline: str | None = None
     ) -> int:
-        """Write all as text.
+        """Write the file as text.
 
-        Returns: how many characters.
+        Returns: the number of characters.
         """
         if not isinstance(data, str):
             raise TypeError(f"data must be str, not {type(data).__name__}")
@@ -370,7 +370,7 @@ if not hasattr(pathlib.Path, "from_uri"):
 
 
 def _walk(top: str, top_down: bool, on_error: Any, follow_symlinks: bool) -> Iterator[Any]:
-    """Do what pathlib's walk() does: os.walk() with links to directories among the files."""
+    """Do as pathlib's walk() does: os.walk() with links to directories listed among the files."""
     for root, folders, names in stdlib_os.walk(top, top_down, on_error, follow_symlinks):
         if not follow_symlinks:
             links = [name for name in folders if stdlib_os.path.islink(stdlib_os.path.join(root, name))]
@@ -384,7 +384,7 @@ def _walk(top: str, top_down: bool, on_error: Any, follow_symlinks: bool) -> Ite
 
 
 def _awaitable(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a coroutine function of one that blocks: aiofiles.os.wrap()."""
+    """Convert a blocking function to a coroutine function: aiofiles.os.wrap()."""
 
     @wraps(function)
     async def run(*args: Any, loop: Any = None, executor: Any = None, **kwargs: Any) -> Any:
@@ -394,7 +394,7 @@ def _awaitable(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _ours(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Take aiofiles' arguments from a coroutine function of files."""
+    """Make a coroutine function of files accept aiofiles' additional arguments."""
 
     @wraps(function)
     async def run(*args: Any, loop: Any = None, executor: Any = None, **kwargs: Any) -> Any:
@@ -430,7 +430,7 @@ os_functions = SimpleNamespace(
 
 
 class TemporaryOpening(fileobjects.Opening):
-    """What TemporaryFile() and NamedTemporaryFile() return: await it, or use it with ``async with``."""
+    """The result of TemporaryFile() and NamedTemporaryFile(): await it, or use it with ``async with``."""
 
     __slots__ = ()
 
@@ -439,7 +439,7 @@ class TemporaryOpening(fileobjects.Opening):
         try:
             await file.close()
         finally:
-            # It also removes a file that close() was told to leave there.
+            # This also removes a file that close() was told to keep.
             await files._finish(files.call(file._keeper.__exit__, None, None, None))
 
 
@@ -448,7 +448,7 @@ async def _temporary(
     errors: str | None, **where: Any,
 ) -> File:  # fmt: skip
     if "b" not in mode:
-        io.TextIOWrapper(io.BytesIO(), encoding, errors, newline)  # says what is wrong with them
+        io.TextIOWrapper(io.BytesIO(), encoding, errors, newline)  # checks the arguments
     binary = mode.replace("t", "") + ("" if "b" in mode else "b")
     making = fileops.Op(partial(make, mode=binary, buffering=0, **where), undo=_close)
     keeper = await files._in_thread(making)
@@ -459,7 +459,7 @@ async def _temporary(
     except BaseException:
         keeper.close()
         raise
-    # A text file leaves the closing to the binary file beneath.
+    # A text file leaves the closing to its binary file.
     found._keeper = getattr(found, "_binary", found)._keeper = keeper
     found.delete = where.get("delete", True)
     return found
@@ -486,9 +486,9 @@ def NamedTemporaryFile(
     suffix: Any = None, prefix: Any = None, dir: Any = None, delete: bool = True,
     delete_on_close: bool = True, loop: Any = None, executor: Any = None, *, errors: str | None = None,
 ) -> TemporaryOpening:  # fmt: skip
-    """Open a file that is removed in the end: tempfile.NamedTemporaryFile().
+    """Open a file that is removed at the end: tempfile.NamedTemporaryFile().
 
-    Args: delete_on_close is Python 3.12's.
+    Args: delete_on_close is as in Python 3.12.
     """
     where: dict[str, Any] = {"suffix": suffix, "prefix": prefix, "dir": dir, "delete": delete}
     if not delete_on_close:
@@ -498,17 +498,17 @@ def NamedTemporaryFile(
 
 
 class SpooledFile(fileobjects.WrappedFile):
-    """A file that is in memory until it is too large for that: tempfile.SpooledTemporaryFile."""
+    """A file that is kept in memory until it exceeds a size: tempfile.SpooledTemporaryFile."""
 
     def _at_once(self) -> bool:
         return not self._sync._rolled
 
     async def write(self, data: Any) -> Any:
-        """Write, to the disk what is too much for memory."""
+        """Write data; move the file to disk if it becomes too large."""
         return await self._put("write", data, len(data))
 
     async def writelines(self, lines: Any) -> None:
-        """Write lines, to the disk what is too much for memory."""
+        """Write lines; move the file to disk if it becomes too large."""
         lines = list(lines)
         await self._put("writelines", lines, sum(map(len, lines)))
 
@@ -519,11 +519,11 @@ class SpooledFile(fileobjects.WrappedFile):
         return await self._call(name, data)
 
     async def rollover(self) -> None:
-        """Go to the disk now."""
+        """Move the file to disk now."""
         await self._in_turn(files.call, self._sync.rollover)
 
     async def fileno(self) -> Any:
-        """Go to the disk now; return the descriptor."""
+        """Move the file to disk now; return the descriptor."""
         return await self._in_turn(files.call, self._sync.fileno)
 
 
@@ -532,7 +532,7 @@ def SpooledTemporaryFile(
     newline: str | None = None, suffix: Any = None, prefix: Any = None, dir: Any = None, loop: Any = None,
     executor: Any = None, *, errors: str | None = None,
 ) -> fileobjects.Opening:  # fmt: skip
-    """Open a file that is in memory at first: tempfile.SpooledTemporaryFile()."""
+    """Open a file that is kept in memory at first: tempfile.SpooledTemporaryFile()."""
     make = partial(
         stdlib_tempfile.SpooledTemporaryFile, max_size=max_size, mode=mode, buffering=buffering,
         encoding=encoding, newline=newline, suffix=suffix, prefix=prefix, dir=dir, errors=errors,
@@ -545,24 +545,24 @@ async def _spooled(make: Callable[[], Any]) -> SpooledFile:
 
 
 class TemporaryFolder(Uncopyable):
-    """A directory that is removed in the end: tempfile.TemporaryDirectory."""
+    """A directory that is removed at the end: tempfile.TemporaryDirectory."""
 
     def __init__(self, folder: Any) -> None:
-        """Keep the directory; TemporaryDirectory() calls this."""
+        """Store the directory; TemporaryDirectory() calls this."""
         self._file = folder
         self.name: Any = folder.name
 
     async def cleanup(self) -> None:
-        """Remove the directory and all that is in it, also when the task is cancelled."""
+        """Remove the directory and its contents, even if the task is cancelled."""
         await files._finish(files.call(self._file.cleanup))
 
     async def close(self) -> None:
-        """Remove the directory and all that is in it."""
+        """Remove the directory and its contents."""
         await self.cleanup()
 
 
 class FolderOpening(fileobjects.Opening):
-    """What TemporaryDirectory() returns: await it, or use it with ``async with`` for its name."""
+    """The result of TemporaryDirectory(): await it, or use it with ``async with`` for its name."""
 
     __slots__ = ()
 
@@ -573,7 +573,7 @@ class FolderOpening(fileobjects.Opening):
 def TemporaryDirectory(
     suffix: Any = None, prefix: Any = None, dir: Any = None, loop: Any = None, executor: Any = None
 ) -> FolderOpening:
-    """Make a directory that is removed in the end: tempfile.TemporaryDirectory()."""
+    """Make a directory that is removed at the end: tempfile.TemporaryDirectory()."""
     return FolderOpening(_folder(partial(stdlib_tempfile.TemporaryDirectory, suffix, prefix, dir)))
 
 
@@ -597,7 +597,7 @@ tempfile = SimpleNamespace(
 
 
 def _pool_open(file: Any, *args: Any, loop: Any = None, executor: Any = None, **kwargs: Any) -> Any:
-    """Open a file as open() does, or with what a test has put in the place of sync_open."""
+    """Open a file as open() does, or with the function that replaced sync_open in a test."""
     if threadpool.sync_open is builtin_open:
         return fileobjects.open(file, *args, **kwargs)
     return fileobjects.Opening(_open_with(partial(threadpool.sync_open, file, *args, **kwargs)))

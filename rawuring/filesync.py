@@ -2,15 +2,15 @@
 # pyright: basic
 """Batches of files for programs without asyncio: ``from rawuring.files import sync``.
 
-What it is: the names of files.py as plain functions and iterators, on a private ring, or in threads where
-io_uring is refused.
+What it is: the names of files.py as plain functions and iterators, on a private ring, or in threads if
+io_uring is unavailable.
 Mirrors: files.py, name by name.
 Must not know: asyncio.
-Invariant: a batch owns its ring, and has closed it when it ends, whatever ended it.
+Invariant: a batch owns its ring, and closes it before it ends, whatever ended it.
 Read next: files.py.
 
-One file is read and written with plain calls: nothing is faster. A ring is made for each batch, which takes
-some 0.2 ms; it pays from about ten files on that are not in the page cache.
+A single file is read and written with plain calls: nothing is faster. Each batch makes a ring, which takes
+some 0.2 ms and pays off from about ten uncached files on.
 """
 
 from __future__ import annotations
@@ -42,26 +42,26 @@ __all__ = [
     "read_text", "remove_tree", "stat_each", "stat_many", "walk", "write_bytes", "write_text",
 ]  # fmt: skip
 
-#: How long a batch runs without looking at what has completed.
+#: How long a batch runs between two checks for completions.
 _LOOK_S = 0.0005
 
 
 class Engine(filebatch.Engine):
-    """Operations of one thread: on a ring of its own, or in threads."""
+    """The engine of one thread, on a private ring or in threads."""
 
     def __init__(self, entries: int) -> None:
         """Start nothing yet; the first request makes the ring.
 
-        Args: entries is how many operations are usually in flight.
+        Args: entries is the usual number of operations in flight.
         """
         from queue import SimpleQueue
 
         self._entries = entries
         self._ring: Ring | None = None
-        # Whether io_uring is refused.
+        # Whether io_uring is unavailable.
         self._refused = False
         self._answers: Any = SimpleQueue()
-        # How many threads are at work, and a plain call that none has been given, if it is the only one.
+        # The number of plain calls under way, and the call that no thread has, if it is the only one.
         self._jobs = 0
         self._own: Any = None
         self.unknown = set()
@@ -93,7 +93,7 @@ class Engine(filebatch.Engine):
     def start_thread(self, op: Op, done: Callable[[Any, BaseException | None], object]) -> Op:
         """Make the plain call in a thread; return a handle.
 
-        If it is the only one, and not to overlap with a request, wait() makes it: that is faster.
+        If it is the only call, and must not overlap with a request, wait() makes it, which is faster.
         """
         self._jobs += 1
         if self._jobs == 1 and op.prep is None and not op.alone:
@@ -116,7 +116,7 @@ class Engine(filebatch.Engine):
             self._put(*own)
 
     def cancel(self, handle: Any) -> None:
-        """Cancel an operation, which still ends by done(); what a thread does is waited for."""
+        """Cancel an operation, which still ends with done(); a call that a thread has begun is waited for."""
         if isinstance(handle, Op):
             if self._own is not None and self._own[0] is handle:
                 (_, done), self._own = self._own, None
@@ -131,11 +131,11 @@ class Engine(filebatch.Engine):
                 self._table.cancel(handle)
 
     def wait(self) -> None:
-        """Wait until at least one operation has ended, and call what waits for it."""
+        """Wait until at least one operation has ended, and call its done()."""
         ring = self._ring
         if ring is not None and self._table.entries:
             self._give_own()
-            # Threads wake no ring: with both, each is looked at in turn.
+            # Threads do not wake a ring: if both are at work, they are polled alternately.
             ring.submit_and_wait(1, 1_000_000 if self._jobs else None)
             self._table.reap()
             self._table.dispatch()
@@ -143,7 +143,7 @@ class Engine(filebatch.Engine):
             if self._own is not None:
                 op, done = self._own
                 _run(op.plain, done, self._answers)
-                self._own = None  # not before it has ended, for a signal handler may raise until then
+                self._own = None  # only after it has ended: a signal handler may raise until then
             self._take(self._answers.get())
         while self._jobs and not self._answers.empty():
             self._take(self._answers.get())
@@ -154,7 +154,7 @@ class Engine(filebatch.Engine):
         done(result, error)
 
     def poll(self) -> None:
-        """Send what is queued and call what has ended."""
+        """Submit the queued requests, and call done() of those that have completed."""
         if self._ring is not None and self._table.entries:
             self._ring.submit_and_wait(0)
             self._table.reap()
@@ -183,14 +183,14 @@ def _results(
     many = begin(engine)
     try:
         while True:
-            more = many.fill(perf_counter() + _LOOK_S)  # there may be more to start
+            more = many.fill(perf_counter() + _LOOK_S)  # whether there may be more to start
             if more and many.running:
                 engine.poll()
             if many.done:
                 while many.done:
                     yield many.done.popleft()
                     if many.running:
-                        break  # keep as many running as there may be
+                        break  # keep the depth filled
             elif many.finished:
                 return
             elif many.running and not more:
@@ -265,7 +265,7 @@ def copy_file(
 def read_each(
     items: Iterable[Any], *, depth: int = 64, return_exceptions: bool = False
 ) -> Iterator[tuple[Any, Any]]:
-    """Read files and ranges, and yield (item, data) as they come: see files.read_each()."""
+    """Read files and ranges, and yield (item, data) in the order of completion: see files.read_each()."""
     check_depth(depth)
     pairs = ((item, item) for item in items)
     begin = partial(Many, make=filebatch.reader(), work=pairs, depth=depth)
@@ -275,7 +275,7 @@ def read_each(
 def _each(
     begin: Callable[[Engine], Many], depth: int, return_exceptions: bool
 ) -> Iterator[tuple[Any, Any]]:
-    with closing(_results(begin, depth)) as running:  # PyPy would do so some time later
+    with closing(_results(begin, depth)) as running:  # PyPy would close it at some later time
         for key, result, error in running:
             if error is not None and not return_exceptions:
                 raise error
@@ -311,7 +311,7 @@ def stat_each(
     paths: Iterable[StrOrBytesPath], *, follow_symlinks: bool = True, depth: int = 64,
     return_exceptions: bool = False,
 ) -> Iterator[tuple[Any, Any]]:  # fmt: skip
-    """Tell about files, and yield (path, stat) as they come."""
+    """Stat files, and yield (path, stat) in the order of completion."""
     check_depth(depth)
     pairs = ((path, path) for path in paths)
     begin = partial(filebatch.stat_pieces, pairs, follow_symlinks, depth, depth)
@@ -322,7 +322,7 @@ def stat_many(
     paths: Iterable[StrOrBytesPath], *, follow_symlinks: bool = True, depth: int = 64,
     return_exceptions: bool = False,
 ) -> list[Any]:  # fmt: skip
-    """Tell about files, in the order of the paths: see files.stat_many()."""
+    """Return the status of files, in the order of the paths: see files.stat_many()."""
     given = list(paths)
     begin = partial(filebatch.stat_all, given, follow_symlinks, depth)
     return _all(begin, len(given), depth, return_exceptions)
@@ -336,7 +336,7 @@ def walk(
     waiting = [top]
     while waiting:
         directory = waiting.pop()
-        if directory is not top and os.path.islink(directory):  # it was a directory when it was found
+        if directory is not top and os.path.islink(directory):  # a directory was replaced by a link
             continue
         try:
             entries = filebatch.list_directory(directory)
@@ -352,7 +352,7 @@ def copy_tree(
     src: StrOrBytesPath, dst: StrOrBytesPath, *, symlinks: bool = False, ignore: Any = None,
     dirs_exist_ok: bool = False, depth: int = 8, progress: Callable[[int], object] | None = None,
 ) -> Any:  # fmt: skip
-    """Copy a directory and all that is in it: see files.copy_tree()."""
+    """Copy a directory and its contents: see files.copy_tree()."""
     options = filebatch.copy_options(symlinks, ignore, dirs_exist_ok)
     count = 0
     begin = partial(filebatch.copy_pieces, src, dst, options, depth)
@@ -370,5 +370,5 @@ def copy_tree(
 def remove_tree(
     path: StrOrBytesPath, *, ignore_errors: bool = False, progress: Callable[[int], object] | None = None
 ) -> int:
-    """Remove a directory and all that is in it: see files.remove_tree()."""
+    """Remove a directory and its contents: see files.remove_tree()."""
     return int(_plainly(filebatch.remove_tree(path, ignore_errors, progress)))
