@@ -97,7 +97,7 @@ class _Raw(Uncopyable, io.FileIO):
         self.appends = mode.startswith("a")
         #: The position; None if the file has none.
         self.here: int | None = os.lseek(fd, 0, os.SEEK_CUR) if self.seekable() else None
-        #: Held by an append in a thread, which may outlive its loop: a repetition would append the data twice.
+        #: Held by an append in a thread, which may outlive its loop: a retry would append the data twice.
         self._appending = threading.Lock() if self.appends and self.here is not None else None
         self._owns = closefd
 
@@ -487,7 +487,7 @@ class _DirectRaw(_Raw):
 class File(Uncopyable):
     """An open file: the base of all classes of files. open() and wrap() make them.
 
-    The finalizer of a file that is not closed flushes and closes it, without the loop, with a ResourceWarning.
+    If a file is not closed, its finalizer flushes and closes it, without the loop, with a ResourceWarning.
     """
 
     #: The builtin's object that does the work; it provides the answers that need no waiting.
