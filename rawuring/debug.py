@@ -42,7 +42,8 @@ from time import monotonic_ns
 
 from . import ops, uapi
 from .buffers import Pin, ProvidedBuffers, pin
-from .inflight import InFlight
+from .handle import watched_class
+from .inflight import CLOSE_TIMEOUT_NS, InFlight
 from .rings import U32, UDATA_TIMEOUT, Ring
 from .syscalls import Uncopyable
 
@@ -379,25 +380,19 @@ class WatchedRing(Ring):
             first, tail = 0, sq.sqe_tail
         else:
             first = min(self._traced, tail)
-        outstanding, step, refused = self._outstanding, 1, ""
-        for index in range(first, tail):
-            if step == 2:  # the second half of a slot of 128 bytes
-                step = 1
-                continue
-            slot = sq.slots[index & sq.ring_mask]
-            user_data = int.from_bytes(slot[32:40], sys.byteorder)
+        outstanding, refused = self._outstanding, ""
+        for _, after, slot, user_data in sq.walk(first, tail):
             refused = self._refuse_sqe(slot, user_data) or refused
             counted = user_data != UDATA_TIMEOUT and not slot[1] & uapi.IOSQE_CQE_SKIP_SUCCESS
             renamed = slot[0] == uapi.IORING_OP_POLL_REMOVE and slot[24] & uapi.IORING_POLL_UPDATE_USER_DATA
             new = int.from_bytes(slot[8:16], sys.byteorder)  # its new name
             count, of_new = outstanding.get(user_data, 0) + 1, outstanding.get(new, 0) + 1
-            step = 2 if sq._mixed and slot[0] in (uapi.IORING_OP_NOP128, uapi.IORING_OP_URING_CMD128) else 1
             # Counted once: these are one step, by the no-call rule (queues.py).
             if counted:
                 outstanding[user_data] = count
             if renamed:
                 outstanding[new] = of_new + (counted and new == user_data)
-            self._traced = index + step
+            self._traced = after
             trace(f"ring {self._fd}: sqe {decode_sqe(slot)}{self._whose(user_data)}")
         self._traced = tail
         if refused:
@@ -645,7 +640,7 @@ class WatchedInFlight(InFlight):
         found += [self._damage(number << 16, many.holds) for number, many in self._blocks.items()]
         return [damage for damage in found if damage]
 
-    def _close(self, ring: Ring, explicit: bool, timeout_ns: int = 5_000_000_000) -> None:
+    def _close(self, ring: Ring, explicit: bool, timeout_ns: int = CLOSE_TIMEOUT_NS) -> None:
         try:
             if isinstance(ring, WatchedRing) and ring.state == "open":
                 self._warn_of_idle(ring)
@@ -655,9 +650,7 @@ class WatchedInFlight(InFlight):
     def _warn_of_idle(self, ring: WatchedRing) -> None:
         import warnings
 
-        tail, count = ring.sq.sqe_tail, ring.sq.sqe_tail - ring._traced
-        queued = {int.from_bytes(ring.sq.slots[i & ring.sq.ring_mask][32:40], sys.byteorder)
-                  for i in range(tail - max(count, 0), tail)}  # fmt: skip
+        queued = {user_data for _, _, _, user_data in ring.sq.walk(ring._traced, ring.sq.sqe_tail)}
         for request in self.requests():
             token = request.token
             if token in self.places and token not in queued and token not in ring._outstanding:
@@ -668,24 +661,12 @@ class WatchedInFlight(InFlight):
 # ------------------------------------------------------------------------------------------------------
 
 
-_classes: dict[tuple[type[Any], type[Any]], type[Any]] = {}
-
-
-def _watched(kind: type[Any], base: type[Any]) -> type[Any]:
-    found = _classes.get((kind, base))
-    if found is None:  # created once: a class is a cycle, which only the collector frees
-        bases = (base, kind) if kind not in base.__mro__ else (base,)
-        found = _classes[kind, base] = type(kind.__name__, bases, {})
-    return found
-
-
 def watch(ring: Ring) -> None:
     """Turn a ring into a watched one; its constructor calls this if RAWURING_DEBUG is set.
 
     Args: ring is open and new.
     """
-    if not isinstance(ring, WatchedRing):
-        ring.__class__ = _watched(type(ring), WatchedRing)
+    ring.__class__ = watched_class(type(ring), WatchedRing)
     assert isinstance(ring, WatchedRing)
     ring._begin_to_watch()
 
@@ -695,7 +676,6 @@ def watch_table(table: InFlight, ring: Ring) -> None:
 
     Args: table is new; ring is its ring.
     """
-    if not isinstance(table, WatchedInFlight):
-        table.__class__ = _watched(type(table), WatchedInFlight)
+    table.__class__ = watched_class(type(table), WatchedInFlight)
     assert isinstance(table, WatchedInFlight)
     table._begin_to_watch(ring)

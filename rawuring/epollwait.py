@@ -150,7 +150,6 @@ _CTL_OPS = bytes(_ADD if change & _NEW else _MOD for change in range(256))
 _CTL_MASKS = bytes(change & ~_NEW for change in range(256))
 _LOW = 3 if sys.byteorder == "big" else 0
 _CTL = 1 << 55  # marks the user_data of an EPOLL_CTL: no token has this bit, and the int is a short one
-_USER_DATA = struct.Struct("=Q")
 
 # The request that waits, with everything that belongs to it. One store replaces it as a whole: when a signal
 # handler raises while the next one is made, the old one stays, never a new size with old memory.
@@ -674,9 +673,7 @@ class EpollWait(Strategy):
             if sq.sqe_tail <= self._armed_at:  # the wait was not queued
                 self._inflight.entries.pop(token, None)
             unsent = set()
-            for index in range(sq.sqe_tail - sq.pending(), sq.sqe_tail):
-                slot = sq.slots[index & sq.ring_mask]
-                user_data = _USER_DATA.unpack_from(slot, 32)[0]
+            for _, _, slot, user_data in sq.walk(sq.sqe_tail - sq.pending(), sq.sqe_tail):
                 unsent.add(user_data)
                 if user_data & _CTL and user_data not in self._unanswered:
                     self._unanswered = [*self._unanswered, user_data]

@@ -58,7 +58,6 @@ from __future__ import annotations
 import errno
 import os
 import select
-import struct
 import time
 from _thread import get_ident
 from collections import deque
@@ -93,8 +92,6 @@ if TYPE_CHECKING:
     from .monitor import CqeHandler, Event as Event
 
 FDMON_IO_URING_ENTRIES = 128
-
-_U64 = struct.Struct("=Q")
 
 #: Where adaptive polling starts. Mirrors QEMU aio-posix.c adjust_polling_time.
 POLL_START_NS = 4000
@@ -628,9 +625,8 @@ class IoUringFDMon(FDMon):
     def _late(self) -> list[AioHandler]:
         """Return the handlers whose polls an SQPOLL thread has not taken yet."""
         sq, polls = self.ring.sq, self._polls
-        waiting = range(sq.sqe_tail - sq.pending(), sq.sqe_tail)
-        tokens = [_U64.unpack_from(sq.slots[index & sq.ring_mask], 32)[0] for index in waiting]
-        return [polls[token] for token in tokens if token in polls]
+        waiting = sq.walk(sq.sqe_tail - sq.pending(), sq.sqe_tail)
+        return [polls[token] for _, _, _, token in waiting if token in polls]
 
     def _ask_poll(self, nodes: list[AioHandler], events: list[Event]) -> None:
         """Ask poll(2) for the current events of some handlers, and report them."""

@@ -1167,7 +1167,6 @@ class TextFile(File):
         self._detached = False
         self._configure(newline)
         self._chunk = CHUNK_SIZE if self._encoder is None else like._CHUNK_SIZE  # type: ignore[attr-defined]
-        self._chunk_now = self._chunk
         # Decoded but unread text: whole lines as an iterator, and the rest.
         self._lines: Any = _NO_LINES
         self._tail = ""

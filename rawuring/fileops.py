@@ -47,10 +47,9 @@ from .syscalls import Uncopyable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any, Optional, Union
+    from typing import Any, Union
 
     StrOrBytesPath = Union[str, bytes, os.PathLike[str], os.PathLike[bytes]]
-    Refusals = Optional[set[Any]]
 
 #: The most that one read or write transfers. Source: Linux include/linux/fs.h MAX_RW_COUNT
 MAX_RW_COUNT = 0x7FFFF000

@@ -189,14 +189,8 @@ class RingHandle(Uncopyable):
         """Give the ring to this thread, and register it for fork(), exit and the debug and trace modes."""
         self._own()
         _remember(self)
-        if os.environ.get("RAWURING_DEBUG", "0") not in ("", "0"):
-            debug = watcher()
-            if debug is not None:
-                debug.watch(self)
-        if os.environ.get("RAWURING_TRACE"):
-            trace = watcher("trace")
-            if trace is not None:
-                trace.watch(self)
+        for module in watchers():
+            module.watch(self)
 
     # -- calls into the kernel: fakekernel.FakeRing replaces them
 
@@ -731,21 +725,44 @@ def call_all(calls: Iterable[Callable[[], object]]) -> None:
             del raised, context, outer  # or the frame and its exception would be a cycle
 
 
-def watcher(name: str = "debug") -> Any:
-    """Import debug.py or trace.py, against the import order, and only if its environment variable is set.
+def watchers() -> list[Any]:
+    """Import debug.py and trace.py, against the import order, if their environment variables are set.
 
-    Args: name is "debug" or "trace".
-    Returns: the module; None in a copy of a part of the package that lacks it.
+    Returns: the modules; a partial copy of the package may lack one.
     """
-    import warnings
-    from importlib import import_module
+    found = []
+    for name, wanted in (
+        ("debug", os.environ.get("RAWURING_DEBUG", "0") not in ("", "0")),
+        ("trace", os.environ.get("RAWURING_TRACE")),
+    ):
+        if wanted:
+            import warnings
+            from importlib import import_module
 
-    try:
-        return import_module(f"{__package__}.{name}")
-    except ModuleNotFoundError as error:
-        message = f"RAWURING_{name.upper()} is set, but this partial copy has no {name} mode: {error}"
-        warnings.warn(message, RuntimeWarning, stacklevel=4)
-        return None
+            try:
+                found.append(import_module(f"{__package__}.{name}"))
+            except ModuleNotFoundError as error:
+                what = f"RAWURING_{name.upper()} is set, but this partial copy has no {name} mode: {error}"
+                warnings.warn(what, RuntimeWarning, stacklevel=4)
+    return found
+
+
+_watched: dict[tuple[type[Any], type[Any]], type[Any]] = {}
+
+
+def watched_class(kind: type[Any], base: type[Any]) -> type[Any]:
+    """Combine the class of a ring, a queue or a table with one that watches it.
+
+    Args: kind is the class of the object; base is a subclass of Ring, SubmissionQueue or InFlight.
+    Returns: a class that is both, for the object's __class__.
+    """
+    if issubclass(kind, base):
+        return kind
+    found = _watched.get((kind, base))
+    if found is None:  # created once: a class is a cycle, which only the collector frees
+        bases = (base, kind) if kind not in base.__mro__ else (base,)
+        found = _watched[kind, base] = type(kind.__name__, bases, {})
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------

@@ -32,7 +32,6 @@ from __future__ import annotations
 
 import errno
 import itertools
-import os
 import struct
 import sys
 import weakref
@@ -44,8 +43,9 @@ from operator import length_hint
 from time import monotonic_ns
 
 from . import uapi
+from .handle import watchers
 from .ops import Block, memory_arguments, prep_cancel64, prep_nop
-from .rings import _HANDLERS_RUN_AFTER_CALLS, RingClosed, call_all, watcher
+from .rings import _HANDLERS_RUN_AFTER_CALLS, RingClosed, call_all
 from .syscalls import Uncopyable
 
 TYPE_CHECKING = False
@@ -298,14 +298,8 @@ class InFlight(Uncopyable):
             self._run_next = map(next, map(deque.popleft, repeat(self.ready))).__next__
         _free_forgotten(ring.before_close)
         ring.before_close.append(self._close)
-        if os.environ.get("RAWURING_DEBUG", "0") not in ("", "0"):
-            debug = watcher()
-            if debug is not None:
-                debug.watch_table(self, ring)
-        if os.environ.get("RAWURING_TRACE"):
-            trace = watcher("trace")
-            if trace is not None:
-                trace.watch_table(self, ring)
+        for module in watchers():
+            module.watch_table(self, ring)
 
     def hold(self, handler: Any, *keepalive: Any) -> int:
         """Enter a request and keep objects alive until it has ended.

@@ -342,12 +342,7 @@ class SubmissionQueue(Uncopyable):
         """
         tail = self.sqe_tail
         head = tail - self.pending() if published_too else self.published
-        forgotten = []
-        index = head
-        while index < tail:
-            at = (index & self.ring_mask) * self.sqe_size
-            forgotten.append(_USER_DATA.unpack_from(self._sqes, at + 32)[0])
-            index += 2 if self._mixed and self._sqes[at] in _SQE128_OPS else 1
+        forgotten = [user_data for _, _, _, user_data in self.walk(head, tail)]
         self.sqe_tail = head
         if head < self.published:
             # The kernel reads this tail only when we enter, so it may go back.
@@ -355,6 +350,18 @@ class SubmissionQueue(Uncopyable):
             self.published = head
         self._move_limit()
         return forgotten
+
+    def walk(self, first: int, tail: int) -> Iterator[tuple[int, int, memoryview, int]]:
+        """Go through SQEs that are queued.
+
+        Args: first is the index of the first of them, and tail that after the last.
+        Returns: for each its index, that of the next one, its slot and its user_data.
+        """
+        while first < tail:
+            slot = self.slots[first & self.ring_mask]
+            after = first + (2 if self._mixed and slot[0] in _SQE128_OPS else 1)
+            yield first, after, slot, _USER_DATA.unpack_from(slot, 32)[0]
+            first = after
 
     def _need_room(self, count: int) -> None:
         """Make sure that count slots are free; otherwise raise an exception that says why not."""

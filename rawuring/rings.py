@@ -39,7 +39,6 @@ from .handle import (
     call_all as call_all,
     this_thread as this_thread,
     thread_lives as thread_lives,
-    watcher as watcher,
 )
 from .mapping import map_rings as map_rings, memory_sizes as memory_sizes
 from .params import check_integers

@@ -39,11 +39,11 @@ from __future__ import annotations
 
 import atexit
 import os
-import sys
 from collections import deque
 from time import monotonic_ns
 
 from . import uapi
+from .handle import watched_class
 from .inflight import InFlight, Request
 from .queues import RewindSubmissionQueue, SubmissionQueue
 from .rings import Ring
@@ -235,13 +235,10 @@ class TracedRing(Ring):
         sq, name, now = self.sq, self._trace_name, monotonic_ns()
         taken = sq.taken
         first = sq.sqe_tail - len(taken)
-        index, lines = first, []
-        while index < tail:
-            slot = sq.slots[index & sq.ring_mask]
-            user_data = int.from_bytes(slot[32:40], sys.byteorder)
-            line = f'["s",{now},{name},{user_data},{slot[0]},{slot[1]},{taken[index - first]}]'
-            lines.append(line)
-            index += 2 if sq._mixed and slot[0] in (uapi.IORING_OP_NOP128, uapi.IORING_OP_URING_CMD128) else 1
+        lines = [
+            f'["s",{now},{name},{user_data},{slot[0]},{slot[1]},{taken[index - first]}]'
+            for index, _, slot, user_data in sq.walk(first, tail)
+        ]
         del taken[: tail - first]
         if lines:
             self._trace_log.add("\n".join(lines))
@@ -310,19 +307,6 @@ class TracedInFlight(InFlight):
         return found
 
 
-_classes: dict[tuple[type[Any], type[Any]], type[Any]] = {}
-
-
-def _traced(kind: type[Any], base: type[Any]) -> type[Any]:
-    if issubclass(kind, base):
-        return kind
-    found = _classes.get((kind, base))
-    if found is None:  # created once: a class is a cycle, which only the collector frees
-        bases = (base, kind) if kind not in base.__mro__ else (base,)
-        found = _classes[kind, base] = type(kind.__name__, bases, {})
-    return found
-
-
 def watch(ring: Ring) -> None:
     """Turn a ring into one that is traced; its constructor calls this if RAWURING_TRACE is set.
 
@@ -331,7 +315,7 @@ def watch(ring: Ring) -> None:
     log = _open_log(os.environ["RAWURING_TRACE"])
     if log is None:
         return
-    ring.__class__ = _traced(type(ring), TracedRing)
+    ring.__class__ = watched_class(type(ring), TracedRing)
     assert isinstance(ring, TracedRing)
     ring._begin_to_trace(log)
 
@@ -342,6 +326,6 @@ def watch_table(table: InFlight, ring: Ring) -> None:
     Args: table is new; ring is its ring.
     """
     if isinstance(ring, TracedRing):  # else the file could not be written
-        table.__class__ = _traced(type(table), TracedInFlight)
+        table.__class__ = watched_class(type(table), TracedInFlight)
         assert isinstance(table, TracedInFlight)
         table._begin_to_trace(ring)

@@ -875,7 +875,7 @@ def test_walk_when_few_descriptors_are_left_then_it_goes_on(
     assert ends or {error.errno for error in errors} == {errno.EMFILE}
 
 
-def same_trees(one: Path, other: Path, symlinks: bool) -> None:
+def same_trees(one: Path, other: Path) -> None:
     """Compare names, contents, permissions and times."""
     names = sorted(path.relative_to(one) for path in one.rglob("*"))
     assert sorted(path.relative_to(other) for path in other.rglob("*")) == names
@@ -897,7 +897,7 @@ def test_copy_tree_when_asked_then_what_shutil_copies(do: Both, tree: Path, tmp_
     counts: list[int] = []
     assert do.copy_tree(tree, tmp_path / "ours", symlinks=True, progress=counts.append) == tmp_path / "ours"
     shutil.copytree(tree, tmp_path / "theirs", symlinks=True)
-    same_trees(tmp_path / "theirs", tmp_path / "ours", True)
+    same_trees(tmp_path / "theirs", tmp_path / "ours")
     assert counts == sorted(counts) and counts[-1] == len(regular(tree)) + 2
     with pytest.raises(FileExistsError):
         do.copy_tree(tree, tmp_path / "ours", symlinks=True)

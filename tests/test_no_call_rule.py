@@ -35,6 +35,7 @@ REVIEWED = {
     "queues.SubmissionQueue.release": "each step may be repeated: the next close() does",
     "handle.RingHandle._tell": "_close() calls it once more",
     "handle.call_all": "_close() goes through all that have not returned once more",
+    "handle.watchers": NOTHING_HELD,
     "handle._after_fork_in_child": "a new process, before it could have got a signal of its own",
     "rings.Ring._turn": "completions are in cq.copied, and the finally clause counts what was submitted",
     "rings.Ring.enable": "the next enable() finds the ring running",

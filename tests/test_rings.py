@@ -380,6 +380,14 @@ def test_wide_slot_in_a_mixed_ring_of_two_then_there_is_one_after_a_submit():
         assert len(ring.sq.get_sqe128()) == 128
 
 
+def test_wide_slots_when_discarded_then_each_is_named_once():
+    with fake_ring(entries=4, flags=uapi.IORING_SETUP_SQE_MIXED) as (_, ring):
+        put_nop(ring, 1)
+        ops.prep_nop128(ring.sq.get_sqe128(), 2)
+        put_nop(ring, 3)
+        assert ring.discard() == [1, 2, 3]
+
+
 def test_wait_fails_after_something_was_consumed_then_the_statistics_know():
     with fake_ring(entries=4) as (kernel, ring):
         kernel.at_most.append(1)

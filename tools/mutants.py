@@ -333,8 +333,13 @@ MUTANTS = (
     ),
     Mutant(
         "discard() forgets to say what it dropped", "rawuring/queues.py",
-        "            forgotten.append(_USER_DATA.unpack_from(self._sqes, at + 32)[0])", "            pass",
+        "        forgotten = [user_data for _, _, _, user_data in self.walk(head, tail)]", "        forgotten = []",
         FAULTS + "test_abuse.py -k TestRealRing",
+    ),
+    Mutant(
+        "the second half of a wide SQE counts as one", "rawuring/queues.py",
+        "(2 if self._mixed and slot[0] in _SQE128_OPS else 1)", "1",
+        "tests/test_rings.py -k wide_slots",
     ),
     # 5. Debug mode
     Mutant(
@@ -349,7 +354,7 @@ MUTANTS = (
     ),
     Mutant(
         "debug mode cannot be switched off", "rawuring/handle.py",
-        "        if os.environ.get(\"RAWURING_DEBUG\", \"0\") not in (\"\", \"0\"):", "        if True:",
+        "os.environ.get(\"RAWURING_DEBUG\", \"0\") not in (\"\", \"0\")", "True",
         FAULTS + "test_debug.py -k not_even_imported", quick=True,
     ),
     Mutant(
