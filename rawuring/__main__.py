@@ -83,7 +83,7 @@ def _read(name: str) -> bytes | None:
         if os.path.isdir(FOLDER):
             with open(os.path.join(FOLDER, *path), "rb") as file:
                 return file.read()
-        # Not from FOLDER: the loader of a zip knows the path of its file as sys.path has it, relative maybe.
+        # Not from FOLDER: a zip's loader knows its file by the path in sys.path, which may be relative.
         return bytes(globals()["__loader__"].get_data(os.path.join(os.path.dirname(__file__), *path)))
     except OSError:
         return None
@@ -97,7 +97,7 @@ def _digest(name: str, data: bytes) -> str:
 
 
 def _modified(hashes: dict[str, str]) -> list[str]:
-    """Name what was changed, is missing, or was added."""
+    """Name the files that were changed, are missing, or were added."""
     found = []
     for name, expected in hashes.items():
         data = _read(name)
@@ -144,7 +144,7 @@ def _run() -> None:
     import importlib
 
     try:
-        # By name: to a type checker of a host a part without commands has no such module.
+        # By name: a partial copy may lack the module, and the host's type checker would report that.
         command = importlib.import_module(".command", __package__ or "?")
     except ImportError:  # a part without commands, or a folder that was started by its path
         sys.exit(main())

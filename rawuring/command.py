@@ -2,7 +2,7 @@
 # pyright: basic
 """How a command ends: ``run(main)`` turns a main() into an exit code.
 
-What it is: the frame of every ``python -m`` of this package, but aio's, which runs its user's program.
+What it is: the frame of every ``python -m`` of this package except aio's, which runs its user's program.
 Mirrors: the behaviour of coreutils on a closed pipe, a full disk and Ctrl-C; EX_IOERR of sysexits.h.
 Must not know: what any command does.
 Invariant: a failure of the environment ends a command with one line at most; a traceback means a defect.

@@ -147,7 +147,7 @@ def _emulator() -> str:
 
 
 # ------------------------------------------------------------------------------------------------------
-# Who said no
+# The layer that refused
 
 
 def classify(failure: syscalls.Unavailable, evidence: tuple[str, ...]) -> tuple[str, str, str]:
@@ -194,15 +194,15 @@ _UNHEARD_OF = (
 
 
 def _answers_for_the_kernel(facts: dict[str, str]) -> bool:
-    """Tell whether a filter answered io_uring_enter on descriptor -1.
+    """Return whether a filter answered io_uring_enter on descriptor -1.
 
-    The kernel itself says EBADF, whatever its policy, and ENOSYS where it has no io_uring.
+    The kernel itself returns EBADF, whatever its policy, and ENOSYS if it lacks io_uring.
     """
     return facts.get("io_uring_enter(-1)", "EBADF") not in ("EBADF", "ENOSYS")
 
 
 def _is_filtered(facts: dict[str, str]) -> bool:
-    """Tell whether a filter is in force and accounts for a refusal that the sysctl does not explain."""
+    """Return whether a filter is in force and accounts for a refusal that the sysctl does not explain."""
     if _answers_for_the_kernel(facts):
         return True
     return "2" in (facts.get("Seccomp"), facts.get("PR_GET_SECCOMP"))
@@ -217,7 +217,7 @@ _BEHIND_THE_FILTER = {
 
 
 def _where_to_allow(facts: dict[str, str]) -> str:
-    """Tell where to give a profile: for the container that was detected, or for the usual ones."""
+    """Return where to pass a profile: for the detected container, or for the usual ones."""
     container = facts.get("container", "")
     for words, where in _PROFILES:
         if any(word in container for word in words):

@@ -4,9 +4,9 @@
 
 What it is: FakeKernel consumes SQEs and posts CQEs as Linux does, and raises BrokenRing for accesses that
 would corrupt a real ring. The caller decides when requests complete: immediately, late (in any order), or
-never. It serves tests, the tour, and readers who want to know what the kernel does with the words that
-queues.py shares with it. Mirrors: Linux io_uring/io_uring.c, its submission and completion halves, without
-any operation that does real work.
+never. It serves tests, the tour, and readers who want to know how the kernel uses the words that queues.py
+shares with it. Mirrors: Linux io_uring/io_uring.c, its submission and completion halves, without any
+operation that does real work.
 Must not know: how SubmissionQueue and CompletionQueue work; it sees only the bytes they leave.
 Invariant: an SQE is consumed and its slot poisoned in one step (unless told otherwise), so no code can rely
 on a slot that belongs to the kernel. Verified by the scenarios of tests/test_rings.py, which run over it and
@@ -27,10 +27,10 @@ Who moves what, seen from here:
     cq.khead      loads it: which CQE slots are free again               ready
     ============  =====================================================  ============================
 
-There is one thread here, so nothing needs a barrier; comments name the one in the real kernel. What it does:
-NOP, and READ, POLL_ADD (also multishot) and POLL_REMOVE on pipes that only it knows, ASYNC_CANCEL by
-user_data, PROVIDE_BUFFERS, links (IOSQE_IO_LINK), overflow, SQPOLL with a thread that runs on command. Every
-other known opcode completes with 0. playkernel.py is the same in JavaScript, and must do the same.
+Everything runs in one thread, so nothing needs a barrier; comments name the real kernel's barriers.
+Implemented: NOP; READ, POLL_ADD (also multishot) and POLL_REMOVE on simulated pipes; ASYNC_CANCEL by
+user_data; PROVIDE_BUFFERS; links (IOSQE_IO_LINK); overflow; SQPOLL with a thread that runs on command. Every
+other known opcode completes with 0. playkernel.py is the same in JavaScript, and must behave the same.
 """
 
 from __future__ import annotations

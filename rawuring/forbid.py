@@ -7,18 +7,18 @@ ring or an inherited ring, and through the 32-bit system call tables; each tried
 may kill.
 Mirrors: the one-liners of sandbox test suites, which this replaces.
 Must not know: rings, or how to use an open way in.
-Invariant: closed means tried and refused; an answer that only the kernel's own code gives means open,
-whatever the errno; nothing that is found is changed.
+Invariant: closed means tried and refused; an answer that only the kernel's own code returns means open,
+whatever the errno; no ring that is found is changed.
 Read next: survey.py.
 
 Unless said otherwise, memory passed to a call may be freed when the call returns, any thread may call, and
 Linux 5.1 suffices.
 
-Why a failure alone proves nothing. On an open kernel io_uring_setup(1, NULL) fails with EFAULT: it was about
-to create a ring, and found no parameters. A test that treats every failure as "blocked" passes there. And a
-filter may look at arguments, so valid ones must be tried as well. The kernel's io_uring_enter fails with
-EBADF on descriptor -1, and with EOPNOTSUPP on one that is not a ring; a filter cannot distinguish them, and
-returns one errno.
+A failure alone proves nothing. On an open kernel io_uring_setup(1, NULL) fails with EFAULT: the call was
+about to create a ring, but the parameters were missing. A test that treats every failure as "blocked" passes.
+A filter may inspect arguments, so valid ones must be tried as well. The kernel's io_uring_enter fails with
+EBADF on descriptor -1, and with EOPNOTSUPP on one that is not a ring; a filter cannot distinguish these cases
+and returns the same errno for both.
 
 kernel.io_uring_disabled closes setup alone. A ring that was inherited, or received through a socket,
 continues to work, and so do the queries of io_uring_register that need no ring.
@@ -80,7 +80,7 @@ class Report(namedtuple("Report", "closed attempts facts kernel mode")):
 # The ways in
 
 _TRUE, _NULL, _NONE, _NO_RING = "true parameters", "NULL parameters", "descriptor -1", "no ring"
-_PRESENT = "getpid"  # tells whether the table exists at all
+_PRESENT = "getpid"  # shows whether the table exists at all
 #: way -> errnos that only the kernel's own code returns. Source: Linux 6.12 io_uring/io_uring.c, register.c
 _OF_THE_KERNEL = {
     ("setup", _TRUE): (0,),
@@ -291,7 +291,7 @@ def _load() -> None:
 
 
 def _inherited() -> tuple[list[int], bool]:
-    """Find the rings among the descriptors of this process; tell whether that was possible."""
+    """Find the rings among the descriptors of this process; also return whether that was possible."""
     try:
         numbers = sorted(int(each) for each in os.listdir("/proc/self/fd"))
     except OSError:
@@ -553,7 +553,7 @@ _WORST_FIRST = ("open", "unknown", "killed", "refused")
 
 
 def as_dict(report: Report) -> dict[str, Any]:
-    """Put everything into a dict that JSON can hold; docs/forbid.schema.json describes it."""
+    """Return everything as a dict that JSON can hold; docs/forbid.schema.json describes it."""
     calls = {}
     for call in CALLS:
         own = [attempt for attempt in report.attempts if attempt.call == call]

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
 # pyright: basic
-"""Look at the rings of a process, or of all: ``python -m rawuring.inspect PID``, ``--all``.
+"""Show the rings of a process, or of all: ``python -m rawuring.inspect PID``, ``--all``.
 
 What it is: a reader of /proc/PID/fdinfo. Does this program use io_uring, how full are its rings, what does it
 poll, what is registered, does a kernel thread submit for it, and is any of that unusual? As text or JSON,
 once or repeatedly. Mirrors: nothing; lsof(8), ss(8) and top(1) are its relatives.
 Must not know: how to create a ring; it only reads files, and changes nothing.
-Invariant: a figure that a kernel does not report is None in the data and "not told" in the text, never a
-zero; a process that ends during the look is no error, and unreadable processes are counted.
+Invariant: a figure that a kernel does not report is None in the data and "not told" in the text, never zero;
+a process that ends meanwhile is not an error, and unreadable processes are counted.
 Read next: DESIGN.md.
 
 The figures that kernels report (io_uring/fdinfo.c):
@@ -17,7 +17,7 @@ The figures that kernels report (io_uring/fdinfo.c):
                   CachedCqTail, entries that wait (SQEs, CQEs), CqOverflowList
     seen on 6.12  SqTotalTime and SqWorkTime, NAPI
 
-SqHead is the head that the application sees, CachedSqHead counts the SQEs that the kernel has really taken.
+SqHead is the head that the application sees, CachedSqHead counts the SQEs that the kernel has consumed.
 PollList names the opcode of a request that waits for its descriptor, but not the descriptor. The lists are
 omitted while another thread holds the ring's lock. A ring with several descriptors (each mmap of Python
 before 3.13 keeps one) is recognised by its inode if each ring has its own; on older kernels each descriptor
@@ -323,7 +323,7 @@ def _sqpoll(number: int | None, threads: dict[int, _Thread] | None, proc: str) -
 
 
 def _workers_are_the_kernels() -> bool:
-    """Tell whether workers are not threads of their process, as before 5.12: their owner is unknown."""
+    """Return whether workers are not threads of their process, as before 5.12: their owner is unknown."""
     release = re.match(r"(\d+)\.(\d+)", os.uname().release if hasattr(os, "uname") else "")
     return release is not None and (int(release[1]), int(release[2])) < (5, 12)
 

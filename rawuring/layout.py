@@ -6,8 +6,8 @@ What it is: the memory of a ring as this kernel laid it out, with its real offse
 header, member by member; and the meaning that each operation gives to the members of an SQE. As text, JSON or
 SVG.
 Mirrors: pahole(1) for the structs; nothing for the rest.
-Must not know: any offset of its own, with one exception (known_params, for machines without io_uring, which
-a test compares with a kernel). Structs come from uapi.py, the meaning of operations from ops.written().
+Must not know: any offset, except in known_params, for machines without io_uring, which a test compares with
+a kernel. Structs come from uapi.py, the meaning of operations from ops.written().
 Invariant: everything that is drawn comes from a kernel, from uapi.py or from ops.py, so no picture can be out
 of date.
 Read next: tour.py.
@@ -42,9 +42,9 @@ WORDS = {
     ("sq", "head"): ("khead", "kernel", "SQEs before this index are read"),
     ("sq", "tail"): ("ktail", "us", "SQEs before this index are ready"),
     ("sq", "ring_mask"): ("ring_mask", "setup", "index & mask is the place in the ring"),
-    ("sq", "ring_entries"): ("ring_entries", "setup", "how many SQEs there are"),
+    ("sq", "ring_entries"): ("ring_entries", "setup", "the number of SQEs"),
     ("sq", "flags"): ("kflags", "kernel", "NEED_WAKEUP, CQ_OVERFLOW, TASKRUN"),
-    ("sq", "dropped"): ("kdropped", "kernel", "SQEs that the index array named wrongly"),
+    ("sq", "dropped"): ("kdropped", "kernel", "invalid entries of the index array"),
     ("cq", "head"): ("khead", "us", "CQEs before this index are copied"),
     ("cq", "tail"): ("ktail", "kernel", "CQEs before this index are ready"),
     ("cq", "ring_mask"): ("ring_mask", "setup", "index & mask is the slot"),
@@ -55,7 +55,7 @@ WORDS = {
 
 
 class Region(NamedTuple):
-    """A piece of a mapping."""
+    """A region of a mapping."""
 
     mapping: str
     offset: int
@@ -101,7 +101,7 @@ def known_params(entries: int, flags: int = 0, cq_entries: int = 0) -> dict[str,
 
 
 def ask(entries: int, flags: int, cq_entries: int, source: str) -> tuple[dict[str, Any], str]:
-    """Get the params of a ring.
+    """Return the params of a ring.
 
     Args: source is "kernel", "python" (fakekernel.py), "known" (known_params), or "auto": this kernel, and if
         it refuses, known_params.
@@ -145,7 +145,7 @@ def _ask_kernel(entries: int, flags: int, cq_entries: int | None) -> dict[str, A
 
 
 def regions(params: dict[str, Any]) -> list[Region]:
-    """List the pieces of both mappings in the order of their offsets, gaps included.
+    """List the regions of both mappings in the order of their offsets, gaps included.
 
     Args: params is the unpacked io_uring_params.
     """
@@ -217,7 +217,7 @@ def _headline(params: dict[str, Any], source: str) -> list[str]:
 
 
 def _picture(params: dict[str, Any]) -> list[str]:
-    """Draw how the pieces refer to each other."""
+    """Draw how the regions refer to each other."""
     sq, cq = params["sq_entries"], params["cq_entries"]
     array = not params["flags"] & uapi.IORING_SETUP_NO_SQARRAY
     through = f"array[index & {sq - 1}]" if array else f"(no array) index & {sq - 1}"

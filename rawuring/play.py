@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
 # pyright: basic
-"""Make a page on which one can play with the rings: ``python -m rawuring.play > ring.html``.
+"""Make an interactive page about the rings: ``python -m rawuring.play > ring.html``.
 
-What it is: the tour as data, one event for each word that changes, in the order in which they change; and the
-page around it, one HTML file that needs no network and no other file. With the file that RAWURING_TRACE made
-(trace.py), a page of what a program's own rings did.
+What it is: the tour as data, one event for each word that changes, in the order of the changes; and the page
+around it, one HTML file that needs no network and no other file. With a file written by RAWURING_TRACE
+(trace.py), a page about the activity of a program's own rings.
 Mirrors: nothing; tour.py is the same as text, for those who cannot use the page.
-Must not know: how the page shows what it is given (playpage.py), or what a trace means (playtrace.py).
-Invariant: the same package gives the same bytes, whatever machine makes them: the events are those of
-fakekernel.py, and what is said of a word is found in the sources that run.
+Must not know: how the page shows its data (playpage.py), or what a trace means (playtrace.py).
+Invariant: the same package gives the same bytes on any machine: the events are those of fakekernel.py, and
+the facts about a word are found in the sources that run.
 Read next: inspect.py.
 
 Unless said otherwise, memory passed to a call may be freed when the call returns.
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from typing import Any, Callable
 
 # ------------------------------------------------------------------------------------------------------
-# What there is to say of a word
+# The facts about a word
 
 
 class Word(NamedTuple):
-    """What the page says of a word: the member of the header, its partner, the function that accesses it."""
+    """The page's facts about a word: the header's member, its partner, the function that accesses it."""
 
     member: str
     pair: str
@@ -82,7 +82,7 @@ PREPS = (
     "prep_timeout", "prep_fsync",
 )  # fmt: skip
 
-# What playkernel.py and the page call by name.
+# The constants that playkernel.py and the page use by name.
 CONSTANTS = (
     "IORING_SETUP_SQPOLL", "IORING_SETUP_SUBMIT_ALL", "IORING_SETUP_CQE32", "IORING_SETUP_SQE128",
     "IORING_SETUP_NO_SQARRAY", "IORING_ENTER_GETEVENTS", "IORING_ENTER_SQ_WAKEUP", "IORING_SQ_NEED_WAKEUP",
@@ -92,9 +92,9 @@ CONSTANTS = (
 
 
 def find_line(function: Callable[..., object], pattern: str) -> tuple[str, str]:
-    """Find where a function contains a text, last.
+    """Find the last line of a function that contains a text.
 
-    Returns: "FILE:LINE" and the line; the file and "" where this Python has no sources.
+    Returns: "FILE:LINE" and the line; the file and "" if this Python has no sources.
     """
     function = inspect.unwrap(function)
     name = os.path.basename(function.__code__.co_filename)
@@ -109,7 +109,7 @@ def find_line(function: Callable[..., object], pattern: str) -> tuple[str, str]:
 
 
 def words_as_data() -> dict[str, Any]:
-    """Return what the page says of each word."""
+    """Return the page's facts about each word."""
     found: dict[str, Any] = {}
     for name, word in WORDS.items():
         queue, _, short = name.partition(".")
@@ -125,7 +125,7 @@ def words_as_data() -> dict[str, Any]:
 
 
 def operations_as_data() -> dict[str, Any]:
-    """Return by opcode what an operation puts into its SQE, and what its result means."""
+    """Return by opcode the contents of an operation's SQE, and the meaning of its result."""
     found: dict[str, Any] = {}
     for name in PREPS:
         operation = layout.learn(name)
@@ -162,22 +162,22 @@ def names_as_data() -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------
 # The tour as data
 
-SHOWN_ADDRESS = 0x7F0000001000  # for that of the buffer, which is another one each time
+SHOWN_ADDRESS = 0x7F0000001000  # shown instead of the buffer's, which differs each time
 
 
 class Recorder(tour.Guide):
-    """A guide that notes each change at the moment when it happens, instead of printing it.
+    """A guide that records each change when it happens, instead of printing it.
 
     An event is a dict: ``kind`` is "word" (name, old, new, by, order; ``bytes`` for an SQE, ``cqe`` for a
-    CQE), "copy" (the kernel reads an SQE), "call" (we enter the kernel) or "outside" (somebody else acts).
-    ``waits`` lists the requests that the kernel keeps, and ``overflow`` the CQEs that found no room, where
-    they changed.
+    CQE), "copy" (the kernel reads an SQE), "call" (we enter the kernel) or "outside" (another program acts).
+    ``waits`` lists the requests that the kernel keeps, and ``overflow`` the CQEs that did not fit, if these
+    lists have changed.
     """
 
     def __init__(self) -> None:
-        """Begin without a chapter."""
+        """Start without a chapter."""
         super().__init__(RecordedKernels(self), lambda text: None)
-        #: The chapters that were recorded.
+        #: The recorded chapters.
         self.chapters: list[dict[str, Any]] = []
         self.watched: Recorded | None = None
         self._events: list[dict[str, Any]] = []
@@ -189,13 +189,13 @@ class Recorder(tour.Guide):
         self.say(text)
 
     def say(self, text: str) -> None:
-        """Note a paragraph: of the chapter, before it has a step, or of its next step."""
+        """Record a paragraph: of the chapter if it has no step yet, otherwise of its next step."""
         chapter = self.chapters[-1]
         target = chapter["steps"][-1] if chapter["steps"] else chapter
         target["text"].append(" ".join(text.split()))
 
     def look_at(self, ring: rings.Ring) -> None:
-        """Take the ring of a chapter; what it holds now is not new."""
+        """Take the ring of a chapter; its present contents do not count as changes."""
         super().look_at(ring)
         assert isinstance(ring, fakekernel.FakeRing) and isinstance(ring.kernel, Recorded)
         self.watched, self._events, self._shown = ring.kernel, [], {"waits": [], "overflow": []}
@@ -208,10 +208,10 @@ class Recorder(tour.Guide):
             self.look()
             return slot
 
-        ring.get_sqe = get_sqe  # so that each of several slots is an event of its own
+        ring.get_sqe = get_sqe  # so that each of several slots is a separate event
 
     def step(self, title: str, text: str = "", either_order: bool = False) -> None:
-        """End a step: what has happened since the last one belongs to it."""
+        """End a step: the events since the last step belong to it."""
         self.look()
         events, self._events = self._events, []
         self.chapters[-1]["steps"].append({"title": title, "text": [], "events": events})
@@ -219,7 +219,7 @@ class Recorder(tour.Guide):
             self.say(text)
 
     def look(self) -> None:
-        """Note what has changed since the last look."""
+        """Record the changes since the last look."""
         ring, kernel = self._ring, self.watched
         if ring is None or kernel is None or ring.closed:
             return
@@ -233,7 +233,7 @@ class Recorder(tour.Guide):
         self._note_what_waits(kernel)
 
     def note(self, event: dict[str, Any]) -> None:
-        """Note what changes no word."""
+        """Record an event that changes no word."""
         self.look()
         if self._ring is not None:
             self._events.append(event)
@@ -249,7 +249,7 @@ class Recorder(tour.Guide):
 
 
 def describe(ring: rings.Ring, words: tour.Words) -> dict[str, Any]:
-    """Return what does not change in a ring, and the words as they are now."""
+    """Return the constants of a ring, and its words as they are now."""
     params = ring.params
     memory = ring._mappings[0]
     array = None
@@ -264,7 +264,7 @@ def describe(ring: rings.Ring, words: tour.Words) -> dict[str, Any]:
 
 
 def raw_slot(ring: rings.Ring, name: str) -> dict[str, Any]:
-    """Return the content of a slot for the page; nothing for a word."""
+    """Return the contents of a slot for the page; nothing for a word."""
     kind, _, index = name.rstrip("]").partition("[")
     if kind == "sqe":
         start = int(index) * ring.sq.sqe_size
@@ -290,7 +290,7 @@ class Recorded(fakekernel.FakeKernel):
             self.recorder.look()
 
     def enter(self, fd: int, to_submit: int, min_complete: int, flags: int, timeout: Any = None) -> int:
-        """Execute io_uring_enter as a FakeKernel does, after noting the call."""
+        """Execute io_uring_enter as a FakeKernel does, after recording the call."""
         names = uapi.names_of_flags("IORING_ENTER_", flags)
         shown = "|".join(name.replace("IORING_ENTER_", "") for name in names) or "0"
         if self.recorder is not None:
@@ -299,20 +299,20 @@ class Recorded(fakekernel.FakeKernel):
         return super().enter(fd, to_submit, min_complete, flags, timeout)
 
     def consume_one(self) -> bool:
-        """Take one SQE, after noting which."""
+        """Take one SQE, after recording which."""
         if self.recorder is not None:
             index = self.sq_head & (self.sq_entries - 1)
             self.recorder.note({"kind": "copy", "name": f"sqe[{index}]", "index": self.sq_head})
         return super().consume_one()
 
     def feed(self, fd: int, data: bytes) -> None:
-        """Write into a pipe as a FakeKernel does, after noting it."""
+        """Write into a pipe as a FakeKernel does, after recording it."""
         if self.recorder is not None:
             self.recorder.note({"kind": "outside", "text": f"somebody writes {data!r} into the pipe"})
         super().feed(fd, data)
 
     def waiting(self) -> list[list[Any]]:
-        """List the requests that this kernel keeps: (user_data, what it waits for)."""
+        """List the requests that this kernel keeps: (user_data, the event that it waits for)."""
         found: list[list[Any]] = [[each["user_data"], "data in the pipe"] for each in self.reads]
         found += [[user_data, "an event of the pipe"] for user_data in self.polls]
         return found + [[late[0], "its end"] for late in self.late]
@@ -322,7 +322,7 @@ class RecordedKernels(tour.PythonKernel):
     """Rings on Recorded kernels."""
 
     def __init__(self, recorder: Recorder) -> None:
-        """Take the recorder that the kernels show their stores to."""
+        """Take the recorder of the kernels' stores."""
         self._recorder = recorder
 
     @contextlib.contextmanager
@@ -339,8 +339,8 @@ class RecordedKernels(tour.PythonKernel):
 def record(chapters: Sequence[Callable[[tour.Guide], None]] = tour.CHAPTERS) -> list[dict[str, Any]]:
     """Walk through chapters of the tour, and return them as data.
 
-    Returns: for each chapter number, title and text, the ring as the chapter finds it, and the steps: title,
-        text and events (see Recorder).
+    Returns: for each chapter number, title and text, the ring at its start, and the steps: title, text and
+        events (see Recorder).
     """
     recorder = Recorder()
     for chapter in chapters:
@@ -353,7 +353,7 @@ def record(chapters: Sequence[Callable[[tour.Guide], None]] = tour.CHAPTERS) -> 
 
 
 def page() -> str:
-    """Return the page: HTML in ASCII, so that no encoding of a terminal or a file damages it."""
+    """Return the page: HTML in ASCII, so that no encoding of a terminal or a file can damage it."""
     data = {
         "kind": "rings", "chapters": record(), "words": words_as_data(),
         "slots": {name: dict(zip(("writer", "order"), tour.WORDS[name])) for name in ("sqe", "cqe")},
@@ -365,8 +365,8 @@ def page() -> str:
 def trace_page(lines: Iterable[str]) -> str:
     """Return the page of a trace.
 
-    Args: lines are those that trace.py wrote.
-    Raises: ValueError for what is no trace.
+    Args: lines as trace.py wrote them.
+    Raises: ValueError if they are not a trace.
     """
     return playpage.fill(playtrace.summarise(lines), "What the rings did")
 

@@ -2,17 +2,17 @@
 # pyright: basic
 """The kernel of the page: fakekernel.py in JavaScript.
 
-What it is: SOURCE, a class FakeKernel with the names and the order of fakekernel.py, method by method, over an
-ArrayBuffer in place of bytearrays. user_data and addresses are BigInts, everything else are numbers.
+What it is: SOURCE, a class FakeKernel with the names and the order of fakekernel.py, method by method, over
+an ArrayBuffer instead of bytearrays. user_data and addresses are BigInts, all other values are numbers.
 Mirrors: fakekernel.py; tests/test_play_kernel.py runs both with the same programs and compares every byte.
 Must not know: the page.
-Invariant: what fakekernel.py does, this does, and nothing else. Whoever changes one changes both.
+Invariant: it behaves exactly as fakekernel.py. A change to one is a change to both.
 Read next: playpage.py.
 
 Unless said otherwise, any thread may call.
 
-It needs a constant NAMES (play.names_as_data). Memory that requests name belongs to whoever makes the kernel:
-``copyOut(address, bytes)`` stands for memmove.
+It needs a constant NAMES (play.names_as_data). The memory of requests belongs to the code that makes the
+kernel: ``copyOut(address, bytes)`` takes the place of memmove.
 """
 
 from __future__ import annotations

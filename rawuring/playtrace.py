@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: MIT
 # pyright: basic
-"""What a trace says: the lines of trace.py, summed up for the page of play.py.
+"""The summary of a trace: the lines of trace.py, condensed for the page of play.py.
 
-What it is: summarise(), which reads a trace once and returns plain data: what looks wrong, latencies by
-operation and by stage, the ways that requests went, sizes of batches, system calls, requests over time, a
-sample of them, and what was still in flight.
+What it is: summarise(), which reads a trace once and returns plain data: suspicious findings, latencies by
+operation and by stage, the ways in which requests completed, batch sizes, system calls, requests over time, a
+sample of them, and the requests still in flight.
 Mirrors: nothing.
 Must not know: how the page shows it.
-Invariant: the result has a bounded size, however long the trace is. What is sampled says so; what is counted
-is counted in full.
+Invariant: the result has a bounded size, however long the trace is. Samples are marked as such; counts are
+complete.
 Read next: play.py.
 
 Unless said otherwise, any thread may call.
 
-A CQE is known by its place among those of its ring. So each call says, by how many it leaves in the ring,
-which requests are done when it returns: the first call that sees a CQE gives the latest moment at which its
-request can have been completed, and user space cannot know more. A request was done at once, by the kernel in
-our own thread, if the call that submitted it waited for nothing, and left its CQE in the ring.
+A CQE is identified by its position among those of its ring. So the number of CQEs that a call leaves in the
+ring tells which requests are done when it returns: the first call that sees a CQE gives the latest moment at
+which its request can have completed, and user space cannot know more. A request was done at once, by the
+kernel in our thread, if the call that submitted it did not wait and left its CQE in the ring.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ BINS = 200  # of time
 BLOCK = 10_000  # lines
 SAMPLE = 300  # requests that are drawn
 SHOWN_LEFT = 50  # requests in flight at the end that are listed
-HANDLED_LATER = 65_536  # requests whose handlers are waited for
+HANDLED_LATER = 65_536  # the most requests that wait for their handlers' lines
 SLOW_HANDLER_NS = 10_000_000
 WORKER_STAYS_NS = 5_000_000_000  # an idle worker of io-wq
-NO_FAILURE = (errno.ETIME, errno.ECANCELED)  # what a program asks for
+NO_FAILURE = (errno.ETIME, errno.ECANCELED)  # results that a program requested
 
 OVERFLOW = (
     "Completions waited outside the ring, each fetched with one call more; a multishot request ends there. "
@@ -61,7 +61,7 @@ SLOW_HANDLER = (
 CUT_OFF = "The end of a trace is cut off when its process is killed."
 
 
-# How a request went.
+# The ways in which a request completed.
 AT_ONCE, IN_CALL, NO_WORKER = "at once", "in the call that submitted it", "later, without a worker"
 WORKER, LATER = "by a worker (IOSQE_ASYNC)", "later"
 STAGES = (
@@ -71,7 +71,7 @@ STAGES = (
 
 
 class Request:
-    """One request, and what is known of it; a time is 0 when it is not known."""
+    """One request, and the facts known about it; an unknown time is 0."""
 
     __slots__ = (
         "ended", "flags", "handled", "opcode", "posted", "reaped", "res", "ring", "seen", "submitted",
@@ -81,33 +81,34 @@ class Request:
     def __init__(
         self, ring: str, user_data: int, opcode: int, flags: int, taken: int, submitted: int
     ) -> None:
-        """Begin with its submission."""
+        """Start with the submission."""
         self.ring, self.user_data, self.opcode, self.flags = ring, user_data, opcode, flags
         self.taken, self.submitted = taken, submitted
         self.seen = self.reaped = self.handled = self.ended = self.res = 0
-        #: How many CQEs its ring had had when the call returned that submitted it, and whether that waited.
+        #: The number of CQEs posted to its ring when the call that submitted it returned, and whether that
+        #: call waited.
         self.posted, self.waited, self.way = -1, False, LATER
 
 
 class Known:
-    """What is known of a ring."""
+    """The facts known about a ring."""
 
     __slots__ = ("cq", "flags", "marks", "overflow", "reaped", "sq", "unsent")
 
     def __init__(self, sq: int, cq: int, flags: int) -> None:
-        """Begin with its sizes."""
+        """Start with its sizes."""
         self.sq, self.cq, self.flags, self.overflow, self.reaped = sq, cq, flags, 0, 0
-        #: Published, and not yet consumed by a call.
+        #: Published but not yet consumed by a call.
         self.unsent: deque[Request] = deque()
-        #: (time, CQEs that it had had by then) of calls.
+        #: (time, number of CQEs posted by then) of each call.
         self.marks: deque[tuple[int, int]] = deque()
 
 
 class Trace(Uncopyable):
-    """The sums of a trace, while it is read."""
+    """The sums of a trace while it is read."""
 
     def __init__(self) -> None:
-        """Begin with nothing."""
+        """Start empty."""
         self.lines = self.broken = 0
         self.rings: dict[str, Known] = {}
         self.open: dict[tuple[str, int], list[Request]] = {}
@@ -122,14 +123,14 @@ class Trace(Uncopyable):
         self.slowest: list[Request] = []
         self.slowest_handler: Request | None = None
         self.more = self.at_once = self.offered = self.waits = self.half_empty = self.calls = 0
-        self.workers = -1  # the most at a time; -1 when nobody looked
+        self.workers = -1  # the most at a time; -1 if they were not counted
         self.failed_calls: Counter[int] = Counter()
         self._step, self._seen = 1, 0
         self._unhandled: dict[tuple[str, int], Request] = {}
         self._undecided: dict[str, list[Request]] = {}  # by the PID of their process
 
     def read(self, lines: Iterable[str]) -> None:
-        """Read lines; one that is cut off or damaged is counted and passed over."""
+        """Read lines; count and skip those that are truncated or damaged."""
         waiting = iter(lines)
         while True:
             block = list(islice(waiting, BLOCK))
@@ -168,7 +169,7 @@ class Trace(Uncopyable):
                 self.broken += 1
 
     def _sqe(self, time: int, ring: str, user_data: int, opcode: int, flags: int, taken: int = 0) -> None:
-        # "| 0" passes integers only, so that what is kept can be reckoned with.
+        # "| 0" rejects anything but integers, so that arithmetic on the stored values works.
         request = Request(ring, user_data | 0, opcode | 0, flags | 0, taken | 0, time | 0)
         self.submitted.append(time)
         if not flags & uapi.IOSQE_CQE_SKIP_SUCCESS:
@@ -211,7 +212,7 @@ class Trace(Uncopyable):
             pid = str(ring).partition(".")[0]
             undecided = self._undecided.setdefault(pid, [])
             undecided.append(request)
-            if len(undecided) > HANDLED_LATER:  # nobody looks at the workers
+            if len(undecided) > HANDLED_LATER:  # the workers are not counted
                 self._decide(pid, time, -1)
         if request.way != LATER:
             self.ways[opcode][request.way] += 1
@@ -220,7 +221,7 @@ class Trace(Uncopyable):
             queued.append(request.submitted - request.taken)
         in_kernel.append(request.seen - request.submitted)
         waiting_cqe.append(time - request.seen)
-        if user_data >> 56 == 1:  # a token of a table, whose handler may run
+        if user_data >> 56 == 1:  # a token of a table, which may have a handler
             self._unhandled[ring, user_data] = request
             if len(self._unhandled) > HANDLED_LATER:
                 self._unhandled.clear()
@@ -228,7 +229,7 @@ class Trace(Uncopyable):
 
     def _handler(self, begin: int, end: int, ring: str, user_data: int) -> None:
         request = self._unhandled.pop((ring, user_data), None)
-        if request is None:  # not the last one of a multishot request
+        if request is None:  # not the last CQE of a multishot request
             return
         self.stages[3].append(begin - request.reaped)
         self.stages[4].append(end - begin)
@@ -242,7 +243,7 @@ class Trace(Uncopyable):
         self._decide(str(pid), time, workers)
 
     def _decide(self, pid: str, time: int, workers: int) -> None:
-        """Say of those that came later what is known when their process has so many workers."""
+        """Decide the way of requests that completed later, from their process's number of workers."""
         for request in self._undecided.pop(pid, ()):
             if not workers and time - request.submitted < WORKER_STAYS_NS:
                 request.way = NO_WORKER
@@ -296,10 +297,10 @@ def _latency(request: Request) -> int:
 
 
 def summarise(lines: Iterable[str]) -> dict[str, Any]:
-    """Read a trace and return what the page shows.
+    """Read a trace and return the data of the page.
 
-    Args: lines are those that trace.py wrote.
-    Raises: ValueError if there is no line of a trace among them.
+    Args: lines as trace.py wrote them.
+    Raises: ValueError if none of them is a line of a trace.
     """
     trace = Trace()
     trace.read(lines)
@@ -347,7 +348,7 @@ def _rings(trace: Trace) -> list[dict[str, Any]]:
 
 
 def _findings(trace: Trace, left: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """List what looks wrong, the worst first; "look" for what may be meant so."""
+    """List suspicious findings, the worst first; the level "look" marks those that may be intended."""
     found = []
 
     def add(level: str, title: str, text: str = "") -> None:
@@ -405,7 +406,7 @@ def _stages(trace: Trace) -> list[dict[str, Any]]:
 
 
 def _bins(trace: Trace, first: int, last: int) -> dict[str, Any]:
-    """Count by time what was submitted and reaped, the calls, and the most that was in flight."""
+    """Count submitted and reaped requests, calls, and the maximum in flight, by time."""
     width = max(1, -(-(last - first + 1) // BINS))
     counts = {}
     for name, times in (("submitted", trace.submitted), ("reaped", trace.reaped), ("calls", trace.entered)):

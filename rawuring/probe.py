@@ -5,9 +5,8 @@
 What it is: the answers as an API, cached, and the command.
 Mirrors: bpftool feature probe, virt-host-validate.
 Must not know: the monitor, or anything built on it.
-Invariant: the kernel is asked once per process, as far as the answer lasts; every answer is yes, no or
-unknown, found by trying and never by comparing versions; nothing is left behind, neither a descriptor nor a
-child.
+Invariant: the kernel is asked once per process unless the answer is transient; every answer is yes, no or
+unknown, found by probing and never by comparing versions; neither a descriptor nor a child is left behind.
 Read next: monitor.py.
 
 Unless said otherwise, memory passed to a call may be freed when the call returns, only the thread that owns a
@@ -57,7 +56,7 @@ _cached: Capabilities | None = None
 def capabilities(refresh: bool = False) -> Capabilities:
     """Find out what the kernel offers to this process.
 
-    A lasting answer is kept. A transient one (``lasting`` is False), given while descriptors, memory or
+    A lasting answer is cached. A transient one (``lasting`` is False), obtained while descriptors, memory or
     processes were scarce, is not: the next call asks again.
 
     Args: refresh asks again instead of returning the earlier answer.
@@ -84,10 +83,10 @@ def examine_ring(ring: Ring) -> Capabilities:
 
 
 def op_supported(name: str) -> Answer:
-    """Tell whether this kernel knows an operation.
+    """Return whether this kernel supports an operation.
 
     Args: name such as "IORING_OP_READ".
-    Returns: True, False, or None when the kernel cannot be asked (before 5.6).
+    Returns: True, False, or None if the kernel cannot be asked (before 5.6).
     Since: 5.6
     Mirrors: liburing io_uring_opcode_supported
     """
@@ -95,7 +94,7 @@ def op_supported(name: str) -> Answer:
 
 
 def supports(*items: str) -> Answer:
-    """Tell whether this kernel has all of these items and allows this process to use them.
+    """Return whether this kernel has all of these items and allows this process to use them.
 
     Args: items such as "OP:RECV", "SETUP:DEFER_TASKRUN", "FEAT:EXT_ARG", "REG:PBUF_RING" or "KERNEL:6.1".
     Returns: False if one is missing, None if one is unknown and none is missing.
@@ -126,15 +125,15 @@ the output could not be written.
 def main(arguments: list[str] | None = None, ring: Ring | None = None) -> int:
     """Run the command.
 
-    Args: arguments without the program's name, by default those of the process; ring is one of the caller's,
-        enabled and idle, whose restrictions are examined.
+    Args: arguments without the program's name, by default those of the process; ring is the caller's, enabled
+        and idle, and its restrictions are examined.
     Returns: the exit code: 0 usable, 1 not usable, 2 wrong usage, 3 a required item is missing, 4 cannot
         tell.
     """
     parser = _parser()
     options = parser.parse_args(arguments)
     required = tuple(item.strip() for item in options.require.split(",") if item.strip())
-    # Only the modules that are needed are imported: in a zip each file is compiled at each start.
+    # Import only the modules that are needed: in a zip each file is compiled at each start.
     rows: tuple[Row, ...] = ()
     whom = None
     try:
@@ -226,7 +225,7 @@ def _answer(
 
 
 def _load_all(options: argparse.Namespace) -> None:
-    """Import the modules that are imported late: another user may not be able to read them."""
+    """Import the late modules now: another user may not be able to read them."""
     if options.forbid:
         from . import forbid  # noqa: F401
     elif options.fix is not None:

@@ -180,7 +180,7 @@ def _row(row: dict[str, Any]) -> Row:
 
 
 def answer(found: Capabilities, row: Row) -> tuple[Answer, list[str]]:
-    """Tell whether the items of one row are available here.
+    """Return whether the items of one row are available here.
 
     Args: found as probe.capabilities() returned it.
     Returns: yes, no or unknown, and the items that prevent a yes.
@@ -193,13 +193,13 @@ def answer(found: Capabilities, row: Row) -> tuple[Answer, list[str]]:
 
 
 def conclude(found: Capabilities, rows: tuple[Row, ...]) -> Answer:
-    """Tell whether every item that is not optional is available."""
+    """Return whether every item that is not optional is available."""
     answers = [answer(found, row)[0] for row in rows if not row.optional]
     return False if False in answers else None if None in answers else True
 
 
 def as_dict(found: Capabilities, name: str, rows: tuple[Row, ...], verdict: str) -> dict[str, Any]:
-    """Put profile and answers into a dict that JSON can hold; docs/profile.schema.json describes it."""
+    """Return profile and answers as a dict that JSON can hold; docs/profile.schema.json describes it."""
     told = []
     for row in rows:
         each, missing = answer(found, row)

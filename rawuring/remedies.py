@@ -207,7 +207,7 @@ def layers_of(status: str, cause: str, evidence: tuple[str, ...]) -> list[str]:
 
 
 def as_dict(layers: list[str], verdict: str, advice: str) -> dict[str, Any]:
-    """Put the fixes into a dict that JSON can hold; docs/fix.schema.json describes it."""
+    """Return the fixes as a dict that JSON can hold; docs/fix.schema.json describes it."""
     return {
         "schema": SCHEMA,
         "verdict": verdict,

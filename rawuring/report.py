@@ -5,7 +5,7 @@
 What it is: the forms that probe.py prints, and queries of a finished survey.
 Mirrors: bpftool feature probe's text and JSON, virt-host-validate's lines, kvm-ok's verdict and hint.
 Must not know: how an answer is found. Its only system call is write, to stdout.
-Invariant: the verdict comes first and the advice last, and all forms say the same.
+Invariant: the verdict comes first and the advice last, and all forms carry the same facts.
 Read next: remedies.py.
 """
 
@@ -148,7 +148,7 @@ def _wanted_release(item: str) -> tuple[int, int]:
 
 
 def library(found: Capabilities) -> dict[str, dict[str, Any]]:
-    """Tell which features of this library work here.
+    """Return which features of this library work here.
 
     Args: found as probe.capabilities() returned it.
     Returns: by feature, "answer" and the "missing" items.
@@ -217,7 +217,7 @@ def verdict(found: Capabilities, live: dict[str, str] | None = None) -> str:
 
 
 def as_dict(found: Capabilities, live: dict[str, str], required: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Put everything into a dict that JSON can hold; docs/probe.schema.json describes it.
+    """Return everything as a dict that JSON can hold; docs/probe.schema.json describes it.
 
     Args: found as capabilities() returned it; live as prove() returned it; required are items for ask().
     Returns: a dict with the key "schema" and stable keys.

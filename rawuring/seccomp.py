@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 # pyright: basic
-"""Seccomp filters that kill: detected beforehand, and probed in a child.
+"""Seccomp filters that kill: detected in advance, and probed in a child.
 
 What it is: check(), which precedes the first io_uring call of a ring, and the child that makes the three
 calls first when a filter is in force.
@@ -13,12 +13,13 @@ Read next: barriers.py.
 Unless said otherwise, memory passed to a call may be freed when the call returns, and any thread may call.
 
 A filter may answer with a signal that cannot be handled (SECCOMP_RET_KILL_PROCESS, and systemd's default), so
-a fallback that begins with the call comes too late. /proc says whether the thread has a filter ("Seccomp: 2")
-and how many; prctl(PR_GET_SECCOMP) tells the former in a fiftieth of the time, but a filter that kills may
-kill for that call, too. So /proc is read first, and prctl is called later, only to notice a filter that was
-loaded since. Filters cannot be removed: a child's result is valid as long as their number stays the same.
+a fallback that begins with the call comes too late. /proc reports whether the thread has a filter
+("Seccomp: 2") and how many; prctl(PR_GET_SECCOMP) reports the former in a fiftieth of the time, but a filter
+that kills may kill for that call as well. So /proc is read first, and prctl is called only later, to notice a
+filter that was loaded since. Filters cannot be removed: a child's result is valid as long as their number
+stays the same.
 
-A process cannot survive a filter that kills and is loaded while a ring is in use: the ring's next enter ends
+A process cannot survive a filter that kills and is loaded while a ring is in use: the ring's next enter kills
 the process. Load filters first, or let them return an errno.
 """
 
@@ -40,15 +41,15 @@ CALLS = ("io_uring_setup(2 entries)", "io_uring_enter", "io_uring_register")
 _PR_GET_SECCOMP, _PR_SET_DUMPABLE = 21, 4  # linux/prctl.h
 _LIMITS = (errno.EMFILE, errno.ENFILE)
 
-_clean = False  # no filter was in force at the last look
+_clean = False  # no filter was in force at the last check
 _deadly: dict[str, str] = {}  # number of filters -> the call that they kill for, or nothing
 
 
 def check() -> None:
-    """Raise Unavailable where an io_uring call would end the process.
+    """Raise Unavailable if an io_uring call would kill the process.
 
-    Without a filter it costs one prctl(), the first time one read of /proc. Under a filter a child makes the
-    three calls once, and later calls compare the number of filters (before 5.9 the kernel does not tell it,
+    Without a filter this costs one prctl(), the first time one read of /proc. Under a filter a child makes
+    the three calls once, and later checks compare the number of filters (kernels before 5.9 do not report it,
     and the first result stays valid).
 
     Raises: Unavailable if a filter kills for one of the three calls, or if one is in force and no child could
@@ -77,10 +78,10 @@ def check() -> None:
 
 
 def state() -> tuple[str, str]:
-    """Tell whether a filter is in force for the calling thread.
+    """Return whether a filter is in force for the calling thread.
 
     Returns: the mode as in /proc ("0" none, "2" filters), and the number of filters, empty if the kernel does
-        not count them (before 5.9); the mode is empty if nothing tells.
+        not count them (before 5.9); the mode is empty if nothing reports it.
     Raises: Unavailable if no descriptor is left to read /proc with, and so none for a ring.
     """
     text = _status()
@@ -180,7 +181,7 @@ def ended_early(call: str, killer: int | None) -> syscalls.Unavailable:
 
 
 def _was_filter(killer: int | None) -> bool:
-    """Tell whether a filter ended the child; if other code has reaped it, a filter is likely."""
+    """Return whether a filter ended the child; if other code has reaped it, a filter is likely."""
     return killer == _sigsys() or (killer is None and state()[0] == "2")
 
 

@@ -2,11 +2,11 @@
 # pyright: basic
 """A survey of io_uring on this machine: evidence, the kernel's own lists, and the operations it permits.
 
-What it is: the questions behind probe.py, in the order in which they are asked, each answered three-valued.
+What it is: the questions behind probe.py, in the order in which they are asked, with three-valued answers.
 Mirrors: bpftool feature probe, virt-host-validate, Docker's check-config.sh.
 Must not know: how an answer is printed, or the monitor.
-Invariant: every answer is yes, no or unknown, and says how it was learned; versions decide nothing; nothing
-is left behind, neither a descriptor nor a child.
+Invariant: every answer is yes, no or unknown, and records how it was learned; versions decide nothing;
+neither a descriptor nor a child is left behind.
 Read next: report.py.
 
 Unless said otherwise, memory passed to a call may be freed when the call returns, only the thread that owns a
@@ -16,9 +16,9 @@ The first call of each kind is made in a child process: a seccomp filter may ans
 
 Supported and admitted are two questions. The kernel lists the operations that it was built with; restrictions
 (of a task, from 7.0 on) and filters may still refuse them. An SQE with a personality that does not exist
-tells them apart and does nothing: the kernel looks at restrictions first (EACCES), then at the personality
-(EINVAL), and only then at the operation. BPF filters (7.0) run later than that, so with them each operation
-is submitted once more, with all fields zero and descriptor -1.
+tells them apart and does nothing: the kernel checks restrictions first (EACCES), then the personality
+(EINVAL), and only then the operation. BPF filters (7.0) run after these checks, so with filters each
+operation is submitted once more, with all fields zero and descriptor -1.
 Source: Linux 6.12 io_uring/io_uring.c io_init_req; Linux 7.2 answers of a restricted task.
 """
 
@@ -475,16 +475,16 @@ def admitted_operations(
 ) -> dict[int, int]:
     """Submit every operation once, in a way that does nothing, and collect the results.
 
-    Everything is zero but the descriptor, which is -1, and the personality. None of the operations does
-    anything then: paths and timespecs are NULL, lengths 0.
+    All fields are zero except the descriptor, which is -1, and the personality. So none of the operations has
+    an effect: paths and timespecs are NULL, lengths 0.
 
-    Args: a personality that does not exist stops the kernel before it looks at the operation; ring is an idle
+    Args: a personality that does not exist stops the kernel before it checks the operation; ring is an idle
         ring to use instead of a new one; flags is a mask of IOSQE_*.
     Returns: by operation, the result: -EACCES if a restriction or filter refuses it.
     Source: Linux 6.12 io_uring/io_uring.c io_init_req
     """
     if ring is None:
-        # A ring with 64-byte SQEs rejects operations of 128 bytes before it looks at any restriction.
+        # A ring with 64-byte SQEs rejects operations of 128 bytes before it checks any restriction.
         with rings.Ring(128, wish=uapi.IORING_SETUP_SQE128) as own:
             return admitted_operations(personality, own, flags)
     numbers = [value for _, value in family("OP")]
@@ -572,7 +572,7 @@ def _registrations(
 
 def _registration_finding(finding: Finding, code: int | None) -> Finding:
     if code == errno.EINVAL and finding.supported:
-        # A restriction would have refused it before the kernel looked at its arguments.
+        # A restriction would have refused it before the kernel checked its arguments.
         return finding._replace(admitted=True, admitted_how="inferred")
     if code != errno.EINVAL and finding.supported is None:
         finding = finding._replace(supported=True, how="tried")  # an unknown one is always EINVAL
@@ -629,7 +629,7 @@ def examine_ring(ring: rings.Ring, process: Capabilities) -> Capabilities:
     if not refused:
         return process._replace(findings=findings)
     if not ring.flags & (uapi.IORING_SETUP_SQE128 | uapi.IORING_SETUP_SQE_MIXED):
-        for name in _WIDE:  # rejected for their size, before any restriction is looked at
+        for name in _WIDE:  # rejected for their size, before any restriction is checked
             findings[name] = findings[name]._replace(admitted=None, admitted_how="")
     usable = any(findings[name].admitted for name, _ in family("OP"))
     return process._replace(
@@ -746,7 +746,7 @@ def _prove_poll(ring: rings.Ring, thing: _Pipe) -> str:
         if early:
             return f"failed: completed before the file was ready: {early}"
         thing.make_ready()
-        # On 5.10 a poll that was woken also reports RDNORM and more, unasked.
+        # On 5.10 a poll that was woken also reports RDNORM and more, which were not requested.
         res = _one_result(ring) & (select.POLLIN | select.POLLERR | select.POLLHUP | select.POLLNVAL)
         oracle = select.poll()
         oracle.register(fd, select.POLLIN)

@@ -2,13 +2,13 @@
 # pyright: basic
 """Walk once through io_uring, word by word: ``python -m rawuring.tour``.
 
-What it is: ten chapters that do what programs do with a ring, and print after each step which words of the
-shared memory changed, who changed them, and what orders the change. It runs on this machine's kernel, or on
-fakekernel.py where there is none (macOS, Windows, containers that forbid io_uring), and prints the same on
+What it is: ten chapters that use a ring as programs do, and print after each step which words of the shared
+memory changed, who changed them, and what orders the change. It runs on this machine's kernel, or on
+fakekernel.py if that is unavailable (macOS, Windows, containers that forbid io_uring), and prints the same on
 both. Mirrors: nothing; tests/test_nop_tutorial.py is its smallest part as a test.
-Must not know: where a word stands; that is read from io_uring_params.
-Invariant: the text depends on nothing but the chapters: no addresses, descriptors or times. What comes in no
-fixed order is sorted, and said so.
+Must not know: the offset of a word; it is read from io_uring_params.
+Invariant: the text depends only on the chapters: no addresses, descriptors or times. Items without a fixed
+order are sorted, and the text says so.
 Read next: playkernel.py, and queues.py again, beside the output.
 """
 
@@ -55,7 +55,7 @@ WORDS = {
 
 
 class RealKernel(Uncopyable):
-    """Rings, and a pipe, of the machine's own kernel."""
+    """Rings, and a pipe, of this machine's kernel."""
 
     name = "kernel"
 
@@ -70,7 +70,7 @@ class RealKernel(Uncopyable):
 
     @contextlib.contextmanager
     def pipe(self) -> Iterator[int]:
-        """Make a pipe; the chapters poll its reading end."""
+        """Make a pipe; the chapters poll its read end."""
         reader, self._writer = os.pipe()
         try:
             yield reader
@@ -79,15 +79,15 @@ class RealKernel(Uncopyable):
             os.close(self._writer)
 
     def write(self, fd: int, data: bytes = b"x") -> None:
-        """Write something for the reading end."""
+        """Write data for the read end."""
         os.write(self._writer, data)
 
     def read(self, fd: int) -> None:
-        """Read one byte, the last."""
+        """Read the last byte."""
         os.read(fd, 1)
 
     def fall_asleep(self, ring: rings.Ring) -> None:
-        """Wait until the kernel's thread has gone to sleep, as it does after its idle time."""
+        """Wait until the kernel's thread sleeps, as it does after its idle time."""
         deadline = time.monotonic() + 30
         while not ring.sq.flags() & uapi.IORING_SQ_NEED_WAKEUP:
             if time.monotonic() > deadline:
@@ -95,11 +95,11 @@ class RealKernel(Uncopyable):
             time.sleep(0.001)
 
     def answer(self, ring: rings.Ring) -> None:
-        """Wait for one completion without taking part in the submission."""
+        """Wait for one completion without submitting."""
         deadline = time.monotonic() + 30
         while not ring.cq.ready():
             if time.monotonic() > deadline:
-                raise RuntimeError("no completion came within 30 seconds")
+                raise RuntimeError("no completion arrived within 30 seconds")
             time.sleep(0.001)
 
 
@@ -118,35 +118,35 @@ class PythonKernel(Uncopyable):
 
     @contextlib.contextmanager
     def pipe(self) -> Iterator[int]:
-        """Invent a pipe."""
+        """Make a simulated pipe."""
         self._kernel.pipes[3] = bytearray()
         yield 3
 
     def write(self, fd: int, data: bytes = b"x") -> None:
-        """Write something for the reading end."""
+        """Write data for the read end."""
         self._kernel.feed(fd, data)
 
     def read(self, fd: int) -> None:
-        """Read one byte, the last."""
+        """Read the last byte."""
         self._kernel.pipes[fd].clear()
         self._kernel.wake(fd, 0)
 
     def fall_asleep(self, ring: rings.Ring) -> None:
-        """Let the thread do what there is, and then sleep."""
+        """Let the thread process the SQ, and then sleep."""
         self._kernel.run_sq_thread()
         self._kernel.put_sq_thread_to_sleep()
 
     def answer(self, ring: rings.Ring) -> None:
-        """Let the thread look at the ring."""
+        """Let the thread poll the ring."""
         self._kernel.run_sq_thread()
 
 
 def choose(wanted: str = "auto") -> tuple[RealKernel | PythonKernel, str]:
     """Choose the kernel.
 
-    Args: wanted is "kernel", "python" or "auto": the machine's kernel if it lets us.
+    Args: wanted is "kernel", "python" or "auto": the machine's kernel if it allows io_uring.
     Returns: the kernel, and a sentence about it.
-    Raises: Unavailable for "kernel" where there is none.
+    Raises: Unavailable for "kernel" if it does not.
     """
     if wanted != "python":
         try:
@@ -166,7 +166,7 @@ def choose(wanted: str = "auto") -> tuple[RealKernel | PythonKernel, str]:
 
 
 def snapshot(ring: rings.Ring) -> Words:
-    """Read every word that the chapters speak of, straight from the memory.
+    """Read every word that the chapters mention directly from the memory.
 
     Returns: name -> value; for slots a short description, for slots never written None.
     """
@@ -192,10 +192,10 @@ def _u32(memory: Any, offset: int) -> int:
 
 
 def describe_sqe(image: bytes) -> str | None:
-    """Say in a few words what an SQE asks for.
+    """Describe the request of an SQE in a few words.
 
     Args: image is its first 64 bytes.
-    Returns: None for one that is all zeros.
+    Returns: None for an SQE of zeros.
     """
     if not any(image):
         return None
@@ -210,10 +210,10 @@ def describe_sqe(image: bytes) -> str | None:
 
 
 def describe_cqe(image: bytes) -> str | None:
-    """Say what a CQE brings.
+    """Describe a CQE in a few words.
 
     Args: image is its first 16 bytes.
-    Returns: None for one that is all zeros.
+    Returns: None for a CQE of zeros.
     """
     if not any(image):
         return None
@@ -226,15 +226,15 @@ def _res(res: int) -> str:
 
     if res < 0:
         return f"-{errno.errorcode.get(-res, -res)}"
-    # Chapter 9 asks for POLLIN alone; Linux 5.10 answers with the bits beside it as well.
+    # Chapter 9 requests only POLLIN; Linux 5.10 reports related bits as well.
     return "POLLIN" if res & POLLIN else str(res)
 
 
 def changes(before: Words, after: Words, either_order: bool = False) -> list[str]:
-    """List what changed between two snapshots, one line for each word.
+    """List the changes between two snapshots, one line for each word.
 
-    Args: either_order sorts the CQEs, whose order the kernel does not promise.
-    Returns: lines without an end.
+    Args: either_order sorts the CQEs, whose order the kernel does not guarantee.
+    Returns: lines without line ends.
     """
     changed = {name: value for name, value in after.items() if before.get(name) != value}
     if either_order:
@@ -266,10 +266,10 @@ def _flags(value: Value) -> str:
 
 
 class Guide(Uncopyable):
-    """Prints chapters and steps, and looks at the ring after each."""
+    """Prints chapters and steps, and the changes of the ring after each."""
 
     def __init__(self, kernel: RealKernel | PythonKernel, write: Callable[[str], object]) -> None:
-        """Take the kernel that the chapters run on, and where the text goes."""
+        """Take the kernel for the chapters, and the function that writes text."""
         self.kernel = kernel
         self._write = write
         self._ring: rings.Ring | None = None
@@ -283,7 +283,7 @@ class Guide(Uncopyable):
         self.say(text)
 
     def look_at(self, ring: rings.Ring) -> None:
-        """Take the ring of a chapter; what it holds now is not new."""
+        """Take the ring of a chapter; its present contents do not count as changes."""
         self._ring = ring
         self._before = snapshot(ring)
         self._before["sq.kflags"] = 0  # a kernel thread may be asleep already; the steps begin awake
@@ -293,7 +293,7 @@ class Guide(Uncopyable):
         self._write(textwrap.fill(" ".join(text.split()), WIDTH) + "\n")
 
     def step(self, title: str, text: str = "", either_order: bool = False) -> None:
-        """Print what changed since the last step, and what to make of it."""
+        """Print the changes since the last step, and their explanation."""
         assert self._ring is not None
         self._step += 1
         after = snapshot(self._ring)
@@ -623,7 +623,7 @@ def run(
     """Walk through the chapters.
 
     Args: write takes text; chapters are numbers from 1, all by default.
-    Raises: Unavailable or OSError when the kernel refuses what a chapter needs.
+    Raises: Unavailable or OSError if the kernel refuses a chapter's requirement.
     """
     parts: list[str] = []
     guide = Guide(kernel, parts.append)
@@ -648,7 +648,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tour.
 
     Args: arguments are the command line's by default.
-    Returns: the exit code: 1 when the kernel that was asked for is not to be had.
+    Returns: the exit code: 1 if the requested kernel is unavailable.
     """
     import argparse
 

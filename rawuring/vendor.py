@@ -3,8 +3,8 @@
 """Copy the package into another project, whole, in part or as one file, and check such copies.
 
 What it is: ``python -m rawuring.vendor DEST``, and ``--check`` for the copies that it has made.
-Mirrors: nothing; pip's rules for its _vendor folder (unmodified, pure Python, no build step) are the measure.
-CycloneDX 1.5 for --sbom; sha256sum(1) for lists of hashes.
+Mirrors: pip's rules for its _vendor folder (unmodified, pure Python, no build step); CycloneDX 1.5 for
+--sbom; sha256sum(1) for lists of hashes.
 Must not know: what any module does. The import statements tell which modules belong together.
 Invariant: the same package and the same options give the same bytes, on every Python and at any time; only
 the .pyc files of --compiled belong to the Python that made them.
@@ -148,7 +148,7 @@ def _read_next(name: str) -> str:
 
 def imports(name: str, known: Iterable[str]) -> set[str]:
     """Return the known modules that a module imports at run time, at its top or inside a function."""
-    # `from . import __version__` names no module: it is in __init__.py, which every copy has.
+    # `from . import __version__` names no module: it is in __init__.py, which every copy contains.
     return set(_names_imported(source(name)) & set(known)) - {name}
 
 
@@ -176,7 +176,7 @@ _TYPE_CHECKING = ast.parse("TYPE_CHECKING", mode="eval").body
 
 
 def closure(parts: Iterable[str]) -> list[str]:
-    """Name the modules that some modules need, themselves included, in the order of modules().
+    """Name the modules that some modules need, including themselves, in the order of modules().
 
     Raises: VendorError for a name that is not a module.
     """
