@@ -44,8 +44,8 @@ def pytest_report_header() -> str:
     )
 
 
-#: Tests that take long and say little about one more Python: see the marker long.
-LONG = {
+#: What says little about one more Python, for it fails on purpose or starts processes: see the marker alike.
+ALIKE = {
     "faults", "test_command_line.py", "test_denied.py", "test_examples.py", "test_forbid.py",
     "test_inspect.py", "test_layout.py", "test_operators.py", "test_probe_denied.py", "test_seccomp.py",
     "test_tour.py",
@@ -60,10 +60,10 @@ ONCE = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of the files that are LONG, or needed ONCE."""
+    """Mark the tests of the files that are ALIKE on all Pythons, or needed ONCE."""
     for item in items:
         places = {item.path.name, item.path.parent.name}
-        for names, marker in ((LONG, pytest.mark.long), (ONCE, pytest.mark.once)):
+        for names, marker in ((ALIKE, pytest.mark.alike), (ONCE, pytest.mark.once)):
             if names & places:
                 item.add_marker(marker)
 

@@ -112,6 +112,7 @@ def everything(tmp_path_factory):
     return folder / "report.json"
 
 
+@pytest.mark.long
 @pytest.mark.requires_io_uring
 def test_run_when_each_system_of_each_table_does_a_round_then_all_but_what_is_missing_report(everything):
     """Missing are peers, C, and what this kernel, file system or Python lacks; anything else is an error."""
@@ -163,6 +164,7 @@ def steps_of(page: str) -> list[str]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.requires_io_uring
 def test_run_when_quick_then_it_measures_in_turn_and_says_what_is_missing(tmp_path):
     report, tables = tmp_path / "report.json", tmp_path / "tables.md"

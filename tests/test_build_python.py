@@ -154,9 +154,44 @@ def test_brief_then_each_python_is_left_what_no_other_shows(monkeypatch):
         python("cpython", (3, 11, 7)), python("cpython", oldest), python("cpython", newest),
         python("cpython", threaded, "t"), python("pypy", (3, 10, 0)),
     ]  # fmt: skip
-    expected = ["not once and not long", "not once", "not once", "not once and not long"]
-    expected.append("not once and (faults or not long)")
-    assert [run_tests.brief(each, pythons) for each in pythons] == [["-m", each] for each in expected]
+    few = "not once and not long and not alike"
+    expected = [few, "not once", "not once", few, "not once and (faults or not long and not alike)"]
+    started = []
+
+    def run(python, options, arguments, scratch, part=0):
+        started.append((python, arguments))
+        return run_tests.Result(python.tag, 1, 0, 0, 0.0, 0)
+
+    monkeypatch.setattr(run_tests, "run", run)
+    monkeypatch.setattr(
+        run_tests, "all_pythons", lambda first: [first, *(each for each in pythons if each != first)]
+    )
+    for each, marks in zip(pythons, expected):  # as .ci/run calls it
+        monkeypatch.setattr(run_tests, "wanted_pythons", lambda options, each=each: [each])
+        monkeypatch.setattr("sys.argv", ["run_tests.py", "--python", each.tag, "--brief"])
+        assert run_tests.main() == 0
+        assert started.pop() == (each, ["-m", marks]) and not started
+
+
+@pytest.mark.parametrize(("arguments", "marks"), [([], ["-m", "not long"]), (["--long"], [])])
+def test_run_tests_of_nothing_in_particular_then_each_file_once(monkeypatch, arguments, marks):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import run_tests
+
+    started = []
+
+    def run(python, options, arguments, scratch, part=0):
+        assert arguments[: len(marks)] == marks
+        started.extend(arguments[len(marks) :])
+        return run_tests.Result(python.tag, 1, 0, 0, 0.0, 0)
+
+    monkeypatch.setattr(run_tests, "run", run)
+    monkeypatch.setattr(run_tests, "prepare", lambda *_: sys.executable)
+    monkeypatch.setattr("sys.argv", ["run_tests.py", *arguments])
+    assert run_tests.main() == 0
+    assert sorted(started) == sorted(
+        str(each.relative_to(ROOT)) for each in (ROOT / "tests").rglob("test_*.py")
+    )
 
 
 def test_report_then_counts_and_the_names_of_what_failed(monkeypatch, tmp_path):

@@ -195,6 +195,7 @@ def copied(tmp_path):
     return tmp_path / "rawuring"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "change",
     [{"files": [1]}, {"version": 2}, {"only": "uapi"}, {"form": "other"}, {"form": []}, {"files": None}],

@@ -248,6 +248,7 @@ def test_commands_of_the_pages_then_each_is_run_here_or_excused():
     assert set(COMMANDS) - named == set(), "in no page any more"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("refusal", REFUSALS)
 def test_refused_then_all_of_it_does_what_it_says(refusal, tmp_path):
     code, cause = REFUSALS[refusal]

@@ -184,6 +184,7 @@ sys.exit(not result.wasSuccessful())
 """
 
 
+@pytest.mark.long
 def test_proactor_then_tests_of_asyncio_pass(tmp_path):
     need_opcode("SEND")
     home = subprocess.run(

@@ -334,6 +334,7 @@ def test_monitor_inside_asyncio_then_its_events_are_dispatched_there(pair):
     assert got == [(POLLIN, b"x")] * 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("backend", ["io_uring", "poll"])
 def test_twenty_thousand_handlers_then_each_is_reported_each_time(backend):
     resource = pytest.importorskip("resource")

@@ -47,6 +47,7 @@ def test_storm_when_loops_are_killed_then_every_accepted_byte_is_there(loop: str
     assert figures["cancelled"] > 10 and figures["bytes"] > 100_000
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", ["ring", "threads"])
 @pytest.mark.parametrize(("limit", "error"), [("space", "ENOSPC"), ("size", "EFBIG"), ("files", "EMFILE")])
 def test_storm_when_a_limit_is_met_then_refused_and_nothing_is_lost(limit: str, error: str, way: str) -> None:

@@ -510,7 +510,8 @@ def test_watch_as_json_then_an_object_on_each_line(command_on, monkeypatch):
 def test_watch_on_a_terminal_then_a_page_that_fits_and_what_changed_is_bold(command_on, host, monkeypatch):
     change = (host / "10" / "fdinfo" / "5").write_text
     monkeypatch.setattr("time.sleep", lambda seconds: change(V6_1.replace("SqTail:\t1", "SqTail:\t3")))
-    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((40, 7)))
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("LINES", "7")
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.setenv("TERM", "xterm")
     _, out = command_on("--all", "--watch", "--count", "2")

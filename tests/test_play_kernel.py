@@ -318,6 +318,7 @@ def test_chapters_of_the_tour_when_replayed_in_javascript_then_each_byte_is_the_
     assert compare(programs) is None
 
 
+@pytest.mark.long
 def test_random_programs_when_run_in_both_then_each_byte_is_the_same():
     programs = [RandomProgram(seed).run() for seed in range(PROGRAMS)]
     steps = [step for program in programs for step in program["steps"]]

@@ -607,6 +607,7 @@ def now(sock: socket.socket, events: int) -> int:
 # -- many
 
 
+@pytest.mark.long
 def test_twenty_thousand_descriptors_then_all_are_reported(backend):
     """Many numbers for one pipe: it is the number of registrations that counts."""
     resource = pytest.importorskip("resource")

@@ -282,6 +282,7 @@ def invented(requests, per_call=4, ring='"1.1"'):
             yield f'["c",{i * 100 + 50 + n},{ring},{n},{-5 if n == 7 else 16},0]'
 
 
+@pytest.mark.long
 def test_summary_when_the_trace_is_long_then_it_is_sampled_and_says_so():
     requests = 50_000
     page = play.trace_page(invented(requests))

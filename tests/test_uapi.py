@@ -336,7 +336,7 @@ def without_overlap(layout: uapi.Layout, got: dict[str, Any]) -> dict[str, Any]:
 def test_pack_when_given_any_members_then_bytes_are_as_the_compiler_lays_them_out(name: str) -> None:
     layout = LAYOUTS[name]
 
-    @settings(max_examples=40)
+    @settings(max_examples=15)
     @given(values_and_bytes(STRUCTS[name]["fields"], STRUCTS[name]["size"]), st.integers(0, 9))
     def check(drawn: tuple[dict[str, Any], bytes], offset: int) -> None:
         values, image = drawn

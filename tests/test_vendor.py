@@ -99,6 +99,7 @@ def test_closure_when_no_such_module_then_an_error_that_names_them():
         vendor.closure(["fdmonn"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("one_file", [False, True])
 def test_each_module_alone_then_it_imports_with_nothing_else_there(tmp_path, one_file):
     wanted = [name for name in MODULES if not one_file or name != "vendor"]
@@ -172,6 +173,7 @@ def test_one_file_then_it_carries_licence_version_and_hashes(tmp_path):
     assert manifest["files"]["ops.py"] == hashlib.sha256((PACKAGE / "ops.py").read_bytes()).hexdigest()
 
 
+@pytest.mark.long
 def test_copies_when_made_again_elsewhere_by_another_process_then_the_same_bytes(tmp_path):
     kinds = ((), ("--single-file", "--name=one"), ("--name=part", "--only=fdmon", "--only=ops"))
     for folder, seed in (("a", "1"), ("b", "2")):
@@ -200,6 +202,7 @@ print(*(hashlib.sha256(each.encode()).hexdigest() for each in found))
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not OTHER_PYTHONS, reason="no other Python here")
 def test_copies_when_made_by_other_pythons_then_the_same_bytes(tmp_path):
     digests = {
@@ -218,6 +221,7 @@ def test_order_of_options_then_the_same_bytes():
     assert vendor.package(["ops", "fdmon"]) == vendor.package(["fdmon", "ops"])
 
 
+@pytest.mark.long
 def test_copy_of_a_copy_then_the_same(tmp_path):
     vendor.copy(str(tmp_path / "host"), name="ring")
     done = run("-m", "host.ring.vendor", "again", cwd=tmp_path)
@@ -338,9 +342,10 @@ def test_minimal_then_the_same_statements_without_docstrings_and_comments(name):
     assert ast.dump(ast.parse(found)) == without_docstrings(text)
     assert vendor.without_comments(found) == found
     assert found.startswith("# SPDX-License-Identifier: MIT\n# pyright: basic\n")
-    words = [line.split() for line in text.splitlines()]
+    words = [tuple(line.split()) for line in text.splitlines()]
+    beginnings = {each[:length] for each in words for length in range(len(each) + 1)}
     for line in found.splitlines():  # no line is put together from others
-        assert line.strip() == "pass" or any(line.split() == each[: len(line.split())] for each in words)
+        assert line.strip() == "pass" or tuple(line.split()) in beginnings
     tokens = tokenize.generate_tokens(io.StringIO(found).readline)
     comments = [token.string for token in tokens if token.type == tokenize.COMMENT]
     assert {each.partition(":")[0] for each in comments} <= {
@@ -630,6 +635,7 @@ def normal(body: list[ast.stmt]) -> list[str]:
     return [ast.dump(node) for node in body]
 
 
+@pytest.mark.long
 def test_sections_then_each_is_its_module_statement_by_statement(one):
     tree = ast.parse(one.read_text())
     sections: dict[str, list[ast.stmt]] = {}
@@ -756,6 +762,7 @@ def listed(text: str) -> list[str]:
     return [line.split()[0] for line in text.splitlines() if line.startswith("  ")]
 
 
+@pytest.mark.long
 def test_copies_as_programs_then_they_list_what_is_in_them(tmp_path):
     """A whole copy, parts with one command and with none, one file, and a zip; nothing else is there."""
     from rawuring.__main__ import COMMANDS
@@ -984,6 +991,7 @@ with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="root, to make an environment")
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mount namespaces")
 @pytest.mark.parametrize("environment", [test_probe_denied.READ_ONLY, NOBODY], ids=["read-only", "nobody"])

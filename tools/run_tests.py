@@ -34,8 +34,8 @@ from xml.etree import ElementTree
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 OLDEST = (3, 9)
-#: The tests that each CPython between the oldest and the newest runs, and the free-threaded one.
-BRIEFEST = "not once and not long"
+#: The tests that each CPython between the oldest and the newest runs with --brief, and the free-threaded one.
+BRIEFEST = "not once and not long and not alike"
 #: How much longer a byte of these test files takes than one of the others.
 SLOW = {
     "test_vendor.py": 6, "test_ring_promises.py": 2, "test_denied.py": 5, "test_command_line.py": 6,
@@ -81,8 +81,12 @@ def main() -> int:
             return 0
         if not pythons:
             print("no other Python on this machine")
-        if len(pythons) == 1 and not pytest_arguments:
-            results = [run_in_parts(pythons[0], options, Path(scratch))]
+        chosen = pytest_arguments or options.brief
+        if not chosen and not options.long:
+            print("without the tests that take seconds each; --long runs these too", flush=True)
+            pytest_arguments = ["-m", "not long"]
+        if not chosen and len(pythons) == 1:
+            results = [run_in_parts(pythons[0], options, pytest_arguments, Path(scratch))]
         else:
             results = run_each(pythons, options, pytest_arguments, Path(scratch))
     if len(results) > 1:
@@ -115,17 +119,18 @@ def run_each(
 def brief(python: Python, pythons: list[Python]) -> list[str]:
     """Return the arguments that leave out what another Python of these shows as well: see --brief."""
     if python.implementation != "cpython":
-        return ["-m", "not once and (faults or not long)"]
+        return ["-m", "not once and (faults or not long and not alike)"]
     versions = [each.version for each in pythons if each.implementation == "cpython" and not each.abiflags]
     thorough = not python.abiflags and python.version in (min(versions), max(versions))
     return ["-m", "not once" if thorough else BRIEFEST]
 
 
-def run_in_parts(python: Python, options: argparse.Namespace, scratch: Path) -> Result:
+def run_in_parts(python: Python, options: argparse.Namespace, arguments: list[str], scratch: Path) -> Result:
     """Run the test files on all cores, a process for each part; the first is shown while it runs."""
     cores = min(4, os.cpu_count() or 1)
     # More parts than cores: nobody knows beforehand which takes longest here.
     parts = divide(sorted((CHECKOUT / "tests").rglob("test_*.py")), 3 * cores if cores > 1 else 1)
+    commands = [[*arguments, *(str(each.relative_to(CHECKOUT)) for each in part)] for part in parts]
     started = time.monotonic()
     try:
         prepare(python, scratch, dict(os.environ), options.no_venv)  # once, and not in each
@@ -133,10 +138,7 @@ def run_in_parts(python: Python, options: argparse.Namespace, scratch: Path) -> 
         print(f"{python.tag}: {error}", flush=True)
         return Result(python.tag, 0, 1, 0, time.monotonic() - started, 1)
     with concurrent.futures.ThreadPoolExecutor(cores) as pool:
-        runs = [
-            pool.submit(run, python, options, [str(each.relative_to(CHECKOUT)) for each in part], scratch, i)
-            for i, part in enumerate(parts)
-        ]
+        runs = [pool.submit(run, python, options, command, scratch, i) for i, command in enumerate(commands)]
     results = [each.result() for each in runs]
     passed, failed, skipped = (sum(each[column] for each in results) for column in (1, 2, 3))
     code = next((each.code for each in results if each.code), 0)
@@ -175,9 +177,10 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--brief",
         action="store_true",
-        help="without what is marked once; only the oldest and the newest CPython run what is marked long, "
-        "and as many random examples as otherwise",
+        help="leave out what is marked once; except on the oldest and the newest CPython also what is marked "
+        "long or alike, and most random examples",
     )
+    parser.add_argument("--long", action="store_true", help="run the tests that take seconds each, too")
     parser.add_argument("--dev", action="store_true", help="run the interpreter with -X dev -W error")
     parser.add_argument(
         "--jobs", type=int, default=1, metavar="N", help="runs at a time; each is shown when it has ended"
@@ -275,12 +278,14 @@ def prepare(python: Python, scratch: Path, environment: dict[str, str], no_venv:
     packages = folder / "packages"  # where there is no venv
     stamp = folder / "stamp.json"
     needed = requirements(python)
-    wanted = json.dumps([needed, python])
+    wanted = json.dumps([needed, requirements(python, "test-loops"), python])
     with only_one(parent / ".venv-tests" / f"{python.tag}.lock"):
         if not (stamp.exists() and stamp.read_text() == wanted):
             print(f"making {folder.relative_to(parent)} with {', '.join(needed)}", flush=True)
             shutil.rmtree(folder, ignore_errors=True)
             make(python, folder, inside, packages, needed)
+            if inside.exists():
+                add_loops(python, inside)
             stamp.write_text(wanted)  # last: a half-made environment has none
     if inside.exists():
         return str(inside)
@@ -336,15 +341,25 @@ def check(*command: str) -> None:
         )
 
 
-def requirements(python: Python) -> list[str]:
-    """Read the extra named test from pyproject.toml; tomllib is too new to be used."""
+def requirements(python: Python, extra: str = "test") -> list[str]:
+    """Read an extra from pyproject.toml; tomllib is too new to be used."""
     text = (CHECKOUT / "pyproject.toml").read_text(encoding="utf-8")
-    found = re.search(r"^test = (\[.*\])$", text, re.MULTILINE)
-    assert found, "pyproject.toml: no line starting with 'test = ['"
+    found = re.search(rf"^{extra} = (\[.*\])$", text, re.MULTILINE)
+    assert found, f"pyproject.toml: no line starting with '{extra} = ['"
     needed: list[str] = ast.literal_eval(found[1])
     if "t" in python.abiflags:  # newer ones are compiled, and not for 3.13t
         needed = [f"{each},<6.131" if each.startswith("hypothesis") else each for each in needed]
     return needed
+
+
+def add_loops(python: Python, inside: Path) -> None:
+    """Install the extra named test-loops from wheels; the tests that need it say that it is missing."""
+    if python.implementation != "cpython" or "t" in python.abiflags:
+        return  # compiled for none of these, or switching the GIL on
+    wanted = requirements(python, "test-loops")
+    install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:"]
+    if not succeeds(str(inside), *install, *wanted):
+        print(f"going on without {', '.join(wanted)}: no wheel for {python.tag}", flush=True)
 
 
 # ------------------------------------------------------------------------------------------------------

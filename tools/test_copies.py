@@ -89,7 +89,7 @@ KINDS = {
 
 #: With --brief all tests but the long ones run on these; on the others only those that import them.
 THOROUGH = ("one-file", "minimal")
-BRIEF = ["-m", "not long and not once"]
+BRIEF = ["-m", "not long and not once and not alike"]
 
 ALIAS = '''\
 """Every import of rawuring is an import of the copy {name}, which lies in {folder}."""

@@ -565,6 +565,7 @@ TestSelector = machine(SelectorMachine, 25, needs_ring)
 # The short soak
 
 
+@pytest.mark.long
 @needs_ring
 def test_everything_at_once_for_a_second_then_nothing_lost_corrupt_or_left():
     done = subprocess.run(

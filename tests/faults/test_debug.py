@@ -347,6 +347,7 @@ def test_wait_that_a_region_describes_then_its_requests_are_watched(watched):
 # ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @needs_ring
 def test_the_other_tests_pass_in_debug_mode_too():
     """The invariants hold wherever the library is used as its own tests use it."""

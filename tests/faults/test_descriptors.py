@@ -144,6 +144,7 @@ def test_half_shut_then_the_answer_is_epolls(chosen, pair, how, events, side):
     figures["events compared"] += 2
 
 
+@pytest.mark.long
 def test_twenty_thousand_descriptors_then_each_is_watched():
     """As many as the limit allows, where that is less: both ends of socket pairs."""
     script = """

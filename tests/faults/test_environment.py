@@ -736,6 +736,7 @@ def child_of(method):
     del subprocess
 
 
+@pytest.mark.long
 @needs_ring
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_multiprocessing_then_each_child_has_its_own_ring(method):

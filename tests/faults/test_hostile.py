@@ -17,6 +17,7 @@ from rawuring.fakekernel import fake_ring
 needs_ring = pytest.mark.requires_io_uring
 
 
+@pytest.mark.long
 @needs_ring
 @pytest.mark.parametrize("module", hostile.MODULES)
 def test_hostile_values_for_every_method_then_clear_errors_and_nothing_left(module):
@@ -31,6 +32,7 @@ def test_hostile_values_for_every_method_then_clear_errors_and_nothing_left(modu
     figures["hostile calls refused"] += answer["refused"]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
 @pytest.mark.parametrize("module", ["files", "sync", "objects"])
 def test_hostile_values_for_all_of_files_then_clear_errors_and_nothing_left(module, tmp_path):

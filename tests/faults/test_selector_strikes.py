@@ -141,6 +141,7 @@ def use(sel: selectors.BaseSelector, fds: list[int]) -> None:
     sel.select(0)
 
 
+@pytest.mark.long
 @pytest.mark.unwatched("debug mode makes calls of its own in between")
 @pytest.mark.parametrize("trusting", [False, True])
 def test_handler_raises_at_every_moment_of_every_call_then_what_is_registered_is_reported_once(
