@@ -120,4 +120,4 @@ def _stay_readable() -> None:
         syscalls._load()
     except (OSError, ImportError, AttributeError):
         return
-    syscalls._libc.prctl(4, 1, None, None, None)  # PR_SET_DUMPABLE
+    syscalls._libc.prctl(seccomp._PR_SET_DUMPABLE, 1, None, None, None)

@@ -47,7 +47,8 @@ from socket import socket
 
 from . import buffers, fdmon, ops, rings, syscalls, uapi
 from .inflight import InFlight, next_token
-from .strategy import _BOTH, _EVENTS, _IN, _LONGEST_STDLIB, _MASK, Strategy, _still
+from .monitor import POLLIN
+from .strategy import _BOTH, _EVENTS, _LONGEST_STDLIB, _MASK, Strategy, _still
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -194,7 +195,9 @@ class EpollWait(Strategy):
         #: Neither that nor _direct.
         self._idle = True
         #: Changes are made at once: somebody watches the set's own descriptor, or the ring was lost.
-        self._direct = self._lost = False
+        self._direct = False
+        #: The errno with which the ring was lost, 0 while it works.
+        self._lost = 0
         #: A descriptor that is always ready: adding it to the set ends a wait.
         self._waker = -1
         #: How many events the last wait returned, and whether one of them could not be removed.
@@ -203,9 +206,8 @@ class EpollWait(Strategy):
         self._cqes: deque[rings.Cqe] = deque()
         #: The thread whose request waits in the kernel.
         self._thread = 0
-        #: Others may have requests on the ring; that, or the ring is lost; the errno of the loss.
-        self._serving = self._special = False
-        self._code = 0
+        #: Others may have requests on the ring.
+        self._serving = False
         #: The place of the wait in the queue (sq.sqe_tail); whether an exception may have left SQEs there.
         self._armed_at, self._unclean = 0, False
         wish = fdmon.IoUringFDMon.WISH
@@ -365,7 +367,7 @@ class EpollWait(Strategy):
         if fd in self._on_the_way:
             self._overtaken.add(fd)
             try:
-                self._epoll.register(self._waker, _IN)
+                self._epoll.register(self._waker, POLLIN)
             except OSError as error:
                 if not syscalls.is_ours(error):
                     raise
@@ -434,11 +436,10 @@ class EpollWait(Strategy):
             timeout_ns = 0
         self._waiting, self._idle = True, False
         try:
-            if self._special:
-                if self._lost:
-                    return self._wait_without_ring(timeout_ns)
-                if self._has_requests():
-                    return self._wait_in_ring(timeout_ns)
+            if self._lost:
+                return self._wait_without_ring(timeout_ns)
+            if self._serving and self._has_requests():
+                return self._wait_in_ring(timeout_ns)
             if not (self._pending or self._unclean or timeout_ns):
                 # Also one system call, and a cheaper one: see the head of this file.
                 if self.ring.closed:
@@ -508,8 +509,7 @@ class EpollWait(Strategy):
         """Apply the notes without the ring, for now or, after its loss, for good."""
         self._apply_all()
         if lost:
-            self._code = error.errno or errno.EIO
-            self._lost = self._direct = self._special = True
+            self._lost, self._direct = error.errno or errno.EIO, True
             self._on_the_way = {}
             self._overtaken.clear()
             self.reason = f"{self.name} stopped working: {error}"
@@ -524,7 +524,7 @@ class EpollWait(Strategy):
             return None
         if self._thread != get_ident() and not self._waiting:
             self._bind()
-        self._serving = self._special = True
+        self._serving = True
         return self._inflight
 
     def _has_requests(self) -> bool:
@@ -557,7 +557,7 @@ class EpollWait(Strategy):
         ring, table = self.ring, self._inflight
         if ring.owner != get_ident():
             ring.bind_thread()
-        table.answer_unsent(-self._code)
+        table.answer_unsent(-self._lost)
         try:
             self._take_completions(False)
         except OSError:
@@ -953,7 +953,7 @@ class EpollPoll(EpollWait):
 
     def _prepare_wait(self, capacity: int) -> None:
         sqe, token = bytearray(self.ring.sq.sqe_size), next_token()
-        ops.prep_poll_add(sqe, self._epoll.fileno(), _IN, token)
+        ops.prep_poll_add(sqe, self._epoll.fileno(), POLLIN, token)
         self._wait = _Request(token, capacity, memoryview(b""), bytes(sqe), (None, ()))
 
     def _collect(self, res: int) -> Ready:

@@ -43,13 +43,13 @@ import sys
 from collections import deque
 
 from . import params, rings, syscalls, uapi
+from .queues import U32
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-U32 = 0xFFFFFFFF
 POLLIN = 1
 POISON = 0xEE  # the filling of a consumed slot: an SQE that still contains it was not written completely
 FEATURES = uapi.IORING_FEAT_SINGLE_MMAP | uapi.IORING_FEAT_NODROP | uapi.IORING_FEAT_EXT_ARG

@@ -561,7 +561,9 @@ class InFlight(Uncopyable):
         ring = self._ring()
         if ring is None or not self._quick:
             self.ring.reap_into(self._todo)
-        elif (self._blocks or self._columns) and self._by_column(ring):
+        elif (self._blocks or self._columns) and not (
+            ring.cq.wide or self._todo or self._left or self._others  # columns would overtake these
+        ):
             columns = ring.reap_columns()
             self._columns += (columns,)
             return sum(map(len, self._columns))
@@ -569,11 +571,6 @@ class InFlight(Uncopyable):
             cqes = ring.reap()
             self._todo += cqes  # no call in between: see Ring.reap()
         return len(self._todo)
-
-    def _by_column(self, ring: Ring) -> bool:
-        """Tell whether CQEs can be reaped by column, without overtaking others."""
-        wide = uapi.IORING_SETUP_CQE32 | uapi.IORING_SETUP_CQE_MIXED
-        return not (self._todo or self._left or self._others or ring.flags & wide)
 
     def submit_and_dispatch(self, wait_nr: int = 1, timeout_ns: int | None = None) -> int:
         """Submit, wait, reap and run the handlers, in one call: the cheapest turn for a few requests.

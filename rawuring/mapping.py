@@ -178,19 +178,19 @@ def check_layout(mappings: Sequence[Any], params: dict[str, Any]) -> None:
     Raises: RuntimeError, which names the word.
     Mirrors: the assertions of Zig's IoUring.init
     """
-    flags, sq_off, cq_off = params["flags"], params["sq_off"], params["cq_off"]
+    sq_off, cq_off = params["sq_off"], params["cq_off"]
+    sq_size, cq_size, sqes_size = memory_sizes(params)
     # (where it begins, how long it is, what it is aligned to, its name)
     sq = [(sq_off[word], 4, 4, name) for name, word in _SQ_WORDS]
     cq = [(cq_off[word], 4, 4, name) for name, word in _CQ_WORDS]
-    cqe_size = 32 if flags & uapi.IORING_SETUP_CQE32 else 16
-    cq.append((cq_off["cqes"], params["cq_entries"] * cqe_size, 8, "cq_off.cqes"))
-    if not flags & uapi.IORING_SETUP_NO_SQARRAY:
-        sq.append((sq_off["array"], params["sq_entries"] * 4, 4, "sq_off.array"))
+    cq.append((cq_off["cqes"], cq_size - cq_off["cqes"], 8, "cq_off.cqes"))
+    if not params["flags"] & uapi.IORING_SETUP_NO_SQARRAY:
+        sq.append((sq_off["array"], sq_size - sq_off["array"], 4, "sq_off.array"))
     shared = mappings[0] is mappings[1]
     _check_parts(mappings[0], sq + cq if shared else sq)
     if not shared:
         _check_parts(mappings[1], cq)
-    _check_parts(mappings[2], [(0, memory_sizes(params)[2], 1, "the place of the SQEs")])
+    _check_parts(mappings[2], [(0, sqes_size, 1, "the place of the SQEs")])
     for ring, memory, offsets in (("sq", mappings[0], sq_off), ("cq", mappings[1], cq_off)):
         found, told = _U32.unpack_from(memory, offsets["ring_entries"])[0], params[f"{ring}_entries"]
         if found != told:

@@ -471,7 +471,7 @@ class CompletionQueue(Uncopyable):
 
     __slots__ = (
         "_cqe", "_cqes", "_khead", "_koverflow", "_ktail", "_mixed", "_words", "copied", "cqe_size", "head",
-        "ring_entries", "ring_mask",
+        "ring_entries", "ring_mask", "wide",
     )  # fmt: skip
 
     def __init__(self, ring_memory: Any, cq_off: dict[str, Any], setup_flags: int) -> None:
@@ -490,6 +490,8 @@ class CompletionQueue(Uncopyable):
         self._mixed = bool(setup_flags & uapi.IORING_SETUP_CQE_MIXED)
         self._cqe = _CQE32 if setup_flags & uapi.IORING_SETUP_CQE32 else _CQE16
         self.cqe_size = size = self._cqe.size
+        #: CQEs may have 32 bytes.
+        self.wide = self._mixed or size == 32
         start = cq_off["cqes"]
         self._cqes = _bytes_of(ring_memory)[start : start + self.ring_entries * size]
         self.head = load_acquire(words, self._khead)

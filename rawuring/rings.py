@@ -146,9 +146,8 @@ class Ring(RingHandle):
             or (self.flags & silent) == uapi.IORING_SETUP_DEFER_TASKRUN
             or not self._direct
         )
-        wide = uapi.IORING_SETUP_CQE32 | uapi.IORING_SETUP_CQE_MIXED
         self._quick = (
-            self._plain and not self._enter_to_reap and not self.flags & wide
+            self._plain and not self._enter_to_reap and not self.cq.wide
             and bool(self.features & uapi.IORING_FEAT_EXT_ARG)
         )  # fmt: skip
         self._deadline = syscalls.GeteventsArg()
@@ -553,7 +552,7 @@ class Ring(RingHandle):
         Lifetime: none; these are copies.
         """
         cq = self.cq
-        if cq.cqe_size != 16 or cq._mixed:
+        if cq.wide:
             raise ValueError("reap_columns() is for rings whose CQEs all have 16 bytes: use reap()")
         # Overflow and task work are left to reap(), which loses nothing if the kernel returns an error.
         plain = self._quick and not cq.copied and get_ident() == self._owner

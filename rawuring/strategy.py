@@ -17,6 +17,7 @@ from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
 
 from . import syscalls
 from .inflight import InFlight
+from .monitor import POLLIN, POLLOUT  # epoll's bits have the same values
 from .rings import Ring
 
 TYPE_CHECKING = False
@@ -24,15 +25,13 @@ if TYPE_CHECKING:
     Ready = list[tuple[SelectorKey, int]]
     Keys = dict[int, SelectorKey]
 
-# poll(2)'s and epoll's bits; these five have the same values on every architecture.
-_IN, _OUT = 0x01, 0x04
 _BOTH = EVENT_READ | EVENT_WRITE
 #: Indexed by EVENT_READ | EVENT_WRITE, gives a mask; other bits are ignored, as in EpollSelector.
-_MASK = (0, _IN, _OUT, _IN | _OUT)
+_MASK = (0, POLLIN, POLLOUT, POLLIN | POLLOUT)
 # As in EpollSelector: any bit but IN means writable, any bit but OUT means readable, so that an error or a
 # hang-up wakes every waiter.
 _EVENTS = tuple(
-    (EVENT_WRITE if mask & ~_IN else 0) | (EVENT_READ if mask & ~_OUT else 0) for mask in range(32)
+    (EVENT_WRITE if mask & ~POLLIN else 0) | (EVENT_READ if mask & ~POLLOUT else 0) for mask in range(32)
 )
 _LONGEST_STDLIB = 2_000_000  # 23 days: poll(2) and epoll_wait(2) count milliseconds in an int
 

@@ -22,6 +22,7 @@ import textwrap
 import time
 
 from . import buffers, command, fakekernel, ops, rings, uapi
+from .fakekernel import POLLIN
 from .syscalls import Unavailable, Uncopyable
 
 TYPE_CHECKING = False
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     Value = object
     Words = dict[str, Value]
 
-POLLIN = 1
 IDLE_MS = 50  # how long the kernel's thread of chapter 10 waits for work before it sleeps
 WIDTH = 100
 

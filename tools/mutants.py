@@ -1064,7 +1064,7 @@ MUTANTS = (
     ),
     Mutant(
         "selector: the set is asked although requests wait to be sent", "rawuring/epollwait.py",
-        "            if self._special:\n", "            if self._lost:\n",
+        "            if self._serving and self._has_requests():\n", "            if False:\n",
         "tests/test_selector_requests.py -k between_two_selects",
     ),
     Mutant(
