@@ -13,7 +13,9 @@ import gc
 import json
 import os
 import platform
+import re
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -149,6 +151,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     """
     outcome = yield
     report = outcome.get_result()
+    _fail_if_contradicted(report)
     terminal = item.config.pluginmanager.get_plugin("terminalreporter")
     if report.failed and terminal:
         where = str(getattr(report.longrepr, "reprcrash", ""))
@@ -158,6 +161,25 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
             for marker in item.iter_markers(kind):
                 why = report.longrepr[2] if report.skipped else ""
                 _exercised.setdefault(prefix + marker.args[0], []).append(f"{report.outcome} {why}".strip())
+
+
+def _fail_if_contradicted(report: pytest.TestReport) -> None:
+    """Fail a test that skips for a feature, as in "EPOLL_WAIT (Linux 6.15)", if this kernel is new enough.
+
+    Such a skip takes a defect for an old kernel. A kernel may be built without what needs a CONFIG_ option.
+    """
+    if not report.skipped or not isinstance(report.longrepr, tuple) or sys.platform != "linux":
+        return
+    reason = report.longrepr[2].removeprefix("Skipped: ")
+    named = re.findall(r"\((?:Linux )?(\d+\.\d+[^)]*)\)", reason)
+    since = max(map(_numbers, re.findall(r"\d+(?:\.\d+)+", " ".join(named))), default=None)
+    if since and since <= _numbers(platform.release()) and "CONFIG_" not in reason and not io_uring_refusal():
+        report.outcome = "failed"
+        report.longrepr = f"skipped on Linux {platform.release()}: {reason}"
+
+
+def _numbers(release: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", release)[:3]]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

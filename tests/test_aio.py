@@ -19,6 +19,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from strategies import selector_of, skip_if_too_old
 from test_probe import FILTER
 
 from rawuring import aio
@@ -91,11 +92,7 @@ def test_stock_loop_over_the_selector_then_sockets_timers_and_cancellation_work(
                 await cancelled
             return got
 
-    try:
-        selector = IoUringSelector(strategy, fallback=False)
-    except OSError as error:
-        pytest.skip(f"EPOLL_WAIT (Linux 6.15) or EPOLL_CTL (Linux 5.6): {error}")
-    loop = asyncio.SelectorEventLoop(selector)
+    loop = asyncio.SelectorEventLoop(selector_of(strategy))
     try:
         assert loop.run_until_complete(main()) == b"hello"
     finally:
@@ -512,8 +509,7 @@ for threshold in range(4, 100, 3):  # the younger go first: so it is once the lo
 def test_loop_that_is_forgotten_then_nothing_on_stderr(make):
     """Its own socket may be finalized first, and has no number any more when the loop removes it."""
     done = python("-c", FORGOTTEN, make)
-    if "Linux" in done.stderr:
-        pytest.skip(f"EPOLL_WAIT (Linux 6.15) or EPOLL_CTL (Linux 5.6): {done.stderr[-200:]}")
+    skip_if_too_old(done.stderr)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -547,10 +543,7 @@ def left_over(use) -> int:
 @pytest.mark.unwatched("debug mode keeps what it watches")
 @pytest.mark.parametrize("strategy", [None, *STRATEGIES, "epoll"])
 def test_selector_and_loop_used_and_closed_then_no_more_cycles_than_with_epoll_selector(strategy):
-    try:
-        IoUringSelector(strategy, fallback=False).close()
-    except OSError as error:
-        pytest.skip(f"EPOLL_WAIT (Linux 6.15) or EPOLL_CTL (Linux 5.6): {error}")
+    selector_of(strategy).close()
     pairs = [socket.socketpair() for _ in range(30)]
 
     def use(make) -> None:
@@ -578,10 +571,7 @@ def test_selector_and_loop_used_and_closed_then_no_more_cycles_than_with_epoll_s
 @pytest.mark.parametrize("strategy", list(STRATEGIES))
 def test_selector_then_a_hundred_objects_at_most(strategy):
     """It was more than a thousand: a view for each slot of its queue."""
-    try:
-        IoUringSelector(strategy, fallback=False).close()
-    except OSError as error:
-        pytest.skip(f"EPOLL_WAIT (Linux 6.15) or EPOLL_CTL (Linux 5.6): {error}")
+    selector_of(strategy).close()
     gc.collect()
     gc.disable()
     try:

@@ -15,6 +15,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from strategies import selector_of
 
 from rawuring import aio, asyncring, ops
 from rawuring.buffers import allocate, pin
@@ -26,11 +27,7 @@ pytestmark = [pytest.mark.requires_io_uring, pytest.mark.leakcheck]
 
 @pytest.fixture(params=list(STRATEGIES))
 def loop(request):
-    try:
-        selector = IoUringSelector(request.param, fallback=False, trusting=True)
-    except OSError as error:
-        pytest.skip(f"EPOLL_WAIT (Linux 6.15) or EPOLL_CTL (Linux 5.6): {error}")
-    made = aio.IoUringEventLoop(selector)
+    made = aio.IoUringEventLoop(selector_of(request.param, trusting=True))
     yield made
     made.close()
 

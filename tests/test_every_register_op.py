@@ -423,7 +423,7 @@ def test_restrictions_then_only_what_is_named(tmp_path):
         except OSError as error:
             if "has not" not in str(error):
                 raise
-            pytest.skip(f"IORING_REGISTER_ENABLE_RINGS that works: {error}")
+            pytest.skip(f"IORING_REGISTER_ENABLE_RINGS that works (Linux 5.10.162): {error}")
         assert do.run(ops.prep_nop) == 0
         pipe = os.pipe()
         assert do.run(ops.prep_poll_add, pipe[0], select.POLLIN) == -errno.EACCES

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from strategies import selector_of, skip_if_too_old
 from test_probe import FILTER
 
 from rawuring import epollwait as module, ops, register, rings, syscalls, uapi
@@ -31,10 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(params=list(STRATEGIES))
 def uring(request, requires_io_uring):
-    try:
-        sel = IoUringSelector(request.param, fallback=False)
-    except OSError as error:
-        pytest.skip(f"EPOLL_WAIT (Linux 6.15) or EPOLL_CTL (Linux 5.6): {error}")
+    sel = selector_of(request.param)
     yield sel
     sel.close()
 
@@ -42,10 +40,7 @@ def uring(request, requires_io_uring):
 @pytest.fixture(params=["io_uring:epoll_wait", "io_uring:epoll_poll"])
 def in_set(request, requires_io_uring):
     """Strategies with an epoll set, taking numbers at their word."""
-    try:
-        sel = IoUringSelector(request.param, fallback=False, trusting=True)
-    except OSError as error:
-        pytest.skip(f"EPOLL_WAIT (Linux 6.15) or EPOLL_CTL (Linux 5.6): {error}")
+    sel = selector_of(request.param, trusting=True)
     yield sel
     sel.close()
 
@@ -197,8 +192,7 @@ def test_filter_that_forbids_io_uring_while_it_is_in_use_then_nothing_is_lost(st
     )  # fmt: skip
     if done.returncode == 77:
         pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
-    if "Linux 6.15" in done.stderr or "Linux 5.6" in done.stderr:
-        pytest.skip("EPOLL_WAIT (Linux 6.15) or EPOLL_CTL (Linux 5.6)")
+    skip_if_too_old(done.stderr)
     assert (done.stdout, done.returncode) == ("fine\n", 0), done.stderr
 
 
@@ -265,8 +259,7 @@ def test_io_uring_is_gone_at_the_end_then_no_exception_and_nothing_on_stderr(str
     )  # fmt: skip
     if done.returncode == 77:
         pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
-    if "Linux 6.15" in done.stderr or "Linux 5.6" in done.stderr:
-        pytest.skip("EPOLL_WAIT (Linux 6.15) or EPOLL_CTL (Linux 5.6)")
+    skip_if_too_old(done.stderr)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -576,10 +569,7 @@ def test_many_ready_when_fewer_are_then_only_those(in_set, crowd):
 @pytest.mark.parametrize("entries", [2, 4, 64])
 @pytest.mark.parametrize("count", [1, 3, 11, 12, 40, 200])
 def test_changes_of_every_number_in_a_ring_of_every_size_then_all_are_made(entries, count, requires_io_uring):
-    try:
-        sel = IoUringSelector("io_uring:epoll_poll", fallback=False, entries=entries)
-    except OSError as error:
-        pytest.skip(f"EPOLL_CTL (Linux 5.6): {error}")
+    sel = selector_of("io_uring:epoll_poll", entries=entries)
     pairs = [socket.socketpair() for _ in range(count)]
     with sel:
         for a, _ in pairs:
@@ -652,11 +642,7 @@ def every_strategy():
 
 @pytest.fixture(params=every_strategy())
 def any_selector(request):
-    try:
-        made = IoUringSelector(request.param, fallback=False)
-    except OSError as error:
-        pytest.skip(f"{request.param} (Linux 5.6 or 6.15): {error}")
-    with made:
+    with selector_of(request.param) as made:
         yield made
 
 
@@ -734,7 +720,7 @@ def test_closed_when_the_kernel_refuses_then_said_and_no_descriptor_is_left(monk
     chosen = IoUringSelector()
     if not chosen.backend.startswith("io_uring:epoll"):
         chosen.close()
-        pytest.skip("io_uring:epoll_poll (Linux 5.6)")
+        pytest.skip("an epoll set in the ring: IORING_OP_EPOLL_CTL (Linux 5.6)")
     chosen.register(pair[0], READ)
     chosen.select(0)
     epoll = chosen._strategy._epoll
@@ -752,7 +738,7 @@ def refuse(*arguments):
 def test_registered_by_a_thread_while_its_old_event_is_put_out_then_watched(uring, pair, direct):
     """The event of a number that nobody has registered is put out; by then a thread may have done so."""
     if uring.backend == "io_uring:poll_add":
-        pytest.skip("an epoll set (Linux 5.6)")
+        pytest.skip("single polls have no epoll set")
     a, b = pair
     b.send(b"x")
     if direct:
@@ -787,7 +773,7 @@ def test_registered_by_a_thread_while_its_old_event_is_put_out_then_watched(urin
 def test_closed_by_a_signal_handler_while_it_waits_then_value_error_and_no_warning(uring, pair, timeout):
     """It was taken for a ring that the kernel had taken away."""
     if uring.backend == "io_uring:poll_add":
-        pytest.skip("an epoll set (Linux 5.6)")
+        pytest.skip("single polls have no epoll set")
     uring.register(pair[0], READ)
     uring.select(0)
 

@@ -21,11 +21,11 @@ import threading
 import time
 
 import pytest
+from strategies import selector_of
 from strikes import Leave, Strikes
 
 from rawuring import rings
 from rawuring.selector import STRATEGIES, IoUringSelector
-from rawuring.syscalls import Unavailable
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 IN_RING = tuple(STRATEGIES)
@@ -37,13 +37,7 @@ pytestmark = pytest.mark.skipif(not hasattr(select, "epoll"), reason="epoll (Lin
 def make(backend: str) -> selectors.BaseSelector:
     if backend == "EpollSelector":
         return selectors.EpollSelector()
-    try:
-        return IoUringSelector(backend, fallback=False)
-    except Unavailable as error:
-        pytest.skip(f"io_uring (Linux 5.1): {error}")
-    except OSError as error:
-        needs = {"io_uring:epoll_wait": "IORING_OP_EPOLL_WAIT (Linux 6.15)"}
-        pytest.skip(f"{needs.get(backend, 'IORING_OP_EPOLL_CTL (Linux 5.6)')}: {error}")
+    return selector_of(backend)
 
 
 @pytest.fixture(params=IN_RING + STDLIB)
@@ -648,7 +642,7 @@ def test_twenty_thousand_descriptors_then_all_are_reported(backend):
 
 def test_more_changes_than_the_ring_has_entries_then_all_are_made(backend):
     if backend not in IN_RING:
-        pytest.skip("no ring")
+        pytest.skip("this one has no ring")
     pairs = [socket.socketpair() for _ in range(100)]
     with IoUringSelector(backend, entries=8) as sel:
         for a, b in pairs:

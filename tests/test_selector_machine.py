@@ -17,6 +17,7 @@ import tempfile
 import threading
 
 import pytest
+from strategies import selector_of
 
 from rawuring.selector import MACHINE, IoUringSelector
 
@@ -166,11 +167,7 @@ def test_row_of_the_machine_then_its_state_and_a_selector_that_is_right(
     requires_io_uring, monkeypatch, backend, state, event
 ):
     for taken, thread in itertools.product((False, True), repeat=2):
-        try:
-            sel = IoUringSelector(backend, fallback=False, entries=8)
-        except OSError as error:
-            pytest.skip(f"EPOLL_WAIT (Linux 6.15) or EPOLL_CTL (Linux 5.6): {error}")
-        with sel, monkeypatch.context() as patch:
+        with selector_of(backend, entries=8) as sel, monkeypatch.context() as patch:
             events = [*way_to(state), event]
             if event == "closed" and "judge" in events:
                 events[:1] = ["change", "send", "sent"]  # an object is vouched for

@@ -16,6 +16,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from strategies import selector_of, skip_if_too_old
 from test_probe import FILTER
 
 from rawuring import ops, uapi
@@ -28,10 +29,7 @@ TIMEOUTS = [0, 30, None]
 
 
 def make(strategy: str, **options) -> IoUringSelector:
-    try:
-        return IoUringSelector(strategy, fallback=False, **options)
-    except OSError as error:
-        pytest.skip(f"EPOLL_WAIT (Linux 6.15) or EPOLL_CTL (Linux 5.6): {error}")
+    return selector_of(strategy, **options)
 
 
 @pytest.fixture(params=list(STRATEGIES))
@@ -480,8 +478,7 @@ def test_ring_is_lost_then_every_request_is_answered_and_what_was_in_flight_comp
     )  # fmt: skip
     if done.returncode == 77:
         pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
-    if "Linux 6.15" in done.stderr or "Linux 5.6" in done.stderr:
-        pytest.skip("EPOLL_WAIT (Linux 6.15) or EPOLL_CTL (Linux 5.6)")
+    skip_if_too_old(done.stderr)
     assert (done.stdout, done.returncode) == ("fine\n", 0), done.stderr
 
 

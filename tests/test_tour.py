@@ -199,7 +199,7 @@ def test_multishot_poll_when_events_come_then_more_until_it_is_removed_or_finds_
     from rawuring.uapi import IORING_CQE_F_MORE as MORE
 
     if kernel.name == "kernel" and driver.kernel_release() < (5, 13):
-        pytest.skip("multishot polls came with Linux 5.13")
+        pytest.skip("IORING_POLL_ADD_MULTI (Linux 5.13)")
     with kernel.ring(4) as ring, kernel.pipe() as fd:
         ops.prep_poll_multishot(ring.get_sqe(), fd, 1, user_data=5)
         ring.submit()
@@ -228,7 +228,7 @@ def test_read_when_it_waits_then_a_cancel_ends_it(kernel):
 
 def test_read_with_provided_buffers_then_it_says_which_and_fails_where_there_is_none(kernel):
     if kernel.name == "kernel" and driver.kernel_release() < (5, 15):
-        pytest.skip("what PROVIDE_BUFFERS completes with was settled by Linux 5.15")
+        pytest.skip("PROVIDE_BUFFERS that completes with 0 (Linux 5.15)")
     with kernel.ring(4) as ring, kernel.pipe() as fd:
         memory = buffers.allocate(64)
         pool = buffers.pin(memory, writable=True)

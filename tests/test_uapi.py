@@ -516,7 +516,7 @@ def test_names_of_flags_when_there_is_an_alias_then_the_name_the_header_has_firs
 @pytest.fixture(scope="module")
 def system_header() -> uapi_header.Header:
     if not SYSTEM_HEADER.exists():
-        pytest.skip(f"{SYSTEM_HEADER} (5.1) is not installed")
+        pytest.skip(f"{SYSTEM_HEADER} of Linux 5.1 or later is not installed")
     companions = uapi_header.companions(SYSTEM_HEADER)
     return uapi_header.parse(*companions, SYSTEM_HEADER)
 

@@ -113,7 +113,7 @@ def test_harmful_operations_when_restricted_then_all_refused():
             register.allow_only(ring, "NOP", ops.prep_poll_add)
             ring.enable()
         except OSError as error:
-            pytest.skip(f"IORING_REGISTER_RESTRICTIONS (Linux 5.10): {error}")
+            pytest.skip(f"IORING_REGISTER_ENABLE_RINGS that works (Linux 5.10.162): {error}")
         allowed = {uapi.IORING_OP_NOP, uapi.IORING_OP_POLL_ADD}
         for opcode in range(uapi.IORING_OP_LAST):
             sqe = bytearray(64)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from harness import ROOT, check_child, figures, run_child
+from strategies import selector_of
 
 from rawuring import fdmon, selector
 
@@ -31,10 +32,7 @@ def strategies():
 
 @pytest.fixture(params=strategies())
 def chosen(request):
-    try:
-        made = selector.IoUringSelector(request.param, fallback=False)
-    except OSError as error:
-        pytest.skip(f"{request.param} (Linux 5.6 or 6.15): {error}")
+    made = selector_of(request.param)
     yield made
     made.close()
 
@@ -224,8 +222,7 @@ def soak():
 @pytest.mark.parametrize("name", strategies())
 def test_random_changes_of_a_selector_then_every_answer_is_epolls(soak, patience, name):
     module, shared = soak
-    if not module.usable(name):
-        pytest.skip(f"{name} (Linux 5.6 or 6.15)")
+    selector_of(name).close()
     worker = module.SelectorChurn(shared, 1)
     worker.begin()
     worker.names = [name]

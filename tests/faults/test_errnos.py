@@ -20,6 +20,7 @@ from functools import partial
 import leaks
 import pytest
 from harness import figures
+from strategies import selector_of
 
 from rawuring import aio, fdmon, ops, params, rings, selector, syscalls, uapi
 
@@ -165,10 +166,7 @@ def test_enter_fails_then_the_monitor_says_so_or_goes_on_and_reports(inject, not
 def test_enter_fails_then_the_selector_says_so_or_goes_on_and_reports(
     inject, nothing_left, pair, name, times
 ):
-    try:
-        selector.IoUringSelector(name, fallback=False).close()
-    except OSError as error:
-        pytest.skip(f"{name} (Linux 5.6 or 6.15): {error}")
+    selector_of(name).close()
     inject.enter()
     for code in EVERY:
         chosen = selector.IoUringSelector(name, entries=4)

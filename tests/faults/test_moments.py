@@ -12,6 +12,7 @@ import warnings
 
 import pytest
 from harness import PYPY, ROOT, figures, finalizing
+from strategies import selector_of
 
 from rawuring import buffers, fdmon, ops, pin, rings, selector
 from rawuring.fdmon import POLLIN, POLLOUT
@@ -113,13 +114,8 @@ def test_interrupted_anywhere_in_a_change_of_poll_add_then_each_key_once_and_not
 def test_interrupted_anywhere_in_a_change_then_what_is_still_registered_is_reported(strategy, change):
     struck, at = [""], 0
     while struck:
+        sel = selector_of(strategy)
         a, b = socket.socketpair()
-        try:
-            sel = selector.IoUringSelector(strategy, fallback=False)
-        except OSError as error:
-            a.close()
-            b.close()
-            pytest.skip(f"IORING_OP_EPOLL_WAIT (Linux 6.15), IORING_OP_EPOLL_CTL (Linux 5.6): {error}")
         with sel, a, b:
             if change != "register":
                 sel.register(a.fileno(), EVENT_WRITE if change == "unregister" else EVENT_READ, "first")

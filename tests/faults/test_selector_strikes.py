@@ -9,6 +9,7 @@ EpollSelector, which went through the same, agrees.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import os
 import selectors
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from harness import figures, strike
+from strategies import selector_of
 
 from rawuring import buffers
 from rawuring.selector import STRATEGIES, IoUringSelector
@@ -27,13 +29,7 @@ FENCE = b"\xc5" * 8192
 
 @pytest.fixture(params=list(STRATEGIES))
 def make(request, requires_io_uring) -> Callable[..., IoUringSelector]:
-    def make(**options) -> IoUringSelector:
-        try:
-            return IoUringSelector(request.param, fallback=False, entries=8, **options)
-        except OSError as error:
-            pytest.skip(f"EPOLL_WAIT (Linux 6.15) or EPOLL_CTL (Linux 5.6): {error}")
-
-    return make
+    return functools.partial(selector_of, request.param, entries=8)
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +101,7 @@ def test_memory_grows_while_a_handler_raises_at_every_moment_then_the_kernel_sta
     """The capacity was noted before there was memory: epoll_wait() then wrote behind the old one."""
     with make() as sel:
         if sel.backend == "io_uring:poll_add":
-            pytest.skip("an epoll set, whose events the kernel writes (Linux 5.6)")
+            pytest.skip("single polls: the kernel writes no events into memory of ours")
     moments, ended = 0, False
     while not ended:
         with make(trusting=True) as sel:

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: MIT
+"""Skips for a kernel that is too old: conftest.py fails them where the kernel is new enough.
+
+Read next: driver.py.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).resolve().parent
+NOW = ".".join(platform.release().split("-")[0].split("+")[0].split(".")[:3])
+
+
+OLD = [
+    "X (Linux 1000.1)", "X (Linux 5.1), Y (Linux 1000.1)", "X (5.1, with Y 1000.1)",
+    "X (CONFIG_X, Linux 5.1)", "X (Linux 5.1, CONFIG_X)", "X (CPython 3.11)", "X",
+]  # fmt: skip
+NEW = ["X (Linux 5.1): EINVAL", "X (5.1)", f"X (Linux {NOW})", "X (Linux 5.1), Y (5.1)"]
+
+
+@pytest.mark.requires_io_uring
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
+def test_skip_when_the_kernel_is_new_enough_then_it_fails(tmp_path):
+    (tmp_path / "test_x.py").write_text(
+        f"import pytest\n@pytest.fixture(params={OLD + NEW!r})\ndef x(request):\n    return request.param\n"
+        "@pytest.fixture\ndef skipped(x):\n    pytest.skip(x)\n"
+        "def test_x(x):\n    pytest.skip(x)\n"
+        "def test_y(skipped):\n    pass\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "conftest", "-rs"]
+    env = {**os.environ, "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"}
+    done = subprocess.run(
+        [*command, "test_x.py"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    said = done.stdout.splitlines()
+    skipped = [line.partition(": ")[2] for line in said if line.startswith("SKIPPED ")]
+    assert sorted(skipped) == sorted(OLD * 2), done.stdout
+    for reason in NEW:
+        assert said.count(f"skipped on Linux {platform.release()}: {reason}") == 2, done.stdout
+    assert done.returncode == 1
