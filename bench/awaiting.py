@@ -3,8 +3,8 @@
 
     python3 bench/awaiting.py [--rounds N]
 
-Every loop does each workload once, then all again; the fastest round of each counts. malloc is as it is:
-nothing here allocates large blocks. What is not installed is left out.
+Every loop runs each workload once, then all again; the fastest round of each counts. malloc is not pinned:
+nothing here allocates large blocks. Loops that are not installed are left out.
 """
 
 from __future__ import annotations

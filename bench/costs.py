@@ -3,8 +3,8 @@
 
     python3 bench/costs.py [RESULTS.json] [--write docs/costs.md]
 
-Without a file it takes the newest run in results/ that has the steps. steps.py holds the steps, and what the
-page says about each.
+Without a file it uses the newest run in results/ that contains the steps. steps.py has the steps and their
+descriptions.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def table(report: dict[str, Any]) -> str:
 def main() -> None:
     assert __doc__
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("results", nargs="?", help="what run.py --json stored")
-    parser.add_argument("--write", metavar="FILE", help="the page to be brought up to date")
+    parser.add_argument("results", nargs="?", help="a file that run.py --json wrote")
+    parser.add_argument("--write", metavar="FILE", help="the page to update")
     options = parser.parse_args()
     report = json.loads(Path(options.results).read_text(encoding="utf-8")) if options.results else stored()
     part = table(report)

@@ -4,11 +4,11 @@
     python3 bench/files.py [--quick] [--loop stock|uvloop|rawuring] [--python PATH] [--json FILE] [...]
     python3 bench/files.py --write docs/files.md         the table there, from the stored results
 
-Every system does a workload once, then the next one, then all again: read the ratios. The first is the plain
-blocking loop. malloc is the same for all (the process starts itself again with PINNED). "Cold" means that the
-page cache and the dentries were dropped before (root only; otherwise the workload is left out). What is not
-installed is left out; C with liburing is compiled as run.py does it. A system that is so slow that it does
-less than the others has its time multiplied. Results are stored as run.py stores its own.
+Every system runs a workload once, then the next one, then all again: read the ratios. The first is the plain
+blocking loop. malloc is the same for all (the process restarts itself with PINNED). "Cold" means that the
+page cache and the dentries were dropped before (root only; otherwise the workload is left out). Systems that
+are not installed are left out; C with liburing is compiled as in run.py. A very slow system does less work,
+and its time is scaled up. Results are stored as by run.py.
 """
 
 from __future__ import annotations
@@ -692,12 +692,12 @@ def write_table(page: str) -> None:
 def main() -> int:
     """Measure, print, store."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="a tenth of everything, once: does it work")
+    parser.add_argument("--quick", action="store_true", help="a tenth of everything, once, as a smoke test")
     parser.add_argument("--loop", choices=("stock", "uvloop", "rawuring"), default="stock")
-    parser.add_argument("--python", metavar="PATH", help="another Python, and what is installed there")
+    parser.add_argument("--python", metavar="PATH", help="another Python, with the packages installed there")
     parser.add_argument("--only", default="", help="a regular expression for workloads")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--directory", help="where to put the files; not a tmpfs")
+    parser.add_argument("--directory", help="the folder for the files; not a tmpfs")
     parser.add_argument("--json", metavar="FILE", help="bench/results/DATE-files-LOOP-PYTHON.json")
     parser.add_argument("--write", metavar="PAGE", help="measure nothing: write the table from bench/results")
     options = parser.parse_args()

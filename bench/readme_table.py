@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The table of docs/speed.md, and some of its rows for the README, made from a stored run of run.py.
 
-    python3 bench/readme_table.py [--write README.md]        some rows there, all in docs/speed.md beside it
+    python3 bench/readme_table.py [--write README.md]        some rows there, all in its docs/speed.md
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def write_between(path: str, begin: str, end: str, part: str) -> None:
 def main() -> None:
     assert __doc__
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", metavar="FILE", help="the README, which has a docs/speed.md beside it")
+    parser.add_argument("--write", metavar="FILE", help="the README, in a folder that has docs/speed.md")
     options = parser.parse_args()
     part = table(stored())
     print(part)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What every system of run.py is made of: its name, its rounds, and how it answers on standard output."""
+"""The common parts of the systems of run.py: their names, rounds, and answers on standard output."""
 
 from __future__ import annotations
 

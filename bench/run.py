@@ -3,13 +3,14 @@
 
     python3 bench/run.py [--quick] [--install-peers] [--only REGEX] [--against GITREF] [--json FILE] ...
 
-Each system is a process of its own (systems.py, steps.py; oracle.c, compiled with liburing). All of a table
-live at the same time, but only one of them works at any moment: one round of A, one of B, one of C, then A
-again. So a slow moment of the machine hits all of them: read the ratios. System calls are counted in a round
-of their own, under strace where that is installed. What cannot be had, or crashes, is left out with a line.
+Each system is a separate process (systems.py, steps.py; oracle.c, compiled with liburing). All systems of a
+table exist at the same time, but only one of them works at any moment: one round of A, one of B, one of C,
+then A again. So a slow moment of the machine affects all of them: read the ratios. System calls are counted
+in a separate round, under strace if it is installed. A system that is unavailable, or crashes, is left out
+with a message.
 
 --install-peers makes a virtual environment (.venv-bench in the checkout) with the compiled bindings and
-uvloop; without that folder, only what this Python can import is measured.
+uvloop; without that folder, only systems that this Python can import are measured.
 """
 
 from __future__ import annotations
@@ -561,14 +562,14 @@ def measure(options: argparse.Namespace, folder: Path, say: Callable[[str], None
 def main() -> int:
     assert __doc__
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="two short rounds of less, to see that it works")
+    parser.add_argument("--quick", action="store_true", help="two short rounds of less work, as a smoke test")
     parser.add_argument("--rounds", type=int, default=7, help="at least 7 for figures to quote")
     parser.add_argument("--only", metavar="REGEX", help="only the tables whose title matches")
-    parser.add_argument("--against", metavar="GITREF", help="measure rawuring as it stood there as well")
-    parser.add_argument("--python", metavar="PATH", help="another Python, and what is installed there")
+    parser.add_argument("--against", metavar="GITREF", help="also measure rawuring as of that commit")
+    parser.add_argument("--python", metavar="PATH", help="another Python, with the packages installed there")
     parser.add_argument("--no-calls", dest="calls", action="store_false", help="do not count system calls")
     parser.add_argument("--install-peers", action="store_true", help="make .venv-bench, with the peers")
-    parser.add_argument("--scratch", metavar="DIR", help="where the file to be read is put; not a tmpfs")
+    parser.add_argument("--scratch", metavar="DIR", help="the folder for the file to read; not a tmpfs")
     parser.add_argument("--json", metavar="FILE", help="store the results")
     parser.add_argument("--markdown", metavar="FILE", help="store the tables")
     options = parser.parse_args()

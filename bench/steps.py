@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The steps of one request, and the ways to call io_uring_enter through ctypes, each a system of its own."""
+"""The steps of one request, and the ways to call io_uring_enter through ctypes, each as a separate system."""
 
 from __future__ import annotations
 

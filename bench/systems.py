@@ -4,7 +4,7 @@
     python3 bench/systems.py WORKLOAD SYSTEM ARGUMENT...
 
 Prints "ready" (echo servers: "port N"), then one number, nanoseconds per operation, for each line on standard
-input. What cannot be had here raises Missing: one line, and exit code 3. What C does is in oracle.c.
+input. An unavailable system raises Missing: one line, and exit code 3. The C systems are in oracle.c.
 """
 
 from __future__ import annotations

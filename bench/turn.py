@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Where one turn of the monitor goes, statement by statement: the second table of docs/costs.md.
+"""The time of one turn of the monitor, statement by statement: the second table of docs/costs.md.
 
     python3 bench/turn.py [--ready N] [--write docs/costs.md]
 
-A clock is read between any two statements of the functions that a turn passes through. What the clocks take
-is what such a turn takes longer than one without, in equal parts, and is subtracted. Of all turns the lower
-quartile counts, for the machine may be busy.
+A clock is read between any two statements of the functions that a turn executes. The cost of a clock is the
+difference to a turn without clocks, divided by their number; it is subtracted. The lower quartile of all
+turns counts, because the machine may be busy.
 """
 
 from __future__ import annotations
@@ -200,9 +200,9 @@ def table(whole: float, rows: list[tuple[str, str, float, float]], ready: int) -
 def main() -> None:
     assert __doc__
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ready", type=int, default=1, help="how many descriptors are ready")
+    parser.add_argument("--ready", type=int, default=1, help="the number of ready descriptors")
     parser.add_argument("--turns", type=int, default=4000)
-    parser.add_argument("--write", metavar="FILE", help="the page to be brought up to date")
+    parser.add_argument("--write", metavar="FILE", help="the page to update")
     options = parser.parse_args()
     part = table(*measure(options.ready, options.turns), options.ready)
     print(part)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Copy a file or a tree and show how far it is; Ctrl-C ends it after the step that is being made.
+"""Copy a file or a tree and show the progress; Ctrl-C stops it after the current step.
 
     python examples/files_copy.py [SOURCE TARGET]
 
-File systems that can share blocks do that; otherwise the kernel copies. Without arguments it copies the
+The file system shares blocks if it can; otherwise the kernel copies. Without arguments it copies the
 examples.
 """
 

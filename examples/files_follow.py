@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Print the lines that are added to a log, as ``tail -F`` does, also after it was rotated or emptied.
+"""Print the lines that are added to a log, as ``tail -F`` does, even after it was rotated or truncated.
 
     python examples/files_follow.py FILE
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Print the SHA-256 of files as sha256sum does, 64 of them being read at a time, with asyncio or without.
+"""Print the SHA-256 of files as sha256sum does, reading 64 of them concurrently, with asyncio or without.
 
     python examples/files_hash.py [--sync] [FILE...]
 
-The hashes come in the order in which the data do. Without arguments it hashes the examples.
+The hashes are printed in the order of completion. Without arguments it hashes the examples.
 """
 
 from __future__ import annotations

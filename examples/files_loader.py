@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Load random records of a file in batches, past the page cache, as a training loop wants them.
+"""Load random records of a file in batches, past the page cache, as for a training loop.
 
     python examples/files_loader.py [FILE [BATCHES]]
 
-Each batch is read while the one before is being used: two sets of buffers, one call for each. No asyncio.
+Each batch is read while the previous one is being used: two sets of buffers, one call for each. No asyncio.
 """
 
 from __future__ import annotations

@@ -14,12 +14,12 @@ io_uring works, too. They reach the kernel through a small interface, in which I
     CancelIoEx                        AsyncRing.cancel(token), which is IORING_OP_ASYNC_CANCEL
     memory of an OVERLAPPED           a Pin, held by the in-flight table until the final CQE
 
-Why the library does not do this. In pure Python an echo takes 3 to 4 times the CPU time that it takes with
-the selector transports (6 to 8 times when sends are requests, too): each read needs a future, a Pin, an entry
-in the table and a callback, where epoll says in one call which sockets are ready, and recv() is one more. A
+Reasons why the library does not do this: in pure Python an echo takes 3 to 4 times the CPU time of the
+selector transports (6 to 8 times if sends are requests as well). Each read needs a future, a Pin, an entry in
+the table and a callback, while epoll reports in one call which sockets are ready, and recv() is one more. A
 cancelled future ends at once, as on Windows, so bytes that arrive together with the cancellation are lost;
-AsyncRing.call() was made to lose none. And these classes are private to asyncio: they change in patch
-releases. Use it to learn, not to serve.
+AsyncRing.call() loses none. And these classes are private to asyncio: they change in patch releases. Use it
+to learn, not in production.
 """
 
 from __future__ import annotations

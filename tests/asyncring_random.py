@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Random requests, cancels, timeouts and closes on one loop, and what must be left of them: nothing.
+"""Random requests, cancels, timeouts and closes on one loop, none of which may leave anything behind.
 
-What it is: Storm, which tests/test_asyncring_random.py runs shortly and tools/soak.py for long.
+What it is: Storm; tests/test_asyncring_random.py runs it briefly, and tools/soak.py for a long time.
 Must not know: how AsyncRing works.
-Invariant: all choices come from the seed. Each byte that is sent says which it is, so that a lost one, one
-that comes twice, and one out of order are seen; each buffer has canaries on both sides.
+Invariant: all choices come from the seed. The bytes sent are numbered, so that lost, duplicated and reordered
+ones are detected; each buffer has canaries on both sides.
 Read next: test_asyncring_random.py.
 """
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Browsers for tests: Debian's chromium and firefox-esr without a window, each driven by its own protocol.
+"""Browsers for tests: Debian's chromium and firefox-esr in headless mode, each driven by its own protocol.
 
-What it is: Browser, which opens one page after the other and tells what the page did: the errors of its
-console, the value of an expression, a picture. No library is needed. To Chromium a message is JSON with a
-zero byte behind it (Chrome DevTools Protocol), on its descriptors 3 and 4; to Firefox it is JSON in a frame
-of a WebSocket (WebDriver BiDi).
+What it is: Browser, which opens one page after the other and reports its console errors, the value of an
+expression, or a screenshot. No library is needed. A message for Chromium is JSON followed by a zero byte
+(Chrome DevTools Protocol), on descriptors 3 and 4; for Firefox it is JSON in a WebSocket frame (WebDriver
+BiDi).
 Must not know: the page.
 Invariant: the browser and its children end with the ``with`` block, and so does its profile.
 Read next: test_play.py.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What all tests share: the header of the report, two markers, the hypothesis profiles.
+"""The shared configuration of all tests: the header of the report, markers, the hypothesis profiles.
 
 What it is: pytest's configuration in Python.
 Must not know: any test.
@@ -25,8 +25,8 @@ import leaks
 import pytest
 from refusal import io_uring_refusal
 
-# No deadlines: a busy machine, and more so an emulated one, misses all of them. And examples share the
-# fixtures of a function: tests whose examples change a file write it anew.
+# No deadlines: a busy machine misses them, and an emulated one even more. Examples share the fixtures of a
+# function, so tests whose examples change a file rewrite it.
 _COMMON = hypothesis.settings(
     deadline=None,
     derandomize=True,
@@ -46,14 +46,14 @@ def pytest_report_header() -> str:
     )
 
 
-#: What says little about one more Python, for it fails on purpose or starts processes: see the marker alike.
+#: Tests that prove little on another Python: they fail on purpose or start processes. See the marker alike.
 ALIKE = {
     "faults", "test_command_line.py", "test_denied.py", "test_examples.py", "test_forbid.py",
     "test_inspect.py", "test_layout.py", "test_operators.py", "test_probe_denied.py", "test_seccomp.py",
     "test_tour.py",
 }  # fmt: skip
-#: What is about the checkout and its tools, and the same on each Python: see the marker once. test_vendor.py
-#: lets every Python make copies, and compares them.
+#: Tests of the checkout and its tools, which give the same result on each Python: see the marker once.
+#: test_vendor.py makes copies with every Python, and compares them.
 ONCE = {
     "test_bench.py", "test_build_python.py", "test_check_kernel.py", "test_docs.py", "test_docstrings.py",
     "test_kernel_matrix.py", "test_packages.py", "test_play_browser.py", "test_play_kernel.py",
@@ -71,13 +71,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave what pytest has collected out of later garbage collections, of which tests make thousands."""
-    # hypothesis asks the collector who holds its source of randomness, before it uses it for the first time;
-    # frozen objects are not found.
+    """Exclude the collected tests from later garbage collections, of which tests make thousands."""
+    # Before hypothesis first uses its source of randomness, it asks the collector for its referrers; frozen
+    # objects are not found.
     hypothesis.given(hypothesis.strategies.none())(lambda _: None)()
-    # It measures collections for the sake of deadlines, which no test has. What a signal handler of a test
-    # raises in its callback would be swallowed.
-    if hasattr(gc, "callbacks"):  # PyPy has none
+    # hypothesis times collections for its deadlines, which no test has. An exception that a test's signal
+    # handler raises in that callback would be swallowed.
+    if hasattr(gc, "callbacks"):  # PyPy lacks it
         mine = [each for each in gc.callbacks if not str(each.__module__).startswith("hypothesis")]
         gc.callbacks[:] = mine
     _freeze()
@@ -85,7 +85,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
-    """The same with the reports of a file's tests, which would make the collections of the next ones slow."""
+    """Freeze the reports of a file's tests, which would slow down later collections."""
     yield
     if nextitem is not None and nextitem.path != item.path:
         _freeze()
@@ -93,7 +93,7 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 def _freeze() -> None:
     gc.collect()
-    if hasattr(gc, "freeze"):  # PyPy has none
+    if hasattr(gc, "freeze"):  # PyPy lacks it
         gc.freeze()
 
 
@@ -116,14 +116,14 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 @pytest.fixture
 def requires_io_uring() -> None:
-    """Skip where io_uring is not available; the marker's twin for parametrized tests and fixtures."""
+    """Skip if io_uring is unavailable; the marker's counterpart for parametrized tests and fixtures."""
     if io_uring_refusal():
         pytest.skip(f"io_uring (5.1): {io_uring_refusal()}")
 
 
 @pytest.fixture(autouse=True)
 def _leakcheck(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Honour the marker leakcheck: the test has closed everything that it opened."""
+    """Honour the marker leakcheck: the test must close everything that it opens."""
     if request.node.get_closest_marker("leakcheck") is None or not Path("/proc/self/fd").exists():
         yield
         return
@@ -138,16 +138,16 @@ def _leakcheck(request: pytest.FixtureRequest) -> Iterator[None]:
     assert not leaked, f"left open: {leaked}"
 
 
-# What was exercised: "IORING_OP_NOP" -> outcomes of the tests that are marked with it.
+# The exercised operations: "IORING_OP_NOP" -> outcomes of the tests that are marked with it.
 _exercised: dict[str, list[str]] = {}
 _PREFIXES = {"opcode": "IORING_OP_", "register_op": "IORING_"}
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """Note which operations a test did, or why it did not, and name what fails at once.
+    """Record the operations that a test exercised, or why not, and name a failure immediately.
 
-    A run that is stopped after its time prints neither summary nor tracebacks.
+    A run that exceeds its time prints neither summary nor tracebacks.
     """
     outcome = yield
     report = outcome.get_result()
@@ -202,7 +202,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Yield two sockets that are connected and do not block, as selectors want them."""
+    """Yield two connected nonblocking sockets, as selectors require."""
     a, b = socket.socketpair()
     a.setblocking(False)
     b.setblocking(False)

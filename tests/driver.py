@@ -4,7 +4,7 @@
 What it is: prepare, submit, wait, and return the CQEs; and the ways to skip a test for a missing kernel
 feature.
 Must not know: the meaning of an operation.
-Invariant: a request that does not end in time fails the test; nothing waits for ever.
+Invariant: a request that does not complete in time fails the test; nothing waits forever.
 Read next: test_every_opcode.py.
 """
 

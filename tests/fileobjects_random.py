@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Random operations on file objects and batches, cancelled, killed with their loop, and at their limits.
+"""Random operations on file objects and batches, cancelled, killed with their loop, and at resource limits.
 
-What it is: Storm, which tests/test_fileobjects_random.py runs shortly and tools/soak.py for long. Run as a
-program it also fills the disk (a small tmpfs of its own), lowers RLIMIT_FSIZE and RLIMIT_NOFILE, and prints
-its figures; 77 means that a limit cannot be had here.
-Must not know: how file objects work, but for the two functions that ask the page cache.
-Invariant: all choices come from the seed. What a file must hold is kept beside it, byte by byte: what was
-accepted is there, in order and once; of what was cancelled or refused a beginning, as tell() says.
+What it is: Storm; tests/test_fileobjects_random.py runs it briefly, and tools/soak.py for a long time. As a
+program it also fills a disk (a small private tmpfs), lowers RLIMIT_FSIZE and RLIMIT_NOFILE, and prints its
+figures; exit code 77 means that a limit cannot be set here.
+Must not know: how file objects work, except the two functions that read the page cache.
+Invariant: all choices come from the seed. A model holds the expected contents of each file, byte by byte:
+accepted data are there, in order and once; of cancelled or rejected data a prefix, as tell() reports.
 Read next: test_fileobjects_random.py.
 """
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""What the process holds, and whether something of it was left behind.
+"""The resources of the process, and the detection of leaks.
 
-What it is: the one place where tests look at descriptors, threads, children and mappings.
+What it is: the one place where tests inspect descriptors, threads, children and mappings.
 Must not know: any test.
-Invariant: a difference is reported only when it does not go away. The whole process is looked at, and others
-still change it: io-wq workers end by themselves after five seconds, a joined thread stays in /proc until the
-kernel has ended it, and the collector closes objects that an earlier test left unreachable.
+Invariant: a difference is reported only if it persists. The state is that of the whole process, and may still
+change: io-wq workers end by themselves after five seconds, a joined thread stays in /proc until the kernel
+has ended it, and the collector closes objects that an earlier test left unreachable.
 Read next: conftest.py.
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Why there is no io_uring here: what conftest.py skips by."""
+"""The reason why io_uring is unavailable here, for the skips of conftest.py."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Signal handlers that raise at random moments.
 
-What it is: an exception that SIGALRM's handler raises inside the package, once for each time it is armed.
+What it is: an exception that SIGALRM's handler raises inside the package, once each time it is armed.
 Must not know: any test.
 Invariant: a strike reaches the test. In a finalizer, in a callback of the collector or outside the package
 the exception could be swallowed, so the handler tries again a moment later.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""asyncio over IoUringSelector; the long proof is CPython's own suite (tools/run_cpython_tests.py)."""
+"""asyncio over IoUringSelector; CPython's own suite tests the rest (tools/run_cpython_tests.py)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""IoUringEventLoop.uring: requests that are awaited on the ring of the loop's own selector."""
+"""IoUringEventLoop.uring: requests awaited on the ring of the loop's selector."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Requests that are awaited: the same tests on the stock loop, on uvloop and on ours.
+"""Awaited requests: the same tests on the stock loop, on uvloop and on rawuring.aio's.
 
-What it is: AsyncRing by what a program sees, and by what it leaves behind.
-Must not know: where the ring of a loop lives.
+What it is: the visible behaviour of AsyncRing, and the resources that it leaves behind.
+Must not know: where the ring of a loop is stored.
 Invariant: after each test the table is empty and no descriptor is left.
 Read next: test_asyncring_random.py.
 """

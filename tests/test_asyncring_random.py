@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Random cancels, timeouts and closes: no byte, descriptor or request is left (the short form).
+"""Random cancels, timeouts and closes: no byte, descriptor or request is lost (the short form).
 
-What it is: asyncring_random.Storm on the stock loop, uvloop and ours, from several seeds.
+What it is: asyncring_random.Storm on the stock loop, uvloop and rawuring.aio's, from several seeds.
 Must not know: what a storm does.
 Invariant: tools/soak.py runs the same for a million requests.
 Read next: asyncring_random.py.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Barriers and words: every way to get them gives the same words, and none is visible half-written."""
+"""Barriers and words: every implementation gives the same words, and none is visible half-written."""
 
 from __future__ import annotations
 

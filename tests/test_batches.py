@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Blocks of SQEs, turns in one call, completions by column: the same answers as the long way."""
+"""Blocks of SQEs, turns in one call, completions by column: the same results as one by one."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Pinning memory: the address is right, the memory stays, and memory that could move is rejected."""
+"""Pinning memory: the address is correct, the memory stays alive, and memory that could move is rejected."""
 
 from __future__ import annotations
 

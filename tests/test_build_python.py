@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""tools/build_python.py with an archive, a compiler and a make that are made up; tools/run_tests.py."""
+"""tools/build_python.py with a simulated archive, compiler and make; tools/run_tests.py."""
 
 from __future__ import annotations
 

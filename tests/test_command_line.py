@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The commands as a hostile user has them: full disks, closed pipes, Ctrl-C, damaged files, odd arguments.
+"""The commands in hostile conditions: full disks, closed pipes, Ctrl-C, damaged files, odd arguments.
 
-What it is: each ``python -m rawuring.X`` in a separate process; checked are the exit code, and that nothing
-looks like a crash.
+What it is: each ``python -m rawuring.X`` in a separate process, whose exit code and output are checked: none
+may look like a crash.
 Must not know: the output of the commands.
 Invariant: no traceback, whatever the environment does.
 Read next: test_packages.py.

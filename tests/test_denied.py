@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""The pages where io_uring is refused: every command, every example and every way to a loop, as written.
+"""The documented commands, examples and loops where io_uring is refused, as written on the pages.
 
-What it is: for each kind of refusal one process, which loads a filter and then runs everything, each in a
+What it is: for each kind of refusal one process, which loads a filter and then runs each of them in a
 separate child. Code with a fallback returns its result; code that needs a ring ends with Unavailable, cause
 and advice.
-Must not know: how a refusal is noticed.
-Invariant: nothing is killed, nothing ends in a traceback of this library; a command that they name and
-that is neither run here nor excused is a failure.
+Must not know: how a refusal is detected.
+Invariant: nothing is killed, and nothing ends in a traceback of this library; a command on a page that is
+neither run here nor excused is a failure.
 Read next: test_seccomp.py.
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The documentation tells the truth: snippets run, links lead somewhere, generated parts are up to date.
+"""The documentation is correct: snippets run, links resolve, generated parts are up to date.
 
 What it is: each python block of README.md and docs/ is a test. A block that is followed by a text block
 prints exactly that. A comment before it, "needs: FEATURE (5.6)", names its requirement.

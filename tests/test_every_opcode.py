@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Every operation that this kernel admits is done, and its effect is seen by other means.
+"""Every operation that this kernel admits is executed, and its effect is verified by other means.
 
 What it is: a test for each IORING_OP_*, marked with its name; the other means are os, socket, /proc and
 the peer of a connection. The summary at the end of a run is the table of the exercised operations.
-Must not know: how an SQE is laid out.
-Invariant: an operation is skipped only when the kernel says that it has none.
+Must not know: the layout of an SQE.
+Invariant: an operation is skipped only if the kernel reports that it lacks it.
 Read next: test_request_rules.py.
 """
 

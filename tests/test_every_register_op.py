@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Every registration that this kernel admits is made, and its effect is seen.
+"""Every registration that this kernel admits is made, and its effect is verified.
 
 What it is: a test for each opcode of io_uring_register, marked with its name.
-Must not know: how a struct is laid out.
+Must not know: the layout of a struct.
 Invariant: operations that cannot be run here (no network card with spare queues, an older kernel) are still
 encoded, and test_register.py compares the bytes with the layout.
 Read next: test_request_rules.py.

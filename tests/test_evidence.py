@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The rules of the probe, one by one: which facts lead to which word, without a kernel that is like that.
+"""The rules of the probe, one by one: the conclusion from each set of facts, without such a kernel.
 
-What it is: evidence.classify() and the small decisions of survey.py on facts that were made up.
+What it is: evidence.classify() and the small decisions of survey.py on invented facts.
 Must not know: any kernel.
-Invariant: nothing here makes an io_uring call but examine_ring() on a separate ring.
+Invariant: only examine_ring() makes io_uring calls here, on a separate ring.
 Read next: test_probe_denied.py, where real environments lead to the same words.
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The monitor in production: userspace polling, SQPOLL, release(), and going on without the ring."""
+"""The monitor in production: userspace polling, SQPOLL, release(), and continuing without the ring."""
 
 from __future__ import annotations
 

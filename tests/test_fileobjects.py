@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """File objects: order, cancellation, errors, pipes, O_DIRECT, wrapping, paths and temporary files.
 
-What it is: what the builtin's open() has no answer to, and the names of aiofiles and anyio.
-Must not know: which of the three answers a call: the caches, the ring or a thread.
+What it is: behaviour without a counterpart in the builtin's open(), and the names of aiofiles and anyio.
+Must not know: whether the caches, the ring or a thread answers a call.
 Invariant: every test closes its loop, and no descriptor is left.
 Read next: property/test_fileobjects_properties.py.
 """

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""File objects under random cancels, kills of their loop and limits: no byte is lost, and nothing is left.
+"""File objects under random cancels, killed loops and limits: no byte is lost, and nothing is left behind.
 
-What it is: fileobjects_random.Storm in children, on each loop, by the ring and by threads, and with a disk
-that is full, RLIMIT_FSIZE and RLIMIT_NOFILE.
+What it is: fileobjects_random.Storm in children, on each loop, with the ring and with threads, and with a
+full disk, RLIMIT_FSIZE and RLIMIT_NOFILE.
 Must not know: what a storm does.
-Invariant: tools/soak.py --files runs the same for as long as one likes.
+Invariant: tools/soak.py --files runs the same for any time.
 Read next: fileobjects_random.py.
 """
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """files: the functions of os as coroutines, against os itself.
 
-What it is: each operation beside the same operation of os: results, exceptions, and what is on the disk then;
-on the ring where there is one, and in threads.
-Must not know: how an answer was found.
+What it is: each operation compared with the same operation of os: results, exceptions, and the files
+afterwards; on the ring if it is available, and in threads.
+Must not know: which layer answered.
 Invariant: no test waits for time to pass.
 Read next: test_files_batches.py.
 """

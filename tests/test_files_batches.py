@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Whole files, batches and trees, on asyncio and without it, against open(), os and shutil.
 
-What it is: each function of files and its twin in files.sync, with the ring and in threads, with the caches
-and without.
-Must not know: how an answer was found.
-Invariant: no test waits for time to pass; what a batch opened is closed, however it ends.
-Read next: test_files_properties.py.
+What it is: each function of files and its counterpart in files.sync, with the ring and in threads, with the
+caches and without.
+Must not know: which layer answered.
+Invariant: no test waits for time to pass; a batch closes what it opened, however it ends.
+Read next: test_files_loops.py.
 """
 
 from __future__ import annotations

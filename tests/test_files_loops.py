@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """files on every loop, where io_uring is refused, and at the limits of a process.
 
-What it is: one program that uses a bit of everything, run on each loop and under a filter in a process of its
-own; a full disk, RLIMIT_FSIZE and RLIMIT_NOFILE.
-Must not know: how an answer was found.
-Invariant: a limit ends in an exception or in a smaller depth, never in a wait without end.
+What it is: one program that uses a little of everything, run on each loop and under a filter in a separate
+process; a full disk, RLIMIT_FSIZE and RLIMIT_NOFILE.
+Must not know: which layer answered.
+Invariant: a limit leads to an exception or to a smaller depth, never to an endless wait.
 Read next: the examples.
 """
 

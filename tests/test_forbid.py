@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""--forbid against filters that are known, one by one: a probe that lies fails here.
+"""--forbid against known filters, one by one: a wrong verdict fails here.
 
-What it is: a matrix of filters, each loaded in a child of one process, where the probe then says for every
-way in the filter's action. The filter's action is the oracle.
+What it is: a matrix of filters, each loaded in a child of one process, in which the probe then reports the
+filter's action for every way in. The filter's action is the oracle.
 Must not know: how an answer is judged.
 Invariant: nothing here changes anything for the rest of the machine.
 Read next: test_probe_denied.py.

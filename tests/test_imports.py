@@ -2,9 +2,9 @@
 """The order of the files, and that importing them does nothing.
 
 What it is: the reading order of the package as a test, and one import of every file in a process where
-everything an import must not do raises.
+everything that an import must not do raises.
 Must not know: the contents of the files.
-Invariant: a file that was taken away is passed over; a file that is not in ORDER fails.
+Invariant: a removed file is skipped; a file that is not in ORDER fails.
 Read next: test_vendored.py.
 """
 

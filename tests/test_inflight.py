@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The table of what is in flight: who keeps memory alive, until when, and what happens at the end."""
+"""The table of requests in flight: what keeps memory alive, until when, and what happens at the end."""
 
 from __future__ import annotations
 

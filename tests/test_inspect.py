@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Rings seen through /proc: texts of five kernels, and this one."""
+"""Rings seen through /proc: texts from five kernels, and from this one."""
 
 from __future__ import annotations
 

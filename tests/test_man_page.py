@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The man page and the page of commands: they say what --help says, and man(1) shows them.
+"""The man page and the page of commands: they contain what --help prints, and man(1) shows them.
 
-What it is: each word that a command's --help prints is looked for in both, and man and mandoc read the roff.
+What it is: each word that a command's --help prints must be in both, and man and mandoc read the roff.
 Must not know: how the pages are made.
-Invariant: a command without a place in them is a failure.
+Invariant: a command that is missing from them is a failure.
 Read next: tools/man_page.py.
 """
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Where CPython runs signal handlers, and the except clauses behind which nothing may be lost.
+"""Where CPython runs signal handlers, and the except clauses after which an exception must lose nothing.
 
-What it is: the facts of the no-call rule (queues.py), tried out; and the list of the places where the end of
-an except clause is not the end of the function, each with the reason why an exception there loses nothing.
+What it is: the facts behind the no-call rule (queues.py), verified; and the list of the places where the end
+of an except clause is not the end of the function, each with the reason why an exception there loses nothing.
 CPython 3.12 runs handlers at these places, and all versions do where a loop continues.
-Must not know: how the files do what they do.
+Must not know: how the files work.
 Invariant: a place that is not on the list fails the test. Read the function, then add it.
 Read next: faults/test_moments.py.
 """

@@ -2,7 +2,7 @@
 """One no-op, every index at every step: read this to see how the ring moves.
 
 The same steps run over the fake kernel and over the real one. The words that the kernel can change are read
-here straight from the shared memory.
+directly from the shared memory.
 """
 
 from __future__ import annotations

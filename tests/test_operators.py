@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""What operators paste, whom they ask as, and what their programs need: --fix, --as, --profile.
+"""The probe's options for operators: --fix, --as, --profile.
 
-What it is: each option in separate processes, under a filter if it matters; the output is read by the
-programs that it is for, as far as these are here.
-Must not know: how the texts are put together.
+What it is: each option in separate processes, under a filter if it matters; the programs that the output is
+for read it, if they are installed here.
+Must not know: how the texts are composed.
 Invariant: nothing here changes anything for the rest of the machine.
 Read next: test_forbid.py.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""prep_*: byte for byte what liburing's helpers write, whatever was in the slot before."""
+"""prep_*: byte for byte the same as liburing's helpers write, whatever the slot contained before."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The recorded tour says what the tour prints, and the page around it needs nothing else."""
+"""The recorded tour contains what the tour prints, and the page around it needs nothing else."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The kernel of the page does what fakekernel.py does: each byte and each list, call by call.
+"""The kernel of the page behaves as fakekernel.py: each byte and each list, call by call.
 
-What it is: FakeKernels that write down what they are told and what comes of it, for the chapters of the tour
-and for 1,000 random programs, right ones and broken ones; and the same calls made to the JavaScript, in node or,
-where there is none, in chromium.
+What it is: FakeKernels that record each call and its effect, for the chapters of the tour and for 1,000
+random programs, correct ones and broken ones; and the same calls made to the JavaScript, in node or, without
+node, in chromium.
 Must not know: how either of the two works.
 Invariant: the programs are seeded, so each run compares the same.
 Read next: rawuring/playkernel.py.

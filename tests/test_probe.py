@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The probe: verdict, remedy and exit code, here and in environments that the tests make hostile."""
+"""The probe: verdict, remedy and exit code, here and in hostile environments that the tests make."""
 
 from __future__ import annotations
 

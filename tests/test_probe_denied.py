@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The probe in environments that these tests make: verdict, layer, remedy and exit code, as text and as JSON.
 
-Each environment is code that runs in a new process before the probe. It exits with 77 where it cannot be
-made, and the test skips. No test here changes anything for the rest of the machine, but the one for the
-sysctl, which asks to be switched on.
+Each environment is code that runs in a new process before the probe. It exits with 77 if it cannot be set up,
+and the test is skipped. No test changes anything for the rest of the machine, except the one for the sysctl,
+which must be enabled explicitly.
 """
 
 from __future__ import annotations

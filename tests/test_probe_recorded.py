@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The probe against what this very kernel was recorded to answer, where it is one of the recorded."""
+"""The probe against the recorded answers of this kernel, if it is one of the recorded kernels."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The README tells the truth: its program is the example, and prints the stated output."""
+"""The README is correct: its program is the example, and prints the stated output."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""register_*: what each function hands to io_uring_register, whatever this kernel can do.
+"""register_*: the arguments that each function passes to io_uring_register, whatever this kernel supports.
 
-What it is: a ring that only takes notes, so that every operation is checked on every machine.
+What it is: a ring that only records calls, so that every operation is checked on every machine.
 Must not know: the kernel.
 Invariant: the structs are decoded by uapi.py's layouts, which a C compiler checked.
 Read next: test_every_register_op.py.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The memory of requests: that the short way to start one is the safe way, and that slips are said."""
+"""The memory of requests: the short way to start one is the safe way, and mistakes are reported."""
 
 from __future__ import annotations
 

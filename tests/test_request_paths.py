@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""How the kernel executes a request: what tools/request_paths.py sees, and what the pages say of it.
+"""How the kernel executes a request: the findings of tools/request_paths.py, and the pages about them.
 
-What it is: cases whose answer is the same on every kernel, seen by the program; and the record that the pages
-show, which names each operation.
-Must not know: how the program looks.
-Invariant: what depends on a file system is not expected here.
+What it is: cases with the same answer on every kernel, as the program finds them; and the record behind the
+pages, which must name each operation.
+Must not know: how the program finds out.
+Invariant: nothing that depends on a file system is expected here.
 Read next: docs/execution.md.
 """
 

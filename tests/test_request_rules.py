@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""What holds for requests of every kind: order, links, cancellation, retries, buffers, notifications.
+"""The rules for requests of every kind: order, links, cancellation, retries, buffers, notifications.
 
-What it is: one test for each rule that io_uring_enter(2) states and a program relies on, on the real kernel.
-Must not know: how an SQE is laid out.
-Invariant: order is told from effects that a wrong order could not have, never from time.
+What it is: one test for each rule of io_uring_enter(2) that programs rely on, on the real kernel.
+Must not know: the layout of an SQE.
+Invariant: order is inferred from effects that a wrong order could not have, never from time.
 Read next: the examples.
 """
 

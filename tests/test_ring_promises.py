@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A ring in trouble: nobody wakes, an index is another thread's, a change half done, one of many bad."""
+"""A ring in trouble: no wake-up, an index of another thread, a half-done change, one bad request of many."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The rings: the same scenarios over the fake kernel and over the real one, then the fake's own."""
+"""The rings: the same scenarios over the fake kernel and over the real one; then tests of the fake."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What only the real kernel can answer: setup flags, threads, fork, signals, garbage, SQPOLL."""
+"""Tests that need the real kernel: setup flags, threads, fork, signals, garbage collection, SQPOLL."""
 
 from __future__ import annotations
 

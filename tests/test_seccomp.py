@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Filters that kill: what falls back survives them, and says why it did not try.
+"""Filters that kill: code with a fallback survives them, and reports why it made no call.
 
-What it is: each case in a separate process, with a filter made by hand. Checked are that the process
-survives, and what it does instead.
-Must not know: how a filter is noticed.
+What it is: each case in a separate process, with a handmade filter. The process must survive, and take its
+fallback.
+Must not know: how a filter is detected.
 Invariant: nothing here changes anything for the rest of the machine.
 Read next: test_probe_denied.py.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is IoUringSelector's own: the choice of a strategy, the ways out, and numbers taken at their word."""
+"""Tests of IoUringSelector alone: the choice of a strategy, the fallbacks, and trusted descriptor numbers."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """One contract for every way of watching: the same tests over io_uring, epoll and poll.
 
-The standard library's own EpollSelector runs through the same tests, so that the contract is its behaviour
-and not our opinion of it. Where a strategy is allowed to differ, the test says so by name.
+The standard library's EpollSelector passes the same tests, so that the contract is its behaviour and not our
+opinion of it. If a strategy may differ, the test names it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Every row of epollwait.MACHINE: the state that the table names, and a selector that is right afterwards.
+"""Every row of epollwait.MACHINE: the state that the table names, and a correct selector afterwards.
 
-Each way into a state is the shortest that the table itself knows. What happens while changes are on their way
-happens just before the kernel takes them or just after, by a signal handler (that is: inside the call) or by
-another thread.
+Each state is reached by the shortest path in the table. Events while changes are on their way occur just
+before the kernel takes them or just after, from a signal handler (that is, inside the call) or from another
+thread.
 """
 
 from __future__ import annotations

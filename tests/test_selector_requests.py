@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""IoUringSelector.requests: anybody's requests on the selector's ring, sent and handled by select()."""
+"""IoUringSelector.requests: requests of other code on the selector's ring, handled by select()."""
 
 from __future__ import annotations
 

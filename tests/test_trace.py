@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""RAWURING_TRACE: what is written down, what is made of it, and that nothing happens without it."""
+"""RAWURING_TRACE: the lines written, their summary, and no effect without it."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 """uapi.py against a C compiler's reading of the kernel's headers.
 
 What it is: every value, offset, size, type and release of uapi.py compared with tests/data/abi.json, in both
-directions; the packing of every struct compared with bytes put together from abi.json alone.
-Must not know: anything of rawuring but uapi.
-Invariant: no number of the interface is written here a second time; abi.json is the oracle.
+directions; the packing of every struct compared with bytes composed from abi.json alone.
+Must not know: anything of rawuring except uapi.
+Invariant: no number of the interface is repeated here; abi.json is the oracle.
 Read next: test_uapi_header.py.
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The header parser: on small texts, and against ctypes' own idea of struct layout.
+"""The header parser: on small texts, and against the struct layout of ctypes.
 
 What it is: one test per form that kernel headers use, and the treatment of forms that they do not use.
 Must not know: the contents of the real header; test_uapi.py compares those.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""python -m rawuring.vendor: the copied files, the one-file form, the answers of --check.
+"""python -m rawuring.vendor: the copied files, the one-file form, the results of --check.
 
-What it is: the tests of the tool; tools/test_copies.py runs the library's own tests against its copies.
+What it is: the tests of the tool; tools/test_copies.py runs the library's tests on its copies.
 Must not know: which modules the package has.
 Invariant: nothing is written outside of the test's own folder.
 Read next: rawuring/vendor.py.

@@ -3,16 +3,16 @@
 """Generate the parts of docs/ that come from the code, and the man page, and build the site.
 
     python3 tools/build_docs.py              write the generated pages and pictures
-    python3 tools/build_docs.py --check      say which of them are out of date; exit code 1 if any
+    python3 tools/build_docs.py --check      list those that are out of date; exit code 1 if any
     python3 tools/build_docs.py --site DIR   build the site, warnings as errors
 
-What it is: the pictures, the tour's text, the table of the meaning of each SQE member, what --help prints.
-They are committed, so that docs/ can be read on a code host as well; tests/test_docs.py compares. The site
-has the API reference in addition, which mkdocstrings makes of signatures and docstrings. zensical and
+What it is: the pictures, the tour's text, the table of the meaning of each SQE member, the output of --help.
+They are committed, so that docs/ can be read on a code host as well; tests/test_docs.py compares them. The
+site also has the API reference, which mkdocstrings makes from signatures and docstrings. zensical and
 mkdocstrings come from pip, need Python 3.11, and are pinned in .ci/run.
-Must not know: any fact of its own.
-Invariant: the same on every machine and every Python: docstrings are parsed, not imported, and pictures
-show the known layout, not this kernel's.
+Must not know: any fact; all facts come from the code.
+Invariant: the same output on every machine and every Python: docstrings are parsed, not imported, and
+pictures show the known layout, not this kernel's.
 Read next: docs/index.md.
 """
 
@@ -433,7 +433,7 @@ def outdated() -> list[str]:
 def main() -> int:
     """Write, check or build."""
     parser = argparse.ArgumentParser(description="Generate docs/, and build the site.")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when one is out of date")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if one is out of date")
     parser.add_argument("--site", metavar="DIR", help="build the site into DIR")
     options = parser.parse_args()
     if options.check:

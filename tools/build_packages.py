@@ -6,12 +6,12 @@
     python3 tools/build_packages.py --check         also with twine and check-wheel-contents, and installed by
                                                     pip, uv and pipx, if available
 
-Everything is built twice, from two copies of the checkout in different places and with other file times, and
-once more from the unpacked sdist. All must produce the same bytes. SOURCE_DATE_EPOCH is the time inside;
-without it, the time of the last commit, or else a fixed one.
+Everything is built twice, from two copies of the checkout in different places and with different file times,
+and once more from the unpacked sdist. All must produce the same bytes. The time inside is SOURCE_DATE_EPOCH;
+without it, the time of the last commit, or a fixed one.
 
 Must not know: the contents of the package; pyproject.toml and the folder define them.
-Invariant: nothing but dist/ is written in the checkout.
+Invariant: only dist/ is written in the checkout.
 Read next: build_zipapp.py.
 """
 

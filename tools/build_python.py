@@ -5,8 +5,8 @@
 What it is: Debian's source package of python3.X, fetched by apt with a separate state and built in a few
 minutes, free-threaded when the name ends in t. tools/run_tests.py --all-pythons finds it afterwards.
 Must not know: the tests.
-Invariant: the machine's apt configuration, lists and packages are not touched, and the installation at the
-prefix is complete: it is made under another name and moved there. Exit code 77 means that it cannot be built
+Invariant: the machine's apt configuration, lists and packages are not changed, and the installation at the
+prefix is complete: it is made under another name and then renamed. Exit code 77 means that it cannot be built
 here; the last line gives the reason.
 Read next: tools/run_tests.py.
 

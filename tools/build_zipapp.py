@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Build rawuring-probe.pyz: the probe in one file, for a host that has nothing but Python.
+"""Build rawuring-probe.pyz: the probe in one file, for a host that has only Python.
 
     python3 tools/build_zipapp.py                    writes dist/rawuring-probe.pyz
     python3 tools/build_zipapp.py --output FILE
@@ -11,7 +11,7 @@ and hashes. The same checkout gives the same bytes: no times, no owners, and not
 compressed bytes depend on the zlib at hand, and a bare Python may have none.
 
 Must not know: the modules of the probe.
-Invariant: nothing of the building machine gets into the file.
+Invariant: no property of the building machine gets into the file.
 Read next: rawuring/vendor.py.
 """
 

@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: MIT
 """Can this kernel run the library, and does uapi.py still agree with a kernel header?
 
-    python3 tools/check_kernel.py                 what this kernel lacks; exit 1 if it cannot run the library
+    python3 tools/check_kernel.py                 features this kernel lacks; exit 1 if the library cannot run
     python3 tools/check_kernel.py --header PATH   compare uapi.py with linux/io_uring.h; exit 1 on drift
     python3 tools/check_kernel.py --kernels       compare the since-kernels with the answers of real kernels
 
-For those who build or vendor: it runs from a bare checkout, without installing anything. Several --header are
-read as one, so the headers next to io_uring.h (io_uring/query.h, io_uring/zcrx.h ...) can be given too.
+For packagers: it runs from a bare checkout, without installing anything. Several --header are read as one, so
+the headers next to io_uring.h (io_uring/query.h, io_uring/zcrx.h ...) can be passed as well.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The pictures of docs/execution.md and docs/memory.md: time runs to the right, a lane for each who acts.
+"""The pictures of docs/execution.md and docs/memory.md: time runs to the right, with a lane for each actor.
 
 What it is: a few shapes, and the pictures as data. tools/build_docs.py writes them.
 Must not know: Markdown.
-Invariant: a picture has a background of its own, in light and in dark, so it is readable on any page.
+Invariant: a picture draws its own background, light or dark, so it is readable on any page.
 Read next: docs/execution.md.
 """
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""What mkdocstrings is told of this package: its docstrings as Markdown, and its comments "#: ...".
+"""Pass this package's docstrings to mkdocstrings as Markdown, together with its comments "#: ...".
 
 What it is: an extension of Griffe, which parses the package for the API reference (mkdocs.yml names it).
-Must not know: how a docstring is written as Markdown, which tools/build_docs.py does.
-Invariant: an attribute is shown if a comment says what it is, or if it is a field of a record.
+Must not know: how a docstring becomes Markdown; tools/build_docs.py does that.
+Invariant: an attribute is shown if a comment describes it, or if it is a field of a record.
 Read next: tools/build_docs.py.
 """
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Draw the table of the kernel's interface: encoded, admitted, exercised.
 
-What it is: Markdown from the notes of test runs, one column for each kernel. A run takes notes if
+What it is: Markdown from the records of test runs, one column for each kernel. A run writes a record if
 RAWURING_TABLE names a file::
 
     RAWURING_TABLE=6.18.json python -m pytest tests/test_every_opcode.py tests/test_every_register_op.py

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The man page of the commands, and docs/commands.md: what their --help says, in two other forms.
+"""The man page of the commands, and docs/commands.md: the output of --help in two other forms.
 
-What it is: help texts taken apart (usage, description, options, the rest), and written as roff and Markdown.
+What it is: help texts, parsed (usage, description, options, the rest) and written as roff and Markdown.
 tools/build_docs.py writes both; the wheel installs the man page as share/man/man1/rawuring.1.
-Must not know: any option. What --help does not say is not in the page, but for the environment and examples.
+Must not know: any option. Apart from the environment and the examples, everything comes from --help.
 Invariant: the same on every Python: lines are not wrapped, and a headline that 3.10 renamed has its new name.
 Read next: rawuring/__main__.py.
 """

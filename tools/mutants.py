@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Take each protection away and see its test fail: ``python3 tools/mutants.py [--quick] [NAME ...]``.
+"""Remove each protection and check that its test fails: ``python3 tools/mutants.py [--quick] [NAME ...]``.
 
 What it is: a list of (name, file, old text, new text, tests that must fail). Each is applied to a copy of
-the checkout, and the tests run there; a mutant that they let live is the failure of this program.
-Must not know: how pytest is installed; it runs with the Python that runs it.
+the checkout, and the tests run there; the program fails if a mutant survives its tests.
+Must not know: how pytest is installed; it uses the Python that runs this file.
 Invariant: the checkout itself is never changed; every run has a time limit, and a hang counts as a failed
 test.
 Read next: tests/faults.
 
-The tests of a mutant also run on the unchanged copy, and must pass there, or the failure would say nothing;
-with --sound the whole suite has just shown it.
+The tests of a mutant also run on the unchanged copy, and must pass there, or their failure would prove
+nothing; --sound omits that when the whole suite has just passed.
 """
 
 from __future__ import annotations
@@ -1602,16 +1602,16 @@ def stale(mutant: Mutant, text: str) -> str:
     A mutant that is not Python would be "killed" by any test, and prove nothing.
     """
     if mutant.old not in text:
-        return "STALE: the text to replace is not there any more"
+        return "STALE: the file no longer contains the text to replace"
     try:
         compile(text.replace(mutant.old, mutant.new, 1), mutant.file, "exec")
     except SyntaxError as e:
-        return f"STALE: what comes out is not Python: {e}"
+        return f"STALE: the result is not Python: {e}"
     return ""
 
 
 def judge(mutant: Mutant, tree: Path, sound: dict[str, bool]) -> str:
-    """Apply a mutant, run its tests, take it back; return what is wrong, or nothing."""
+    """Apply a mutant, run its tests, revert it; return the problem, or nothing."""
     path = tree / mutant.file
     text = path.read_text(encoding="utf-8")
     if problem := stale(mutant, text):
@@ -1636,10 +1636,10 @@ def write(path: Path, text: str) -> None:
 
 def main() -> int:
     """Judge the mutants; the exit code is 1 when one lives."""
-    parser = argparse.ArgumentParser(description="Take each protection away and see its test fail.")
-    parser.add_argument("names", nargs="*", help="parts of names; all when none is given")
+    parser = argparse.ArgumentParser(description="Remove each protection and check that its test fails.")
+    parser.add_argument("names", nargs="*", help="parts of names (default: all)")
     parser.add_argument("--quick", action="store_true", help="one or two for each class of fault")
-    parser.add_argument("--sound", action="store_true", help="do not run the tests without a mutant: they have passed")
+    parser.add_argument("--sound", action="store_true", help="skip the tests without a mutant: they have just passed")
     options = parser.parse_args()
     chosen = [m for m in MUTANTS if not options.names or any(part in m.name for part in options.names)]
     if options.quick:

@@ -1,21 +1,22 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""How this kernel executes each operation: at once, by a poll that it arms, or in a worker thread (iou-wrk).
+"""Find out how this kernel executes each operation: at once, after a poll, or in a worker thread (iou-wrk).
 
     python3 tools/request_paths.py [OP ...]       a table of all, or of some operations
     python3 tools/request_paths.py --json         the same as data, in one line
-    python3 tools/request_paths.py --add < DATA   put such a line into docs/request-paths.json
+    python3 tools/request_paths.py --add < DATA   add such a line to docs/request-paths.json
 
 docs/request-paths.json holds a line for each kernel, and tools/build_docs.py writes the pages from it:
 
     python3 tools/kernel_matrix run 6.12-amd64 -- TMPDIR=/disk python3 tools/request_paths.py --json |
         python3 tools/request_paths.py --add && python3 tools/build_docs.py
 
-What it is: for each operation and situation a child process with a ring of its own, which submits one
-request, and then looks at its own threads, at the polls that fdinfo lists, and at the CQ.
-Must not know: the answer. A request that fails in another way than expected is an error of this program.
+What it is: for each operation and situation a child process with a separate ring, which submits one
+request, and then inspects its threads, the polls that fdinfo lists, and the CQ.
+Must not know: the answer. A request that fails in an unexpected way is an error of this program.
 Invariant: workers live for five seconds after their last request, and the child has no other thread, so the
-answer does not depend on time; but a disk may be faster than io_uring_enter returns, and is tried ten times.
+answer does not depend on time; but a disk may complete before io_uring_enter returns, so each is tried ten
+times.
 Read next: docs/execution.md.
 
 Workers must be threads of the process that submits (IORING_FEAT_NATIVE_WORKERS: Linux 5.12, and 5.10.162).
@@ -403,8 +404,8 @@ def measure(names: list[str]) -> dict[str, dict[str, str]]:
 
 def main() -> int:
     """Run the command; return 1 if a request failed in a way that is not expected."""
-    parser = argparse.ArgumentParser(description="How this kernel executes each operation.")
-    parser.add_argument("names", nargs="*", metavar="OP", help="such as READ; all if none is named")
+    parser = argparse.ArgumentParser(description="Find out how this kernel executes each operation.")
+    parser.add_argument("names", nargs="*", metavar="OP", help="an operation such as READ (default: all)")
     parser.add_argument("--json", action="store_true", help="print one line of data instead")
     parser.add_argument("--add", action="store_true", help=f"add such a line from stdin to {RECORD.name}")
     options = parser.parse_args()

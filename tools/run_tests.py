@@ -159,7 +159,7 @@ def divide(files: list[Path], count: int) -> list[list[Path]]:
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     """Split the command line into our options and pytest's."""
     parser = argparse.ArgumentParser(
-        description="Run the tests in an environment of their own.",
+        description="Run the tests in a virtual environment.",
         epilog="All other arguments go to pytest: -x, -k ring, tests/test_ops.py ...",
         allow_abbrev=False,
     )
@@ -169,7 +169,7 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     )
     which.add_argument("--other-pythons", action="store_true", help="the same, without this interpreter")
     which.add_argument("--newest", action="store_true", help="run on the newest CPython on this machine")
-    which.add_argument("--python", metavar="NAME", help="run on the one that --list calls so: py3.9")
+    which.add_argument("--python", metavar="NAME", help="run on the Python with this name in --list (py3.9)")
     parser.add_argument("--list", action="store_true", help="print the names of these Pythons instead")
     parser.add_argument(
         "--no-venv", action="store_true", help="use the interpreter's own pytest and hypothesis (offline)"
@@ -177,13 +177,13 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--brief",
         action="store_true",
-        help="leave out what is marked once; except on the oldest and the newest CPython also what is marked "
+        help="skip tests marked once; except on the oldest and the newest CPython also those marked "
         "long or alike, and most random examples",
     )
-    parser.add_argument("--long", action="store_true", help="run the tests that take seconds each, too")
+    parser.add_argument("--long", action="store_true", help="also run the tests that take seconds each")
     parser.add_argument("--dev", action="store_true", help="run the interpreter with -X dev -W error")
     parser.add_argument(
-        "--jobs", type=int, default=1, metavar="N", help="runs at a time; each is shown when it has ended"
+        "--jobs", type=int, default=1, metavar="N", help="concurrent runs; each is shown when it has ended"
     )
     return parser.parse_known_args()
 

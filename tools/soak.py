@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Do everything concurrently, for long: ``python3 tools/soak.py --seconds 600 [--seed N]``.
+"""Run everything concurrently for a long time: ``python3 tools/soak.py --seconds 600 [--seed N]``.
 
 What it is: threads that read files with checksums, echo over sockets, change selectors and monitors next to
 an oracle, cancel, overflow and close rings, while the main thread sends signals, forks, kills and stops
 children, and uses a table, a monitor and selectors while its own signal handler raises at any moment.
 Must not know: how the library works; everything is compared with our own data, epoll or poll(2).
-Invariant: the exit code is 0 only when no event was lost, no byte was wrong, and the descriptors, threads,
-children and mappings at the end are those of the beginning. 77 means that io_uring is not available here.
+Invariant: the exit code is 0 only if no event was lost, no byte was wrong, and the descriptors, threads,
+children and mappings at the end are those of the start. 77 means that io_uring is not available here.
 Read next: tests/faults.
 
 All choices come from the seed; the behaviour of the kernel and the scheduler does not, so a run cannot be
-repeated exactly. The first seconds are a rehearsal, after which the process is measured; the run follows;
-then it is measured again.
+repeated exactly. The first seconds are a warm-up, after which the resources of the process are counted; after
+the run they are counted again.
 """
 
 from __future__ import annotations
@@ -1052,10 +1052,10 @@ def run(seed: int, seconds: float, scratch: Path) -> Soak:
 
 def main() -> int:
     """Rehearse, run, compare, report."""
-    parser = argparse.ArgumentParser(description="Everything concurrently, for long.")
+    parser = argparse.ArgumentParser(description="Run everything concurrently for a long time.")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--requests", type=int, help="instead, await so many on each kind of loop")
+    parser.add_argument("--requests", type=int, help="instead, await this many requests on each kind of loop")
     parser.add_argument("--files", type=float, metavar="SECONDS", help="instead, use file objects so long")
     options = parser.parse_args()
     if options.files:

@@ -3,14 +3,14 @@
 """Run the tests against copies of the package that rawuring.vendor makes.
 
     python3 tools/test_copies.py                   every kind of copy
-    python3 tools/test_copies.py --brief           the same with fewer tests, as for each change
+    python3 tools/test_copies.py --brief           the same with fewer tests, for each change
     python3 tools/test_copies.py --kind one-file --python pypy3 -- -x -k nop
     python3 tools/test_copies.py --types           mypy --strict and pyright on copies in a host
     python3 tools/test_copies.py --table           the table of docs/vendoring.md: sizes and import times
 
 Each copy gets a tree that contains the tests, but not the package. Its ``rawuring.py`` turns every import of
 rawuring, in the tests and in the processes that they start, into an import of the copy. So the tests test the
-copy; one more test makes sure of that.
+copy; an additional test verifies that.
 
 Must not know: the tests.
 Invariant: the tree contains no rawuring but the copy.

@@ -3,7 +3,7 @@
 
 What it is: as much of C as ``linux/io_uring.h`` and the headers next to it use, without a compiler: #define
 of integers, enum, struct, union, arrays, packed unions. Mirrors nothing.
-Must not know: rawuring, except as the module handed to differences().
+Must not know: rawuring, except as the module passed to differences().
 Invariant: anything that it cannot evaluate is skipped and named in ``Header.skipped``; nothing is guessed.
 Read next: check_kernel.py, which uses it.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The marker of the fault tests, and the figures at the end."""
+"""The marker of the fault tests, and the figures at the end of a run."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the fault tests share: the figures, children with limits, seccomp filters made by hand."""
+"""Shared code of the fault tests: the figures, children with limits, handmade seccomp filters."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The sweep of every public method with hostile values; a child of test_hostile.py runs it.
 
-What it is: for each public class a way to make one, then each method and each of its parameters in turn gets
-each hostile value, on a separate object. Methods are found by introspection, so new ones are swept, too.
+What it is: a way to make an object of each public class; then each parameter of each method in turn gets each
+hostile value, on a separate object. Methods are found by introspection, so new ones are covered as well.
 Must not know: what the methods do, except the few that are named in the tables.
 Invariant: a call ends in success or in one of the errors of FINE with words, and the object can be closed.
 Read next: test_hostile.py.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The sweep of files, files.sync, file objects and Path with hostile values, in a child of test_hostile.py.
 
-What it is: each parameter of each function and method in turn gets each value of hostile.py, in a folder of
-its own.
+What it is: each parameter of each function and method in turn gets each value of hostile.py, in a separate
+folder.
 Must not know: what the functions do, except the few values that would harm the sweep itself.
 Invariant: a call ends in success or in one of the errors of hostile.FINE with words, and leaves nothing open.
 Read next: test_hostile.py.

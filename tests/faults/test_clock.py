@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""CLOCK_REALTIME is set forth and back while everything waits: only where it is harmless, in a guest.
+"""CLOCK_REALTIME is set forward and back while everything waits; only in a guest, where it is harmless.
 
 ``python3 tools/kernel_matrix run 6.12um -- CMD``, CMD being
 ``RAWURING_SET_CLOCK=1 python3 -m pytest tests/faults/test_clock.py``.

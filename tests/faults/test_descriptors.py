@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Descriptors: closed, used again, copied, passed, half shut, very many, and changed at random."""
+"""Descriptors: closed, reused, duplicated, passed, half shut, very many, and changed at random."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Every errno at every call, for all its callers: the result that the user sees, and that nothing is left.
+"""Every errno at every call, for all its callers: the result that the user sees, and no leaks.
 
-The table is CALLS times OBJECTS times every errno that this C library knows. Errors are put in below the
-library's own handling, where libc's syscall() returns -1.
+The table is CALLS times OBJECTS times every errno of this C library. Errors are injected below the library's
+handling, where libc's syscall() returns -1.
 """
 
 from __future__ import annotations

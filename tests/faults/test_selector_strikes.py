@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Signal handlers that raise at every moment of a selector's calls, one after the other.
 
-The kernel must stay inside our memory, whatever a handler keeps us from: each piece that is given to it is
-followed by canaries. And afterwards the selector is right: it reports the registered descriptors, once, and
-EpollSelector, which went through the same, agrees.
+The kernel must write only to memory passed to it, whatever a handler interrupts: canaries follow each piece.
+Afterwards the selector must be correct: it reports the registered descriptors, once, as does an EpollSelector
+that went through the same.
 """
 
 from __future__ import annotations

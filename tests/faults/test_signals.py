@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Signal handlers that raise: at any moment, and with real signals; lossless calls stay lossless."""
+"""Signal handlers that raise at any moment, and real signals: lossless calls stay lossless."""
 
 from __future__ import annotations
 

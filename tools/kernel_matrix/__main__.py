@@ -11,7 +11,7 @@ under qemu-system, with Debian's Python of the same era. Everything is fetched o
 Needs: apt-get and dpkg-deb (Debian; on Ubuntu also --mirror and debian-archive-keyring), pip; patchelf for
 user-mode kernels that are newer than this system, and cc for those before 7.2 on a processor with AMX;
 qemu-system-* for other machines; qemu 10 and zstd for loong64. No privileges.
-Invariant: run exits with the command's status, 124 if it took too long, 125 if the guest never reported, 126
+Invariant: run exits with the command's status, 124 if it took too long, 125 if the guest did not report, 126
 if the cell is not available here; set exits with 0 only if no cell failed.
 Read next: cells.py.
 """
@@ -220,8 +220,8 @@ def main(arguments: list[str] | None = None) -> int:
     many = commands.add_parser("set", parents=[shared], help="run the tests, or a command, in a set of cells")
     many.add_argument("name", metavar="SET", help=f"one of {', '.join(SETS)}, or cells with commas")
     many.add_argument("-j", "--jobs", type=int, default=2, help="guests at a time")
-    many.add_argument("--json", type=Path, metavar="FILE", help="write the table's rows there, too")
-    many.add_argument("--record", action="store_true", help="note them for the page: see page")
+    many.add_argument("--json", type=Path, metavar="FILE", help="also write the table's rows to this file")
+    many.add_argument("--record", action="store_true", help="record them for the page: see page")
     commands.add_parser("page", help="write the table of docs/kernels.md from the records")
     logs = default_cache() / "logs"
     many.add_argument("--logs", type=Path, default=logs, help="the folder for the output of each guest")
