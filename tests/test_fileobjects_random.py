@@ -37,6 +37,7 @@ def figures_of(*options: str) -> dict[str, int]:
     return dict(zip(words[::2], map(int, words[1::2])))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", ["ring", "threads"])
 @pytest.mark.parametrize("loop", ["stock", "uvloop", "rawuring"])
 def test_storm_when_loops_are_killed_then_every_accepted_byte_is_there(loop: str, way: str) -> None:

@@ -126,6 +126,7 @@ def refuse(number, code):
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, "uname") or os.uname().machine != "x86_64", reason="numbers of x86-64")
 @pytest.mark.parametrize("number", [327, 328, 437], ids=["preadv2", "pwritev2", "openat2"])
 @pytest.mark.parametrize("code", ["EPERM", "ENOSYS"])

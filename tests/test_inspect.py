@@ -680,6 +680,7 @@ command.run(lambda: inspect.main(sys.argv[2:]))
 """
 
 
+@pytest.mark.long
 @linux
 @pytest.mark.requires_io_uring
 @pytest.mark.parametrize("arguments", [("--all",), ("--all", "--json"), ("self", "--explain")], ids=" ".join)

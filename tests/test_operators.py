@@ -226,6 +226,7 @@ def test_as_somebody_when_io_uring_is_denied_then_denied():
 # --profile
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", profiles.PROFILES)
 def test_profile_then_rows_that_the_tables_know_and_a_source_for_each(name):
     title, rows = profiles.load(name)
@@ -338,6 +339,7 @@ def schemas():
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("nobody", [False, True], ids=["root", "nobody"])
 @pytest.mark.parametrize("name", ["usable", *ENVIRONMENTS])
 def test_environment_then_each_question_has_an_answer_and_says_what_is_next(name, nobody, schemas):

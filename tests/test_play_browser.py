@@ -11,6 +11,8 @@ import pytest
 
 from rawuring import play
 
+pytestmark = pytest.mark.long
+
 WIDTHS = (1400, 900, 390)
 
 
@@ -50,7 +52,6 @@ def expected_words(chapter):
     return found
 
 
-@pytest.mark.long
 def test_scrubber_when_moved_forward_and_back_then_the_words_are_those_of_the_recording(shown, page):
     shown.open(page)
     for number, chapter in enumerate(play.record()):
@@ -191,7 +192,6 @@ LOOKS = [("tour", width, dark) for width in WIDTHS for dark in (False, True)]
 LOOKS += [(view, width, dark) for view in VIEWS if view != "tour" for width, dark in ((1400, False), (390, True))]
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(("view", "width", "dark"), LOOKS)
 def test_page_when_narrow_or_wide_then_nothing_is_cut_off_and_axe_finds_nothing(shown, page, view, width, dark):
     shown.open(page, width=width, dark=dark, still=True)
@@ -288,7 +288,6 @@ def test_drive_when_the_ring_is_full_then_no_slot(drive):
     assert drive.value("machine.sqe_tail") == 0
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "acts", "where", "says"),
     [
@@ -322,7 +321,6 @@ def test_drive_with_sqpoll_then_the_thread_sleeps_and_is_woken(drive):
     assert reaped(drive) == [[1, 0, 0]]
 
 
-@pytest.mark.long
 def test_drive_at_random_then_what_is_drawn_is_what_the_memory_holds(drive):
     differs = drive.value("""(() => {
       let seed = 7;
@@ -383,7 +381,6 @@ def open_exercise(shown, page, number):
     shown.value(f"byId('which').value = {number}; byId('which').dispatchEvent(new Event('change'))")
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("number", range(len(SOLUTIONS)))
 def test_exercise_when_it_is_done_then_it_says_so_and_not_before(shown, page, number):
     open_exercise(shown, page, number)
@@ -405,7 +402,6 @@ def test_exercise_when_it_is_done_then_it_says_so_and_not_before(shown, page, nu
     assert shown.value(verdict).startswith("Not yet")
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(("number", "acts"), NO_SOLUTIONS)
 def test_exercise_when_something_else_is_done_then_it_is_not_solved(shown, page, number, acts):
     open_exercise(shown, page, number)

@@ -115,6 +115,7 @@ def run_in(environment: str, feature: str, *arguments: str):
     return done
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_environment_then_verdict_remedy_and_exit_code_as_text_and_json(name):
     code, status, cause, exit_code, remedy, feature = ENVIRONMENTS[name]
@@ -136,6 +137,7 @@ def test_environment_then_verdict_remedy_and_exit_code_as_text_and_json(name):
     assert text.returncode == data.returncode == quiet.returncode == exit_code
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["usable", *ENVIRONMENTS])
 def test_environment_then_the_json_keeps_to_the_schema(name, validate):
     code, feature = (ENVIRONMENTS[name][0], ENVIRONMENTS[name][-1]) if name != "usable" else ("", "")

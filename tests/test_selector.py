@@ -246,6 +246,7 @@ del each
 """
 
 
+@pytest.mark.long
 @pytest.mark.requires_io_uring
 @pytest.mark.parametrize("strategy", list(STRATEGIES))
 @pytest.mark.parametrize("action", [0x00050000 | errno.EPERM, None], ids=["filter", "closed behind our back"])

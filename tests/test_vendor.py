@@ -257,6 +257,7 @@ def test_vendor_in_one_file_then_refused(tmp_path, capsys):
 PAGE = re.findall(r"python3 -m rawuring\.vendor ([^`\n]*)", (ROOT / "docs" / "vendoring.md").read_text())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arguments", PAGE)
 def test_commands_of_the_page_then_they_do_what_they_say(tmp_path, arguments, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -425,6 +426,7 @@ def test_minimal_when_strings_look_like_comments_then_they_stay():
     assert vendor.without_comments(LOOKS_LIKE_COMMENTS) == WITHOUT
 
 
+@pytest.mark.long
 def test_minimal_copy_when_used_then_it_works_and_is_no_source_of_a_whole_one(tmp_path):
     vendor.copy(str(tmp_path / "host"), name="ring", minimal=True)
     done = run("-m", "host.ring.probe", "--quiet", cwd=tmp_path)
@@ -740,6 +742,7 @@ def test_two_files_in_one_process_then_neither_disturbs_the_other(one, tmp_path)
 PROGRAM = [["one.py", "probe"], ["-m", "one", "probe"], ["-m", "one.probe"], ["other-name.py", "probe"]]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arguments", PROGRAM, ids=" ".join)
 def test_one_file_as_a_program_then_it_runs_a_module(one, tmp_path, arguments):
     for name in ("one", "other-name"):

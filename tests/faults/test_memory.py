@@ -378,6 +378,7 @@ ALLOCATORS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("how", "allocator"),
     [(how, "plain") for how in HOW] + [(how, name) for how in ("end", "gc") for name in ("glibc", "python")],
