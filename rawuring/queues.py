@@ -356,7 +356,10 @@ class SubmissionQueue(Uncopyable):
 
         Args: first is the index of the first of them, and tail that after the last.
         Returns: for each its index, that of the next one, its slot and its user_data.
+        Raises: ValueError for more than the queue holds.
         """
+        if tail - first > self.ring_entries:
+            raise ValueError(f"SQEs {first} to {tail}: this queue holds {self.ring_entries}")
         while first < tail:
             slot = self.slots[first & self.ring_mask]
             after = first + (2 if self._mixed and slot[0] in _SQE128_OPS else 1)
