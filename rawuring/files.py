@@ -14,7 +14,7 @@ Benefits and limits: the loop is not blocked, many cold files are read concurren
 pool fills up. Cached data are not read faster than by plain blocking calls.
 
 * An answer from the caches does not suspend the task. After BUDGET_S of such answers in one turn of the loop
-  the next call suspends its task once, so that timers and sockets are served.
+  the tasks that make a call wait for one of the next turns, so that timers and sockets are served.
 * A cancelled task leaves at once if nothing can be lost. Otherwise the request is cancelled first: a
   descriptor that arrives nevertheless is closed, and memory stays alive until the kernel no longer uses it.
 * ``files.backend`` is "io_uring" or "threads": the layer behind the caches. ``files.reason`` is the reason
@@ -59,7 +59,7 @@ __all__ = [
     "walk", "write", "write_bytes", "write_text",
 ]  # fmt: skip
 
-#: Time per turn of a loop in which the caches answer; after it a task has to wait for the next turn.
+#: Time per turn of a loop in which the caches answer; after it a task has to wait for another turn.
 BUDGET_S = 0.0002
 #: How long a file that the kernel is fetching is polled: about the cost of a request, including the sleep.
 FETCH_S = 0.0001
@@ -78,13 +78,87 @@ class _Turn(threading.local):
 
     #: The time until which the caches may answer in this turn; 0 before a turn has begun.
     until = 0.0
-    #: The loop that takes the turn; None between turns.
-    loop: Any = None
+    #: A weak reference to the _Turns of the loop.
+    turns: Any = None
     #: A weak reference to the _Group that collects this turn's uncached files.
     group: Any = None
 
 
 _turn = _Turn()
+
+
+class _Turns(Uncopyable):
+    """The turns of one loop that follow each other, and the tasks for which one had no time left.
+
+    Those that wait go on in the order in which they came, some in each turn: twice as many as there was time
+    for, half as many where there was not. If each went on in each turn, more time would go into that than
+    into answers, and a turn would be as long as there are tasks.
+
+    The loop's callback keeps this object, and nothing else does: nobody keeps the loop.
+    """
+
+    def __init__(self, loop: Any) -> None:
+        self.loop = loop
+        #: Whether somebody has asked in this turn.
+        self.begun = False
+        # Whether a task that found nobody waiting goes on in the loop's next turn, which for a callback would
+        # be the one after it.
+        self._leads = False
+        self._waiting: deque[Any] = deque()
+        # How many of those that wait go on in the next turn; whether one found the time of this one used up.
+        self._count = 1
+        self._late = False
+        # Returns the handle of the callback, until the loop has called it or lost it: a signal handler that
+        # raises can make it do so.
+        self._to_come: Callable[[], Any] = asyncring._none
+
+    def begin(self) -> None:
+        """Let the caches answer from now on."""
+        self.begun = True
+        self._schedule()
+        _turn.until = perf_counter() + BUDGET_S
+
+    async def wait(self) -> None:
+        """Wait for a turn that has time."""
+        self._schedule()
+        if self._leads or self._waiting:
+            future = self.loop.create_future()
+            self._waiting.append(future)
+            count = await future
+        else:
+            self._leads = True
+            count = 0
+            await _suspend
+        if not self.begun:
+            self.begin()
+        if perf_counter() <= _turn.until:
+            self._count = max(self._count, 2 * count)
+        elif not self._late:
+            self._late = True
+            self._count = max(1, self._count // 2)
+
+    def _schedule(self) -> None:
+        if self._to_come() is None:
+            self._to_come = asyncring._reference(self.loop.call_soon(self._end))
+
+    def _end(self) -> None:
+        """End a turn, at the beginning of the loop's next one."""
+        self._to_come = asyncring._none
+        _turn.until = 0.0
+        self.begun = self._leads = self._late = False
+        waiting = self._waiting
+        if not waiting:
+            return
+        try:
+            self._schedule()
+            count = min(self._count, len(waiting))
+            for at in range(1, count + 1):
+                if not waiting[0].done():
+                    waiting[0].set_result(count if at == count else 0)  # the last one sees if there was time
+                del waiting[0]
+        except BaseException:  # a signal handler has raised
+            self._schedule()
+            raise
 
 
 class _Suspend:
@@ -102,17 +176,14 @@ _suspend = _Suspend()
 async def _breathe() -> None:
     """Begin a turn, or let other tasks run if this turn has used its budget."""
     loop = asyncio.get_running_loop()
-    if _turn.loop is loop:
-        await _suspend
-        return
-    _turn.loop = loop
-    _turn.until = perf_counter() + BUDGET_S
-    loop.call_soon(_end_turn)
-
-
-def _end_turn() -> None:
-    _turn.loop = None
-    _turn.until = 0.0
+    turns = None if _turn.turns is None else _turn.turns()
+    if turns is None or turns.loop is not loop:
+        turns = _Turns(loop)
+        _turn.turns = weakref.ref(turns)
+    if turns.begun:
+        await turns.wait()
+    else:
+        turns.begin()
 
 
 # ------------------------------------------------------------------------------------------------------

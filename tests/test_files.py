@@ -419,9 +419,13 @@ def test_open_when_cancelled_at_every_moment_then_no_descriptor_is_lost(tmp_path
     run(main())
 
 
-def test_ready_answers_when_many_tasks_ask_then_the_loop_turns(file: int, way: str) -> None:
+def _needs_caches(way: str) -> None:
     if "nothing" in way or not LINUX:
         pytest.skip("about answers from the caches")
+
+
+def test_ready_answers_when_many_tasks_ask_then_the_loop_turns(file: int, way: str) -> None:
+    _needs_caches(way)
 
     async def main() -> int:
         turns, ending = 0, False
@@ -444,6 +448,100 @@ def test_ready_answers_when_many_tasks_ask_then_the_loop_turns(file: int, way: s
 
     # 10,000 reads take at least 5 ms, and a turn has a budget of 0.2.
     assert run(main()) > 10
+
+
+async def _wait_in_line(file: int, count: int) -> tuple[list[Any], list[int]]:
+    """Let tasks read in a turn that has no time; return them, and which have read, as it goes on."""
+    read_by: list[int] = []
+
+    async def read(number: int) -> None:
+        await files.pread(file, 100, 0)
+        read_by.append(number)
+
+    tasks = [asyncio.ensure_future(read(number)) for number in range(count)]
+    await asyncio.sleep(0)
+    return tasks, read_by
+
+
+def test_ready_answers_when_many_tasks_wait_for_a_turn_then_few_go_on_in_each_and_in_order(
+    file: int, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    _needs_caches(way)
+    monkeypatch.setattr(files, "BUDGET_S", -1.0)
+
+    async def main() -> None:
+        tasks, read_by = await _wait_in_line(file, 50)
+        most = 0
+        for _ in range(100):
+            before = len(read_by)
+            await asyncio.sleep(0)
+            most = max(most, len(read_by) - before)
+        assert read_by == list(range(50))
+        assert most <= 3  # all of them in one turn, if each went on in each
+        await asyncio.gather(*tasks)
+
+    run(main())
+
+
+def test_ready_answers_when_there_is_time_again_then_all_that_wait_go_on_soon(
+    file: int, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    _needs_caches(way)
+    monkeypatch.setattr(files, "BUDGET_S", -1.0)
+
+    async def main() -> None:
+        tasks, read_by = await _wait_in_line(file, 100)
+        monkeypatch.setattr(files, "BUDGET_S", 3600.0)
+        for _ in range(20):  # 1, 1, 2, 2, 4, 4, ...
+            await asyncio.sleep(0)
+        assert read_by == list(range(100))
+        await asyncio.gather(*tasks)
+
+    run(main())
+
+
+def test_ready_answers_when_a_task_that_waits_is_cancelled_then_the_others_go_on(
+    file: int, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    _needs_caches(way)
+    monkeypatch.setattr(files, "BUDGET_S", -1.0)
+
+    async def main() -> None:
+        tasks, read_by = await _wait_in_line(file, 30)
+        for task in tasks[1::3]:  # the one that goes on next is among them
+            task.cancel()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        assert read_by == [number for number in range(30) if number % 3 != 1]
+        assert sum(isinstance(each, asyncio.CancelledError) for each in found) == 10
+
+    run(main())
+
+
+def test_ready_answers_when_a_signal_handler_raises_between_two_turns_then_who_waits_goes_on(
+    file: int, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    _needs_caches(way)
+    monkeypatch.setattr(files, "BUDGET_S", -1.0)
+    reported = []
+
+    class Strikes:
+        """Stands for a task that waits; the handler raises when it is looked at."""
+
+        def done(self) -> bool:
+            if not reported:
+                raise InterruptedError
+            return True
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+        tasks, _ = await _wait_in_line(file, 10)
+        files._turn.turns()._waiting.appendleft(Strikes())
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert all(task.done() for task in tasks)
+        assert len(reported) == 1
+
+    run(main())
 
 
 def test_refusal_when_it_is_about_the_flag_then_the_data_come_all_the_same(
@@ -546,7 +644,8 @@ def test_close_when_the_task_is_cancelled_at_once_then_it_is_closed(tmp_path: Pa
         for flags in (os.O_RDONLY, os.O_RDWR | os.O_CREAT):
             for turns in range(4):
                 fd = os.open(tmp_path / "file", flags | os.O_CREAT)
-                files._turn.loop, files._turn.until = asyncio.get_running_loop(), 0.0  # used up
+                await files._breathe()
+                files._turn.until = 0.0  # used up
                 closing = asyncio.ensure_future(files.close_fd(fd))
                 for _ in range(turns):
                     await asyncio.sleep(0)
@@ -556,7 +655,7 @@ def test_close_when_the_task_is_cancelled_at_once_then_it_is_closed(tmp_path: Pa
                     assert not _is_open(fd)
                 else:
                     os.close(fd)
-                files._end_turn()
+                await asyncio.sleep(0)
 
     run(main())
 

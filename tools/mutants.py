@@ -1389,6 +1389,22 @@ MUTANTS = (
         "tests/test_files.py -k ready_answers",
     ),
     Mutant(
+        "every task that waits for time goes on in each turn", "rawuring/files.py",
+        "        if self._leads or self._waiting:\n", "        if False:\n",
+        "tests/test_files.py -k few_go_on",
+    ),
+    Mutant(
+        "one task more goes on in each turn, however many wait", "rawuring/files.py",
+        "            self._count = max(self._count, 2 * count)\n", "            pass\n",
+        "tests/test_files.py -k all_that_wait_go_on",
+    ),
+    Mutant(
+        "a signal handler that raises between two turns stops those that wait", "rawuring/files.py",
+        "        except BaseException:  # a signal handler has raised\n            self._schedule()\n            raise\n",
+        "        except BaseException:\n            self._to_come().cancel()\n            raise\n",
+        "tests/test_files.py -k raises_between_two_turns",
+    ),
+    Mutant(
         "an offset of -1 is the position", "rawuring/fileops.py",
         "    if index(nbytes) < 0 or index(offset) < 0:\n", "    if index(nbytes) < 0 or index(offset) < -1:\n",
         "tests/test_files.py -k arguments_are_bad",
