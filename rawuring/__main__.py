@@ -56,6 +56,8 @@ def main() -> int:
         return _check()
     wrong = arguments not in ([], ["-h"], ["--help"])
     sys.stdout.flush()
+    if wrong and arguments[0][:1] != "-" and arguments[0] not in available():
+        print(f"there is no command {arguments[0]!r}", file=sys.stderr)
     print(_usage(), end="", file=sys.stderr if wrong else sys.stdout)
     return 2 if wrong else 0
 

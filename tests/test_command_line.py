@@ -80,6 +80,7 @@ def test_package_when_a_command_is_named_then_it_runs_as_its_module_does():
 def test_package_when_asked_for_what_is_no_command_then_2_and_the_list(arguments):
     done = package(*arguments)
     assert done.returncode == 2 and not done.stdout and "usage" in done.stderr and "probe" in done.stderr
+    assert done.stderr.startswith(f"there is no command '{arguments[0]}'\n") == (arguments[0][0] != "-")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")

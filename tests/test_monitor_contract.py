@@ -538,11 +538,12 @@ def test_nested_and_a_number_used_again_while_its_file_lives_on_then_no_busy_loo
 
 
 def test_descriptor_of_another_loop_when_destroyed_then_nothing_is_left(nested):
-    loop = Poll(select.epoll, nested.fileno())
+    number = nested.fileno()
+    loop = Poll(select.epoll, number)
     nested.wait(0)
     nested.destroy()
     with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(nested._outer.fileno() if not nested._outer.closed else -1)
+        os.fstat(number)
     assert not loop.ready(0)
 
 
