@@ -556,14 +556,13 @@ class WatchedInFlight(InFlight):
         self.places[token], self.times[token] = place(), monotonic_ns()
         return token
 
-    def start(
-        self, prep: Callable[..., None], *arguments: Any, handler: Any = None, holds: Collection[Any] = (),
-        **options: Any,
-    ) -> int:  # fmt: skip
+    def _start(
+        self, prep: Any, arguments: tuple[Any, ...], handler: Any, holds: Any, options: dict[str, Any]
+    ) -> int:
         """Queue a request and note the place, or reject it; see InFlight.start."""
         ring = self.ring
         tail = ring.sq.sqe_tail
-        token = super().start(prep, *arguments, handler=handler, holds=holds, **options)
+        token = super()._start(prep, arguments, handler, holds, options)
         where = place()
         slot = ring.sq.slots[tail & ring.sq.ring_mask]
         found = uncovered(slot, (self.entries[token][1], list(ring.resources.values())))

@@ -340,6 +340,12 @@ class InFlight(Uncopyable):
         """
         if handler is not None and not callable(handler):
             _refuse_handler(handler)
+        return self._start(prep, arguments, handler, holds, options)
+
+    def _start(
+        self, prep: Any, arguments: tuple[Any, ...], handler: Any, holds: Any, options: dict[str, Any]
+    ) -> int:
+        """Do what start() does, for who has packed the arguments and knows the handler."""
         if holds is not _NOTHING:
             holds = _objects(holds)
         try:
@@ -350,6 +356,8 @@ class InFlight(Uncopyable):
         if plan or plan is None:  # it may name memory
             for argument in (*arguments, *options.values()) if options else arguments:
                 if type(argument) is not int:
+                    if plan is None:
+                        options = dict(options)  # it is changed
                     given, found = _addresses(prep, plan, arguments, options)
                     if found:
                         holds = (*found, *holds)

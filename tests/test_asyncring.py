@@ -805,16 +805,16 @@ async def test_chain_when_cancelled_then_none_of_its_parts_is_left(ring) -> None
 
 @on_each_loop
 async def test_chain_when_a_signal_handler_raises_within_it_then_none_is_left(ring, monkeypatch) -> None:
-    start, started = ring.table.start, []
+    start, started = ring.table._start, []
 
-    def interrupted(*arguments: Any, **options: Any) -> int:
-        started.append(start(*arguments, **options))
+    def interrupted(*arguments: Any) -> int:
+        started.append(start(*arguments))
         if len(started) == 2:
             raise KeyboardInterrupt
         return started[-1]
 
     pending = ring.ring.sq.pending()
-    monkeypatch.setattr(ring.table, "start", interrupted)
+    monkeypatch.setattr(ring.table, "_start", interrupted)
     with pytest.raises(KeyboardInterrupt):
         ring.chain((ops.prep_nop,), (ops.prep_nop,), (ops.prep_nop,))
     monkeypatch.undo()
@@ -1698,10 +1698,10 @@ def a_strike_where_it_begins(name: str):
         sys.settrace(before)
 
 
-@pytest.mark.parametrize("name", ["_turn", "_complete", "_end", "_timer_ended", "_part_ended", "handle"])
+@pytest.mark.parametrize("name", ["_turn", "_complete", "_take", "_end", "_timer_ended", "_part_ended", "handle"])
 def test_signal_handler_when_it_raises_where_a_function_begins_then_nobody_waits_for_ever(loop, name) -> None:
     """Later requests end, and so do tasks that are cancelled, as asyncio.run() does then."""
-    rounds = {"_turn": 1, "_part_ended": 2, "handle": 3, "_timer_ended": 4}
+    rounds = {"_part_ended": 2, "handle": 3, "_timer_ended": 4, "_take": 4, "_end": 4}
 
     async def some(r: int) -> None:
         ring = asyncring.running()

@@ -40,7 +40,7 @@ REVIEWED = {
     "rings.Ring._turn": "completions are in cq.copied, and the finally clause counts what was submitted",
     "rings.Ring.enable": "the next enable() finds the ring running",
     "inflight._addresses": NOTHING_HELD,
-    "inflight.InFlight.start": "before a token or a slot is taken",
+    "inflight.InFlight._start": "before a token or a slot is taken",
     "inflight.InFlight.dispatch": "the completion is in _others, the rest in _left",
     "inflight.InFlight._close": "the table is empty, or keeps its memory for ever",
     "inflight.InFlight._end": "the finally clause keeps what is left",

@@ -437,8 +437,7 @@ MUTANTS = (
     ),
     Mutant(
         "start() accepts a handler that is not callable", "rawuring/inflight.py",
-        "            _refuse_handler(handler)\n        if holds is not _NOTHING:\n            holds = _objects(holds)\n        try:",
-        "            pass\n        if holds is not _NOTHING:\n            holds = _objects(holds)\n        try:",
+        "            _refuse_handler(handler)\n        return self._start(", "            pass\n        return self._start(",
         "tests/test_request_memory.py -k cannot_be_called", quick=True,
     ),
     Mutant(
