@@ -321,7 +321,7 @@ class RequestFuture(Uncopyable, asyncio.Future):  # type: ignore[type-arg]
     def __await__(self) -> Any:
         ring = self._ring
         try:
-            if self.done() or (ring._ends_turn() and ring._flush_early(self)):
+            if self.done() or ring._answers_early(self):
                 if ring._needs_breath():
                     yield
             else:
@@ -879,24 +879,23 @@ class AsyncRing(Uncopyable):
             self._schedule()
             raise
 
-    def _ends_turn(self) -> bool:
-        """Tell whether nothing more will be queued in this turn: only our own callback is left to run.
+    def _answers_early(self, future: RequestFuture) -> bool:
+        """Do at the end of this turn the work of the beginning of the next; tell whether the future is done.
 
-        Where the loop hides its queue this is a guess: a task that awaits twice while no other task
-        awaits in between is alone. A wrong guess costs a system call.
+        It is the end if nothing more will be queued: only our own callback is left to run. Where the loop
+        hides its queue this is a guess: a task that awaits twice while no other task awaits in between is
+        alone. A wrong guess costs a system call.
         """
-        if self._ready is not None:
-            return len(self._ready) == 1 and self._ready[0] is self._handle and not self._has_to_wait
-        if not self._owned:
+        ready = self._ready
+        if ready is not None:
+            if len(ready) != 1 or ready[0] is not self._handle or self._has_to_wait:
+                return False
+        elif not self._owned:
             return False
-        before, self._alone = self._alone, id(asyncio.current_task(self._loop))
-        return before == self._alone
-
-    def _flush_early(self, future: RequestFuture) -> bool:
-        """Do at the end of this turn the work of the beginning of the next.
-
-        Returns: whether the future is done.
-        """
+        else:
+            before, self._alone = self._alone, id(asyncio.current_task(self._loop))
+            if before != self._alone:
+                return False
         try:
             self.flush()
         except OSError:

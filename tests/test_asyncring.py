@@ -1698,7 +1698,9 @@ def a_strike_where_it_begins(name: str):
         sys.settrace(before)
 
 
-@pytest.mark.parametrize("name", ["_turn", "_complete", "_take", "_end", "_timer_ended", "_part_ended", "handle"])
+@pytest.mark.parametrize(
+    "name", ["_turn", "_complete", "_take", "_end", "_timer_ended", "_part_ended", "handle"]
+)
 def test_signal_handler_when_it_raises_where_a_function_begins_then_nobody_waits_for_ever(loop, name) -> None:
     """Later requests end, and so do tasks that are cancelled, as asyncio.run() does then."""
     rounds = {"_part_ended": 2, "handle": 3, "_timer_ended": 4, "_take": 4, "_end": 4}

@@ -995,7 +995,7 @@ MUTANTS = (
     ),
     Mutant(
         "asyncring: who awaits alone on a loop that hides its queue waits for two turns", "rawuring/asyncring.py",
-        "        return before == self._alone\n", "        return False\n",
+        "            if before != self._alone:\n", "            if True:\n",
         "tests/test_asyncring.py -k awaits_alone",
     ),
     Mutant(
