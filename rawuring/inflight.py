@@ -40,7 +40,7 @@ from collections import deque, namedtuple
 from collections.abc import Collection, Mapping
 from itertools import repeat, starmap
 from operator import length_hint
-from time import monotonic_ns
+from time import monotonic_ns, sleep
 
 from . import uapi
 from .handle import watchers
@@ -875,7 +875,12 @@ class InFlight(Uncopyable):
             self._reap(ring, 0, asked, answers)
             left = deadline - monotonic_ns()
             if (self.entries or self._blocks) and left > 0:
-                self._reap(ring, min(left, pause_ns), asked, answers)
+                wait_ns = min(left, pause_ns)
+                if last and not ring.features & uapi.IORING_FEAT_EXT_ARG:
+                    # Before 5.11 a TIMEOUT ends the wait, and it would itself wait behind the NOP.
+                    sleep(wait_ns / 1e9)
+                    wait_ns = 0
+                self._reap(ring, wait_ns, asked, answers)
             if last and 0 in answers:
                 last = 0
                 if answers[0] == 0:

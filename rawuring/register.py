@@ -62,16 +62,17 @@ def _explained(error: OSError, opcode: int, blind: bool = False) -> OSError:
         advice = f"an argument is wrong, or {kernel} is older than {since}"
     elif code == errno.EBADF and blind:
         advice = f"{kernel} is older than {since}, or a descriptor is not open"
-    return OSError(code, f"{error.strerror}: {advice}") if advice else error
+    explained = OSError(code, f"{error.strerror}: {advice}") if advice else error
+    explained.of_kernel = syscalls.is_of_kernel(error)  # type: ignore[attr-defined]
+    return explained
 
 
 def _register(ring: Ring, opcode: int, arg: Any, nr_args: int) -> int:
     try:
         return ring.register(opcode, arg, nr_args)
     except OSError as error:
-        explained = _explained(error, opcode)
-        explained.of_kernel = syscalls.is_of_kernel(error)  # type: ignore[attr-defined]
-        raise explained from None
+        # Raised at once: a variable would be in a cycle with the traceback, and keep the ring in it.
+        raise _explained(error, opcode) from None
 
 
 def _register_blind(opcode: int, arg: Any, nr_args: int) -> int:

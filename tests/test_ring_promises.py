@@ -178,15 +178,20 @@ def entered_by_index() -> None:
         register.register_buffers(ring, [buffers.allocate(4096)])
 
 
+def registration_refused() -> None:
+    with rings.Ring(8) as ring, contextlib.suppress(OSError):
+        register.unregister_buffers(ring)
+
+
 def refused() -> None:
     with contextlib.suppress(OSError):
         rings.Ring(8, flags=uapi.IORING_SETUP_ATTACH_WQ, wq_fd=0)
 
 
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="counts references")
-@pytest.mark.parametrize(
-    "work", [closed, used_and_closed, forgotten, in_memory_of_ours, entered_by_index, refused]
-)
+@pytest.mark.parametrize("work", [
+    closed, used_and_closed, forgotten, in_memory_of_ours, entered_by_index, registration_refused, refused,
+])  # fmt: skip
 def test_ring_is_done_with_then_nothing_is_left_for_the_collector(work):
     assert garbage_of(work) == []
 
@@ -723,9 +728,12 @@ def test_completions_were_lost_then_close_does_not_wait_for_them():
         assert len(table) == 0
 
 
-def test_nothing_finds_a_request_then_its_memory_stays_until_it_has_ended(monkeypatch, read_end):
+@pytest.mark.parametrize("before_511", [False, True])
+def test_nothing_finds_a_request_then_its_memory_stays_until_it_has_ended(monkeypatch, read_end, before_511):
     """-ENOENT alone proves nothing: direct I/O in flight gets the same answer."""
     with rings.Ring(8) as ring:
+        if before_511:  # a TIMEOUT ends a wait there
+            ring.features &= ~uapi.IORING_FEAT_EXT_ARG
         table, _ = read_in_flight(ring, read_end)
         cancel = inflight.prep_cancel64
         # The cancellations name a request that does not exist, as if the kernel could not find this one.
