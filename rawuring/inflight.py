@@ -876,8 +876,8 @@ class InFlight(Uncopyable):
             left = deadline - monotonic_ns()
             if (self.entries or self._blocks) and left > 0:
                 wait_ns = min(left, pause_ns)
-                if last and not ring.features & uapi.IORING_FEAT_EXT_ARG:
-                    # Before 5.11 a TIMEOUT ends the wait, and it would itself wait behind the NOP.
+                if not ring.features & uapi.IORING_FEAT_EXT_ARG:
+                    # Before 5.11 a TIMEOUT ends the wait, and would itself wait behind IOSQE_IO_DRAIN.
                     sleep(wait_ns / 1e9)
                     wait_ns = 0
                 self._reap(ring, wait_ns, asked, answers)

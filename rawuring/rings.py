@@ -227,7 +227,7 @@ class Ring(RingHandle):
         Returns: the number of consumed SQEs.
         Raises: OSError as submit(); ValueError where min_wait_usec or sigmask is not supported, and for a
             negative wait_nr.
-        Since: 5.1; min_wait_usec 6.12, sigmask 5.11
+        Since: 5.1; min_wait_usec 6.12, sigmask 5.11; before that a timeout waits behind IOSQE_IO_DRAIN, too
         Mirrors: liburing io_uring_submit_and_wait_timeout, io_uring_submit_and_wait_min_timeout
         """
         if get_ident() != self._owner:

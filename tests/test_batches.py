@@ -172,8 +172,9 @@ def test_turn_with_a_timeout_then_it_lasts_as_long_and_enters_once(ring):
             assert ring.submit_and_reap(1, timeout_ns) == []
             assert time.monotonic_ns() - started >= timeout_ns
             after = ring.statistics()
-            in_call = bool(ring.features & uapi.IORING_FEAT_EXT_ARG)  # else a TIMEOUT is an SQE (before 5.11)
-            assert after.submitted - before.submitted == (1 if in_call else 2)
+            in_call = bool(ring.features & uapi.IORING_FEAT_EXT_ARG)
+            # Else a TIMEOUT is an SQE (before 5.11), unless the time is up before it is made.
+            assert after.submitted - before.submitted in ((1,) if in_call else (1, 2))
             # Some rings are always asked for completions, and the thread of an SQPOLL ring is woken.
             asked = ring.need_enter() or ring.flags & uapi.IORING_SETUP_SQPOLL
             if in_call and not asked:
@@ -182,7 +183,8 @@ def test_turn_with_a_timeout_then_it_lasts_as_long_and_enters_once(ring):
         found: list = []
         while len(found) < 4:
             found += ring.submit_and_reap(1, 10_000_000_000)
-        assert sorted(cqe[:2] for cqe in found) == [(i, select.POLLIN) for i in range(4)]
+        # 5.10 does not cut the masks: POLLRDNORM is in them, too.
+        assert sorted((cqe[0], cqe[1] & select.POLLIN) for cqe in found) == [(i, 1) for i in range(4)]
     finally:
         os.close(reader)
         os.close(writer)
