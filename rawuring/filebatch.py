@@ -294,11 +294,10 @@ def into_all(fd: int, pairs: list[tuple[int, Any]], direct: bool) -> Iterator[Ca
     """
     own = open_direct(fd) if direct else fd
     try:
-        if direct:
-            check_direct(own, pairs)
+        addresses = direct and check_direct(own, pairs)
         for offset, _ in pairs:
             fileops.check_range(0, offset)
-        quick = direct and not fileops.PYPY and stat_module.S_ISREG(os.fstat(own).st_mode)
+        quick = addresses and not fileops.PYPY and stat_module.S_ISREG(os.fstat(own).st_mode)
         if quick:
             yield partial(Fill, own)
         else:
@@ -1022,13 +1021,17 @@ def _remove(call: Any, directory: Any, name: Any, fd: int | None, ignore_errors:
 # O_DIRECT
 
 _STATX_DIOALIGN = 0x2000
+NO_DIRECT = "direct=True: this platform has no O_DIRECT; do without it"
 
 
 def open_direct(fd: int) -> int:
     """Reopen an open file with O_DIRECT.
 
-    Raises: OSError with EINVAL if the file system does not support O_DIRECT.
+    Raises: OSError with EINVAL if the file system does not support O_DIRECT; ValueError if the platform
+        has none.
     """
+    if not fileops._O_DIRECT:
+        raise ValueError(NO_DIRECT)
     import fcntl
 
     flags = fcntl.fcntl(fd, fcntl.F_GETFL) & fileops._O_ACCMODE
@@ -1042,9 +1045,13 @@ def alignment(fd: int) -> tuple[int, int]:
     """
     from .buffers import StatxBuffer
 
-    found = StatxBuffer()
     block = max(os.fstat(fd).st_blksize, 512)
-    if _statx(fd, _STATX_DIOALIGN, found):
+    try:
+        found = StatxBuffer()
+        told = _statx(fd, _STATX_DIOALIGN, found)
+    except ImportError:  # no ctypes
+        told = False
+    if told:
         x = found.result()
         if x.stx_mask & _STATX_DIOALIGN and x.stx_dio_offset_align:
             return x.stx_dio_mem_align, x.stx_dio_offset_align
@@ -1063,23 +1070,29 @@ def _statx(fd: int, mask: int, found: Any) -> bool:
     return call(fd, b"", 0x1000, mask, found.address) == 0  # type: ignore[no-any-return]
 
 
-def check_direct(fd: int, ranges: Iterable[tuple[int, Any]]) -> None:
+def check_direct(fd: int, ranges: Iterable[tuple[int, Any]]) -> bool:
     """Check that O_DIRECT accepts each range.
 
+    Returns: whether this Python can tell the addresses: one without ctypes cannot.
     Raises: ValueError that names offset, length and address.
     """
     memory_align, align = alignment(fd)
+    addresses = True
     for offset, buffer in ranges:
         if fileops.PYPY and isinstance(buffer, memoryview) and not buffer.readonly:
             nbytes, address = buffer.nbytes, 0  # a buffer may move, so the kernel reads into an aligned copy
         else:
-            found = pin(buffer, True)
-            nbytes, address = found.nbytes, found.address
+            try:
+                found = pin(buffer, True)
+                nbytes, address = found.nbytes, found.address
+            except ImportError:  # the kernel will say EINVAL
+                nbytes, address, addresses = memoryview(buffer).nbytes, 0, False
         if offset % align or nbytes % align or address % memory_align:
             raise ValueError(
                 f"O_DIRECT: offset {offset} and length {nbytes} must be multiples of {align}, and the "
                 f"address {address:#x} one of {memory_align}: files.allocate() makes such memory"
             )
+    return addresses
 
 
 # ------------------------------------------------------------------------------------------------------

@@ -1894,7 +1894,7 @@ async def _open(
 ) -> File:  # fmt: skip
     rest = mode, buffering, encoding, errors, newline, closefd
     if direct and not _O_DIRECT:
-        raise ValueError("direct=True: this platform has no O_DIRECT; open the file without it")
+        raise ValueError(filebatch.NO_DIRECT)
     if isinstance(file, int):
         builtins.open(file, *rest[:-1], False).close()
         return _assemble(file, file, *rest, direct)

@@ -142,7 +142,7 @@ def _op(plain: Callable[[], Any], prep: Callable[..., None], arguments: Callable
     """Make an operation; if an argument is invalid, make one whose plain call raises as os does."""
     try:
         return Op(plain, prep, arguments(), *rest)
-    except WRONG:
+    except (*WRONG, ImportError):  # a Python without ctypes knows no addresses, and has no ring
         return Op(plain)
 
 
@@ -360,6 +360,8 @@ class _Cached(Uncopyable):
     def open(self, encoded: bytes, flags: int, dfd: int = _AT_FDCWD) -> int:
         """Return a descriptor or a negative errno; -EAGAIN if the open would have to wait."""
         call = self._call or self._load()
+        if call is None:
+            return -errno.EAGAIN
         how = self._hows.get(flags)
         if how is None:
             how = self._how(flags)
@@ -387,8 +389,11 @@ class _Cached(Uncopyable):
         return how
 
     def _load(self) -> Any:
-        import ctypes
-
+        try:
+            import ctypes
+        except ImportError:  # a Python that was built without it
+            self.works = False
+            return None
         libc = ctypes.CDLL(None, use_errno=True)
         self._errno = ctypes.set_errno
         call = libc.syscall
@@ -480,13 +485,16 @@ def read_op(fd: int, views: list[memoryview], offset: int, regular: bool = False
         _check_position(fd)
     if len(views) == 1 and len(views[0]) > MAX_RW_COUNT:
         views = [views[0][:MAX_RW_COUNT]]
-    pins, copies = [], []
-    for view in views:
-        each, copy = pinned(view, True)
-        pins.append(each)
-        copies.append(copy)
-    finish = index if not any(copy is not None for copy in copies) else partial(_scatter, views, copies)
     plain = partial(plain_read, fd, views, offset)
+    pins, copies = [], []
+    try:
+        for view in views:
+            each, copy = pinned(view, True)
+            pins.append(each)
+            copies.append(copy)
+    except ImportError:  # as in _op()
+        return Op(plain)
+    finish = index if not any(copy is not None for copy in copies) else partial(_scatter, views, copies)
     options = _by_worker(fd, views)
     if len(pins) == 1:
         return Op(plain, ops.prep_read, (fd, pins[0], None, offset), finish, options=options)
@@ -522,8 +530,11 @@ def write_op(fd: int, views: list[memoryview], offset: int) -> Op:
         _check_position(fd)
     if len(views) == 1 and len(views[0]) > MAX_RW_COUNT:
         views = [views[0][:MAX_RW_COUNT]]
-    pins = [pinned(view, False)[0] for view in views]
     plain = partial(plain_write, fd, views, offset)
+    try:
+        pins = [pinned(view, False)[0] for view in views]
+    except ImportError:  # as in _op()
+        return Op(plain)
     options = _by_worker(fd, views)
     if len(pins) == 1:
         return Op(plain, ops.prep_write, (fd, pins[0], None, offset), index, options=options)
@@ -762,7 +773,7 @@ def closes_at_once(fd: int) -> bool:
 
 def is_open_for(fd: int, writing: bool) -> bool:
     """Return whether a descriptor is open for writing, or reading: a pipe's other end never becomes ready."""
-    if os.name != "posix":
+    if sys.platform == "win32":
         return True
     import fcntl
 
@@ -827,7 +838,10 @@ def stat_op(path: StrOrBytesPath, dir_fd: int | None, follow_symlinks: bool) -> 
     try:
         found = _statx_buffers.pop()
     except IndexError:
-        found = StatxBuffer()
+        try:
+            found = StatxBuffer()
+        except ImportError:  # as in _op()
+            return Op(plain)
     flags = 0 if follow_symlinks else _AT_SYMLINK_NOFOLLOW
     return _op(
         plain, ops.prep_statx,

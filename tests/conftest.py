@@ -48,7 +48,8 @@ def pytest_report_header() -> str:
 
 #: Tests that prove little on another Python: they fail on purpose or start processes. See the marker alike.
 ALIKE = {
-    "faults", "test_command_line.py", "test_denied.py", "test_examples.py", "test_forbid.py",
+    "faults", "test_command_line.py", "test_denied.py", "test_examples.py", "test_files_everywhere.py",
+    "test_forbid.py",
     "test_inspect.py", "test_layout.py", "test_operators.py", "test_probe_denied.py", "test_seccomp.py",
     "test_tour.py",
 }  # fmt: skip

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: MIT
+"""Every public function and method of files, wherever it may be used: each refusal, each platform, each loop.
+
+What it is: files_everything.py in a child for each of its environments. A fallback is only as good as its
+least tested method, so the child looks for what is public and ends if one of them was not called.
+Must not know: what is called, and how.
+Invariant: nothing here depends on the way that this process would take.
+Read next: files_everything.py.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import files_everything
+import pytest
+from refusal import io_uring_refusal
+
+PROGRAM = Path(files_everything.__file__)
+LINUX = sys.platform == "linux"
+#: What it means that an environment cannot be had.
+LACKS = {
+    "tmpfs": "a mount namespace of one's own (root)", "overlay": "overlay, in a mount namespace (root)",
+    "eager tasks": "asyncio.eager_task_factory (CPython 3.12)", "uvloop": "uvloop",
+}  # fmt: skip
+
+#: Where there is no ring.
+WITHOUT = (
+    "io_uring refused", "io_uring unknown", "all refused", "all unknown", "no ctypes", "macOS", "Windows",
+)  # fmt: skip
+
+
+@pytest.mark.skipif(not LINUX, reason="Linux only")
+@pytest.mark.parametrize("environment", files_everything.ENVIRONMENTS)
+def test_everything_when_in_any_environment_then_the_answers_of_os(environment: str, tmp_path: Path) -> None:
+    if environment != "threads" and environment not in WITHOUT and io_uring_refusal():
+        pytest.skip(f"io_uring (5.1): {io_uring_refusal()}")
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), environment], env=env, capture_output=True, text=True, check=False
+    )
+    if done.returncode == 77:
+        pytest.skip(LACKS.get(environment, "seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)"))
+    assert (done.returncode, done.stderr) == (0, "")
+    backend, count = done.stdout.split()
+    assert int(count) > 200
+    if environment in WITHOUT:
+        assert backend == "threads"
