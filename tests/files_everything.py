@@ -394,8 +394,11 @@ async def whole(files: Any, top: str) -> None:
 # File objects
 
 
-async def reads_and_writes(file: Any, text: bool) -> None:
-    """Use the methods that all files have, but close(); the file is empty, and may be read and written."""
+async def reads_and_writes(file: Any, text: bool, like_a_file: bool = True) -> None:
+    """Use the methods that all files have, but close(); the file is empty, and may be read and written.
+
+    Before Python 3.11 a SpooledTemporaryFile is not quite like a file.
+    """
 
     def given(data: bytes) -> Any:
         return data.decode() if text else data
@@ -406,7 +409,7 @@ async def reads_and_writes(file: Any, text: bool) -> None:
     assert await file.write(given(b"one\ntwo\n")) == 8
     await file.writelines([given(b"three\nfour\n"), given(b"five")])
     await file.flush()
-    assert await file.seek(0) == 0
+    assert await file.seek(0) == 0 or not like_a_file
     assert same(await file.read(3), b"one") and await file.tell() == 3
     assert same(await file.readline(), b"\n") and same(await file.readline(2), b"tw")
     await file.seek(0)
@@ -415,12 +418,16 @@ async def reads_and_writes(file: Any, text: bool) -> None:
     assert same([line async for line in file], LINES)
     await file.seek(0)
     assert same(await file.read(), DATA)
-    assert await file.seek(0, 2) == len(DATA)
+    await file.seek(0, 2)
+    assert await file.tell() == len(DATA)
     await file.truncate(len(DATA))
-    assert await file.seekable() and file.seekable()
-    for method in (file.readable, file.writable, file.isatty):
-        answer = method()
-        assert (await answer if hasattr(answer, "__await__") else answer) == (method != file.isatty)
+    assert not await file.isatty() and not file.isatty()
+    for method in (file.readable, file.writable, file.seekable):
+        if like_a_file:
+            assert await method() and method()
+        else:
+            with expect(AttributeError):
+                method()
 
 
 async def positions(file: Any) -> None:
@@ -521,8 +528,7 @@ async def wrapped(files: Any, top: str) -> None:
             async with make.SpooledTemporaryFile(size, mode, dir=top) as file:
                 await file.write(b"" if "b" in mode else "")
                 await file.writelines([])
-                if sys.version_info >= (3, 11):
-                    await reads_and_writes(file, "b" not in mode)
+                await reads_and_writes(file, "b" not in mode, sys.version_info >= (3, 11))
                 await file.rollover()
                 assert await file.fileno() >= 0
     for close in ("close", "aclose"):
