@@ -114,9 +114,9 @@ LINUX_ONLY = (
     "RWF_HIPRI", "RWF_DSYNC", "RWF_SYNC", "RWF_APPEND", "O_LARGEFILE",
 )  # fmt: skip
 UNIX_ONLY = (
-    "chown", "fchmod", "fchown", "fwalk", "pread", "pwrite", "readv", "writev", "sendfile", "statvfs", "fstatvfs",
-    "set_blocking", "get_blocking", "O_NONBLOCK", "O_CLOEXEC", "O_DIRECTORY", "O_NOFOLLOW", "SEEK_DATA",
-    "SEEK_HOLE",
+    "chown", "fchmod", "fchown", "fwalk", "pread", "pwrite", "readv", "writev", "sendfile", "statvfs",
+    "fstatvfs", "set_blocking", "get_blocking", "O_NONBLOCK", "O_CLOEXEC", "O_DIRECTORY", "O_NOFOLLOW",
+    "SEEK_DATA", "SEEK_HOLE",
 )  # fmt: skip
 
 

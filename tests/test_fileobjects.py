@@ -381,6 +381,78 @@ def test_close_when_the_device_is_full_then_it_says_so_and_closes_all_the_same(r
     run(main())
 
 
+@pytest.mark.parametrize("mode", ["wb", "w"])
+def test_close_when_only_the_close_finds_out_then_it_says_so_and_has_closed(
+    run, tmp_path, monkeypatch, mode
+) -> None:
+    """A file system with quotas, or a server, may say EDQUOT as late as that."""
+    closed = []
+
+    def close_op(fd: int) -> fileops.Op:
+        def close() -> None:
+            os.close(fd)
+            closed.append(fd)
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+        return fileops.Op(close)
+
+    async def main() -> None:
+        file = await files.open(tmp_path / "file", mode)
+        number = file.fileno()
+        await file.write(b"kept" if mode == "wb" else "kept")
+        with pytest.raises(OSError) as caught:
+            await file.close()
+        assert caught.value.errno == errno.EDQUOT and file.closed
+        await file.close()
+        with pytest.raises(OSError) as caught:
+            async with files.open(tmp_path / "file", mode.replace("w", "a")) as file:
+                await file.write(b"too" if mode == "wb" else "too")
+        assert caught.value.errno == errno.EDQUOT and file.closed
+        assert closed == [number] * 2
+
+    monkeypatch.setattr(fileops, "close_op", close_op)
+    run(main())
+    assert (tmp_path / "file").read_bytes() == b"kepttoo"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
+@pytest.mark.parametrize("kind", ["r+b", "raw", "r+"])
+def test_file_when_larger_than_4_gib_then_positions_are_the_builtins(run, tmp_path, kind) -> None:
+    path, far = tmp_path / "sparse", 5 << 30
+    with path.open("wb") as file:
+        file.seek(far)
+        file.write("\xe9nd\nmore\n".encode())
+    text = kind == "r+"
+    arguments: dict[str, Any] = {"encoding": "utf-8"} if text else {"buffering": 0 if kind == "raw" else -1}
+    mode = "r+b" if kind == "raw" else kind
+
+    def given(word: str) -> Any:
+        return word if text else word.encode()
+
+    async def main() -> None:
+        with builtins.open(path, mode, **arguments) as theirs:
+            async with files.open(path, mode, **arguments) as ours:
+                assert await ours.seek(far) == theirs.seek(far) == far
+                assert await ours.read(2) == theirs.read(2)
+                assert await ours.tell() == theirs.tell()
+                assert await ours.readline() == theirs.readline()
+                cookie = await ours.tell()
+                assert cookie == theirs.tell() == far + 5
+                assert await ours.readline() == given("more\n")
+                await ours.seek(cookie)
+                await ours.write(given("MORE"))
+                await ours.flush()
+                assert os.pread(theirs.fileno(), 4, far + 5) == b"MORE"
+                assert await ours.seek(0, 2) == far + 10
+                assert await ours.truncate(far + 2) == far + 2
+                if not text:
+                    assert await ours.read_at(9, far - 3) == bytes(3) + "\xe9".encode()
+                    assert await ours.write_at(b"!", far + (1 << 20)) == 1
+        assert path.stat().st_size == (far + 2 if text else far + (1 << 20) + 1)
+
+    run(main())
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs RLIMIT_FSIZE")
 def test_write_when_it_fails_then_what_was_accepted_is_written_later(run, tmp_path) -> None:
     import resource

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -424,15 +425,30 @@ def _needs_caches(way: str) -> None:
         pytest.skip("about answers from the caches")
 
 
-def test_ready_answers_when_many_tasks_ask_then_the_loop_turns(file: int, way: str) -> None:
+@pytest.mark.parametrize("what", ["pread", "read_bytes", "stat", "File.read", "lines", "lines of text"])
+def test_ready_answers_when_many_tasks_ask_then_the_loop_turns(
+    tmp_path: Path, file: int, way: str, what: str
+) -> None:
     _needs_caches(way)
+    path = tmp_path / "lines"
+    path.write_bytes(b"a line\n" * 100)
 
     async def main() -> int:
         turns, ending = 0, False
 
         async def read() -> None:
-            for _ in range(200):
-                await files.pread(file, 4096, 0)
+            if what.startswith(("File", "lines")):
+                async with files.open(path, "r" if "text" in what else "rb") as opened:
+                    while what == "File.read" and await opened.read(10):
+                        pass
+                    async for _ in opened:
+                        pass
+                return
+            for _ in range(50 if what == "pread" else 10):
+                if what == "pread":
+                    await files.pread(file, 4096, 0)
+                else:
+                    await getattr(files, what)(path)
 
         def turn() -> None:
             nonlocal turns
@@ -441,12 +457,12 @@ def test_ready_answers_when_many_tasks_ask_then_the_loop_turns(file: int, way: s
                 asyncio.get_running_loop().call_soon(turn)
 
         turn()
-        await asyncio.gather(*[read() for _ in range(50)])
+        await asyncio.gather(*[read() for _ in range(200)])
         ending = True
         await asyncio.sleep(0)
         return turns
 
-    # 10,000 reads take at least 5 ms, and a turn has a budget of 0.2.
+    # All of it takes at least 4 ms, and a turn has a budget of 0.2.
     assert run(main()) > 10
 
 
@@ -577,6 +593,155 @@ def test_short_answer_when_the_file_has_more_then_the_rest_is_read(
     assert memory == os.pread(file, 100, 7)
 
 
+@pytest.mark.skipif(not LINUX, reason="Linux only")
+@pytest.mark.parametrize("offset", [(1 << 32) - 2, 5 << 30])
+def test_offset_when_it_needs_more_than_32_bits_then_what_os_reads_and_writes(
+    tmp_path: Path, offset: int
+) -> None:
+    async def main() -> None:
+        fd = await files.open_fd(path, os.O_RDWR | os.O_CREAT)
+        try:
+            assert await files.pwrite(fd, b"far", offset) == 3
+            assert await files.pwritev(fd, [b" aw", b"ay"], offset + 3) == 5
+            assert os.pread(fd, 100, offset) == b"far away"
+            assert await files.pread(fd, 100, offset - 2) == b"\0\0far away"
+            memory = bytearray(100)
+            assert await files.readinto_at(fd, memory, offset + 4) == 4 and memory[:4] == b"away"
+            assert await files.read_many([(path, offset, 3), (fd, offset + 4, 9)]) == [b"far", b"away"]
+            assert files.sync.read_many([(path, offset, 3), (fd, offset + 4, 9)]) == [b"far", b"away"]
+            assert await files.read_many_into(fd, [(offset, memory)]) == [8] and memory[:8] == b"far away"
+            os.lseek(fd, offset, os.SEEK_SET)
+            assert await files.read(fd, 3) == b"far" and await files.write(fd, b"-") == 1
+            await files.ftruncate(fd, offset + 5)
+            assert (await files.stat(path)).st_size == offset + 5 == os.lseek(fd, 0, os.SEEK_END)
+            assert await files.copy_file(path, tmp_path / "copy") == offset + 5
+            assert (await files.stat(tmp_path / "copy")).st_blocks * 512 < 1 << 20  # its holes are there
+            assert await files.read_many([(tmp_path / "copy", offset, 9)]) == [b"far-a"]
+        finally:
+            await files.close_fd(fd)
+
+    path = tmp_path / "sparse"
+    run(main())
+
+
+@contextlib.contextmanager
+def interrupted(threads: Any = None) -> Iterator[list[int]]:
+    """Send a signal that Python handles again and again; yield the list of those that came.
+
+    Args: threads names which threads get it; without it the kernel chooses one.
+    """
+    came: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: came.append(number))
+    ended = threading.Event()
+
+    def send() -> None:
+        while not ended.wait(0.0005):
+            if threads is None:
+                os.kill(os.getpid(), signal.SIGUSR1)
+            for each in threading.enumerate() if threads is not None else ():
+                if each.name == threads and each.ident is not None:
+                    with contextlib.suppress(ProcessLookupError):
+                        signal.pthread_kill(each.ident, signal.SIGUSR1)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        yield came
+    finally:
+        ended.set()
+        sender.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.skipif(not LINUX, reason="Linux only")
+def test_signals_when_they_interrupt_every_wait_then_nobody_sees_eintr(tmp_path: Path) -> None:
+    async def main() -> None:
+        path = tmp_path / "file"
+        while len(came) < 50:
+            await files.write_bytes(path, b"x" * 300_000, sync=True)
+            ranges = [(path, at, 9000) for at in range(20)]
+            assert await files.read_many(ranges) == files.sync.read_many(ranges) == [b"x" * 9000] * 20
+            assert (await files.stat(path)).st_size == 300_000
+            async with files.open(path, "r+b") as opened:
+                assert len(await opened.read()) == 300_000
+                await opened.write(b"y")
+            reader, writer = os.pipe()
+            reading = asyncio.ensure_future(files.read(reader, 10))
+            await asyncio.sleep(0)
+            assert await files.write(writer, b"through") == 7 and await reading == b"through"
+            await files.close_fd(reader)
+            await files.close_fd(writer)
+
+    with interrupted() as came:
+        run(main())
+
+
+@pytest.mark.skipif(not LINUX, reason="Linux only")
+def test_signals_when_they_interrupt_the_thread_of_a_fifo_then_it_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+
+    async def main() -> None:
+        for _ in range(5):
+            before = len(came)
+            reading = asyncio.ensure_future(files.read_bytes(path))
+            while len(came) < before + 5:
+                await asyncio.sleep(0.001)
+            writer = await files.open_fd(path, os.O_WRONLY)
+            while len(came) < before + 10:
+                await asyncio.sleep(0.001)
+            assert await files.write(writer, b"through") == 7
+            await files.close_fd(writer)
+            assert await reading == b"through"
+
+    with interrupted("rawuring-files-wait") as came:
+        run(main())
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no pseudo-terminals here")
+def test_terminal_when_read_and_written_then_it_waits_without_a_thread_and_loses_nothing() -> None:
+    import termios
+
+    user, terminal = os.openpty()
+    settings = termios.tcgetattr(terminal)
+    settings[3] &= ~termios.ECHO
+    termios.tcsetattr(terminal, termios.TCSANOW, settings)
+
+    async def main() -> None:
+        before = threading.active_count()
+        reading = asyncio.ensure_future(files.read(terminal, 100))
+        await asyncio.sleep(0)
+        os.write(user, b"typed\n")
+        assert await reading == b"typed\n"
+        reading = asyncio.ensure_future(files.read(terminal, 100))
+        await asyncio.sleep(0)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        os.write(user, b"kept\nand more\n")
+        assert await files.read(terminal, 100) == b"kept\n"
+        assert await files.write(terminal, b"shown\n") == 6
+        assert os.read(user, 100) == b"shown\r\n"
+        async with files.open(terminal, "r", closefd=False) as text:
+            assert await text.isatty() and await text.readline() == "and more\n"
+        async with files.open(terminal, "w", closefd=False) as text:
+            await text.write("by lines\n")
+            assert os.read(user, 100) == b"by lines\r\n"  # without flush(), as the builtin's file
+        async with files.open(terminal, "r+b", 0, closefd=False) as raw:
+            reading = asyncio.ensure_future(raw.readline())
+            await asyncio.sleep(0)
+            os.write(user, b"raw\n")
+            assert await reading == b"raw\n"
+            with pytest.raises(OSError):
+                await raw.seek(0)
+        assert threading.active_count() == before
+
+    try:
+        run(main())
+    finally:
+        os.close(user)
+        os.close(terminal)
+
+
 def test_memory_when_files_are_in_memory_only_then_they_are_read(tmp_path: Path) -> None:
     if not os.path.isdir("/dev/shm"):
         pytest.skip("no /dev/shm")
@@ -646,16 +811,22 @@ def test_close_when_the_task_is_cancelled_at_once_then_it_is_closed(tmp_path: Pa
                 fd = os.open(tmp_path / "file", flags | os.O_CREAT)
                 await files._breathe()
                 files._turn.until = 0.0  # used up
-                closing = asyncio.ensure_future(files.close_fd(fd))
+                begun: list[int] = []
+                closing = asyncio.ensure_future(close(fd, begun))
                 for _ in range(turns):
                     await asyncio.sleep(0)
                 closing.cancel()
-                if turns:  # a task that is cancelled before it has begun never begins
-                    await asyncio.gather(closing, return_exceptions=True)
+                await asyncio.gather(closing, return_exceptions=True)
+                if begun:
                     assert not _is_open(fd)
-                else:
+                else:  # a task that is cancelled before it has begun never begins
+                    assert not turns
                     os.close(fd)
                 await asyncio.sleep(0)
+
+    async def close(fd: int, begun: list[int]) -> None:
+        begun.append(fd)
+        await files.close_fd(fd)
 
     run(main())
 
