@@ -61,10 +61,6 @@ __all__ = [
 
 #: Time per turn of a loop in which the caches answer; after it a task has to wait for another turn.
 BUDGET_S = 0.0002
-#: How many turns a task lets pass in which others have used up the budget.
-PATIENCE = 8
-#: What a task that lets one pass adds to it: with thousands of tasks that alone would take all of a turn.
-ASKED_S = 0.00002
 #: How long a file that the kernel is fetching is polled: about the cost of a request, including the sleep.
 FETCH_S = 0.0001
 #: After a thread that read a group of files had to wait, each file gets its own thread for this long.
@@ -178,10 +174,7 @@ _suspend = _Suspend()
 
 
 async def _breathe() -> None:
-    """Begin a turn, or let other tasks run until a turn has some of its budget left.
-
-    Waiting for one turn is not enough: 200 tasks that resume in the same turn would all go on in it.
-    """
+    """Begin a turn, or let other tasks run if this turn has used its budget."""
     loop = asyncio.get_running_loop()
     turns = None if _turn.turns is None else _turn.turns()
     if turns is None or turns.loop is not loop:

@@ -614,9 +614,10 @@ def test_offset_when_it_needs_more_than_32_bits_then_what_os_reads_and_writes(
             assert await files.read(fd, 3) == b"far" and await files.write(fd, b"-") == 1
             await files.ftruncate(fd, offset + 5)
             assert (await files.stat(path)).st_size == offset + 5 == os.lseek(fd, 0, os.SEEK_END)
-            assert await files.copy_file(path, tmp_path / "copy") == offset + 5
-            assert (await files.stat(tmp_path / "copy")).st_blocks * 512 < 1 << 20  # its holes are there
-            assert await files.read_many([(tmp_path / "copy", offset, 9)]) == [b"far-a"]
+            if hasattr(os, "copy_file_range"):  # PyPy would copy the hole byte by byte
+                assert await files.copy_file(path, tmp_path / "copy") == offset + 5
+                assert (await files.stat(tmp_path / "copy")).st_blocks * 512 < 1 << 20  # its holes are there
+                assert await files.read_many([(tmp_path / "copy", offset, 9)]) == [b"far-a"]
         finally:
             await files.close_fd(fd)
 

@@ -1404,6 +1404,12 @@ MUTANTS = (
         "tests/test_files.py -k raises_between_two_turns",
     ),
     Mutant(
+        "without ctypes files are not read", "rawuring/fileops.py",
+        "    except ImportError:  # as in _op()\n        return Op(plain)\n    finish",
+        "    except NotImplementedError:\n        return Op(plain)\n    finish",
+        "tests/test_files_everywhere.py -k ctypes",
+    ),
+    Mutant(
         "an offset of -1 is the position", "rawuring/fileops.py",
         "    if index(nbytes) < 0 or index(offset) < 0:\n", "    if index(nbytes) < 0 or index(offset) < -1:\n",
         "tests/test_files.py -k arguments_are_bad",
