@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-#: What a transport reads at a time. asyncio reads 256 KiB, more than the size from which glibc's malloc maps
+#: The size of a transport's reads. asyncio reads 256 KiB, more than the size from which glibc's malloc maps
 #: memory anew for each block (128 KiB): in a young process every read then costs an mmap, page faults and a
 #: munmap, five times the rest of an echo. See docs/costs.md.
 _MAX_SIZE = 64 * 1024
@@ -44,11 +44,11 @@ _MAX_SIZE = 64 * 1024
 class IoUringEventLoop(Uncopyable, asyncio.SelectorEventLoop):
     """A SelectorEventLoop over an IoUringSelector.
 
-    Transports and the sock_* methods pass numbers of sockets that are open, so the selector takes numbers at
-    their word; the numbers that come through add_reader() and add_writer() it has checked by the kernel.
+    Transports and the sock_* methods pass numbers of sockets that are open, so the selector accepts numbers
+    without a check; numbers passed to add_reader() and add_writer() are checked by the kernel.
     """
 
-    #: Until __init__ is through: asyncio's __del__ closes what is open.
+    #: Until __init__ has finished: asyncio's __del__ closes a loop that is open.
     _closed = True
     _uring: asyncring.AsyncRing | None = None
 
@@ -56,10 +56,10 @@ class IoUringEventLoop(Uncopyable, asyncio.SelectorEventLoop):
         """Make a loop.
 
         Args: selector is used instead of IoUringSelector(trusting=True), if given.
-        Raises: TypeError for what is no selector.
+        Raises: TypeError for an object that is not a selector.
         """
         if selector is not None and not callable(getattr(selector, "select", None)):
-            raise TypeError(f"selector={selector!r}: a selector is wanted, as the module selectors has them")
+            raise TypeError(f"selector={selector!r}: must be a selector, as in the module selectors")
         super().__init__(IoUringSelector(trusting=True) if selector is None else selector)
 
     @property
@@ -71,10 +71,10 @@ class IoUringEventLoop(Uncopyable, asyncio.SelectorEventLoop):
     def uring(self) -> asyncring.AsyncRing:
         """Return the ring on which requests can be awaited in this loop, made on first use.
 
-        It is the selector's own: what one turn of the loop queues travels with its wait, in one system call.
-        Where the selector has no ring, or lost it, the ring is a private one.
+        It is the selector's own: requests queued in one turn of the loop are sent with its wait, in one
+        system call. Where the selector has no ring, or has lost it, the ring is a private one.
 
-        Raises: RuntimeError after close(); Unavailable where io_uring is refused.
+        Raises: RuntimeError after close(); Unavailable where io_uring is unavailable.
         """
         if self.is_closed():
             raise RuntimeError("Event loop is closed")
@@ -101,7 +101,7 @@ class IoUringEventLoop(Uncopyable, asyncio.SelectorEventLoop):
         """Call back when a descriptor is readable: see asyncio.
 
         Args: fd, callback and args as for asyncio.
-        Raises: PermissionError for regular files; OSError for what is not open.
+        Raises: PermissionError for regular files; OSError for a descriptor that is not open.
         """
         self._checked(super().add_reader, fd, callback, args)
 
@@ -111,11 +111,11 @@ class IoUringEventLoop(Uncopyable, asyncio.SelectorEventLoop):
         """Call back when a descriptor is writable: see asyncio.
 
         Args: fd, callback and args as for asyncio.
-        Raises: PermissionError for regular files; OSError for what is not open.
+        Raises: PermissionError for regular files; OSError for a descriptor that is not open.
         """
         self._checked(super().add_writer, fd, callback, args)
 
-    # Hooks of asyncio, with whatever arguments this Python gives them (3.15 added one).
+    # Hooks of asyncio, with any arguments that this Python passes them (3.15 added one).
 
     def _make_socket_transport(self, *args: Any, **kwargs: Any) -> Any:
         return _read_less(super()._make_socket_transport(*args, **kwargs))  # type: ignore[misc]
@@ -134,8 +134,8 @@ class IoUringEventLoop(Uncopyable, asyncio.SelectorEventLoop):
         return _read_less(super()._make_read_pipe_transport(*args, **kwargs))  # type: ignore[misc]
 
     def _remove_reader(self, fd: Any, **kwargs: Any) -> Any:
-        # A loop that is forgotten closes itself when it is collected, maybe after its own socket, which has
-        # no number any more. (asyncio's are so few objects that the collector takes them in their order.)
+        # A loop that was not closed closes itself when it is collected, perhaps after its own socket, which
+        # has no number any more. (asyncio's has so few objects that the collector takes them in their order.)
         if isinstance(fd, int) and fd < 0:
             return False
         return super()._remove_reader(fd, **kwargs)  # type: ignore[misc]
@@ -156,7 +156,7 @@ class IoUringEventLoop(Uncopyable, asyncio.SelectorEventLoop):
 
 
 def _read_less(transport: Any) -> Any:
-    if transport.max_size > _MAX_SIZE:  # or the program has chosen
+    if transport.max_size > _MAX_SIZE:  # otherwise the program has chosen the size
         transport.max_size = _MAX_SIZE
     return transport
 
@@ -173,8 +173,8 @@ def run(main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:
     """Do what asyncio.run() does, on io_uring.
 
     Args: main is a coroutine; debug as for asyncio.run().
-    Returns: what the coroutine returns.
-    Raises: what the coroutine raises; RuntimeError inside a running loop.
+    Returns: the result of the coroutine.
+    Raises: the exception of the coroutine; RuntimeError inside a running loop.
     """
     if asyncio._get_running_loop() is not None:
         raise RuntimeError("rawuring.aio.run() cannot be called from a running event loop")
@@ -184,7 +184,7 @@ def run(main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:
     return _run_before_311(main, debug)
 
 
-# Looked up when this file is imported: a program may put run() in the place of asyncio.run.
+# Looked up at import: a program may replace asyncio.run by run().
 if sys.version_info >= (3, 11):
     _Runner = asyncio.Runner
 
@@ -192,7 +192,7 @@ if sys.version_info >= (3, 11):
 def _run_before_311(main: Coroutine[Any, Any, T], debug: bool | None) -> T:
     """Do what asyncio.run() of 3.9 and 3.10 does, which asks the policy for its loop.
 
-    A policy belongs to the whole process: another one may not stand there while somebody else's thread looks.
+    A policy belongs to the whole process: another one must not be set while another thread may read it.
     """
     if not asyncio.iscoroutine(main):
         raise ValueError(f"a coroutine was expected, got {main!r}")
@@ -247,7 +247,7 @@ def _policy_class() -> Any:
 def install() -> None:
     """Let every loop that this process makes from now on run on io_uring.
 
-    By way of selectors.DefaultSelector, and up to Python 3.13 (3.14 deprecates policies) through the policy.
+    It replaces selectors.DefaultSelector, and up to Python 3.13 (3.14 deprecates policies) sets the policy.
     """
     selectors.DefaultSelector = IoUringSelector  # type: ignore[misc, assignment]
     if sys.version_info < (3, 14):
@@ -262,7 +262,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command.
 
     Args: arguments without the program's name; by default those of the process.
-    Returns: the exit code, 0 unless the script says otherwise.
+    Returns: the exit code, 0 unless the script exits with another.
     """
     import argparse
     import runpy
@@ -280,7 +280,7 @@ def main(arguments: list[str] | None = None) -> int:
         import warnings
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # of the fallback: the line says the same
+            warnings.simplefilter("ignore", RuntimeWarning)  # the fallback's: the line says the same
             selector = IoUringSelector()
         with selector:
             line = f"asyncio on {selector.backend}: {selector.reason}"
@@ -302,7 +302,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _find(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Refuse a program that is not there: runpy would do so with a traceback that seems to be ours."""
+    """Reject a program that does not exist: runpy would do so with a traceback that seems to be ours."""
     import importlib.util
     import os
 
@@ -314,12 +314,12 @@ def _find(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
         found = importlib.util.find_spec(options.program)
     except ModuleNotFoundError as error:
         if not f"{options.program}.".startswith(f"{error.name}."):
-            raise  # something that a package above it wants
+            raise  # a module that a package above it imports
         found = None
     if found is None:
         parser.error(f"there is no module {options.program!r}")
 
 
 if __name__ == "__main__":
-    # Of a program the output and the exceptions are its own.
+    # A program's output and exceptions are its own.
     command.run(main) if len(sys.argv) == 1 else sys.exit(main())

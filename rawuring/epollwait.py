@@ -11,7 +11,7 @@ Read next: selector.py. On a first reading: MACHINE, EpollWait.change and EpollW
 
 Unless said otherwise, memory passed to a call may be freed when the call returns, and any thread may call.
 
-Facts, and what follows from them:
+Facts, and their consequences:
 
 * One-shot polls cost 0.8 to 1.1 microseconds per event from Python, an epoll set 0.13. So descriptors
   live in an epoll set, and the ring does what epoll does badly: many changes and a timeout in nanoseconds,
@@ -62,12 +62,12 @@ if TYPE_CHECKING:
 # The machine
 
 #: What the selector and its epoll set know of a descriptor, and what can happen: state -> event -> state.
-#: EpollWait.state() returns the state. An event that a row lacks cannot occur there, or it is a modify() that
-#: nobody vouches for of a descriptor that the set does not contain: that raises and ends the registration.
-#:
+#: EpollWait.state() returns the state. An event that a row lacks cannot occur there, or it is a modify()
+#: without knowledge that the descriptor is valid, of one that the set does not contain: that raises and ends
+#: the registration.
 #: =========  ===========================================================================================
 #: state      what it means
-#: =========  ===========================================================================================
+#: state      meaning
 #: unknown    the set does not contain it: not registered, or closed before it was added
 #: noted      an addition waits for the next select()
 #: adding     the addition is on its way
@@ -80,7 +80,7 @@ if TYPE_CHECKING:
 #: refused    the set rejected it, although the caller vouched for it: reported as ready
 #: =========  ===========================================================================================
 #:
-#: =========  ===========================================================================================
+#: event      meaning
 #: event      what happens
 #: =========  ===========================================================================================
 #: change     register() or modify() of a descriptor that is known to be valid
@@ -91,14 +91,14 @@ if TYPE_CHECKING:
 #: struck     an exception ends that select() before the change is known to have completed
 #: denied     the kernel answers that this file cannot be watched
 #: closed     the file is closed when the select() takes its note
-#: apply      notes are carried out without the ring: it is lost, or somebody watches fileno()
+#: apply      notes are carried out without the ring: it is lost, or other code watches fileno()
 #: =========  ===========================================================================================
 #:
 #: Other threads call every method; signal handlers run after any call in here (before CPython 3.11 between
 #: any two bytecodes), change registrations, and raise. Five rules keep the rows true:
 #:
 #: * **One store publishes.** Values that belong together are prepared first and published with one store.
-#: * **Off the list only when it is done.** Making a change twice is harmless, losing it is not.
+#: * **Remove from the list only when done.** Making a change twice is harmless, losing it is not.
 #: * **Publish, then look.** A thread that changes something stores the key, stores the note, and then checks
 #:   that both are still in place and whether a select() is running. The thread that selects announces it
 #:   first, then takes the list, then reads it. So one of the two sees the other.
@@ -146,25 +146,25 @@ _FEW = 12  # up to this many changes are prepared one by one
 # The no-call rule (queues.py), which holds for other threads as well where there is a GIL.
 _ONE_STEP = rings._HANDLERS_RUN_AFTER_CALLS and getattr(sys, "_is_gil_enabled", lambda: True)()
 _NEW = 1 << 7  # beside the mask of a pending change: the set does not contain the descriptor yet
-# Pending changes as bytes, to the operation and to the mask of each; which byte of a word a mask fits into.
+# Pending changes as bytes, to the operation and to the mask of each; which byte of a word holds a mask.
 _CTL_OPS = bytes(_ADD if change & _NEW else _MOD for change in range(256))
 _CTL_MASKS = bytes(change & ~_NEW for change in range(256))
 _LOW = 3 if sys.byteorder == "big" else 0
 _CTL = 1 << 55  # marks the user_data of an EPOLL_CTL: no token has this bit, and the int is a short one
 
-# The request that waits, with everything that belongs to it. One store replaces it as a whole: when a signal
+# The waiting request, with everything that belongs to it. One store replaces it as a whole: when a signal
 # handler raises while the next one is made, the old one stays, never a new size with old memory.
 _Request = namedtuple("_Request", "token capacity memory sqe held")
 
 
-#: The pairs of operations (the one that waits, the one that changes) that have worked in this process.
+#: The pairs of operations (the waiting one, the changing one) that have worked in this process.
 _WORKING: set[tuple[int, int]] = set()
 
 
 class EpollWait(Strategy):
     """Send changes as EPOLL_CTL and wait with EPOLL_WAIT, all in one io_uring_enter (6.15).
 
-    The tables and rules of MACHINE say what happens to a descriptor.
+    The tables and rules of MACHINE describe the life of a descriptor.
     """
 
     name = "io_uring:epoll_wait"
@@ -186,15 +186,15 @@ class EpollWait(Strategy):
         self._overtaken: set[int] = set()
         #: The user_data of changes that were queued and have not completed.
         self._unanswered: list[int] = []
-        #: The descriptors in the set, and the bit that a change of each has beside its mask: 0, or _NEW as
-        #: long as the set may lack it.
+        #: The descriptors in the set, and the bit that a change of each has beside its mask: _NEW as long as
+        #: the set may lack it, otherwise 0.
         self._known: dict[int, int] = {}
         self._refused: set[int] = set()
         #: A wait is running.
         self._waiting = False
-        #: Neither that nor _direct.
+        #: Neither _waiting nor _direct.
         self._idle = True
-        #: Changes are made at once: somebody watches the set's own descriptor, or the ring was lost.
+        #: Changes are made at once: other code watches the set's own descriptor, or the ring was lost.
         self._direct = False
         #: The errno with which the ring was lost, 0 while it works.
         self._lost = 0
@@ -204,14 +204,14 @@ class EpollWait(Strategy):
         self._found, self._strayed = 0, False
         #: Completions that have not been handled yet.
         self._cqes: deque[rings.Cqe] = deque()
-        #: The thread whose request waits in the kernel.
+        #: The thread whose waiting request is in the kernel.
         self._thread = 0
-        #: Others may have requests on the ring.
+        #: Other code may have requests on the ring.
         self._serving = False
         #: The place of the wait in the queue (sq.sqe_tail); whether an exception may have left SQEs there.
         self._armed_at, self._unclean = 0, False
         wish = fdmon.IoUringFDMon.WISH
-        # Two at least: one for the wait, one for changes.
+        # At least two: one for the wait, one for changes.
         self.ring: rings.Ring = rings.Ring(max(entries, 2), wish=wish, min_entries=2)
         self.ring.owned = True
         try:
@@ -240,7 +240,7 @@ class EpollWait(Strategy):
         self.keys[key.fd] = key
         self._note(key.fd)
         if self._wait_in_ring(1_000_000_000) != [(key, EVENT_READ)]:
-            raise OSError(errno.EIO, f"{self.name} does not report what is ready")
+            raise OSError(errno.EIO, f"{self.name} does not report ready descriptors")
         self.remove(key)
         self.keys = {}
         _WORKING.add(operations)
@@ -270,7 +270,7 @@ class EpollWait(Strategy):
         if self.ring.closed:
             self._check_ring()
         fd = key[1]
-        self._known.pop(fd, None)  # left when it was abandoned: unknown
+        self._known.pop(fd, None)  # left over when it was abandoned: unknown
         if not known:
             self._judge(key, _MASK[key[2] & _BOTH] | _NEW)
             return
@@ -301,22 +301,22 @@ class EpollWait(Strategy):
         self.keys[fd] = key
         self._refused.discard(fd)
         # A closed object is not added, and a number only while its addition waits: it may have been closed
-        # and be another file's.
+        # and belong to another file.
         new = 0 if _still(key) is False else self._known.get(fd, pending.get(fd, 0) & _NEW)
         self._judge(key, mask | new)
 
     def remove(self, key: SelectorKey) -> None:
-        """Remove a descriptor from the set at once: its number may be another file's soon."""
+        """Remove a descriptor from the set at once: its number may soon belong to another file."""
         fd = key[1]
         self._pending.pop(fd, None)
         self._refused.discard(fd)
         if fd in self._known:
             if not self._epoll.closed and self.ring.state != "forked":
-                self._put_out(fd)  # fails for a closed one, which the set has dropped by itself
+                self._put_out(fd)  # fails for a closed one, which the kernel has already dropped from the set
             self._known.pop(fd, None)
 
     def _note(self, fd: int) -> None:
-        """Let the next select() send what the key says."""
+        """Let the next select() send the mask in the key."""
         while True:
             key, pending = self.keys.get(fd), self._pending
             if key is None:
@@ -327,7 +327,7 @@ class EpollWait(Strategy):
                 return
 
     def _judge(self, key: SelectorKey, change: int) -> None:
-        """Make a change at once; its error is the caller's."""
+        """Make a change at once; its error is raised to the caller."""
         fd = key[1]
         self._pending.pop(fd, None)
         self._overtake(fd)
@@ -341,7 +341,7 @@ class EpollWait(Strategy):
         self._apply(fd)
 
     def _apply(self, fd: int) -> None:
-        """Apply what the key says without the ring."""
+        """Apply the mask in the key without the ring."""
         while True:
             key = self.keys.get(fd)
             if key is not None:
@@ -374,9 +374,9 @@ class EpollWait(Strategy):
                 return  # the waker is in the set already
 
     def _control(self, key: SelectorKey, change: int) -> None:
-        """Call epoll_ctl; modify what exists already, and add what is gone.
+        """Call epoll_ctl; modify a descriptor that the set contains, and add one that is gone.
 
-        The latter only for a socket that still has the number, which could otherwise be another file's.
+        The latter only for a socket that still has the number, which could otherwise belong to another file.
         """
         fd, mask = key[1], change & ~_NEW
         self._known.setdefault(fd, _NEW)  # publish, then look: remove() does the same
@@ -396,7 +396,7 @@ class EpollWait(Strategy):
             self._known[fd] = 0
 
     def _fail(self, fd: int, code: int | None) -> None:
-        """Note that a change failed although the caller had vouched for it.
+        """Record that a change failed although the caller had vouched for the descriptor.
 
         A descriptor that has been closed is silent, as in EpollSelector. Any other is reported as ready from
         now on, as poll(2) does with regular files, so that the waiter notices.
@@ -426,7 +426,7 @@ class EpollWait(Strategy):
     def wait(self, timeout_ns: int | None) -> Ready:
         """Send all changes and wait, in one system call."""
         if self._waiting:
-            # In another thread or below this signal handler, as epoll allows; or this is a forked child.
+            # In another thread or below this signal handler, which epoll allows; or this is a forked child.
             if self.ring.closed:
                 self._check_ring()
             if rings._HANDLERS_RUN_AFTER_CALLS or self._is_under_way(sys._getframe()):
@@ -468,8 +468,8 @@ class EpollWait(Strategy):
     def _is_under_way(self, this: Any) -> bool:
         """Tell whether any thread is in wait(), apart from this frame.
 
-        Before CPython 3.11 and on PyPy an exception may keep a wait from noting its end. Requests, which only
-        a wait in the ring sends, would stay unsent for ever.
+        Before CPython 3.11 and on PyPy an exception may keep a wait from recording its end. Requests, which
+        only a wait in the ring sends, would never be sent.
         """
         for frame in sys._current_frames().values():
             each: Any = frame
@@ -497,7 +497,7 @@ class EpollWait(Strategy):
             if events:
                 ready.append((key, events))
         if timeout_ns is None and not ready and [fd for fd, _ in found] == [self._waker]:
-            return self._ask_epoll(timeout_ns)  # the waker was meant for a wait that had ended
+            return self._ask_epoll(timeout_ns)  # the waker was for a wait that had ended
         return self._with_refused(ready) if self._refused else ready
 
     def _with_refused(self, ready: Ready) -> Ready:
@@ -516,7 +516,7 @@ class EpollWait(Strategy):
             self.name = "epoll"
             warnings.warn(f"{self.reason}; going on with epoll", RuntimeWarning, stacklevel=4)
 
-    # -- requests of others
+    # -- requests of other code
 
     def requests(self) -> InFlight | None:
         """Bind the ring to the calling thread and return its table; None after loss or close()."""
@@ -528,7 +528,7 @@ class EpollWait(Strategy):
         return self._inflight
 
     def _has_requests(self) -> bool:
-        """Bind the ring to this thread; tell whether others have requests queued, in flight or completed."""
+        """Bind the ring to this thread; tell if other code has requests queued, in flight or completed."""
         if self._thread != get_ident():
             self._bind()
         table, sq = self._inflight, self.ring.sq
@@ -561,7 +561,7 @@ class EpollWait(Strategy):
         try:
             self._take_completions(False)
         except OSError:
-            pass  # overflowed completions are out of reach
+            pass  # overflowed completions are unreachable
         return len(table) > (self._wait.token in table.entries)
 
     def _wait_in_ring(self, timeout_ns: int | None) -> Ready:
@@ -585,7 +585,7 @@ class EpollWait(Strategy):
                     new = self._queue_changes()
                 if self._wait.token not in self._inflight.entries:
                     self._arm()
-                # Changes complete at once; their completions are counted besides the one waited for.
+                # Changes complete at once; their completions are counted in addition to the one waited for.
                 if timeout_ns == 0 or answers:
                     ring.submit_and_wait(len(self._unanswered))
                 else:
@@ -593,7 +593,7 @@ class EpollWait(Strategy):
                 ready = self._take_completions(True)
                 if self._on_the_way:
                     while self._unanswered:
-                        # The lock of the set was taken: a worker makes the change.
+                        # The lock of the set was held: a worker makes the change.
                         ring.submit_and_wait(1)
                         ready += self._take_completions(True)
                     self._note_sent(new)
@@ -616,14 +616,14 @@ class EpollWait(Strategy):
     def _queue_changes(self) -> list[int]:
         """Turn notes into requests: send.
 
-        Returns: the descriptors that are added.
+        Returns: the descriptors to be added.
         """
         # Shaped by speed (bench/run.py --only changes): no Python per change, if none is new.
         pending = self._on_the_way = self._pending
         self._pending = {}
         changes = _snapshot(pending)
         masks, new = bytes(list(changes.values())), []
-        if not masks.isascii():  # _NEW is what is not ASCII
+        if not masks.isascii():  # a change with _NEW is not ASCII
             for fd, change in list(changes.items()):
                 if change & _NEW:
                     key = self.keys.get(fd)
@@ -648,14 +648,14 @@ class EpollWait(Strategy):
         sqes, user_data = self._sender.fill(fds, masks)
         try:
             self.ring.push(sqes)
-        except rings.SubmissionQueueFull:  # requests of others fill it
+        except rings.SubmissionQueueFull:  # filled by requests of other code
             _send(self.ring)
             self.ring.push(sqes)
-        # Nothing has been sent up to here, and _drop_queued finds what is in the queue.
+        # Nothing has been sent up to here, and _drop_queued finds the SQEs in the queue.
         self._unanswered = self._unanswered + user_data if self._unanswered else user_data
 
     def _note_sent(self, new: list[int]) -> None:
-        """Note that the changes on their way have completed: sent."""
+        """Record that the changes on their way have completed: sent."""
         known = self._known
         for fd in new:
             if fd in known:
@@ -678,9 +678,9 @@ class EpollWait(Strategy):
                 if user_data & _CTL and user_data not in self._unanswered:
                     self._unanswered = [*self._unanswered, user_data]
                 if user_data & _CTL or user_data == token:
-                    slot[0] = uapi.IORING_OP_NOP  # in place: requests of others stand beside it
+                    slot[0] = uapi.IORING_OP_NOP  # in place: requests of other code stand beside it
                 if user_data == token:
-                    self._prepare_wait(self._wait.capacity)  # that one ends as a NOP
+                    self._prepare_wait(self._wait.capacity)  # the old one ends as a NOP
             # The older one first.
             while not unsent.issuperset(self._unanswered):
                 self._take_completions(False)
@@ -706,7 +706,7 @@ class EpollWait(Strategy):
         self._thread = get_ident()  # last: after an exception all of this is done again
 
     def _prepare_wait(self, capacity: int) -> None:
-        """Make the request that waits, with memory of its own."""
+        """Make the waiting request, with memory of its own."""
         memory = buffers.allocate(capacity * _event_layout().size)
         pin = buffers.pin(memory, writable=True)
         sqe, token = bytearray(self.ring.sq.sqe_size), next_token()
@@ -714,14 +714,14 @@ class EpollWait(Strategy):
         self._wait = _Request(token, capacity, memoryview(memory), bytes(sqe), (None, (pin, memory)))
 
     def _arm(self) -> None:
-        """Queue the request that waits."""
+        """Queue the waiting request."""
         count = len(self.keys)
         if count > self._wait.capacity:
             self._prepare_wait(1 << (count - 1).bit_length())
         ring, wait = self.ring, self._wait
-        # Held before it is queued; after an exception _drop_queued undoes what was done.
+        # Held before it is queued; after an exception _drop_queued undoes both.
         self._armed_at = ring.sq.sqe_tail
-        # The same token again: each request has exactly one completion, and it has arrived.
+        # The token is reused: each request has exactly one completion, and that of the last has arrived.
         self._inflight.entries[wait.token] = wait.held
         try:
             ring.put(wait.sqe)
@@ -757,14 +757,14 @@ class EpollWait(Strategy):
     def _control_failed(self, fd: int, code: int) -> None:
         if code in (errno.EINVAL, errno.EOPNOTSUPP) and not self._known.keys() - {fd}:
             raise OSError(code, "this kernel has no IORING_OP_EPOLL_CTL (Linux 5.6)")
-        if code in (errno.EEXIST, errno.ENOENT):  # closed and opened again, or made twice
-            if fd not in self._pending:  # else it was overtaken, and is sent again
+        if code in (errno.EEXIST, errno.ENOENT):  # closed and reopened, or made twice
+            if fd not in self._pending:  # otherwise it was overtaken, and is sent again
                 self._apply(fd)
         else:
             self._fail(fd, code)  # denied
 
     def _collect(self, res: int) -> Ready:
-        """Read what EPOLL_WAIT wrote."""
+        """Read the events that EPOLL_WAIT wrote."""
         if res < 0:
             if -res in (errno.ECANCELED, errno.EINTR, errno.EAGAIN):
                 return []
@@ -792,7 +792,7 @@ class EpollWait(Strategy):
         if not self._put_out(fd):
             self._strayed = True
         if fd in self.keys:
-            # Publish, then look: it was registered in between, and perhaps this removed it.
+            # Publish, then look: it was registered in between, and perhaps this call removed it.
             self._known.pop(fd, None)
             self._note(fd)
             if self._direct:
@@ -809,7 +809,7 @@ class EpollWait(Strategy):
 
     def close(self) -> None:
         """Close ring and set."""
-        while self._cqes:  # else the ring would wait for completions that have arrived already
+        while self._cqes:  # otherwise the ring would wait for completions that have already arrived
             self._inflight.complete(*self._cqes[0][:3])
             self._cqes.popleft()
         if not self.ring.closed:
@@ -822,7 +822,7 @@ class EpollWait(Strategy):
                 if not (self._lost or taken_away):
                     raise
             finally:
-                if self.ring.closed:  # not refused
+                if self.ring.closed:  # close() was not rejected
                     self._close_set()
         self._pending.clear()
         self._known.clear()
@@ -858,31 +858,31 @@ class _Sender(syscalls.Uncopyable):
     def __init__(self, ring: rings.Ring, epfd: int) -> None:
         """Make room for the struct epoll_events of a few changes.
 
-        Args: ring has one slot more than there are changes in a batch; epfd is the set.
+        Args: ring has one slot more than a batch has changes; epfd is the set.
         """
         self._epfd = epfd
-        #: The most changes in a batch: one slot is for the wait.
+        #: The maximal number of changes in a batch: one slot is for the wait.
         self.most = ring.sq.ring_entries - 1
         self._least = few = min(_FEW, self.most)
         self._few = _events_memory(few)
-        # Filled outside the queue, which thus holds whole requests only, and their user_data tells whose.
+        # Filled outside the queue, which thus holds only whole requests, whose user_data shows the owner.
         self._sqes = memoryview(bytearray(few * 64))
         self._slots = [self._sqes[at : at + 64] for at in range(0, few * 64, 64)]
-        # For many changes; takes a few hundred microseconds to make, and most selectors never need it.
+        # For many changes; it takes a few hundred microseconds to make, and most selectors never need it.
         self._block: _CtlBlock | None = None
 
     def fill(self, fds: list[int], masks: bytes) -> tuple[memoryview, list[int]]:
         """Build requests from changes.
 
-        Args: fds are at most as many as go into a batch; masks are what each is changed to.
+        Args: fds has at most as many descriptors as fit into a batch; masks has the new mask of each.
         Returns: the SQEs, for Ring.push(), and the user_data of each.
-        Lifetime: until they were submitted: the kernel reads an event when it takes the request.
+        Lifetime: until they are submitted: the kernel reads an event when it consumes the request.
         """
         if len(fds) <= self._least:
             words, step, at, pin, _ = self._few
             for i, fd in enumerate(fds):
                 change = masks[i]
-                # Not through columns: PyPy 8.0 puts every item of a view with a step first.
+                # Not by column: PyPy 8.0 writes every item of a strided view to the first place.
                 words[i * step], words[i * step + at] = change & ~_NEW, fd
                 ops.prep_rw(
                     self._slots[i], uapi.IORING_OP_EPOLL_CTL, self._epfd, pin.address + 4 * i * step,
@@ -896,19 +896,19 @@ class _Sender(syscalls.Uncopyable):
 
 
 def _send(ring: rings.Ring) -> None:
-    """Send all that is queued."""
+    """Send all queued SQEs."""
     ring.submit()
     if ring.sq.pending():
-        raise OSError(errno.EAGAIN, "the kernel takes no more requests for now")
+        raise OSError(errno.EAGAIN, "the kernel accepts no more requests for now")
 
 
 class _CtlBlock(syscalls.Uncopyable):
     """EPOLL_CTL requests with their struct epoll_events; only fields that differ are written, by column."""
 
     def __init__(self, count: int, epfd: int) -> None:
-        """Make them.
+        """Make the requests.
 
-        Args: count requests; epfd is the set.
+        Args: count is their number; epfd is the set.
         """
         words, step, at, self._pin, self._memory = _events_memory(count)
         self._size = size = 4 * step
@@ -919,15 +919,15 @@ class _CtlBlock(syscalls.Uncopyable):
         self._adds = False
         cells, low = memoryview(self._sqes.memory).cast("I"), sys.byteorder == "big"
         self._user_data = memoryview(self._sqes.memory).cast("Q")[4::8]
-        #: The places of a descriptor: in the event, and in the lower half of off and of user_data.
+        #: The fields of a descriptor: in the event, and in the lower half of off and of user_data.
         self._fds = words[at::step], cells[2 + low :: 16], cells[8 + low :: 16]
 
     def fill(self, fds: list[int], masks: bytes) -> tuple[memoryview, list[int]]:
         """Write changes into the first requests.
 
-        Args: fds are no more than the requests; masks are what each is changed to.
+        Args: fds has no more descriptors than there are requests; masks has the new mask of each.
         Returns: the SQEs, for Ring.push(), and the user_data of each.
-        Lifetime: until they were submitted: the kernel reads an event when it takes the request.
+        Lifetime: until they are submitted: the kernel reads an event when it consumes the request.
         """
         count = len(fds)
         if not masks.isascii():
@@ -965,5 +965,5 @@ def _snapshot(changes: Changes) -> Changes:
     while True:
         try:
             return dict(changes)
-        except RuntimeError:  # PyPy: it changed on the way
+        except RuntimeError:  # PyPy: it changed during the copy
             continue

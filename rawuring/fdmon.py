@@ -2,7 +2,7 @@
 # pyright: basic
 """The file-descriptor monitor on io_uring: which of these descriptors are ready?
 
-What it is: IoUringFDMon, and setup(), which takes the first monitor that works here and says why.
+What it is: IoUringFDMon, and setup(), which creates the first monitor that works here and records why.
 Mirrors: QEMU ``util/fdmon-io_uring.c`` (its behaviour of 10.2), under its names.
 Must not know: selectors, asyncio, what a handler does.
 Invariant: the rings change only inside wait().
@@ -11,39 +11,39 @@ Read next: strategy.py.
 Unless said otherwise, memory passed to a call may be freed when the call returns, only the waiter, the thread
 that calls wait(), may call, and Linux 5.1 suffices.
 
-Facts about polling through io_uring, and what follows from them:
+Facts about polling through io_uring, and their consequences:
 
 * IORING_OP_POLL_ADD is one-shot: it completes once, with the events that are true. Submitted again while
   they are still true it completes at once, inside the submitting call. So handlers that are re-armed after
   every event, with the next submit, are level-triggered. (Multishot polls are edge-triggered.)
 * A pending poll completes with the mask of one wake-up, which may be out of date when we read it: another
   reader may have taken the data. A completion that arrives between two waits is therefore only a hint: the
-  poll is re-armed with the next submit, and that answer counts. This costs no system call, and makes the
-  answers equal to those of poll(2), event for event.
-* Socket wake-ups name POLLPRI and the band events together with POLLIN, true or not. A completion with
+  poll is re-armed with the next submit, and the answer to that one counts. This costs no system call, and
+  makes the answers equal to those of poll(2), event for event.
+* Socket wake-ups report POLLPRI and the band events together with POLLIN, true or not. A completion with
   those bits is polled once more before it is reported.
-* POLL_ADD always watches RDHUP too (IO_POLL_UNMASK in the kernel), asked for or not. On a socket whose peer
+* POLL_ADD always watches RDHUP too (IO_POLL_UNMASK in the kernel), requested or not. On a socket whose peer
   has shut down its side, a handler that waits for something else would complete at once, again and
-  again. Such a handler is parked in an epoll set, which has no such habit, and the set is watched.
-* POLL_ADD does not wake for POLLPRI (io_uring/poll.c, IO_ASYNC_POLL_COMMON): it sees what is there at first,
-  and sleeps when it comes later, unless a bit beside it wakes. Handlers for it are parked from the first.
-* A pending poll follows the file, not the number. If the descriptor is closed and its number used again,
+  again. Such a handler is parked in an epoll set, which does not do that, and the set is watched.
+* POLL_ADD does not wake for POLLPRI (io_uring/poll.c, IO_ASYNC_POLL_COMMON): it reports the event if it is
+  true at first, and sleeps when it occurs later, unless another bit wakes it. Handlers for it are parked from
+  the start.
+* A pending poll follows the file, not the number. If the descriptor is closed and its number reused,
   the old poll stays with the old file: every registration has a token of its own, and the old token is
   removed with the old handler.
 * POLL_REMOVE and the event can cross. The poll completes in any case, with -ECANCELED or with the event,
   and only then is its token removed (QEMU frees the handler there).
 * A poll is cancelled, and its event lost, when the thread that submitted it ends. -ECANCELED for a handler
   that was not removed therefore means: arm it again.
-* On an SQPOLL ring the kernel's thread takes SQEs in its own time. A shorter wait calls poll(2) for the
+* On an SQPOLL ring the kernel's thread takes SQEs when it gets to them. A shorter wait calls poll(2) for the
   handlers whose SQEs the thread has not taken, so wait(0) reports ready descriptors as on other rings.
-
 Userspace polling looks for completions in memory, for up to poll_max_ns, before it blocks. Whether they
 appear there depends on the setup flags of the ring:
 
     =======================  ==========================================  =======================
     setup flags              a completion appears in memory              poll_max_ns
     =======================  ==========================================  =======================
-    none, SINGLE_ISSUER      by itself: our thread is interrupted        allowed; what we make
+    none, SINGLE_ISSUER      by itself: our thread is interrupted        allowed; the default flags
     SQPOLL                   by itself: the kernel's thread writes it    allowed; no enter at all
     COOP_TASKRUN             when our thread next enters the kernel, at  allowed, but late by up
                              the latest at the next timer tick           to a tick (4 ms seen)
@@ -67,7 +67,7 @@ from . import barriers, ops, rings, syscalls, uapi
 from .fdmonpoll import PollFDMon as PollFDMon
 from .inflight import InFlight, next_token
 
-# The names "as" themselves are public here, too.
+# Names imported "as" themselves are public here, too.
 from .monitor import (
     _ALWAYS,
     _EXACT,
@@ -93,12 +93,12 @@ if TYPE_CHECKING:
 
 FDMON_IO_URING_ENTRIES = 128
 
-#: Where adaptive polling starts. Mirrors QEMU aio-posix.c adjust_polling_time.
+#: The initial time of adaptive polling. Mirrors QEMU aio-posix.c adjust_polling_time.
 POLL_START_NS = 4000
 
-#: How long to wait for an SQPOLL thread, before looking at its queue again.
+#: How long to wait for an SQPOLL thread before looking at its queue again.
 _PAUSE_NS = 100_000
-#: How often to look for completions on a lost ring that wakes nobody.
+#: How often to look for completions on a lost ring, which wakes no waiter.
 LOOK_NS = 10_000_000
 
 
@@ -136,8 +136,8 @@ class IoUringFDMon(FDMon):
         """Create the ring.
 
         Args: entries is the SQ size; flags and wish are setup flags as for rings.Ring; poll_max_ns in
-            nanoseconds switches userspace polling on (set_poll_params()); sq_thread_idle_ms in
-            milliseconds asks for SQPOLL, a kernel thread that submits for us and keeps a CPU busy until it
+            nanoseconds enables userspace polling (set_poll_params()); sq_thread_idle_ms in
+            milliseconds enables SQPOLL, a kernel thread that submits for us and keeps a CPU busy until it
             has been idle for that long.
         Raises: Unavailable with the cause; ValueError for polling that these flags rule out.
         Since: 5.1; 5.5 for more descriptors than the CQ has entries; SQPOLL 5.11, without privilege 5.13
@@ -150,8 +150,8 @@ class IoUringFDMon(FDMon):
         if sq_thread_idle_ms is not None:
             flags |= uapi.IORING_SETUP_SQPOLL
         if flags & uapi.IORING_SETUP_IOPOLL:
-            raise ValueError("flags: with IORING_SETUP_IOPOLL a ring takes no polls, and no monitor works")
-        #: The ring; add_sqe() and ``inflight`` put other requests on it.
+            raise ValueError("flags: a ring with IORING_SETUP_IOPOLL accepts no polls, as a monitor needs")
+        #: The ring; add_sqe() and ``inflight`` submit other requests on it.
         self.ring = rings.Ring(entries, flags=flags, wish=wish, sq_thread_idle_ms=sq_thread_idle_ms)
         self._instead: PollFDMon | None = None
         try:
@@ -166,7 +166,7 @@ class IoUringFDMon(FDMon):
                 FDMon.destroy(self)
             raise
         self._requests: deque[tuple[Any, CqeHandler | None, tuple[Any, ...]]] = deque()
-        #: token -> handler: the polls that are in the kernel, or go there with the next submit.
+        #: token -> handler: the polls that are in the kernel, or are sent with the next submit.
         self._polls: dict[int, AioHandler] = {}
         #: token -> SQE, of polls that have completed and are submitted again.
         self._rearm: dict[int, bytes] = {}
@@ -174,7 +174,7 @@ class IoUringFDMon(FDMon):
         self._bound = False
         self._sqpoll = bool(self.ring.flags & uapi.IORING_SETUP_SQPOLL)
         self._quick = rings._HANDLERS_RUN_AFTER_CALLS and not self._sqpoll
-        #: The ring's flags tell whether completions wait for an enter.
+        #: Whether the ring's flags report that completions wait for an enter.
         self._flagged = bool(self.ring.flags & uapi.IORING_SETUP_TASKRUN_FLAG)
         self._early: Any = []
         self._lot: ParkingLot | None = None
@@ -184,7 +184,7 @@ class IoUringFDMon(FDMon):
             self.ring.fileno()  # raises RingClosed or ForkedRing
         super()._check()
 
-    # -- QEMU's functions in QEMU's order; the rings are touched by these only, inside wait()
+    # -- QEMU's functions in QEMU's order; only they touch the rings, inside wait()
 
     def put_sqe(self, sqe: bytes | bytearray) -> None:
         """Queue a complete SQE, submitting first when no slot is free.
@@ -274,8 +274,8 @@ class IoUringFDMon(FDMon):
         try:
             # Later intents belong to the next turn, so that a busy producer cannot hold us here.
             for _ in range(len(self.submit_list)):
-                # Off the list only when it is done: a signal handler may raise at any moment, and doing it
-                # twice is harmless.
+                # Removed from the list only when it is done: a signal handler may raise at any moment, and
+                # doing it twice is harmless.
                 node, flags = self.submit_list[0]
                 if flags & FDMON_IO_URING_ADD:
                     if not node.deleted and not node.armed:
@@ -292,7 +292,7 @@ class IoUringFDMon(FDMon):
                 self.dequeue()
         except BaseException:
             if node is not None and sq.sqe_tail != tail and not node.deleted:
-                node.armed = True  # or a second poll would go out with the same token
+                node.armed = True  # or a second poll would be sent with the same token
             raise
 
     def _start_request(self) -> None:
@@ -306,9 +306,10 @@ class IoUringFDMon(FDMon):
             self.inflight.start(prep, handler=handler, holds=keepalive)
             del requests[0]
         except BaseException:
-            # Off the list with its SQE, or with the answer that there is none.
+            # Removed from the list together with its SQE, or with the answer that it was not sent.
             if requests and requests[0] is request:
-                # In this order, or before CPython 3.11 a signal handler that raises in between loses it.
+                # In this order: otherwise, before CPython 3.11, a signal handler that raises in between loses
+                # it.
                 if sq.sqe_tail == tail and handler is not None:
                     self.inflight.answer(handler, -errno.ECANCELED)
                 del requests[0]
@@ -321,14 +322,14 @@ class IoUringFDMon(FDMon):
         Mirrors: QEMU process_cqe_aio_handler
         """
         if node.deleted or not node.armed:
-            self._forget(node)  # its POLL_REMOVE, if it is still to be sent, will find the node idle
+            self._forget(node)  # its POLL_REMOVE, if still to be sent, will find the node idle
             return
         if res == -errno.EINVAL or (res > 0 and not res & (node.events | _ALWAYS)):
             # EINVAL: a terminal before 5.8, see gates.py, or a file that never wakes.
             self._park(node, asked=True)
             self._forget(node)
             return  # epoll reports it
-        # One-shot: armed again with the next submit, which is what makes it level-triggered.
+        # One-shot: armed again with the next submit, which makes it level-triggered.
         self._rearm[node.token] = node.sqe
         if res < 0:
             if res == -errno.ECANCELED:
@@ -356,7 +357,7 @@ class IoUringFDMon(FDMon):
         """
         user_data = cqe[0]
         if not user_data:
-            return  # a POLL_REMOVE: the poll itself answers too
+            return  # a POLL_REMOVE: the poll itself completes too
         node = self._polls.get(user_data)
         if node is not None:
             self.process_cqe_aio_handler(events, node, cqe[1])
@@ -366,8 +367,8 @@ class IoUringFDMon(FDMon):
     def process_usual(self, events: list[Event]) -> None:
         """Handle the usual completions in bulk, and leave the others to process_cqe.
 
-        The usual one belongs to a handler that was not removed, and reports only events that are wanted and
-        exact. Each costs 120 ns here and 370 in process_cqe (900 at once, CPython 3.11).
+        A usual completion belongs to a handler that was not removed, and reports only events that are wanted
+        and exact. Each costs 120 ns here and 370 in process_cqe (900 at once, CPython 3.11).
 
         Args: events as for process_cqe.
         """
@@ -381,7 +382,7 @@ class IoUringFDMon(FDMon):
                 others.append(cqe)
         if self._rearm:
             rearm = {**self._rearm, **rearm}
-        # The one step, by the no-call rule (queues.py). Where a handler can raise in the middle of it, all of
+        # One step, by the no-call rule (queues.py). Where a handler can raise in the middle of it, all of
         # this is done once more, without harm.
         self._rearm = rearm
         self._early = others
@@ -421,7 +422,7 @@ class IoUringFDMon(FDMon):
             deadline = start + timeout_ns if timeout_ns else None
             answers = self.inflight.ready
             if cq.ready() or cq.copied or self._early or (self._flagged and ring.sq.flags()):
-                # Hints only: their events are dropped, and the answer to the next submit counts.
+                # Only hints: their events are dropped, and the answer to the next submit counts.
                 self.process_cq_ring([])
             while True:
                 self.fill_sq_ring()
@@ -449,13 +450,13 @@ class IoUringFDMon(FDMon):
                     self._ask_poll([node for node in late if node.armed and node.token not in rearm], events)
                 elif self._lot is not None and timeout_ns == 0 and self._lot.node.token not in self._rearm:
                     # A file that wakes its pollers while it is being armed leaves the completion to later
-                    # task work; for one set of many files arming takes long.
+                    # task work; arming a set of many files takes long.
                     events += self._lot.events()
                 # An SQPOLL thread may complete the poll late; until then an outer loop would spin.
                 if self._woken or (timeout_ns == 0 and self._sqpoll and self._notified):
                     self._take_notification()
                     break
-                # A removal or a lost poll completes, too, with nothing to report.
+                # A removal or a lost poll completes, too, without anything to report.
                 if events or answers or timeout_ns == 0:
                     break
                 if deadline is not None:
@@ -477,7 +478,7 @@ class IoUringFDMon(FDMon):
                 self._tell_outer()
 
     def need_wait(self) -> bool:
-        """Tell whether wait() has work; see FDMon.need_wait.
+        """Tell whether wait() has anything to do; see FDMon.need_wait.
 
         Returns: True for intents, requests, ready or overflowed CQEs, queued SQEs and deferred work.
         Mirrors: QEMU fdmon_io_uring_need_wait
@@ -492,7 +493,7 @@ class IoUringFDMon(FDMon):
     def _show_in(self, outer: select.epoll) -> None:
         if self._instead is not None:
             self._instead._show_in(outer)
-        elif self._source < 0 and self.ring.owner == get_ident():  # else the waiter's next wait() does it
+        elif self._source < 0 and self.ring.owner == get_ident():  # or the waiter's next wait() does it
             try:
                 # A duplicate: other code may close the ring's number, which could then not be unregistered.
                 self._source = os.dup(self.ring.wakeup_fd())
@@ -502,7 +503,7 @@ class IoUringFDMon(FDMon):
                     raise
 
     def _arm_all(self, outer: select.epoll) -> None:
-        """Send all changes, so that the ring's descriptor shows what becomes ready."""
+        """Send all changes, so that the ring's descriptor shows when a file becomes ready."""
         self._show_in(outer)
         self.fill_sq_ring()
         self._submit()
@@ -513,7 +514,7 @@ class IoUringFDMon(FDMon):
         try:
             if not ring.closed:
                 self._requests.clear()
-                while self._early:  # else close() would wait for completions that have arrived already
+                while self._early:  # otherwise close() would wait for completions that have already arrived
                     self.process_cqe([], self._early.pop())
                 for token in list(self._rearm):
                     self._forget(self._polls[token])
@@ -524,7 +525,7 @@ class IoUringFDMon(FDMon):
             if self._instead is None:
                 raise
         finally:  # also when a handler of a request that ends here raises
-            if ring.closed:  # not refused
+            if ring.closed:  # close() was not rejected
                 if self._lot is not None:
                     self._lot.close()
                 if self._instead is not None:
@@ -532,16 +533,16 @@ class IoUringFDMon(FDMon):
                 super().destroy()
 
     def _ask_ring(self) -> None:
-        """Disown a descriptor that other code has closed: the number may be another file's by now."""
+        """Disown a descriptor that other code has closed: the number may belong to another file by now."""
         try:
             syscalls.enter(self.ring._enter_fd, 0, 0, self.ring._enter_flags)
         except OSError as error:
             self.ring.lost(error)
 
-    # -- what follows is ours: handlers that POLL_ADD does not suit
+    # -- below, not in QEMU: handlers that POLL_ADD does not suit
 
     def _forget(self, node: AioHandler) -> None:
-        """Note that no poll of a handler is in the kernel, and that none is to be submitted."""
+        """Record that no poll of a handler is in the kernel, and that none is to be submitted."""
         self._rearm.pop(node.token, None)
         if node.token in self._polls:
             self.inflight.complete(node.token, -errno.ECANCELED, 0)
@@ -549,7 +550,7 @@ class IoUringFDMon(FDMon):
         node.armed = False
 
     def _arm_again(self) -> None:
-        """Queue what _rearm holds, in one piece where there is room."""
+        """Queue the SQEs in _rearm, in one piece where there is room."""
         rearm, sq = self._rearm, self.ring.sq
         tail = sq.sqe_tail
         try:
@@ -563,14 +564,14 @@ class IoUringFDMon(FDMon):
             self._arm_in_pieces()
         except BaseException:
             if sq.sqe_tail != tail:
-                self._rearm = {}  # or second polls would go out with the same tokens
+                self._rearm = {}  # or second polls would be sent with the same tokens
             raise
 
     def _arm_in_pieces(self) -> None:
         rearm, sq = self._rearm, self.ring.sq
         sqes = [*rearm.values()]
-        # How many were queued, the tail, and how many are being queued. One value, so that at every moment at
-        # which a signal handler may raise it is known what went out.
+        # How many were queued, the tail, and how many are being queued. One value, so that whenever a signal
+        # handler raises it is known which SQEs were queued.
         state = 0, 0, 0
         try:
             while state[0] < len(sqes):
@@ -611,7 +612,7 @@ class IoUringFDMon(FDMon):
     # -- inexact wake-ups, and SQPOLL
 
     def _ask_again(self, events: list[Event]) -> list[Event]:
-        """Arm everything again and take the current events."""
+        """Arm everything again and return the current events."""
         if self._sqpoll:
             again: list[Event] = []
             self._ask_poll([node for node, _ in events], again)
@@ -629,7 +630,7 @@ class IoUringFDMon(FDMon):
         return [polls[token] for _, _, _, token in waiting if token in polls]
 
     def _ask_poll(self, nodes: list[AioHandler], events: list[Event]) -> None:
-        """Ask poll(2) for the current events of some handlers, and report them."""
+        """Get the current events of some handlers from poll(2), and report them."""
         poll = select.poll()
         by_fd: dict[int, list[AioHandler]] = {}
         for node in nodes:
@@ -647,7 +648,7 @@ class IoUringFDMon(FDMon):
             self.ring.submit_and_wait(1)
             self.ring.reap_into(self._early)
 
-    # -- threads, and the loop outside
+    # -- threads, and nesting in another loop
 
     def release(self, node: AioHandler) -> None:
         """Remove a handler and release its open file before returning; see FDMon.release."""
@@ -662,7 +663,7 @@ class IoUringFDMon(FDMon):
                 return  # that thread's next wait() does it
             self._bind()
         try:
-            if self._early:  # a signal handler has raised
+            if self._early:  # a signal handler raised
                 self.process_cq_ring([])
             self.fill_sq_ring()
             self._submit()
@@ -674,7 +675,7 @@ class IoUringFDMon(FDMon):
             self._downgrade(error)
 
     def _bind(self) -> None:
-        """Bind the ring to the first thread that waits, and to another when that thread has ended."""
+        """Bind the ring to the first thread that waits, and to another one after that thread has ended."""
         if not self._bound or not rings.thread_lives(self.ring.owner):
             self.ring.bind_thread()
             self._bound = True
@@ -687,7 +688,7 @@ class IoUringFDMon(FDMon):
     def _tell_outer(self) -> None:
         """Have wait() called again when work is left that its descriptor does not show.
 
-        A signal handler has raised, or completions were taken out to make room.
+        A signal handler raised, or completions were taken off the ring to make room.
         """
         left = self.submit_list or self._rearm or self._requests or self._early
         if self._wake_fds and (left or self.ring.sq.sqe_tail != self.ring.sq.published):
@@ -705,7 +706,7 @@ class IoUringFDMon(FDMon):
     def try_poll_mode(self, timeout_ns: int | None) -> bool:
         """Submit, and look for completions in memory for a while.
 
-        Args: timeout_ns in nanoseconds; None is for ever.
+        Args: timeout_ns in nanoseconds; None waits for ever.
         Returns: True when something has completed.
         Mirrors: QEMU aio-posix.c try_poll_mode
         """
@@ -736,7 +737,7 @@ class IoUringFDMon(FDMon):
         Mirrors: QEMU aio-posix.c adjust_polling_time, with one time for the monitor, as before QEMU 10.0
         """
         if block_ns <= self.poll_ns:
-            return  # just right
+            return  # the time is right
         if block_ns > self.poll_max_ns:
             self.poll_ns = self.poll_ns // self.poll_shrink if self.poll_shrink else 0
         elif self.poll_ns < self.poll_max_ns:
@@ -812,7 +813,7 @@ class IoUringFDMon(FDMon):
                 timeout_ns = max(0, deadline - time.monotonic_ns())
 
     def _reap_the_rest(self) -> int:
-        """Take late completions from the ring without entering the kernel; close it after the last."""
+        """Take late completions off the ring without entering the kernel; close it after the last."""
         if self.ring.closed:
             return 0
         count = 0
@@ -820,7 +821,7 @@ class IoUringFDMon(FDMon):
         try:
             self.ring.reap_into(self._early)
         except OSError:
-            pass  # overflowed completions are out of reach
+            pass  # overflowed completions are unreachable
         finally:
             while self._early:
                 count += 1
@@ -837,7 +838,7 @@ def _check_sqpoll(ring: rings.Ring) -> None:
     if ring.flags & uapi.IORING_SETUP_SQPOLL and not ring.features & uapi.IORING_FEAT_SQPOLL_NONFIXED:
         raise syscalls.Unavailable(
             errno.EINVAL, "a monitor on an SQPOLL ring", "flags",
-            "Before Linux 5.11 an SQPOLL ring takes registered files only: use a ring without SQPOLL.",
+            "Before Linux 5.11 an SQPOLL ring accepts registered files only: use a ring without SQPOLL.",
         )  # fmt: skip
 
 
@@ -852,7 +853,7 @@ def polling_refusal(flags: int) -> str | None:
             name = uapi.names_of_flags("IORING_SETUP_", flag)[0]
             return f"with {name} completions appear only when io_uring_enter is called"
     if not barriers.ordered():
-        return "this machine offers no memory fence (see barriers.py)"
+        return "this machine has no memory fence (see barriers.py)"
     return None
 
 
@@ -865,17 +866,17 @@ class ParkingLot(syscalls.Uncopyable):
         self._outer, self._epoll = select.epoll(), select.epoll()
         self._outer.register(self._epoll, POLLIN)
         self._nodes: dict[int, list[AioHandler]] = {}
-        #: Whether there is a poll for the node below.
+        #: Whether a poll for the node below is in the kernel.
         self.watched = False
         #: Ready when one of the parked handlers is.
         self.node = AioHandler(self._outer.fileno(), POLLIN)
-        self.node.exact = 0  # never a usual one
+        self.node.exact = 0  # its completions are never usual ones
 
     def add(self, node: AioHandler) -> None:
         """Park a handler.
 
         Args: node is idle.
-        Raises: OSError when its descriptor was closed.
+        Raises: OSError when its descriptor is closed.
         """
         mask = _union(node, *self._nodes.get(node.fd, ()))
         try:
@@ -921,7 +922,7 @@ class ParkingLot(syscalls.Uncopyable):
                 epoll.register(fd, _union(*nodes))
             except OSError:
                 continue  # closed as well, or never ready
-        # Only now, for a signal handler's exception up to here must not leave handlers without a set.
+        # Only now: a signal handler's exception before this must not leave handlers without a set.
         self._outer.register(epoll, POLLIN)
         old, self._epoll = self._epoll, epoll
         old.close()
@@ -956,10 +957,10 @@ class ParkingLot(syscalls.Uncopyable):
 def setup(prefer: tuple[str, ...] = ("io_uring", "poll"), **options: Any) -> FDMon:
     """Create the first monitor that works here.
 
-    Any failure of a strategy leads to the next one, and its reason is kept in ``reason``.
+    If a strategy fails in any way, the next one is tried, and the cause is kept in ``reason``.
 
-    Args: prefer names strategies in order; options go to IoUringFDMon.
-    Returns: a monitor whose ``backend`` and ``reason`` tell what was chosen and why.
+    Args: prefer names strategies in order; options are passed to IoUringFDMon.
+    Returns: a monitor whose ``backend`` and ``reason`` say what was chosen and why.
     Raises: ValueError for an unknown name; the last strategy's error when none works.
     Mirrors: QEMU aio_context_setup
     """
@@ -969,7 +970,7 @@ def setup(prefer: tuple[str, ...] = ("io_uring", "poll"), **options: Any) -> FDM
     }
     for name in prefer:
         if name not in strategies:
-            raise ValueError(f"no strategy is called {name!r}: choose from {', '.join(strategies)}")
+            raise ValueError(f"there is no strategy {name!r}: choose from {', '.join(strategies)}")
     failures: list[str] = []
     for position, name in enumerate(prefer):
         try:

@@ -2,12 +2,12 @@
 # pyright: basic
 """The interface of a file-descriptor monitor: which of these descriptors are ready?
 
-What it is: FDMon, the interface of both strategies, with what they share: the handlers, the submit list, the
-notifier, nesting in another loop.
+What it is: FDMon, the interface of both strategies, with the parts they share: the handlers, the submit list,
+the notifier, nesting in another loop.
 Mirrors: QEMU ``include/block/aio.h`` (FDMonOps, AioHandler), the submit list of ``util/fdmon-io_uring.c``.
 Must not know: how a strategy waits, selectors, asyncio, what a handler does.
-Invariant: what a strategy watches changes only inside wait(). All other code queues an intent on the submit
-list, from any thread and from signal handlers; that is why there is no lock here.
+Invariant: the set that a strategy watches changes only inside wait(). All other code queues an intent on the
+submit list, from any thread and from signal handlers; therefore there is no lock here.
 Read next: fdmonpoll.py, or at once fdmon.py.
 
 Unless said otherwise, memory passed to a call may be freed when the call returns, only the waiter, the thread
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 FDMON_IO_URING_ADD = 1 << 1
 FDMON_IO_URING_REMOVE = 1 << 2
 
-# poll(2)'s bits, from asm-generic/poll.h; they are the same wherever these names are used below.
+# poll(2)'s bits, from asm-generic/poll.h; those used below are the same on all architectures.
 POLLIN, POLLPRI, POLLOUT, POLLERR, POLLHUP, POLLNVAL = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
 _ALWAYS = POLLERR | POLLHUP | POLLNVAL
 # IN, OUT, ERR, HUP and RDHUP of a wake-up are exact. RDHUP is 0x800 on SPARC.
@@ -60,11 +60,11 @@ class AioHandler(syscalls.Uncopyable):
         """Describe what to watch; FDMon.update() starts it.
 
         Args: fd is a descriptor, or an object that has a fileno(), which is not held; events is a mask of
-            select.POLL*; handler is called by dispatch() as handler(node, revents); opaque is the caller's
-            own.
+            select.POLL*; handler is called by dispatch() as handler(node, revents); opaque is for the
+            caller's own use.
         Raises: TypeError and ValueError, naming the argument.
         """
-        # Every value accepted here must fit its field: later it would fail in every turn.
+        # Every value accepted here must fit its field: otherwise it would fail in every later turn.
         if fd.__class__ is not int:
             fd = _descriptor_of(fd)
         if not 0 <= fd <= 0x7FFFFFFF:
@@ -74,17 +74,17 @@ class AioHandler(syscalls.Uncopyable):
         if not 0 <= events <= 0xFFFF:
             raise ValueError(f"events={events:#x} is not a mask of select.POLL*, which has 16 bits")
         if handler is not None and not callable(handler):
-            raise TypeError(f"handler={handler!r:.100} cannot be called, and is not None")
+            raise TypeError(f"handler={handler!r:.100} is not callable, and not None")
         self.fd = fd
         self.events = events
-        #: The events that process_usual() reports as they are when no others come with them.
+        #: The events that process_usual() reports unchanged when no others come with them.
         self.exact = events & _EXACT
         self.handler = handler
         self.opaque = opaque
-        #: Set by update() when the node is removed; nothing is reported for it from then on.
+        #: Set by update() when the node is removed; no event is reported for it afterwards.
         self.deleted = False
-        #: A POLL_ADD of this node is in the kernel, or goes there with the next submit. Only wait() looks at
-        #: it and at the next three.
+        #: A POLL_ADD of this node is in the kernel, or is sent with the next submit. Only wait() reads this
+        #: and the next three.
         self.armed = False
         self.parked = False
         self.token = 0
@@ -143,13 +143,13 @@ class FDMon(syscalls.Uncopyable):
     Mirrors: QEMU FDMonOps
     """
 
-    #: Which strategy this is: "io_uring" or "poll".
+    #: The name of the strategy: "io_uring" or "poll".
     backend = ""
-    #: Why it was chosen, in words; set by setup().
+    #: Why it was chosen, as a sentence; set by setup().
     reason = ""
     #: The ring, or None without one.
     ring: Ring | None = None
-    #: Userspace polling, see set_poll_params(): for how long at most, and now; 0 switches it off.
+    #: Userspace polling, see set_poll_params(): the maximal and the current time; 0 disables it.
     poll_max_ns = poll_ns = 0
     #: The requests of add_sqe() and their results; None without a ring.
     inflight: InFlight | None = None
@@ -163,7 +163,7 @@ class FDMon(syscalls.Uncopyable):
         self.submit_list: deque[tuple[AioHandler, int]] = deque()
         self._wake_fds: tuple[int, ...] = _open_notifier()
         self._notifier = AioHandler(self._wake_fds[0], POLLIN)
-        self._notifier.exact = 0  # never a usual one
+        self._notifier.exact = 0  # its completions are never usual ones
         self.update(None, self._notifier)
 
     def update(
@@ -175,8 +175,8 @@ class FDMon(syscalls.Uncopyable):
         thread continues to wait until notify().
 
         The update is one step, done or not done when a signal handler raises. A caller that does not know
-        which keeps both nodes and passes those that may remain as older with the next call: removing a node
-        twice, or one that was never added, is harmless.
+        whether it was done keeps both nodes and passes those that may remain as older with the next call:
+        removing a node twice, or one that was never added, is harmless.
 
         Args: old_node and older are removed; new_node is fresh.
         Raises: TypeError for an object that is not a node; ValueError for a new_node that was removed before,
@@ -187,13 +187,13 @@ class FDMon(syscalls.Uncopyable):
         intents = []
         if new_node is not None:
             if _node(new_node).deleted:
-                raise ValueError(f"{new_node!r} was given up: make a new AioHandler")
+                raise ValueError(f"{new_node!r} was removed before: make a new AioHandler")
             self._check()
             intents.append((new_node, FDMON_IO_URING_ADD))
         olds = older if old_node is None else (old_node, *older)
         intents += [(_node(node), FDMON_IO_URING_REMOVE) for node in olds]
         if self._wake_fds:
-            # The one step. The rest is not essential: the waiter marks the nodes, too.
+            # The one step. The rest is optional: the waiter marks the nodes, too.
             self.submit_list.extend(intents)
         for node in olds:
             node.deleted = True
@@ -214,7 +214,7 @@ class FDMon(syscalls.Uncopyable):
             written back across threads
         """
         if flags not in (FDMON_IO_URING_ADD, FDMON_IO_URING_REMOVE):
-            raise ValueError(f"flags={flags!r}: FDMON_IO_URING_ADD or FDMON_IO_URING_REMOVE is wanted")
+            raise ValueError(f"flags={flags!r}: must be FDMON_IO_URING_ADD or FDMON_IO_URING_REMOVE")
         self._check()
         self.submit_list.append((_node(node), flags))
 
@@ -246,7 +246,7 @@ class FDMon(syscalls.Uncopyable):
         """Watch the same descriptor for other events.
 
         Args: node is removed; events is the new mask.
-        Returns: the node that takes its place.
+        Returns: the node that replaces it.
         Threads: any.
         """
         _node(node)
@@ -268,16 +268,17 @@ class FDMon(syscalls.Uncopyable):
         """Remove a handler and release its open file before returning.
 
         One system call, or none for a handler without a poll in the kernel. While another thread is in
-        wait(), that thread is woken and does it; while a thread that has waited lives, its next wait() does.
+        wait(), that thread is woken and does it; while a thread that has called wait() lives, its next wait()
+        does.
 
         Args: node is removed.
-        Threads: any; at once only in the waiter's.
+        Threads: any; before returning only in the waiter's.
         """
         self.remove(node)
         self.wake_waiter()
 
     def wake_waiter(self) -> None:
-        """Let a running wait() notice what was just queued.
+        """Let a running wait() notice an intent that was just queued.
 
         Threads: any.
         """
@@ -291,7 +292,8 @@ class FDMon(syscalls.Uncopyable):
 
         Args: prep is called as prep(sqe, user_data) inside the next wait() and must fill the SQE; handler is
             called as handler(res, flags) by dispatch(), for each CQE, and with -ECANCELED when prep or a
-            signal handler raised before it was queued, or None; keepalive is whatever the kernel may touch.
+            signal handler raised before it was queued, or None; keepalive are objects that the kernel may
+            touch.
         Raises: TypeError for a prep or handler that is not callable; ValueError after destroy(); Unavailable,
             with the reason, on a monitor made for poll(2). After a loss the handler gets the error.
         Lifetime: until the final CQE; the monitor holds it.
@@ -300,7 +302,7 @@ class FDMon(syscalls.Uncopyable):
         """
         for name, function in (("prep", prep), ("handler", handler)):
             if not callable(function) and (function is not None or name == "prep"):
-                raise TypeError(f"{name}={function!r:.100} cannot be called")
+                raise TypeError(f"{name}={function!r:.100} is not callable")
         for each in keepalive:
             if isinstance(each, int):
                 _refuse_number(each)
@@ -316,13 +318,13 @@ class FDMon(syscalls.Uncopyable):
     def set_poll_params(self, max_ns: int, grow: int = 0, shrink: int = 0) -> None:
         """Look for completions in memory before blocking, for a time that adapts.
 
-        The time starts at 4 microseconds, grows while events come soon enough, and shrinks when they do not.
-        Python threads share one interpreter lock: a polling thread keeps the others from running.
+        The time starts at 4 microseconds, grows while events arrive soon enough, and shrinks when they do
+        not. Python threads share one interpreter lock: a polling thread keeps the others from running.
 
-        Args: max_ns in nanoseconds, 0 switches polling off; grow is the factor by which the time grows, 0
-            for 2; shrink the divisor by which it shrinks, 0 for back to nothing.
-        Raises: ValueError where completions do not appear in memory: see the head of this file; Unavailable
-            on poll(2), which has none.
+        Args: max_ns in nanoseconds, 0 disables polling; grow is the factor by which the time grows, 0
+            means 2; shrink is the divisor by which it shrinks, 0 resets it to 0.
+        Raises: ValueError where completions do not appear in memory: see the head of fdmon.py; Unavailable
+            on poll(2), which has no completions.
         Threads: any; a running wait() may still use the old values.
         Mirrors: QEMU aio_context_set_poll_params
         """
@@ -338,7 +340,7 @@ class FDMon(syscalls.Uncopyable):
         self._set_poll_params(max_ns, grow, shrink)
 
     def _set_poll_params(self, max_ns: int, grow: int, shrink: int) -> None:
-        return  # off, as it is
+        return  # polling is off already
 
     def wait(self, timeout_ns: int | None = None) -> list[Event]:
         """Wait until a descriptor is ready, and return those that are.
@@ -347,18 +349,18 @@ class FDMon(syscalls.Uncopyable):
         handlers run, and the wait continues.
 
         Args: timeout_ns in nanoseconds; 0 does not wait, None waits for ever.
-        Returns: pairs (node, revents), revents being a mask as poll(2) gives it.
-        Raises: OSError when the kernel refuses; ValueError after destroy(); TypeError for a timeout that is
-            not an int.
+        Returns: pairs (node, revents), where revents is a mask as poll(2) returns it.
+        Raises: OSError when the kernel returns an error; ValueError after destroy(); TypeError for a timeout
+            that is not an int.
         Threads: one waiter at a time; the first call binds the monitor to its thread.
         Mirrors: QEMU FDMonOps.wait, with the timeout as an argument that may be None instead of -1
         """
         raise NotImplementedError
 
     def need_wait(self) -> bool:
-        """Tell whether wait() has work to do without waiting.
+        """Tell whether wait() has anything to do without waiting.
 
-        Returns: True when intents, completions or deferred work are pending; where only wait() sees
+        Returns: True when intents, completions or deferred work are pending; where only wait() detects
             readiness, also while a handler exists, so that none starves in ``if timeout_ns or need_wait()``.
         Raises: ValueError after destroy().
         Mirrors: QEMU FDMonOps.need_wait
@@ -372,7 +374,8 @@ class FDMon(syscalls.Uncopyable):
 
         Args: events as wait() returned them.
         Returns: how many handlers ran.
-        Raises: whatever a handler raises; the rest are reported by the next wait(), being level-triggered.
+        Raises: the exception of a handler; the next wait() reports the remaining events, being
+            level-triggered.
         Mirrors: QEMU aio_dispatch_ready_handlers
         """
         if self._outer is not None and not self._busy:
@@ -403,10 +406,10 @@ class FDMon(syscalls.Uncopyable):
         """Return a descriptor that is readable when wait(0) would report something, or has work to do.
 
         For watching the monitor from another event loop: call dispatch(wait(0)) whenever it is readable. It
-        is an epoll set of the monitor's own that wakes every watcher: with any setup flags, also before the
+        is the monitor's own epoll set, which wakes every watcher: with any setup flags, also before the
         first wait(), and after the kernel has taken io_uring away. From now on changes notify, and handlers
-        are armed again at the end of each wait() instead of with the next one, which might never come: one
-        more system call.
+        are armed again at the end of each wait() instead of with the next one, which might never be called:
+        this costs one more system call.
 
         Returns: the same number at every call, until destroy().
         Raises: OSError when no descriptor is left; ValueError after destroy().
@@ -439,7 +442,7 @@ class FDMon(syscalls.Uncopyable):
         try:
             os.write(self._wake_fds[-1], _ONE)
         except BlockingIOError:
-            return  # the counter is full: one more notification changes nothing
+            return  # the counter is at its maximum: one more notification changes nothing
 
     def _take_notification(self) -> None:
         self._notified = False  # before the read: a notification may arrive in between
@@ -472,7 +475,7 @@ class FDMon(syscalls.Uncopyable):
         self.destroy()
 
     def __del__(self) -> None:
-        """Close the descriptors of a forgotten monitor."""
+        """Close the descriptors of a monitor that was not destroyed."""
         if getattr(self, "_wake_fds", ()):
             FDMon.destroy(self)
 

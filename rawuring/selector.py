@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: MIT
 # pyright: basic
-"""A selectors.BaseSelector on io_uring, for everything that takes a selector, asyncio first of all.
+"""A selectors.BaseSelector on io_uring, for all code that takes a selector, asyncio above all.
 
-What it is: IoUringSelector, the strategies beside epollwait.py's, and the choice among all of them.
-Mirrors: CPython ``Lib/selectors.py`` EpollSelector, in what its users can see.
+What it is: IoUringSelector, the strategies besides those of epollwait.py, and the choice among all of them.
+Mirrors: CPython ``Lib/selectors.py`` EpollSelector, in its observable behaviour.
 Must not know: asyncio.
-Invariant: what select() returns was true inside that select(). Completions that arrive between two calls
-are hints and are checked again.
+Invariant: the events that select() returns were true inside that select(). Completions that arrive between
+    two
+calls are hints and are checked again.
 Read next: asyncring.py.
 
 Unless said otherwise, memory passed to a call may be freed when the call returns, any thread may call, and
 Linux 5.1 suffices.
 
-Facts, and what follows from them:
+Facts, and their consequences:
 
 * epoll rejects regular files, closed descriptors and some devices, and register() has to report this. Only
   the kernel knows, so registering a number costs one epoll_ctl. A socket object needs none: its fileno()
@@ -37,7 +38,7 @@ from socket import socket
 
 from . import fdmon, rings, syscalls
 
-# The names "as" themselves are public here, too.
+# Names imported "as" themselves are public here, too.
 from .epollwait import MACHINE as MACHINE, EpollPoll as EpollPoll, EpollWait as EpollWait
 from .inflight import InFlight
 from .strategy import _BOTH, _EVENTS, _LONGEST_STDLIB, _MASK, Strategy as Strategy, _still
@@ -71,10 +72,10 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
         """Choose the best strategy that works here.
 
         Args: strategy names one of STRATEGIES ("epoll", "poll" and "select" are the standard library's), None
-            takes the first that works; fallback allows a selector of the standard library to take its place,
-            with a RuntimeWarning that names the reason; entries is the size of the ring, and so the number
-            of changes that fit into one system call; trusting accepts plain numbers without a check:
-            register() and modify() then make no system call for them either. A number that cannot be
+            takes the first that works; fallback allows a selector of the standard library to replace it,
+            with a RuntimeWarning that gives the reason; entries is the size of the ring, and so the number
+            of changes that fit into one system call; trusting accepts plain numbers without a check, so
+            register() and modify() make no system call for them either. A number that cannot be
             watched is reported as ready instead of being rejected, a closed one is silent, and one that was
             closed and reused between register() and the next select() watches the new file.
         Raises: Unavailable with the cause, without fallback; TypeError, ValueError for an unknown strategy
@@ -83,13 +84,13 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
         Since: 5.1; 5.6 for an epoll set, 6.15 for one system call with it
         """
         self._map: Keys = {}
-        self._view = _Map(self._map)  # knows the dictionary, not us: no cycle
+        self._view = _Map(self._map)  # refers to the dictionary, not to us: no cycle
         self._closed = False
-        #: Take descriptors that are plain numbers at their word.
+        #: Whether plain numbers are accepted without a check.
         self.trusting = trusting
         self._strategy = _choose(strategy, fallback, entries)
         self._strategy.keys = self._map
-        #: What ``requests`` has returned, once somebody has asked.
+        #: The table that ``requests`` has returned, after its first use.
         self._table: InFlight | None = None
 
     @property
@@ -103,7 +104,7 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
 
     @property
     def reason(self) -> str:
-        """Return in words why this strategy is in use."""
+        """Return the reason why this strategy is in use, as a sentence."""
         return self._strategy.reason
 
     @property
@@ -117,14 +118,14 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
 
         The io_uring_enter of the next select() sends them. select() runs their handlers and then returns,
         even with an empty list. Start and cancel requests as the table describes; do not reap or dispatch,
-        because completions of the selector's own are among theirs. A request with IOSQE_IO_DRAIN would wait
+        because the selector's own completions are among theirs. A request with IOSQE_IO_DRAIN would wait
         for the selector's own requests, which wait for events. close() cancels requests in flight and waits
         for them. When the kernel takes the ring away, requests that were not sent complete with the errno,
-        and so do those that are started later.
+        and so do requests that are started later.
 
         Returns: None without a ring, and after its loss.
         Raises: WrongThread as select(), with io_uring:poll_add.
-        Threads: the one that calls select(), which may be another one than before.
+        Threads: the one that calls select(), which may change.
         Mirrors: QEMU aio_add_sqe, which puts requests on the ring of the monitor
         """
         table = self._strategy.requests()
@@ -140,7 +141,7 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
         Makes no system call for socket objects: the next select() sends the change.
 
         Args: fileobj is a descriptor or has a fileno(); events is EVENT_READ, EVENT_WRITE or both; data is
-            the caller's own.
+            for the caller's own use.
         Returns: the key.
         Raises: as EpollSelector: ValueError, KeyError, PermissionError for a file that cannot be watched (a
             regular file), OSError for a closed descriptor.
@@ -155,7 +156,7 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
         if fd in self._map:
             raise KeyError(f"{fileobj!r} (FD {fd}) is already registered")
         if fd > _MOST_FD:
-            raise OverflowError(f"{fileobj!r}: {fd} is no file descriptor, which is an int of 32 bits")
+            raise OverflowError(f"{fileobj!r}: {fd} is not a file descriptor, which is a 32-bit int")
         known = isinstance(fileobj, socket) or self.trusting
         try:
             self._map[fd] = key
@@ -182,7 +183,7 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
         try:
             del self._map[fd]
             self._strategy.remove(key)
-        except BaseException:  # a signal handler has raised, perhaps before everything was done
+        except BaseException:  # a signal handler raised, perhaps before everything was done
             self._strategy.remove(key)
             self._map.pop(fd, None)
             raise
@@ -192,7 +193,7 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
         """Change the events a file object is watched for, or its data.
 
         Makes no system call for an object with a fileno(): the next select() sends the change. A plain number
-        costs one, as in register(): it may be closed and another file's by the next select().
+        costs one, as in register(): it may be closed and belong to another file by the next select().
 
         Args: as register().
         Returns: the new key.
@@ -202,7 +203,7 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
         Mirrors: CPython selectors.EpollSelector.modify
         """
         # Shaped by speed (bench/run.py --only changes): one fileno() call on the usual object, and a change
-        # that only has to be noted. Items of a key cost half as much as its members by name.
+        # that is only noted. Items of a key cost half as much as its members by name.
         try:
             if type(fileobj) is int:
                 key, known = self._map[fileobj], self.trusting
@@ -237,7 +238,7 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
         Args: timeout in seconds, counted to the nanosecond; None waits for ever, 0 and less do not wait; more
             than 292 years, infinity too, are 292 years.
         Returns: pairs (key, events) that are ready; perhaps none, after handlers of ``requests`` ran.
-        Raises: ValueError after close(); ForkedRing in a forked child; what a handler of a request raises.
+        Raises: ValueError after close(); ForkedRing in a forked child; the exception of a request's handler.
         Threads: one at a time.
         Mirrors: CPython selectors.EpollSelector.select, whose timeouts are rounded up to milliseconds
         """
@@ -274,24 +275,24 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
     def fileno(self) -> int:
         """Return a descriptor that is readable when select(0) would return something.
 
-        With io_uring:poll_add it may be readable although nothing is ready, for example after a change:
-        select(0) then returns nothing.
+        With io_uring:poll_add it may be readable although no file object is ready, for example after a
+        change: select(0) then returns nothing.
 
         Raises: ValueError after close().
         """
         return self._strategy.fileno()
 
     def close(self) -> None:
-        """Forget all file objects and close what the selector opened; may be called twice.
+        """Unregister all file objects and close what the selector opened; may be called twice.
 
-        Threads: any, while nobody is in select().
+        Threads: any, while none is in select().
         """
         self._map.clear()
         self._closed = True
         self._strategy.close()
 
     def __del__(self) -> None:
-        """Close a selector that was forgotten, without a warning, as EpollSelector does."""
+        """Close a selector that was not closed, without a warning, as EpollSelector does."""
         if hasattr(self, "_strategy") and not self._closed:
             self._strategy.close()
 
@@ -317,7 +318,7 @@ def _fileno(fileobj: Any) -> int:
 
 
 class _Map(Mapping):  # type: ignore[type-arg]
-    """What get_map() returns: file objects to keys."""
+    """The mapping that get_map() returns: file objects to keys."""
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
@@ -386,7 +387,7 @@ class PollAdd(Strategy):
             if stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode):
                 raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
             file = found.st_dev, found.st_ino
-        for left in self._nodes.get(key.fd, ()):  # when a signal handler raised in unregister()
+        for left in self._nodes.get(key.fd, ()):  # if a signal handler raised in unregister()
             self._monitor.release(left)
         self._unarmed[key.fd] = file
         self._replace(key.fd, _MASK[key.events & _BOTH])
@@ -404,7 +405,7 @@ class PollAdd(Strategy):
         self._replace(key.fd, mask)
 
     def _drop_closed(self) -> None:
-        """Remove descriptors closed since they were added or modified: the numbers may be other files'."""
+        """Remove descriptors closed since they were added or modified: their numbers may have been reused."""
         for fd, file in list(self._unarmed.items()):
             key = self.keys.get(fd)
             if key is not None and (_still(key) is False or (file is not None and file != _file_of(fd))):
@@ -415,13 +416,13 @@ class PollAdd(Strategy):
     def _replace(self, fd: int, mask: int) -> None:
         old = self._nodes.get(fd, ())
         new = fdmon.AioHandler(fd, mask)
-        self._nodes[fd] = (*old, new)  # known here before the monitor has it
+        self._nodes[fd] = (*old, new)  # recorded here before the monitor has it
         self._monitor.update(None, new, *old)
         self._nodes[fd] = (new,)
         self._monitor.wake_waiter()
 
     def remove(self, key: SelectorKey) -> None:
-        """End the poll, so that the file is free."""
+        """End the poll, so that the file is released."""
         for node in self._nodes.get(key.fd, ()):
             self._monitor.release(node)
         self._unarmed.pop(key.fd, None)
@@ -459,7 +460,7 @@ class PollAdd(Strategy):
                     return ready
 
     def _sort_out(self, found: list[fdmon.Event]) -> Ready:
-        """Remove what was closed, and what an exception of a signal handler has left registered."""
+        """Remove closed descriptors, and those that an exception of a signal handler left registered."""
         for node, mask in found:
             if mask & fdmon.POLLNVAL or node.fd not in self.keys:
                 self._monitor.remove(node)  # or it would wake us for ever
@@ -479,7 +480,7 @@ class PollAdd(Strategy):
     def _note_loss(self) -> None:
         """Warn that the monitor continues without the ring."""
         self.name, self.reason = self._monitor.backend, self._monitor.reason
-        warnings.warn(f"{self.reason}; going on with {self.name}", RuntimeWarning, stacklevel=4)
+        warnings.warn(f"{self.reason}; continuing with {self.name}", RuntimeWarning, stacklevel=4)
 
     def fileno(self) -> int:
         """Return the ring's descriptor."""
@@ -503,7 +504,7 @@ def _file_of(fd: int) -> tuple[int, int] | None:
 
 
 # ------------------------------------------------------------------------------------------------------
-# The standard library's
+# Selectors of the standard library
 
 
 class Stdlib(Strategy):
@@ -531,7 +532,7 @@ class Stdlib(Strategy):
         try:
             self._selector.unregister(key.fd)
         except KeyError:
-            return  # done already
+            return  # already done
 
     def wait(self, timeout_ns: int | None) -> Ready:
         """Wait, for no longer than that selector can count."""
@@ -561,18 +562,18 @@ STRATEGIES: dict[str, type[EpollWait] | type[PollAdd]] = {
 def _choose(wanted: str | None, fallback: bool, entries: int) -> Strategy:
     """Create the first strategy that works here, and record why."""
     if wanted is not None and not isinstance(wanted, str):
-        raise TypeError(f"strategy={wanted!r}: a name is wanted, one of {', '.join(STRATEGIES)}")
+        raise TypeError(f"strategy={wanted!r}: must be a name, one of {', '.join(STRATEGIES)}")
     if not hasattr(entries, "__index__"):
-        raise TypeError(f"entries={entries!r}: the size of the ring is wanted, an int")
+        raise TypeError(f"entries={entries!r}: must be an int, the size of the ring")
     if not 1 <= entries <= 32768:
-        raise ValueError(f"entries={entries!r}: the size of the ring lies between 1 and 32768")
+        raise ValueError(f"entries={entries!r}: must be between 1 and 32768, the size of the ring")
     strategy: Strategy
     if wanted in _STDLIB:
         strategy = Stdlib(_STDLIB[wanted])
-        strategy.reason = f"{wanted} was asked for"
+        strategy.reason = f"{wanted} was requested"
         return strategy
     if wanted is not None and wanted not in STRATEGIES:
-        raise ValueError(f"no strategy is called {wanted!r}: choose from {', '.join(STRATEGIES)}")
+        raise ValueError(f"there is no strategy {wanted!r}: choose from {', '.join(STRATEGIES)}")
     failures: list[str] = []
     last: Exception = OSError("no strategy")
     for name in [wanted] if wanted else STRATEGIES:
@@ -580,7 +581,7 @@ def _choose(wanted: str | None, fallback: bool, entries: int) -> Strategy:
             strategy = STRATEGIES[name](entries)
         except (OSError, ImportError, AttributeError) as error:
             failures.append(f"{name} failed: {error}")
-            last = error.with_traceback(None)  # whose frames hold closed objects
+            last = error.with_traceback(None)  # its frames hold closed objects
             if isinstance(error, syscalls.Unavailable):
                 break  # every other strategy needs a ring, too
             if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
@@ -592,12 +593,12 @@ def _choose(wanted: str | None, fallback: bool, entries: int) -> Strategy:
         raise last
     strategy = _first_of_stdlib()
     strategy.reason = "; ".join(failures)
-    message = f"io_uring cannot be used here, {strategy.name} takes its place: {strategy.reason}"
+    message = f"io_uring cannot be used here, {strategy.name} is used instead: {strategy.reason}"
     warnings.warn(message, RuntimeWarning, stacklevel=3)
     return strategy
 
 
-#: The standard library's selectors, the best first, as they were when this file was imported: aio.install()
+#: The standard library's selectors, the best first, as of the import of this file: aio.install()
 #: replaces DefaultSelector by IoUringSelector, which without a ring would choose itself.
 _STDLIB: dict[str, type[selectors.BaseSelector]] = {
     name: getattr(selectors, name.capitalize() + "Selector")

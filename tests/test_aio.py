@@ -514,7 +514,7 @@ def test_loop_that_is_forgotten_then_nothing_on_stderr(make):
 
 
 def test_loop_that_could_not_be_made_then_the_reason_and_nothing_from_its_finalizer(recwarn):
-    with pytest.raises(TypeError, match="selector='x': a selector is wanted"):
+    with pytest.raises(TypeError, match="selector='x': must be a selector"):
         aio.IoUringEventLoop("x")
     main = "import rawuring.aio as aio\ntry: aio.new_event_loop()\nexcept RuntimeWarning: print('refused')"
     done = python("-W", "error", "-c", FILTER + main, hex(DENIED[0]))

@@ -191,7 +191,7 @@ def test_ring_is_lost_then_requests_fail_and_a_private_ring_takes_over(loop, pip
         assert await loop.uring.call(ops.prep_nop) == 0
 
     number: list[int] = []
-    with pytest.warns(RuntimeWarning, match="going on with"):
+    with pytest.warns(RuntimeWarning, match="continuing with"):
         loop.run_until_complete(main())
     loop.close()
     os.close(number[0])
@@ -224,7 +224,7 @@ def test_ring_is_lost_then_blocks_are_answered_or_go_on(loop, pipe):
 
     r, w = pipe
     number: list[int] = []
-    with pytest.warns(RuntimeWarning, match="going on with"):
+    with pytest.warns(RuntimeWarning, match="continuing with"):
         loop.run_until_complete(main())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # the selector's own wait is never seen to end

@@ -116,12 +116,12 @@ def test_unknown_strategy_then_value_error_that_names_the_known_ones():
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        ({"strategy": 5}, TypeError, "strategy=5: a name is wanted, one of io_uring:epoll_wait"),
+        ({"strategy": 5}, TypeError, "strategy=5: must be a name, one of io_uring:epoll_wait"),
         ({"strategy": []}, TypeError, "strategy="),
-        ({"entries": "8"}, TypeError, "entries='8': the size of the ring is wanted, an int"),
+        ({"entries": "8"}, TypeError, "entries='8': must be an int, the size of the ring"),
         ({"entries": None}, TypeError, "entries=None"),
         ({"entries": 2.5}, TypeError, "entries=2.5"),
-        ({"entries": 0}, ValueError, "entries=0: the size of the ring lies between 1 and 32768"),
+        ({"entries": 0}, ValueError, "entries=0: must be between 1 and 32768, the size of the ring"),
         ({"entries": -1}, ValueError, "entries=-1"),
         ({"entries": 1 << 40}, ValueError, "entries="),
     ],
@@ -134,7 +134,7 @@ def test_no_strategy_or_no_size_then_the_argument_is_named(arguments, error, wor
 @pytest.mark.skipif(not hasattr(selectors, "EpollSelector"), reason="epoll (Linux)")
 def test_standard_library_asked_for_then_no_warning():
     with IoUringSelector("epoll", fallback=False) as sel:
-        assert (sel.backend, sel.reason) == ("epoll", "epoll was asked for")
+        assert (sel.backend, sel.reason) == ("epoll", "epoll was requested")
 
 
 # -- io_uring goes away

@@ -264,7 +264,7 @@ MUTANTS = (
     ),
     Mutant(
         "a handler is not armed again", "rawuring/fdmon.py",
-        "        # One-shot: armed again with the next submit, which is what makes it level-triggered.\n"
+        "        # One-shot: armed again with the next submit, which makes it level-triggered.\n"
         "        self._rearm[node.token] = node.sqe",
         "        pass",
         FAULTS + "test_descriptors.py -k random_changes_of_a_monitor", quick=True,
@@ -298,7 +298,7 @@ MUTANTS = (
     ),
     Mutant(
         "a removed handler is reported", "rawuring/fdmon.py",
-        "            self._forget(node)  # its POLL_REMOVE, if it is still to be sent, will find the node idle\n"
+        "            self._forget(node)  # its POLL_REMOVE, if still to be sent, will find the node idle\n"
         "            return\n",
         "            self._forget(node)\n",
         "tests/test_monitors.py " + FAULTS + "test_abuse.py -k TestMonitor or crosses",
@@ -856,7 +856,7 @@ MUTANTS = (
     # Promises: the selector and asyncio
     Mutant(
         "selector: the wait that was queued before an exception counts as sent", "rawuring/epollwait.py",
-        "                    self._prepare_wait(self._wait.capacity)  # that", "                    pass  # that",
+        "                    self._prepare_wait(self._wait.capacity)  # the old", "                    pass  # that",
         "tests/test_selector.py -k one_of_its_own",
     ),
     Mutant(
