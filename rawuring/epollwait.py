@@ -514,7 +514,7 @@ class EpollWait(Strategy):
             self._overtaken.clear()
             self.reason = f"{self.name} stopped working: {error}"
             self.name = "epoll"
-            warnings.warn(f"{self.reason}; going on with epoll", RuntimeWarning, stacklevel=4)
+            warnings.warn(f"{self.reason}; continuing with epoll", RuntimeWarning, stacklevel=4)
 
     # -- requests of other code
 

@@ -405,7 +405,7 @@ def test_event_that_crosses_the_removal_then_not_reported_and_not_armed_again(ur
 def test_removed_node_cannot_be_started_again(monitor, pipe):
     node = monitor.add(pipe[0], POLLIN)
     monitor.remove(node)
-    with pytest.raises(ValueError, match="given up"):
+    with pytest.raises(ValueError, match="removed before"):
         monitor.update(None, node)
 
 
