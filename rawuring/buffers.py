@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 # pyright: basic
-"""Pin Python memory, so that its address may be given to the kernel, and build the structs that it reads.
+"""Pin Python memory, so that its address may be passed to the kernel, and build the structs that it reads.
 
 What it is: Pin, an address together with the export that keeps it valid; a builder for each struct that an
 operation takes; rings of provided buffers.
-Mirrors: liburing ``src/include/liburing.h`` where it speaks of memory (io_uring_buf_ring_add,
+Mirrors: liburing ``src/include/liburing.h`` where it concerns memory (io_uring_buf_ring_add,
 io_uring_recvmsg_out); the CMSG_* macros of libc.
 Must not know: rings, operations.
 Invariant: an address never leaves this file without an object that keeps the memory where it is.
@@ -70,7 +70,7 @@ def pin(memory: Any, writable: bool = False) -> Pin:
     Returns: a Pin; keep it for the Lifetime of the operation.
     Raises: TypeError for read-only memory that the kernel would write, for memory that PyPy could move, and
         for objects without a buffer; BufferError for memory that is not contiguous.
-    Lifetime: until the final CQE, unless the operation states less.
+    Lifetime: until the final CQE, unless the operation says less.
     """
     import ctypes
 
@@ -163,7 +163,7 @@ def allocate(nbytes: int) -> Any:
     Args: nbytes is more than 0.
     Returns: an mmap.mmap: a buffer that fits O_DIRECT, registered buffers and PyPy.
     Raises: ValueError for 0 or less; OSError if there is no memory.
-    Lifetime: none; free it with close() or by forgetting it.
+    Lifetime: none; free it with close() or by dropping it.
     """
     import mmap
 
@@ -183,11 +183,11 @@ class StructBuffer(Pin):
     def __init__(self, image: bytes, *keepalive: Any) -> None:
         """Copy the image to separate memory.
 
-        Args: image is the struct; keepalive is the memory that its pointers lead to.
+        Args: image is the struct; keepalive is the memory to which its pointers point.
         """
         import ctypes
 
-        if not isinstance(image, bytes):  # memmove() would take an int for an address
+        if not isinstance(image, bytes):  # memmove() would take an int as an address
             raise TypeError(f"the image of a struct is bytes, not {type(image).__name__}")
         # Of 64-bit words, so that it is aligned for every struct; a power of two of them, so that few types
         # exist.
@@ -259,14 +259,14 @@ def path(name: str | bytes | os.PathLike[Any]) -> Pin:
     except TypeError:
         raise TypeError(f"name={name!r:.100}: expected a str, bytes or os.PathLike") from None
     if b"\0" in encoded:
-        raise ValueError(f"a zero byte in the path {encoded!r}")
+        raise ValueError(f"the path {encoded!r} contains a zero byte")
     return StructBuffer(encoded + b"\0")
 
 
 def ints(values: Iterable[int]) -> Ints:
     """Build an array of C ints, mostly descriptors.
 
-    Args: values of 32 bits, signed.
+    Args: values are signed, of 32 bits.
     Returns: an Ints, which can be read back.
     Raises: ValueError for anything else.
     Lifetime: until the final CQE.
@@ -278,7 +278,7 @@ def _int_image(value: int) -> bytes:
     try:
         return struct.pack("=i", value)
     except struct.error as error:
-        raise ValueError(f"{value!r:.100} is not an int of 32 bits, such as a descriptor: {error}") from None
+        raise ValueError(f"{value!r:.100} is not a 32-bit int, such as a descriptor: {error}") from None
 
 
 class Ints(Array):
@@ -287,7 +287,7 @@ class Ints(Array):
     __slots__ = ()
 
     def __init__(self, values: Iterable[int]) -> None:
-        """Build it: see ints()."""
+        """Build the array: see ints()."""
         image = b"".join(map(_int_image, _objects_of("values", values, "ints")))
         super().__init__(image, len(image) // 4)
 
@@ -306,7 +306,7 @@ def open_how(open_flags: int, mode: int = 0, resolve: int = 0) -> Pin:
     Source: Linux include/uapi/linux/openat2.h
     """
     for name, value in (("open_flags", open_flags), ("mode", mode), ("resolve", resolve)):
-        _integer(name, value, 0, _U64, "a mask of 64 bits")
+        _integer(name, value, 0, _U64, "a 64-bit mask")
     return StructBuffer(uapi.open_how.pack(flags=open_flags, mode=mode, resolve=resolve))
 
 
@@ -353,7 +353,7 @@ def epoll_event(events: int, data: int) -> Pin:
     Lifetime: until submit returns; until the final CQE on an SQPOLL ring.
     """
     _integer("events", events, 0, 0xFFFFFFFF, "a mask of select.EPOLL*")
-    _integer("data", data, 0, _U64, "a number of 64 bits")
+    _integer("data", data, 0, _U64, "a 64-bit number")
     return StructBuffer(epoll_event_struct().pack(events, data))
 
 
@@ -363,7 +363,7 @@ class EpollEvents(Array):
     __slots__ = ()
 
     def __init__(self, maxevents: int) -> None:
-        """Make room.
+        """Allocate the room.
 
         Args: maxevents is 1 or more.
         Lifetime: until the final CQE.
@@ -376,7 +376,7 @@ class EpollEvents(Array):
 
         Args: count is the CQE's res.
         Returns: (events, data) for each.
-        Raises: the OSError that a negative res means.
+        Raises: the OSError of a negative res.
         """
         if count < 0:
             raise OSError(-count, f"EPOLL_WAIT: {os.strerror(-count)}")
@@ -392,7 +392,7 @@ class Statx(
         "stx_mnt_id stx_dio_mem_align stx_dio_offset_align",
     )
 ):
-    """The result of STATX; names as in os.stat_result where it has them."""
+    """The result of STATX; member names are those of os.stat_result where it has them."""
 
     __slots__ = ()
 
@@ -429,7 +429,7 @@ class StatxBuffer(StructBuffer):
     __slots__ = ()
 
     def __init__(self) -> None:
-        """Make room.
+        """Allocate the struct.
 
         Lifetime: until the final CQE.
         """
@@ -460,7 +460,7 @@ class Siginfo(StructBuffer):
     __slots__ = ()
 
     def __init__(self) -> None:
-        """Make room.
+        """Allocate the struct.
 
         Lifetime: until the final CQE.
         """
@@ -468,7 +468,7 @@ class Siginfo(StructBuffer):
 
     def _three(self) -> tuple[int, ...]:
         signo, second, third = struct.unpack_from("=iii", self.read())
-        if os.uname().machine.startswith("mips"):  # si_code and si_errno change places there
+        if os.uname().machine.startswith("mips"):  # where si_code and si_errno are swapped
             second, third = third, second
         return signo, second, third
 
@@ -531,18 +531,18 @@ def sockaddr(family: int, address: Any) -> Pin:
         of host names: IPv4, IPv6, UNIX (str, or bytes; a leading zero byte means abstract), NETLINK, PACKET,
         VSOCK, CAN, ALG, QIPCRTR. For any other family: the bytes that follow sa_family.
     Returns: a Pin; its nbytes is addrlen.
-    Raises: ValueError for an address that the family does not have.
+    Raises: ValueError for an address that is invalid in the family.
     Lifetime: until submit returns; until the final CQE on an SQPOLL ring or before 5.5.
     """
     return StructBuffer(pack_sockaddr(family, address))
 
 
 def pack_sockaddr(family: int, address: Any) -> bytes:
-    """Put a struct sockaddr into bytes.
+    """Pack a struct sockaddr into bytes.
 
     Args: as sockaddr().
     Returns: the bytes, as many as the kernel expects for this address.
-    Raises: ValueError for an address that the family does not have.
+    Raises: ValueError for an address that is invalid in the family.
     """
     _integer("family", family, 0, 0xFFFF, "a socket.AF_*")
     raw = family != _AF_UNIX and isinstance(address, (bytes, bytearray))
@@ -579,9 +579,9 @@ class SockaddrBuffer(Pin):
     __slots__ = ("addrlen",)
 
     def __init__(self, nbytes: int = 128) -> None:
-        """Make room.
+        """Allocate the struct and its size.
 
-        Args: nbytes for the struct; 128 suffice for every family.
+        Args: nbytes for the struct; 128 are enough for every family.
         Lifetime: until the final CQE.
         """
         _integer("nbytes", nbytes, 0, 0x7FFFFFFF, "a size in bytes")
@@ -869,7 +869,7 @@ class Msghdr(Pin):
         return unpack_control(self._control.read()[:length])
 
     def reset(self) -> None:
-        """Restore the full room, before the header is used for another RECVMSG.
+        """Restore the full room, before the header is reused for another RECVMSG.
 
         The kernel leaves the lengths that it wrote in the header, and the next request would use them as the
         room: a longer address would be truncated, and more ancillary data lost. Call it only while no request
@@ -926,7 +926,7 @@ class RecvmsgOut(namedtuple("RecvmsgOut", "name control payload payloadlen flags
     name: tuple[int, Any]
     #: (level, type, data) as unpack_control() returns them.
     control: list[tuple[int, int, bytes]]
-    #: The data, as far as they fit into the buffer.
+    #: The data, as far as it fits into the buffer.
     payload: memoryview
     #: The length of the message; more than the payload if it was truncated.
     payloadlen: int
@@ -951,9 +951,9 @@ def recvmsg_out(data: Any, msg: Msghdr) -> RecvmsgOut:
     control_at = name_at + msg.name_size
     payload_at = control_at + msg.control_size
     if len(view) < payload_at:
-        raise ValueError(f"{len(view)} bytes hold no message whose head, name and control take {payload_at}")
+        raise ValueError(f"{len(view)} bytes hold no message whose head, name and control need {payload_at}")
     raw = head.unpack(view)
-    # Data that did not fit are truncated, but their whole length is reported.
+    # Data that did not fit is truncated, but its whole length is reported.
     namelen, controllen = min(raw["namelen"], msg.name_size), min(raw["controllen"], msg.control_size)
     return RecvmsgOut(
         unpack_sockaddr(bytes(view[name_at : name_at + namelen])),
@@ -966,7 +966,7 @@ def recvmsg_out(data: Any, msg: Msghdr) -> RecvmsgOut:
 
 # ------------------------------------------------------------------------------------------------------
 # Rings of provided buffers
-# A third ring, in which we are the producer again: of empty buffers. Its tail is a 16-bit word inside the
+# A third ring, in which we are again the producer: of empty buffers. Its tail is a 16-bit word inside the
 # first entry, in a member that entries do not use:
 #
 #     byte 0        8      12    14      16             24
@@ -976,7 +976,7 @@ def recvmsg_out(data: Any, msg: Msghdr) -> RecvmsgOut:
 #       entry 0 ........................  entry 1 ..........
 #
 # An entry is therefore written as 14 bytes, never as 16. The kernel's head is not in this memory:
-# register.buf_ring_head() asks for it.
+# register.buf_ring_head() queries it.
 
 _BUF = struct.Struct("=QIH")  # io_uring_buf without resv
 _BID = struct.Struct("=H")
@@ -1012,14 +1012,15 @@ class BufferRing(syscalls.Uncopyable):
             raise RuntimeError("a buffer ring needs whole stores, for which this CPU needs libatomic.so.1")
         #: Runs free; the kernel sees the lower 16 bits of what advance() has published.
         self.tail = 0
-        # Next to the tail is the bid of entry 0, which is stored with it.
+        # Next to the tail is the bid of entry 0, which is stored together with it.
         self._bid0: int = _BID.unpack_from(self._bytes, 12)[0]
         self.advance()
 
     def add(self, addr: int, length: int, bid: int) -> None:
         """Write one buffer into the next entry.
 
-        More than ring_entries buffers that the kernel has not taken overwrite each other, undetected.
+        If more than ring_entries buffers have not been taken by the kernel, they overwrite each other,
+        undetected.
 
         Args: addr is an address, length in bytes, bid the number that the CQE will contain.
         Raises: ValueError for a value that does not fit.
@@ -1114,7 +1115,7 @@ class ProvidedBuffers(syscalls.Uncopyable):
         """
         for bid in bids:
             if not 0 <= bid < self.count or not self._ours[bid]:
-                self.ring.advance()  # the ones before it are returned
+                self.ring.advance()  # the buffers before it are returned
                 raise ValueError(f"buffer {bid} of group {self.bgid} is not ours to return")
             self._ours[bid] = False
             self._used[bid] = 0
@@ -1124,7 +1125,7 @@ class ProvidedBuffers(syscalls.Uncopyable):
         self.ring.advance()
 
     def claim(self, flags: int) -> int:
-        """Take the one buffer of a CQE as a whole, without looking at its data.
+        """Take the single buffer of a CQE as a whole, without looking at its data.
 
         For requests that continue with the memory in place, at ``address + bid * size``: cheaper than take().
         It supports neither bundles nor incremental groups.
@@ -1143,14 +1144,14 @@ class ProvidedBuffers(syscalls.Uncopyable):
     def take(self, res: int, flags: int, *, bundle: bool = False) -> list[Piece]:
         """Find the data of a CQE.
 
-        A res that exceeds the buffer has two meanings, which only the maker of the request can tell apart:
-        the data continue in the next buffers, or the data that did not fit are lost.
+        A res that exceeds the buffer has two meanings, which only the code that made the request can tell
+        apart: the data continues in the next buffers, or the data that did not fit is lost.
 
-        Args: res and flags of the CQE; bundle says that the request was for one (IORING_RECVSEND_BUNDLE).
+        Args: res and flags of the CQE; bundle says that the request had IORING_RECVSEND_BUNDLE.
         Returns: the pieces in order: none if the CQE names no buffer, several for a bundle. Completed ones
             belong to the caller until recycle(). Without bundle a res that exceeds the buffer yields one
             piece, truncated, with res as its length (socket.MSG_TRUNC).
-        Raises: the OSError that a negative res means, after returning a buffer that came with it;
+        Raises: the OSError of a negative res, after returning a buffer that came with it;
             RuntimeError for a buffer that the kernel cannot have filled. Nothing is taken then.
         Threads: one at a time.
         Mirrors: liburing has no such call; its examples do this by hand
@@ -1185,7 +1186,7 @@ class ProvidedBuffers(syscalls.Uncopyable):
         """Copy the data of a CQE, and return its buffers.
 
         Args: as take().
-        Returns: the data, as far as they fit into the buffer.
+        Returns: the data, as far as it fits into the buffer.
         Raises: as take().
         Threads: one at a time.
         """

@@ -27,7 +27,7 @@ FAILED = 74
 
 
 def run(main: Callable[[], int]) -> None:
-    """Call main and exit with what it returns.
+    """Call main and exit with its return value.
 
     A reader that closes its end of the pipe ends the command silently by SIGPIPE, Ctrl-C by SIGINT; an
     OSError is reported in one line. A closed stdout counts as one that cannot be written.

@@ -3,7 +3,7 @@
 """Watch rings and tables at work: RAWURING_DEBUG=1.
 
 What it is: subclasses of Ring and InFlight that check every invariant at every step, record where each
-request and each ring was created, warn of leaks with that place, and log every SQE and CQE in words.
+request and each ring was created, warn of leaks with that place, and log every SQE and CQE as text.
 Mirrors: liburing ``src/sanitize.c`` in purpose, strace(1) in the form of its lines.
 Must not know: the meaning of an operation; the names of its arguments are taken from the functions of ops.py.
 Invariant: without the variable nothing of this is imported. It is read when a Ring or an InFlight is created,
@@ -14,7 +14,7 @@ Unless said otherwise, memory passed to a call may be freed when the call return
 owns a ring may use it.
 
 ===================  ===================================================================================
-RAWURING_DEBUG       unset, empty or 0: off; else rings and tables made from now on are watched
+RAWURING_DEBUG       unset, empty or 0: off; otherwise rings and tables created from now on are watched
 RAWURING_DEBUG_LOG   unset: the trace goes to stderr; a path: it is appended there; ``-``: no trace
 ===================  ===================================================================================
 
@@ -24,7 +24,7 @@ published one; the kernel has dropped no SQE and no CQE; no request has ended tw
 intact: the bytes around guarded() memory, and those between the end of a mapping and the end of its last
 page. A check that fails raises Damaged, with the place that started each request that could be the cause.
 
-Three kinds of requests are rejected with Damaged before the kernel sees them: one of a table that names
+Three kinds of requests are rejected with Damaged before the kernel sees them: one of a table that refers to
 memory without holding an object that keeps it in place (usually a Pin), one with a token that is in use, and
 one whose user_data is in the range of tokens while no table waits for it. start() raises immediately; for an
 SQE that was filled by hand the call that submits it raises, the request completes with -EINVAL, and the next
@@ -76,7 +76,7 @@ def place() -> str:
 
 
 # ------------------------------------------------------------------------------------------------------
-# SQEs and CQEs in words
+# SQEs and CQEs as text
 
 
 @functools.lru_cache(None)
@@ -211,7 +211,7 @@ class Guarded(Uncopyable):
     """Memory between two canaries; hold it like a Pin, and a watched table checks it."""
 
     def __init__(self, nbytes: int) -> None:
-        """Allocate it: see guarded()."""
+        """Allocate the memory: see guarded()."""
         import ctypes
         import mmap
 
@@ -219,7 +219,7 @@ class Guarded(Uncopyable):
         self._export = ctypes.c_char.from_buffer(self._whole)
         start, end = len(CANARY), len(CANARY) + nbytes
         self._whole[:start] = self._whole[end:] = CANARY
-        #: As a Pin's.
+        #: As in a Pin.
         self.address = ctypes.addressof(self._export) + start
         self.nbytes = self.length = nbytes
         self.readonly = False
@@ -293,7 +293,7 @@ def _spans(held: Any) -> Iterator[tuple[int, int, bool]]:
 
 
 def uncovered(sqe: bytes | bytearray | memoryview, held: Any) -> str:
-    """Find memory that a request names and that no held object keeps in place.
+    """Find memory to which a request refers and that no held object keeps in place.
 
     Args: sqe is filled; held are the objects that live as long as the request, usually pins.
     Returns: the fault, "" for none. Addresses in the first page are left to the kernel, which returns
@@ -307,7 +307,7 @@ def uncovered(sqe: bytes | bytearray | memoryview, held: Any) -> str:
         ]
         what = f"{nbytes} bytes at {address:#x}"
         if address >= _PAGE and not around:
-            return f"nothing that the request holds keeps {what} in place: give start() the Pin itself"
+            return f"no object held by the request keeps {what} in place: pass the Pin itself to start()"
         if written and around and all(readonly for _, _, readonly in around):
             return f"the kernel would write {what}, which are read-only"
     return ""
@@ -408,7 +408,7 @@ class WatchedRing(Ring):
             if held is not None:
                 break
         if held is None:
-            found = "user_data is in the range of tokens, and no table waits for it (any more)"
+            found = "user_data is in the range of tokens, but no table waits for it (any longer)"
         elif user_data in self._outstanding:
             found = "its token is in use: each request needs its own"
         else:
@@ -435,13 +435,13 @@ class WatchedRing(Ring):
             noted += (cqe,)
             return
         left = outstanding.get(user_data, 0)
-        # No call stands between the two, as in _trace_sqes().
+        # No call between the two, as in _trace_sqes().
         if left > 1:
             outstanding[user_data] = left - 1
         elif left:
             del outstanding[user_data]
         noted += (cqe,)
-        # Numbers that no table knows may have another source: another ring's MSG_RING, the tag of a resource.
+        # Numbers that no table knows may come from another source: another ring's MSG_RING, a resource's tag.
         if not left and any(user_data in table.places for table in self._tables):
             raise Damaged(f"request {user_data} ended without having been submitted{self._whose(user_data)}")
 
@@ -524,7 +524,7 @@ class WatchedRing(Ring):
         warnings.warn(f"unclosed {when}: {self!r}", ResourceWarning, source=self, stacklevel=3)
 
     def __del__(self) -> None:
-        """Close a ring that was never closed, with a warning that names the place where it was created."""
+        """Close a ring that was not closed, with a warning that names the place where it was created."""
         self._told = True
         super().__del__()
 
@@ -543,7 +543,7 @@ class WatchedInFlight(InFlight):
     def _begin_to_watch(self, ring: Ring) -> None:
         #: token -> the place that started the request.
         self.places: dict[int, str] = {}
-        #: And when, on time.monotonic_ns()'s clock.
+        #: token -> when it was started, on time.monotonic_ns()'s clock.
         self.times: dict[int, int] = {}
         self._quick, self._todo = False, deque()  # each completion goes through complete()
         ring.before_close[-1] = self._close  # the constructor put InFlight's own there
@@ -551,7 +551,7 @@ class WatchedInFlight(InFlight):
             ring._tables.append(self)
 
     def hold(self, handler: Any, *keepalive: Any) -> int:
-        """Enter a request and note the place; see InFlight.hold."""
+        """Enter a request and record the place; see InFlight.hold."""
         token = super().hold(handler, *keepalive)
         self.places[token], self.times[token] = place(), monotonic_ns()
         return token
@@ -559,7 +559,7 @@ class WatchedInFlight(InFlight):
     def _start(
         self, prep: Any, arguments: tuple[Any, ...], handler: Any, holds: Any, options: dict[str, Any]
     ) -> int:
-        """Queue a request and note the place, or reject it; see InFlight.start."""
+        """Queue a request and record the place, or reject it; see InFlight.start."""
         ring = self.ring
         tail = ring.sq.sqe_tail
         token = super()._start(prep, arguments, handler, holds, options)
@@ -578,7 +578,7 @@ class WatchedInFlight(InFlight):
         self, block: Block, handler: Callable[[list[int], list[int], list[int]], object] | None = None,
         holds: Collection[Any] = (), count: int | None = None,
     ) -> int:  # fmt: skip
-        """Queue a block of requests and note the place, or reject it; see InFlight.start_block."""
+        """Queue a block of requests and record the place, or reject it; see InFlight.start_block."""
         ring, sq = self.ring, self.ring.sq
         tail = sq.sqe_tail
         token = super().start_block(block, handler, holds, count)
@@ -617,7 +617,7 @@ class WatchedInFlight(InFlight):
         return found
 
     def owner_of(self, address: int) -> Request | None:
-        """Name the request that owns memory.
+        """Find the request that owns memory.
 
         Args: address is an address in memory.
         Returns: the request that holds a Pin of it, or None.

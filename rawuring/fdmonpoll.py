@@ -41,13 +41,13 @@ class PollFDMon(FDMon):
         self._nodes: dict[int, list[AioHandler]] = {}
         self._set: select.epoll | None = None  # the same descriptors, for an outer loop
         self._always: set[int] = set()  # descriptors that epoll rejects and that are always ready
-        self._marker: select.epoll | None = None  # always ready, in their place
+        self._marker: select.epoll | None = None  # always ready, in place of those
         super().__init__()
 
     def _apply(self) -> None:
         """Carry out the intents on the submit list."""
         for _ in range(len(self.submit_list)):
-            # Off the list only when it is done: see IoUringFDMon.fill_sq_ring.
+            # Removed from the list only when it is done: see IoUringFDMon.fill_sq_ring.
             node, flags = self.submit_list[0]
             nodes = self._nodes.setdefault(node.fd, [])
             new = not nodes
@@ -67,7 +67,7 @@ class PollFDMon(FDMon):
                 self._show(self._set, node.fd, new)
             self.dequeue()
         if self._set is not None:
-            for fd in tuple(self._always):  # what was not open may be by now
+            for fd in tuple(self._always):  # a closed number may be open by now
                 self._show(self._set, fd, False)
 
     def _unregister(self, fd: int) -> None:
@@ -77,7 +77,7 @@ class PollFDMon(FDMon):
             return  # it was removed before it was registered
 
     def _show_in(self, outer: select.epoll) -> None:
-        """Let an epoll set show what poll(2) would, through an inner set that can be replaced."""
+        """Let an epoll set show what poll(2) would report, through an inner set that can be replaced."""
         inner = select.epoll()
         outer.register(inner, POLLIN)
         old, self._set, self._outer = self._set, inner, outer
@@ -101,7 +101,8 @@ class PollFDMon(FDMon):
                 inner.unregister(fd)
         except OSError as error:
             if fd not in self._nodes or error.errno in (errno.ENOENT, errno.EEXIST):
-                # The number is another file's by now, or closed; the old file may still be open, and wake us.
+                # The number belongs to another file by now, or is closed; the old file may be open, and wake
+                # us.
                 assert self._outer is not None
                 self._show_in(self._outer)
                 return
@@ -118,7 +119,7 @@ class PollFDMon(FDMon):
             marker.close()
         if self._always:
             marker = select.epoll()
-            marker.register(self._wake_fds[-1], POLLOUT)  # there is always room
+            marker.register(self._wake_fds[-1], POLLOUT)  # it always has room
             inner.register(marker, POLLIN)
             self._marker = marker
 
@@ -155,14 +156,15 @@ class PollFDMon(FDMon):
         finally:
             self._waiting = False
             if self._outer is not None and self.submit_list and self._wake_fds:
-                self.notify()  # a signal handler has raised: wait() must be called again
+                self.notify()  # a signal handler raised: wait() must be called again
 
     def need_wait(self) -> bool:
-        """Tell whether wait() has work: always while a handler exists; see FDMon.need_wait.
+        """Tell whether wait() has anything to do: always while a handler exists; see FDMon.need_wait.
 
-        Only poll(2) sees readiness, so a loop that asks here before it waits must call poll(2).
+        Only poll(2) detects readiness, so a loop that calls this before it waits must call poll(2).
 
-        Mirrors: QEMU fdmon-poll.c, whose need_wait is aio_poll_disabled: is there a handler without io_poll?
+        Mirrors: QEMU fdmon-poll.c, whose need_wait is aio_poll_disabled: does a handler without io_poll
+            exist?
         """
         self._check()
         return bool(self.submit_list) or len(self._nodes) > 1 or self._notified
@@ -173,5 +175,5 @@ class PollFDMon(FDMon):
         for inner in (self._set, self._marker):
             if inner is not None:
                 inner.close()
-        self._poll = select.poll()  # the numbers may be other files' soon
+        self._poll = select.poll()  # the numbers may soon belong to other files
         super().destroy()

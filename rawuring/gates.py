@@ -74,11 +74,11 @@ GATES = (
     ),
     Gate(
         "memlock", (("", "5.12"),), "the memory of rings counts against RLIMIT_MEMLOCK",
-        "the refusal names the limit", "io_uring_setup(2)",
+        "the error names the limit", "io_uring_setup(2)",
     ),
     Gate(
         "memlock-again", (("6.14", ""),), "the memory of rings counts against RLIMIT_MEMLOCK again",
-        "the refusal names the limit", _SEEN,
+        "the error names the limit", _SEEN,
     ),
     Gate(
         "provide-buffers-res", (("", "5.19"),),
@@ -130,7 +130,7 @@ GATES = (
     ),
     Gate(
         "iowait", (("", "6.15"),), "an idle wait counts as iowait in the statistics",
-        "waits ask for IORING_ENTER_NO_IOWAIT where the kernel has it", "io-uring list, 2025",
+        "waits set IORING_ENTER_NO_IOWAIT where the kernel supports it", "io-uring list, 2025",
     ),
 )  # fmt: skip
 
@@ -153,12 +153,12 @@ def version(release: str) -> tuple[int, ...]:
 
 
 def running() -> str:
-    """Return the release of the running kernel, with the number of its latest stable release.
+    """Return the release of the running kernel, including the number of its latest stable release.
 
-    Distributions freeze the release in uname: Debian's 5.10.0-32 is 5.10.223, and says so in another field;
-    Ubuntu says it in a file of its own.
+    Distributions freeze the release in uname: Debian's 5.10.0-32 is 5.10.223, which another field of uname
+    contains; Ubuntu has it in a separate file.
 
-    Returns: such as "5.10.223"; empty on other systems than Linux.
+    Returns: such as "5.10.223"; empty on systems other than Linux.
     """
     if not sys.platform.startswith(("linux", "android")):
         return ""
@@ -176,8 +176,8 @@ def running() -> str:
 def applying(release: str | None = None) -> tuple[Gate, ...]:
     """List the rows that apply to a kernel.
 
-    Args: release as uname says it; None is the running kernel.
-    Returns: rows of GATES; none on other systems than Linux.
+    Args: release as uname reports it; None means the running kernel.
+    Returns: rows of GATES; none on systems other than Linux.
     """
     if release is None:
         release = running()

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
 # pyright: basic
-"""The memory of a ring: its sizes, its mapping, and whether it is what the kernel says.
+"""The memory of a ring: its sizes, its mapping, and whether it agrees with the kernel's answer.
 
-What it is: map_rings(), which maps what queues.py explains, and check_layout(); for NO_MMAP, memory of ours.
+What it is: map_rings(), which maps the memory that queues.py explains, and check_layout(); for NO_MMAP,
+memory of our own.
 Mirrors: liburing ``src/setup.c``, the half that touches memory, and the assertions of Zig's IoUring.init.
-Must not know: what the words in that memory mean.
+Must not know: the meaning of the words in that memory.
 Invariant: no word is read or written before its place in the memory has been checked.
 Read next: queues.py, which draws this memory. On a first reading this file can be skipped.
 
@@ -30,7 +31,7 @@ _U32 = struct.Struct("=I")
 
 
 def memory_sizes(params: dict[str, Any]) -> tuple[int, int, int]:
-    """Compute how many bytes a ring takes.
+    """Compute how many bytes a ring needs.
 
     Args: params is the unpacked io_uring_params that the kernel filled.
     Returns: the sizes of the SQ ring, the CQ ring and the SQE array.
@@ -48,7 +49,7 @@ def map_rings(fd: int, params: dict[str, Any], single_mmap: bool = True) -> tupl
     """Map the memory that a ring shares with us.
 
     Args: fd is the ring's descriptor; params is the unpacked io_uring_params; single_mmap False maps the
-        CQ ring on its own even where one mapping would do, as before 5.4.
+        CQ ring separately even where one mapping is enough, as before 5.4.
     Returns: the SQ ring, the CQ ring (the same object when they share a mapping) and the SQE array.
     Raises: OSError from mmap(2).
     Lifetime: none; the mappings stay until they are closed and every view of them is gone.
@@ -60,12 +61,12 @@ def map_rings(fd: int, params: dict[str, Any], single_mmap: bool = True) -> tupl
     flags = params["flags"]
     sq_size, cq_size, sqes_size = memory_sizes(params)
     single_mmap = single_mmap and bool(params["features"] & uapi.IORING_FEAT_SINGLE_MMAP)
-    # Without an index array sq_off.array is 0, and sq_size says nothing.
+    # Without an index array sq_off.array is 0, and sq_size is meaningless.
     if single_mmap or flags & uapi.IORING_SETUP_NO_SQARRAY:
         sq_size = cq_size = max(sq_size, cq_size)
 
     def map_at(size: int, offset: int) -> mmap.mmap:
-        # Populated, so that no page fault comes between us and the kernel later on.
+        # Populated, so that no page fault occurs later between us and the kernel.
         populate = getattr(mmap, "MAP_POPULATE", 0)
         return mmap.mmap(
             fd, size, mmap.MAP_SHARED | populate, mmap.PROT_READ | mmap.PROT_WRITE, offset=offset
@@ -129,12 +130,12 @@ def place(memory: tuple[Any, Any] | None, entries: int, cq_entries: int, flags: 
     Args: memory is the caller's pair of buffers, or None; entries, cq_entries (0 for the default) and flags
         as for the ring.
     Returns: the pair of buffers.
-    Raises: ValueError for buffers in which no such ring fits.
+    Raises: ValueError for buffers that are too small for such a ring.
     """
     import mmap
 
     if memory is not None:
-        # The kernel believes the addresses: in memory that is too small it would write into what comes next.
+        # The kernel trusts the addresses: if the memory is too small, it would write beyond its end.
         check_room(*memory, _least_sizes(entries, cq_entries, flags))
         return memory
     _, rings, sqes = _least_sizes(entries, cq_entries, flags & ~uapi.IORING_SETUP_NO_SQARRAY)
@@ -154,7 +155,7 @@ def _least_sizes(entries: int, cq_entries: int, flags: int) -> tuple[int, int, i
 
 
 def check_room(rings: Any, sqes: Any, sizes: tuple[int, int, int]) -> None:
-    """Refuse memory that is too small for a ring.
+    """Reject memory that is too small for a ring.
 
     Args: rings and sqes are the buffers of a NO_MMAP ring; sizes as memory_sizes() returns them.
     Raises: ValueError.
@@ -171,7 +172,7 @@ _CQ_WORDS = [(f"cq_off.{word}", word) for word in (*_WORDS, "overflow")]
 
 
 def check_layout(mappings: Sequence[Any], params: dict[str, Any]) -> None:
-    """Refuse offsets and sizes that do not describe the memory: we would write to what is not ours.
+    """Reject offsets and sizes that do not describe the memory: we would write outside of it.
 
     Args: mappings are the SQ ring, the CQ ring and the SQE array; params is the unpacked io_uring_params that
         the kernel filled.
@@ -180,7 +181,7 @@ def check_layout(mappings: Sequence[Any], params: dict[str, Any]) -> None:
     """
     sq_off, cq_off = params["sq_off"], params["cq_off"]
     sq_size, cq_size, sqes_size = memory_sizes(params)
-    # (where it begins, how long it is, what it is aligned to, its name)
+    # (its start, its length, its alignment, its name)
     sq = [(sq_off[word], 4, 4, name) for name, word in _SQ_WORDS]
     cq = [(cq_off[word], 4, 4, name) for name, word in _CQ_WORDS]
     cq.append((cq_off["cqes"], cq_size - cq_off["cqes"], 8, "cq_off.cqes"))
@@ -200,11 +201,11 @@ def check_layout(mappings: Sequence[Any], params: dict[str, Any]) -> None:
 def _check_parts(memory: Any, parts: list[tuple[int, int, int, str]]) -> None:
     with memoryview(memory) as view:
         room = view.nbytes
-    end, before = 0, ""  # of the part before
+    end, before = 0, ""  # of the previous part
     parts.sort()
     for start, nbytes, alignment, name in parts:
         if start % alignment:
-            raise RuntimeError(f"{name} is {start}, which is no multiple of {alignment}")
+            raise RuntimeError(f"{name} is {start}, which is not a multiple of {alignment}")
         if start + nbytes > room:
             raise RuntimeError(f"{name} is {start}, where {nbytes} bytes exceed a mapping of {room}")
         if start < end:

@@ -5,7 +5,7 @@
 What it is: one function per operation and variant, named after liburing's, with liburing's arguments in
 liburing's order; and a few functions that change an SQE after a prep function has filled it.
 Mirrors: liburing ``src/include/liburing.h``.
-Must not know: rings, Python objects, the further way of the SQE.
+Must not know: rings, Python objects, the further path of the SQE.
 Invariant: each prep function writes all 64 bytes of its SQE (128 for the operations that need them), in one
 pack, so nothing of the slot's previous content survives.
 Read next: buffers.py.
@@ -13,19 +13,19 @@ Read next: buffers.py.
 Unless said otherwise, memory passed to a call may be freed when the call returns, and Linux 5.1 suffices.
 
 An SQE is any writable buffer of 64 bytes: the slot that ring.get_sqe() returns, or bytearray(64). All
-arguments are ints; an address comes from buffers.pin(). After liburing's arguments always come two more:
+arguments are ints; an address comes from buffers.pin(). liburing's arguments are always followed by two more:
 ``user_data``, which the CQE returns, and ``flags``, a mask of IOSQE_*. Rarely needed fields follow by
 keyword, and set_fields() reaches all others. On a ring with an InFlight table the user_data from 2**56 to
 2**57 - 1 belong to the table.
 
-A function without a Lifetime names no memory. "Until submit returns" stands for memory that the kernel copies
+A function without a Lifetime passes no memory. "Until submit returns" is for memory that the kernel copies
 when it consumes the SQE; it means the submit() that consumes it. On an SQPOLL ring the kernel's thread makes
 the copy some time after submit() has returned, and before 5.5 (IORING_FEAT_SUBMIT_STABLE) it may be made
-later still; so keep the memory until the final CQE there. Every open file is held until the final CQE,
+later still; there, keep the memory until the final CQE. Every open file is held until the final CQE,
 whatever happens to its number.
 
-A number that its field cannot hold raises struct.error; C would truncate it silently. struct names no
-argument: "required argument is not an integer" usually means an object instead of its address, which is
+A number that its field cannot hold raises struct.error; C would truncate it silently. struct does not name
+the argument: "required argument is not an integer" usually means an object instead of its address, which is
 pin(obj).address. InFlight.start() takes the Pin itself, and its errors name the argument.
 """
 
@@ -51,10 +51,10 @@ if TYPE_CHECKING:
 _SQE = struct.Struct("=BBHiQQIIQHHIQQ")
 _pack = _SQE.pack_into
 # The same 64 bytes for an operation without arguments: padding is written as zeros. With 5 values instead of
-# 14, a batch of 256 NOPs takes 0.86 of the time (PyPy: prep_nop takes 2.5 times as long).
+# 14, a batch of 256 NOPs takes 0.86 of the time (on PyPy prep_nop takes 2.5 times as long).
 _pack_short = struct.Struct("=BBHi24xQ24x").pack_into
 _pack_poll = struct.Struct("=BBHi20xIQ24x").pack_into
-# And with all constant fields as one value: 0.9 of the time on CPython 3.11, 0.8 on 3.9 and 3.13.
+# The same with all constant fields as one value: 0.9 of the time on CPython 3.11, 0.8 on 3.9 and 3.13.
 _pack_nop = struct.Struct("=Q24xQ24x").pack_into
 _pack_plain_poll = struct.Struct("=Ii20xIQ24x").pack_into
 (_NOP,) = struct.unpack("=Q", struct.pack("=BBHi", uapi.IORING_OP_NOP, 0, 0, -1))
@@ -96,19 +96,19 @@ def _slot(file_index: int, alloc: bool = True) -> int:
     if alloc and file_index in (_ALLOC, -1):
         return _ALLOC
     if not 0 <= file_index < _ALLOC - 1:
-        raise struct.error(f"file_index={file_index} is no slot of a table of registered files")
+        raise struct.error(f"file_index={file_index} is not a slot of a table of registered files")
     return file_index + 1
 
 
 def _int(value: int) -> int:
-    """Check a value that is an int in C, such as a descriptor, but lies in a wider field."""
+    """Check a value that is an int in C, such as a descriptor, but is stored in a wider field."""
     if not -0x80000000 <= value <= 0x7FFFFFFF:
-        raise struct.error(f"{value} does not fit into an int of 32 bits")
+        raise struct.error(f"{value} does not fit into a 32-bit int")
     return value
 
 
 def _unsigned(value: int) -> int:
-    """Check a value that has 32 bits in C and in the kernel, but lies in a field of 64."""
+    """Check a value that has 32 bits in C and in the kernel, but is stored in a 64-bit field."""
     if not 0 <= value <= _U32:
         raise struct.error(f"{value} does not fit into 32 bits")
     return value
@@ -126,8 +126,8 @@ class Block:
         block.set("off", offsets)
         ring.push(block.memory)
 
-    Setting a field of 256 SQEs costs a tenth of preparing them one by one, and pushing them two copies. The
-    user_data are 0, 1, 2 ... until they are set.
+    Setting a field of 256 SQEs costs a tenth of preparing them one by one, and pushing them costs two copies.
+    The user_data are 0, 1, 2 ... until they are set.
     """
 
     __slots__ = ("_fields", "_numbering", "count", "memory")
@@ -153,7 +153,7 @@ class Block:
         self.set("user_data", range(count))
 
     def set(self, name: str, values: Iterable[int]) -> None:
-        """Assign to one member of the SQEs, from the first on.
+        """Assign to one member of the SQEs, from the first SQE on.
 
         Args: name is a member of struct io_uring_sqe, such as fd, off, addr, len, user_data; values has a
             number for each SQE, or for the first few of them.
@@ -169,7 +169,7 @@ class Block:
         column[: len(cells)] = memoryview(cells)
 
     def _number(self, number: int, count: int) -> None:
-        """Set user_data of the first to number << 16, and count from there: a third of what set() takes."""
+        """Set user_data of the first to number << 16, and count up from there: a third of set()'s time."""
         if self._numbering is None:
             low, middle, high = (19, 18, 8) if _BIG_ENDIAN else (16, 17, 9)
             halves, words = memoryview(self.memory).cast("H"), memoryview(self.memory).cast("I")
@@ -252,16 +252,16 @@ def sqe_set_data(sqe: Sqe, data: int) -> None:
 
 
 def sqe_set_flags(sqe: Sqe, flags: int) -> None:
-    """Set the flags.
+    """Set the flags, replacing those that a prep function has set.
 
-    Args: flags is a mask of IOSQE_*; it replaces the flags that a prep function has set.
+    Args: flags is a mask of IOSQE_*.
     Mirrors: liburing io_uring_sqe_set_flags
     """
     set_fields(sqe, flags=flags)
 
 
 def sqe_set_buf_group(sqe: Sqe, bgid: int) -> None:
-    """Name the group of provided buffers from which IOSQE_BUFFER_SELECT takes one.
+    """Set the group of provided buffers from which IOSQE_BUFFER_SELECT takes one.
 
     Args: bgid is 16 bits wide.
     Since: 5.7
@@ -271,7 +271,7 @@ def sqe_set_buf_group(sqe: Sqe, bgid: int) -> None:
 
 
 def set_target_fixed_file(sqe: Sqe, file_index: int) -> None:
-    """Let an operation that opens a file put it into a slot of the registered files.
+    """Make an operation that opens a file store it in a slot of the registered files.
 
     Args: file_index counts from 0.
     Since: 5.15
@@ -310,8 +310,8 @@ _IOVEC = struct.calcsize("@PN")
 _MSGHDR = struct.calcsize("@PiPNPNI0P")
 _IN, _OUT = False, True
 # The memory of each operation: the member with the address; the member that counts the items there, or -1;
-# the bytes of each item, or of all; whether the kernel writes there, or where an iovec there leads. Of a
-# string one byte is certain, of an address to be filled none, of an epoll_event the bytes that all machines
+# the bytes of each item, or in total; whether the kernel writes there, or to where an iovec there points. Of
+# a string one byte is certain, of an address to be filled none, of an epoll_event the bytes that all machines
 # have.
 _PATH: tuple[tuple[int, int, int, bool], ...] = ((_ADDR, -1, 1, _IN),)
 _TWO_PATHS = (*_PATH, (_OFF, -1, 1, _IN))
@@ -370,11 +370,11 @@ _SOCKET_COMMANDS: dict[int, tuple[tuple[int, int, int, bool], ...]] = {
 
 
 def memory_of(sqe: Sqe, registered: bool = False) -> list[tuple[int, int, bool]]:
-    """List the memory that a request names.
+    """List the memory to which a request refers.
 
     Args: sqe is filled; registered includes the buffers that are registered with the ring.
-    Returns: (address, nbytes, written) for each address that is not 0: the least number of bytes that are
-        used, and whether the kernel writes there, or where an iovec there leads. Of the commands of drivers
+    Returns: (address, nbytes, written) for each address that is not 0: the minimal number of bytes that are
+        used, and whether the kernel writes there, or to where an iovec there points. Of driver commands
         only those of sockets are known.
     """
     op = sqe[0]
@@ -385,7 +385,7 @@ def memory_of(sqe: Sqe, registered: bool = False) -> list[tuple[int, int, bool]]
     if op in (uapi.IORING_OP_READ_FIXED, uapi.IORING_OP_WRITE_FIXED):
         rows = rows if registered else ()
     elif op in (uapi.IORING_OP_READ, uapi.IORING_OP_RECV, uapi.IORING_OP_SEND, uapi.IORING_OP_SEND_ZC):
-        ioprio = cells[_IOPRIO] if op != uapi.IORING_OP_READ else 0  # there it is a priority
+        ioprio = cells[_IOPRIO] if op != uapi.IORING_OP_READ else 0  # in READ it is a priority
         fixed = ioprio & uapi.IORING_RECVSEND_FIXED_BUF
         if cells[_FLAGS] & uapi.IOSQE_BUFFER_SELECT or (fixed and not registered):
             rows = rows[1:]
@@ -413,7 +413,7 @@ def memory_of(sqe: Sqe, registered: bool = False) -> list[tuple[int, int, bool]]
 # ------------------------------------------------------------------------------------------------------
 # The bytes that a prep function writes, learned by trying it: no table repeats the functions below
 
-# These write any operation that their caller names, or change an SQE that is already filled.
+# These write any operation that their caller chooses, or change an SQE that is already filled.
 _GENERAL = ("prep_rw", "prep_uring_cmd_op", "prep_send_set_addr")
 _WIDEST = tuple((1 << bits) - 1 for bits in (64, 63, 32, 31, 16, 8))
 
@@ -456,16 +456,16 @@ def filled(prep: Callable[..., None], **arguments: Any) -> bytes | None:
 
 @functools.lru_cache(None)
 def written(prep: Callable[..., None]) -> tuple[bytes, dict[str, tuple[int, ...]]]:
-    """Find out which bytes of an SQE each argument of a prep function reaches.
+    """Find which bytes of an SQE each argument of a prep function affects.
 
     Args: prep is a function of this file.
-    Returns: the SQE with 0 for every argument, whose nonzero bytes the function itself sets; and by parameter
-        the positions of the bytes that its values change.
+    Returns: the SQE with 0 for every argument, whose nonzero bytes the function itself sets; and per
+        parameter the positions of the bytes that its values change.
     Raises: ValueError for a function that rejects zeros.
     """
     base = filled(prep)
     if base is None:
-        raise ValueError(f"{prep.__name__}() takes no zeros")
+        raise ValueError(f"{prep.__name__}() rejects zeros")
     places = {}
     for name in parameters(prep):
         values = (b"\xff" * (80 if "128" in prep.__name__ else 16),) if name == "cmd" else _WIDEST
@@ -482,7 +482,7 @@ def memory_arguments(prep: Any) -> tuple[tuple[int, int | None, int, bool], ...]
 
     Args: prep is any callable.
     Returns: for each address (its position after the SQE, the position of the argument that counts the items,
-        or None, the bytes of each item, or of all, and whether the kernel writes there); None for anything
+        or None, the bytes of each item, or in total, and whether the kernel writes there); None for anything
         but a function of this file, and for prep_rw(), whose operation is an argument.
     """
     code: Any = getattr(prep, "__code__", None)
@@ -575,7 +575,7 @@ def prep_read(
 
     Args: buf is an address; nbytes in bytes; offset in bytes, -1 for the file position, pipes and sockets;
         rw_flags is a mask of RWF_*; buf_group goes with IOSQE_BUFFER_SELECT.
-    CQE: res is the number of bytes, 0 at the end of the file, or a negative errno.
+    CQE: res is the number of bytes, 0 at end of file, or a negative errno.
     Lifetime: until the final CQE.
     Since: 5.6
     Mirrors: liburing io_uring_prep_read
@@ -689,7 +689,7 @@ def prep_read_fixed(
     """Read from a file into a registered buffer.
 
     Args: buf is an address inside the registered buffer number buf_index; the others as in prep_read.
-    CQE: res is the number of bytes, or a negative errno; -EFAULT for a place outside the buffer.
+    CQE: res is the number of bytes, or a negative errno; -EFAULT for an address outside the buffer.
     Lifetime: until the final CQE.
     Mirrors: liburing io_uring_prep_read_fixed
     """
@@ -708,7 +708,7 @@ def prep_write_fixed(
     """Write a registered buffer, or a part of it, to a file.
 
     Args: as prep_read_fixed.
-    CQE: res is the number of bytes, or a negative errno; -EFAULT for a place outside the buffer.
+    CQE: res is the number of bytes, or a negative errno; -EFAULT for an address outside the buffer.
     Lifetime: until the final CQE.
     Mirrors: liburing io_uring_prep_write_fixed
     """
@@ -726,7 +726,7 @@ def prep_readv_fixed(
 ) -> None:  # fmt: skip
     """Read from a file into several parts of one registered buffer.
 
-    Args: iovecs is the address of nr_vecs iovecs that lie inside the registered buffer number buf_index;
+    Args: iovecs is the address of nr_vecs iovecs that point into the registered buffer number buf_index;
         rw_flags is a mask of RWF_*.
     CQE: res is the number of bytes, or a negative errno.
     Lifetime: until the final CQE; the iovecs, except on an SQPOLL ring, until submit returns.
@@ -766,10 +766,10 @@ def prep_read_multishot(
 ) -> None:
     """Read repeatedly, each time into a provided buffer, whenever data is available.
 
-    Args: fd is a file that can be polled, such as a pipe or a tty; nbytes limits each read, 0 is the buffer's
-        size; offset is -1; buf_group of provided buffers; IOSQE_BUFFER_SELECT is added.
+    Args: fd is a file that can be polled, such as a pipe or a tty; nbytes limits each read, 0 means the
+        buffer's size; offset is -1; buf_group is a group of provided buffers; IOSQE_BUFFER_SELECT is added.
     CQE: one for each read, res is the number of bytes and the buffer id is in flags; the last is the one
-        without IORING_CQE_F_MORE: -ENOBUFS when the group is empty, 0 at the end, -EBADFD for a file that
+        without IORING_CQE_F_MORE: -ENOBUFS when the group is empty, 0 at end of file, -EBADFD for a file that
         cannot be polled.
     Lifetime: none; the buffers belong to the group.
     Since: 6.7
@@ -790,8 +790,8 @@ def prep_splice(
     """Move bytes between two descriptors, one of which is a pipe.
 
     Args: off_in and off_out in bytes, -1 for a pipe or the file position; nbytes in bytes; splice_flags is a
-        mask of os.SPLICE_F_* and SPLICE_F_FD_IN_FIXED. IOSQE_FIXED_FILE speaks of fd_out.
-    CQE: res is the number of bytes, 0 at the end, or a negative errno.
+        mask of os.SPLICE_F_* and SPLICE_F_FD_IN_FIXED. IOSQE_FIXED_FILE applies to fd_out.
+    CQE: res is the number of bytes, 0 at end of file, or a negative errno.
     Since: 5.7
     Mirrors: liburing io_uring_prep_splice
     """
@@ -809,7 +809,7 @@ def prep_splice(
 def prep_tee(
     sqe: Sqe, fd_in: int, fd_out: int, nbytes: int, splice_flags: int, user_data: int = 0, flags: int = 0
 ) -> None:
-    """Copy bytes from one pipe to another and leave them in the first.
+    """Copy bytes from one pipe to another, without consuming them.
 
     Args: as prep_splice.
     CQE: res is the number of bytes, or a negative errno.
@@ -826,7 +826,7 @@ def prep_tee(
 def prep_pipe(sqe: Sqe, fds: int, pipe_flags: int, user_data: int = 0, flags: int = 0) -> None:
     """Create a pipe.
 
-    Args: fds is the address of two ints, which are filled with the reading and the writing end; pipe_flags is
+    Args: fds is the address of two ints, which are filled with the read end and the write end; pipe_flags is
         a mask of os.O_CLOEXEC, os.O_NONBLOCK, os.O_DIRECT.
     CQE: res is 0, or a negative errno.
     Lifetime: until the final CQE.
@@ -841,7 +841,7 @@ def prep_pipe_direct(
 ) -> None:
     """Create a pipe whose ends are direct descriptors.
 
-    Args: file_index is the slot of the reading end, the writing end takes the next one; or
+    Args: file_index is the slot of the read end, the write end takes the next one; or
         IORING_FILE_INDEX_ALLOC, and fds is filled with the slots.
     CQE: res is 0, or a negative errno.
     Lifetime: until the final CQE.
@@ -862,9 +862,9 @@ def prep_poll_add(sqe: Sqe, fd: int, mask: int, user_data: int = 0, flags: int =
     """Wait once until a descriptor is ready.
 
     Args: mask of select.POLL* bits; ERR and HUP are always watched, and so is RDHUP, which then completes the
-        request unasked.
+        request even if it was not requested.
     CQE: res is the mask of events that are true, or -EBADF, -ECANCELED; 5.10 also sets bits that were not
-        asked for.
+        requested.
     Lifetime: none; the open file is held until the final CQE.
     Since: 5.1; masks above 16 bits 5.9
     Mirrors: liburing io_uring_prep_poll_add
@@ -893,10 +893,11 @@ def prep_poll_multishot(sqe: Sqe, fd: int, mask: int, user_data: int = 0, flags:
 
 
 def prep_poll_remove(sqe: Sqe, target: int, user_data: int = 0, flags: int = 0) -> None:
-    """End a poll.
+    """Remove a poll.
 
     Args: target is the poll's user_data.
-    CQE: res is 0 (the poll answers -ECANCELED), -ENOENT or -EALREADY (the poll answers with its event).
+    CQE: res is 0 (the poll completes with -ECANCELED), -ENOENT or -EALREADY (the poll completes with its
+        event).
     Mirrors: liburing io_uring_prep_poll_remove
     """
     _pack(sqe, 0, uapi.IORING_OP_POLL_REMOVE, flags, 0, -1, 0, target, 0, 0, user_data, 0, 0, 0, 0, 0)
@@ -962,8 +963,8 @@ def prep_timeout(
 ) -> None:
     """Complete after a time, or after a number of other completions.
 
-    Args: ts is the address of a __kernel_timespec (buffers.timespec); count of completions, 0 for none, with
-        IORING_TIMEOUT_MULTISHOT (6.4) of expirations, 0 for ever; timeout_flags is a mask of
+    Args: ts is the address of a __kernel_timespec (buffers.timespec); count is a number of completions, 0 for
+        none, with IORING_TIMEOUT_MULTISHOT (6.4) of expirations, 0 for ever; timeout_flags is a mask of
         IORING_TIMEOUT_*.
     CQE: res is -ETIME when the time has passed, 0 when the count was reached, -ECANCELED. It is -ETIME with
         IORING_TIMEOUT_ETIME_SUCCESS too, which only keeps it from breaking a link. With
@@ -981,10 +982,10 @@ def prep_timeout(
 def prep_timeout_remove(
     sqe: Sqe, target: int, timeout_flags: int, user_data: int = 0, flags: int = 0
 ) -> None:
-    """End a timeout.
+    """Remove a timeout.
 
     Args: target is the timeout's user_data.
-    CQE: res is 0 (the timeout answers -ECANCELED), -ENOENT or -EALREADY (the timeout answers -ETIME).
+    CQE: res is 0 (the timeout completes with -ECANCELED), -ENOENT or -EALREADY (it completes with -ETIME).
     Since: 5.5
     Mirrors: liburing io_uring_prep_timeout_remove
     Source: Linux 6.12 io_uring/timeout.c io_timeout_extract
@@ -998,7 +999,7 @@ def prep_timeout_remove(
 def prep_timeout_update(
     sqe: Sqe, ts: int, target: int, timeout_flags: int, user_data: int = 0, flags: int = 0
 ) -> None:
-    """Give a timeout another time.
+    """Change the time of a timeout.
 
     Args: ts is the address of a __kernel_timespec; target is the timeout's user_data.
     CQE: res is 0, -ENOENT or -EALREADY.
@@ -1016,10 +1017,10 @@ def prep_link_timeout(sqe: Sqe, ts: int, timeout_flags: int, user_data: int = 0,
     """Cancel the request before this one, which is linked to it, if it takes too long.
 
     Args: ts is the address of a __kernel_timespec (buffers.timespec); timeout_flags is a mask of
-        IORING_TIMEOUT_ABS, IORING_TIMEOUT_BOOTTIME, IORING_TIMEOUT_REALTIME. The SQE before has
+        IORING_TIMEOUT_ABS, IORING_TIMEOUT_BOOTTIME, IORING_TIMEOUT_REALTIME. The SQE before must have
         IOSQE_IO_LINK.
-    CQE: res is -ETIME (the request answers -ECANCELED), -ECANCELED when the request was in time, -EALREADY
-        when it could not be stopped, -ENOENT; -EINVAL when the SQE before has no IOSQE_IO_LINK.
+    CQE: res is -ETIME (the request completes with -ECANCELED), -ECANCELED when the request was in time,
+        -EALREADY when it could not be stopped, -ENOENT; -EINVAL when the SQE before has no IOSQE_IO_LINK.
     Lifetime: until submit returns; until the final CQE on an SQPOLL ring.
     Since: 5.5
     Mirrors: liburing io_uring_prep_link_timeout
@@ -1038,8 +1039,9 @@ def prep_cancel64(
 ) -> None:
     """Cancel requests by their user_data, or by the criterion in cancel_flags.
 
-    Args: target is that user_data; cancel_flags is a mask of IORING_ASYNC_CANCEL_*: ALL for each that
-        matches and not only the first, ANY for everything, OP to match opcode, which is an IORING_OP_*.
+    Args: target is that user_data; cancel_flags is a mask of IORING_ASYNC_CANCEL_*: ALL for every request
+        that matches and not only the first, ANY for all requests, OP to match opcode, which is an
+        IORING_OP_*.
     CQE: res is 0, or with IORING_ASYNC_CANCEL_ALL or _ANY the number cancelled; -ENOENT; -EALREADY when the
         request runs and cannot be stopped.
     Since: 5.5; flags 5.19, OP 6.6 (ignored, not rejected, on 6.1)
@@ -1154,7 +1156,7 @@ def prep_bind(sqe: Sqe, fd: int, addr: int, addrlen: int, user_data: int = 0, fl
 
 
 def prep_listen(sqe: Sqe, fd: int, backlog: int, user_data: int = 0, flags: int = 0) -> None:
-    """Let a socket take connections.
+    """Make a socket accept connections.
 
     Args: backlog as listen(2) takes it.
     CQE: res is 0, or a negative errno.
@@ -1181,7 +1183,7 @@ def prep_accept(
     sqe: Sqe, fd: int, addr: int, addrlen: int, accept_flags: int, user_data: int = 0, flags: int = 0,
     *, ioprio: int = 0,
 ) -> None:  # fmt: skip
-    """Take one connection.
+    """Accept one connection.
 
     Args: addr and addrlen are 0, or the addresses of a sockaddr and of its size (buffers.sockaddr_buffer);
         accept_flags is a mask of socket.SOCK_CLOEXEC and socket.SOCK_NONBLOCK; ioprio of IORING_ACCEPT_*.
@@ -1200,7 +1202,7 @@ def prep_accept_direct(
     sqe: Sqe, fd: int, addr: int, addrlen: int, accept_flags: int, file_index: int, user_data: int = 0,
     flags: int = 0, *, ioprio: int = 0,
 ) -> None:  # fmt: skip
-    """Take one connection as a direct descriptor.
+    """Accept one connection as a direct descriptor.
 
     Args: accept_flags without socket.SOCK_CLOEXEC; file_index is the slot, or IORING_FILE_INDEX_ALLOC (5.19);
         the others as in prep_accept.
@@ -1219,10 +1221,10 @@ def prep_multishot_accept(
     sqe: Sqe, fd: int, addr: int, addrlen: int, accept_flags: int, user_data: int = 0, flags: int = 0,
     *, ioprio: int = 0,
 ) -> None:  # fmt: skip
-    """Take connections, one after the other.
+    """Accept connections, one after the other.
 
-    Args: as prep_accept. All connections write to the same addr, so 0 and getpeername() are the better
-        choice.
+    Args: as prep_accept. All connections write to the same addr, so it is better to pass 0 and call
+        getpeername().
     CQE: one for each connection, res is the descriptor; the last is the one without IORING_CQE_F_MORE.
     Lifetime: until the final CQE.
     Since: 5.19
@@ -1238,7 +1240,7 @@ def prep_multishot_accept_direct(
     sqe: Sqe, fd: int, addr: int, addrlen: int, accept_flags: int, user_data: int = 0, flags: int = 0,
     *, ioprio: int = 0,
 ) -> None:  # fmt: skip
-    """Take connections, one after the other, as direct descriptors in free slots.
+    """Accept connections, one after the other, as direct descriptors in free slots.
 
     Args: as prep_accept_direct.
     CQE: one for each connection, res is the slot; the last is the one without IORING_CQE_F_MORE, with -ENFILE
@@ -1319,10 +1321,10 @@ def prep_send_zc(
 
     Args: zc_flags is a mask of IORING_RECVSEND_POLL_FIRST, IORING_SEND_ZC_REPORT_USAGE and
         IORING_SEND_VECTORIZED; the others as in prep_send. prep_send_set_addr() adds a destination.
-    CQE: two. The first says how many bytes were sent, or a negative errno; with IORING_CQE_F_MORE the second
-        follows, with IORING_CQE_F_NOTIF, and says that the memory is free. Its res is no errno: 0, or with
-        IORING_SEND_ZC_REPORT_USAGE -2**31, which is IORING_NOTIF_USAGE_ZC_COPIED in the 32 bits of res, where
-        the kernel copied the bytes after all.
+    CQE: two. The res of the first is the number of bytes sent, or a negative errno; with IORING_CQE_F_MORE
+        the second follows, with IORING_CQE_F_NOTIF, and means that the memory is free. Its res is not an
+        errno: 0, or with IORING_SEND_ZC_REPORT_USAGE -2**31, which is IORING_NOTIF_USAGE_ZC_COPIED in the 32
+        bits of res, where the kernel copied the bytes after all.
     Lifetime: until the notification CQE.
     Since: 6.0; REPORT_USAGE 6.2, VECTORIZED 6.17
     Mirrors: liburing io_uring_prep_send_zc
@@ -1388,7 +1390,7 @@ def prep_sendmsg_zc_fixed(
 ) -> None:
     """Send a message from parts of a registered buffer without copying the bytes.
 
-    Args: msg is the address of a struct msghdr whose iovecs lie inside the registered buffer number
+    Args: msg is the address of a struct msghdr whose iovecs point into the registered buffer number
         buf_index; msg_flags is a mask of MSG_*.
     CQE: as prep_send_zc.
     Lifetime: until the notification CQE.
@@ -1551,7 +1553,7 @@ def prep_cmd_getsockname(
 
 
 # ------------------------------------------------------------------------------------------------------
-# Provided buffers of the older kind; buffers.BufferRing is the newer
+# Provided buffers of the older kind; buffers.BufferRing is the newer kind
 
 
 def prep_provide_buffers(
@@ -1577,7 +1579,7 @@ def prep_provide_buffers(
 def prep_remove_buffers(sqe: Sqe, nr: int, bgid: int, user_data: int = 0, flags: int = 0) -> None:
     """Remove buffers that prep_provide_buffers provided.
 
-    Args: nr is how many at most; bgid is their group.
+    Args: nr is the maximal number; bgid is their group.
     CQE: res is the number of removed buffers, or -ENOENT if the group does not exist, on 5.10 also if it is
         empty.
     Since: 5.7
@@ -1706,7 +1708,7 @@ def prep_close(sqe: Sqe, fd: int, user_data: int = 0, flags: int = 0) -> None:
 
 
 def prep_close_direct(sqe: Sqe, file_index: int, user_data: int = 0, flags: int = 0) -> None:
-    """Empty a slot of the registered files.
+    """Clear a slot of the registered files.
 
     Args: file_index is the slot.
     CQE: res is 0; -EBADF when it is empty, or with IOSQE_FIXED_FILE; -EINVAL for a slot beyond the table;
@@ -1724,10 +1726,10 @@ def prep_files_update(
 ) -> None:
     """Put descriptors into slots of the registered files.
 
-    Args: fds is the address of nr_fds ints: a descriptor, -1 to empty the slot, IORING_REGISTER_FILES_SKIP to
+    Args: fds is the address of nr_fds ints: a descriptor, -1 to clear the slot, IORING_REGISTER_FILES_SKIP to
         leave it; offset is the first slot, or IORING_FILE_INDEX_ALLOC, and fds is filled with the slots.
     CQE: res is the number of slots, which is less than nr_fds if one fails; or a negative errno if the first
-        does, -ENXIO without a table.
+        one fails, -ENXIO without a table.
     Lifetime: until the final CQE.
     Since: 5.6; IORING_FILE_INDEX_ALLOC 5.19
     Mirrors: liburing io_uring_prep_files_update
@@ -1757,13 +1759,13 @@ def prep_fixed_fd_install(
 
 
 # ------------------------------------------------------------------------------------------------------
-# Files, as wholes
+# Whole files
 
 
 def prep_fsync(sqe: Sqe, fd: int, fsync_flags: int, user_data: int = 0, flags: int = 0) -> None:
     """Flush a file to the disk, without waiting for writes that are in flight: link it to them.
 
-    Args: fsync_flags is 0 or IORING_FSYNC_DATASYNC. set_fields(off=..., len=...) narrows it to a range.
+    Args: fsync_flags is 0 or IORING_FSYNC_DATASYNC. set_fields(off=..., len=...) restricts it to a range.
     CQE: res is 0, or a negative errno.
     Mirrors: liburing io_uring_prep_fsync
     """
@@ -1830,7 +1832,7 @@ def prep_fadvise(
 def prep_fadvise64(
     sqe: Sqe, fd: int, offset: int, length: int, advice: int, user_data: int = 0, flags: int = 0
 ) -> None:
-    """Tell the kernel how a part of a file will be used, with a length of 64 bits.
+    """Tell the kernel how a part of a file will be used, with a 64-bit length.
 
     Args: as prep_fadvise.
     CQE: res is 0, or a negative errno, -EINVAL on older kernels.
@@ -1859,7 +1861,7 @@ def prep_madvise(
 def prep_madvise64(
     sqe: Sqe, addr: int, length: int, advice: int, user_data: int = 0, flags: int = 0
 ) -> None:
-    """Tell the kernel how a part of our memory will be used, with a length of 64 bits.
+    """Tell the kernel how a part of our memory will be used, with a 64-bit length.
 
     Args: as prep_madvise.
     CQE: res is 0, or a negative errno, -EINVAL on older kernels.
@@ -1895,7 +1897,7 @@ def prep_getxattr(
     """Read an extended attribute of a file.
 
     Args: name and path are the addresses of strings (buffers.path); value is an address of length bytes, to
-        be filled; length 0 asks for the size.
+        be filled; length 0 queries the size.
     CQE: res is the size of the value, or a negative errno: -ENODATA, -ERANGE.
     Lifetime: until the final CQE; name and path, except on an SQPOLL ring, until submit returns.
     Since: 5.19
@@ -1959,7 +1961,7 @@ def prep_fsetxattr(
 
 
 # ------------------------------------------------------------------------------------------------------
-# Names in directories. The variants without a descriptor begin at the working directory.
+# Names in directories. The variants without a descriptor start at the working directory.
 
 
 def prep_unlinkat(
@@ -1998,7 +2000,7 @@ def prep_renameat(
     sqe: Sqe, olddfd: int, oldpath: int, newdfd: int, newpath: int, rename_flags: int,
     user_data: int = 0, flags: int = 0,
 ) -> None:  # fmt: skip
-    """Give a file another name.
+    """Rename a file.
 
     Args: olddfd and newdfd are directories or AT_FDCWD; oldpath and newpath are addresses (buffers.path);
         rename_flags is a mask of RENAME_*.
@@ -2015,7 +2017,7 @@ def prep_renameat(
 
 
 def prep_rename(sqe: Sqe, oldpath: int, newpath: int, user_data: int = 0, flags: int = 0) -> None:
-    """Give a file another name, both below the working directory.
+    """Rename a file; both names are below the working directory.
 
     Args: oldpath and newpath are addresses (buffers.path).
     CQE: res is 0, or a negative errno.
@@ -2030,7 +2032,7 @@ def prep_rename(sqe: Sqe, oldpath: int, newpath: int, user_data: int = 0, flags:
 
 
 def prep_mkdirat(sqe: Sqe, dfd: int, path: int, mode: int, user_data: int = 0, flags: int = 0) -> None:
-    """Make a directory.
+    """Create a directory.
 
     Args: dfd is a directory or AT_FDCWD; path is an address (buffers.path); mode is the permissions.
     CQE: res is 0, or a negative errno.
@@ -2042,7 +2044,7 @@ def prep_mkdirat(sqe: Sqe, dfd: int, path: int, mode: int, user_data: int = 0, f
 
 
 def prep_mkdir(sqe: Sqe, path: int, mode: int, user_data: int = 0, flags: int = 0) -> None:
-    """Make a directory below the working directory.
+    """Create a directory below the working directory.
 
     Args: as prep_mkdirat.
     CQE: res is 0, or a negative errno.
@@ -2056,7 +2058,7 @@ def prep_mkdir(sqe: Sqe, path: int, mode: int, user_data: int = 0, flags: int = 
 def prep_symlinkat(
     sqe: Sqe, target: int, newdirfd: int, linkpath: int, user_data: int = 0, flags: int = 0
 ) -> None:
-    """Make a symbolic link.
+    """Create a symbolic link.
 
     Args: target and linkpath are addresses (buffers.path); newdirfd is a directory or AT_FDCWD.
     CQE: res is 0, or a negative errno.
@@ -2071,7 +2073,7 @@ def prep_symlinkat(
 
 
 def prep_symlink(sqe: Sqe, target: int, linkpath: int, user_data: int = 0, flags: int = 0) -> None:
-    """Make a symbolic link below the working directory.
+    """Create a symbolic link below the working directory.
 
     Args: as prep_symlinkat.
     CQE: res is 0, or a negative errno.
@@ -2089,7 +2091,7 @@ def prep_linkat(
     sqe: Sqe, olddfd: int, oldpath: int, newdfd: int, newpath: int, hardlink_flags: int,
     user_data: int = 0, flags: int = 0,
 ) -> None:  # fmt: skip
-    """Give a file one more name.
+    """Create a hard link to a file.
 
     Args: as prep_renameat; hardlink_flags is a mask of AT_EMPTY_PATH and AT_SYMLINK_FOLLOW.
     CQE: res is 0, or a negative errno.
@@ -2107,7 +2109,7 @@ def prep_linkat(
 def prep_link(
     sqe: Sqe, oldpath: int, newpath: int, hardlink_flags: int, user_data: int = 0, flags: int = 0
 ) -> None:
-    """Give a file one more name, both below the working directory.
+    """Create a hard link to a file; both names are below the working directory.
 
     Args: as prep_linkat.
     CQE: res is 0, or a negative errno.
@@ -2131,7 +2133,7 @@ def prep_msg_ring(
     """Post a completion in another ring.
 
     Args: fd is the other ring's; length becomes res there, data becomes user_data; msg_ring_flags is 0:
-        IORING_MSG_RING_CQE_SKIP is for descriptors, and -EINVAL here.
+        IORING_MSG_RING_CQE_SKIP is for descriptors, and fails with -EINVAL here.
     CQE: res is 0, or a negative errno: -EOVERFLOW if its CQ has no room, -EBADFD if fd is not a ring.
     Since: 5.18
     Mirrors: liburing io_uring_prep_msg_ring
@@ -2281,7 +2283,7 @@ def prep_uring_cmd_op(
     sqe: Sqe, op: int, cmd_op: int, fd: int, user_data: int = 0, flags: int = 0,
     *, cmd: bytes = b"", uring_cmd_flags: int = 0, buf_index: int = 0,
 ) -> None:  # fmt: skip
-    """Send a command to a driver, with either of the two operations that do so.
+    """Send a command to a driver, with either of the two operations for commands.
 
     Args: op is IORING_OP_URING_CMD or IORING_OP_URING_CMD128; cmd_op is defined by the driver; cmd is up to
         16 bytes, up to 80 if the slot has 128 bytes; uring_cmd_flags is a mask of IORING_URING_CMD_*;
@@ -2334,7 +2336,7 @@ def prep_uring_cmd128(
     Mirrors: liburing io_uring_prep_uring_cmd128
     """
     if len(sqe) < 128:
-        raise ValueError(f"URING_CMD128 takes a slot of 128 bytes, not {len(sqe)}: see get_sqe128()")
+        raise ValueError(f"URING_CMD128 needs a slot of 128 bytes, not {len(sqe)}: see get_sqe128()")
     prep_uring_cmd_op(
         sqe, uapi.IORING_OP_URING_CMD128, cmd_op, fd, user_data, flags,
         cmd=cmd, uring_cmd_flags=uring_cmd_flags, buf_index=buf_index,
@@ -2372,7 +2374,7 @@ def prep_cmd_zone_reset_all(sqe: Sqe, fd: int, user_data: int = 0, flags: int = 
 
 
 def _block_command(number: int) -> int:
-    """Number a block device's command, _IO(0x12, number), as this machine's ioctls are numbered."""
+    """Compute a block device's command, _IO(0x12, number), as this machine's ioctls are numbered."""
     machine = os.uname().machine if hasattr(os, "uname") else ""  # Windows has no uname; layout.py runs there
     none = 1 << 29 if machine.startswith(("mips", "ppc", "sparc", "alpha")) else 0
     return none | 0x12 << 8 | number

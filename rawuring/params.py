@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 # pyright: basic
-"""Negotiation of a ring with this kernel: the rules of the setup flags, wishes and refusals.
+"""Negotiation of a ring with this kernel: the rules of the setup flags, wishes and errors.
 
 What it is: setup() calls io_uring_setup until it succeeds or the cause of the failure is known. Mirrors:
 liburing ``src/setup.c`` as far as it fills io_uring_params.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MAX_ENTRIES = 32768  # IORING_MAX_ENTRIES in the kernel's io_uring.c; the CQ may have twice as many
 
-# (a flag, the flags of which it needs one) and (a flag, one that it excludes). Source: Linux 7.2
+# (a flag, the flags one of which it needs) and (a flag, one that it excludes). Source: Linux 7.2
 # io_uring/io_uring.c io_uring_sanitise_params; checked against the running kernel in
 # tests/test_rings_kernel.py.
 _NEEDS = (
@@ -49,7 +49,7 @@ def broken_rule(flags: int) -> str | None:
     """Name the rule that a combination of setup flags breaks on every kernel.
 
     Args: flags is a mask of IORING_SETUP_*.
-    Returns: the rule in words, or None.
+    Returns: the rule as a sentence, or None.
     Source: Linux 7.2 io_uring/io_uring.c io_uring_sanitise_params
     """
     for flag, needs in _NEEDS:
@@ -68,12 +68,12 @@ def with_needed(flag: int) -> int:
     """
     for wanting, needs in _NEEDS:
         if flag & wanting and not flag & needs:
-            return with_needed(flag | needs & -needs)  # of several the oldest
+            return with_needed(flag | needs & -needs)  # the oldest of several
     return flag
 
 
 def flag_names(flags: int) -> str:
-    """Return the names of setup flags, with | between them.
+    """Return the names of setup flags, joined by |.
 
     Args: flags is a mask of IORING_SETUP_*.
     """
@@ -102,7 +102,7 @@ def setup(
 
     Args: entries and min_entries are SQ sizes; flags and wish are masks of IORING_SETUP_*; fields are
         further members of io_uring_params.
-    Returns: the descriptor, the filled params, and what was dropped.
+    Returns: the descriptor, the filled params, and the wishes that were dropped.
     Raises: ValueError for flags that no kernel accepts together; Unavailable with the cause otherwise, also
         where a seccomp filter would kill the process for the call.
     Mirrors: liburing io_uring_queue_init_try_setup_flags
@@ -124,7 +124,7 @@ def setup(
             fd = syscalls.io_uring_setup(entries, params)
             try:
                 return fd, uapi.io_uring_params.unpack(params), dropped
-            except BaseException:  # a signal handler's, and nobody else knows the descriptor yet
+            except BaseException:  # a signal handler raised, and no other code knows the descriptor yet
                 if not (flags | wish) & uapi.IORING_SETUP_REGISTERED_FD_ONLY:
                     os.close(fd)
                 raise
@@ -147,7 +147,7 @@ def setup(
                 raise syscalls.explain_setup_failure(code, what, flags) from None
 
 
-# EINVAL: unknown here. EPERM: SQPOLL before 5.13. ENOMEM: perhaps 32-byte CQEs were too much.
+# EINVAL: unknown here. EPERM: SQPOLL before 5.13. ENOMEM: perhaps 32-byte CQEs needed too much.
 _WISH_ERRNOS = (errno.EINVAL, errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.EFAULT, errno.ENOMEM)
 
 
@@ -165,7 +165,7 @@ def _newest(mask: int) -> int:
 
 
 def _drop_one(flags: int, wish: int, code: int, dropped: list[Dropped], victim: int = 0) -> int:
-    """Drop the newest wish, or the one that is named, and those that need it."""
+    """Drop the newest wish, or the given one, and those that need it."""
     victim = victim or _newest(wish)
     while victim:
         wish &= ~victim
@@ -175,7 +175,7 @@ def _drop_one(flags: int, wish: int, code: int, dropped: list[Dropped], victim: 
 
 
 def _refused_flags(flags: int) -> list[str]:
-    """Find out which single flags this kernel does not know, by trying each on a tiny ring."""
+    """Find the flags that this kernel does not know, by trying each on a tiny ring."""
     refused = []
     for bit in (1 << i for i in range(flags.bit_length())):
         if not flags & bit or bit in (uapi.IORING_SETUP_CQSIZE, uapi.IORING_SETUP_ATTACH_WQ):
@@ -190,9 +190,9 @@ def _refused_flags(flags: int) -> list[str]:
 
 
 def check_integers(**arguments: Any) -> None:
-    """Reject arguments of a ring that are no integers, or that do not fit the kernel's field.
+    """Reject arguments of a ring that are not integers, or that do not fit the kernel's field.
 
-    Args: arguments by their names; None stands for one that was not given.
+    Args: arguments by their names; None stands for one that was not passed.
     Raises: TypeError and ValueError, which name the argument.
     """
     for name, value in arguments.items():

@@ -12,7 +12,7 @@ Read next: inflight.py.
 
 Unless said otherwise, memory passed to a call may be freed when the call returns, only the thread that owns a
 ring may use it, and Linux 5.1 suffices. Errors are OSError with the kernel's errno, and the message explains
-that errno here.
+what that errno means here.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _ADVICE = {
 
 
 def _explained(error: OSError, opcode: int, blind: bool = False) -> OSError:
-    """Add its meaning to an error of a registration."""
+    """Add the meaning of the errno to the error of a registration."""
     code = error.errno or 0
     advice = _ADVICE.get(code, "")
     since = uapi.SINCE.get(uapi.name_of("IORING_REGISTER_", opcode), "?")
@@ -77,7 +77,7 @@ def _register(ring: Ring, opcode: int, arg: Any, nr_args: int) -> int:
 
 def _register_blind(opcode: int, arg: Any, nr_args: int) -> int:
     """Register without a ring: descriptor -1."""
-    seccomp.check()  # perhaps no ring has been created before, and so nothing has checked
+    seccomp.check()  # perhaps no ring has been created before, and so no other code has checked
     try:
         return syscalls.io_uring_register(-1, opcode, arg, nr_args)
     except OSError as error:
@@ -116,7 +116,7 @@ def _forget(ring: Ring, kind: str) -> None:
 
 
 def _pins(memories: Iterable[Any]) -> list[buffers.Pin]:
-    """Pin each; None means an empty slot."""
+    """Pin each memory; None means an empty slot."""
     empty = buffers.Pin(0, 0, None)
     given = buffers._objects_of("memories", memories, "buffers")
     return [empty if memory is None else buffers.pin(memory, writable=True) for memory in given]
@@ -140,7 +140,7 @@ def _address(block: StructBuffer | None) -> int:
 
 
 def register_buffers(ring: Ring, memories: Iterable[Any]) -> list[buffers.Pin]:
-    """Register buffers, which READ_FIXED, WRITE_FIXED and others name by number.
+    """Register buffers, to which READ_FIXED, WRITE_FIXED and others refer by number.
 
     The kernel maps them once instead of once for each request.
 
@@ -166,7 +166,7 @@ def register_buffers_tags(
     Args: memories are writable buffers, or None for an empty slot; a tag of 0 posts no CQE. Kernels up to
         6.12 post none when all are unregistered.
     Returns: their pins.
-    Raises: OSError; ValueError for another number of tags.
+    Raises: OSError; ValueError for a different number of tags.
     Lifetime: none; the ring holds them until unregister_buffers() or close().
     Since: 5.13
     Mirrors: liburing io_uring_register_buffers_tags
@@ -183,7 +183,7 @@ def register_buffers_tags(
 
 
 def register_buffers_sparse(ring: Ring, nr: int) -> None:
-    """Make room for registered buffers, all slots empty.
+    """Create a table of registered buffers, all slots empty.
 
     Args: nr is the number of slots.
     Raises: OSError.
@@ -199,10 +199,10 @@ def register_buffers_update_tag(
 ) -> list[buffers.Pin]:
     """Put other buffers into slots; requests in flight continue with the old ones.
 
-    Args: off is the first slot; memories are writable buffers, or None to empty the slot; tags as in
+    Args: off is the first slot; memories are writable buffers, or None to clear the slot; tags as in
         register_buffers_tags().
-    Returns: the pins of those that were registered: fewer than memories if the kernel refused a later one.
-    Raises: OSError; ValueError for another number of tags.
+    Returns: the pins of those that were registered: fewer than memories if the kernel rejected a later one.
+    Raises: OSError; ValueError for a different number of tags.
     Lifetime: none; but the old buffers until the final CQE of the requests that use them, or their tag's CQE.
     Since: 5.13
     Mirrors: liburing io_uring_register_buffers_update_tag
@@ -239,7 +239,7 @@ def clone_buffers(
 
     Args: dst gets the buffers of src: nr of them, 0 for all, from slot src_off on, into the slots from
         dst_off on; replace allows slots that are in use.
-    Raises: OSError, EBUSY if dst already has buffers and replace is not given.
+    Raises: OSError, EBUSY if dst already has buffers and replace is False.
     Lifetime: none; both rings hold them.
     Threads: the owner of dst.
     Since: 6.12; offsets and replace 6.13
@@ -266,7 +266,7 @@ def clone_buffers(
 
 
 def register_files(ring: Ring, fds: Iterable[int]) -> None:
-    """Register files, which IOSQE_FIXED_FILE names by number.
+    """Register files, to which requests with IOSQE_FIXED_FILE refer by number.
 
     The ring holds the files themselves: the descriptors may be closed.
 
@@ -283,7 +283,7 @@ def register_files_tags(ring: Ring, fds: Iterable[int], tags: Sequence[int]) -> 
     """Register files with a tag each: a CQE with that user_data signals when one is no longer in use.
 
     Args: fds as in register_files(); a tag of 0 posts no CQE.
-    Raises: OSError; ValueError for another number of tags.
+    Raises: OSError; ValueError for a different number of tags.
     Since: 5.13
     Mirrors: liburing io_uring_register_files_tags
     """
@@ -297,7 +297,7 @@ def register_files_tags(ring: Ring, fds: Iterable[int], tags: Sequence[int]) -> 
 
 
 def register_files_sparse(ring: Ring, nr: int) -> None:
-    """Make room for registered files, all slots empty: direct descriptors go there.
+    """Create a table of registered files, all slots empty: direct descriptors go there.
 
     Args: nr is the number of slots.
     Raises: OSError, EMFILE for more than RLIMIT_NOFILE allows.
@@ -311,7 +311,7 @@ def register_files_sparse(ring: Ring, nr: int) -> None:
 def register_files_update(ring: Ring, off: int, fds: Iterable[int]) -> int:
     """Put other files into slots.
 
-    Args: off is the first slot; fds are descriptors, -1 to empty the slot, IORING_REGISTER_FILES_SKIP to
+    Args: off is the first slot; fds are descriptors, -1 to clear the slot, IORING_REGISTER_FILES_SKIP to
         leave it.
     Returns: the number of changed slots.
     Raises: OSError.
@@ -330,7 +330,7 @@ def register_files_update_tag(
 
     Args: as register_files_update() and register_files_tags().
     Returns: the number of changed slots.
-    Raises: OSError; ValueError for another number of tags.
+    Raises: OSError; ValueError for a different number of tags.
     Since: 5.13
     Mirrors: liburing io_uring_register_files_update_tag
     """
@@ -393,7 +393,7 @@ def setup_buf_ring(
         raise OSError(
             errno.EOPNOTSUPP,
             "IORING_REGISTER_PBUF_RING: this 32-bit kernel has high memory, and before Linux 6.6 it crashes "
-            "when a ring of buffers lies there. From 6.4 ask for kernel_memory=True; before, use "
+            "when a ring of buffers lies there. From 6.4 pass kernel_memory=True; before, use "
             "prep_provide_buffers",
         )
     entries = 1 << (count - 1).bit_length()
@@ -462,7 +462,7 @@ def buf_ring_head(ring: Ring, bgid: int) -> int:
     """Return the kernel's position in a ring of buffers.
 
     Args: bgid is the group.
-    Returns: the kernel's head, 16 bits that run freely.
+    Returns: the kernel's head, a free-running 16-bit number.
     Raises: OSError, ENOENT if the group does not exist.
     Since: 6.8
     Mirrors: liburing io_uring_buf_ring_head
@@ -576,7 +576,7 @@ def register_restrictions(
     """Restrict a ring to the given operations for good, before enable() starts it.
 
     Args: register_ops are the IORING_REGISTER_* that are allowed, sqe_ops the IORING_OP_*; sqe_flags_allowed
-        and sqe_flags_required are masks of IOSQE_*. Everything else is refused with EACCES; required flags
+        and sqe_flags_required are masks of IOSQE_*. Everything else fails with EACCES; required flags
         are also allowed.
     Raises: OSError, EBADFD if the ring is already enabled.
     Since: 5.10
@@ -596,7 +596,8 @@ def allow_only(
     Args: ring was made with IORING_SETUP_R_DISABLED; operations are names ("READ"), numbers
         (IORING_OP_READ) or prep functions (ops.prep_read); register_ops are the IORING_REGISTER_* that remain
         allowed in addition to ENABLE_RINGS; sqe_flags are the IOSQE_* that remain allowed.
-    Raises: ValueError for an unknown operation, and for none; OSError, EBADFD if the ring is already enabled.
+    Raises: ValueError for an unknown operation, and for no operation; OSError, EBADFD if the ring is already
+        enabled.
     Since: 5.10
     """
     if not operations:
@@ -656,7 +657,7 @@ def register_bpf_filter(
 ) -> None:
     """Let a classic BPF program decide about each request of one operation.
 
-    The program reads struct io_uring_bpf_ctx; 0 refuses the request with EACCES, any other value allows it.
+    The program reads struct io_uring_bpf_ctx; 0 rejects the request with EACCES, any other value allows it.
     Several programs must all allow it.
 
     Args: ring, or None for the calling thread's future rings and its children's; opcode is an IORING_OP_*;
@@ -669,7 +670,7 @@ def register_bpf_filter(
     """
     count, rest = divmod(len(program), 8)
     if rest or not count:
-        raise ValueError(f"{len(program)} bytes are no BPF program: each instruction has 8")
+        raise ValueError(f"{len(program)} bytes are not a BPF program: each instruction has 8")
     code = StructBuffer(program)
     argument = StructBuffer(
         uapi.io_uring_bpf.pack(
@@ -769,7 +770,7 @@ def register_iowq_aff(ring: Ring, cpus: Iterable[int]) -> None:
 
 
 def _long_words(value: int) -> bytes:
-    """Put 64 bits into one C long, or into two if a long has 32 bits."""
+    """Split 64 bits into C longs: one, or two if a long has 32 bits."""
     import struct
 
     if struct.calcsize("l") == 8:
@@ -920,7 +921,7 @@ def register_sync_cancel(
     Their CQEs arrive nevertheless. On a DEFER_TASKRUN ring a call without a timeout can hang for ever on a
     request that a worker executes: ASYNC_CANCEL and reap() do not.
 
-    Args: timeout_ns in nanoseconds, None is for ever; target is the user_data, or fd and cancel_flags and
+    Args: timeout_ns in nanoseconds, None waits for ever; target is the user_data, or fd and cancel_flags and
         opcode choose as in ops.prep_cancel_fd().
     Returns: 0, or with IORING_ASYNC_CANCEL_ALL or _ANY the number of cancelled requests.
     Raises: OSError: ENOENT if no request matches, ETIME at the timeout, EALREADY.
@@ -939,7 +940,7 @@ def register_sync_cancel(
 
 
 def register_sync_msg(sqe: bytes | bytearray | memoryview) -> int:
-    """Send a message to a ring without a ring of one's own.
+    """Send a message to a ring without having a ring.
 
     Args: sqe as ops.prep_msg_ring() filled it; only messages with data, not with descriptors.
     Returns: 0.
@@ -968,7 +969,7 @@ def resize_rings(ring: Ring, entries: int, cq_entries: int | None = None) -> Non
     if not ring.flags & uapi.IORING_SETUP_NO_SQARRAY and not _tells_where_the_array_is():
         raise OSError(
             errno.EOPNOTSUPP,
-            "IORING_REGISTER_RESIZE_RINGS: this kernel moves the index array and does not say where: create "
+            "IORING_REGISTER_RESIZE_RINGS: this kernel moves the index array and does not report it: create "
             "the ring with IORING_SETUP_NO_SQARRAY (rings.RECOMMENDED wishes for it)",
         )
     if _waiting_and_wide(ring) and gates.applies("resize-wide"):
@@ -1015,7 +1016,7 @@ def _tells_where_the_array_is() -> bool:
 
 
 class WaitRegion(syscalls.Uncopyable):
-    """Memory that is registered with a ring, which describes waits once for frequent use.
+    """Memory that is registered with a ring, in which waits are described once for frequent use.
 
     register_wait_reg() creates one; ring.submit_and_wait_reg(n, index) waits as entry index describes.
     """
@@ -1029,7 +1030,7 @@ class WaitRegion(syscalls.Uncopyable):
     def set(self, index: int, timeout_ns: int | None, *, min_wait_usec: int = 0) -> None:
         """Describe a wait.
 
-        Args: index of the entry; timeout_ns in nanoseconds, None is for ever; min_wait_usec as in
+        Args: index of the entry; timeout_ns in nanoseconds, None waits for ever; min_wait_usec as in
             Ring.submit_and_wait().
         Raises: IndexError.
         Threads: one at a time.
@@ -1067,7 +1068,7 @@ def register_region(ring: Ring, memory: Any, flags: int = 0) -> None:
 
 
 def register_wait_reg(ring: Ring, entries: int) -> WaitRegion:
-    """Register memory for descriptions of waits, on a ring that is not yet enabled.
+    """Register memory in which waits are described, on a ring that is not yet enabled.
 
     Args: entries is their number; it is rounded up to fill pages.
     Returns: the region, every entry a wait without a timeout.
@@ -1079,7 +1080,7 @@ def register_wait_reg(ring: Ring, entries: int) -> WaitRegion:
     import mmap
 
     if entries < 1:
-        raise ValueError(f"entries={entries} describe no wait")
+        raise ValueError(f"entries={entries}: must be at least 1")
     pages = -(-entries * uapi.io_uring_reg_wait.size // mmap.PAGESIZE)
     memory = buffers.allocate(pages * mmap.PAGESIZE)
     register_region(ring, memory, uapi.IORING_MEM_REGION_REG_WAIT_ARG)
@@ -1093,7 +1094,7 @@ def register_wait_reg(ring: Ring, entries: int) -> WaitRegion:
 class ZcrxIfq(syscalls.Uncopyable):
     """A receive queue of a network card that writes into our memory: see register_ifq().
 
-    It has one more ring, in which we are the producer: of pieces of memory that the card may fill again.
+    It has an additional ring, in which we are the producer: of pieces of memory that the card may fill again.
     """
 
     def __init__(

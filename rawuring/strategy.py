@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 # pyright: basic
-"""The interface between a selector and what watches its descriptors.
+"""The interface between a selector and the strategy that watches its descriptors.
 
-What it is: Strategy, and what both sides of it have in common: keys, ready lists, poll bits.
+What it is: Strategy, and the parts that both sides share: keys, ready lists, poll bits.
 Mirrors: CPython ``Lib/selectors.py``, in how events become poll bits and back.
 Must not know: how a strategy watches, asyncio.
 Invariant: a strategy reads the selector's registrations, and only change() writes there.
@@ -57,7 +57,8 @@ class Strategy(syscalls.Uncopyable):
     def change(self, key: SelectorKey, mask: int, known: bool) -> None:
         """Watch for other events.
 
-        Args: key is the new one, which goes into keys; mask are its events as poll bits; known as for add().
+        Args: key is the new one, which is put into keys; mask has its events as poll bits; known as for
+            add().
         Raises: OSError.
         """
         raise NotImplementedError
@@ -91,7 +92,7 @@ class Strategy(syscalls.Uncopyable):
 
 
 def _still(key: SelectorKey) -> bool | None:
-    """Tell whether a file object still has its number; None for a plain number, which cannot tell.
+    """Tell whether a file object still has its number; None for a plain number, for which this is unknown.
 
     False for one that was closed or detached: a socket does not distinguish these.
     """

@@ -130,7 +130,7 @@ class Uncopyable:
 
 
 class Unavailable(OSError):
-    """Raised where io_uring is not available; says who refuses it and what to do.
+    """Raised where io_uring is not available; says what refuses it and what to do.
 
     It is an OSError with the kernel's errno. ``cause`` is one word from a fixed set (sysctl, group, seccomp,
     policy, absent, flags, memlock, nofile, not-linux, unknown), ``detail`` a finer one, such as
@@ -141,7 +141,7 @@ class Unavailable(OSError):
     def __init__(
         self, code: int, what: str, cause: str, advice: str, evidence: tuple[str, ...] = (), detail: str = ""
     ) -> None:
-        """Keep the parts; the message is put together from all of them."""
+        """Store the parts; the message is assembled from all of them."""
         says = f"{_errno_name(code)} ({os.strerror(code)})"
         facts = f" [{'; '.join(evidence)}]" if evidence else ""
         super().__init__(code, f"{what}: {says}. Cause: {cause}.{facts} {advice}")
@@ -154,21 +154,21 @@ class Unavailable(OSError):
     def because(
         cls: type[_Refusal], code: int, what: str, detail: str, evidence: tuple[str, ...] = (), **words: Any
     ) -> _Refusal:
-        """Build the exception for one of the reasons that are known here.
+        """Build the exception for one of REASONS.
 
-        Args: code, what and evidence as for the class; detail is a key of REASONS; words are what its advice
-            leaves open.
+        Args: code, what and evidence as for the class; detail is a key of REASONS; words fill the gaps in its
+            advice.
         """
         cause, advice = REASONS[detail]
         return cls(code, what, cause, advice.format(**words), evidence, detail)
 
     def __str__(self) -> str:
-        """Return the message alone: it already holds the errno's name."""
+        """Return the message alone: it already contains the errno's name."""
         return str(self.args[1])
 
 
-#: Why io_uring cannot be had: the detail -> the cause, and what to do about it. What follows from more facts
-#: than a ring looks for, evidence.py says.
+#: The reasons why io_uring is unavailable: the detail -> the cause, and what to do about it. evidence.py
+#: draws the conclusions that need more facts than a ring collects.
 REASONS = {
     "sysctl": (
         "sysctl",
@@ -180,7 +180,7 @@ REASONS = {
         "Only members of the group in kernel.io_uring_group may use io_uring here: join it{gid}, or let root "
         "run sysctl -w kernel.io_uring_disabled=0.",
     ),
-    "group-unset": (  # as the kernel has it until somebody names one
+    "group-unset": (  # the kernel's default, until a group is set
         "group",
         "Only processes with CAP_SYS_ADMIN may use io_uring here, and kernel.io_uring_group names no "
         "group: let root name one of yours with sysctl -w kernel.io_uring_group=GID, or run sysctl -w "
@@ -196,11 +196,11 @@ REASONS = {
     ),
     "seccomp-kill": (
         "seccomp",
-        "A seccomp filter kills whoever makes this call ({call}): do not make it, or change the filter.",
+        "A seccomp filter kills processes that make this call ({call}): avoid it, or change the filter.",
     ),
     "seccomp-untried": (
         "seccomp",
-        "A seccomp filter is in force, and no child could be made to ask whether it kills ({why}): "
+        "A seccomp filter is in force, and no child could be created to test whether it kills ({why}): "
         "allow this process a child, or run it without the filter.",
     ),
     "policy": ("policy", "A security module or sandbox refuses io_uring: ask whoever runs this machine."),
@@ -209,14 +209,14 @@ REASONS = {
     "no-mmap": ("absent", "This Python cannot map the memory of a ring: {error}. Use one that has mmap."),
     "no-module": ("absent", "This Python cannot make a ring: {error}. Use one that has {module}."),
     "no-numbers": ("absent", "Add the machine's numbers to SYSCALL_NUMBERS in syscalls.py."),
-    "flags": ("flags", "The kernel knows not all of these flags, or refuses them together."),
+    "flags": ("flags", "The kernel does not know all of these flags, or rejects them together."),
     "sqpoll-privilege": (
         "flags", "IORING_SETUP_SQPOLL needs privileges before Linux 5.13: wish for it instead.",
     ),
     "memlock": (
         "memlock",
         "Ring memory counts against RLIMIT_MEMLOCK (before 5.12 and from 6.14 on), over all processes of the "
-        "user: ask for fewer entries, close rings, or raise the limit (ulimit -l).",
+        "user: use fewer entries, close rings, or raise the limit (ulimit -l).",
     ),
     "nofile": ("nofile", "This process has no descriptors left: raise RLIMIT_NOFILE (ulimit -n)."),
     "nofile-system": ("nofile", "The system has no descriptors left (fs.file-max)."),
@@ -265,16 +265,16 @@ def io_uring_enter(
 ) -> int:
     """Submit SQEs, wait for CQEs, or both.
 
-    A signal that interrupts the call runs its Python handler; the call is then repeated for the time
-    that is left (PEP 475). An exception of the handler leaves, and what the kernel had consumed by then
-    shows only in the SQ ring's head: never trust the return value for that.
+    A signal that interrupts the call runs its Python handler; the call is then repeated for the remaining
+    time (PEP 475). An exception of the handler propagates, and then only the SQ ring's head shows what the
+    kernel had consumed: never trust the return value for that.
 
-    Args: all u32 but fd; timeout holds the deadline and is passed with IORING_ENTER_EXT_ARG.
+    Args: all are u32 except fd; timeout holds the deadline and is passed with IORING_ENTER_EXT_ARG.
     Returns: how many SQEs were consumed; 0 when the deadline passed and nothing was to be submitted.
     Raises: OSError with the kernel's errno, but neither EINTR nor ETIME.
     Threads: any thread, as far as the ring's flags allow.
     Since: 5.1; timeout 5.11
-    Mirrors: liburing io_uring_enter2, plus the retry that PEP 475 asks for
+    Mirrors: liburing io_uring_enter2, plus the retry that PEP 475 requires
     """
     _check_fd(fd)
     if (to_submit | min_complete | flags) >> 32:  # true for a negative number too
@@ -311,7 +311,7 @@ def bare_enter() -> tuple[Callable[..., int], int, Any]:
     """Return the parts of enter(), for a loop that saves its frame: a function and two of its arguments.
 
     Returns: (function, number, no_size). function(number, fd, to_submit, min_complete, flags, None, no_size),
-        or with IORING_ENTER_EXT_ARG and GeteventsArg.begin() and its size in the place of the last two,
+        or with IORING_ENTER_EXT_ARG and GeteventsArg.begin() and its size instead of the last two,
         returns -1 where enter() would raise or repeat: call enter() then.
     Raises: Unavailable where the call does not exist.
     """
@@ -320,14 +320,14 @@ def bare_enter() -> tuple[Callable[..., int], int, Any]:
 
 
 def io_uring_register(fd: int, opcode: int, arg: Any, nr_args: int) -> int:
-    """Register a resource with a ring, or ask about one.
+    """Register a resource with a ring, or query one.
 
     Args: fd is a ring's descriptor, or -1 for the operations that need none (6.13 and newer); opcode
         and nr_args are u32; arg is None, an address as an int, or a ctypes object that is passed by
         reference.
     Returns: the result of the operation, 0 or more.
     Raises: OSError with the kernel's errno.
-    Lifetime: none, but what the operation registers lives on: see register.py.
+    Lifetime: none, but the registered resource lives on: see register.py.
     Mirrors: liburing io_uring_register
     """
     _check_fd(fd)
@@ -338,7 +338,7 @@ def io_uring_register(fd: int, opcode: int, arg: Any, nr_args: int) -> int:
     if isinstance(arg, int):
         if arg < 0 or arg >> _POINTER_BITS:
             raise ValueError(f"arg={arg:#x} is not an address on this machine")
-        # A bare int would travel as 32 bits and become another address.
+        # A bare int would be passed as 32 bits and become another address.
         pointer = _ctypes.c_void_p(arg)
     elif isinstance(arg, (str, bytes)):
         raise _not_an_argument(arg)  # ctypes would pass memory that must not be written
@@ -357,7 +357,7 @@ def io_uring_register(fd: int, opcode: int, arg: Any, nr_args: int) -> int:
 def raise_registration(code: int, fd: int, opcode: int) -> NoReturn:
     """Raise the error of a registration.
 
-    Args: code is the kernel's errno, or the one that it would answer with.
+    Args: code is the kernel's errno, or the one that it would return.
     Raises: OSError with that errno.
     """
     name = uapi.name_of("IORING_REGISTER_", opcode & ~uapi.IORING_REGISTER_USE_REGISTERED_RING)
@@ -375,7 +375,7 @@ def is_of_kernel(error: BaseException) -> bool:
 
 
 def is_ours(error: BaseException) -> bool:
-    """Tell whether an exception comes from this package, and not from a signal handler that ran on the way.
+    """Tell whether an exception comes from this package, and not from a signal handler that ran inside it.
 
     Handlers run between any two of our instructions, and many raise TimeoutError, which is an OSError.
 
@@ -386,7 +386,7 @@ def is_ours(error: BaseException) -> bool:
 
 
 def _raised_in(error: BaseException) -> dict[str, Any] | None:
-    """Return the globals of the frame that has raised an exception; None when none is known."""
+    """Return the globals of the frame that raised an exception; None if it is unknown."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -394,7 +394,7 @@ def _raised_in(error: BaseException) -> dict[str, Any] | None:
 
 
 def membarrier(command: int, flags: int = 0) -> int:
-    """Ask the kernel for a memory barrier; see barriers.py for why one might.
+    """Issue a memory barrier through the kernel; barriers.py says why.
 
     Args: command is one of uapi's MEMBARRIER_CMD_*.
     Returns: 0, or a bit mask of commands for MEMBARRIER_CMD_QUERY.
@@ -414,9 +414,9 @@ _array_types: dict[tuple[Any, int], Any] = {}
 
 
 def array_type(kind: Any, length: int) -> Any:
-    """Return kind * length, a type that is made once: each is a cycle, which only the collector frees.
+    """Return kind * length, a type that is created once: each is a cycle, which only the collector frees.
 
-    Args: kind is a ctypes type; length is one of few, for the types are kept.
+    Args: kind is a ctypes type; length takes few values, because the types are kept.
     """
     found = _array_types.get((kind, length))
     if found is None:
@@ -425,7 +425,7 @@ def array_type(kind: Any, length: int) -> Any:
 
 
 def forget_array_types() -> None:
-    """Make them anew, in a forked child.
+    """Start with an empty table in a forked child.
 
     A dictionary has a lock on free-threaded Python, which another thread may have held.
     """
@@ -434,7 +434,7 @@ def forget_array_types() -> None:
 
 
 def eventfd(initval: int = 0) -> int:
-    """Make an eventfd that does not block and is closed on exec.
+    """Create a non-blocking, close-on-exec eventfd.
 
     Args: initval is its first value; it is readable unless that is 0.
     Returns: the descriptor.
@@ -456,7 +456,7 @@ def eventfd(initval: int = 0) -> int:
 def read_eventfd(fd: int) -> int:
     """Read the count of an eventfd, which resets it to 0.
 
-    Args: fd is an eventfd that does not block.
+    Args: fd is a non-blocking eventfd.
     Returns: the count; 0 when it was not readable.
     Raises: OSError.
     Mirrors: eventfd_read(3)
@@ -468,7 +468,7 @@ def read_eventfd(fd: int) -> int:
 
 
 class GeteventsArg(Uncopyable):
-    """Hold how long one wait may take: an io_uring_getevents_arg, the timespec and mask that it points to.
+    """The limits of one wait: an io_uring_getevents_arg, and the timespec and mask to which it points.
 
     The kernel copies them when the call begins, so one object may serve many calls, one after another.
     """
@@ -480,14 +480,14 @@ class GeteventsArg(Uncopyable):
 
     def __init__(self) -> None:
         """Allocate 56 bytes: the first 24 point to the 16 behind them and to the last 16."""
-        # Without _load(), which refuses other systems than Linux: rings of fakekernel.py wait there as well.
+        # Without _load(), which rejects systems other than Linux: rings of fakekernel.py wait there as well.
         import ctypes
 
         self._memory = array_type(ctypes.c_uint64, 7)()
         self._address = ctypes.addressof(self._memory) + _GETEVENTS.size
         self._view = memoryview(self._memory).cast("B")
         self.size = ctypes.c_size_t(_GETEVENTS.size)
-        self._sigmask_size = 0  # known when a mask is given
+        self._sigmask_size = 0  # known when a mask is set
         self._alone_ns = -1  # the timeout that begin() has left in the memory; 0 while it writes
         self.deadline_ns: int | None = 0
         self.min_wait_usec = 0
@@ -498,7 +498,7 @@ class GeteventsArg(Uncopyable):
     ) -> None:
         """Set the deadline, counted from now on the monotonic clock.
 
-        Args: timeout_ns in nanoseconds, negative counts as 0, None is for ever; min_wait_usec in
+        Args: timeout_ns in nanoseconds, negative counts as 0, None waits for ever; min_wait_usec in
             microseconds, 6.12; sigmask are the signals that are blocked during the wait, None leaves the
             thread's own mask.
         Raises: TypeError and ValueError for a value that is not a time, and for numbers that are not signals.
@@ -512,7 +512,7 @@ class GeteventsArg(Uncopyable):
     def begin(self, timeout_ns: int) -> Any:
         """Do what start() and fill() do for a timeout without a mask and a minimum.
 
-        Shaped by speed: waits of the same length, one after another, write the memory once.
+        Shaped by speed: successive waits of the same length write the memory once.
 
         Args: timeout_ns is 1 or more.
         Returns: as fill().
@@ -526,7 +526,7 @@ class GeteventsArg(Uncopyable):
                 seconds = _SECONDS_MAX
             self._alone_ns = 0
             _GETEVENTS_TIMESPEC.pack_into(self._view, 0, 0, 0, 0, self._address, seconds, nanoseconds)
-            if not self._alone_ns:  # else a signal handler has used the object in between
+            if not self._alone_ns:  # otherwise a signal handler has used the object in between
                 self._alone_ns = timeout_ns
         self.deadline_ns = time.monotonic_ns() + timeout_ns
         return self._memory
@@ -545,7 +545,7 @@ class GeteventsArg(Uncopyable):
         return _FOR_EVER if self.deadline_ns is None else max(0, self.deadline_ns - time.monotonic_ns())
 
     def fill(self) -> Any:
-        """Write the time that is left and return the memory to be passed.
+        """Write the remaining time and return the memory to be passed.
 
         Returns: the ctypes array, whose first 24 bytes are the io_uring_getevents_arg.
         """
@@ -562,7 +562,7 @@ class GeteventsArg(Uncopyable):
         return self._memory
 
     def _write_sigmask(self, mask: int) -> None:
-        """Write the mask as the kernel has it: an array of longs."""
+        """Write the mask in the kernel's format: an array of longs."""
         long = struct.calcsize("l")
         for i in range(self._sigmask_size // long):
             word = mask >> 8 * long * i & (1 << 8 * long) - 1
@@ -579,7 +579,7 @@ _SECONDS_MAX = 1 << 40  # 35,000 years: far below the kernel's own limit of 2**6
 def _enter_until(fd: int, to_submit: int, min_complete: int, flags: int, timeout: GeteventsArg) -> int:
     flags |= uapi.IORING_ENTER_EXT_ARG
     while True:
-        # Written anew for every attempt: time has passed, and a signal handler may have used the object.
+        # Rewritten for every attempt: time has passed, and a signal handler may have used the object.
         result: int = _syscall_enter(
             _nr_enter, fd, to_submit, min_complete, flags, timeout.fill(), timeout.size
         )
@@ -596,7 +596,7 @@ def enter_reg(fd: int, to_submit: int, min_complete: int, flags: int, offset: in
     """Enter with a wait that is described in a registered region, once.
 
     Args: as io_uring_enter; offset in bytes of the io_uring_reg_wait in the region.
-    Returns: how many SQEs were consumed; 0 when the time passed or a signal came and nothing was to be
+    Returns: how many SQEs were consumed; 0 when the time passed or a signal arrived and nothing was to be
         submitted.
     Raises: OSError with the kernel's errno, but neither EINTR nor ETIME.
     Since: 6.13
@@ -617,7 +617,7 @@ def enter_reg(fd: int, to_submit: int, min_complete: int, flags: int, offset: in
 
 
 def _check_fd(fd: int) -> None:
-    # ctypes would cut it to 32 bits, and so reach another file.
+    # ctypes would truncate it to 32 bits, and so reach another file.
     if not isinstance(fd, int):
         raise TypeError(f"a descriptor is an int, not {type(fd).__name__}")
     if not -0x80000000 <= fd <= 0x7FFFFFFF:
@@ -636,14 +636,14 @@ def _check_u32(name: str, value: int) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------
-# libc and the numbers, found on first use
+# libc and the system call numbers, looked up on first use
 
 
 def abi() -> str:
     """Name the system call table of this process, a key of SYSCALL_NUMBERS.
 
     The machine's name is not enough: a 32-bit process on a 64-bit kernel sees the kernel's name, and x32
-    and MIPS n32 hide behind 32-bit pointers. There the interpreter's own ELF header decides.
+    and MIPS n32 processes also have 32-bit pointers. There the interpreter's own ELF header decides.
 
     Raises: Unavailable for a machine that is not in the table; a guess could call anything.
     Source: Linux 6.12 system call tables
@@ -742,16 +742,16 @@ def _load() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------
-# Who said no
+# Which layer refused
 
 
 def explain_setup_failure(code: int, what: str, flags: int = 0) -> Unavailable:
     """Build the exception for a failed io_uring_setup, with the likeliest cause on this machine.
 
-    io_uring_enter on descriptor -1 tells the layers apart: a kernel that has io_uring answers EBADF
-    before any policy is asked, so another answer comes from a filter in front of the kernel.
+    io_uring_enter on descriptor -1 tells the layers apart: a kernel that has io_uring returns EBADF
+    before it checks any policy, so another errno comes from a filter in front of the kernel.
 
-    Args: code is the errno of io_uring_setup; what is the call in words; flags are the setup flags.
+    Args: code is the errno of io_uring_setup; what describes the call; flags are the setup flags.
     Returns: the exception, to be raised by the caller.
     Source: Linux 6.12 io_uring/io_uring.c io_uring_allowed; Documentation/admin-guide/sysctl/kernel.rst
     """
@@ -790,7 +790,7 @@ def _diagnose(
     return REASON_OF_ERRNO.get(code, "unknown")
 
 
-#: What an errno says by itself: the key of REASONS.
+#: The reason that an errno alone implies: a key of REASONS.
 REASON_OF_ERRNO = {
     errno.EINVAL: "flags",
     errno.ENOMEM: "memlock",
@@ -814,7 +814,7 @@ def _enter_errno() -> int:
 
 def _read_text(path: str) -> str | None:
     try:
-        # Not ASCII: its codec is a file, which may be out of reach by now, as UTF-8's is not.
+        # Not ASCII: its codec is a file, which may be unreachable by now, unlike UTF-8's.
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read().strip()
     except OSError:

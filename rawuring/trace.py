@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: MIT
 # pyright: basic
-"""Write down what rings do: RAWURING_TRACE=run.jsonl.
+"""Record what rings do: RAWURING_TRACE=run.jsonl.
 
 What it is: subclasses of Ring, SubmissionQueue and InFlight that write a line for each SQE, each CQE, each
 io_uring_enter and each handler, with its time. ``python -m rawuring.play run.jsonl > run.html`` makes a page.
 Mirrors: strace(1) -f -ttt -o in purpose.
-Must not know: what an operation means, or what is made of the lines (playtrace.py).
+Must not know: the meaning of an operation, or the reader of the lines (playtrace.py).
 Invariant: without the variable nothing of this is imported. It is read when a Ring is created, never per
-request, so it costs a request nothing when it is off; on, 10 to 30 us (DESIGN.md). A program behaves the same
-when the file cannot be written: it is warned once, and not traced.
+request, so it costs a request nothing when it is off; when it is on, 10 to 30 us (DESIGN.md). A program
+behaves the same when the file cannot be written: it gets one warning, and is not traced.
 Read next: command.py.
 
 Unless said otherwise, only the thread that owns a ring may use it.
 
 A line is a JSON array. Times are nanoseconds of time.monotonic_ns(), RING is "PID.NUMBER".
 
-    ["r", TIME, RING, sq_entries, cq_entries, setup flags]      a ring was made
+    ["r", TIME, RING, sq_entries, cq_entries, setup flags]      a ring was created
     ["s", TIME, RING, user_data, opcode, sqe flags, TAKEN]      an SQE is about to be submitted; its slot was
                                                                 taken at TAKEN
     ["e", TIME, TIME, RING, to_submit, min_complete, flags, result, before, after]      io_uring_enter, with
@@ -23,16 +23,17 @@ A line is a JSON array. Times are nanoseconds of time.monotonic_ns(), RING is "P
     ["c", TIME, RING, user_data, res, flags]                    a CQE was copied out
     ["h", TIME, TIME, RING, user_data]                          a handler of a table (inflight.py) ran
     ["o", TIME, RING]                                           CQ_OVERFLOW was seen
-    ["w", TIME, PID, NUMBER]                                    how many workers of io-wq the process has:
-                                                                once a second, and when a ring begins and ends
+    ["w", TIME, PID, NUMBER]                                    the number of io-wq workers of the process:
+    once
+                                                                a second, and when a ring begins and ends
     ["x", TIME, RING]                                           the ring was closed
 
-Lines are written in blocks, when a ring is closed, and when the interpreter ends; a process that is killed
-loses its last block. Rings that a child of fork() inherited are its parent's; those that it makes are traced
-into the same file. What bypasses Ring, such as ring.cq.fetch(), is not seen, nor the handler of a block: one
-call of it answers many requests. What the kernel does with a request cannot be seen either. But a worker
-stays for five seconds after its last request: where none is seen, none was. (Before 5.12 workers are no
-threads of the process, and are not counted.)
+Lines are written in blocks, when a ring is closed, and at exit of the interpreter; a process that is killed
+loses its last block. Rings that a child of fork() inherited are its parent's; rings that the child creates
+are traced into the same file. Code that bypasses Ring, such as ring.cq.fetch(), is not traced, nor is the
+handler of a block: one call of it handles many requests. What the kernel does with a request cannot be seen
+either. But a worker stays for five seconds after its last request: if none is seen, there was none. (Before
+5.12 workers are not threads of the process, and are not counted.)
 """
 
 from __future__ import annotations
@@ -55,14 +56,14 @@ if TYPE_CHECKING:
     from typing import Any
 
 BLOCK = 4096  # lines
-LOOK_NS = 1_000_000_000  # between two looks at the workers: less than the five seconds that they stay
+LOOK_NS = 1_000_000_000  # between two counts of the workers: less than the five seconds that they stay
 
 
 class Log(Uncopyable):
     """A file of lines, for all rings of this process."""
 
     def __init__(self, path: str) -> None:
-        """Open it for appending.
+        """Open the file for appending.
 
         Raises: OSError.
         """
@@ -71,7 +72,7 @@ class Log(Uncopyable):
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         self._lines: list[str] = []
         self._rings = 0
-        #: When the workers were counted last.
+        #: The time of the last count of the workers.
         self.looked = 0
         atexit.register(self.write)
 
@@ -105,16 +106,16 @@ class Log(Uncopyable):
                 except (FileNotFoundError, ProcessLookupError):
                     continue  # it has ended in between
         except OSError:
-            return  # no /proc, or no descriptor left: nothing is known
+            return  # no /proc, or no descriptor left: the number is unknown
         self.add(f'["w",{now},{os.getpid()},{count}]')
 
     def write(self) -> None:
-        """Write what has been added; if that fails, drop it.
+        """Write the lines added so far; if that fails, drop them.
 
         Threads: any.
         """
         lines, self._lines = self._lines, []
-        if os.getpid() != self._pid:  # a copy of the parent's, who writes them itself
+        if os.getpid() != self._pid:  # a copy of the parent's lines, which the parent writes itself
             self._pid = os.getpid()
             return
         data = ("\n".join(lines) + "\n").encode() if lines else b""
@@ -139,19 +140,20 @@ def _open_log(path: str) -> Log | None:
             warnings.warn(f"RAWURING_TRACE: {error}; nothing is traced", RuntimeWarning, stacklevel=5)
             return None
     elif _shared._pid != os.getpid():
-        _shared.write()  # drops what the parent writes
+        _shared.write()  # drops the lines that the parent writes
     return _shared
 
 
 class _TracedQueue(SubmissionQueue):
-    """A queue that notes when each slot is taken.
+    """A queue that records when each slot is taken.
 
-    Every way to take one (get_sqe, put, push, InFlight.start) ends with a store of sqe_tail, so this is seen.
+    All code that takes one (get_sqe, put, push, InFlight.start) ends with a store of sqe_tail, so this sees
+    it.
     """
 
     __slots__ = ("_tail", "taken")
 
-    #: The times of the slots whose SQEs have no line yet; the last is that before sqe_tail.
+    #: The times of the slots whose SQEs have no line yet; the last is that of the slot before sqe_tail.
     taken: list[int]
 
     @property
@@ -165,7 +167,7 @@ class _TracedQueue(SubmissionQueue):
         self._tail: int = tail
         if more > 0:
             self.taken += [monotonic_ns()] * more
-        elif more < 0:  # discarded, or, on a ring that begins anew with each call, consumed
+        elif more < 0:  # discarded, or consumed, on a ring whose batches start at slot 0
             del self.taken[max(len(self.taken) + more, 0) :]
 
 
@@ -174,7 +176,7 @@ class _TracedRewindQueue(_TracedQueue, RewindSubmissionQueue):
 
 
 def _watch_queue(queue: SubmissionQueue) -> _TracedQueue:
-    """Make a queue that takes the place of a new one: of the same memory, with nothing in it."""
+    """Make a queue that replaces a new one: on the same memory, with nothing in it."""
     rewind = isinstance(queue, RewindSubmissionQueue)
     kind = _TracedRewindQueue if rewind else _TracedQueue
     traced: Any = kind.__new__(kind)
@@ -185,7 +187,7 @@ def _watch_queue(queue: SubmissionQueue) -> _TracedQueue:
 
 
 class TracedRing(Ring):
-    """A Ring that writes down what it does; watch() turns a Ring into one."""
+    """A Ring that records what it does; watch() turns a Ring into one."""
 
     sq: _TracedQueue
 
@@ -203,7 +205,7 @@ class TracedRing(Ring):
         self.sq = _watch_queue(self.sq)
         self.get_sqe = self.sq.get_sqe
 
-    def _attach_queues(self, params: dict[str, Any]) -> None:  # anew, when the kernel has moved them
+    def _attach_queues(self, params: dict[str, Any]) -> None:  # again, when the kernel has moved them
         super()._attach_queues(params)
         self._trace_queue()
 
@@ -266,7 +268,7 @@ class TracedRing(Ring):
 
 
 class _Timed:
-    """A handler that writes down when it runs."""
+    """A handler that records when it runs."""
 
     __slots__ = ("handler", "log", "whose")
 
@@ -283,7 +285,7 @@ class _Timed:
 
 
 class TracedInFlight(InFlight):
-    """An InFlight that writes down when its handlers run; watch_table() turns an InFlight into one."""
+    """An InFlight that records when its handlers run; watch_table() turns an InFlight into one."""
 
     def _begin_to_trace(self, ring: TracedRing) -> None:
         self._trace_log, self._trace_name = ring._trace_log, ring._trace_name
@@ -308,7 +310,7 @@ class TracedInFlight(InFlight):
 
 
 def watch(ring: Ring) -> None:
-    """Turn a ring into one that is traced; its constructor calls this if RAWURING_TRACE is set.
+    """Turn a ring into a traced one; its constructor calls this if RAWURING_TRACE is set.
 
     Args: ring is open and new.
     """
@@ -321,11 +323,11 @@ def watch(ring: Ring) -> None:
 
 
 def watch_table(table: InFlight, ring: Ring) -> None:
-    """Turn a table into one that is traced; its constructor calls this if RAWURING_TRACE is set.
+    """Turn a table into a traced one; its constructor calls this if RAWURING_TRACE is set.
 
     Args: table is new; ring is its ring.
     """
-    if isinstance(ring, TracedRing):  # else the file could not be written
+    if isinstance(ring, TracedRing):  # otherwise the file could not be written
         table.__class__ = watched_class(type(table), TracedInFlight)
         assert isinstance(table, TracedInFlight)
         table._begin_to_trace(ring)

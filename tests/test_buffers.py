@@ -470,7 +470,7 @@ def test_allocate_when_nothing_is_wanted_then_refused_in_words(nbytes):
 
 @pytest.mark.parametrize("value", ["a", None, 1.5, 1 << 31])
 def test_ints_when_a_value_is_no_descriptor_then_the_message_names_it(value):
-    with pytest.raises(ValueError, match=rf"^{value!r} is not an int of 32 bits"):
+    with pytest.raises(ValueError, match=rf"^{value!r} is not a 32-bit int"):
         buffers.ints([3, value])
 
 

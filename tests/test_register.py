@@ -441,7 +441,7 @@ def test_buffer_group_when_the_kernel_would_crash_then_only_its_own_memory_is_al
 
 @pytest.mark.parametrize("program", [b"", b"1234567"])
 def test_bpf_filter_when_the_program_is_not_whole_then_refused_in_words(program):
-    with pytest.raises(ValueError, match="are no BPF program"):
+    with pytest.raises(ValueError, match="are not a BPF program"):
         register.register_bpf_filter(Notes(), 0, program)
 
 

@@ -187,7 +187,7 @@ def test_block_then_its_place_is_known_and_memory_that_it_does_not_hold_is_refus
         table = inflight.InFlight(ring)
         memory = debug.guarded(100)
         block = ops.Block(2, ops.prep_read, pipe[0], memory.address, 50, 0)
-        with pytest.raises(debug.Damaged, match="nothing that the request holds"):
+        with pytest.raises(debug.Damaged, match="no object held by the request"):
             table.start_block(block)
         assert (len(table), ring.sq.pending()) == (0, 0)
         table.start_block(ops.Block(2, ops.prep_nop))
