@@ -14,7 +14,7 @@ Linux 5.1 suffices. A module whose functions differ in this states its own defau
 probe is left out on purpose: ``python -m rawuring.probe`` must find it not yet imported.
 """
 
-# No __future__ import here: it would be a SyntaxError where the version is to be told.
+# No __future__ import here: it would be a SyntaxError where the version must be reported.
 import sys
 
 if sys.version_info < (3, 9):  # noqa: UP036 (Python 3.6 can parse this file)

@@ -43,7 +43,7 @@ UNPRIVILEGED = Identity(NOBODY, NOBODY, ())
 def find(user: str | None) -> Identity:
     """Look up a user by name or number.
 
-    Args: user is a name, or a number that this machine need not know; None is nobody, in no group.
+    Args: user is a name, or a number, which may be unknown to this machine; None means nobody, in no group.
     Returns: the user with their groups; an unknown number has itself as its only group.
     Raises: ValueError for a name that is unknown.
     """
@@ -65,8 +65,8 @@ def find(user: str | None) -> Identity:
 def run_as(whom: Identity, work: Callable[[], int]) -> int:
     """Run work in a child that has become another user, and print the child's output.
 
-    Args: work prints to sys.stdout and returns an exit code; its modules should be imported before, for the
-        child may not be able to read them.
+    Args: work prints to sys.stdout and returns an exit code; its modules should be imported before, because
+        the child may be unable to read them.
     Returns: the exit code that work returned.
     Raises: OSError if this process may not become that user, with the advice to run as root.
     Threads: the main thread.

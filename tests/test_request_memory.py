@@ -332,7 +332,7 @@ def test_watched_address_that_nothing_held_covers_then_refused_with_the_line(wat
     ring, table = watched
     memory = target(100)
     where = here()
-    with pytest.raises(debug.Damaged, match="keeps 100 bytes at.*give start.. the Pin itself.*" + where):
+    with pytest.raises(debug.Damaged, match="keeps 100 bytes at.*pass the Pin itself to start.*" + where):
         table.start(ops.prep_read, 0, memory.address, 100, 0)
     with pytest.raises(debug.Damaged, match="keeps 101 bytes at"):
         table.start(ops.prep_read, 0, memory.address, 101, 0, holds=(memory,))
