@@ -975,7 +975,7 @@ class AsyncRing(Uncopyable):
         try:
             self._end_all()
         except BaseException:
-            self._closing = self._ring.closed  # else close() can be called again
+            self._closing = self._ring.closed  # otherwise close() can be called again
             raise
 
     def _end_all(self) -> None:

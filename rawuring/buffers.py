@@ -188,7 +188,7 @@ class StructBuffer(Pin):
         import ctypes
 
         if not isinstance(image, bytes):  # memmove() would take an int as an address
-            raise TypeError(f"the image of a struct is bytes, not {type(image).__name__}")
+            raise TypeError(f"the image of a struct must be bytes, not {type(image).__name__}")
         # Of 64-bit words, so that it is aligned for every struct; a power of two of them, so that few types
         # exist.
         memory = syscalls.array_type(ctypes.c_uint64, 1 << (max(len(image) - 1, 0) // 8).bit_length())()

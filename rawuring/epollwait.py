@@ -65,9 +65,10 @@ if TYPE_CHECKING:
 #: EpollWait.state() returns the state. An event that a row lacks cannot occur there, or it is a modify()
 #: without knowledge that the descriptor is valid, of one that the set does not contain: that raises and ends
 #: the registration.
+#:
 #: =========  ===========================================================================================
-#: state      what it means
 #: state      meaning
+#: =========  ===========================================================================================
 #: unknown    the set does not contain it: not registered, or closed before it was added
 #: noted      an addition waits for the next select()
 #: adding     the addition is on its way
@@ -80,8 +81,8 @@ if TYPE_CHECKING:
 #: refused    the set rejected it, although the caller vouched for it: reported as ready
 #: =========  ===========================================================================================
 #:
+#: =========  ===========================================================================================
 #: event      meaning
-#: event      what happens
 #: =========  ===========================================================================================
 #: change     register() or modify() of a descriptor that is known to be valid
 #: judge      the same without that knowledge: the kernel decides, at once

@@ -112,7 +112,7 @@ class RingHandle(Uncopyable):
             sq_thread_cpu=sq_thread_cpu, sq_thread_idle_ms=sq_thread_idle_ms, wq_fd=wq_fd,
         )  # fmt: skip
         if memory is not None and not (isinstance(memory, (tuple, list)) and len(memory) == 2):
-            raise TypeError(f"memory is a pair of buffers (rings, SQEs), not {memory!r:.50}")
+            raise TypeError(f"memory must be a pair of buffers (rings, SQEs), not {memory!r:.50}")
         fields = {"sq_thread_cpu": sq_thread_cpu or 0, "sq_thread_idle": sq_thread_idle_ms or 0}
         if cq_entries is not None:
             flags |= uapi.IORING_SETUP_CQSIZE

@@ -429,7 +429,7 @@ class InFlight(Uncopyable):
         if holds is not _NOTHING:
             holds = _objects(holds)
         if not isinstance(block, Block):
-            raise TypeError(f"block={block!r:.100} is no ops.Block")
+            raise TypeError(f"block={block!r:.100} is not an ops.Block")
         if count is None:
             count = block.count
         sqes = block.first(count)
@@ -546,7 +546,7 @@ class InFlight(Uncopyable):
             return False
         # No call from here on, as in complete().
         if number not in self._noted:
-            ready = self.ready  # which tells that dispatch() has something to do
+            ready = self.ready  # which shows that dispatch() has something to do
             ready += (_COLUMNS,)
         many.noted += ((index, res, flags),)
         self._noted[number] = many
@@ -598,7 +598,7 @@ class InFlight(Uncopyable):
         else:
             cqes = ring.submit_and_reap(wait_nr, timeout_ns)
             # dispatch() for one request, written out: 200 ns less. No call until the handler's, or until they
-            # stand on the list: the no-call rule (queues.py). Nor an except clause: CPython 3.12 jumps
+            # are on the list: the no-call rule (queues.py). Nor an except clause: CPython 3.12 jumps
             # backwards from its end, and runs signal handlers there.
             if cqes and cqes[0] is cqes[-1] and not cqes[0][3:] and cqes[0][0] in self.entries:
                 token, res, flags = cqes[0]
@@ -905,7 +905,7 @@ class InFlight(Uncopyable):
                 del self._blocks[user_data >> 16]
 
     def _holds_of(self, token: int) -> tuple[Any, ...] | None:
-        """Return what a request holds; None when it is not in the table."""
+        """Return the objects that a request holds; None when it is not in the table."""
         if token in self.entries:
             return self.entries[token][1]  # type: ignore[no-any-return]
         many = self._blocks.get(token >> 16)

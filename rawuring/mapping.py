@@ -195,7 +195,7 @@ def check_layout(mappings: Sequence[Any], params: dict[str, Any]) -> None:
     for ring, memory, offsets in (("sq", mappings[0], sq_off), ("cq", mappings[1], cq_off)):
         found, told = _U32.unpack_from(memory, offsets["ring_entries"])[0], params[f"{ring}_entries"]
         if found != told:
-            raise RuntimeError(f"{ring}.ring_entries is {found}, and io_uring_params says {told}")
+            raise RuntimeError(f"{ring}.ring_entries is {found}, but io_uring_params says {told}")
 
 
 def _check_parts(memory: Any, parts: list[tuple[int, int, int, str]]) -> None:

@@ -200,7 +200,7 @@ def check_integers(**arguments: Any) -> None:
             continue
         if isinstance(value, bool) or not hasattr(value, "__index__"):
             wanted = _WHAT.get(name, "an int")
-            raise TypeError(f"{name} is {wanted}, not {type(value).__name__}: {value!r:.50}")
+            raise TypeError(f"{name} must be {wanted}, not {type(value).__name__}: {value!r:.50}")
         limit = 0x7FFFFFFF if name == "wq_fd" else 0xFFFFFFFF
         if name not in ("entries", "cq_entries") and value is not None and not 0 <= value <= limit:
             raise ValueError(f"{name}={value} is not between 0 and {limit}")

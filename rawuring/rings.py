@@ -748,4 +748,4 @@ _ENTER_ADVICE = {
 def _not_a_count(wait_nr: Any) -> Exception:
     if isinstance(wait_nr, int):
         return ValueError(f"wait_nr={wait_nr} is not a number of completions")
-    return TypeError(f"wait_nr is an int, not {type(wait_nr).__name__}")
+    return TypeError(f"wait_nr must be an int, not {type(wait_nr).__name__}")

@@ -146,7 +146,7 @@ class IoUringSelector(syscalls.Uncopyable, selectors.BaseSelector):
         Raises: as EpollSelector: ValueError, KeyError, PermissionError for a file that cannot be watched (a
             regular file), OSError for a closed descriptor.
         Lifetime: none; the file is not held.
-        Threads: any; a running select() takes notice.
+        Threads: any; a running select() notices.
         Mirrors: CPython selectors.EpollSelector.register
         """
         if not events or events & ~_BOTH:
@@ -354,7 +354,7 @@ class _Map(Mapping):  # type: ignore[type-arg]
 
 
 class PollAdd(Strategy):
-    """Watch each descriptor with a poll of its own, through the monitor of fdmon.py (5.1).
+    """Watch each descriptor with its own poll, through the monitor of fdmon.py (5.1).
 
     A pending poll holds its file, so a socket that is closed without unregister() stays open until
     unregister(). A poll belongs to a thread, so no other thread may select while that thread lives. Otherwise

@@ -203,7 +203,7 @@ REASONS = {
         "A seccomp filter is in force, and no child could be created to test whether it kills ({why}): "
         "allow this process a child, or run it without the filter.",
     ),
-    "policy": ("policy", "A security module or sandbox refuses io_uring: ask whoever runs this machine."),
+    "policy": ("policy", "A security module or sandbox refuses io_uring: ask the administrator of this machine."),
     "no-io-uring": ("absent", "This kernel has no io_uring: older than 5.1, built without it, or emulated."),
     "no-ctypes": ("absent", "This Python cannot call into libc: {error}. Use one that has ctypes."),
     "no-mmap": ("absent", "This Python cannot map the memory of a ring: {error}. Use one that has mmap."),
@@ -323,7 +323,7 @@ def io_uring_register(fd: int, opcode: int, arg: Any, nr_args: int) -> int:
     """Register a resource with a ring, or query one.
 
     Args: fd is a ring's descriptor, or -1 for the operations that need none (6.13 and newer); opcode
-        and nr_args are u32; arg is None, an address as an int, or a ctypes object that is passed by
+        and nr_args are u32; arg must be None, an address as an int, or a ctypes object that is passed by
         reference.
     Returns: the result of the operation, 0 or more.
     Raises: OSError with the kernel's errno.
@@ -619,18 +619,18 @@ def enter_reg(fd: int, to_submit: int, min_complete: int, flags: int, offset: in
 def _check_fd(fd: int) -> None:
     # ctypes would truncate it to 32 bits, and so reach another file.
     if not isinstance(fd, int):
-        raise TypeError(f"a descriptor is an int, not {type(fd).__name__}")
+        raise TypeError(f"a descriptor must be an int, not {type(fd).__name__}")
     if not -0x80000000 <= fd <= 0x7FFFFFFF:
         raise ValueError(f"fd={fd} is not a C int")
 
 
 def _not_an_argument(arg: Any) -> TypeError:
-    return TypeError(f"arg is None, an address or a ctypes object, not {type(arg).__name__}")
+    return TypeError(f"arg must be None, an address or a ctypes object, not {type(arg).__name__}")
 
 
 def _check_u32(name: str, value: int) -> None:
     if not isinstance(value, int):
-        raise TypeError(f"{name} is an int, not {type(value).__name__}")
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
     if not 0 <= value <= _U32_MAX:
         raise ValueError(f"{name}={value} is not a u32")
 
