@@ -203,7 +203,7 @@ REASONS = {
         "A seccomp filter is in force, and no child could be created to test whether it kills ({why}): "
         "allow this process a child, or run it without the filter.",
     ),
-    "policy": ("policy", "A security module or sandbox refuses io_uring: ask the administrator of this machine."),
+    "policy": ("policy", "A security module or sandbox refuses io_uring: ask its administrator."),
     "no-io-uring": ("absent", "This kernel has no io_uring: older than 5.1, built without it, or emulated."),
     "no-ctypes": ("absent", "This Python cannot call into libc: {error}. Use one that has ctypes."),
     "no-mmap": ("absent", "This Python cannot map the memory of a ring: {error}. Use one that has mmap."),

@@ -803,7 +803,7 @@ def test_ring_has_thousands_of_tables_then_close_drains_them_all():
         ((8,), {"sq_thread_idle_ms": -1}, ValueError, "sq_thread_idle_ms=-1"),
         ((8,), {"wq_fd": "5"}, TypeError, "wq_fd must be a descriptor, not str"),
         ((8,), {"wq_fd": -1}, ValueError, "wq_fd=-1"),
-        ((8,), {"memory": b"x"}, TypeError, "memory is a pair of buffers"),
+        ((8,), {"memory": b"x"}, TypeError, "memory must be a pair of buffers"),
         ((8,), {"flags": uapi.IORING_SETUP_CQSIZE}, ValueError, "IORING_SETUP_CQSIZE needs cq_entries"),
         ((8,), {"flags": uapi.IORING_SETUP_ATTACH_WQ}, ValueError, "IORING_SETUP_ATTACH_WQ needs wq_fd"),
         ((8,), {"wish": uapi.IORING_SETUP_CQSIZE}, ValueError, "IORING_SETUP_CQSIZE needs cq_entries"),
