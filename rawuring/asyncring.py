@@ -133,7 +133,7 @@ def _private_ring(loop: asyncio.AbstractEventLoop) -> AsyncRing:
 
 
 def available() -> bool:
-    """Tell whether requests can be awaited here: in the running loop, or in a loop, if none runs."""
+    """Tell whether requests can be awaited here: in the running loop; if none runs, in a new one."""
     return not reason()
 
 
@@ -168,7 +168,7 @@ def _make_ring() -> rings.Ring:
         ring.close()
         raise Unavailable(
             errno.ENOSYS, "asyncring", "absent",
-            "This kernel drops completions that find no room and cannot cancel: use Linux 5.5 or newer.",
+            "This kernel drops completions that find no room, and cannot cancel: use Linux 5.5 or newer.",
         )  # fmt: skip
     ring.owned = True  # asyncio itself warns of a loop that was not closed
     ring.dont_fork()
@@ -266,7 +266,7 @@ class RequestFuture(Uncopyable, asyncio.Future):  # type: ignore[type-arg]
         """Ask the kernel to end the request; the future is cancelled with its final CQE.
 
         Args: msg as for asyncio.Future.
-        Returns: False when the future is done already.
+        Returns: False when the future is already done.
         """
         if self.done():
             return False
@@ -394,7 +394,7 @@ class _TimedFuture(RequestFuture):
 
 
 class ChainBroken(OSError):
-    """Raised by a chain of which a part failed; the parts behind it have completed with -ECANCELED.
+    """Raised by a chain of which a part failed; the parts after it have completed with -ECANCELED.
 
     (A failed fsync, and before 5.15 a closed descriptor, does not stop them.) ``index`` is the number of that
     part, ``results`` holds the res of every part. The errno is that of the part; it is ECANCELED where a part
