@@ -41,7 +41,7 @@ def test_sets_then_cells_that_exist():
 
 
 def test_emulated_tests_then_files_that_exist():
-    for name in (*inside.EMULATED, *inside.ELSEWHERE):
+    for name in (*inside.EMULATED, *inside.LAYOUT, *inside.ELSEWHERE):
         assert (ROOT / "tests" / f"{name}.py").is_file()
 
 
@@ -49,7 +49,7 @@ def test_emulated_tests_then_files_that_exist():
     ("cell", "name", "which"),
     [
         ("5.10um", "ci", "ci"),
-        ("6.12-s390x", "ci", "ci"),
+        ("6.12-s390x", "ci", "ci-emulated"),
         ("5.10um", "quick", "quick"),
         ("6.12-s390x", "quick", "emulated"),
         ("5.10um", "full", "all"),
