@@ -186,8 +186,8 @@ class RequestFuture(Uncopyable, asyncio.Future):  # type: ignore[type-arg]
     succeeded.
     """
 
-    # What every request has stands in slots, and call() sets it: a dictionary for each took 0.2 us more. The
-    # rest is rare.
+    # Attributes that every request has are slots, set by call(): a dictionary for each took 0.2 us more. The
+    # others are rarely set.
     __slots__ = ("_asked", "_at", "_first", "_prep", "_ring", "_taken", "token")
 
     #: Its user_data.
@@ -203,7 +203,7 @@ class RequestFuture(Uncopyable, asyncio.Future):  # type: ignore[type-arg]
     _message: Any = None
 
     def _set_up(self, ring: AsyncRing, prep: Any) -> None:
-        """Set what stands in slots, apart from what is known with the start."""
+        """Set the slots, except _at and token, which are known when the request has started."""
         self._ring = ring
         self._prep = prep
         self._asked = self._taken = False

@@ -345,7 +345,7 @@ class InFlight(Uncopyable):
     def _start(
         self, prep: Any, arguments: tuple[Any, ...], handler: Any, holds: Any, options: dict[str, Any]
     ) -> int:
-        """Do what start() does, for who has packed the arguments and knows the handler."""
+        """Do what start() does, for a caller that has packed the arguments and checked the handler."""
         if holds is not _NOTHING:
             holds = _objects(holds)
         try:
