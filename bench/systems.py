@@ -337,10 +337,10 @@ def liburing_python(what: str, size: int, repeat: int) -> Round:
     return fastest(batch, size, repeat)
 
 
-def uring_api_ring(flags: bool = True) -> Any:
+def uring_api_ring() -> Any:
     lib = compiled("uring_api")
     wanted = lib.IORING_SETUP_SINGLE_ISSUER | lib.IORING_SETUP_DEFER_TASKRUN
-    ring = lib.Ring(512, wanted if flags else 0, auto_submit=False)
+    ring = lib.Ring(512, wanted, auto_submit=False)
     KEEP.append(ring)
     return ring
 

@@ -50,7 +50,6 @@ if TYPE_CHECKING:
 CHUNK_SIZE = 1 << 16
 # The minimum buffer size of a file opened with O_DIRECT, of which only whole blocks are written.
 _DIRECT_SIZE = 1 << 17
-_O_DIRECT = getattr(os, "O_DIRECT", 0)
 
 
 class _Flag(int):
@@ -466,7 +465,7 @@ class _DirectRaw(_Raw):
 
         fd = self.fileno()
         flags = fcntl.fcntl(fd, fcntl.F_GETFL)
-        fcntl.fcntl(fd, fcntl.F_SETFL, flags & ~_O_DIRECT)
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags & ~fileops._O_DIRECT)
         try:
             return fileops.plain_write(fd, [view], offset)
         finally:
@@ -476,7 +475,7 @@ class _DirectRaw(_Raw):
         import fcntl
 
         fd = self.fileno()
-        fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) & ~_O_DIRECT)
+        fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) & ~fileops._O_DIRECT)
         super().wait_from_now_on()
 
 
@@ -1893,7 +1892,7 @@ async def _open(
     closefd: bool, opener: Any, direct: bool,
 ) -> File:  # fmt: skip
     rest = mode, buffering, encoding, errors, newline, closefd
-    if direct and not _O_DIRECT:
+    if direct and not fileops._O_DIRECT:
         raise ValueError(filebatch.NO_DIRECT)
     if isinstance(file, int):
         builtins.open(file, *rest[:-1], False).close()
@@ -1903,7 +1902,7 @@ async def _open(
     except _Asked as asked:
         path, flags = asked.args
     if direct:
-        flags |= _O_DIRECT
+        flags |= fileops._O_DIRECT
     if opener is None:
         fd = await files.open_fd(path, flags, 0o666)
     else:

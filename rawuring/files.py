@@ -128,7 +128,7 @@ class _Turns(Uncopyable):
         else:
             self._leads = True
             count = 0
-            await _suspend
+            await asyncring._suspend
         if not self.begun:
             self.begin()
         if perf_counter() <= _turn.until:
@@ -159,18 +159,6 @@ class _Turns(Uncopyable):
         except BaseException:  # a signal handler has raised
             self._schedule()
             raise
-
-
-class _Suspend:
-    """Suspend once: the task continues in the next turn."""
-
-    __slots__ = ()
-
-    def __await__(self) -> Generator[None, None, None]:
-        yield
-
-
-_suspend = _Suspend()
 
 
 async def _breathe() -> None:
@@ -968,7 +956,7 @@ async def _fetched(path: StrOrBytesPath, opened: filebatch.Opened) -> Any:
     try:
         until = perf_counter() + FETCH_S
         while opened.fetching:
-            await _suspend
+            await asyncring._suspend
             if perf_counter() > _turn.until:
                 await _breathe()
             data = opened.read_now()

@@ -427,7 +427,7 @@ class RingHandle(Uncopyable):
 
         Args: params is the unpacked io_uring_params that the kernel filled.
         Raises: OSError from mmap(2), when the ring is broken.
-        Lifetime: none; views of the old slots stay valid memory, which has no effect any more.
+        Lifetime: none; views of old slots become invalid.
         Since: 6.13
         """
         if get_ident() != self._owner:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import functools
 import os
-import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -29,14 +28,12 @@ TIMEOUT_NS = 20_000_000_000
 @functools.cache
 def kernel_release() -> tuple[int, int]:
     """Return the running kernel's release, to tell a feature that is missing from one that is broken."""
-    match = re.match(r"(\d+)\.(\d+)", os.uname().release)
-    assert match
-    return int(match[1]), int(match[2])
+    return release(os.uname().release)
 
 
 def release(since: str) -> tuple[int, int]:
-    major, minor = since.split(".")
-    return int(major), int(minor)
+    major, minor, *_ = gates.version(since)
+    return major, minor
 
 
 def lacks(feature: str, since: str, config: str = "") -> None:

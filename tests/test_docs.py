@@ -300,3 +300,12 @@ def test_names_of_the_package_then_the_index_of_the_reference_has_each():
     menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     assert menu.rstrip().rpartition("\n")[2].startswith("   "), "the reference is added after the menu"
     assert menu.count(build_docs().TOUR) == 1
+
+
+def test_pages_when_they_name_a_test_then_it_exists() -> None:
+    sources = [file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("*.py")]
+    known = {each for text in sources for each in re.findall(r"def (test_\w+)", text)}
+    for page in (*PAGES, ROOT / "SECURITY.md", ROOT / "DESIGN.md"):
+        for named, dots in re.findall(r"`(test_\w+)(\.\.\.)?`", page.read_text(encoding="utf-8")):
+            found = named in known or (dots and any(each.startswith(named) for each in known))
+            assert found, f"{page.name}: {named}"

@@ -71,8 +71,8 @@ def raises(code: int, function, *arguments, **options) -> None:
     assert caught.value.errno == code, caught.value
 
 
-def read_fixed(do: Driver, fd: int, pin: buffers.Pin, index: int, offset: int = 0, nbytes: int = 64) -> int:
-    return do.run(ops.prep_read_fixed, fd, pin.address, nbytes, offset, index)
+def read_fixed(do: Driver, fd: int, pin: buffers.Pin, index: int, offset: int = 0) -> int:
+    return do.run(ops.prep_read_fixed, fd, pin.address, 64, offset, index)
 
 
 def read_slot(do: Driver, slot: int, nbytes: int = 64) -> bytes | int:

@@ -191,7 +191,7 @@ def test_environment_then_text_json_and_exit_code_agree(environment, closed, val
 INHERIT = """
 from rawuring import rings, uapi
 import os, sys
-ring = rings.Ring(2, flags=FLAGS)
+ring = rings.Ring(2)
 os.set_inheritable(ring.fileno(), True)
 os.environ["RING"] = str(ring.fileno())
 FILTER
@@ -199,8 +199,8 @@ os.execv(sys.executable, [sys.executable, "-m", "rawuring.probe", "--forbid", "-
 """
 
 
-def inherit(flags, code):
-    done = run(INHERIT.replace("FLAGS", flags).replace("FILTER", code), "-", RAWURING_DEBUG="0")
+def inherit(code):
+    done = run(INHERIT.replace("FILTER", code), "-", RAWURING_DEBUG="0")
     if done.returncode == 77:
         pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
     found = json.loads(done.stdout)
@@ -208,14 +208,14 @@ def inherit(flags, code):
 
 
 def test_setup_refused_and_a_ring_was_inherited_then_open_and_the_ring_is_named():
-    found, inherited = inherit("0", filtered(0x00050000 | errno.EPERM, "0"))
+    found, inherited = inherit(filtered(0x00050000 | errno.EPERM, "0"))
     assert [(each["call"], each["state"]) for each in inherited] == [("enter", "open"), ("register", "open")]
     assert found["closed"] is False
     assert "inherited" in found["advice"]
 
 
 def test_everything_refused_and_a_ring_was_inherited_then_closed():
-    found, inherited = inherit("0", filtered(0x00050000 | errno.EPERM))
+    found, inherited = inherit(filtered(0x00050000 | errno.EPERM))
     assert [each["state"] for each in inherited] == ["refused"] * 2
     assert found["closed"] is True
 

@@ -459,9 +459,10 @@ def test_memory_of_every_kind_of_request_then_known():
 # One field, two meanings: a res that is more than a buffer holds
 
 
-def new_group(count: int = 4, size: int = 100) -> buffers.ProvidedBuffers:
-    ring = buffers.BufferRing(buffers.allocate(count * 16), count)
-    return buffers.ProvidedBuffers(ring, buffers.allocate(count * size), size, 1, count)
+def new_group() -> buffers.ProvidedBuffers:
+    """Make a group of 4 buffers of 100 bytes."""
+    ring = buffers.BufferRing(buffers.allocate(64), 4)
+    return buffers.ProvidedBuffers(ring, buffers.allocate(400), 100, 1, 4)
 
 
 def test_res_beyond_the_buffer_then_one_piece_that_was_cut_unless_a_bundle_was_asked_for():

@@ -58,9 +58,9 @@ def read_of(do: Driver, fd: int, nbytes: int, offset: int = -1, **options: objec
     return do.start(ops.prep_read, fd, pin.address, nbytes, offset, keep=pin, **options), memory
 
 
-def write_of(do: Driver, fd: int, data: bytes, offset: int = -1, **options: object) -> int:
+def write_of(do: Driver, fd: int, data: bytes, **options: object) -> int:
     pin = buffers.pin(data)
-    return do.start(ops.prep_write, fd, pin.address, len(data), offset, keep=pin, **options)
+    return do.start(ops.prep_write, fd, pin.address, len(data), -1, keep=pin, **options)
 
 
 def failing(do: Driver, **options: object) -> int:
@@ -265,31 +265,31 @@ def test_waitall_when_cancelled_midway_then_what_had_come(do, pair):
 # Multishot
 
 
-def group_of(do: Driver, bgid: int, count: int, size: int) -> buffers.ProvidedBuffers:
+def group_of(do: Driver, count: int, size: int) -> buffers.ProvidedBuffers:
     try:
-        return register.setup_buf_ring(do.ring, bgid, count, size)
+        return register.setup_buf_ring(do.ring, 1, count, size)
     except OSError:
         lacks("IORING_REGISTER_PBUF_RING", "5.19")
         raise
 
 
-def multishot_recv(do: Driver, sock: socket.socket, bgid: int) -> int:
+def multishot_recv(do: Driver, sock: socket.socket) -> int:
     if kernel_release() < release("6.0"):
         lacks("IORING_RECV_MULTISHOT", "6.0")
-    return do.start(ops.prep_recv_multishot, sock.fileno(), 0, 0, 0, flags=SELECT, buf_group=bgid)
+    return do.start(ops.prep_recv_multishot, sock.fileno(), 0, 0, 0, flags=SELECT, buf_group=1)
 
 
 def test_buffers_run_out_then_the_multishot_ends_and_goes_on_when_armed_again(do, pair):
-    group = group_of(do, 1, 2, 4)
+    group = group_of(do, 2, 4)
     left, right = pair
     left.sendall(b"aaaabbbbccccdddd")
-    token = multishot_recv(do, right, 1)
+    token = multishot_recv(do, right)
     cqes = do.finish(token)
     assert cqes[-1] == (-errno.ENOBUFS, 0)
     assert [flags & MORE for _, flags in cqes[:-1]] == [MORE] * 2
     received = b"".join(group.copy(*cqe) for cqe in cqes[:-1])
     assert received == b"aaaabbbb"
-    again = multishot_recv(do, right, 1)
+    again = multishot_recv(do, right)
     # The end may be among them; see below.
     received += b"".join(group.copy(*cqe) for cqe in do.more(again, 2)[:2])
     assert received == b"aaaabbbbccccdddd"
@@ -299,7 +299,7 @@ def test_buffers_run_out_then_the_multishot_ends_and_goes_on_when_armed_again(do
 
 
 def test_one_shot_without_a_buffer_then_enobufs_and_nothing_is_lost(do, pair):
-    group = group_of(do, 1, 1, 8)
+    group = group_of(do, 1, 8)
     left, right = pair
     left.sendall(b"12345678abcdefgh")
 
@@ -316,11 +316,11 @@ def test_one_shot_without_a_buffer_then_enobufs_and_nothing_is_lost(do, pair):
 
 def test_multishot_when_the_cq_overflows_then_it_ends_and_nothing_is_lost():
     with Driver(rings.Ring(4, cq_entries=4, wish=uapi.IORING_SETUP_SINGLE_ISSUER)) as do:
-        group = group_of(do, 1, 64, 1)
+        group = group_of(do, 64, 1)
         left, right = socket.socketpair()
         with left, right:
             received, armed = b"", 0
-            token = multishot_recv(do, right, 1)
+            token = multishot_recv(do, right)
             do.ring.submit()
             expected = bytes(range(65, 65 + 40))
             for byte in expected:
@@ -331,7 +331,7 @@ def test_multishot_when_the_cq_overflows_then_it_ends_and_nothing_is_lost():
                 received += b"".join(group.copy(*cqe) for cqe in cqes if cqe[0] > 0)
                 if not cqes[-1][1] & MORE:
                     armed += 1
-                    token = multishot_recv(do, right, 1)
+                    token = multishot_recv(do, right)
             assert received == expected
             assert armed
             do.run(ops.prep_cancel64, token, 0)

@@ -272,14 +272,14 @@ def test_trace_when_a_child_is_forked_then_no_line_is_written_twice(tmp_path):
 # What is made of it
 
 
-def invented(requests, per_call=4, ring='"1.1"'):
-    yield f'["r",0,{ring},64,128,0]'
+def invented(requests, per_call=4):
+    yield '["r",0,"1.1",64,128,0]'
     for i in range(0, requests, per_call):
         for n in range(i, min(i + per_call, requests)):
-            yield f'["s",{i * 100},{ring},{n},22,0]'
-        yield f'["e",{i * 100},{i * 100 + 10},{ring},{per_call},1,1,{per_call},0,{per_call}]'
+            yield f'["s",{i * 100},"1.1",{n},22,0]'
+        yield f'["e",{i * 100},{i * 100 + 10},"1.1",{per_call},1,1,{per_call},0,{per_call}]'
         for n in range(i, min(i + per_call, requests)):
-            yield f'["c",{i * 100 + 50 + n},{ring},{n},{-5 if n == 7 else 16},0]'
+            yield f'["c",{i * 100 + 50 + n},"1.1",{n},{-5 if n == 7 else 16},0]'
 
 
 @pytest.mark.long

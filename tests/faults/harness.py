@@ -47,11 +47,11 @@ def run_child(
     )
 
 
-def check_child(done: subprocess.CompletedProcess[str], code: int = 0) -> str:
+def check_child(done: subprocess.CompletedProcess[str]) -> str:
     """Require that a child ended as expected, with nothing on stderr; return its output."""
     if done.stdout.startswith("SKIP "):
         pytest.skip(done.stdout[5:].strip())
-    assert done.returncode == code, (
+    assert not done.returncode, (
         f"{name_of_status(done.returncode)}\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
     )
     assert not done.stderr, done.stderr[-4000:]
