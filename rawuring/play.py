@@ -308,7 +308,7 @@ class Recorded(fakekernel.FakeKernel):
     def feed(self, fd: int, data: bytes) -> None:
         """Write into a pipe as a FakeKernel does, after recording it."""
         if self.recorder is not None:
-            self.recorder.note({"kind": "outside", "text": f"somebody writes {data!r} into the pipe"})
+            self.recorder.note({"kind": "outside", "text": f"another program writes {data!r} into the pipe"})
         super().feed(fd, data)
 
     def waiting(self) -> list[list[Any]]:

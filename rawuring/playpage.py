@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 # pyright: basic
-"""The page of play.py: its style, its markup and its program.
+"""The page of play.py: its style, its markup and its script.
 
-What it is: three texts, and fill(), which puts them and the data of play.py into one file. They are strings of
-a module, as a copy, a zip and a copy in one file carry modules and nothing else.
+What it is: three texts, and fill(), which combines them and the data of play.py into one file. They are
+strings in a module, because a copy, a zip and a copy in one file contain only modules.
 Mirrors: nothing.
 Must not know: where the data come from.
 Invariant: the page is ASCII, loads nothing (its Content-Security-Policy forbids it), and works by keyboard.
@@ -235,7 +235,7 @@ BODY = r"""
       </div>
     </section>
     <section class="card" aria-labelledby="words-title"><h2 id="words-title">The words</h2>
-      <p class="soft">Those with a k stand in the shared memory: one side writes, both read. sq.sqe_tail is the program's own.</p>
+      <p class="soft">Those with a k are in the shared memory: one side writes, both read. sq.sqe_tail is private to the program.</p>
       <div class="scroll" tabindex="0" role="region" aria-label="Table of the words"><table id="words"></table></div>
       <div class="array" id="array"></div></section>
   </div>
@@ -521,8 +521,8 @@ function arrayRow(state) {
 
 function details(state) {
   if (chosen === "array") {
-    return `<p>The index array says for each place of the queue which SQE slot is meant, so that a program can fill
-      slots in one order and send them in another. It is written once, by us, and not looked at again. From Linux 6.6 it
+    return `<p>The index array maps each place of the queue to an SQE slot, so that a program can fill
+      slots in one order and submit them in another. We write it once, and do not read it again. From Linux 6.6 on it
       can be left out (IORING_SETUP_NO_SQARRAY).</p>`;
   }
   if (chosen.startsWith("sqe[")) return sqeDetails(state, Number(chosen.slice(4, -1)));
@@ -548,8 +548,8 @@ function sqeDetails(state, slot) {
   let out = `<h3 class="mono">sqe[${slot}]</h3>` + (bad ? `<p class="bad-text">${escape(bad)}</p>` : "") +
     (owner ? `<p>${owner[2]}.</p>` : "");
   const hex = state.sqes[slot];
-  if (!hex || /^0+$/.test(hex)) return out + "<p>64 bytes, all zero: nothing was written here yet.</p>";
-  if (/^(ee)+$/.test(hex)) return out + "<p>64 bytes of 0xee: this kernel overwrites a slot that it has read, so that nobody relies on it.</p>";
+  if (!hex || /^0+$/.test(hex)) return out + "<p>64 bytes, all zero: not written yet.</p>";
+  if (/^(ee)+$/.test(hex)) return out + "<p>64 bytes of 0xee: this kernel overwrites a slot that it has read, so that no program relies on it.</p>";
   const fields = sqeFields(hex);
   const operation = DATA.operations[fields.opcode];
   const uses = operation ? operation.uses : [[0, 1, "opcode", ""], [32, 8, "user_data", ""]];
@@ -598,11 +598,11 @@ function cqeDetails(state, slot) {
   const bad = state.trouble[`cqe[${slot}]`];
   const cqe = state.cqes[slot];
   let out = `<h3 class="mono">cqe[${slot}]</h3>` + (bad ? `<p class="bad-text">${escape(bad)}</p>` : "") + `<p>${owner[2]}.</p>`;
-  if (!cqe) return out + "<p>16 bytes, all zero: nothing was written here yet.</p>";
+  if (!cqe) return out + "<p>16 bytes, all zero: not written yet.</p>";
   if (!owner[1]) {
     const early = slot === (state.words["cq.ktail"] & (state.ring.cq_entries - 1)) && state.changed === `cqe[${slot}]`;
-    out += early ? "<p>Written, and not announced: until cq.ktail has moved, we must not look.</p>"
-      : "<p class='soft'>What stands here was copied already.</p>";
+    out += early ? "<p>Written but not published: until cq.ktail has moved, we must not read it.</p>"
+      : "<p class='soft'>This entry was copied already.</p>";
   }
   const request = [...state.requests].reverse().find((each) => each.user_data === cqe[0]);
   const operation = request && DATA.operations[NAMES.opcodes[request.op]];
@@ -686,33 +686,33 @@ function requestsPanel(states, place) {
 const TERMS = {
   "SQ": "Submission queue: the ring into which the program puts requests. It moves the tail, the kernel the head.",
   "CQ": "Completion queue: the ring into which the kernel puts answers. It moves the tail, the program the head.",
-  "SQE": "Submission queue entry: 64 bytes that say what is wanted: the operation, the descriptor, an address, a length, and user_data.",
+  "SQE": "Submission queue entry: 64 bytes that describe a request: the operation, the descriptor, an address, a length, and user_data.",
   "CQE": "Completion queue entry: 16 bytes, the answer to a request: its user_data, the result (res), and flags.",
   "slot": "A place in a ring's array of entries. There are few of them, and they are used again and again.",
-  "index": "A counter that only grows, and passes from 2**32 - 1 to 0. Which slot it means is found with the mask.",
+  "index": "A counter that only grows, and passes from 2**32 - 1 to 0. The mask turns it into a slot.",
   "mask": "The number of slots minus 1. As that number is a power of two, index & mask is the rest of a division: the slot.",
-  "head": "The index of the next entry to be taken out. Who takes entries out moves it.",
-  "tail": "The index of the next entry to be put in. Who puts entries in moves it, after he has filled them.",
-  "user_data": "A number of the program's own in each SQE. It comes back in the CQE, and tells whose answer this is. On the rings it is short: ud.",
+  "head": "The index of the next entry to be taken out. The side that takes entries out moves it.",
+  "tail": "The index of the next entry to be put in. The side that puts entries in moves it, after filling them.",
+  "user_data": "A number that the program chooses for each SQE. The CQE returns it, and so identifies the request. The rings abbreviate it: ud.",
   "res": "The result of a request: what the system call would have returned, such as a number of bytes; or a negative errno.",
   "errno": "The number of an error: 2 is ENOENT, no such thing; 9 is EBADF, no such descriptor.",
-  "NOP": "No operation: a request that does nothing and is answered at once. Good for looking at the way there and back.",
-  "publish": "To store the new tail: from that store on, the other side may look at the entries.",
+  "NOP": "No operation: a request that does nothing and is answered at once. It shows the way there and back.",
+  "publish": "To store the new tail: from that store on, the other side may read the entries.",
   "reap": "To copy CQEs out of the CQ, and then to move its head: their slots are free again.",
   "io_uring_setup": "The system call that makes a ring.",
-  "io_uring_enter": "The system call by which the program lets the kernel look at the SQ, and waits for completions if it wants to.",
+  "io_uring_enter": "The system call that makes the kernel read the SQ, and that can wait for completions.",
   "mapping": "Memory that mmap(2) has put into the program's address space. The kernel has the same memory: what one side stores, the other can load.",
   "descriptor": "The small number by which a process knows an open file, pipe or socket.",
   "pipe": "A queue of bytes in the kernel: what is written at one end is read at the other. Reading an empty one has to wait.",
-  "release": "A store with a promise: whoever sees it sees all that was stored before it. So entries come first, and the tail after them.",
-  "acquire": "A load with a promise: what is loaded after it is at least as new. It is the partner of a release.",
-  "full fence": "Nothing passes it: every store before it is visible before any load after it. Release and acquire do not promise that.",
-  "in flight": "Submitted, and not yet completed with a last CQE.",
-  "multishot": "A request that is answered again and again, until a CQE comes without F_MORE.",
-  "CQ_OVERFLOW": "A bit of sq.kflags: CQEs found no room in the CQ, and wait on a list of the kernel's.",
-  "NEED_WAKEUP": "A bit of sq.kflags: the kernel's thread sleeps, and has to be woken by io_uring_enter.",
-  "SQPOLL": "A kind of ring for which a thread of the kernel looks at the SQ, so that submitting needs no system call.",
-  "GETEVENTS": "A flag of io_uring_enter: also look at what can be completed now.",
+  "release": "A store with a guarantee: a reader that sees it sees everything stored before it. So entries come first, and the tail after them.",
+  "acquire": "A load with a guarantee: later loads return values at least as new. It is the partner of a release.",
+  "full fence": "No access passes it: every store before it is visible before any load after it. Release and acquire do not guarantee that.",
+  "in flight": "Submitted, but not yet completed with a last CQE.",
+  "multishot": "A request that is answered again and again, until a CQE arrives without F_MORE.",
+  "CQ_OVERFLOW": "A bit of sq.kflags: CQEs did not fit into the CQ, and wait on a list inside the kernel.",
+  "NEED_WAKEUP": "A bit of sq.kflags: the kernel's thread sleeps, and io_uring_enter has to wake it.",
+  "SQPOLL": "A kind of ring for which a thread of the kernel polls the SQ, so that submitting needs no system call.",
+  "GETEVENTS": "A flag of io_uring_enter: also post the completions that are possible now.",
   "IOSQE_IO_LINK": "A flag of an SQE: the next one waits for this one, and is cancelled if it fails.",
   "POLL_ADD": "The request to be told when a descriptor is ready for reading or writing.",
   "POLL_REMOVE": "The request to end a POLL_ADD, which is named by its user_data.",
@@ -721,17 +721,17 @@ const TERMS = {
   "DEFER_TASKRUN": "A flag of io_uring_setup: completions are made only when the program enters the kernel for them.",
   "inflight.py": "The file of rawuring with the table of requests in flight, which keeps their memory alive until the last CQE.",
   "fdmon.py": "The file of rawuring that waits for many descriptors with POLL_ADD, after the model of QEMU.",
-  "buffer": "The memory that a request reads from, or writes into. Only its address stands in the SQE.",
-  "barrier": "What keeps a CPU from changing the order in which others see its loads and stores: release, acquire, full fence.",
-  "params": "The struct that io_uring_setup fills: how many entries each queue has, and where in the mapping each word stands.",
+  "buffer": "The memory that a request reads from, or writes into. The SQE contains only its address.",
+  "barrier": "It keeps a CPU from changing the order in which others see its loads and stores: release, acquire, full fence.",
+  "params": "The struct that io_uring_setup fills: the number of entries of each queue, and the place of each word in the mapping.",
   "index array": "Numbers of slots, one for each place of the SQ: so a program may fill slots in one order and send them in another.",
   "token": "A number that is used for one request only, and never again: so a late answer cannot be taken for another one's.",
-  "ENOENT": "The error number for: there is no such thing.",
+  "ENOENT": "The error number for: it does not exist.",
   "ECANCELED": "The error number for: it was cancelled.",
-  "EALREADY": "The error number for: it is being done already.",
-  "IORING_FEAT_NODROP": "What a kernel says (from 5.5 on) that keeps completions for which the CQ has no room, and loses none.",
+  "EALREADY": "The error number for: it is already in progress.",
+  "IORING_FEAT_NODROP": "A feature flag (from 5.5 on): the kernel keeps completions that do not fit into the CQ, and loses none.",
   "io_sq_thread": "The function of the kernel that SQPOLL's thread runs.",
-  "store buffer": "Where a CPU keeps its own stores for a moment, before the other CPUs can see them.",
+  "store buffer": "The place where a CPU keeps its stores for a moment, before the other CPUs can see them.",
 };
 const LINKED = new RegExp("(?<![\\w.])(" + [...Object.keys(DATA.words || {}), ...Object.keys(TERMS)].sort((a, b) => b.length - a.length)
   .map((each) => each.replace(/[.*]/g, "\\$&")).join("|") + ")(ed|s|ing|es)?(?!\\w)", "g");
@@ -760,12 +760,12 @@ function explain(term) {
 // -- sentences
 
 const FLAGS_SAY = {
-  NEED_WAKEUP: ["The kernel's thread falls asleep, and says so.", "The kernel's thread is awake again."],
-  CQ_OVERFLOW: ["The kernel says that answers wait outside the CQ for room.", "No answer waits outside the CQ any more."],
-  TASKRUN: ["The kernel has work that only our entering it will do.", "That work is done."],
+  NEED_WAKEUP: ["The kernel's thread falls asleep, and signals that.", "The kernel's thread is awake again."],
+  CQ_OVERFLOW: ["The kernel signals that answers wait outside the CQ for room.", "No answer waits outside the CQ any more."],
+  TASKRUN: ["The kernel has work that it will do only when we enter.", "That work is done."],
 };
 
-// What an event is, for somebody who does not know the words yet.
+// An event, described for readers who do not know the terms yet.
 function plain(event) {
   const name = event.name || "", slot = /\[(\d+)\]/.exec(name);
   const by = event.kind === "word" && distance(event.new, event.old);
@@ -780,9 +780,9 @@ function plain(event) {
   }
   if (event.kind !== "word") return "";
   if (name.startsWith("sqe[")) {
-    if (event.new === null || /^(ee)+$/.test(event.bytes || "")) return "This kernel overwrites what it has read, so that nobody relies on it.";
+    if (event.new === null || /^(ee)+$/.test(event.bytes || "")) return "This kernel overwrites a slot that it has read, so that no program relies on it.";
     const fields = sqeFields(event.bytes);
-    return `We write a request into slot ${slot[1]}: ${opcodeName(fields.opcode)}, to which the answer will carry ${fields.user_data}.`;
+    return `We write a request into slot ${slot[1]}: ${opcodeName(fields.opcode)}. Its answer will carry ${fields.user_data}.`;
   }
   if (name.startsWith("cqe[")) {
     const [user_data, res, flags] = event.cqe;
@@ -795,7 +795,7 @@ function plain(event) {
   }
   const back = by > U32 / 2;
   return {
-    "sq.sqe_tail": back ? "We give slots back that were not published." : many(by, "We take a slot. Nobody else sees that.", "We take # slots. Nobody else sees that."),
+    "sq.sqe_tail": back ? "We return slots that were not published." : many(by, "We take a slot. Nobody else sees that.", "We take # slots. Nobody else sees that."),
     "sq.ktail": many(by, "We publish it: now the kernel may read the request.", "We publish them: now the kernel may read # requests."),
     "sq.khead": many(by, "The kernel has read the request: its slot is ours again.", "The kernel has read # requests: their slots are ours again."),
     "cq.ktail": many(by, "The kernel announces the answer: now we may read it.", "The kernel announces # answers: now we may read them."),
@@ -908,8 +908,8 @@ let toured = 0; // the chapter of the tour that was open last
 const BEFORE = {
   start: "Press <b>Play</b>, or go step by step with <kbd>&rarr;</kbd>.",
   tour: "Before the first change. Go forward with <kbd>&rarr;</kbd> or the buttons.",
-  drive: "A new ring, and nothing has happened. Press one of the buttons of the program.",
-  exercises: "A new ring. Read what is wanted, and press the buttons.",
+  drive: "A new ring. Press one of the buttons of the program.",
+  exercises: "A new ring. Read the task, and press the buttons.",
 };
 
 function openChapter(number, to) {
@@ -934,7 +934,7 @@ function drawPanel() {
         `<option value="${n}">${each.number}. ${escape(each.title)}</option>`).join("")}</select>
       <button id="next-chapter">Next chapter</button></div><div id="story"></div>
       <p class="soft">Keys: <kbd>&larr;</kbd> <kbd>&rarr;</kbd> one change, <kbd>Page Up</kbd> <kbd>Page Down</kbd> one
-      step, <kbd>Home</kbd> <kbd>End</kbd>. Click a word or a slot for what it is.</p>`;
+      step, <kbd>Home</kbd> <kbd>End</kbd>. Click a word or a slot for an explanation.</p>`;
     panel.dataset.shown = "tour";
     byId("chapter").addEventListener("change", (event) => openChapter(Number(event.target.value)));
     byId("next-chapter").addEventListener("click", () =>
@@ -981,13 +981,13 @@ const ROUND = DATA.chapters.findIndex((each) => each.title === "One NOP");
 PANELS.start = (panel) => {
   if (panel.dataset.shown !== "start") {
     panel.innerHTML = `<h2>One request, there and back</h2>${paragraphs([
-      "A program that wants something from the kernel, to read a file or to send a packet, calls it and waits. With io_uring it writes the " +
-        "request into memory that both can see, and goes on. Later it finds the answer there.",
+      "To read a file or send a packet, a program usually calls the kernel and waits. With io_uring it writes the " +
+        "request into memory that both can see, and continues. Later it finds the answer there.",
       "That memory is two rings of slots. Requests go into the SQ, answers come out of the CQ. Blue is ours, the program's; orange is the kernel's.",
-      "Who puts entries into a ring moves its tail; who takes them out moves its head. So each word has one side that writes it, and nobody needs a lock.",
-      "Here the program asks for nothing (a NOP) and is told that it is done: nine changes, and all of io_uring is in them.",
+      "The side that puts entries into a ring moves its tail; the side that takes them out moves its head. So each word has one writer, and no lock is needed.",
+      "Here the program submits a request that does nothing (a NOP), and gets its answer: nine changes, which show all of io_uring.",
     ])}<div class="row"><button class="main" id="watch">Watch it</button></div>
-      <div id="onward"></div><p class="soft">What is underlined is explained when you click it. Keys: <kbd>&larr;</kbd> <kbd>&rarr;</kbd> one change,
+      <div id="onward"></div><p class="soft">Click an underlined term for an explanation. Keys: <kbd>&larr;</kbd> <kbd>&rarr;</kbd> one change,
       <kbd>Space</kbd> plays.</p>`;
     panel.dataset.shown = "start";
     byId("watch").addEventListener("click", () => playOn(!timer));
@@ -1103,7 +1103,7 @@ class LiveKernel extends FakeKernel {
     const index = this.sq_head, slot = index & (this.sq_entries - 1);
     const event = {kind: "copy", name: `sqe[${slot}]`, index};
     if (this.machine.filledFor[slot] !== index) {
-      event.trouble = {[event.name]: "The kernel reads what stood here before: nobody has written this slot for index " +
+      event.trouble = {[event.name]: "The kernel reads old contents: this slot was not written for index " +
         `${index}. An old request runs once more, with its old user_data and its old addresses.`};
     }
     this.machine.note(event);
@@ -1111,7 +1111,7 @@ class LiveKernel extends FakeKernel {
   }
 
   feed(fd, data) {
-    this.machine.note({kind: "outside", text: `somebody writes ${data.length} bytes into the pipe`});
+    this.machine.note({kind: "outside", text: `another program writes ${data.length} bytes into the pipe`});
     super.feed(fd, data);
   }
 }
@@ -1140,18 +1140,18 @@ const ACTIONS = {
   cancel: ["ASYNC_CANCEL of the target", (m) => ({opcode: OP.ASYNC_CANCEL, fd: -1, addr: BigInt(m.target)}),
     "An ASYNC_CANCEL ends the request with the user_data below. Both are answered."],
   timeout: ["TIMEOUT of one second", () => ({opcode: OP.TIMEOUT, fd: -1, len: 1}),
-    "A TIMEOUT is answered with -ETIME. You say when the second is over."],
+    "A TIMEOUT is answered with -ETIME. You decide when the second is over."],
   fsync: ["FSYNC, done when you say so", () => ({opcode: OP.FSYNC, fd: 4}),
-    "It takes long: you say when it is done, and so in which order answers come."],
+    "It takes long: you decide when it is done, and so the order of the answers."],
 };
 const SWITCHES = {
   release: ["the release", "sq.ktail is stored plainly. On an SQPOLL ring the kernel's thread may see the tail before the SQE. " +
     "Without SQPOLL nothing happens: the kernel reads in our own thread, which sees its own stores in order. " +
-    "That is why this mistake lives long."],
-  fence: ["the full fence", "SQPOLL: our store of sq.ktail may still be in the CPU's store buffer while we look at NEED_WAKEUP."],
+    "That is why this mistake often goes unnoticed."],
+  fence: ["the full fence", "SQPOLL: our store of sq.ktail may still be in the CPU's store buffer while we load NEED_WAKEUP."],
   mask: ["the mask", "sqes[index] in place of sqes[index & mask]."],
   head: ["the look at cq.ktail", "We copy one CQE more than there is, and move cq.khead past cq.ktail."],
-  reuse: ["the look at sq.khead", "get_sqe() gives out slots that the kernel has not read."],
+  reuse: ["the look at sq.khead", "get_sqe() returns slots that the kernel has not read."],
 };
 
 class Machine {
@@ -1247,7 +1247,7 @@ class Machine {
     this.shown = now;
     this.add({kind: "note", text: overflow.length ? `CQEs wait outside the ring: ${overflow.map((each) => "ud " + each[0]).join(", ")}`
       : waits.length ? `the kernel keeps ${waits.map(([n, what]) => `ud ${n} (waits for ${what})`).join(", ")}`
-        : "the kernel keeps nothing any more", waits, overflow});
+        : "the kernel no longer keeps anything", waits, overflow});
   }
 
   add(event) {
@@ -1318,7 +1318,7 @@ class Machine {
     if (slot >= this.kernel.sq_entries) {
       return this.tell(`sqes[${index}] = ${opcodeName(fields.opcode)} user_data=${this.number}`, {"sq.sqe_tail":
         `Index ${index} is slot ${index & this.mask}, and these 64 bytes went ${64 * slot} bytes behind the beginning of an array of ` +
-        `${64 * this.kernel.sq_entries}. The kernel will read slot ${index & this.mask}, where an old request stands.`});
+        `${64 * this.kernel.sq_entries}. The kernel will read slot ${index & this.mask}, which contains an old request.`});
     }
     const bytes = new Uint8Array(sqe.buffer);
     const write = () => {
@@ -1330,7 +1330,7 @@ class Machine {
       this.look();
       if (unread && index !== head) {
         this.tell(`sqe[${slot}] was overwritten`, {[`sqe[${slot}]`]:
-          "This SQE was published, and the kernel had not read it: that request is lost, and nobody will hear of it."});
+          "This SQE was published, and the kernel had not read it: that request is lost without a trace."});
       }
     };
     if (this.sqpoll && this.without.has("release")) {
@@ -1429,7 +1429,7 @@ class Machine {
   }
 
   runThread() {
-    if (this.kernel.load(this.kernel.sq_off.flags) & 1) return this.tell("The thread sleeps: it sees nothing until somebody wakes it");
+    if (this.kernel.load(this.kernel.sq_off.flags) & 1) return this.tell("The thread sleeps: it sees nothing until it is woken");
     if (!this.kernel.run_sq_thread()) this.tell("The thread looks at sq.ktail, and there is nothing new");
   }
 
@@ -1438,7 +1438,7 @@ class Machine {
     const state = this.run.states[this.run.states.length - 1];
     const request = state.requests.find((each) => each.user_data === user_data);
     const early = request && !["done", "discarded"].includes(request.phase);
-    this.tell(`the buffer of ud ${user_data} is given back` + (early ? ", and the request still names it" : ""));
+    this.tell(`the buffer of ud ${user_data} is freed` + (early ? ", and the request still names it" : ""));
   }
 
   copyOut(address, data, fields) {
@@ -1446,8 +1446,8 @@ class Machine {
     const text = `the kernel writes ${data.length} bytes to 0x${address.toString(16)}`;
     if (owner && this.freed.has(owner[1])) {
       this.facts.wroteFreed = true;
-      this.tell(text, {memory: `These bytes are no longer the buffer of ud ${owner[1]}: it was given back before the final CQE. ` +
-        "Whoever owns them now finds other bytes in them."});
+      this.tell(text, {memory: `These bytes are no longer the buffer of ud ${owner[1]}: it was freed before the final CQE. ` +
+        "Their next owner finds other bytes in them."});
     } else {
       this.tell(text + (fields.flags & C.IOSQE_BUFFER_SELECT ? ", a provided buffer" : ""));
     }
@@ -1480,7 +1480,7 @@ const PROGRAM = {
   enter: ["io_uring_enter()", () => machine.enter(0), "let the kernel read the SQ"],
   events: ["... GETEVENTS", () => machine.enter(C.IORING_ENTER_GETEVENTS), "and bring what waits"],
   fetch: ["fetch()", () => machine.fetch(), "copy the answers, move cq.khead"],
-  discard: ["discard()", () => machine.discard(), "give back what is not published"],
+  discard: ["discard()", () => machine.discard(), "return slots that are not published"],
 };
 const SHORT = ["All of it: get, prep, flush, enter", () => {
   machine.get_sqe();
@@ -1525,7 +1525,7 @@ function memoryActs() {
   for (const [, number] of machine.buffers) {
     const request = requests.find((each) => each.user_data === number);
     if (request && !machine.freed.has(number) && !["filled", "discarded"].includes(request.phase)) {
-      acts.push(["free:" + number, `give the buffer of ud ${number} back`]);
+      acts.push(["free:" + number, `free the buffer of ud ${number}`]);
     }
   }
   return acts;
@@ -1537,12 +1537,12 @@ function perform(name) {
   machine.link = byId("link").checked;
   const others = {
     short: SHORT,
-    feed: ["Somebody writes into the pipe", () => machine.kernel.feed(3, [...new TextEncoder().encode("io_uring")])],
+    feed: ["Another program writes into the pipe", () => machine.kernel.feed(3, [...new TextEncoder().encode("io_uring")])],
     thread: ["The kernel's thread looks", () => machine.runThread()],
     sleep: ["The kernel's thread goes to sleep", () => machine.sleep()],
     drain: ["Our CPU's stores become visible", () => machine.drain()],
     late: ["The kernel completes ud " + number, () => machine.complete(Number(number))],
-    free: ["The program gives a buffer back", () => machine.free(Number(number))],
+    free: ["The program frees a buffer", () => machine.free(Number(number))],
   };
   const [title, action] = PROGRAM[what] || others[what];
   const named = what === "prep" || what === "short" ? title.replace("...", byId("operation").value) : title;
@@ -1566,7 +1566,7 @@ function drawControls() {
     button.setAttribute("aria-pressed", String(machine.without.has(button.dataset.switch)));
   }
   const says = [...machine.without].map((name) => SWITCHES[name][1]).join(" ") ||
-    "Each is a mistake that programs make. What goes wrong is shown where it goes wrong.";
+    "Each is a mistake that programs make. The damage is shown where it occurs.";
   if (byId("switch-says").textContent !== says) byId("switch-says").innerHTML = linked(says);
 }
 
@@ -1574,8 +1574,8 @@ PANELS.drive = (panel) => {
   if (panel.dataset.shown !== "drive") {
     panel.innerHTML = `<h2><label for="kind">A ring of your own</label></h2><div class="row"><select id="kind">${
       Object.entries(RINGS).map(([name, [title]]) => `<option value="${name}">${title}</option>`).join("")}</select>
-      <button id="anew">New ring</button></div><p class="soft">You send requests as a program does, and decide as the kernel when they are done.
-      The slider goes back in time; what you do next happens at the end. (This kernel is rawuring's fakekernel.py in JavaScript, tested against it byte by byte.)</p>` + controls();
+      <button id="anew">New ring</button></div><p class="soft">As the program you submit requests, and as the kernel you decide when they are done.
+      The slider goes back in time; your next action is added at the end. (This kernel is rawuring's fakekernel.py in JavaScript, tested against it byte by byte.)</p>` + controls();
     panel.dataset.shown = "drive";
     byId("kind").value = machine.kind;
     byId("anew").addEventListener("click", () => openMachine(byId("kind").value));
@@ -1602,50 +1602,50 @@ function answeredTwice() {
 const EXERCISES = [
   {
     title: "Make the CQ overflow, and lose nothing", kind: "2-2",
-    text: "This CQ has room for two answers. Have three or more waiting at the same time, and then take every answer, each of them once. " +
+    text: "This CQ has room for two answers. Have three or more waiting at the same time, and then take every answer exactly once. " +
       "Watch sq.kflags, and cq.koverflow.",
-    hint: "Two CQEs fill this CQ. Space alone does not bring the others: the kernel does not notice a store of cq.khead. It looks when we enter with GETEVENTS.",
+    hint: "Two CQEs fill this CQ. Free slots alone do not bring the others: the kernel does not notice a store of cq.khead. It posts them when we enter with GETEVENTS.",
     way: "All of it, with a NOP, four times. fetch(). Enter with GETEVENTS. fetch().",
     wanted: [
       ["an answer found no room in the CQ", () => machine.facts.overflowed],
       ["every answer has been taken, once", () => machine.facts.overflowed && !machine.kernel.overflowed.length && machine.prepared.length >= 3 &&
         String(machine.reaped.map((cqe) => cqe[0]).sort()) === String([...machine.prepared].sort())],
     ],
-    why: "CQ_OVERFLOW stands in the SQ's flags word, since the CQ has none that the kernel writes. With IORING_FEAT_NODROP (5.5) what has no room waits on a list, and cq.koverflow stays 0: nothing was lost.",
+    why: "CQ_OVERFLOW is in the SQ's flags word, because the CQ has none that the kernel writes. With IORING_FEAT_NODROP (5.5) completions that do not fit wait on a list, and cq.koverflow stays 0: nothing was lost.",
   },
   {
     title: "Lose a wake-up", kind: "poll",
-    text: "A kernel thread submits here (SQPOLL). Bring it about that an SQE is published, the thread sleeps, and you believe that it is awake. " +
-      "The ring then waits for ever, and nobody has made an error that one can see in the memory.",
+    text: "A kernel thread submits here (SQPOLL). Reach a state in which an SQE is published, the thread sleeps, and you believe that it is awake. " +
+      "The ring then waits forever, and the memory shows no error.",
     hint: "Leave out the full fence. Publish, look at NEED_WAKEUP, let the thread go to sleep, and only then let your store become visible.",
     way: "Leave out: the full fence. get_sqe(), prep, flush(): the store of sq.ktail waits in the store buffer. NEED_WAKEUP? The thread goes to sleep. Our CPU's stores become visible.",
     wanted: [
       ["you looked at NEED_WAKEUP after the last flush(), and it was down", () => machine.facts.looked === "awake"],
       ["the thread sleeps", () => at("kflags") & 1],
-      ["an SQE is published that nobody reads", () => !machine.pending.length && at("ktail") !== machine.kernel.sq_head],
+      ["an SQE is published but not read", () => !machine.pending.length && at("ktail") !== machine.kernel.sq_head],
     ],
-    why: "We stored the tail and loaded the flag; the thread stored the flag and loaded the tail. A release and an acquire do not keep a load behind an earlier store, on x86 neither. With a full fence on both sides one of the two sees the other's store.",
+    why: "We stored the tail and loaded the flag; the thread stored the flag and loaded the tail. A release and an acquire do not keep a load behind an earlier store, not even on x86. With a full fence on both sides at least one of the two sees the other's store.",
   },
   {
     title: "Explain two CQEs with one user_data", kind: "4-4",
-    text: "Bring two CQEs with the same user_data into the CQ, both without MORE, although that request was prepared once. Then say why.",
+    text: "Get two CQEs with the same user_data into the CQ, both without MORE, although that request was prepared once. Then say why.",
     hint: "A slot keeps the bytes of its last request. Use all four slots once; then take a slot and publish it without filling it.",
     way: "All of it, with a NOP. get_sqe(). flush(). io_uring_enter().",
     prepare: () => { for (let n = 0; n < 3; n++) { SHORT[1](); machine.fetch(); } },
     wanted: [["two CQEs have the same user_data", () => answeredTwice().length]],
     question: ["Why are there two?", [
       ["the kernel posted the answer twice", "It copied an SQE for each of them: look at what has changed, in order."],
-      ["the request is a multishot one", "Then all its CQEs but the last would carry MORE."],
+      ["the request is a multishot one", "Then all its CQEs except the last would carry MORE."],
       ["the slot still held the old SQE, and was published again", ""],
       ["user_data is an address, and was reused", "Here it is a number that counts up: no two requests were prepared with the same one."],
     ]],
-    why: "It is not the kernel's fault: the slot kept all 64 bytes of its last request. Functions that set a few members submit the rest of an old request; those of ops.py write all 64.",
+    why: "The kernel is not to blame: the slot kept all 64 bytes of its last request. Functions that set only a few members submit the rest of an old request; those of ops.py write all 64.",
   },
   {
     title: "Find why a timeout never fires", kind: "4-8",
     text: "This program has prepared a TIMEOUT of one second and entered the kernel. It has waited for an hour. Find out what is missing, " +
       "do it, let the second pass, and take the answer.",
-    hint: "Look at sq.sqe_tail and sq.ktail. Who has been told of the SQE?",
+    hint: "Compare sq.sqe_tail and sq.ktail. Which side knows of the SQE?",
     way: "flush(). io_uring_enter(). The second of ud 1 is over. fetch().",
     prepare: () => { byId("operation").value = "timeout"; machine.get_sqe(); machine.prep("timeout"); machine.kernel.enter(1, 0, 0, 1); },
     wanted: [
@@ -1654,31 +1654,31 @@ const EXERCISES = [
       ["its answer was taken: -ETIME", () => took(1, -E.ETIME)],
     ],
     question: ["What was missing?", [
-      ["io_uring_enter() was not called", "It was, and found nothing to take."],
+      ["io_uring_enter() was not called", "It was, and found nothing to consume."],
       ["sq.ktail had not been moved: the SQE was not published", ""],
       ["the SQE was not filled", "It was: look at its 64 bytes."],
-      ["nobody looked at the CQ", "There was nothing in it to be seen."],
+      ["the CQ was not checked", "It was empty."],
     ]],
-    why: "The SQE was never published: sqe_tail is a number of ours, and only sq.ktail is seen by the kernel. A TIMEOUT starts when its SQE is consumed. (It ends with -ETIME, which is no failure: that is what it was asked for.)",
+    why: "The SQE was never published: sqe_tail is private to us, and the kernel sees only sq.ktail. A TIMEOUT starts when its SQE is consumed. (It completes with -ETIME, which is not a failure: this is its purpose.)",
   },
   {
     title: "Let the kernel write into memory that is no longer yours", kind: "4-8",
-    text: "A READ waits for data from the pipe. Give its buffer back too early, as a program does that closes, or returns, before the final CQE. " +
-      "Then let the data come. After that, say when it would have been right.",
-    hint: "There is a button for it as soon as the request has a buffer. That the SQE's slot is free again says nothing about the buffer.",
-    way: "Give the buffer of ud 1 back. Write 8 bytes into the pipe.",
+    text: "A READ waits for data from the pipe. Free its buffer too early, as a program does that closes, or returns, before the final CQE. " +
+      "Then let the data arrive. After that, say when it would have been right.",
+    hint: "A button for it appears as soon as the request has a buffer. A free SQE slot says nothing about the buffer.",
+    way: "Free the buffer of ud 1. Write 8 bytes into the pipe.",
     prepare: () => { byId("operation").value = "read"; SHORT[1](); },
     wanted: [
-      ["the buffer was given back, and the request still names it", () => machine.facts.wroteFreed || machine.freed.size],
+      ["the buffer was freed, and the request still names it", () => machine.facts.wroteFreed || machine.freed.size],
       ["the kernel wrote into it", () => machine.facts.wroteFreed],
     ],
     question: ["When is the buffer ours again?", [
-      ["when the SQE's slot is free", "That was so before the data came: the address lives on in the kernel."],
+      ["when the SQE's slot is free", "It was free before the data arrived: the kernel still has the address."],
       ["when io_uring_enter() has returned", "It had returned, and the READ was still waiting."],
-      ["when a cancel of the READ has been answered", "That CQE tells of the cancel. The READ may still be at work, and has a CQE of its own."],
+      ["when a cancel of the READ has been answered", "That CQE belongs to the cancel. The READ may still be in progress, and has a separate CQE."],
       ["with the last CQE of the READ itself", ""],
     ]],
-    why: "The address went into the kernel with the SQE. The slot was free after enter; the memory is not ours before the final CQE. A cancel is a request, too: only the CQE of the READ says that it is over.",
+    why: "The address went into the kernel with the SQE. The slot was free after enter; the memory is not ours before the final CQE. A cancel is itself a request: only the CQE of the READ says that the READ is over.",
   },
 ];
 const RIGHT = EXERCISES.map((each) => each.question ? String(each.question[1].findIndex(([, reason]) => !reason)) : "");

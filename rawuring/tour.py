@@ -308,52 +308,52 @@ class Guide(Uncopyable):
 def setup_and_mmap(guide: Guide) -> None:
     """Chapter 1."""
     guide.chapter(1, "Setup and mmap", """
-        io_uring_setup(2, params) makes a ring of two SQEs and fills params: how many entries each
-        queue got, and at which BYTE OFFSET of the mapping each word stands. The offsets are not the
-        values. Two calls of mmap on the new descriptor give the memory: one for the words of both
+        io_uring_setup(2, params) makes a ring of two SQEs and fills params: the number of entries of
+        each queue, and the BYTE OFFSET of each word in the mapping. The offsets are not the
+        values. Two calls of mmap on the new descriptor map the memory: one for the words of both
         queues, the CQEs and the index array, one for the SQEs.""")  # fmt: skip
     with guide.kernel.ring(2) as ring:
         params, sq_memory = ring.params, ring._mappings[0]
         mask = _u32(sq_memory, params["sq_off"]["ring_mask"])
         guide.say(f"""params.sq_entries is {params['sq_entries']} and params.cq_entries
-            {params['cq_entries']}: an SQE slot is free again long before its answer comes, so more
+            {params['cq_entries']}: an SQE slot is free again long before its completion arrives, so more
             requests can be in flight than the SQ has slots, and the CQ is twice as large. The mask, read
             FROM the mapping at params.sq_off.ring_mask, is {mask}. Every index starts at zero.""")
         guide.look_at(ring)
         array = [_u32(sq_memory, params["sq_off"]["array"] + 4 * i) for i in range(params["sq_entries"])]
-        guide.say(f"""The index array says for each place in the queue which SQE slot is meant, for programs
-            that fill slots in one order and send them in another. It was filled once with {array} by us, and
-            is never touched again. From Linux 6.6 it can be left out (IORING_SETUP_NO_SQARRAY); python
+        guide.say(f"""The index array maps each place in the queue to an SQE slot, for programs that fill
+            slots in one order and submit them in another. We filled it once, with {array}, and never
+            access it again. From Linux 6.6 on it can be omitted (IORING_SETUP_NO_SQARRAY); python
             -m rawuring.layout draws both.""")
-        guide.step("The ring is mapped, and nothing has happened.")
+        guide.step("The ring is mapped, and no word has changed yet.")
 
 
 def one_nop(guide: Guide) -> None:
     """Chapter 2."""
     guide.chapter(2, "One NOP", """
-        A submission has four moments: take a slot, fill it, publish, enter. The third makes it visible to the
-        kernel, which looks at it in the fourth.""")  # fmt: skip
+        A submission has four steps: take a slot, fill it, publish, enter. The third makes it visible to the
+        kernel, which reads it in the fourth.""")  # fmt: skip
     with guide.kernel.ring(2) as ring:
         guide.look_at(ring)
         sqe = ring.get_sqe()
-        guide.step("Take a slot: ring.get_sqe()", "A private counter moved. Nothing that is shared did.")
+        guide.step("Take a slot: ring.get_sqe()", "A private counter moved. No shared word did.")
         ops.prep_nop(sqe, user_data=11)
         guide.step("Fill it: ops.prep_nop(sqe, user_data=11)", """
-            All 64 bytes, in one write. Whatever the last user of the slot left there is gone.""")
+            All 64 bytes, in one write. Nothing remains of the slot's previous request.""")
         ring.sq.flush()
         guide.step("Publish: ring.sq.flush()", """
-            One store covers every slot that was filled. It is a release: whoever sees the new tail sees the
+            One store covers every filled slot. It is a release: a reader that sees the new tail sees the
             SQEs. From here until sq.khead has passed it, the slot belongs to the kernel.""")
         ring.submit()
         guide.step("Enter: ring.submit(), which calls io_uring_enter(fd, 1, 0, 0)", """
             One SQE to submit, no CQE to wait for, no flags. The kernel loaded the SQ's tail (acquire), copied
-            the SQE, did nothing, as asked, wrote a CQE and moved the CQ's tail over it (release). At the end
-            of the batch it moved the SQ's head over all that it took (release): our slot is free again.
-            user_data came back as it was: only removals and cancellations compare it. res is 0, as of
-            any call that succeeds and has nothing to count.""")
+            the SQE, did nothing, as requested, wrote a CQE and moved the CQ's tail past it (release). At the
+            end of the batch it moved the SQ's head past all SQEs consumed (release): our slot is free again.
+            user_data is returned unchanged: only removals and cancellations compare it. res is 0, as for
+            any successful call that has nothing to count.""")
         ring.reap()
         guide.step("Reap: ring.reap()", """
-            We loaded cq.ktail (acquire), copied the CQE out, and only then moved cq.khead (release): from
+            We loaded cq.ktail (acquire), copied the CQE, and only then moved cq.khead (release): from
             that store on the kernel may overwrite the CQE. All four indices have moved by one. Head and tail
             of each queue are equal again: it is empty.""")
 
@@ -361,9 +361,9 @@ def one_nop(guide: Guide) -> None:
 def one_read(guide: Guide) -> None:
     """Chapter 3."""
     guide.chapter(3, "One read", """
-        A request with memory. The SQE holds a descriptor, an ADDRESS, a length and an offset; the
-        kernel writes to that address whenever it comes to it. The pipe is empty, so that will be
-        later.""")  # fmt: skip
+        A request with memory. The SQE contains a descriptor, an ADDRESS, a length and an offset; the
+        kernel writes to that address when it executes the request. The pipe is empty, so that will
+        be later.""")  # fmt: skip
     with guide.kernel.ring(2) as ring, guide.kernel.pipe() as fd:
         memory = buffers.allocate(16)
         target = buffers.pin(memory, writable=True)
@@ -371,16 +371,16 @@ def one_read(guide: Guide) -> None:
         ops.prep_read(ring.get_sqe(), fd, target.address, target.nbytes, -1, user_data=12)
         ring.submit()
         guide.step("Submit: ops.prep_read(sqe, fd, target.address, 16, -1, user_data=12)", """
-            The kernel has copied the SQE, and its slot is free. But there is no CQE: the request lives in the
-            kernel now, and the address in it. If Python freed the buffer here, the kernel would write into
-            whatever stands there by then. So the rule is not "until submit returns" but "until the final
-            CQE", and inflight.py is the table that keeps it.""")
+            The kernel has copied the SQE, and its slot is free. But there is no CQE yet: the request, with
+            the address in it, is now in the kernel. If Python freed the buffer here, the kernel would
+            overwrite the next user of that memory. So the rule is not "until submit returns" but "until the
+            final CQE", and inflight.py is the table that follows it.""")
         guide.kernel.write(fd, b"io_uring")
         ring.submit_and_wait(1)
-        guide.step("Somebody writes 8 bytes into the pipe", f"""
-            res is what read(2) would have returned: 8, less than the 16 that were asked for. The buffer now
-            begins with {bytes(memory[:8])!r}. An error would be a negative errno, -EBADF for example, and
-            not -1 with errno elsewhere.""")
+        guide.step("Another program writes 8 bytes into the pipe", f"""
+            res is the value that read(2) would have returned: 8, less than the 16 requested. The buffer now
+            begins with {bytes(memory[:8])!r}. An error would be a negative errno, such as -EBADF, and
+            not -1 with a separate errno.""")
         ring.reap()
         guide.step("ring.reap(): only now is the buffer ours again.")
 
@@ -394,11 +394,11 @@ def a_batch(guide: Guide) -> None:
         guide.look_at(ring)
         for user_data in (21, 22, 23):
             ops.prep_nop(ring.get_sqe(), user_data=user_data)
-        guide.step("Fill three slots.", "The kernel cannot know: sq.ktail stands where it stood.")
+        guide.step("Fill three slots.", "The kernel does not see this: sq.ktail has not moved.")
         ring.submit()
         guide.step("ring.submit()", """
             sq.ktail moved once, by three. These three completed in order, because each was done at
-            once. Nothing promises that: user_data, not the order, tells which is which.""")
+            once. This order is not guaranteed: user_data, not the order, identifies a completion.""")
         ring.reap()
         guide.step("ring.reap() returns three tuples.")
 
@@ -407,19 +407,19 @@ def wrap_around(guide: Guide) -> None:
     """Chapter 5."""
     guide.chapter(5, "Wrap-around", """
         Indices are never reset. They run free, through 2**32 back to 0, and are masked only to find a slot:
-        index & ring_mask. So "how many are there" is always (tail - head) mod 2**32: 0 in an empty ring, the
-        number of its slots in a full one.""")  # fmt: skip
+        index & ring_mask. So the number of entries is always (tail - head) mod 2**32: 0 in an empty ring, the
+        number of slots in a full one.""")  # fmt: skip
     with guide.kernel.ring(2) as ring:
         for user_data in (31, 32, 33):
             ops.prep_nop(ring.get_sqe(), user_data=user_data)
             ring.submit()
         ring.reap()
         guide.look_at(ring)
-        guide.say("""A new ring, the SQ with 2 slots, the CQ with 4, through which three NOPs have gone
-            already: all four indices are 3.""")
+        guide.say("""A new ring, with 2 slots in the SQ and 4 in the CQ, which has already executed three
+            NOPs: all four indices are 3.""")
         ops.prep_nop(ring.get_sqe(), user_data=34)
         ops.prep_nop(ring.get_sqe(), user_data=35)
-        guide.step("Fill two more.", "Index 3 is slot 3 & 1 = 1, index 4 is slot 4 & 1 = 0: we are round.")
+        guide.step("Fill two more.", "Index 3 is slot 3 & 1 = 1, index 4 is slot 4 & 1 = 0: a wrap-around.")
         ring.submit()
         guide.step("ring.submit()", "CQEs 3 and 4 are in slots 3 & 3 = 3 and 4 & 3 = 0.")
         full = ""
@@ -430,19 +430,19 @@ def wrap_around(guide: Guide) -> None:
         except rings.SubmissionQueueFull:
             full = "SubmissionQueueFull"
         guide.step("Take two slots, and a third", f"""
-            The third attempt raised {full}: (sqe_tail - sq.khead) is already 2. Were we to fill a slot
+            The third attempt raised {full}: (sqe_tail - sq.khead) is already 2. If we filled a slot
             now, we would overwrite an SQE that the kernel has not read.""")
         ring.discard()
-        guide.step("ring.discard()", "Slots that were not published can be given back.")
+        guide.step("ring.discard()", "Slots that were not published can be returned.")
 
 
 def overflow(guide: Guide) -> None:
     """Chapter 6."""
     guide.chapter(6, "Overflow", """
         A new ring with two slots in each queue, and four completions. From 5.5 (IORING_FEAT_NODROP)
-        nothing is lost: the kernel keeps what has no room on a list of its own, and from 5.8 on raises a
-        flag. The flag stands in the SQ's flags word, because the CQ had none that the kernel writes; it
-        is no typo in the header.""")  # fmt: skip
+        nothing is lost: the kernel keeps completions that do not fit on an internal list, and from 5.8 on
+        raises a flag. The flag is in the SQ's flags word, because the CQ had no flags word that the
+        kernel writes; it is not a typo in the header.""")  # fmt: skip
     with guide.kernel.ring(2, cq_entries=2) as ring:
         guide.look_at(ring)
         for user_data in (41, 42):
@@ -453,12 +453,12 @@ def overflow(guide: Guide) -> None:
             ops.prep_nop(ring.get_sqe(), user_data=user_data)
         ring.submit()
         guide.step("Two more", """
-            The SQEs were consumed and done, but cq.ktail did not move: its distance to cq.khead is 2, and 2
-            is all there is. CQ_OVERFLOW tells. cq.koverflow stays 0: it counts what was lost for good.""")
+            The SQEs were consumed and executed, but cq.ktail did not move: its distance to cq.khead is 2,
+            the number of slots. CQ_OVERFLOW reports this. cq.koverflow stays 0: it counts what is lost.""")
         ring.cq.fetch()
         guide.step("Copy two CQEs out: ring.cq.fetch()", """
-            Room again, but the kernel does not notice a store. A program that only watched cq.ktail, without
-            entering the kernel, would now watch for ever.""")
+            There is room again, but the kernel does not notice a store. A program that only watched
+            cq.ktail, without entering the kernel, would now wait forever.""")
         ring.reap()
         guide.step("ring.reap() sees the flag and enters with IORING_ENTER_GETEVENTS", """
             In that call the kernel moved the waiting CQEs into the ring and lowered the flag.""")
@@ -474,7 +474,7 @@ def linked_pair(guide: Guide) -> None:
         ops.prep_nop(ring.get_sqe(), user_data=51, flags=uapi.IOSQE_IO_LINK)
         ops.prep_nop(ring.get_sqe(), user_data=52)
         ring.submit_and_wait(2)
-        guide.step("Two NOPs, linked", "51 succeeded, so 52 ran, and after it.")
+        guide.step("Two NOPs, linked", "51 succeeded, so 52 ran, after 51.")
         ring.reap()
         guide.step("ring.reap()")
         ops.prep_poll_remove(ring.get_sqe(), 999, user_data=53, flags=uapi.IOSQE_IO_LINK)
@@ -482,16 +482,16 @@ def linked_pair(guide: Guide) -> None:
         ring.submit_and_wait(2)
         guide.step("The removal of a poll that does not exist, linked to a NOP", """
             53 failed with -ENOENT, so 54 was not run: -ECANCELED. Both have a CQE: each SQE
-            gets at least one (unless it asked for none on success, IOSQE_CQE_SKIP_SUCCESS). A read
-            that returns less than was asked for breaks a link as well.""")
+            gets at least one (unless IOSQE_CQE_SKIP_SUCCESS suppresses it on success). A read
+            that returns less than requested breaks a link as well.""")
         ring.reap()
 
 
 def poll_and_removal(guide: Guide) -> None:
     """Chapter 8."""
     guide.chapter(8, "A poll", """
-        POLL_ADD completes when a descriptor is ready. It is what fdmon.py and QEMU's
-        util/fdmon-io_uring.c are made of. It completes once: to hear of the next event, arm
+        POLL_ADD completes when a descriptor is ready. fdmon.py and QEMU's
+        util/fdmon-io_uring.c are based on it. It completes once: for the next event, arm
         it again.""")  # fmt: skip
     with guide.kernel.ring(4) as ring, guide.kernel.pipe() as fd:
         guide.look_at(ring)
@@ -501,18 +501,18 @@ def poll_and_removal(guide: Guide) -> None:
             As with the read: the SQE is consumed, its slot is free, and there is no CQE yet.""")
         guide.kernel.write(fd)
         ring.submit_and_wait(1)
-        guide.step("Somebody writes a byte", "res is a mask of what is ready, as poll(2) gives it.")
+        guide.step("Another program writes a byte", "res is a mask of the ready events, as from poll(2).")
         ring.reap()
         guide.kernel.read(fd)
-        guide.step("ring.reap(); the byte is read. The poll is over: of a second byte nobody would hear.")
+        guide.step("ring.reap(); the byte is read. The poll is over: it would not report a second byte.")
 
 
 def removal_race(guide: Guide) -> None:
     """Chapter 9."""
     guide.chapter(9, "The removal race", """
         POLL_REMOVE names its target by user_data, not by descriptor. Between our decision to remove and the
-        kernel's reading of it, the poll may complete. So both answers must be
-        expected, every time.""")  # fmt: skip
+        kernel's execution of it, the poll may complete. So a program must always be
+        prepared for both results.""")  # fmt: skip
     with guide.kernel.ring(4) as ring, guide.kernel.pipe() as fd:
         guide.look_at(ring)
         ops.prep_poll_add(ring.get_sqe(), fd, POLLIN, user_data=71)
@@ -521,55 +521,55 @@ def removal_race(guide: Guide) -> None:
         ops.prep_poll_remove(ring.get_sqe(), 71, user_data=72)
         ring.submit_and_wait(2)
         guide.step("Remove it in time: target 71, user_data 72", """
-            Two CQEs. Which of them comes first differs between kernels: they are shown sorted, the
-            slots may be the other way round. The removal's res 0 says that it was found; the poll
-            itself ends with -ECANCELED. Only with that CQE is it over.""", either_order=True)
+            Two CQEs. Their order differs between kernels: they are shown sorted, and the
+            slots may be the other way round. The removal's res 0 means that the poll was found; the
+            poll itself completes with -ECANCELED. Only with that CQE is it over.""", either_order=True)
         ring.reap()
         ops.prep_poll_add(ring.get_sqe(), fd, POLLIN, user_data=73)
         ring.submit()
         guide.step("Reap; arm another poll, user_data 73.")
         guide.kernel.write(fd)
         ring.submit_and_wait(1)
-        guide.step("This time a byte comes first", "The CQE is there, and nobody has reaped it yet.")
+        guide.step("This time a byte arrives first", "The CQE is posted, but not reaped yet.")
         ops.prep_poll_remove(ring.get_sqe(), 73, user_data=74)
         ring.submit_and_wait(2)
         guide.step("Remove it too late", """
-            -ENOENT: no such poll any more (or -EALREADY, on a ring whose owner has to enter before
-            completions are made: DEFER_TASKRUN). The completion of 73 stands in the ring, and will be reaped
-            after the program has decided that 73 is gone. If 73 were the address of a handler that is
-            freed now, reaping would use freed memory; if it were the number of the descriptor, and
+            -ENOENT: the poll no longer exists (or -EALREADY, on a ring whose owner has to enter before
+            completions are posted: DEFER_TASKRUN). The completion of 73 is in the ring, and will be reaped
+            after the program has removed 73. If 73 were the address of a handler that is freed now,
+            reaping would use freed memory; if it were the number of the descriptor, and
             another file had that number by now, the wrong handler would run. So fdmon.py uses tokens
-            that are never used twice (inflight.py), and forgets a handler only with its CQE.""")
+            that are never reused (inflight.py), and releases a handler only with its CQE.""")
         ring.reap()
 
 
 def sqpoll(guide: Guide) -> None:
     """Chapter 10."""
     guide.chapter(10, "SQPOLL's wake-up", """
-        With IORING_SETUP_SQPOLL a kernel thread looks at sq.ktail by itself, and no call is needed: until it
-        has had nothing to do for a while. Then it raises NEED_WAKEUP and sleeps.""")  # fmt: skip
+        With IORING_SETUP_SQPOLL a kernel thread polls sq.ktail, and no call is needed, until the thread
+        has been idle for a while. Then it raises NEED_WAKEUP and sleeps.""")  # fmt: skip
     with guide.kernel.ring(4, flags=uapi.IORING_SETUP_SQPOLL) as ring:
         guide.look_at(ring)
         ops.prep_nop(ring.get_sqe(), user_data=81)
         ring.submit()
         guide.kernel.answer(ring)
         guide.kernel.fall_asleep(ring)
-        guide.step("A NOP, and then nothing for a while", "The thread consumed and answered it, and sleeps.")
+        guide.step("A NOP, and then nothing for a while", "The thread executed it, and now sleeps.")
         ring.reap()
         ops.prep_nop(ring.get_sqe(), user_data=82)
         ring.sq.flush()
         guide.step("Reap; fill a slot and publish it, no more", """
-            sq.khead does not follow: nobody looks. A program that stopped here would wait for ever. We
-            must look at sq.kflags AFTER the store of sq.ktail. A release and an acquire do not order a
-            store before a later load, not on x86 either: the CPU may keep the store in its buffer and load
-            the old flag, while the thread raises the flag and loads the old tail. Both would miss each other.
-            So there is a full fence between the two on each side (barriers.full_fence here, a full
-            barrier in io_sq_thread there). Everywhere else acquire and release are enough.""")
+            sq.khead does not follow: the thread sleeps. A program that stopped here would wait forever. We
+            must load sq.kflags AFTER the store of sq.ktail. A release and an acquire do not order a
+            store before a later load, even on x86: the CPU may keep the store in its store buffer and load
+            the old flag, while the thread raises the flag and loads the old tail. Each would miss the
+            other's store. So each side has a full fence between the two (barriers.full_fence here, a full
+            barrier in io_sq_thread there). Everywhere else acquire and release suffice.""")
         ring.submit()
         guide.kernel.answer(ring)
         guide.kernel.fall_asleep(ring)
-        guide.step("ring.submit(): fence, look, enter with IORING_ENTER_SQ_WAKEUP", """
-            The flag went down, the thread consumed the SQE and answered it, and has gone to sleep again,
+        guide.step("ring.submit(): fence, load, enter with IORING_ENTER_SQ_WAKEUP", """
+            The flag was cleared, the thread executed the request, and then went to sleep again,
             so the flag shows no change.""")
         ring.reap()
 
@@ -589,21 +589,21 @@ CHAPTERS = (
 
 LEGEND = """
 io_uring is two queues in memory that a program shares with the kernel. We write requests into the submission
-queue (SQ): each is a submission queue entry (SQE) of 64 bytes. The kernel writes answers into the completion
-queue (CQ): each is a completion queue entry (CQE) of 16 bytes, with the user_data of its request (a number of
-ours), the result res, and flags.
+queue (SQ): each is a submission queue entry (SQE) of 64 bytes. The kernel writes completions into the
+completion queue (CQ): each is a completion queue entry (CQE) of 16 bytes, with the user_data of its request
+(a number of our choice), the result res, and flags.
 
-Each queue is a ring: an array that is used round and round. Whoever puts entries in moves its tail, whoever
-takes them out moves its head. So each of the four indices has one writer, and no lock is needed.
+Each queue is a ring: an array whose slots are reused in turn. The producer of entries moves its tail, the
+consumer moves its head. So each of the four indices has one writer, and no lock is needed.
 
-Below a step stands one line for each word (or slot) of the ring that it changed:
+A step is followed by one line for each word (or slot) of the ring that it changed:
 
-    name         old -> new, or what the slot holds now      by     what orders the change for the other side
+    name         old -> new, or the slot's contents now      by     what orders the change for the other side
 
-The lines stand in a fixed order, not in that of time: what we wrote to the SQ, what the kernel did, what we
-took from the CQ. sqe[i] and cqe[i] are slots: i is an index & mask. A k marks words that both sides see,
-whoever writes them. Each release has a partner on the other side, which makes sure that what was written
-before it is seen:
+The lines have a fixed order, which is not the order in time: our writes to the SQ, the kernel's writes, our
+reads from the CQ. sqe[i] and cqe[i] are slots: i is an index & mask. A k marks words that both sides see,
+whichever side writes them. Each release has a partner on the other side, which ensures that earlier writes
+are seen:
 
     word                 released by               partner
     sq.ktail             us, flush()               the kernel's acquire, io_sqring_entries
@@ -612,8 +612,8 @@ before it is seen:
     cq.khead             us, fetch()               a branch on it in the kernel's io_get_cqe, before it writes
     sq.kflags            (an atomic or)            none for CQ_OVERFLOW: we enter; NEED_WAKEUP: see chapter 10
 
-A release means: whoever sees this store sees everything that was stored before it. An acquire means: nothing
-that stands after this load happens before it. The names are functions of queues.py and of Linux's io_uring.c.
+A release means: a reader that sees this store sees everything stored before it. An acquire means: no access
+after this load happens before it. The names are functions of queues.py and of Linux's io_uring.c.
 """
 
 

@@ -298,8 +298,8 @@ def test_drive_when_the_ring_is_full_then_no_slot(drive):
         ("4-8", ["without:reuse", *["get", "prep"] * 4, "flush", "get", "prep"], "sqe[0]", "request is lost"),
         ("4-8", ["without:reuse", *["get", "prep"] * 4, "flush", "get", "prep", "flush", "enter"], "sq.ktail",
          "sq.ktail - sq.khead is 5, and the ring has 4 slots"),
-        ("poll", ["without:release", "get", "prep", "flush", "thread"], "sqe[0]", "reads what stood here before"),
-        ("4-8", ["op:read", "short", "free:1", "feed"], "memory", "given back before the final CQE"),
+        ("poll", ["without:release", "get", "prep", "flush", "thread"], "sqe[0]", "reads old contents"),
+        ("4-8", ["op:read", "short", "free:1", "feed"], "memory", "freed before the final CQE"),
     ],
 )  # fmt: skip
 def test_drive_when_something_is_left_out_then_it_breaks_where_it_breaks(drive, kind, acts, where, says):
