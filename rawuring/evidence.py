@@ -165,7 +165,7 @@ def classify(failure: syscalls.Unavailable, evidence: tuple[str, ...]) -> tuple[
         killed = failure.detail in ("seccomp-kill", "seccomp-untried")
         absent = None if killed else _surely_absent(failure.errno, facts)
         if absent:  # a filter that allows the calls would not help
-            too = "A seccomp filter is in force, too, and may refuse io_uring there."
+            too = "A seccomp filter is also in force, and may refuse io_uring there."
             return "absent", absent[0], f"{absent[1]} {too}"
         filtered = syscalls.REASONS["seccomp"][1]
         behind = _BEHIND_THE_FILTER.get(facts.get("kernel.io_uring_disabled", ""), "")
@@ -212,7 +212,7 @@ def _is_filtered(facts: dict[str, str]) -> bool:
 # failed.
 _BEHIND_THE_FILTER = {
     "1": " Behind the filter kernel.io_uring_disabled=1 allows only CAP_SYS_ADMIN and kernel.io_uring_group.",
-    "2": " Behind the filter kernel.io_uring_disabled=2 refuses it, too: root has to set that to 0 as well.",
+    "2": " Behind the filter kernel.io_uring_disabled=2 refuses it: root has to set that to 0 as well.",
 }
 
 

@@ -362,7 +362,7 @@ class FakeKernel(syscalls.Uncopyable):
     # -- the thread of an SQPOLL ring
 
     def run_sq_thread(self) -> int:
-        """Let the SQPOLL thread look at the ring once.
+        """Let the SQPOLL thread poll the ring once.
 
         Returns: the number of SQEs that it consumed; 0 while it sleeps.
         """
@@ -373,8 +373,8 @@ class FakeKernel(syscalls.Uncopyable):
     def put_sq_thread_to_sleep(self) -> None:
         """Put the SQPOLL thread to sleep, as after sq_thread_idle.
 
-        It raises the flag first and looks at the tail once more, with a full barrier between: our side
-        stores the tail first and looks at the flag, with a full barrier between. So one of the two sees
+        It raises the flag first and then loads the tail again, with a full barrier in between; our side
+        stores the tail first and then loads the flag, with a full barrier in between. So one of the two sees
         what the other did.
         """
         self.set_flag(uapi.IORING_SQ_NEED_WAKEUP, True)

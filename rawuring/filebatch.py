@@ -1021,7 +1021,7 @@ def _remove(call: Any, directory: Any, name: Any, fd: int | None, ignore_errors:
 # O_DIRECT
 
 _STATX_DIOALIGN = 0x2000
-NO_DIRECT = "direct=True: this platform has no O_DIRECT; do without it"
+NO_DIRECT = "direct=True: this platform has no O_DIRECT; omit it"
 
 
 def open_direct(fd: int) -> int:

@@ -142,7 +142,7 @@ def _op(plain: Callable[[], Any], prep: Callable[..., None], arguments: Callable
     """Make an operation; if an argument is invalid, make one whose plain call raises as os does."""
     try:
         return Op(plain, prep, arguments(), *rest)
-    except (*WRONG, ImportError):  # a Python without ctypes knows no addresses, and has no ring
+    except (*WRONG, ImportError):  # without ctypes there are no addresses, and no ring
         return Op(plain)
 
 

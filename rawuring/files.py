@@ -88,28 +88,29 @@ _turn = _Turn()
 
 
 class _Turns(Uncopyable):
-    """The turns of one loop that follow each other, and the tasks for which one had no time left.
+    """Consecutive turns of one loop, and the tasks that wait because a turn had no time left.
 
-    Those that wait go on in the order in which they came, some in each turn: twice as many as there was time
-    for, half as many where there was not. If each went on in each turn, more time would go into that than
-    into answers, and a turn would be as long as there are tasks.
+    The waiting tasks resume in order of arrival, some in each turn: after a turn with time for all of them
+    twice as many, otherwise half as many. If every task resumed in every turn, resuming would take more time
+    than answering, and the length of a turn would grow with the number of tasks.
 
-    The loop's callback keeps this object, and nothing else does: nobody keeps the loop.
+    Only the loop's callback refers to this object, so that it does not keep the loop alive.
     """
 
     def __init__(self, loop: Any) -> None:
         self.loop = loop
-        #: Whether somebody has asked in this turn.
+        #: Whether a task has made a call in this turn.
         self.begun = False
-        # Whether a task that found nobody waiting goes on in the loop's next turn, which for a callback would
-        # be the one after it.
+        # Whether a task that found none waiting resumes in the loop's next turn; by a callback it would
+        # resume one turn later.
         self._leads = False
         self._waiting: deque[Any] = deque()
-        # How many of those that wait go on in the next turn; whether one found the time of this one used up.
+        # The number of waiting tasks that resume in the next turn; whether one found this turn's time used
+        # up.
         self._count = 1
         self._late = False
-        # Returns the handle of the callback, until the loop has called it or lost it: a signal handler that
-        # raises can make it do so.
+        # Returns the handle of the callback until the loop has called or lost it: a signal handler that
+        # raises can make the loop lose it.
         self._to_come: Callable[[], Any] = asyncring._none
 
     def begin(self) -> None:
@@ -154,7 +155,7 @@ class _Turns(Uncopyable):
             count = min(self._count, len(waiting))
             for at in range(1, count + 1):
                 if not waiting[0].done():
-                    waiting[0].set_result(count if at == count else 0)  # the last one sees if there was time
+                    waiting[0].set_result(count if at == count else 0)  # the last one checks the time
                 del waiting[0]
         except BaseException:  # a signal handler has raised
             self._schedule()

@@ -524,7 +524,7 @@ def advice(report: Report) -> str:
     if any("inherited" in attempt.way for attempt in opened):
         return (
             "A ring was inherited: close it before the sandbox begins (the kernel makes them close-on-exec), "
-            "and refuse io_uring_enter and io_uring_register, too."
+            "and refuse io_uring_enter and io_uring_register as well."
         )
     calls = [call for call in CALLS if any(attempt.call == call for attempt in opened)]
     if "setup" not in calls and report.mode != "2":

@@ -587,7 +587,7 @@ def describe(report: dict[str, Any]) -> str:
     if report["error"]:
         return f"{who}: unknown: {report['error']}\n"
     closed = report.get("without_descriptor") or {}
-    also = f", and {len(closed)} whose descriptor was closed, mapped all the same" if closed else ""
+    also = f", and {len(closed)} whose descriptor was closed, still mapped" if closed else ""
     count = len(report["rings"])
     if not report["rings"] and not closed:
         return f"{who}: no io_uring (a ring that was registered, closed and never mapped is not seen here)\n"
@@ -820,7 +820,7 @@ def _changes(rows: Rows, before: Rows) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Look at the named processes.
+    """Show the rings of the named processes.
 
     Args: arguments are the command line's by default.
     Returns: the exit code: 0 if at least one ring was found, 1 if none, 4 if unknown.
@@ -833,7 +833,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if pid != "self" and not pid.isdecimal():
             parser.error(f"{pid!r} is neither a number nor self")
     if options.explain and (options.all or options.watch is not None):
-        parser.error("--explain is for one look at processes that are named")
+        parser.error("--explain needs process numbers, and excludes --watch")
     if options.watch is not None and not 0 <= options.watch < 1e6:
         parser.error(f"--watch {options.watch}: the seconds between two looks are expected")
     try:
@@ -879,7 +879,7 @@ def _exit_code(found: dict[str, Any]) -> int:
 
 
 def _collect(options: Any) -> dict[str, Any]:
-    """Look at all requested processes; the form is the same for all and for some."""
+    """Read all requested processes; the form is the same for all and for some."""
     if options.all:
         return inventory()
     pids: list[int] = []

@@ -13,7 +13,7 @@ Unless said otherwise, any thread may call.
 
 The program folds events to states. ``fold`` applies one event to a state, so the state at every place of the
 scrubber is known, forward and back; ``draw`` shows one. A state is plain data: the words by name, the slots, the
-requests (in the order in which their SQEs were filled), and what the kernel keeps on lists of its own.
+requests (in the order in which their SQEs were filled), and the kernel's internal lists.
 """
 
 from __future__ import annotations
@@ -1128,7 +1128,7 @@ const ACTIONS = {
   nop: ["NOP", () => ({opcode: OP.NOP}),
     "A NOP is done at once."],
   read: ["READ, 16 bytes from a pipe", (m) => ({opcode: OP.READ, fd: 3, addr: m.buffer(), len: 16, off: -1n}),
-    "It waits until the pipe has data; then the kernel writes them into a buffer of ours."],
+    "It waits until the pipe has data; then the kernel writes them into our buffer."],
   select: ["READ into a provided buffer", () => ({opcode: OP.READ, fd: 3, len: 16, off: -1n, flags: C.IOSQE_BUFFER_SELECT}),
     "It waits for data; then the kernel takes a buffer that PROVIDE_BUFFERS gave it, and says which."],
   provide: ["PROVIDE_BUFFERS, two of 16 bytes", (m) => ({opcode: OP.PROVIDE_BUFFERS, fd: 2, addr: m.buffer(), len: 16}),
@@ -1150,7 +1150,7 @@ const SWITCHES = {
     "That is why this mistake often goes unnoticed."],
   fence: ["the full fence", "SQPOLL: our store of sq.ktail may still be in the CPU's store buffer while we load NEED_WAKEUP."],
   mask: ["the mask", "sqes[index] in place of sqes[index & mask]."],
-  head: ["the look at cq.ktail", "We copy one CQE more than there is, and move cq.khead past cq.ktail."],
+  head: ["the look at cq.ktail", "We copy one CQE too many, and move cq.khead past cq.ktail."],
   reuse: ["the look at sq.khead", "get_sqe() returns slots that the kernel has not read."],
 };
 
@@ -1430,7 +1430,7 @@ class Machine {
 
   runThread() {
     if (this.kernel.load(this.kernel.sq_off.flags) & 1) return this.tell("The thread sleeps: it sees nothing until it is woken");
-    if (!this.kernel.run_sq_thread()) this.tell("The thread looks at sq.ktail, and there is nothing new");
+    if (!this.kernel.run_sq_thread()) this.tell("The thread loads sq.ktail, and finds nothing new");
   }
 
   free(user_data) {

@@ -46,19 +46,19 @@ WORKER_STAYS_NS = 5_000_000_000  # an idle worker of io-wq
 NO_FAILURE = (errno.ETIME, errno.ECANCELED)  # results that a program requested
 
 OVERFLOW = (
-    "Completions waited outside the ring, each fetched with one call more; a multishot request ends there. "
-    "Reap more often, or give cq_entries."
+    "Completions waited outside the ring, and fetching them took an additional call; a multishot request ends "
+    "then. Reap more often, or set cq_entries."
 )
 IN_FLIGHT = (
-    "No final CQE of theirs was reaped. The memory that they name was still the kernel's: close() cancels "
-    "and drains those of a table; for others nobody waited."
+    "Their final CQEs were not reaped, so their memory still belonged to the kernel. close() cancels and "
+    "drains the requests of a table; it does not wait for others."
 )
-ALONE = "Each paid for a system call of its own. Queue what is known, and submit it together."
+ALONE = "Each cost a separate system call. Queue all known requests, and submit them together."
 HALF_EMPTY = "There was room for more requests in the call. If there was nothing more to do, all is well."
 SLOW_HANDLER = (
-    "Meanwhile the thread neither submitted nor reaped anything. Let a thread of its own do what takes long."
+    "Meanwhile the thread neither submitted nor reaped anything. Move long work to a separate thread."
 )
-CUT_OFF = "The end of a trace is cut off when its process is killed."
+CUT_OFF = "The end of a trace is missing if its process was killed."
 
 
 # The ways in which a request completed.

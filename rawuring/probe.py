@@ -205,8 +205,8 @@ def _parser() -> argparse.ArgumentParser:
         "rawuring, or those in a file",
     )  # fmt: skip
     somebody = parser.add_mutually_exclusive_group()
-    somebody.add_argument("--as", dest="user", metavar="USER", help="ask as another user (root only)")
-    somebody.add_argument("--unprivileged", action="store_true", help="ask as nobody (root only)")
+    somebody.add_argument("--as", dest="user", metavar="USER", help="check as another user (root only)")
+    somebody.add_argument("--unprivileged", action="store_true", help="check as nobody (root only)")
     return parser
 
 
