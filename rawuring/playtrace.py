@@ -46,7 +46,7 @@ WORKER_STAYS_NS = 5_000_000_000  # an idle worker of io-wq
 NO_FAILURE = (errno.ETIME, errno.ECANCELED)  # results that a program requested
 
 OVERFLOW = (
-    "Completions waited outside the ring, and fetching them took an additional call; a multishot request ends "
+    "Completions waited outside the ring, and fetching them took another call; a multishot request ends "
     "then. Reap more often, or set cq_entries."
 )
 IN_FLIGHT = (
