@@ -411,8 +411,8 @@ def _stat_piece(pieces: Pieces, call: Any, pairs: list[tuple[Any, Any]]) -> Work
 def write_file(path: StrOrBytesPath, data: Any, atomic: bool, sync: bool) -> Work:
     """Write a whole file.
 
-    Without sync one thread does everything: three workers of the kernel, one after the other, took longer.
-    With sync the ring waits for the device, where any number of requests can wait concurrently.
+    One thread does everything: workers of the kernel, one after the other, took longer, and so did one
+    for the fsync alone.
     """
     view = fileops.as_view(data)
     name = target = os.fspath(path)
@@ -420,21 +420,16 @@ def write_file(path: StrOrBytesPath, data: Any, atomic: bool, sync: bool) -> Wor
         target = os.path.realpath(name) if os.path.islink(name) else name
         atomic = not _is_special(name)
     used = _beside(target) if atomic else name
-    start = partial(_write_all, used, view, atomic and target, not sync)
+    start = partial(_write_all, used, view, atomic and target, sync)
     try:
-        fd = yield Op(start, names=(path,), undo=_close_started)
-        if isinstance(fd, list):  # this open may wait forever
-            yield fileops.write_special_op(path, fd[0], view)
-        elif sync:
-            try:
-                yield fileops.fsync_op(fd, False)
-            finally:
-                os.close(fd)
+        special = yield Op(start, names=(path,), undo=_close_special)
+        if special is not None:  # this open may wait forever
+            yield fileops.write_special_op(path, special[0], view)
         if atomic:
             yield fileops.rename_op(used, target, None, None, True)
             used = None
             if sync:
-                yield from _sync_directory(os.path.dirname(target))
+                yield Op(partial(_sync_directory, os.path.dirname(target)))
     except OSError as error:
         if not atomic or error.errno is None:
             raise
@@ -465,12 +460,12 @@ def _beside(name: Any) -> Any:
     return os.path.join(directory, f".{base[:50]}.{token_hex(6)}.tmp")  # a character takes up to 4 bytes
 
 
-def _write_all(name: Any, view: memoryview, like: Any, close: bool) -> Any:
-    """Create a file and write all of it.
+def _write_all(name: Any, view: memoryview, like: Any, sync: bool) -> list[int | None] | None:
+    """Create a file, write all of it, and close it.
 
     Args: like is the file whose permissions a new one takes over, if it exists.
-    Returns: the descriptor, or None if it is closed; for a file that is not regular, and still has to be
-        written, a list of the descriptor or of None.
+    Returns: None; for a file that is not regular, and still has to be written, a list of the descriptor or of
+        None.
     """
     flags = fileops.O_NONBLOCK | os.O_WRONLY | os.O_CREAT | _O_BINARY | (os.O_EXCL if like else os.O_TRUNC)
     try:
@@ -490,29 +485,28 @@ def _write_all(name: Any, view: memoryview, like: Any, close: bool) -> Any:
         at = 0
         while at < len(view):
             at += os.write(fd, view[at : at + fileops.MAX_RW_COUNT] if at or len(view) > 1 << 30 else view)
+        if sync:
+            os.fsync(fd)
     except BaseException:
         os.close(fd)
         if like:
             os.unlink(name)
         raise
-    if not close:
-        return fd
     os.close(fd)
     return None
 
 
-def _close_started(started: Any) -> None:
-    fd = started[0] if isinstance(started, list) else started
-    if fd is not None:
-        os.close(fd)
+def _close_special(special: list[int | None] | None) -> None:
+    if special is not None and special[0] is not None:
+        os.close(special[0])
 
 
-def _sync_directory(directory: Any) -> Work:
+def _sync_directory(directory: Any) -> None:
     if not hasattr(os, "O_DIRECTORY"):
         return
-    fd = yield open_op(directory or os.curdir, os.O_RDONLY | os.O_DIRECTORY, 0, None)
+    fd = os.open(directory or os.curdir, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        yield fileops.fsync_op(fd, False)
+        os.fsync(fd)
     finally:
         os.close(fd)
 
