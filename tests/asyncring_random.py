@@ -35,7 +35,8 @@ class Room:
         view = memoryview(self.memory)
         view[:CANARY] = view[CANARY + nbytes :] = b"\xa5" * CANARY
         self.nbytes = nbytes
-        self.address = pin(self.memory, True).address + CANARY
+        self.pin = pin(self.memory, True)
+        self.address = self.pin.address + CANARY
 
     def take(self, count: int) -> bytes:
         return bytes(memoryview(self.memory)[CANARY : CANARY + count])
@@ -171,7 +172,7 @@ class Storm:
         room = Room(32)
         self.rooms[self.random.randrange(16)] = room
         res = await ring.call(
-            ops.prep_recv, line.b.fileno(), room.address, 32, 0, holds=(room,),
+            ops.prep_recv, line.b.fileno(), room.address, 32, 0, holds=(room.pin,),
             late=lambda res: line.late.append(room.take(res)),
             timeout=self.random.choice((None, None, 0.0005)),
         )  # fmt: skip
@@ -201,9 +202,9 @@ class Storm:
                     os.close(fd)
             elif kind == 2:
                 timeout = self.random.choice((None, 0.001))
-                await self.bounded(ring.call(*waits, holds=(room,), timeout=timeout))
+                await self.bounded(ring.call(*waits, holds=(room.pin,), timeout=timeout))
             elif kind == 3:
-                waiting = (*waits, {"holds": (room,)})
+                waiting = (*waits, {"holds": (room.pin,)})
                 await self.bounded(ring.chain(*[(ops.prep_nop,)] * self.random.randrange(3), waiting))
             elif kind == 4:
                 await self.bounded(ring.poll(r, select.POLLIN))
@@ -240,7 +241,7 @@ def run_storm(make_loop: Any, seed: int, requests: int, closes: int = 1) -> Coun
             async def leave_some(r: int = r) -> None:
                 ring = asyncring.running()
                 for room in storm.rooms:
-                    ring.call(ops.prep_read, r, room.address, 64, 0, holds=(room,))
+                    ring.call(ops.prep_read, r, room.address, 64, 0, holds=(room.pin,))
 
             loop.run_until_complete(leave_some())
         finally:
