@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The reason why io_uring is unavailable here, for the skips of conftest.py."""
+"""The reason why io_uring, or a ring of some kind, is unavailable here: for skips."""
 
 from __future__ import annotations
 
@@ -21,3 +21,13 @@ def io_uring_refusal() -> str | None:
     except Unavailable as error:
         return f"{error}"
     return None
+
+
+def needs_of(flags: int, sqpoll: bool = False) -> str:
+    """Name what a ring needs, and since when, for a skip; sqpoll: a monitor on such a ring."""
+    from rawuring import uapi
+
+    since = [f"{name} (Linux {uapi.SINCE[name]})" for name in uapi.names_of_flags("IORING_SETUP_", flags)]
+    if sqpoll:
+        since.append("SQPOLL for every descriptor (Linux 5.11)")
+    return ", ".join(since) or "io_uring (Linux 5.1)"

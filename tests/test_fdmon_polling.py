@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
+from refusal import needs_of
 from test_probe import FILTER
 
 from rawuring import fdmon, ops, syscalls, uapi
@@ -37,7 +38,7 @@ def monitor_with(**options) -> IoUringFDMon:
     try:
         return IoUringFDMon(**options)
     except Unavailable as error:
-        pytest.skip(f"{options}: {error}")
+        pytest.skip(f"{needs_of(0, 'sq_thread_idle_ms' in options)}: {error}")
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from refusal import needs_of
 from test_probe import FILTER
 
 from rawuring import fdmon, ops, uapi
@@ -356,7 +357,7 @@ def nested(request):
         try:
             monitor = IoUringFDMon(**options)
         except Unavailable as error:
-            pytest.skip(f"{request.param}: {error}")
+            pytest.skip(f"{needs_of(options.get('flags', 0), 'sq_thread_idle_ms' in options)}: {error}")
     yield monitor
     monitor.destroy()
 

@@ -9,6 +9,7 @@ from collections import deque
 from pathlib import Path
 
 import pytest
+from refusal import needs_of
 
 from rawuring import gates, ops, params, queues, rings, syscalls, uapi
 from rawuring.fakekernel import POISON, FakeKernel, FakeRing, fake_ring
@@ -39,7 +40,7 @@ def make(request):
         try:
             ring = Ring(entries, flags=flags, **options)
         except Unavailable as error:
-            pytest.skip(f"{error}")
+            pytest.skip(f"{needs_of(flags)}: {error}")
         opened.append(ring.close)
         return ring
 
@@ -629,7 +630,7 @@ def test_unknown_required_flag_then_named(flags):
     try:
         Ring(2).close()
     except Unavailable as error:
-        pytest.skip(f"{error}")
+        pytest.skip(f"io_uring (Linux 5.1): {error}")
     with pytest.raises(Unavailable, match="does not know 0x80000000") as caught:
         Ring(2, flags=flags)
     assert caught.value.cause == "flags"
