@@ -58,5 +58,7 @@ async def main(source: str = "", target: str = "") -> None:
 if __name__ == "__main__":
     try:
         asyncio.run(main(*sys.argv[1:]))
+    except OSError as error:  # a shutil.Error is one, and tells of each file
+        sys.exit(f"{error}")
     except KeyboardInterrupt:
         sys.exit("stopped; what was copied is there")

@@ -20,8 +20,6 @@ if __name__ == "__main__":
 
 from rawuring import files
 
-PAUSE_S = 0.05
-
 
 async def follow(path: str, from_end: bool = True) -> AsyncIterator[bytes]:
     """Yield the lines of a log as they come, for ever."""
@@ -47,7 +45,7 @@ async def follow(path: str, from_end: bool = True) -> AsyncIterator[bytes]:
                     continue
             except FileNotFoundError:
                 pass  # between the two halves of a rotation
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(0.05)
     finally:
         if fd >= 0:
             await files.close_fd(fd)
@@ -66,14 +64,14 @@ async def demonstrate() -> None:
         await lines.aclose()  # type: ignore[attr-defined]
 
 
-async def main(path: str = "") -> None:
-    """Follow a log, or show it."""
-    if not path:
-        await demonstrate()
-        return
+async def main(path: str) -> None:
+    """Follow a log."""
     async for line in follow(path):
         print(line.decode(errors="replace"), flush=True)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    try:
+        asyncio.run(main(*sys.argv[1:]) if sys.argv[1:] else demonstrate())
+    except KeyboardInterrupt:  # this is how it ends
+        pass

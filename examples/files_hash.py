@@ -19,13 +19,18 @@ if __name__ == "__main__":
 from rawuring import files
 
 
+def complain(path: str, data: object) -> bool:
+    """Tell of a file that could not be read."""
+    if isinstance(data, OSError):
+        print(f"{path}: {data.strerror}", file=sys.stderr)
+    return isinstance(data, OSError)
+
+
 async def hash_files(paths: list[str]) -> dict[str, str]:
     """Hash files on the running loop; hashlib lets other threads run, so it gets one."""
     found = {}
     async for path, data in files.read_each(paths, depth=64, return_exceptions=True):
-        if isinstance(data, OSError):
-            print(f"{path}: {data.strerror}", file=sys.stderr)
-        else:
+        if not complain(path, data):
             digest = await files.call(hashlib.sha256, data) if len(data) > 1 << 20 else hashlib.sha256(data)
             found[path] = digest.hexdigest()
     return found
@@ -33,11 +38,12 @@ async def hash_files(paths: list[str]) -> dict[str, str]:
 
 def hash_files_sync(paths: list[str]) -> dict[str, str]:
     """Hash files without a loop."""
-    return {path: hashlib.sha256(data).hexdigest() for path, data in files.sync.read_each(paths, depth=64)}
+    found = files.sync.read_each(paths, depth=64, return_exceptions=True)
+    return {path: hashlib.sha256(data).hexdigest() for path, data in found if not complain(path, data)}
 
 
-def main(arguments: list[str]) -> None:
-    """Hash and print."""
+def main(arguments: list[str]) -> int:
+    """Hash and print; return 1 if a file could not be read."""
     sync = "--sync" in arguments
     paths = [path for path in arguments if path != "--sync"]
     paths = paths or sorted(str(path) for path in Path(__file__).parent.glob("*.py"))
@@ -45,7 +51,8 @@ def main(arguments: list[str]) -> None:
     for path in paths:
         if path in found:
             print(f"{found[path]}  {path}")
+    return int(len(found) < len(set(paths)))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -30,6 +30,8 @@ class Loader:
     def __init__(self, path: str, seed: int = 0) -> None:
         self.fd = os.open(path, os.O_RDONLY)
         self.records = os.fstat(self.fd).st_size // RECORD
+        if not self.records:
+            raise ValueError(f"{path}: no record of {RECORD} bytes is in it")
         self.order = random.Random(seed)
         self.memory = [files.allocate(RECORD * BATCH) for _ in range(2)]
         self.direct = True
@@ -66,4 +68,7 @@ def main(path: str = sys.executable, count: str = "4") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except (OSError, ValueError) as error:
+        sys.exit(f"{error}")

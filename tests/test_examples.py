@@ -10,6 +10,7 @@ Read next: the examples.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.client
 import os
@@ -210,6 +211,22 @@ def test_files_hash_then_what_hashlib_says_with_asyncio_and_without(file, tmp_pa
     expected = "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path}\n" for path in (file, small))
     for options in ((), ("--sync",)):
         assert run("files_hash", *options, file, small, cwd=tmp_path).stdout.decode() == expected
+        bad = command("files_hash", *options, file, "missing", tmp_path, small)
+        done = subprocess.run(bad, capture_output=True, cwd=tmp_path, timeout=120, check=False)
+        assert (done.returncode, done.stdout.decode()) == (1, expected)
+        complaints = f"missing: {os.strerror(errno.ENOENT)}", f"{tmp_path}: {os.strerror(errno.EISDIR)}"
+        assert sorted(done.stderr.decode().splitlines()) == sorted(complaints)
+
+
+@pytest.mark.parametrize("name", ["files_copy", "files_loader"])
+def test_files_examples_when_the_file_cannot_be_used_then_one_line_says_why(tmp_path, name):
+    (tmp_path / "small").write_bytes(b"small")
+    for path in ("missing", "small"):
+        arguments = (path, "small") if name == "files_copy" else (path,)
+        done = subprocess.run(command(name, *arguments), capture_output=True, cwd=tmp_path, check=False)
+        lines = done.stderr.decode().splitlines()
+        assert done.returncode == 1 and len(lines) == 1 and path in lines[0], lines
+    assert (tmp_path / "small").read_bytes() == b"small"
 
 
 def test_files_follow_then_lines_before_and_after_a_rotation(tmp_path):
@@ -249,7 +266,11 @@ def test_files_server_then_files_ranges_and_nothing_else(file, tmp_path):
                 client.request("GET", "/file", headers=headers)
                 answer = client.getresponse()
                 assert (answer.status, answer.read()) == (status, file.read_bytes()[start:end])
-            for path in ("/missing", "/directory", "/../../etc/hostname"):
+            client.request("GET", "/file", headers={"Range": "bytes=3000001-"})
+            answer = client.getresponse()
+            assert (answer.status, answer.getheader("Content-Range")) == (416, "bytes */3000001")
+            answer.read()
+            for path in ("/missing", "/directory", "/../../etc/hostname", "/%00", "/file/x"):
                 client.request("GET", path)
                 answer = client.getresponse()
                 assert (answer.status, answer.read()) == (404, b"")
