@@ -1679,6 +1679,11 @@ class TextFile(File):
 # Other file-like objects
 
 
+def _given(argument: Any) -> tuple[Any, ...]:
+    """Return the argument for an object's method, none if none was given: the default is the object's own."""
+    return () if argument is ... else (argument,)
+
+
 class WrappedFile(File):
     """Any file-like object; its methods are called in a thread, or directly if it is in memory."""
 
@@ -1709,13 +1714,13 @@ class WrappedFile(File):
     def _at_once(self) -> bool:
         return self._here
 
-    async def read(self, *size: int | None) -> Any:
+    async def read(self, size: Any = ...) -> Any:
         """Call the object\'s read()."""
-        return await self._call("read", *size)
+        return await self._call("read", *_given(size))
 
-    async def read1(self, *size: int) -> Any:
+    async def read1(self, size: Any = ...) -> Any:
         """Call the object\'s read1()."""
-        return await self._call("read1", *size)
+        return await self._call("read1", *_given(size))
 
     async def readall(self) -> Any:
         """Call the object\'s readall()."""
@@ -1729,17 +1734,17 @@ class WrappedFile(File):
         """Call the object\'s readinto1()."""
         return await self._call("readinto1", buffer)
 
-    async def peek(self, *size: int) -> Any:
+    async def peek(self, size: Any = ...) -> Any:
         """Call the object\'s peek()."""
-        return await self._call("peek", *size)
+        return await self._call("peek", *_given(size))
 
-    async def readline(self, *size: int | None) -> Any:
+    async def readline(self, size: Any = ...) -> Any:
         """Call the object\'s readline()."""
-        return await self._call("readline", *size)
+        return await self._call("readline", *_given(size))
 
-    async def readlines(self, *hint: int | None) -> Any:
+    async def readlines(self, hint: Any = ...) -> Any:
         """Call the object\'s readlines()."""
-        return await self._call("readlines", *hint)
+        return await self._call("readlines", *_given(hint))
 
     async def write(self, data: Any) -> Any:
         """Call the object\'s write()."""
@@ -1757,9 +1762,9 @@ class WrappedFile(File):
         """Call the object\'s tell()."""
         return await self._call("tell")
 
-    async def truncate(self, *size: int | None) -> Any:
+    async def truncate(self, size: Any = ...) -> Any:
         """Call the object\'s truncate()."""
-        return await self._call("truncate", *size)
+        return await self._call("truncate", *_given(size))
 
     async def flush(self) -> None:
         """Call the object\'s flush()."""

@@ -403,22 +403,51 @@ def _ours(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-_PATH_FUNCTIONS = (
-    "abspath", "exists", "getatime", "getctime", "getmtime", "getsize", "isdir", "isfile", "islink",
-    "ismount", "samefile", "sameopenfile",
-)  # fmt: skip
+def _field(name: str, field: str) -> Callable[..., Any]:
+    """Return a function of os.path that returns a field of a stat; the caches answer it."""
+
+    @wraps(getattr(stdlib_os.path, name))
+    async def get(filename: Any, *, loop: Any = None, executor: Any = None) -> Any:
+        return getattr(await files.stat(filename), field)
+
+    return get
+
+
+def _question(name: str, test: Callable[[int], bool], follow_symlinks: bool = True) -> Callable[..., Any]:
+    """Return a function of os.path that asks for the mode in a stat; the caches answer it."""
+
+    @wraps(getattr(stdlib_os.path, name))
+    async def ask(path: Any, *, loop: Any = None, executor: Any = None) -> bool:
+        try:
+            found = await (files.stat(path) if follow_symlinks else files.lstat(path))
+        except (OSError, ValueError):
+            return False
+        return test(found.st_mode)
+
+    return ask
+
+
+_PATH_FUNCTIONS = "abspath", "ismount", "samefile", "sameopenfile"
 _OS_FUNCTIONS = ("getcwd", "removedirs", "renames", "scandir", "sendfile", "statvfs")
 _OWN_FUNCTIONS = (
     "access", "link", "listdir", "makedirs", "mkdir", "readlink", "rename", "replace", "rmdir", "stat",
     "symlink", "unlink",
 )  # fmt: skip
 
-_path_functions = {name: _awaitable(getattr(stdlib_os.path, name)) for name in _PATH_FUNCTIONS}
-
-#: The functions of aiofiles.os and of aiofiles.ospath.
+#: The functions of aiofiles.ospath, which is aiofiles.os.path.
+ospath = SimpleNamespace(
+    wrap=_awaitable,
+    exists=_question("exists", bool),
+    isdir=_question("isdir", stat_module.S_ISDIR),
+    isfile=_question("isfile", stat_module.S_ISREG),
+    islink=_question("islink", stat_module.S_ISLNK, follow_symlinks=False),
+    **{f"get{each}": _field(f"get{each}", f"st_{each}") for each in ("atime", "ctime", "mtime", "size")},
+    **{name: _awaitable(getattr(stdlib_os.path, name)) for name in _PATH_FUNCTIONS},
+)
+#: The functions of aiofiles.os.
 os_functions = SimpleNamespace(
     wrap=_awaitable,
-    path=SimpleNamespace(wrap=_awaitable, **_path_functions),
+    path=ospath,
     **{name: _awaitable(getattr(stdlib_os, name)) for name in _OS_FUNCTIONS if hasattr(stdlib_os, name)},
     **{name: _ours(getattr(files, name)) for name in _OWN_FUNCTIONS},
     remove=_ours(files.unlink),

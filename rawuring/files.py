@@ -208,7 +208,7 @@ _ELSEWHERE = {
          "stderr", "stderr_bytes", "stdin", "stdin_bytes", "stdout", "stdout_bytes", "wrap", "wrap_file"),
         "fileobjects",
     ),
-    **dict.fromkeys(("Path", "os_functions", "tempfile", "threadpool"), "filepath"),
+    **dict.fromkeys(("Path", "os_functions", "ospath", "tempfile", "threadpool"), "filepath"),
 }  # fmt: skip
 
 
@@ -837,9 +837,13 @@ async def listdir(path: Any = ".") -> list[Any]:
     return names
 
 
-async def access(path: StrOrBytesPath, mode: int) -> bool:
+async def access(
+    path: StrOrBytesPath, mode: int, *, dir_fd: int | None = None, effective_ids: bool = False,
+    follow_symlinks: bool = True,
+) -> bool:  # fmt: skip
     """Return whether a path may be accessed: os.access()."""
-    allowed: bool = await call(os.access, path, mode)
+    options = {"dir_fd": dir_fd, "effective_ids": effective_ids, "follow_symlinks": follow_symlinks}
+    allowed: bool = await call(os.access, path, mode, **options)
     return allowed
 
 

@@ -332,6 +332,7 @@ async def names(files: Any, top: str) -> None:
     except (AttributeError, OSError):  # os has none, or the file system
         with expect(AttributeError, OSError):
             await files.getxattr(f"{base}/a", "user.x")
+    assert await files.access(f"{base}/s", os.R_OK, follow_symlinks=True)
     assert await files.call(int, "7", base=8) == 7
     assert len(files.allocate(8192)) == 8192
     for call in (files.stat, files.unlink, files.rmdir, files.readlink, files.listdir, files.read_bytes):
@@ -510,7 +511,7 @@ async def wrapped(files: Any, top: str) -> None:
         await (file.close if at else file.aclose)()
         assert plain.closed
     file = files.wrap(open(path, "rb", 0))  # noqa: SIM115
-    assert await file.readall() == DATA
+    assert await file.read(size=3) == DATA[:3] and await file.readall() == DATA[3:]
     await file.close()
     file = files.wrap(open(path, "rb"))  # noqa: SIM115
     with file.detach() as raw:

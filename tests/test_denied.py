@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md"]
 PAGES += [
     ROOT / "docs" / f"{name}.md"
-    for name in ("index", "operators", "asyncio", "examples", "probe", "vendoring")
+    for name in ("index", "operators", "asyncio", "examples", "files", "probe", "vendoring")
 ]
 pytestmark = [
     pytest.mark.requires_io_uring,
@@ -109,7 +109,8 @@ COMMANDS = {
 # Run by other tests and by CI, and take minutes, or need a network.
 EXCUSED = (
     "tools/run_tests.py", "tools/run_cpython_tests.py", "tools/try_libraries.py", "tools/build_packages.py",
-    "tools/test_copies.py", "tools/build_docs.py", "tools/kernel_matrix", "bench/run.py", "-m zipfile",
+    "tools/test_copies.py", "tools/build_docs.py", "tools/kernel_matrix", "tools/run_file_tests.py",
+    "bench/run.py", "bench/files.py", "-m zipfile",
     "-m http.server",
     "-m pip",
 )  # fmt: skip
@@ -135,6 +136,11 @@ MORE = (
     (["examples/aio_signals.py"], "", 0),
     (["examples/aio_subprocess.py"], "", 0),
     (["examples/aio_threads.py"], "", 0),
+    (["examples/files_copy.py"], "", 0),
+    (["examples/files_follow.py"], "['first', 'second']\nafter the rotation\n", 0),
+    (["examples/files_hash.py"], "", 0),
+    (["examples/files_hash.py", "--sync"], "", 0),
+    (["examples/files_loader.py"], "4 batches", 0),
     (["examples/copy_linked.py", "README.md", "TMP/copy"], "Unavailable", 1),
     (["examples/random_reader.py", "README.md"], "Unavailable", 1),
     (["examples/echo_multishot.py"], "Unavailable", 1),

@@ -86,8 +86,9 @@ def test_snippet_when_run_then_it_prints_what_the_page_says(snippet):
         assert out.getvalue() == snippet.prints
 
 
+# What asyncio and tempfile need of Windows they look for when they are imported.
 ELSEWHERE = """
-import contextlib, ctypes, io, json, os, sys
+import asyncio, contextlib, ctypes, io, json, os, sys, tempfile
 
 def no_libc(*arguments, **options):
     raise OSError("there is no such library")

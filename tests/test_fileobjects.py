@@ -13,6 +13,8 @@ import asyncio
 import builtins
 import errno
 import gc
+import importlib
+import inspect
 import io
 import os
 import pathlib
@@ -682,6 +684,32 @@ def test_names_of_aiofiles_and_anyio_then_there(run, tmp_path) -> None:
 
     run(main())
     assert files.os is not os
+
+
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="aiofiles 25.1 and anyio 4.16 (Python 3.10)")
+@pytest.mark.parametrize("place", ["", "os", "ospath", "tempfile", "anyio", "Path", "AsyncFile"])
+def test_functions_of_aiofiles_and_anyio_then_ours_take_what_theirs_take(place) -> None:
+    theirs: Any
+    if place[:1] in ("a", "P", "A"):
+        anyio = pytest.importorskip("anyio")
+        theirs, ours = (anyio, files) if place == "anyio" else (getattr(anyio, place), getattr(files, place))
+        names = ["open_file", "wrap_file"] if place == "anyio" else vars(theirs)
+        if place == "AsyncFile":
+            ours = fileobjects.WrappedFile
+    else:
+        pytest.importorskip("aiofiles")
+        theirs = importlib.import_module(f"aiofiles.{place}".rstrip("."))
+        ours, names = getattr(files, place) if place else files, theirs.__all__
+    for name in names:
+        function = getattr(theirs, name, None)
+        if name.startswith("_") or not callable(function):
+            assert name.startswith("_") or place == "AsyncFile" or hasattr(ours, name), name
+            continue
+        taken = inspect.signature(getattr(ours, name)).parameters
+        any_name = any(each.kind is each.VAR_KEYWORD for each in taken.values())
+        for each in inspect.signature(function).parameters.values():
+            optional = each.default is not each.empty
+            assert not optional or each.name in taken or any_name, (name, each)
 
 
 def test_path_then_as_pathlibs(run, tmp_path) -> None:
