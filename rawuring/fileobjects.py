@@ -142,6 +142,11 @@ class _Raw(Uncopyable, io.FileIO):
 
     def read(self, size: int | None = -1) -> bytes | None:  # type: ignore[override]
         """Read up to size bytes, or all."""
+        if isinstance(size, int) and fileops._TOUCHED_MAX < size <= sys.maxsize:
+            # As much as io.FileIO reads; io.RawIOBase would take memory for all that is asked for.
+            memory = fileops.room(min(size, fileops.MAX_RW_COUNT))
+            got = self.readinto(memory)
+            return None if got is None else bytes(memoryview(memory)[:got])
         return io.RawIOBase.read(self, -1 if size is None else size)
 
     def readall(self) -> bytes | None:  # type: ignore[override]

@@ -1018,6 +1018,9 @@ async def main():
         assert await file.read_at(1 << 30, 1) == b"mall"
         if sys.implementation.name != "pypy":  # its own buffers take what is asked for
             assert await file.read(1 << 30) == b"small"
+    if sys.implementation.name != "pypy":
+        async with files.open(sys.argv[2], "rb", 0) as file:
+            assert await file.read(1 << 60) == b"small"
     assert await files.read_many([(sys.argv[2], 1, 1 << 30)]) == [b"mall"]
 
 asyncio.run(main())

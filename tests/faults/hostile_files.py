@@ -121,7 +121,7 @@ def one_call(function, label, parameters, place, value, found):
 def method_of(kind, label):
     """Return a function that makes an object, calls a method and closes it; its parameters are the method's.
 
-    Args: kind is "Path", or the mode of a file.
+    Args: kind is "Path", the mode of a file, or "raw".
     """
 
     async def call(*positional, **keywords):
@@ -135,7 +135,7 @@ def method_of(kind, label):
                     raise TypeError("as pathlib") from error
                 raise
             return
-        async with files.open("file", kind) as file:
+        async with make(kind) as file:
             found = getattr(file, label)(*positional, **keywords)
             await consume(found)
             if label == "detach":
@@ -144,11 +144,16 @@ def method_of(kind, label):
     async def example():
         if kind == "Path":
             return getattr(files.Path("file"), label)
-        async with files.open("file", kind) as file:
+        async with make(kind) as file:
             return getattr(file, label)
 
     call.__signature__ = inspect.signature(asyncio.run(example()))
     return call
+
+
+def make(kind):
+    """Return what opens a file of a kind; those that are wrapped answer what others have written."""
+    return files.open("file", "r+b", 0) if kind == "raw" else files.open("file", kind)
 
 
 def methods(kind):
@@ -157,7 +162,7 @@ def methods(kind):
     async def names():
         if kind == "Path":
             return dir(files.Path("file"))
-        async with files.open("file", kind) as file:
+        async with make(kind) as file:
             return [name for name in dir(file) if callable(getattr(file, name, None))]
 
     for label in asyncio.run(names()):
@@ -168,8 +173,14 @@ def methods(kind):
 def functions(module_name):
     """List what is swept: a label and a function each."""
     if module_name == "objects":
-        for kind in ("Path", "r+b", "r+"):
+        for kind in ("Path", "r+b", "r+", "raw"):
             yield from methods(kind)
+        return
+    if module_name == "os":
+        for place in (files.os, files.ospath):
+            for label, function in vars(place).items():
+                if inspect.isfunction(function) and label != "wrap":
+                    yield f"os.{label}", function
         return
     module = files if module_name == "files" else files.sync
     for label in module.__all__:

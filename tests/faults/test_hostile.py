@@ -34,7 +34,7 @@ def test_hostile_values_for_every_method_then_clear_errors_and_nothing_left(modu
 
 @pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
-@pytest.mark.parametrize("module", ["files", "sync", "objects"])
+@pytest.mark.parametrize("module", ["files", "sync", "objects", "os"])
 def test_hostile_values_for_all_of_files_then_clear_errors_and_nothing_left(module, tmp_path):
     script = f"""
         import os, sys
