@@ -411,8 +411,8 @@ def _stat_piece(pieces: Pieces, call: Any, pairs: list[tuple[Any, Any]]) -> Work
 def write_file(path: StrOrBytesPath, data: Any, atomic: bool, sync: bool) -> Work:
     """Write a whole file.
 
-    One thread does everything: workers of the kernel, one after the other, took longer, and so did one
-    for the fsync alone.
+    One thread does everything: workers of the kernel, one after the other, took longer, even a single one
+    for the fsync.
     """
     view = fileops.as_view(data)
     name = target = os.fspath(path)
@@ -1067,7 +1067,7 @@ def _statx(fd: int, mask: int, found: Any) -> bool:
 def check_direct(fd: int, ranges: Iterable[tuple[int, Any]]) -> bool:
     """Check that O_DIRECT accepts each range.
 
-    Returns: whether this Python can tell the addresses: one without ctypes cannot.
+    Returns: whether this Python can determine addresses, which requires ctypes.
     Raises: ValueError that names offset, length and address.
     """
     memory_align, align = alignment(fd)
@@ -1079,7 +1079,7 @@ def check_direct(fd: int, ranges: Iterable[tuple[int, Any]]) -> bool:
             try:
                 found = pin(buffer, True)
                 nbytes, address = found.nbytes, found.address
-            except ImportError:  # the kernel will say EINVAL
+            except ImportError:  # the kernel will return EINVAL
                 nbytes, address, addresses = memoryview(buffer).nbytes, 0, False
         if offset % align or nbytes % align or address % memory_align:
             raise ValueError(

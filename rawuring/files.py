@@ -116,13 +116,13 @@ class _Turns(Uncopyable):
         self._to_come: Callable[[], Any] = asyncring._none
 
     def begin(self) -> None:
-        """Let the caches answer from now on."""
+        """Start the time in which the caches may answer."""
         self.begun = True
         self._schedule()
         _turn.until = perf_counter() + BUDGET_S
 
     async def wait(self) -> None:
-        """Wait for a turn that has time."""
+        """Wait for a turn with time left."""
         self._schedule()
         if self._leads or self._waiting:
             future = self.loop.create_future()
@@ -945,7 +945,8 @@ _apart = [0.0]
 async def _uncached(path: StrOrBytesPath) -> Any:
     """Read an uncached file; the result is as read_file_now()'s.
 
-    One is opened on the ring, which costs less than a thread; those that come meanwhile make a group.
+    A single file is opened on the ring, which costs less than a thread; files requested meanwhile become a
+    group.
     """
     if _turn.opening or _ring() is None:
         return await _grouped(path)

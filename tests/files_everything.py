@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Every public function and method of files, called once beside its oracle, where this process happens to be.
+"""Every public function and method of files, called once and compared with its oracle, in one environment.
 
-What it is: a program. Its first argument names what is refused or missing here, or the kind of file system,
-of loop or of limit; test_files_everywhere.py runs it with each. What is called is noted by the function
-itself, and what is public is found by looking, so a new method that is not called here ends the program.
-77 means that the environment cannot be had.
-Must not know: how an answer was found.
+What it is: a program. Its first argument names the refused or missing feature, or the kind of file system,
+loop or limit; test_files_everywhere.py runs it with each. The functions record that they were called, and the
+public names are found by introspection, so a new method that is not called here fails the program. Exit code
+77 means that the environment cannot be set up.
+Must not know: which layer answered.
 Invariant: each answer is that of os, of the builtin's file, or of pathlib, whatever is missing.
 Read next: test_files_everywhere.py.
 """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Selectors with a strategy of their own, for tests, and the skips where the kernel is too old for it.
+"""Selectors with a given strategy, for tests, and the skips if the kernel is too old for it.
 
-What it is: the library's own words, "IORING_OP_EPOLL_WAIT (Linux 6.15)", as the reason.
-Must not know: which strategy needs what.
+What it is: the library's message, "IORING_OP_EPOLL_WAIT (Linux 6.15)", as the reason.
+Must not know: the requirements of a strategy.
 Invariant: an error that does not name a kernel fails the test, and so does one that this kernel contradicts:
 see conftest.py.
 Read next: test_selector.py.

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Every public function and method of files, wherever it may be used: each refusal, each platform, each loop.
+"""Every public function and method of files in each environment: each refusal, each platform, each loop.
 
 What it is: files_everything.py in a child for each of its environments. A fallback is only as good as its
-least tested method, so the child looks for what is public and ends if one of them was not called.
-Must not know: what is called, and how.
-Invariant: nothing here depends on the way that this process would take.
+least tested method, so the child finds the public names by introspection and fails if one was not called.
+Must not know: which functions are called, and how.
+Invariant: nothing here depends on the layer that this process would use.
 Read next: files_everything.py.
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Skips for a kernel that is too old: conftest.py fails them where the kernel is new enough.
+"""Skips because of an old kernel: conftest.py makes them failures if the kernel is new enough.
 
 Read next: driver.py.
 """
