@@ -35,7 +35,7 @@ def test_skip_when_the_kernel_is_new_enough_then_it_fails(tmp_path):
         "def test_y(skipped):\n    pass\n"
     )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "conftest", "-rs"]
-    env = {**os.environ, "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"}
+    env = {**os.environ, "RAWURING_STRICT_SKIPS": "1", "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"}
     done = subprocess.run(
         [*command, "test_x.py"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
     )
