@@ -1138,11 +1138,13 @@ async def test_multishot_when_the_kernel_lacks_it_then_one_by_one(ring, monkeypa
 # -- data and cancel in one turn
 
 
+@pytest.mark.long
 @on_each_loop
 async def test_data_and_cancel_when_they_come_in_one_turn_then_no_byte_is_lost(ring) -> None:
     await _data_and_cancel(ring, lambda sock: ring.recv(sock, 100))
 
 
+@pytest.mark.long
 @on_each_loop
 async def test_data_and_cancel_when_the_kernel_receives_then_late_gets_the_bytes(ring) -> None:
     memory, kept = allocate(100), []

@@ -475,7 +475,7 @@ def test_bpf_filter_then_it_decides():
         assert fd >= 0
         os.close(fd)
         assert do.run(ops.prep_socket, socket.AF_INET, socket.SOCK_STREAM, 0, 0) == -errno.EACCES
-        with pytest.raises(ValueError, match="no BPF program"):
+        with pytest.raises(ValueError, match="not a BPF program"):
             register.register_bpf_filter(do.ring, uapi.IORING_OP_NOP, b"123")
 
 

@@ -406,6 +406,7 @@ def needs_caches(tree: Path) -> None:
     os.close(fd)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not LINUX, reason="preadv2: Linux only")
 @hypothesis.given(
     choices=st.lists(st.sampled_from(["whole", "part", -1, -1, None]), min_size=1, max_size=20),

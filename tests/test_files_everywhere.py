@@ -34,7 +34,13 @@ WITHOUT = (
 
 
 @pytest.mark.skipif(not LINUX, reason="Linux only")
-@pytest.mark.parametrize("environment", files_everything.ENVIRONMENTS)
+@pytest.mark.parametrize(
+    "environment",
+    [
+        pytest.param(each, marks=[] if each in ("ring", "no ctypes") else pytest.mark.long)
+        for each in files_everything.ENVIRONMENTS
+    ],
+)
 def test_everything_when_in_any_environment_then_the_answers_of_os(environment: str, tmp_path: Path) -> None:
     if environment != "threads" and environment not in WITHOUT and io_uring_refusal():
         pytest.skip(f"io_uring (5.1): {io_uring_refusal()}")

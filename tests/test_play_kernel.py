@@ -333,6 +333,7 @@ def test_random_programs_when_run_in_both_then_each_byte_is_the_same():
     assert compare(programs) is None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("old", "new"),
     [

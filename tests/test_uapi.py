@@ -332,6 +332,7 @@ def without_overlap(layout: uapi.Layout, got: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", STRUCTS)
 def test_pack_when_given_any_members_then_bytes_are_as_the_compiler_lays_them_out(name: str) -> None:
     layout = LAYOUTS[name]

@@ -336,6 +336,7 @@ def without_docstrings(text: str) -> str:
     return ast.dump(tree)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["__init__", *MODULES])
 def test_minimal_then_the_same_statements_without_docstrings_and_comments(name):
     text = vendor.source(name)

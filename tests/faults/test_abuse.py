@@ -226,6 +226,7 @@ MODULES = (
 )
 
 
+@pytest.mark.long
 @needs_ring
 @pytest.mark.parametrize("module", MODULES)
 def test_hostile_arguments_then_exceptions_and_no_crash(module, tmp_path):

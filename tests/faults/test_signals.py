@@ -133,6 +133,7 @@ def test_signal_handler_uses_the_table_at_any_moment_then_all_is_done_once(how):
     assert at > 10
 
 
+@pytest.mark.long
 @pytest.mark.skipif(PYPY, reason="tracing of single instructions (CPython)")
 @unwatched
 def test_table_reaps_and_a_signal_handler_raises_between_any_instructions_then_no_handler_is_forgotten(
