@@ -37,6 +37,7 @@ Facts about asyncio and completions, and their consequences:
 
 from __future__ import annotations
 
+import array
 import asyncio
 import errno
 import os
@@ -1127,8 +1128,6 @@ class AsyncRing(Uncopyable):
         passed = list(fds)
         control = list(ancdata)
         if passed:
-            import array
-
             control.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", passed)))
         arguments: list[Any] = [list(buffers), control, flags]
         if address is not None:

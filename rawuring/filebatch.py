@@ -452,12 +452,11 @@ def _is_special(name: Any) -> bool:
 
 def _beside(name: Any) -> Any:
     """Return an unused name in the same directory."""
-    from secrets import token_hex
-
     directory, base = os.path.split(name)
+    token = os.urandom(6).hex()
     if isinstance(name, bytes):
-        return os.path.join(directory, b"." + base[:200] + b"." + token_hex(6).encode() + b".tmp")
-    return os.path.join(directory, f".{base[:50]}.{token_hex(6)}.tmp")  # a character takes up to 4 bytes
+        return os.path.join(directory, b"." + base[:200] + b"." + token.encode() + b".tmp")
+    return os.path.join(directory, f".{base[:50]}.{token}.tmp")  # a character takes up to 4 bytes
 
 
 def _write_all(name: Any, view: memoryview, like: Any, sync: bool) -> list[int | None] | None:
@@ -654,10 +653,8 @@ def _copy_metadata(src: StrOrBytesPath, dst: StrOrBytesPath, source: int, target
 def _clone(source: int, target: int, size: int) -> bool:
     if not fileops.LINUX or not size:
         return False
-    import fcntl
-
     try:
-        fcntl.ioctl(target, _FICLONE, source)
+        fileops.fcntl.ioctl(target, _FICLONE, source)
     except OSError:
         return False  # another file system, or one that cannot share blocks
     return True
@@ -1026,9 +1023,7 @@ def open_direct(fd: int) -> int:
     """
     if not fileops._O_DIRECT:
         raise ValueError(NO_DIRECT)
-    import fcntl
-
-    flags = fcntl.fcntl(fd, fcntl.F_GETFL) & fileops._O_ACCMODE
+    flags = fileops.status_flags(fd) & fileops._O_ACCMODE
     return os.open(f"/proc/self/fd/{fd}", flags | os.O_DIRECT | os.O_CLOEXEC)
 
 

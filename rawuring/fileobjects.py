@@ -466,10 +466,8 @@ class _DirectRaw(_Raw):
 
     def _write_without(self, view: memoryview, offset: int) -> int:
         """Write part of a block without O_DIRECT, as dd does at the end."""
-        import fcntl
-
-        fd = self.fileno()
-        flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+        fd, fcntl = self.fileno(), fileops.fcntl
+        flags = fileops.status_flags(fd)
         fcntl.fcntl(fd, fcntl.F_SETFL, flags & ~fileops._O_DIRECT)
         try:
             return fileops.plain_write(fd, [view], offset)
@@ -477,10 +475,8 @@ class _DirectRaw(_Raw):
             fcntl.fcntl(fd, fcntl.F_SETFL, flags)
 
     def wait_from_now_on(self) -> None:
-        import fcntl
-
-        fd = self.fileno()
-        fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) & ~fileops._O_DIRECT)
+        fd, fcntl = self.fileno(), fileops.fcntl
+        fcntl.fcntl(fd, fcntl.F_SETFL, fileops.status_flags(fd) & ~fileops._O_DIRECT)
         super().wait_from_now_on()
 
 
@@ -1813,9 +1809,7 @@ def _wrap_descriptor(file: int, *, loop: Any = None, executor: Any = None) -> Fi
         raise TypeError(f"Unsupported io type: {file}.")
     mode = "rb+"
     if sys.platform != "win32":
-        import fcntl
-
-        access = fcntl.fcntl(file, fcntl.F_GETFL)
+        access = fileops.status_flags(file)
         mode = {os.O_RDONLY: "rb", os.O_WRONLY: "wb"}.get(access & fileops._O_ACCMODE, "rb+")
         if access & os.O_APPEND and mode != "rb":
             mode = mode.replace("wb", "ab").replace("rb+", "ab+")

@@ -38,11 +38,20 @@ import threading
 from collections import namedtuple
 from functools import partial
 from operator import index
+from queue import Empty, SimpleQueue
 from time import sleep
 
 from . import ops, syscalls, uapi
 from .buffers import StatxBuffer, StructBuffer, pin
 from .syscalls import Uncopyable
+
+# Imported here and not where they are used: without a free descriptor no import succeeds, and then files
+# still have to be closed. buffers.allocate() uses mmap.
+try:
+    import fcntl as fcntl
+    import mmap as mmap
+except ImportError:  # Windows has no fcntl, WASI no mmap
+    pass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -547,9 +556,7 @@ _NO_OPTIONS: dict[str, Any] = {}
 def _by_worker(fd: int, views: list[memoryview]) -> dict[str, Any]:
     if sum(map(len, views)) < WORKER_MIN:
         return _NO_OPTIONS
-    import fcntl
-
-    if fcntl.fcntl(fd, fcntl.F_GETFL) & _O_DIRECT:  # nothing has to be copied
+    if status_flags(fd) & _O_DIRECT:  # nothing has to be copied
         return _NO_OPTIONS
     return {"flags": uapi.IOSQE_ASYNC}
 
@@ -761,23 +768,23 @@ def free_opener(path: StrOrBytesPath, dir_fd: int | None) -> bool:
     return True
 
 
+def status_flags(fd: int) -> int:
+    """Return the access mode and the flags of an open file, as open() takes them; not on Windows."""
+    return fcntl.fcntl(fd, fcntl.F_GETFL)
+
+
 def closes_at_once(fd: int) -> bool:
     """Return whether close() has nothing to flush to a device or a server."""
     if not LINUX:
         return False
-    import fcntl
-
-    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
-    return flags & _O_ACCMODE == os.O_RDONLY or not stat_module.S_ISREG(os.fstat(fd).st_mode)
+    return status_flags(fd) & _O_ACCMODE == os.O_RDONLY or not stat_module.S_ISREG(os.fstat(fd).st_mode)
 
 
 def is_open_for(fd: int, writing: bool) -> bool:
     """Return whether a descriptor is open for writing, or reading: a pipe's other end never becomes ready."""
     if sys.platform == "win32":
         return True
-    import fcntl
-
-    return fcntl.fcntl(fd, fcntl.F_GETFL) & _O_ACCMODE != (os.O_RDONLY if writing else os.O_WRONLY)
+    return status_flags(fd) & _O_ACCMODE != (os.O_RDONLY if writing else os.O_WRONLY)
 
 
 def is_ready(fd: int, writing: bool, wait_ms: int = 0) -> bool:
@@ -955,8 +962,6 @@ class Threads(Uncopyable):
 
         Args: limit is the maximum number of threads.
         """
-        from queue import SimpleQueue
-
         self.limit = limit
         self._jobs: Any = SimpleQueue()
         self._idle = threading.Semaphore(0)
@@ -982,8 +987,6 @@ class Threads(Uncopyable):
                 raise  # no thread is left for the job
 
     def _work(self) -> None:
-        from queue import Empty
-
         jobs = self._jobs
         while True:
             try:

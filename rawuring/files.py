@@ -580,9 +580,7 @@ async def write(fd: int, data: Any) -> int:
     put = int(await _do(fileops.write_op(fd, [view], -1)))
     if put < len(view) and here >= 0 and os.lseek(fd, 0, os.SEEK_CUR) == here:
         # A worker of the kernel writes the rest, and the position is not advanced if that fails.
-        import fcntl
-
-        appends = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND
+        appends = fileops.status_flags(fd) & os.O_APPEND
         os.lseek(fd, 0 if appends else here + put, os.SEEK_END if appends else os.SEEK_SET)
     return put
 

@@ -19,6 +19,7 @@ import errno
 import os
 from contextlib import closing
 from functools import partial
+from queue import SimpleQueue
 from time import perf_counter
 
 from . import filebatch, fileops
@@ -54,8 +55,6 @@ class Engine(filebatch.Engine):
 
         Args: entries is the usual number of operations in flight.
         """
-        from queue import SimpleQueue
-
         self._entries = entries
         self._ring: Ring | None = None
         # Whether io_uring is unavailable.

@@ -200,6 +200,26 @@ def mount(kind: bytes, options: bytes) -> None:
     os.environ["TMPDIR"] = folder.decode()
 
 
+def no_imports() -> None:
+    """Let the library import nothing any more, as when no descriptor is left to open a module with."""
+    import ctypes  # as for the first ring
+
+    from rawuring import filepath, files, filesync
+
+    assert ctypes and filepath and filesync and files.tempfile
+
+    class Finder:
+        def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+            frame: Any = sys._getframe(1)
+            while frame.f_globals["__name__"].startswith("importlib"):
+                frame = frame.f_back
+            by = frame.f_globals["__name__"]
+            if by.startswith("rawuring"):
+                raise ImportError(errno.EMFILE, f"{by}:{frame.f_lineno} imports {name}")
+
+    sys.meta_path.insert(0, Finder())  # type: ignore[arg-type]
+
+
 #: What is done before files are used, by name; "BEFORE the import" where that matters.
 ENVIRONMENTS: dict[str, Callable[[], object]] = {
     "ring": lambda: None,
@@ -207,6 +227,8 @@ ENVIRONMENTS: dict[str, Callable[[], object]] = {
     "io_uring refused": lambda: refuse(SETUP),
     "io_uring unknown": lambda: refuse(SETUP, code=errno.ENOSYS),
     "no ctypes": no_ctypes,
+    "no imports": no_imports,
+    "no imports, threads": lambda: (no_imports(), no_ring()),
     "preadv2 refused": lambda: refuse(PREADV2),
     "preadv2 unknown": lambda: refuse(PREADV2, code=errno.ENOSYS),
     "pwritev2 refused": lambda: refuse(PWRITEV2),

@@ -155,7 +155,7 @@ def test_brief_then_each_python_is_left_what_no_other_shows(monkeypatch):
         python("cpython", threaded, "t"), python("pypy", (3, 10, 0)),
     ]  # fmt: skip
     few = "not once and not long and not alike"
-    expected = [few, "not once", "not once", few, "not once and (faults or not long and not alike)"]
+    expected = [few, "not once", "not once", few, "not once and not long and (faults or not alike)"]
     started = []
 
     def run(python, options, arguments, scratch, part=0):

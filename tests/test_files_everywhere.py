@@ -37,7 +37,7 @@ WITHOUT = (
 @pytest.mark.parametrize(
     "environment",
     [
-        pytest.param(each, marks=[] if each in ("ring", "no ctypes") else pytest.mark.long)
+        pytest.param(each, marks=[] if each in ("ring", "no ctypes", "no imports") else pytest.mark.long)
         for each in files_everything.ENVIRONMENTS
     ],
 )

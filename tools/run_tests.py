@@ -119,7 +119,7 @@ def run_each(
 def brief(python: Python, pythons: list[Python]) -> list[str]:
     """Return the arguments that leave out what another Python of these shows as well: see --brief."""
     if python.implementation != "cpython":
-        return ["-m", "not once and (faults or not long and not alike)"]
+        return ["-m", "not once and not long and (faults or not alike)"]
     versions = [each.version for each in pythons if each.implementation == "cpython" and not each.abiflags]
     thorough = not python.abiflags and python.version in (min(versions), max(versions))
     return ["-m", "not once" if thorough else BRIEFEST]
