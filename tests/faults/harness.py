@@ -25,10 +25,11 @@ figures: Counter[str] = Counter()
 
 
 def _limits() -> None:
-    resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
+    # PyPy reserves more memory than it uses, and is slow while it compiles.
+    seconds, size = (180, 8 << 30) if PYPY else (60, 4 << 30)
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if not PYPY:  # which reserves more than it uses
-        resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 
 def run_child(
