@@ -82,8 +82,6 @@ class _Turn(threading.local):
     turns: Any = None
     #: A weak reference to the _Group that collects this turn's uncached files.
     group: Any = None
-    #: Whether a task is opening an uncached file on the ring.
-    opening = False
 
 
 _turn = _Turn()
@@ -889,7 +887,7 @@ async def read_bytes(path: StrOrBytesPath) -> bytes:
         await _breathe()
     found = filebatch.read_file_now(path)
     if found is None:
-        found = await _uncached(path)
+        found = await _grouped(path)
     if found.__class__ is not bytes:
         found = await _fetched(path, found)
     return found  # type: ignore[no-any-return]
@@ -938,22 +936,6 @@ class _Group(Uncopyable):
 
 #: The time until which files are not read in groups.
 _apart = [0.0]
-
-
-async def _uncached(path: StrOrBytesPath) -> Any:
-    """Read an uncached file; the result is as read_file_now()'s.
-
-    A single file is opened on the ring, which costs less than a thread; files requested meanwhile become a
-    group.
-    """
-    if _turn.opening or _ring() is None:
-        return await _grouped(path)
-    _turn.opening = True
-    try:
-        fd = await _do(fileops.open_op(os.fspath(path), os.O_RDONLY | filebatch._O_BINARY, 0, None))
-    finally:
-        _turn.opening = False
-    return filebatch._read_opened_now(fd)
 
 
 async def _grouped(path: StrOrBytesPath) -> Any:

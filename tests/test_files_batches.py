@@ -593,7 +593,7 @@ class Groups:
 
 
 def test_read_bytes_when_many_tasks_ask_for_unknown_names_then_one_thread_reads_them(
-    tree: Path, monkeypatch: pytest.MonkeyPatch, way: str
+    tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     groups = Groups(monkeypatch)
     paths = regular(tree)
@@ -611,49 +611,11 @@ def test_read_bytes_when_many_tasks_ask_for_unknown_names_then_one_thread_reads_
     assert (type(missing), type(directory)) == (FileNotFoundError, IsADirectoryError)
     assert missing.filename == tree / "missing" or missing.filename == str(tree / "missing")
     assert not LINUX or special.startswith(b"Name:")
-    size = len(paths) + (3 if "threads" in way else 2)  # the first is opened on the ring
-    assert groups.sizes == [size]
+    assert groups.sizes == [len(paths) + 3]
     always_slow(monkeypatch)
     asyncio.run(main())
     asyncio.run(main())
-    assert groups.sizes[1:] == [size] + [1] * size
-
-
-def test_read_bytes_when_a_name_is_unknown_and_alone_then_it_is_opened_on_the_ring(
-    tree: Path, monkeypatch: pytest.MonkeyPatch, way: str
-) -> None:
-    groups = Groups(monkeypatch)
-    paths = regular(tree)
-
-    async def main() -> None:
-        for path in paths:
-            assert await files.read_bytes(path) == path.read_bytes()
-        for wrong, error in ((tree / "missing", FileNotFoundError), (tree, IsADirectoryError)):
-            with pytest.raises(error) as caught:
-                await files.read_bytes(wrong)
-            assert str(caught.value.filename) == str(wrong)
-
-    asyncio.run(main())
-    assert len(groups.sizes) == (len(paths) + 2 if "threads" in way else 0)
-
-
-def test_read_bytes_when_cancelled_while_the_ring_opens_then_no_descriptor_is_left(
-    tree: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Groups(monkeypatch)
-    path = regular(tree)[5]
-
-    async def main() -> None:
-        for turns in range(6):
-            reading = asyncio.ensure_future(files.read_bytes(path))
-            for _ in range(turns):
-                await asyncio.sleep(0)
-            reading.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await reading
-            assert await files.read_bytes(path) == path.read_bytes()
-
-    asyncio.run(main())  # and leakcheck counts
+    assert groups.sizes[1:] == [len(paths) + 3] + [1] * (len(paths) + 3)
 
 
 def test_read_bytes_when_cancelled_while_a_thread_reads_then_it_leaves_and_the_others_stay(
@@ -665,11 +627,9 @@ def test_read_bytes_when_cancelled_while_a_thread_reads_then_it_leaves_and_the_o
     large.write_bytes(os.urandom(300_000))  # it comes back open
 
     async def main() -> None:
-        files._turn.opening = True  # as another task would be
         tasks = [asyncio.ensure_future(files.read_bytes(path)) for path in (large, small)]
         while not groups.sizes:
             await asyncio.sleep(0)
-        files._turn.opening = False
         tasks[0].cancel()
         with pytest.raises(asyncio.CancelledError):
             await tasks[0]

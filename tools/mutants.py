@@ -1456,11 +1456,6 @@ MUTANTS = (
         "tests/test_files_batches.py -k few_become_requests",
     ),
     Mutant(
-        "one uncached file was opened on the ring, and no other ever is", "rawuring/files.py",
-        "        _turn.opening = False\n", "        pass\n",
-        "tests/test_files_batches.py -k unknown_and_alone",
-    ),
-    Mutant(
         "what a cancelled task had opened by a thread stays open", "rawuring/files.py",
         "                if isinstance(each, filebatch.Opened):\n                    each.close()\n",
         "                if isinstance(each, filebatch.Opened):\n                    each.take()\n",
