@@ -627,7 +627,9 @@ class IoUringFDMon(FDMon):
         """Return the handlers whose polls an SQPOLL thread has not taken yet."""
         sq, polls = self.ring.sq, self._polls
         waiting = sq.walk(sq.sqe_tail - sq.pending(), sq.sqe_tail)
-        return [polls[token] for _, _, _, token in waiting if token in polls]
+        # A poll that has completed and was armed again is found twice: the thread moves the head after it has
+        # posted the CQE.
+        return [*{token: polls[token] for _, _, _, token in waiting if token in polls}.values()]
 
     def _ask_poll(self, nodes: list[AioHandler], events: list[Event]) -> None:
         """Get the current events of some handlers from poll(2), and report them."""

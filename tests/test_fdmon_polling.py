@@ -239,6 +239,18 @@ def test_sqpoll_and_no_time_to_wait_then_what_is_ready_is_reported_each_time(pai
             assert mon.wait(0) == []
 
 
+def test_sqpoll_when_the_thread_moves_the_head_late_then_each_is_reported_once(pair, monkeypatch):
+    """A poll whose CQE was handled stood in the queue twice: as it was, and armed again."""
+    a, b = pair
+    with monitor_with(sq_thread_idle_ms=1000) as mon:
+        node = mon.add(a, POLLIN)
+        b.send(b"x")
+        pending = type(mon.ring.sq).pending
+        monkeypatch.setattr(type(mon.ring.sq), "pending", lambda sq: min(pending(sq) + 1, sq.sqe_tail))
+        for _ in range(200):
+            assert mon.wait(0) == [(node, POLLIN)]
+
+
 def test_sqpoll_when_released_then_the_peer_sees_the_end_at_once(sqpoll, pair):
     a, b = pair
     node = sqpoll.add(a.fileno(), POLLIN)
