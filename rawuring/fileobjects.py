@@ -1211,6 +1211,10 @@ class TextFile(File):
         changes = {"encoding": encoding, "errors": errors}
         if newline is not ...:
             changes["newline"] = newline
+        for name, value in changes.items():
+            if value is not None and not isinstance(value, str):  # CPython 3.11.2 frees it once too often
+                kind = type(value).__name__
+                raise TypeError(f"reconfigure() argument {name!r} must be str or None, not {kind}")
         await self._in_turn(self._reconfigure, changes, line_buffering, write_through)
 
     async def _reconfigure(self, changes: dict[str, Any], by_lines: Any, write_through: Any) -> None:
