@@ -77,6 +77,12 @@ class Path(type(pathlib.PurePath())):  # type: ignore[misc]
     def __reduce__(self) -> Any:
         return type(self), (str(self),)
 
+    if sys.version_info >= (3, 14):  # where PurePath's is deprecated
+
+        def as_uri(self) -> str:
+            """Return the path as a file URI, as pathlib.Path.as_uri()."""
+            return pathlib.Path(self).as_uri()
+
     def with_segments(self, *pathsegments: Any) -> Path:
         """Make a path of the same class."""
         return type(self)(*pathsegments, limiter=self.limiter)
