@@ -174,16 +174,15 @@ def _fail_if_contradicted(report: pytest.TestReport) -> None:
         return
     if not report.skipped or not isinstance(report.longrepr, tuple):
         return
+    from rawuring import gates
+
     reason = report.longrepr[2].removeprefix("Skipped: ")
     named = re.findall(r"\((?:Linux )?(\d+\.\d+[^)]*)\)", reason)
-    since = max(map(_numbers, re.findall(r"\d+(?:\.\d+)+", " ".join(named))), default=None)
-    if since and since <= _numbers(platform.release()) and "CONFIG_" not in reason and not io_uring_refusal():
+    since = max(map(gates.version, re.findall(r"\d+(?:\.\d+)+", " ".join(named))), default=None)
+    is_new = since is not None and since <= gates.version(platform.release())
+    if is_new and "CONFIG_" not in reason and not io_uring_refusal():
         report.outcome = "failed"
         report.longrepr = f"skipped on Linux {platform.release()}: {reason}"
-
-
-def _numbers(release: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", release)[:3]]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

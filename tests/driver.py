@@ -37,12 +37,14 @@ def release(since: str) -> tuple[int, int]:
 
 
 def lacks(feature: str, since: str, config: str = "") -> None:
-    """Skip the test for lack of a feature; conftest.py fails it where this kernel is new enough to have it.
+    """Skip the test for lack of a feature, unless this kernel is new enough to have it.
 
     config names the option without which a kernel lacks it.
     """
     if "PBUF_RING" in feature and gates.applies("pbuf-highmem") and register._has_high_memory():
         pytest.skip("a ring of buffers where there is high memory (Linux 6.6)")
+    if not config and kernel_release() >= release(since):
+        pytest.fail(f"{feature} is in Linux {since}, and this is {os.uname().release}")
     pytest.skip(f"{feature} (Linux {since}{', ' + config if config else ''})")
 
 

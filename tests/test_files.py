@@ -471,6 +471,13 @@ def test_ready_answers_when_many_tasks_ask_then_the_loop_turns(
     assert run(main()) > 10
 
 
+@pytest.fixture
+def no_time(file: int, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """Give turns of the loop no time for answers from the caches."""
+    _needs_caches(way, file)
+    monkeypatch.setattr(files, "BUDGET_S", -1.0)
+
+
 async def _wait_in_line(file: int, count: int) -> tuple[list[Any], list[int]]:
     """Let tasks read in a turn that has no time; return them, and which have read, as it goes on."""
     read_by: list[int] = []
@@ -484,12 +491,10 @@ async def _wait_in_line(file: int, count: int) -> tuple[list[Any], list[int]]:
     return tasks, read_by
 
 
+@pytest.mark.usefixtures("no_time")
 def test_ready_answers_when_many_tasks_wait_for_a_turn_then_few_go_on_in_each_and_in_order(
-    file: int, monkeypatch: pytest.MonkeyPatch, way: str
+    file: int,
 ) -> None:
-    _needs_caches(way, file)
-    monkeypatch.setattr(files, "BUDGET_S", -1.0)
-
     async def main() -> None:
         tasks, read_by = await _wait_in_line(file, 50)
         most = 0
@@ -504,12 +509,10 @@ def test_ready_answers_when_many_tasks_wait_for_a_turn_then_few_go_on_in_each_an
     run(main())
 
 
+@pytest.mark.usefixtures("no_time")
 def test_ready_answers_when_there_is_time_again_then_all_that_wait_go_on_soon(
-    file: int, monkeypatch: pytest.MonkeyPatch, way: str
+    file: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _needs_caches(way, file)
-    monkeypatch.setattr(files, "BUDGET_S", -1.0)
-
     async def main() -> None:
         tasks, read_by = await _wait_in_line(file, 100)
         monkeypatch.setattr(files, "BUDGET_S", 3600.0)
@@ -521,12 +524,10 @@ def test_ready_answers_when_there_is_time_again_then_all_that_wait_go_on_soon(
     run(main())
 
 
+@pytest.mark.usefixtures("no_time")
 def test_ready_answers_when_a_task_that_waits_is_cancelled_then_the_others_go_on(
-    file: int, monkeypatch: pytest.MonkeyPatch, way: str
+    file: int,
 ) -> None:
-    _needs_caches(way, file)
-    monkeypatch.setattr(files, "BUDGET_S", -1.0)
-
     async def main() -> None:
         tasks, read_by = await _wait_in_line(file, 30)
         for task in tasks[1::3]:  # the one that goes on next is among them
@@ -538,11 +539,10 @@ def test_ready_answers_when_a_task_that_waits_is_cancelled_then_the_others_go_on
     run(main())
 
 
+@pytest.mark.usefixtures("no_time")
 def test_ready_answers_when_a_signal_handler_raises_between_two_turns_then_who_waits_goes_on(
-    file: int, monkeypatch: pytest.MonkeyPatch, way: str
+    file: int,
 ) -> None:
-    _needs_caches(way, file)
-    monkeypatch.setattr(files, "BUDGET_S", -1.0)
     reported = []
 
     class Strikes:

@@ -12,10 +12,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import driver
 import pytest
 
+from rawuring import gates
+
 TESTS = Path(__file__).resolve().parent
-NOW = ".".join(platform.release().split("-")[0].split("+")[0].split(".")[:3])
+NOW = ".".join(map(str, gates.version(platform.release())))
 
 
 OLD = [
@@ -45,3 +48,12 @@ def test_skip_when_the_kernel_is_new_enough_then_it_fails(tmp_path):
     for reason in NEW:
         assert said.count(f"skipped on Linux {platform.release()}: {reason}") == 2, done.stdout
     assert done.returncode == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
+def test_lacks_when_the_kernel_is_new_enough_then_it_fails_everywhere(monkeypatch):
+    monkeypatch.delenv("RAWURING_STRICT_SKIPS", raising=False)
+    cases = [("5.1", "", pytest.fail), ("5.1", "CONFIG_X", pytest.skip), ("99.1", "", pytest.skip)]
+    for since, config, outcome in cases:
+        with pytest.raises(outcome.Exception):
+            driver.lacks("X", since, config)

@@ -178,7 +178,7 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
         "--brief",
         action="store_true",
         help="skip tests marked once; except on the oldest and the newest CPython also those marked "
-        "long or alike, and most random examples",
+        "long or alike, and most random examples; PyPy runs the faults",
     )
     parser.add_argument("--long", action="store_true", help="also run the tests that take seconds each")
     parser.add_argument("--dev", action="store_true", help="run the interpreter with -X dev -W error")
