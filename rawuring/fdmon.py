@@ -661,8 +661,8 @@ class IoUringFDMon(FDMon):
         if self.ring.closed or not node.armed or node.token in self._rearm:
             return
         if self.ring.owner != get_ident():
-            if self._bound and rings.thread_lives(self.ring.owner):
-                return  # that thread's next wait() does it
+            if rings.thread_lives(self.ring.owner):
+                return  # it has waited, or nothing would be armed; its next wait() does it
             self._bind()
         try:
             if self._early:  # a signal handler raised
@@ -677,7 +677,7 @@ class IoUringFDMon(FDMon):
             self._downgrade(error)
 
     def _bind(self) -> None:
-        """Bind the ring to the first thread that waits, and to another one after that thread has ended."""
+        """Bind the ring to the thread that waits: once from its creator, then when the last waiter has ended."""
         if not self._bound or not rings.thread_lives(self.ring.owner):
             self.ring.bind_thread()
             self._bound = True

@@ -307,6 +307,32 @@ def test_released_by_another_thread_while_one_waits_then_soon(pair):
         assert b.recv(1) == b""
 
 
+def test_released_by_another_thread_between_two_waits_then_the_waiter_keeps_the_ring(pair):
+    """The thread that created the monitor was not known as its waiter: it lost the ring."""
+    a, b = pair
+    with monitor_with() as mon:
+        node = mon.add(a.fileno(), POLLIN)
+        assert mon.wait(0) == []
+        released, end = threading.Event(), threading.Event()
+
+        def other() -> None:
+            mon.release(node)
+            released.set()
+            end.wait()  # alive until the waiter has waited
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        try:
+            released.wait()
+            assert mon.wait(0) == []
+        finally:
+            end.set()
+            thread.join()
+        a.close()
+        b.settimeout(5)
+        assert b.recv(1) == b""
+
+
 # -- nesting, and many
 
 
