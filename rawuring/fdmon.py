@@ -677,7 +677,7 @@ class IoUringFDMon(FDMon):
             self._downgrade(error)
 
     def _bind(self) -> None:
-        """Bind the ring to the thread that waits: once from its creator, then when the last waiter has ended."""
+        """Bind the ring to the waiting thread: once from its creator, then when the last waiter has ended."""
         if not self._bound or not rings.thread_lives(self.ring.owner):
             self.ring.bind_thread()
             self._bound = True
