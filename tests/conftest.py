@@ -9,6 +9,7 @@ Read next: test_imports.py.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -207,7 +208,35 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     """Yield two connected nonblocking sockets, as selectors require."""
     a, b = socket.socketpair()
-    a.setblocking(False)
-    b.setblocking(False)
+    with a, b:
+        a.setblocking(False)
+        b.setblocking(False)
+        yield a, b
+
+
+@pytest.fixture
+def blocking_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Yield two connected sockets on which requests wait: they fail with EAGAIN on nonblocking ones."""
+    a, b = socket.socketpair()
     with a, b:
         yield a, b
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """Yield the ends of a nonblocking pipe, which a test may close."""
+    yield from _pipe(os.O_NONBLOCK)
+
+
+@pytest.fixture
+def blocking_pipe() -> Iterator[tuple[int, int]]:
+    """Yield the ends of a pipe on which requests wait: they fail with EAGAIN on a nonblocking one."""
+    yield from _pipe(0)
+
+
+def _pipe(flags: int) -> Iterator[tuple[int, int]]:
+    ends = os.pipe2(flags | os.O_CLOEXEC)
+    yield ends
+    for end in ends:
+        with contextlib.suppress(OSError):  # the test has closed it
+            os.close(end)

@@ -32,14 +32,6 @@ def loop(request):
     made.close()
 
 
-@pytest.fixture
-def pipe():
-    r, w = os.pipe()
-    yield r, w
-    os.close(r)
-    os.close(w)
-
-
 def read(ring: asyncring.AsyncRing, fd: int):
     return ring.call(ops.prep_read, fd, pin(allocate(8), True), None, 0)
 
@@ -101,10 +93,10 @@ def test_requests_between_sockets_and_timers_then_all_go_on(loop):
     loop.run_until_complete(main())
 
 
-def test_request_that_ends_while_the_loop_waits_then_it_wakes_the_loop(loop, pipe):
+def test_request_that_ends_while_the_loop_waits_then_it_wakes_the_loop(loop, blocking_pipe):
     async def main() -> int:
-        future = read(loop.uring, pipe[0])
-        writer = threading.Timer(0.01, os.write, (pipe[1], b"bytes"))
+        future = read(loop.uring, blocking_pipe[0])
+        writer = threading.Timer(0.01, os.write, (blocking_pipe[1], b"bytes"))
         writer.start()
         result = await future
         writer.join()
@@ -113,9 +105,9 @@ def test_request_that_ends_while_the_loop_waits_then_it_wakes_the_loop(loop, pip
     assert loop.run_until_complete(main()) == 5
 
 
-def test_loop_is_closed_then_requests_have_ended_and_their_futures_are_cancelled(loop, pipe):
+def test_loop_is_closed_then_requests_have_ended_and_their_futures_are_cancelled(loop, blocking_pipe):
     async def main() -> asyncio.Future:
-        future = read(loop.uring, pipe[0])
+        future = read(loop.uring, blocking_pipe[0])
         await asyncio.sleep(0.001)
         return future
 
@@ -143,12 +135,12 @@ def test_ring_is_closed_then_the_loop_goes_on(loop):
     assert loop.run_until_complete(main()) == b"x"
 
 
-def test_loop_moves_to_another_thread_then_its_ring_does(loop, pipe):
+def test_loop_moves_to_another_thread_then_its_ring_does(loop, blocking_pipe):
     async def main() -> int:
         assert await asyncring.running().call(ops.prep_nop) == 0
-        future = read(asyncring.running(), pipe[0])
+        future = read(asyncring.running(), blocking_pipe[0])
         await asyncio.sleep(0)
-        os.write(pipe[1], b"x")
+        os.write(blocking_pipe[1], b"x")
         return await future
 
     results = [loop.run_until_complete(main())]
@@ -160,13 +152,13 @@ def test_loop_moves_to_another_thread_then_its_ring_does(loop, pipe):
 
 
 @pytest.mark.parametrize("make", [lambda: IoUringSelector("epoll"), selectors.EpollSelector])
-def test_selector_without_a_ring_then_a_private_one(make, pipe):
+def test_selector_without_a_ring_then_a_private_one(make, blocking_pipe):
     async def main() -> None:
         loop = asyncio.get_running_loop()
         ring = loop.uring
         assert ring is asyncring.running() is loop.uring
-        future = read(ring, pipe[0])
-        os.write(pipe[1], b"x")
+        future = read(ring, blocking_pipe[0])
+        os.write(blocking_pipe[1], b"x")
         assert await future == 1
 
     loop = aio.IoUringEventLoop(make())
@@ -176,7 +168,7 @@ def test_selector_without_a_ring_then_a_private_one(make, pipe):
     assert ring.closed
 
 
-def test_ring_is_lost_then_requests_fail_and_a_private_ring_takes_over(loop, pipe):
+def test_ring_is_lost_then_requests_fail_and_a_private_ring_takes_over(loop, blocking_pipe):
     async def main() -> None:
         ring = loop.uring
         await ring.call(ops.prep_nop)
@@ -197,7 +189,7 @@ def test_ring_is_lost_then_requests_fail_and_a_private_ring_takes_over(loop, pip
     os.close(number[0])
 
 
-def test_ring_is_lost_then_blocks_are_answered_or_go_on(loop, pipe):
+def test_ring_is_lost_then_blocks_are_answered_or_go_on(loop, blocking_pipe):
     """What was sent still ends; what was not, and what is started later, fails with the errno."""
     answers = {}
 
@@ -222,7 +214,7 @@ def test_ring_is_lost_then_blocks_are_answered_or_go_on(loop, pipe):
         while "sent" not in answers:
             await asyncio.sleep(0.001)
 
-    r, w = pipe
+    r, w = blocking_pipe
     number: list[int] = []
     with pytest.warns(RuntimeWarning, match="continuing with"):
         loop.run_until_complete(main())

@@ -35,13 +35,6 @@ def ring(request):
     ring.close()
 
 
-@pytest.fixture
-def pair():
-    a, b = socket.socketpair()
-    with a, b:
-        yield a, b
-
-
 class Memory:
     """Something that can be watched dying."""
 
@@ -239,7 +232,7 @@ def test_close_when_an_sqe_was_never_submitted_then_it_is_dropped(ring, pair):
     assert len(table) == 0
 
 
-def test_read_that_waits_when_the_ring_is_closed_then_memory_is_not_written_later(ring, pair):
+def test_read_that_waits_when_the_ring_is_closed_then_memory_is_not_written_later(ring, blocking_pair):
     """The kernel must have let go of the buffer when close() returns."""
     if not ring.features & uapi.IORING_FEAT_RW_CUR_POS:
         pytest.skip("IORING_OP_READ (Linux 5.6)")
@@ -247,11 +240,11 @@ def test_read_that_waits_when_the_ring_is_closed_then_memory_is_not_written_late
     memory = buffers.allocate(4096)
     target = buffers.pin(memory, writable=True)
     token = table.hold(None, target)
-    ops.prep_read(ring.get_sqe(), pair[0].fileno(), target.address, 4096, 0, token)
+    ops.prep_read(ring.get_sqe(), blocking_pair[0].fileno(), target.address, 4096, 0, token)
     ring.submit()
     ring.close()
-    pair[1].send(b"late")
-    assert pair[0].recv(100) == b"late"
+    blocking_pair[1].send(b"late")
+    assert blocking_pair[0].recv(100) == b"late"
     assert memory[:] == bytes(4096)
 
 
@@ -406,16 +399,17 @@ ring.submit()
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_start_then_queued_held_and_answered(ring, pair):
+def test_start_then_queued_held_and_answered(ring, blocking_pair):
     table = InFlight(ring)
     got = []
     memory = buffers.allocate(16)
     pin = buffers.pin(memory, writable=True)
     token = table.start(
-        ops.prep_recv, pair[0].fileno(), pin.address, 16, 0, handler=lambda *cqe: got.append(cqe), holds=[pin]
-    )
+        ops.prep_recv, blocking_pair[0].fileno(), pin.address, 16, 0,
+        handler=lambda *cqe: got.append(cqe), holds=[pin],
+    )  # fmt: skip
     assert table.entries[token][1] == (pin,)
-    pair[1].send(b"hello")
+    blocking_pair[1].send(b"hello")
     ring.submit_and_wait(1)
     table.dispatch(ring.reap())
     assert (got[0][0], memory[:5], len(table)) == (5, b"hello", 0)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import errno
 import os
 import select
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -360,13 +359,6 @@ def nested(request):
             pytest.skip(f"{needs_of(options.get('flags', 0), 'sq_thread_idle_ms' in options)}: {error}")
     yield monitor
     monitor.destroy()
-
-
-@pytest.fixture
-def pair():
-    a, b = socket.socketpair()
-    with a, b:
-        yield a, b
 
 
 def settle(monitor, loop, limit=1000):

@@ -52,24 +52,6 @@ def uring():
     mon.destroy()
 
 
-@pytest.fixture
-def pipe():
-    r, w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    yield r, w
-    for fd in (r, w):
-        try:
-            os.close(fd)
-        except OSError:
-            continue
-
-
-@pytest.fixture
-def pair():
-    a, b = socket.socketpair()
-    with a, b:
-        yield a, b
-
-
 # -- what is reported
 
 

@@ -37,21 +37,6 @@ def do(request: pytest.FixtureRequest) -> Iterator[Driver]:
         yield driver
 
 
-@pytest.fixture
-def pipe() -> Iterator[tuple[int, int]]:
-    ends = os.pipe()
-    yield ends
-    for end in ends:
-        os.close(end)
-
-
-@pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    left, right = socket.socketpair()
-    with left, right:
-        yield left, right
-
-
 def read_of(do: Driver, fd: int, nbytes: int, offset: int = -1, **options: object) -> tuple[int, object]:
     memory = buffers.allocate(nbytes)
     pin = buffers.pin(memory, writable=True)
@@ -77,54 +62,54 @@ def results(do: Driver, *tokens: int) -> list[int]:
 # Order
 
 
-def test_link_then_the_second_starts_after_the_first(do, pipe):
+def test_link_then_the_second_starts_after_the_first(do, blocking_pipe):
     # Reading an empty pipe first would wait for ever; the poll is not ready before the write.
-    read, memory = read_of(do, pipe[0], 5, flags=LINK)
-    second = write_of(do, pipe[1], b"after")
+    read, memory = read_of(do, blocking_pipe[0], 5, flags=LINK)
+    second = write_of(do, blocking_pipe[1], b"after")
     do.ring.submit()
     do.table.dispatch(do.ring.reap())
     assert do.results[second] == []
-    os.write(pipe[1], b"first")
+    os.write(blocking_pipe[1], b"first")
     assert results(do, read, second) == [5, 5]
     assert memory[:] == b"first"
-    assert os.read(pipe[0], 10) == b"after"
+    assert os.read(blocking_pipe[0], 10) == b"after"
 
 
-def test_link_when_the_first_fails_then_the_rest_is_cancelled(do, pipe):
+def test_link_when_the_first_fails_then_the_rest_is_cancelled(do, blocking_pipe):
     bad = failing(do, flags=LINK)
-    second = write_of(do, pipe[1], b"x", flags=LINK)
-    third = write_of(do, pipe[1], b"y")
-    separate = write_of(do, pipe[1], b"z")
+    second = write_of(do, blocking_pipe[1], b"x", flags=LINK)
+    third = write_of(do, blocking_pipe[1], b"y")
+    separate = write_of(do, blocking_pipe[1], b"z")
     assert results(do, bad, second, third, separate) == [-errno.EFAULT, CANCELLED, CANCELLED, 1]
-    assert os.read(pipe[0], 10) == b"z"
+    assert os.read(blocking_pipe[0], 10) == b"z"
 
 
-def test_link_when_a_read_is_short_then_the_rest_is_cancelled(do, pipe, tmp_path):
+def test_link_when_a_read_is_short_then_the_rest_is_cancelled(do, blocking_pipe, tmp_path):
     file = tmp_path / "short"
     file.write_bytes(b"12345")
     with file.open("rb", buffering=0) as source:
         short, memory = read_of(do, source.fileno(), 100, 0, flags=LINK)
-        second = write_of(do, pipe[1], b"x")
+        second = write_of(do, blocking_pipe[1], b"x")
         assert results(do, short, second) == [5, CANCELLED]
         assert memory[:5] == b"12345"
 
 
-def test_hardlink_when_the_first_fails_then_the_second_runs_all_the_same(do, pipe):
+def test_hardlink_when_the_first_fails_then_the_second_runs_all_the_same(do, blocking_pipe):
     bad = failing(do, flags=HARDLINK)
-    second = write_of(do, pipe[1], b"x")
+    second = write_of(do, blocking_pipe[1], b"x")
     res = results(do, bad, second)
     assert res == [-errno.EFAULT, 1]
-    assert os.read(pipe[0], 10) == b"x"
+    assert os.read(blocking_pipe[0], 10) == b"x"
 
 
-def test_drain_then_all_before_it_have_completed(do, pipe):
-    first, _ = read_of(do, pipe[0], 1)
+def test_drain_then_all_before_it_have_completed(do, blocking_pipe):
+    first, _ = read_of(do, blocking_pipe[0], 1)
     drained = do.start(ops.prep_nop, flags=uapi.IOSQE_IO_DRAIN)
     behind = do.start(ops.prep_nop)
     do.ring.submit()
     do.table.dispatch(do.ring.reap())
     assert do.results[drained] == do.results[behind] == []
-    os.write(pipe[1], b"x")
+    os.write(blocking_pipe[1], b"x")
     do.finish(first, drained, behind)
     # Before 6.1 or so the two may change places when both start.
     assert do.order[0] == first
@@ -140,12 +125,12 @@ def test_async_then_the_same_result_from_a_worker(do, tmp_path):
         assert memory[:] == b"by a worker"
 
 
-def test_link_at_the_end_of_a_batch_then_the_chain_ends_there(do, pipe):
-    read, _ = read_of(do, pipe[0], 1, flags=LINK)
+def test_link_at_the_end_of_a_batch_then_the_chain_ends_there(do, blocking_pipe):
+    read, _ = read_of(do, blocking_pipe[0], 1, flags=LINK)
     do.ring.submit()
     other = do.start(ops.prep_nop)
     assert results(do, other) == [0]
-    os.write(pipe[1], b"x")
+    os.write(blocking_pipe[1], b"x")
     assert results(do, read) == [1]
 
 
@@ -153,28 +138,28 @@ def test_link_at_the_end_of_a_batch_then_the_chain_ends_there(do, pipe):
 # Links with a time limit
 
 
-def test_link_timeout_when_it_is_in_time_then_the_timeout_is_cancelled(do, pipe):
-    os.write(pipe[1], b"x")
+def test_link_timeout_when_it_is_in_time_then_the_timeout_is_cancelled(do, blocking_pipe):
+    os.write(blocking_pipe[1], b"x")
     limit = buffers.timespec(60_000_000_000)
-    read, _ = read_of(do, pipe[0], 1, flags=LINK)
+    read, _ = read_of(do, blocking_pipe[0], 1, flags=LINK)
     timeout = do.start(ops.prep_link_timeout, limit.address, 0, keep=limit)
     assert results(do, read, timeout) == [1, CANCELLED]
 
 
-def test_link_timeout_when_it_is_late_then_the_chain_behind_is_cancelled_too(do, pipe):
+def test_link_timeout_when_it_is_late_then_the_chain_behind_is_cancelled_too(do, blocking_pipe):
     limit = buffers.timespec(1_000_000)
-    poll = do.start(ops.prep_poll_add, pipe[0], select.POLLIN, flags=LINK)
+    poll = do.start(ops.prep_poll_add, blocking_pipe[0], select.POLLIN, flags=LINK)
     timeout = do.start(ops.prep_link_timeout, limit.address, 0, keep=limit, flags=LINK)
-    behind = write_of(do, pipe[1], b"x")
+    behind = write_of(do, blocking_pipe[1], b"x")
     assert results(do, poll, timeout, behind) == [CANCELLED, -errno.ETIME, CANCELLED]
 
 
-def test_timeout_that_counts_as_success_then_the_link_holds(do, pipe):
+def test_timeout_that_counts_as_success_then_the_link_holds(do, blocking_pipe):
     limit = buffers.timespec(1_000_000)
     timeout = do.start(
         ops.prep_timeout, limit.address, 0, uapi.IORING_TIMEOUT_ETIME_SUCCESS, keep=limit, flags=LINK
     )
-    behind = write_of(do, pipe[1], b"x")
+    behind = write_of(do, blocking_pipe[1], b"x")
     res = results(do, timeout, behind)
     if res[1] == CANCELLED:
         lacks("IORING_TIMEOUT_ETIME_SUCCESS", "5.16")
@@ -185,19 +170,19 @@ def test_timeout_that_counts_as_success_then_the_link_holds(do, pipe):
 # Completions that are left out
 
 
-def test_cqe_skip_then_only_failures_are_told(do, pipe):
+def test_cqe_skip_then_only_failures_are_told(do, blocking_pipe):
     if not do.ring.features & uapi.IORING_FEAT_CQE_SKIP:
         lacks("IORING_FEAT_CQE_SKIP", "5.17")
     skip = uapi.IOSQE_CQE_SKIP_SUCCESS
     quiet = buffers.pin(b"quiet")
-    ops.prep_write(do.ring.get_sqe(), pipe[1], quiet.address, 5, -1, 0, skip)
+    ops.prep_write(do.ring.get_sqe(), blocking_pipe[1], quiet.address, 5, -1, 0, skip)
     ops.prep_read(do.ring.get_sqe(), 9999, 0, 1, 0, 77, skip)
     loud = do.start(ops.prep_nop)
     do.ring.submit_and_wait(2, 10_000_000_000)
     cqes = do.ring.reap()
     do.table.dispatch(cqes)
     assert sorted(cqe[:2] for cqe in cqes) == sorted([(77, -errno.EBADF), (loud, 0)])
-    assert os.read(pipe[0], 10) == b"quiet"
+    assert os.read(blocking_pipe[0], 10) == b"quiet"
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -214,8 +199,8 @@ def test_short_read_then_the_end_of_the_file(do, tmp_path):
         assert memory[:6] == b"456789"
 
 
-def test_dontwait_then_eagain_and_without_it_the_request_waits(do, pair):
-    left, right = pair
+def test_dontwait_then_eagain_and_without_it_the_request_waits(do, blocking_pair):
+    left, right = blocking_pair
     left.setblocking(False)
     memory = buffers.allocate(16)
     pin = buffers.pin(memory, writable=True)
@@ -233,29 +218,29 @@ def test_dontwait_then_eagain_and_without_it_the_request_waits(do, pair):
     assert results(do, later) == [7]
 
 
-def test_nowait_read_of_an_empty_pipe_then_eagain(do, pipe):
-    token, _ = read_of(do, pipe[0], 5, rw_flags=uapi.RWF_NOWAIT)
+def test_nowait_read_of_an_empty_pipe_then_eagain(do, blocking_pipe):
+    token, _ = read_of(do, blocking_pipe[0], 5, rw_flags=uapi.RWF_NOWAIT)
     assert results(do, token)[0] in (-errno.EAGAIN, -errno.EOPNOTSUPP)
 
 
-def test_cancel_then_the_request_answers_and_the_canceller_too(do, pair):
+def test_cancel_then_the_request_answers_and_the_canceller_too(do, blocking_pair):
     memory = buffers.allocate(16)
     pin = buffers.pin(memory, writable=True)
-    recv = do.start(ops.prep_recv, pair[0].fileno(), pin.address, 16, 0, keep=pin)
+    recv = do.start(ops.prep_recv, blocking_pair[0].fileno(), pin.address, 16, 0, keep=pin)
     assert do.run(ops.prep_cancel64, recv, 0) == 0
     assert do.finish(recv) == [(CANCELLED, 0)]
-    pair[1].send(b"not lost")
-    assert pair[0].recv(16) == b"not lost"
+    blocking_pair[1].send(b"not lost")
+    assert blocking_pair[0].recv(16) == b"not lost"
 
 
-def test_waitall_when_cancelled_midway_then_what_had_come(do, pair):
+def test_waitall_when_cancelled_midway_then_what_had_come(do, blocking_pair):
     memory = buffers.allocate(16)
     pin = buffers.pin(memory, writable=True)
-    recv = do.start(ops.prep_recv, pair[0].fileno(), pin.address, 16, socket.MSG_WAITALL, keep=pin)
-    pair[1].send(b"half")
+    recv = do.start(ops.prep_recv, blocking_pair[0].fileno(), pin.address, 16, socket.MSG_WAITALL, keep=pin)
+    blocking_pair[1].send(b"half")
     do.ring.submit()
     if kernel_release() < release("5.19"):
-        pair[1].shutdown(socket.SHUT_WR)
+        blocking_pair[1].shutdown(socket.SHUT_WR)
     do.run(ops.prep_cancel64, recv, 0)
     assert do.finish(recv)[-1][0] == 4
     assert memory[:4] == b"half"
@@ -279,9 +264,9 @@ def multishot_recv(do: Driver, sock: socket.socket) -> int:
     return do.start(ops.prep_recv_multishot, sock.fileno(), 0, 0, 0, flags=SELECT, buf_group=1)
 
 
-def test_buffers_run_out_then_the_multishot_ends_and_goes_on_when_armed_again(do, pair):
+def test_buffers_run_out_then_the_multishot_ends_and_goes_on_when_armed_again(do, blocking_pair):
     group = group_of(do, 2, 4)
-    left, right = pair
+    left, right = blocking_pair
     left.sendall(b"aaaabbbbccccdddd")
     token = multishot_recv(do, right)
     cqes = do.finish(token)
@@ -298,9 +283,9 @@ def test_buffers_run_out_then_the_multishot_ends_and_goes_on_when_armed_again(do
     assert do.finish(again)[-1][0] in (CANCELLED, -errno.ENOBUFS)
 
 
-def test_one_shot_without_a_buffer_then_enobufs_and_nothing_is_lost(do, pair):
+def test_one_shot_without_a_buffer_then_enobufs_and_nothing_is_lost(do, blocking_pair):
     group = group_of(do, 1, 8)
-    left, right = pair
+    left, right = blocking_pair
     left.sendall(b"12345678abcdefgh")
 
     def receive() -> tuple[int, int]:
@@ -338,11 +323,11 @@ def test_multishot_when_the_cq_overflows_then_it_ends_and_nothing_is_lost():
             do.finish(token)
 
 
-def test_multishot_poll_when_updated_then_it_looks_again(do, pipe):
+def test_multishot_poll_when_updated_then_it_looks_again(do, blocking_pipe):
     if kernel_release() < release("5.13"):
         lacks("IORING_POLL_ADD_MULTI", "5.13")
-    os.write(pipe[1], b"x")
-    token = do.start(ops.prep_poll_multishot, pipe[0], select.POLLIN)
+    os.write(blocking_pipe[1], b"x")
+    token = do.start(ops.prep_poll_multishot, blocking_pipe[0], select.POLLIN)
     assert do.more(token, 1)[0][1] & MORE
     # Edge-triggered: a state that persists is not reported again, unless the poll is updated to the same
     # mask.

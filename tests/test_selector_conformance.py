@@ -61,17 +61,6 @@ def uring(request):
     sel.close()
 
 
-@pytest.fixture
-def pipe():
-    r, w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    yield r, w
-    for fd in (r, w):
-        try:
-            os.close(fd)
-        except OSError:
-            continue
-
-
 def ready(sel: selectors.BaseSelector, timeout: float | None = 0) -> list[tuple[int, int]]:
     return sorted((key.fd, events) for key, events in sel.select(timeout))
 

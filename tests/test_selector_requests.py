@@ -39,14 +39,6 @@ def sel(request, requires_io_uring):
     sel.close()
 
 
-@pytest.fixture
-def pipe():
-    r, w = os.pipe()
-    yield r, w
-    os.close(r)
-    os.close(w)
-
-
 def ready(sel: IoUringSelector, timeout: float | None = 0) -> list[tuple[int, int]]:
     return sorted((key.fd, events) for key, events in sel.select(timeout))
 
@@ -133,24 +125,26 @@ def test_something_is_ready_in_every_turn_then_requests_are_sent_all_the_same(se
 
 
 @pytest.mark.parametrize("timeout", [None, 30])
-def test_in_flight_for_several_selects_then_its_completion_ends_the_wait(sel, pair, pipe, told, timeout):
+def test_in_flight_for_several_selects_then_its_completion_ends_the_wait(
+    sel, pair, blocking_pipe, told, timeout
+):
     sel.register(pair[0], READ)
-    memory = read(sel, pipe[0], told.by("read"))
+    memory = read(sel, blocking_pipe[0], told.by("read"))
     for short in (0, 0.001, 0):
         assert ready(sel, short) == []
     assert told == []
-    writer = threading.Timer(0.01, os.write, (pipe[1], b"12345678"))
+    writer = threading.Timer(0.01, os.write, (blocking_pipe[1], b"12345678"))
     writer.start()
     assert ready(sel, timeout) == []
     writer.join()
     assert (told, bytes(memory)[:8]) == ([("read", 8)], b"12345678")
 
 
-def test_completed_between_two_selects_then_handled_without_waiting(sel, pair, pipe, told):
+def test_completed_between_two_selects_then_handled_without_waiting(sel, pair, blocking_pipe, told):
     sel.register(pair[0], READ)
-    read(sel, pipe[0], told.by("read"))
+    read(sel, blocking_pipe[0], told.by("read"))
     assert ready(sel) == []
-    os.write(pipe[1], b"x")
+    os.write(blocking_pipe[1], b"x")
     assert ready(sel, None) == []
     assert told == [("read", 1)]
 
@@ -276,9 +270,10 @@ def test_handler_closes_the_selector_then_select_returns(sel, pair, told):
 # -- cancelling and closing
 
 
-def test_cancelled_then_its_completion_ends_the_wait(sel, pipe, told):
+def test_cancelled_then_its_completion_ends_the_wait(sel, blocking_pipe, told):
     table = sel.requests
-    token = table.start(ops.prep_read, pipe[0], pin(allocate(8), True), None, 0, handler=told.by("read"))
+    target = pin(allocate(8), True)
+    token = table.start(ops.prep_read, blocking_pipe[0], target, None, 0, handler=told.by("read"))
     assert sel.select(0) == []
     table.cancel(token)
     while not told:
@@ -287,11 +282,11 @@ def test_cancelled_then_its_completion_ends_the_wait(sel, pipe, told):
     assert told in ([("read", -errno.ECANCELED)], [("read", -errno.EINTR)])
 
 
-def test_everything_cancelled_then_the_selector_goes_on(sel, pair, pipe, told):
+def test_everything_cancelled_then_the_selector_goes_on(sel, pair, blocking_pipe, told):
     """ASYNC_CANCEL_ANY ends the selector's own requests, too."""
     a, b = pair
     sel.register(a, READ)
-    read(sel, pipe[0], told.by("read"))
+    read(sel, blocking_pipe[0], told.by("read"))
     assert sel.select(0.001) == []
     every = uapi.IORING_ASYNC_CANCEL_ALL | uapi.IORING_ASYNC_CANCEL_ANY
     sel.requests.start(ops.prep_cancel64, 0, every, handler=told.by("cancel"))
@@ -306,10 +301,10 @@ def test_everything_cancelled_then_the_selector_goes_on(sel, pair, pipe, told):
 
 
 def test_closed_with_requests_in_flight_then_they_end_and_their_memory_is_free(
-    sel, pair, pipe, told, recwarn
+    sel, pair, blocking_pipe, told, recwarn
 ):
     sel.register(pair[0], READ)
-    read(sel, pipe[0], told.by("read"))
+    read(sel, blocking_pipe[0], told.by("read"))
     assert sel.select(0.001) == []
     table = sel.requests
     sel.close()
@@ -342,13 +337,13 @@ def test_used_by_one_thread_after_another_then_each_serves_its_own(sel, pair, to
 
 @pytest.mark.parametrize("strategy", ["io_uring:epoll_wait", "io_uring:epoll_poll"])
 def test_selected_in_another_thread_meanwhile_then_handlers_stay_where_they_are(
-    requires_io_uring, pair, pipe, told, strategy
+    requires_io_uring, pair, blocking_pipe, told, strategy
 ):
     a, b = pair
     with make(strategy) as sel:
         sel.register(a, READ)
         where = []
-        read(sel, pipe[0], lambda res, flags: where.append(threading.get_ident()))
+        read(sel, blocking_pipe[0], lambda res, flags: where.append(threading.get_ident()))
         looked = threading.Event()
         found = []
 
@@ -358,7 +353,7 @@ def test_selected_in_another_thread_meanwhile_then_handlers_stay_where_they_are(
                     b.send(b"x")
                     found.append(ready(sel, None))
             a.recv(1)
-            os.write(pipe[1], b"x")
+            os.write(blocking_pipe[1], b"x")
             looked.set()
 
         thread = threading.Thread(target=look)

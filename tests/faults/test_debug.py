@@ -31,14 +31,6 @@ def watched(monkeypatch, tmp_path):
     debug.close_log()
 
 
-@pytest.fixture
-def pipe():
-    fds = os.pipe()
-    yield fds
-    for fd in fds:
-        os.close(fd)
-
-
 # ------------------------------------------------------------------------------------------------------
 # Off, it is not there
 
@@ -117,9 +109,9 @@ def test_decode_then_readable():
 
 
 @needs_ring
-def test_all_is_well_then_traced_and_silent(watched, pipe):
+def test_all_is_well_then_traced_and_silent(watched, blocking_pipe):
     need_opcode("READ")
-    r, w = pipe
+    r, w = blocking_pipe
     with rings.Ring(4) as ring:
         table = inflight.InFlight(ring)
         memory = debug.guarded(100)
@@ -170,7 +162,7 @@ def test_damaged_ring_then_said_before_the_kernel_is_entered(watched, what):
 
 
 @needs_ring
-def test_place_of_a_request_then_forgotten_with_the_request(watched, pipe):
+def test_place_of_a_request_then_forgotten_with_the_request(watched, blocking_pipe):
     with rings.Ring(4) as ring:
         table = inflight.InFlight(ring)
         token = table.start(ops.prep_nop)
@@ -181,12 +173,12 @@ def test_place_of_a_request_then_forgotten_with_the_request(watched, pipe):
 
 
 @needs_ring
-def test_block_then_its_place_is_known_and_memory_that_it_does_not_hold_is_refused(watched, pipe):
+def test_block_then_its_place_is_known_and_memory_that_it_does_not_hold_is_refused(watched, blocking_pipe):
     need_opcode("READ")
     with rings.Ring(4) as ring:
         table = inflight.InFlight(ring)
         memory = debug.guarded(100)
-        block = ops.Block(2, ops.prep_read, pipe[0], memory.address, 50, 0)
+        block = ops.Block(2, ops.prep_read, blocking_pipe[0], memory.address, 50, 0)
         with pytest.raises(debug.Damaged, match="no object held by the request"):
             table.start_block(block)
         assert (len(table), ring.sq.pending()) == (0, 0)
@@ -203,12 +195,12 @@ def test_block_then_its_place_is_known_and_memory_that_it_does_not_hold_is_refus
 
 @needs_ring
 @pytest.mark.parametrize("at", [-1, 100])
-def test_canary_overwritten_then_said_with_the_place_that_started_it(watched, pipe, at):
+def test_canary_overwritten_then_said_with_the_place_that_started_it(watched, blocking_pipe, at):
     need_opcode("READ")
     with rings.Ring(4) as ring:
         table = inflight.InFlight(ring)
         memory = debug.guarded(100)
-        table.start(ops.prep_read, pipe[0], memory.address, 100, -1, holds=(memory,))
+        table.start(ops.prep_read, blocking_pipe[0], memory.address, 100, -1, holds=(memory,))
         old = ctypes.string_at(memory.address + at, 1)
         ctypes.memmove(memory.address + at, b"\0", 1)
         with pytest.raises(debug.Damaged, match=r"test_debug.py:\d+ in test_canary"):
@@ -218,7 +210,7 @@ def test_canary_overwritten_then_said_with_the_place_that_started_it(watched, pi
 
 
 @needs_ring
-def test_bytes_behind_a_mapping_overwritten_then_said(watched, pipe):
+def test_bytes_behind_a_mapping_overwritten_then_said(watched, blocking_pipe):
     need_opcode("READ")
     with rings.Ring(4) as ring:
         table = inflight.InFlight(ring)
@@ -227,8 +219,8 @@ def test_bytes_behind_a_mapping_overwritten_then_said(watched, pipe):
         if getattr(pin._export, "_objects", None) is None:
             pytest.skip("the owner of a pin's memory (CPython)")
         table.start(ops.prep_nop, holds=(pin,))
-        ops.prep_read(ring.get_sqe(), pipe[0], pin.address, 200, -1, 7)  # more than there is room for
-        os.write(pipe[1], b"x" * 200)
+        ops.prep_read(ring.get_sqe(), blocking_pipe[0], pin.address, 200, -1, 7)  # beyond its end
+        os.write(blocking_pipe[1], b"x" * 200)
         with pytest.raises(debug.Damaged, match=r"after <Pin 100 bytes.*test_debug.py"):
             _ = ring.submit_and_wait(2), ring.reap()
         ctypes.memset(pin.address + 100, 0, 100)
@@ -247,12 +239,12 @@ def test_answer_to_nothing_then_said(watched):
 
 
 @needs_ring
-def test_owner_of_memory_then_named(watched, pipe):
+def test_owner_of_memory_then_named(watched, blocking_pipe):
     need_opcode("READ")
     with rings.Ring(4) as ring:
         table = inflight.InFlight(ring)
         memory = debug.guarded(100)
-        token = table.start(ops.prep_read, pipe[0], memory.address, 100, -1, holds=(memory,))
+        token = table.start(ops.prep_read, blocking_pipe[0], memory.address, 100, -1, holds=(memory,))
         owner = table.owner_of(memory.address + 99)
         assert owner.token == token
         assert re.search(r"test_debug.py:\d+ in test_owner_of_memory", owner.place)

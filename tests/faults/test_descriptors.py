@@ -37,14 +37,6 @@ def chosen(request):
     made.close()
 
 
-@pytest.fixture
-def pair():
-    one, two = socket.socketpair()
-    yield one, two
-    one.close()
-    two.close()
-
-
 def ready(chosen, timeout=0):
     return {(key.fd, events) for key, events in chosen.select(timeout)}
 

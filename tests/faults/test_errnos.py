@@ -13,7 +13,6 @@ import ctypes
 import errno
 import mmap
 import os
-import socket
 import warnings
 from functools import partial
 
@@ -84,11 +83,10 @@ def inject(monkeypatch):
 
 
 @pytest.fixture
-def pair():
-    one, two = socket.socketpair()
-    with one, two:
-        two.send(b"x")
-        yield one, two
+def readable(pair):
+    """Yield a socket with a byte to read, and its peer."""
+    pair[1].send(b"x")
+    return pair
 
 
 @pytest.fixture
@@ -141,11 +139,11 @@ def test_enter_fails_then_the_ring_says_so_or_goes_on_and_nothing_is_lost(
 
 
 @pytest.mark.parametrize("times", [1, 3])
-def test_enter_fails_then_the_monitor_says_so_or_goes_on_and_reports(inject, nothing_left, pair, times):
+def test_enter_fails_then_the_monitor_says_so_or_goes_on_and_reports(inject, nothing_left, readable, times):
     inject.enter()
     for code in EVERY:
         with fdmon.IoUringFDMon(4) as monitor:
-            node, fd = monitor.add(pair[0].fileno(), 1), monitor.ring.fileno()
+            node, fd = monitor.add(readable[0].fileno(), 1), monitor.ring.fileno()
             inject.start(code, times)
             found = seen(lambda: monitor.wait(10**9))
             assert found in (0, code), errno.errorcode[code]
@@ -164,7 +162,7 @@ def test_enter_fails_then_the_monitor_says_so_or_goes_on_and_reports(inject, not
 @pytest.mark.parametrize("times", [1, 3])
 @pytest.mark.parametrize("name", list(selector.STRATEGIES))
 def test_enter_fails_then_the_selector_says_so_or_goes_on_and_reports(
-    inject, nothing_left, pair, name, times
+    inject, nothing_left, readable, name, times
 ):
     selector_of(name).close()
     inject.enter()
@@ -173,7 +171,7 @@ def test_enter_fails_then_the_selector_says_so_or_goes_on_and_reports(
         with chosen, warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             fd = chosen.ring.fileno()
-            chosen.register(pair[0], 1)
+            chosen.register(readable[0], 1)
             inject.start(code, times)
             found = seen(partial(chosen.select, 1))
             assert found in (0, code), errno.errorcode[code]
@@ -182,7 +180,7 @@ def test_enter_fails_then_the_selector_says_so_or_goes_on_and_reports(
             if lost:
                 assert found == 0 and "continuing with" in str(said[0].message)
             inject.start(code, 0)
-            assert [key.fd for key, _ in chosen.select(1)] == [pair[0].fileno()]
+            assert [key.fd for key, _ in chosen.select(1)] == [readable[0].fileno()]
             if lost and code in GONE:
                 os.close(fd)
         figures["faults injected"] += times
@@ -198,10 +196,8 @@ async def a_little_work(one, two):
     two.send(b"x")
 
 
-def test_enter_fails_then_the_loop_goes_on(inject, nothing_left, pair):
+def test_enter_fails_then_the_loop_goes_on(inject, nothing_left, readable):
     """A loop cannot report it: it loses the ring and continues with epoll."""
-    for each in pair:
-        each.setblocking(False)
     inject.enter()
     for code in sorted({*LOST, errno.EINTR, errno.ETIME}):
         with warnings.catch_warnings():
@@ -210,7 +206,7 @@ def test_enter_fails_then_the_loop_goes_on(inject, nothing_left, pair):
             fd = chosen.ring.fileno()
             loop = aio.IoUringEventLoop(chosen)
             inject.start(code, 2)
-            loop.run_until_complete(a_little_work(*pair))
+            loop.run_until_complete(a_little_work(*readable))
             inject.start(code, 0)
             loop.close()
             if code in GONE:
