@@ -33,6 +33,7 @@ from typing import Any
 
 sys.path.insert(0, os.environ.get("RAWURING_ROOT") or str(Path(__file__).resolve().parent.parent))
 
+from readme_table import write_between
 from run import C, System, compile_oracle, machine, versions
 
 from rawuring import files
@@ -676,8 +677,6 @@ def table(reports: list[dict[str, Any]]) -> str:
 
 def write_table(page: str) -> None:
     """Bring the table of a page up to date from the newest stored results of each loop and Python."""
-    from readme_table import write_between
-
     newest: dict[Any, Any] = {}
     for path in sorted((HERE / "results").glob("*-files-*.json")):
         report = json.loads(path.read_text())

@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import importlib
 import os
+import resource
+import signal
 import statistics
 import sys
 import time
@@ -68,16 +72,12 @@ def median_of(operation: Callable[[], object], repeat: int) -> Round:
 
 
 def raise_nofile() -> None:
-    import resource
-
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def compiled(name: str) -> Any:
     """Import a peer."""
-    import importlib
-
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -121,7 +121,4 @@ def serve_rounds(workload: str, name: str, arguments: list[str]) -> int:
 
 def end_with_parent() -> None:
     """Let the kernel end this process when run.py is gone: a server would wait for ever."""
-    import ctypes
-    import signal
-
     ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))  # PR_SET_PDEATHSIG

@@ -34,6 +34,14 @@ def descriptors() -> dict[int, str]:
     return found
 
 
+def is_ring(fd: int | str) -> bool:
+    """Tell whether a number is a ring's descriptor."""
+    try:
+        return "io_uring" in os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return False
+
+
 def threads() -> list[int]:
     """Return the threads of the process but io-wq workers, which are the kernel's and idle for seconds."""
     found = []

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""The reason why io_uring, or a ring of some kind, is unavailable here: for skips."""
+"""The reason why io_uring, a ring of some kind, or a seccomp filter is unavailable here: for skips."""
 
 from __future__ import annotations
 
 import functools
+import subprocess
+
+import pytest
 
 
 @functools.cache
@@ -31,3 +34,9 @@ def needs_of(flags: int, sqpoll: bool = False) -> str:
     if sqpoll:
         since.append("SQPOLL for every descriptor (Linux 5.11)")
     return ", ".join(since) or "io_uring (Linux 5.1)"
+
+
+def skip_without_seccomp(done: subprocess.CompletedProcess[str]) -> None:
+    """Skip if a process ended with exit code 77: it could not install its filter."""
+    if done.returncode == 77:
+        pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")

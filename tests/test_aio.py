@@ -19,6 +19,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from refusal import skip_without_seccomp
 from strategies import selector_of, skip_if_too_old
 from test_probe import FILTER
 
@@ -371,8 +372,7 @@ def test_command_without_a_program_then_says_what_would_be_used():
 def test_command_where_io_uring_is_denied_then_the_line_says_so_and_no_warning_besides():
     main = "from rawuring import aio; sys.exit(aio.main([]))"
     done = python("-W", "error", "-c", FILTER + main, "0x00050001")  # SECCOMP_RET_ERRNO, EPERM
-    if done.returncode == 77:
-        pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
+    skip_without_seccomp(done)
     assert done.stdout.startswith("asyncio on epoll: ") and "seccomp" in done.stdout, done.stderr
     assert (done.stdout.count("\n"), done.stderr, done.returncode) == (1, "", 0)
 
@@ -405,8 +405,7 @@ DENIED = [0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS, 0x00050000 | errn
 def test_denied_when_names_of_the_standard_library_are_ours_then_it_runs_on_the_librarys_own(before, action):
     """The selector of the fallback was looked up where install() had put ours: RecursionError."""
     done = python("-W", "ignore", "-c", FILTER + before + SCRIPT, hex(action))
-    if done.returncode == 77:
-        pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
+    skip_without_seccomp(done)
     words = done.stdout.strip().split(",")
     assert (words[0], words[-1], done.returncode, done.stderr) == ("epoll", "__main__", 7, "")
 
@@ -420,8 +419,7 @@ import os
 os.execv(sys.executable, [sys.executable, "-W", "ignore", "-m", "rawuring.aio", {script!r}])
 """
     done = python("-c", FILTER + command, hex(action))
-    if done.returncode == 77:
-        pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
+    skip_without_seccomp(done)
     assert (done.stdout, done.returncode, done.stderr) == ("epoll,__main__\n", 7, "")
 
 
@@ -518,8 +516,7 @@ def test_loop_that_could_not_be_made_then_the_reason_and_nothing_from_its_finali
         aio.IoUringEventLoop("x")
     main = "import rawuring.aio as aio\ntry: aio.new_event_loop()\nexcept RuntimeWarning: print('refused')"
     done = python("-W", "error", "-c", FILTER + main, hex(DENIED[0]))
-    if done.returncode == 77:
-        pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
+    skip_without_seccomp(done)
     assert (done.stdout, done.stderr) == ("refused\n", "")
 
 

@@ -183,8 +183,6 @@ def test_recorded_kernels_then_no_wrong_claim():
     ],
 )
 def test_wrong_since_kernel_then_found(tool, monkeypatch, capsys, name, since, claim):
-    from rawuring import uapi
-
     monkeypatch.setitem(uapi.SINCE, name, since) if since else monkeypatch.delitem(uapi.SINCE, name)
     assert tool.main(["--kernels"]) == 1
     assert claim in capsys.readouterr().out

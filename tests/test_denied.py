@@ -21,6 +21,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from refusal import skip_without_seccomp
 from test_docs import SNIPPETS, name
 from test_probe import LINUX
 from test_probe_denied import ERRNO, KILL, filtered
@@ -277,8 +278,7 @@ def test_refused_then_all_of_it_does_what_it_says(refusal, tmp_path):
         [sys.executable, "-c", RUNNER.replace("FILTER", code)], env=env, cwd=ROOT, capture_output=True,
         input=json.dumps([job[:2] for job in jobs]), text=True, timeout=300, check=False,
     )  # fmt: skip
-    if done.returncode == 77:
-        pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
+    skip_without_seccomp(done)
     assert (done.returncode, done.stderr) == (0, "")
     wrong = []
     for (command, _, begin, expected), (status, text) in zip(jobs, json.loads(done.stdout)):

@@ -11,9 +11,11 @@ Read next: test_request_rules.py.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import mmap
 import os
+import random
 import resource
 import select
 import socket
@@ -360,8 +362,6 @@ class eventfd:
         if hasattr(os, "eventfd"):
             self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             return self.fd
-        import ctypes
-
         self.fd = ctypes.CDLL(None).eventfd(0, 0o2000000 | 0o4000)
         assert self.fd >= 0
         return self.fd
@@ -693,8 +693,6 @@ def test_resize_then_nothing_is_lost(entries, cq_entries):
 @pytest.mark.parametrize("array", [True, False], ids=["array", "no array"])
 def test_resize_at_random_moments_then_every_completion_comes_once(array, wide):
     """6.18 leaves sq_off.array zero: the identity was then written over the ring's own heads and masks."""
-    import random
-
     flags = uapi.IORING_SETUP_DEFER_TASKRUN | uapi.IORING_SETUP_SINGLE_ISSUER | wide
     chance, sent, got = random.Random(7), [], []
     ring = need_ring(entries=8, flags=flags | (0 if array else uapi.IORING_SETUP_NO_SQARRAY))

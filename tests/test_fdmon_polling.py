@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import select
@@ -15,7 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
-from refusal import needs_of
+from refusal import needs_of, skip_without_seccomp
 from test_probe import FILTER
 
 from rawuring import fdmon, ops, syscalls, uapi
@@ -84,8 +85,6 @@ def test_event_that_is_there_then_level_triggered_as_without_polling(polling, pa
 
 
 def test_nothing_happens_then_the_timeout_holds_and_polling_is_part_of_it(polling, pair):
-    import time
-
     polling.add(pair[0].fileno(), POLLIN)
     polling.poll_ns = 5 * MILLISECOND
     before = time.monotonic_ns()
@@ -329,8 +328,6 @@ def test_released_by_another_thread_between_two_waits_then_the_waiter_keeps_the_
 
 
 def test_monitor_inside_asyncio_then_its_events_are_dispatched_there(pair):
-    import asyncio
-
     a, b = pair
     got = []
     with monitor_with() as mon:
@@ -470,8 +467,7 @@ def test_filter_that_forbids_io_uring_while_it_is_in_use_then_nothing_is_lost(ac
         [sys.executable, "-X", "dev", "-W", "error", "-c", BEFORE + FILTER + AFTER, hex(action)],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
-    if done.returncode == 77:
-        pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
+    skip_without_seccomp(done)
     assert (done.stdout, done.returncode) == ("fine\n", 0), done.stderr
 
 

@@ -18,6 +18,7 @@ import inspect
 import io
 import os
 import pathlib
+import signal
 import sys
 import threading
 import warnings
@@ -458,7 +459,6 @@ def test_file_when_larger_than_4_gib_then_positions_are_the_builtins(run, tmp_pa
 @pytest.mark.skipif(sys.platform == "win32", reason="needs RLIMIT_FSIZE")
 def test_write_when_it_fails_then_what_was_accepted_is_written_later(run, tmp_path) -> None:
     import resource
-    import signal
 
     path = tmp_path / "file"
 

@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from refusal import skip_without_seccomp
 from test_probe_denied import ERRNO, KILL, filtered
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,8 +87,7 @@ def execute(code: str, *options: str) -> str:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, *options, "-c", code]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
-    if done.returncode == 77:
-        pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
+    skip_without_seccomp(done)
     assert (done.returncode, done.stderr) == (0, ""), done
     return done.stdout
 

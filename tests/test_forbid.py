@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from refusal import skip_without_seccomp
 from test_probe import LINUX, WARM, run
 from test_probe_denied import HIDDEN_PROC, NO_FILES, READ_ONLY, filtered
 
@@ -201,8 +202,7 @@ os.execv(sys.executable, [sys.executable, "-m", "rawuring.probe", "--forbid", "-
 
 def inherit(code):
     done = run(INHERIT.replace("FILTER", code), "-", RAWURING_DEBUG="0")
-    if done.returncode == 77:
-        pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
+    skip_without_seccomp(done)
     found = json.loads(done.stdout)
     return found, [attempt for attempt in found["attempts"] if "inherited" in attempt["way"]]
 
@@ -231,8 +231,7 @@ if os.fork():
     sys.exit(os.WEXITSTATUS(os.wait()[1]))
 """
     done = run(code + filtered(0x00050000 | errno.EPERM) + FORBID, "-", "--json")
-    if done.returncode == 77:
-        pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
+    skip_without_seccomp(done)
     found = json.loads(done.stdout)
     inherited = [attempt["state"] for attempt in found["attempts"] if "inherited" in attempt["way"]]
     assert inherited == ["refused", "refused", "open"]

@@ -8,10 +8,12 @@ import functools
 import gc
 import os
 import socket
+import subprocess
 import sys
 import threading
 import warnings
 import weakref
+from pathlib import Path
 
 import pytest
 
@@ -311,8 +313,6 @@ def test_ring_forgotten_in_another_thread_then_memory_is_kept(ring, pair, monkey
     start_poll(box[0], InFlight(box[0]), pair[0].fileno())
 
     def forget() -> None:
-        import warnings
-
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
             box.clear()
@@ -367,9 +367,6 @@ def test_fork_then_the_child_drops_its_copies_silently(ring, pair):
 @pytest.mark.parametrize("flags", ["0", "rings.RECOMMENDED"])
 @pytest.mark.unwatched("debug mode warns of what was left open")
 def test_interpreter_ends_with_work_in_flight_then_exit_is_clean(flags, tmp_path):
-    import subprocess
-    from pathlib import Path
-
     script = tmp_path / "script.py"
     script.write_text(
         f"""

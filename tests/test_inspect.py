@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import builtins
 import errno
 import functools
 import json
@@ -367,8 +368,6 @@ def test_inventory_when_processes_end_or_refuse_then_they_are_counted(host, monk
 @linux
 @pytest.mark.parametrize("number", [errno.ENOENT, errno.ESRCH])
 def test_ring_when_it_goes_between_two_looks_then_it_is_none(host, monkeypatch, number):
-    import builtins
-
     real = builtins.open
 
     def vanish(path, *arguments, **options):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import select
@@ -11,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from refusal import needs_of
+from refusal import needs_of, skip_without_seccomp
 from test_probe import FILTER
 
 from rawuring import fdmon, ops, uapi
@@ -258,8 +259,7 @@ def in_child(code: str, *arguments: str) -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT), "RAWURING_DEBUG": "0"}, capture_output=True, text=True,
         timeout=120,
     )  # fmt: skip
-    if done.returncode == 77:
-        pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
+    skip_without_seccomp(done)
     assert (done.stdout, done.stderr, done.returncode) == ("fine\n", "", 0)
 
 
@@ -457,8 +457,6 @@ def test_nested_and_a_handler_raises_then_the_outer_loop_is_woken_again(nested, 
 
 
 def test_nested_in_asyncio_then_its_handlers_run(nested, pair):
-    import asyncio
-
     a, b = pair
     got = []
 

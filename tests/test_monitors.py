@@ -23,7 +23,7 @@ import leaks
 import pytest
 from strikes import Leave, Strikes
 
-from rawuring import fdmon, ops
+from rawuring import buffers, fdmon, ops, syscalls
 from rawuring.fdmon import POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, POLLPRI, AioHandler
 from rawuring.rings import ForkedRing, RingClosed, WrongThread
 from rawuring.syscalls import Unavailable
@@ -844,8 +844,6 @@ def test_add_sqe_then_its_handler_gets_the_result(uring, tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"hello")
     got = []
-    from rawuring import buffers
-
     memory = buffers.allocate(16)
     target = buffers.pin(memory, writable=True)
     with path.open("rb") as file:
@@ -987,10 +985,6 @@ def test_destroyed_by_another_thread_while_the_waiter_lives_then_refused(uring):
 
 
 def test_setup_when_io_uring_fails_with_any_error_then_poll_and_the_reason(monkeypatch):
-    import errno
-
-    from rawuring import syscalls
-
     for name in ("EPERM", "ENOSYS", "ENOMEM", "EOPNOTSUPP", "EMFILE", "EINVAL", "EIO"):
         code = getattr(errno, name)
 
@@ -1006,8 +1000,6 @@ def test_setup_when_io_uring_fails_with_any_error_then_poll_and_the_reason(monke
 
 
 def test_setup_when_the_last_choice_fails_then_its_error(monkeypatch):
-    from rawuring import syscalls
-
     def refuse(*_: object) -> int:
         raise OSError(1, "no")
 

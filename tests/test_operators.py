@@ -13,12 +13,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pwd
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
 from driver import kernel_release, release
+from refusal import skip_without_seccomp
 from test_forbid import USER_MODE
 from test_probe import BECOME_NOBODY, FILTER, LINUX, MAIN, WARM, run, tell
 from test_probe_denied import ENVIRONMENTS, ERRNO, KILL, filtered
@@ -61,8 +63,7 @@ def test_page_for_operators_then_each_line_is_printed_where_a_filter_refuses():
             continue
         code = f"from rawuring import {name}\nsys.argv[:] = ['', *sys.argv[2:]]\nsys.exit({call[name]})"
         done = run("import sys\n" + filtered(ERRNO | errno.EPERM) + code, "-", *arguments)
-        if done.returncode == 77:
-            pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
+        skip_without_seccomp(done)
         assert done.stderr == ""
         if name == "forbid" and USER_MODE:  # whose 32-bit calls the filter does not see: open
             del lines[0]
@@ -167,8 +168,6 @@ def test_as_somebody_then_his_ids_and_the_caller_s_afterwards():
         pytest.skip("only root can become somebody else")
     data = json.loads(tell("--as", "nobody", "--json").stdout)
     facts = dict(fact.partition("=")[::2] for fact in data["evidence"])
-    import pwd
-
     nobody = pwd.getpwnam("nobody")
     assert facts["ids"].startswith(f"uid {nobody.pw_uid} gid {nobody.pw_gid}, groups ")
     assert int(facts["CapEff"], 16) == 0
@@ -253,8 +252,7 @@ def test_profile_then_rows_that_the_tables_know_and_a_source_for_each(name):
 def test_profile_when_something_is_refused_then_that_row_and_exit_code_3():
     one = FILTER.replace("numbers[0]", "numbers[2]")
     done = run(one + MAIN, hex(ERRNO | errno.EPERM), "--profile", "tokio")
-    if done.returncode == 77:
-        pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
+    skip_without_seccomp(done)
     assert "  list of the kernel's operations: no (REG:PROBE)" in done.stdout.splitlines()
     assert done.returncode == 3
 

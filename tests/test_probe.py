@@ -15,6 +15,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from refusal import skip_without_seccomp
 
 from rawuring import evidence, probe, report, seccomp, survey, syscalls, uapi
 
@@ -51,8 +52,7 @@ def run(code: str, *arguments: str, **env: str) -> subprocess.CompletedProcess:
 
 def run_filtered(action: int, *arguments: str) -> subprocess.CompletedProcess:
     done = run(FILTER + MAIN, hex(action), *arguments)
-    if done.returncode == 77:
-        pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
+    skip_without_seccomp(done)
     return done
 
 
@@ -146,8 +146,7 @@ def test_setup_flags_agree_with_what_query_says():
 def test_one_call_filtered_then_the_prober_survives_and_says_which(call, action, word, code):
     one = FILTER.replace("numbers[0]", f"numbers[{call}]").replace("numbers[2]", f"numbers[{call}]")
     done = run(one + MAIN, hex(action))
-    if done.returncode == 77:
-        pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
+    skip_without_seccomp(done)
     lines = done.stdout.splitlines()
     assert done.returncode == code, done
     assert lines[0].startswith(f"io_uring: {word}")
@@ -168,8 +167,7 @@ def test_setup_refused_and_another_call_kills_then_the_prober_survives(deadly):
     fatal = FILTER.replace("numbers[0]", f"numbers[{deadly}]").replace("numbers[2]", f"numbers[{deadly}]")
     fatal = fatal.replace("int(sys.argv[1], 0)", "0x80000000")
     done = run(polite + fatal + MAIN, hex(0x00050000 | errno.EPERM))
-    if done.returncode == 77:
-        pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
+    skip_without_seccomp(done)
     assert done.stdout.startswith("io_uring: DENIED by seccomp"), done
     assert done.returncode == 1
 
@@ -269,8 +267,7 @@ def test_children_reaped_by_somebody_else_then_usable():
     done = run("import signal, sys\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\n" + MAIN, "-")
     assert done.stdout.startswith("io_uring: USABLE"), done
     done = run(FILTER + "import signal\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\n" + MAIN, "0x80000000")
-    if done.returncode == 77:
-        pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
+    skip_without_seccomp(done)
     assert done.stdout.startswith("io_uring: DENIED by seccomp"), done
 
 
@@ -732,8 +729,7 @@ assert probe.capabilities().usable is True
 print("fine")
 """
     done = run(code, RAWURING_DEBUG="0")
-    if done.returncode == 77:
-        pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
+    skip_without_seccomp(done)
     assert (done.stdout, done.stderr) == ("fine\n", "")
 
 
@@ -758,8 +754,7 @@ print(fdmon.setup().backend)
 assert problem is None, problem
 """
     done = run(code, "0x80000000", PYTHONWARNINGS="ignore", RAWURING_DEBUG="0")
-    if done.returncode == 77:
-        pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
+    skip_without_seccomp(done)
     assert done.stderr == ""
     answer, backend = done.stdout.splitlines()
     if sys.version_info[:2] == (3, 12):  # whose _ctypes does not load there, whatever the kernel would say
@@ -815,8 +810,7 @@ def test_version_then_the_package_s():
 def test_register_refused_then_what_is_registered_is_no_and_not_unknown(code):
     one = FILTER.replace("numbers[0]", "numbers[2]")
     done = run(one + MAIN, hex(0x00050000 | code), "--require", "REG:BUFFERS,REG:PBUF_RING")
-    if done.returncode == 77:
-        pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
+    skip_without_seccomp(done)
     lines = done.stdout.splitlines()
     (line,) = [line for line in lines if line.startswith("  registered buffers: ")]
     assert line.startswith("  registered buffers: no (REG:BUFFERS, refused to this process")

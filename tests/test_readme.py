@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_imports import ORDER
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -55,8 +56,6 @@ def test_files_named_in_the_readme_then_they_exist():
 
 @pytest.mark.skipif(not (ROOT / "docs").exists(), reason="docs/ is not here")
 def test_reading_order_then_the_import_order():
-    from test_imports import ORDER
-
     page = (ROOT / "docs" / "modules.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| `(\w+)\.py` \|", page, re.MULTILINE)
     assert listed == [name for name in ORDER if name in listed]

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import errno
 import json
+import struct
+import threading
 from collections import deque
 from pathlib import Path
 
@@ -225,8 +227,6 @@ def test_closed_then_everything_says_so(make):
 
 
 def test_another_thread_then_everything_is_refused(make):
-    import threading
-
     ring = make()
     put_nop(ring, 1)
     calls = (
@@ -252,8 +252,6 @@ def test_another_thread_then_everything_is_refused(make):
 
 
 def test_bound_to_another_thread_then_it_works_there_and_no_longer_here(make):
-    import threading
-
     ring = make()
     found = []
 
@@ -488,8 +486,6 @@ def test_mixed_completions_then_joined_and_fillers_left_out():
         kernel.post(0x1122334455667788, 0x0A0B0C0D, 0x01020304)  # the second half of the CQE before
         kernel.post(0, 0, uapi.IORING_CQE_F_SKIP)
         kernel.post(3, 30, 0)
-        import struct
-
         words = struct.unpack("=QQ", struct.pack("=QiI", 0x1122334455667788, 0x0A0B0C0D, 0x01020304))
         assert ring.reap() == [(1, 10, 0), (2, 20, uapi.IORING_CQE_F_32, *words), (3, 30, 0)]
 

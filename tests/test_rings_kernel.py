@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 
+import leaks
 import pytest
 from strikes import Leave, Strikes
 
@@ -410,11 +411,11 @@ def test_signal_handler_raises_while_a_ring_is_made_then_its_descriptor_is_close
     def unpack(*_):
         raise KeyboardInterrupt
 
-    before = [name for name in os.listdir("/proc/self/fd") if _is_ring(name)]
+    before = [name for name in os.listdir("/proc/self/fd") if leaks.is_ring(name)]
     monkeypatch.setattr(type(uapi.io_uring_params), "unpack", unpack)
     with pytest.raises(KeyboardInterrupt):
         Ring(2)
-    assert [name for name in os.listdir("/proc/self/fd") if _is_ring(name)] == before
+    assert [name for name in os.listdir("/proc/self/fd") if leaks.is_ring(name)] == before
 
 
 def test_forked_then_the_child_is_refused_and_the_parent_not_disturbed():
@@ -440,7 +441,7 @@ def test_forked_then_the_child_is_refused_and_the_parent_not_disturbed():
                         report.append("refused")
                 ring.close()
                 report.append(ring.state)
-                rings_left = [f for f in os.listdir("/proc/self/fd") if _is_ring(f)]
+                rings_left = [f for f in os.listdir("/proc/self/fd") if leaks.is_ring(f)]
                 report.append(f"{len(rings_left)} rings")
                 with Ring(2) as own:
                     report.append(str(nops(own, 2)))
@@ -454,13 +455,6 @@ def test_forked_then_the_child_is_refused_and_the_parent_not_disturbed():
         assert ring.fileno() == fd
         ring.submit_and_wait(2)
         assert [cqe[0] for cqe in ring.reap()] == [1, 2]
-
-
-def _is_ring(fd: str) -> bool:
-    try:
-        return "io_uring" in os.readlink(f"/proc/self/fd/{fd}")
-    except OSError:
-        return False
 
 
 def test_owner_thread_ended_then_anybody_may_close():

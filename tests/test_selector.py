@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from refusal import skip_without_seccomp
 from strategies import selector_of, skip_if_too_old
 from test_probe import FILTER
 
@@ -190,8 +191,7 @@ def test_filter_that_forbids_io_uring_while_it_is_in_use_then_nothing_is_lost(st
         [sys.executable, "-c", LATER + FILTER + AFTERWARDS, hex(action), strategy],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
-    if done.returncode == 77:
-        pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
+    skip_without_seccomp(done)
     skip_if_too_old(done.stderr)
     assert (done.stdout, done.returncode) == ("fine\n", 0), done.stderr
 
@@ -258,8 +258,7 @@ def test_io_uring_is_gone_at_the_end_then_no_exception_and_nothing_on_stderr(str
         env={**os.environ, "PYTHONPATH": str(ROOT), "RAWURING_DEBUG": "0"},
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
-    if done.returncode == 77:
-        pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
+    skip_without_seccomp(done)
     skip_if_too_old(done.stderr)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

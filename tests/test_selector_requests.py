@@ -16,6 +16,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from refusal import skip_without_seccomp
 from strategies import selector_of, skip_if_too_old
 from test_probe import FILTER
 
@@ -471,8 +472,7 @@ def test_ring_is_lost_then_every_request_is_answered_and_what_was_in_flight_comp
         [sys.executable, "-c", program, hex(0x00050000 | how), strategy, str(how)],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
-    if done.returncode == 77:
-        pytest.skip("seccomp filters (CONFIG_SECCOMP_FILTER, Linux 3.5)")
+    skip_without_seccomp(done)
     skip_if_too_old(done.stderr)
     assert (done.stdout, done.returncode) == ("fine\n", 0), done.stderr
 

@@ -154,11 +154,9 @@ def kernel(request):
 
 
 def test_link_when_the_first_fails_then_the_rest_of_the_chain_is_cancelled_and_the_next_is_not(kernel):
-    from rawuring.uapi import IOSQE_IO_LINK
-
     with kernel.ring(8) as ring:
-        ops.prep_poll_remove(ring.get_sqe(), 99, user_data=1, flags=IOSQE_IO_LINK)
-        ops.prep_nop(ring.get_sqe(), user_data=2, flags=IOSQE_IO_LINK)
+        ops.prep_poll_remove(ring.get_sqe(), 99, user_data=1, flags=uapi.IOSQE_IO_LINK)
+        ops.prep_nop(ring.get_sqe(), user_data=2, flags=uapi.IOSQE_IO_LINK)
         ops.prep_nop(ring.get_sqe(), user_data=3)
         ops.prep_nop(ring.get_sqe(), user_data=4)
         ring.submit_and_wait(4)
@@ -178,9 +176,7 @@ def test_poll_when_ready_already_then_at_once_and_only_once(kernel):
 
 
 def test_sq_thread_when_work_came_just_before_sleep_then_it_does_not_sleep():
-    from rawuring.uapi import IORING_SETUP_SQPOLL
-
-    with fakekernel.fake_ring(entries=2, flags=IORING_SETUP_SQPOLL) as (kernel, ring):
+    with fakekernel.fake_ring(entries=2, flags=uapi.IORING_SETUP_SQPOLL) as (kernel, ring):
         ops.prep_nop(ring.get_sqe(), user_data=1)
         ring.sq.flush()
         kernel.put_sq_thread_to_sleep()

@@ -17,6 +17,7 @@ Read next: rawuring/fileobjects.py.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import subprocess
@@ -145,8 +146,6 @@ def run(
     options: argparse.Namespace, suite: str, loop: str, tests: Path, folder: Path
 ) -> tuple[int, list[str], str]:
     """Run the tests on one loop: how many passed, which failed, and what did the work."""
-    import json
-
     (folder / "rawuring_file_names.py").write_text(PLUGIN)
     environment = {
         **os.environ,

@@ -1084,8 +1084,6 @@ def main() -> int:
 
 def await_requests(seed: int, requests: int) -> int:
     """Run the storms of tests/asyncring_random.py on each kind of loop; they raise what is wrong."""
-    import asyncio
-
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
     import asyncring_random
 

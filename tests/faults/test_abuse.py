@@ -19,7 +19,7 @@ from harness import PYPY, ROOT, check_child, figures, run_child
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from rawuring import buffers, fdmon, inflight, ops, rings, selector, syscalls, uapi
+from rawuring import buffers, fdmon, inflight, ops, register, rings, selector, syscalls, uapi
 from rawuring.fakekernel import fake_ring
 
 needs_ring = pytest.mark.requires_io_uring
@@ -105,8 +105,6 @@ def test_random_bytes_as_requests_then_answers_and_no_crash(seed):
 @needs_ring
 def test_harmful_operations_when_restricted_then_all_refused():
     """The restriction that the random requests rely on holds for every other opcode."""
-    from rawuring import register
-
     ring = rings.Ring(8, flags=uapi.IORING_SETUP_R_DISABLED)
     with ring:
         try:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import threading
@@ -15,7 +16,7 @@ import time
 import pytest
 from harness import figures
 
-from rawuring import buffers, fdmon, ops, rings, selector
+from rawuring import aio, buffers, fdmon, ops, rings, selector
 
 pytestmark = [
     pytest.mark.requires_io_uring,
@@ -90,10 +91,6 @@ def test_wall_clock_jumps_then_no_wait_and_no_timer_is_short_or_long(jumping):
 
 
 def test_wall_clock_jumps_then_asyncio_sleeps_as_long_as_it_should(jumping):
-    import asyncio
-
-    from rawuring import aio
-
     loop = aio.IoUringEventLoop()
     assert 0.25e9 <= took(lambda: loop.run_until_complete(asyncio.sleep(0.25))) < 60e9
     loop.close()

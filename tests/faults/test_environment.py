@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import ast
 import errno
+import mmap
 import multiprocessing
 import os
 import random
 import select
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -22,7 +24,7 @@ import pytest
 from driver import need_opcode
 from harness import PYPY, ROOT, SECCOMP, check_child, figures, run_child, strike
 
-from rawuring import fdmon, inflight, ops, params, register, rings, selector, syscalls, uapi
+from rawuring import buffers, fdmon, inflight, ops, params, register, rings, selector, syscalls, uapi
 from rawuring.fakekernel import fake_ring
 
 needs_ring = pytest.mark.requires_io_uring
@@ -60,8 +62,6 @@ def test_setup_fails_with_any_errno_then_unavailable_with_a_cause(monkeypatch):
 @needs_ring
 @pytest.mark.parametrize("position", [0, 1, 2])
 def test_mmap_fails_with_any_errno_then_nothing_is_left(monkeypatch, position):
-    import mmap
-
     real = mmap.mmap
     for code in ERRNOS:
         calls = []
@@ -140,8 +140,6 @@ def test_register_fails_with_any_errno_then_an_oserror_with_advice(monkeypatch):
 @needs_ring
 def test_taking_back_a_registration_fails_with_any_errno_then_its_memory_stays_held(monkeypatch):
     """The kernel still has it, so the registered objects must live on."""
-    from rawuring import buffers
-
     need_opcode("READ_FIXED")
     with rings.Ring(4) as ring:
         register.register_buffers(ring, [buffers.allocate(4096)])
@@ -490,8 +488,6 @@ def test_interrupted_a_thousand_times_a_second_then_waits_are_neither_short_nor_
 
 @needs_ring
 def test_interrupted_a_thousand_times_a_second_without_a_deadline_then_the_wait_goes_on(thousand_signals):
-    from rawuring import buffers
-
     with rings.Ring(4) as ring:
         ts = buffers.timespec(250_000_000)
         ops.prep_timeout(ring.get_sqe(), ts.address, 0, 0, 5)
@@ -509,8 +505,6 @@ def test_interrupted_a_thousand_times_a_second_then_no_completion_is_lost(thousa
     with rings.Ring(16) as ring:
         table = inflight.InFlight(ring)
         memory = bytearray(8) if not PYPY else __import__("rawuring.buffers").buffers.allocate(8)
-        from rawuring import buffers
-
         pin = buffers.pin(memory, writable=True)
         for i in range(2000):
             table.start(ops.prep_read, r, pin.address, 8, -1, holds=(pin,))
@@ -726,14 +720,11 @@ def own_ring(inherited_state):
 
 
 def child_of(method):
-    import subprocess
-
     context = multiprocessing.get_context(method)
     with context.Pool(2) as pool:
         assert pool.map(own_ring, range(4)) == list(range(4))
         pool.close()
         pool.join()
-    del subprocess
 
 
 @pytest.mark.long
@@ -807,8 +798,6 @@ def test_forked_with_requests_in_flight_then_the_child_is_refused_and_the_parent
 @needs_ring
 def test_exec_then_no_descriptor_goes_along():
     """Close-on-exec: a started program inherits no ring (CVE-2024-22017), and no other descriptor of ours."""
-    import subprocess
-
     def seen():
         script = "import os; print(*[os.readlink(f'/proc/self/fd/{n}') for n in range(3, 200)"
         script += " if os.path.islink(f'/proc/self/fd/{n}')])"
@@ -965,8 +954,6 @@ print("fine", flush=True)
 def test_stopped_and_continued_in_any_wait_then_nothing_is_lost(wait):
     """SIGSTOP cannot be handled: the wait is interrupted in the kernel, and goes on."""
     need_opcode("READ")
-    import subprocess
-
     command = [sys.executable, "-c", STOPPED, wait]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     child = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
@@ -1006,8 +993,6 @@ def test_peer_killed_then_every_request_on_its_socket_ends():
             os._exit(0)
     there.close()
     os.close(w)
-    from rawuring import buffers
-
     with rings.Ring(8) as ring, here:
         table = inflight.InFlight(ring)
         memory = buffers.allocate(4096)

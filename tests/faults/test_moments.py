@@ -10,6 +10,7 @@ import socket
 import sys
 import warnings
 
+import leaks
 import pytest
 from harness import PYPY, ROOT, figures, finalizing
 from strategies import selector_of
@@ -215,14 +216,6 @@ def test_interrupted_anywhere_in_the_rearming_of_polls_then_each_is_in_the_kerne
     assert at > 5
 
 
-def number_of_ring(fd):
-    """Tell whether a number is a ring's descriptor."""
-    try:
-        return "io_uring" in os.readlink(f"/proc/self/fd/{fd}")
-    except OSError:
-        return False
-
-
 def test_interrupted_anywhere_in_close_then_the_table_has_drained_its_request():
     """A table that was passed over would free memory to which the kernel still writes."""
     struck, at = [""], 0
@@ -249,7 +242,7 @@ def test_interrupted_anywhere_in_close_then_the_table_has_drained_its_request():
             # The first, in the midst of draining: the memory is kept, and a warning says so.
             assert told.count(-errno.ECANCELED) + len(kept) == 1, struck
             assert {"first", "last"} <= set(told), struck
-        if number_of_ring(fd):  # between two instructions that are one step from CPython 3.11 on
+        if leaks.is_ring(fd):  # between two instructions that are one step from CPython 3.11 on
             assert struck[0].startswith("_close_fd:")
             os.close(fd)
         at += 1
