@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-#: How long a difference may stay before it counts. A leak alone waits that long.
-PATIENCE_S = 60
+#: How long a difference may stay before it counts. A leak alone waits that long; tools/mutants.py makes leaks.
+PATIENCE_S = float(os.environ.get("RAWURING_TEST_PATIENCE_S", "60"))
 
 
 def descriptors() -> dict[int, str]:
