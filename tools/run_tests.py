@@ -128,6 +128,7 @@ def brief(python: Python, pythons: list[Python]) -> list[str]:
 def run_in_parts(python: Python, options: argparse.Namespace, arguments: list[str], scratch: Path) -> Result:
     """Run the test files on all cores, a process for each part; the first is shown while it runs."""
     cores = min(4, os.cpu_count() or 1)
+    at_a_time = cores + 1 if cores > 1 else 1  # a process waits now and then: for a child, a timeout, a disk
     # More parts than cores: nobody knows beforehand which takes longest here.
     parts = divide(sorted((CHECKOUT / "tests").rglob("test_*.py")), 3 * cores if cores > 1 else 1)
     commands = [[*arguments, *(str(each.relative_to(CHECKOUT)) for each in part)] for part in parts]
@@ -137,7 +138,7 @@ def run_in_parts(python: Python, options: argparse.Namespace, arguments: list[st
     except SetupError as error:
         print(f"{python.tag}: {error}", flush=True)
         return Result(python.tag, 0, 1, 0, time.monotonic() - started, 1)
-    with concurrent.futures.ThreadPoolExecutor(cores) as pool:
+    with concurrent.futures.ThreadPoolExecutor(at_a_time) as pool:
         runs = [pool.submit(run, python, options, command, scratch, i) for i, command in enumerate(commands)]
     results = [each.result() for each in runs]
     passed, failed, skipped = (sum(each[column] for each in results) for column in (1, 2, 3))
