@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-#: How long a difference may stay before it counts. A leak alone waits that long; tools/mutants.py makes leaks.
+#: How long a difference may stay before it counts. A leak waits that long, but those of tools/mutants.py.
 PATIENCE_S = float(os.environ.get("RAWURING_TEST_PATIENCE_S", "60"))
 
 
