@@ -35,10 +35,9 @@ import stat as stat_module
 import struct
 import sys
 import threading
-from collections import namedtuple
+from collections import deque, namedtuple
 from functools import partial
 from operator import index
-from queue import Empty, SimpleQueue
 from time import sleep
 
 from . import ops, syscalls, uapi
@@ -954,8 +953,23 @@ def symlink_op(
 IDLE_S = 5.0
 
 
+class _Worker:
+    """An idle thread, and the job that put() hands to it."""
+
+    __slots__ = ("given", "job")
+
+    def __init__(self) -> None:
+        self.given = threading.Lock()  # released when there is a job
+        self.given.acquire()
+        self.job: Any = None
+
+
 class Threads(Uncopyable):
-    """A few daemon threads that call functions; the first free thread takes a job, an idle one ends."""
+    """A few daemon threads that call functions; an idle thread takes a job, and ends if none comes.
+
+    Under the lock, a job is with a thread, or it waits because the maximum number of threads is busy. Each of
+    them looks for waiting jobs before it becomes idle.
+    """
 
     def __init__(self, limit: int = 16) -> None:
         """Start no thread yet.
@@ -963,51 +977,66 @@ class Threads(Uncopyable):
         Args: limit is the maximum number of threads.
         """
         self.limit = limit
-        self._jobs: Any = SimpleQueue()
-        self._idle = threading.Semaphore(0)
-        self._lock = threading.Lock()
+        self._jobs: deque[Callable[[], object]] = deque()
+        self._idle: list[_Worker] = []
+        # Reentrant: a signal handler may put a job, too. At worst there is one more thread then.
+        self._lock = threading.RLock()
         #: The number of threads.
         self.count = 0
 
     def put(self, job: Callable[[], object]) -> None:
         """Call a function, which must not raise, in a thread."""
-        self._jobs.put(job)
-        if self._idle.acquire(blocking=False):
-            return
         with self._lock:
-            if self.count >= self.limit:
+            if self._hand_over(job):
                 return
             self.count += 1
+        first = [job]
         try:
-            threading.Thread(target=self._work, name="rawuring-files", daemon=True).start()
-        except BaseException:
+            threading.Thread(target=self._work, args=(first,), name="rawuring-files", daemon=True).start()
+        except BaseException as error:
             with self._lock:
+                if not first:
+                    raise  # a signal handler raised, and the thread has begun
+                first.clear()
                 self.count -= 1
-            if not self.count:
-                raise  # no thread is left for the job
+                if not self.count or not isinstance(error, Exception):
+                    raise  # no thread is left for the job
+                if not self._hand_over(job):
+                    self._jobs.append(job)
 
-    def _work(self) -> None:
-        jobs = self._jobs
-        while True:
-            try:
-                job = jobs.get_nowait()
-            except Empty:
-                self._idle.release()
-                try:
-                    job = jobs.get(timeout=IDLE_S)
-                except Empty:
-                    if self._idle.acquire(blocking=False) and self._may_end():
-                        return
-                    continue  # put() counts on this thread
-            job()
-            del job
+    def _hand_over(self, job: Callable[[], object]) -> bool:
+        """Leave a job to a thread that there is; False if another one may be started."""
+        if self._idle:
+            worker = self._idle.pop()  # the last one, so that the others can end
+            worker.job = job
+            worker.given.release()
+        elif self.count < self.limit:
+            return False
+        else:
+            self._jobs.append(job)
+        return True
 
-    def _may_end(self) -> bool:
+    def _work(self, first: list[Callable[[], object]]) -> None:
+        worker, job = _Worker(), None
         with self._lock:
-            if not self._jobs.empty():  # put() saw the maximum number of threads, including this one
-                return False
-            self.count -= 1
-            return True
+            if first:
+                job = first.pop()
+        while job is not None:
+            job()
+            job = None
+            with self._lock:
+                if self._jobs:
+                    job = self._jobs.popleft()
+                    continue
+                self._idle.append(worker)
+            if not worker.given.acquire(timeout=IDLE_S):
+                with self._lock:
+                    if worker in self._idle:
+                        self._idle.remove(worker)
+                        self.count -= 1
+                        return
+                worker.given.acquire()  # put() was faster
+            job, worker.job = worker.job, None
 
 
 _threads: list[Any] = [0, None]

@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Coroutine, Iterator
 from functools import partial
 from pathlib import Path
@@ -809,6 +810,74 @@ def test_threads_when_each_job_waits_for_the_next_then_there_are_enough_of_them(
         pool.put(barrier.wait)
     barrier.wait(60)
     assert pool.count == 4
+
+
+def test_threads_when_they_end_and_start_all_the_time_then_no_job_is_forgotten(monkeypatch) -> None:
+    """A free thread was counted twice, ended, and the next job waited for it for ever."""
+    monkeypatch.setattr(fileops, "IDLE_S", 0.0005)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    pool = fileops.Threads(4)
+    try:
+        for i in range(2000):
+            done = threading.Event()
+            pool.put(done.set)
+            assert done.wait(60)
+            if i % 5 == 0:  # some threads end meanwhile
+                time.sleep(i % 7 * 0.0002)
+    finally:
+        sys.setswitchinterval(interval)
+    assert not leaks.settles(lambda: pool.count, lambda found: not found)
+
+
+def test_threads_when_a_job_comes_as_the_last_one_gives_up_then_it_does_the_job(monkeypatch) -> None:
+    pool = fileops.Threads(4)
+    done = threading.Event()
+
+    class Late:
+        def __init__(self) -> None:
+            self.lock, self.times = threading.Lock(), 0
+            self.lock.acquire()
+            self.release = self.lock.release
+
+        def acquire(self, timeout: float = -1) -> bool:
+            self.times += timeout >= 0
+            if timeout >= 0 and self.times == 1:
+                pool.put(done.set)
+                return False
+            return self.lock.acquire(timeout=timeout)
+
+    monkeypatch.setattr(fileops, "IDLE_S", 0.0)
+    monkeypatch.setattr(fileops._Worker, "__init__", lambda worker: setattr(worker, "given", Late()))
+    pool.put(lambda: None)
+    assert done.wait(60)
+    assert not leaks.settles(lambda: pool.count, lambda found: not found)
+
+
+def test_threads_when_none_can_be_started_then_one_that_there_is_does_the_job(monkeypatch) -> None:
+    def refuse(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    pool = fileops.Threads(4)
+    begun, go_on, done = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        go_on.wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError):
+            pool.put(done.set)
+    assert (pool.count, done.is_set()) == (0, False)
+    pool.put(work)
+    begun.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        pool.put(done.set)
+    assert (pool.count, done.is_set()) == (1, False)
+    go_on.set()
+    assert done.wait(60)
 
 
 def test_close_when_the_task_is_cancelled_at_once_then_it_is_closed(tmp_path: Path, way: str) -> None:
