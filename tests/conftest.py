@@ -236,7 +236,9 @@ def blocking_pipe() -> Iterator[tuple[int, int]]:
 
 def _pipe(flags: int) -> Iterator[tuple[int, int]]:
     ends = os.pipe2(flags | os.O_CLOEXEC)
+    pipe = os.fstat(ends[0])
     yield ends
     for end in ends:
-        with contextlib.suppress(OSError):  # the test has closed it
-            os.close(end)
+        with contextlib.suppress(OSError):  # the test has closed it, and perhaps another file has its number
+            if os.path.samestat(os.fstat(end), pipe):
+                os.close(end)
