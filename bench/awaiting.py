@@ -55,7 +55,7 @@ async def tasks() -> None:
 
 
 async def bare() -> None:
-    """Do without futures and turns of the loop: what no way to await can be cheaper than."""
+    """Do without futures and turns of the loop: the lower bound for any way to await."""
     table = asyncring.running().table
     for _ in range(COUNT):
         table.start(ops.prep_nop, handler=ended)
@@ -75,7 +75,7 @@ def ended(res: int, flags: int) -> None:
 
 
 async def plain() -> None:
-    """Gather futures of asyncio's own, which one callback ends: what any gather() costs."""
+    """Gather asyncio's own futures, all completed by one callback: the cost of any gather()."""
     loop = asyncio.get_running_loop()
 
     def end(futures: list[asyncio.Future[int]]) -> None:

@@ -31,7 +31,7 @@ def stored() -> dict[str, Any]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """Write the part of the page that is generated."""
+    """Write the generated part of the page."""
     results, here = report["results"][STEPS_TITLE], report["machine"]
     loop = results["an empty loop"]["median_ns"]
     machine = "; ".join(here[key] for key in ("date", "cpu", "kernel", "python"))

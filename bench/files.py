@@ -40,19 +40,19 @@ from rawuring import files
 
 PINNED = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
 SMALL, TREE, COPIED, HOT, LINES = 2000, 20_000, 2000, 3000, 600_000
-#: workload -> system -> what does it once; it may return the seconds that it took.
+#: workload -> system -> a function that does it once, and may return the seconds that it took.
 WORKLOADS: dict[str, dict[str, Callable[[], Any]]] = {}
 COLD: set[str] = set()
-#: The workloads that begin with an empty place.out.
+#: The workloads that start with an empty place.out.
 WRITING: set[str] = set()
-#: By what the time of a system is multiplied, which does less than the others.
+#: The factor for the time of a system that does less work than the others.
 FACTORS: dict[tuple[str, str], int] = {}
 HERE = Path(__file__).resolve().parent
 LATE = "a timer of 1 ms while 200 tasks read hot data, late by"
 
 
 class Place:
-    """The files that are read and written."""
+    """The files to read and write."""
 
     def __init__(self, parent: str | None, scale: int) -> None:
         self.top = Path(tempfile.mkdtemp(prefix="rawuring-bench-", dir=parent))
@@ -84,7 +84,7 @@ class Place:
         self.scale = scale
 
     def clear(self) -> None:
-        """Remove what was written, on the device too: what is written next does not wait for it."""
+        """Remove the written files, on the device too, so that the next writes do not wait for it."""
         shutil.rmtree(self.out)
         self.out.mkdir()
         os.sync()
@@ -120,7 +120,7 @@ def peer(name: str) -> Any:
 
 
 def caio_context(caio: Any) -> Callable[[], Any]:
-    """Return what tells caio's context of the running loop."""
+    """Return a function that gives caio's context of the running loop."""
     contexts: dict[Any, Any] = {}
 
     def context() -> Any:
@@ -136,7 +136,7 @@ def caio_context(caio: Any) -> Callable[[], Any]:
 
 
 def positional(path: str) -> dict[str, Callable[[], Any]]:
-    """Return what opens a file and yields what reads (n, offset) of it, by system."""
+    """Return, by system, a context manager that opens a file and yields a function reading (n, offset)."""
     _, _, caio, urio, turbofile = map(peer, PEERS)
     found: dict[str, Callable[[], Any]] = {}
     if caio is not None:
@@ -174,7 +174,7 @@ def positional(path: str) -> dict[str, Callable[[], Any]]:
 
 
 def writers() -> dict[str, Callable[[str, bytes, bool], Any]]:
-    """Return what writes a whole file, by system."""
+    """Return a function that writes a whole file, by system."""
     aiofiles, _, caio, urio, turbofile = map(peer, PEERS)
     found: dict[str, Callable[[str, bytes, bool], Any]] = {}
 
@@ -243,7 +243,7 @@ def plain_write(path: str, data: bytes, sync: bool) -> None:
 
 
 def readers() -> dict[str, Callable[[str], Any]]:
-    """Return what reads a whole file, by system."""
+    """Return a function that reads a whole file, by system."""
     aiofiles, anyio, caio, urio, turbofile = map(peer, PEERS)
 
     async def thread(path: str) -> Any:
@@ -284,7 +284,7 @@ def readers() -> dict[str, Callable[[str], Any]]:
 
 
 def add_all(place: Place, running: list[Any]) -> None:
-    """Note every workload and system; running are the programs to be stopped."""
+    """Register every workload and system; running collects the programs to stop."""
     oracle = compile_oracle(place.top)
     hot, small, scale = place.hot, place.small, place.scale
     count = HOT // scale
@@ -593,7 +593,7 @@ def measure(run: Callable[[Any], Any], rounds: int, only: str, place: Place) -> 
         if not re.search(only, name):
             continue
         if name in COLD and not os.access("/proc/sys/vm/drop_caches", os.W_OK):
-            print(f"\n{name}: left out, only root drops caches")
+            print(f"\n{name}: left out, only root can drop the caches")
             continue
         took: dict[str, list[tuple[float, float]]] = {each: [] for each in systems}
         for _ in range(rounds):
@@ -637,13 +637,13 @@ def measure(run: Callable[[Any], Any], rounds: int, only: str, place: Place) -> 
 
 
 BEGIN, END = "<!-- files: begin -->", "<!-- files: end -->"
-#: What has the columns of the table, the first that is there; the others of a workload stand beside it.
+#: The systems for the columns: the first that a workload has; its other systems go into the last column.
 OURS = ("files", "files.read_bytes", "files.write_bytes", "files.stat_many", "files.walk", "files.copy_tree",
         "files.read_many_into", "files.open, async for", "files.pread")  # fmt: skip
 
 
 def table(reports: list[dict[str, Any]]) -> str:
-    """Write the ratios of the stored runs, one column for each, and the peers of the first that has them."""
+    """Write the ratios of the stored runs, a column each, and the peers from the first run that has them."""
     first = reports[0]
     names = [f"{each['loop']}, {each['machine']['python'].rpartition('.')[0]}" for each in reports]
     here = first["machine"]
@@ -665,7 +665,7 @@ def table(reports: list[dict[str, Any]]) -> str:
             f"{each} {row['ratio']:.2f}" for each, row in rows.items() if each not in ("plain", ours)
         ]
         shown = set(rows)
-        for report, name in zip(reports, names):  # peers that only a newer Python has
+        for report, name in zip(reports, names):  # peers that exist only for a newer Python
             for each, row in report["results"].get(title, {}).items():
                 if each not in shown:
                     shown.add(each)
@@ -676,7 +676,7 @@ def table(reports: list[dict[str, Any]]) -> str:
 
 
 def write_table(page: str) -> None:
-    """Bring the table of a page up to date from the newest stored results of each loop and Python."""
+    """Update the table of a page from the newest stored results of each loop and Python."""
     newest: dict[Any, Any] = {}
     for path in sorted((HERE / "results").glob("*-files-*.json")):
         report = json.loads(path.read_text())

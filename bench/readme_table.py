@@ -18,7 +18,7 @@ C = "C with liburing"
 IN_FLIGHT = "InFlight, batch of {}, from start to handler, per request"
 MONITOR = "monitor, {} of {} ready, a wait of at most 1 s and a handler each, per event"
 
-#: What the table shows: a name for the row, the table of run.py, ours, and what stands beside it.
+#: The rows: their name, the table of run.py, our system, and the systems to compare it with.
 ROWS: list[tuple[str, str, str, list[str]]] = [
     ("NOP, 256 at a time, prepared block", "NOP, batch of 256, per operation", "rawuring, block",
      [C, "liburing (Python)"]),
@@ -72,7 +72,7 @@ ROWS: list[tuple[str, str, str, list[str]]] = [
      "asyncio on rawuring, protocol", ["asyncio, protocol", "uvloop, protocol"]),
 ]  # fmt: skip
 
-#: What the README shows: wins and losses.
+#: The rows in the README: wins and losses.
 IN_README = (
     "poll, 256 at a time, prepared block", "poll, one at a time", "select(), 100 of 100 ready",
     "select(), 1 of 1,000 ready", "interest changes, 1 at a time", "asyncio.sleep of 200 us, too long by",
@@ -122,7 +122,7 @@ def table(report: dict[str, Any], only: tuple[str, ...] = ()) -> str:
 
 
 def between(page: str, begin: str, end: str, part: str) -> str:
-    """Replace what stands between two marks of a page."""
+    """Replace the text between two marks of a page."""
     before, found, rest = page.partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
@@ -131,7 +131,7 @@ def between(page: str, begin: str, end: str, part: str) -> str:
 
 
 def write_between(path: str, begin: str, end: str, part: str) -> None:
-    """Bring what stands between two marks of a page's file up to date."""
+    """Update the text between two marks in a page's file."""
     page = Path(path)
     page.write_text(between(page.read_text(encoding="utf-8"), begin, end, part), encoding="utf-8")
 

@@ -24,7 +24,7 @@ KEEP: list[object] = []
 
 
 class Missing(Exception):
-    """Say that a system cannot be had here, and why."""
+    """A system is unavailable here; the message says why."""
 
 
 def system(workload: str, name: str) -> Callable[[Callable[..., Round]], Callable[..., Round]]:
@@ -109,7 +109,7 @@ def serve_rounds(workload: str, name: str, arguments: list[str]) -> int:
         return 3
     print("ready", flush=True)
     for line in sys.stdin:
-        # A system call that nothing else makes: what stands between two of them in a trace is one round.
+        # A system call that nothing else makes: two of them delimit one round in a trace.
         if line.startswith("count"):
             os.getpriority(os.PRIO_PROCESS, 0)
         result = one_round()
@@ -120,5 +120,5 @@ def serve_rounds(workload: str, name: str, arguments: list[str]) -> int:
 
 
 def end_with_parent() -> None:
-    """Let the kernel end this process when run.py is gone: a server would wait for ever."""
+    """Let the kernel end this process when run.py ends: a server would wait forever."""
     ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))  # PR_SET_PDEATHSIG

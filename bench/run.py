@@ -41,13 +41,13 @@ VENV = HERE.parent / ".venv-bench"
 PEERS = ["uring-api", "liburing", "uvloop", "aiofiles"]
 C = "C with liburing"
 LIMIT_S = 60.0
-#: asyncio receives into 256 KiB, for which glibc maps and unmaps memory each time, until a larger block was
-#: freed once: several times the time per message, or not, by accident. So malloc is the same for everybody.
+#: asyncio receives into 256 KiB, for which glibc maps and unmaps memory each time, until a larger block has
+#: been freed: several times the time per message, or not, by accident. So malloc is the same for all systems.
 PINNED = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
 
 
 class Gone(Exception):
-    """Say that a system does not answer any more."""
+    """A system no longer answers."""
 
 
 @dataclasses.dataclass
@@ -58,21 +58,21 @@ class Table:
     workload: str
     arguments: list[str]
     systems: list[str]
-    #: What oracle.c calls it; empty when C is not asked.
+    #: Its name in oracle.c; empty if C is not measured.
     oracle: str = ""
-    #: Operations in one round, to divide the system calls by.
+    #: Operations in one round, the divisor for the system calls.
     operations: int = 0
-    #: Subtracted from each result: what was asked for in the first place.
+    #: Subtracted from each result: the requested duration.
     offset_ns: float = 0.0
     rounds: int = 0
     #: All systems are rawuring's own, whatever they are called.
     ours: bool = False
-    #: A new process for each round, with malloc as it is found in one.
+    #: A new process for each round, with malloc in its initial state.
     fresh: bool = False
 
 
 class System:
-    """A process that does one round for each line that it is given."""
+    """A process that does one round for each line that it reads."""
 
     def __init__(
         self, name: str, command: list[str], trace: Path | None = None, root: str = "", pinned: bool = True
@@ -115,7 +115,7 @@ class System:
             self._process.stdin.write(order + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # what it died of is told by _line
+            pass  # _line() reports the cause of its death
         return float(self._line())
 
     def stop(self) -> None:
@@ -125,7 +125,7 @@ class System:
         try:
             self._process.wait(0 if self.greeting_is_port() else 5)
         except subprocess.TimeoutExpired:
-            self._process.terminate()  # strace ends what it traces, and writes down what it has seen
+            self._process.terminate()  # strace ends its tracee and writes its log
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:
@@ -157,7 +157,7 @@ class Echo:
 
 
 class Bench:
-    """What is there to measure with, and where to put results."""
+    """The available means of measurement, and the place for results."""
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self.options = options
@@ -178,7 +178,7 @@ class Bench:
             print(line, flush=True)
 
     def start(self, table: Table, name: str, trace: Path | None = None) -> System | Echo | None:
-        """Start a system, or say why not."""
+        """Start a system, or report why it is unavailable."""
         python = [self.python, str(HERE / "systems.py")]
         base, _, ref = name.partition(" @")
         root = str(self.folder / "against") if ref else ""
@@ -193,8 +193,8 @@ class Bench:
                 port = server.greeting.split()[1]
                 try:
                     client = self._client(port, table.arguments)
-                    # Else the scheduler puts both on one CPU, or not, and that decides. On one CPU the sum of
-                    # what both need is measured, and the client is the same for all.
+                    # Otherwise it depends on the scheduler whether both share a CPU. On one CPU the sum of
+                    # both is measured, and the client is the same for all.
                     cpu = max(os.sched_getaffinity(0))
                     server.stay_on(cpu)
                     client.stay_on(cpu)
@@ -283,7 +283,7 @@ class Bench:
         if self.strace is None or not table.operations or name.startswith(C):
             return None
         if table.workload == "echo":
-            # A server serves, so what one round takes is what two rounds take more than one.
+            # Both counts include a server's start and end: one round is the difference of two and one.
             table = dataclasses.replace(table, arguments=[table.arguments[0], "2000"])
             one, two = self._trace(table, name, ["go"]), self._trace(table, name, ["go", "go"])
             return round((len(two) - len(one)) / 2000, 4) if one and two else None
@@ -305,7 +305,7 @@ class Bench:
             return []
         finally:
             each.stop()
-        # A call that was interrupted by another thread's stands on two lines, and counts once.
+        # A call that another thread's call interrupted takes two lines, and counts once.
         return re.findall(r"^\d+ +(\w+)\(", trace.read_text(errors="replace"), re.MULTILINE)
 
 
@@ -319,7 +319,7 @@ def compile_oracle(folder: Path) -> str | None:
 
 
 def install_peers() -> None:
-    """Make a virtual environment; each peer for itself, for not all can be had everywhere."""
+    """Make a virtual environment; install each peer separately, since not all are available everywhere."""
     subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
     for peer in PEERS:
         pip = [str(VENV / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
@@ -333,7 +333,7 @@ def install_peers() -> None:
 
 OURS = ["rawuring, block", "rawuring, one by one", "rawuring, in flight"]
 STEPS_TITLE = "steps of one request, per operation"
-#: The limits of the language: less than this no library in pure Python can take.
+#: The limits of the language: no library in pure Python can take less than these.
 LEAST = ["ctypes alone, completions unread", "one frame of Python, nothing checked",
          "one frame of Python, all checked"]  # fmt: skip
 
@@ -511,7 +511,7 @@ def import_table(rows: dict[str, dict[str, float]]) -> str:
 
 @contextlib.contextmanager
 def checked_out(ref: str | None, folder: Path) -> Iterator[None]:
-    """Put the package as it stood at a git reference into folder/against."""
+    """Extract the package as of a git reference into folder/against."""
     if ref is not None:
         archive = subprocess.run(
             ["git", "archive", ref, "rawuring"], cwd=HERE.parent, check=True, capture_output=True

@@ -9,7 +9,7 @@ from typing import Any
 
 from rounds import KEEP, Round, fastest, our_ring
 
-#: Each step, and what docs/costs.md says about it: nothing, where it is not on that page.
+#: Each step, and its description in docs/costs.md, empty if it is not on that page.
 STEPS = {
     "an empty loop": "",
     "token": "user_data from the counter of inflight.py",
@@ -162,7 +162,7 @@ def step(name: str, count: int, repeat: int) -> Round:
         return fastest(reap, size, repeat, before=completed)
 
     def turns(size: int) -> Round:
-        """Whole turns of prepared NOPs: what is left besides the steps is the kernel's."""
+        """Whole turns of prepared NOPs: the time beyond the steps is the kernel's."""
         one = nops[: 64 * size]
 
         def turn() -> None:

@@ -47,7 +47,7 @@ MESSAGE = b"x" * 100
 
 
 # ------------------------------------------------------------------------------------------------------
-# Batches: NOPs, and polls of an eventfd that is ready
+# Batches: NOPs, and polls of a ready eventfd
 
 
 def our_batch(what: str) -> tuple[Any, tuple[int, ...]]:
@@ -65,7 +65,7 @@ def ready_eventfd() -> int:
 
 
 def one_turn(ring: Any) -> Callable[[int], list[Any]]:
-    """Return what submits, waits and reaps; as an older package does it, too, for --against."""
+    """Return a function that submits, waits and reaps; an older package (--against) lacks the one call."""
 
     def two_calls(wait_nr: int) -> list[Any]:
         ring.submit_and_wait(wait_nr)
@@ -97,7 +97,7 @@ def ours_one_by_one(what: str, size: int, repeat: int) -> Round:
 
 
 def ours_block(what: str, size: int, repeat: int, wish: int | None = None) -> Round:
-    """Queue what was prepared once; for larger batches, reap by column."""
+    """Queue requests prepared once; for larger batches, reap by column."""
     ring = our_ring(wish=wish)
     turn = one_turn(ring)
     prep, arguments = our_batch(what)
@@ -133,7 +133,7 @@ def all_alike(indices: list[int], res: list[int], flags: list[int]) -> None:
 
 
 def ours_in_flight(what: str, size: int, repeat: int, way: str = "") -> Round:
-    """Hold requests until their handlers run, in each way there is; an older package lacks some."""
+    """Hold requests until their handlers run, in each available way; an older package lacks some."""
     from rawuring import InFlight, ops
 
     ring = our_ring()
@@ -200,9 +200,9 @@ def ours_in_flight(what: str, size: int, repeat: int, way: str = "") -> Round:
 
 
 def ctypes_alone(what: str, size: int, repeat: int) -> Round:
-    """The least that a turn can be here: store the tail, call the kernel, store the head.
+    """The minimum of a turn through ctypes: store the tail, call the kernel, store the head.
 
-    All slots were filled once, and no completion is looked at. What a library does comes on top.
+    All slots were filled once, and no completion is read. The work of a library comes on top.
     """
     from rawuring import syscalls, uapi
 
@@ -227,9 +227,9 @@ def ctypes_alone(what: str, size: int, repeat: int) -> Round:
 
 
 def one_frame(what: str, size: int, repeat: int) -> Round:
-    """A turn of one request in one frame, with local variables: what structure and safety cost is left out.
+    """A turn of one request in one frame, with local variables, without the cost of structure and safety.
 
-    No thread is checked, nothing counted, no overflow seen, no error explained: not a library. No Python that
+    It checks no thread, counts nothing, detects no overflow and explains no error. No Python code that
     fills a slot and returns the completion can take less.
     """
     from rawuring import rings, syscalls, uapi
@@ -262,7 +262,7 @@ def one_frame(what: str, size: int, repeat: int) -> Round:
 def one_frame_checked(what: str, size: int, repeat: int) -> Round:
     """A turn of one request in one frame, with local variables, that checks and counts what Ring does.
 
-    What is left to be saved in Ring.put() and Ring.submit_and_reap() is the difference to this.
+    Ring.put() and Ring.submit_and_reap() can save at most the difference to this.
     """
     from _thread import get_ident
 
@@ -450,11 +450,11 @@ def our_selector(strategy: str | None = None) -> Any:
 
 
 def sockets(ready: int, of: int) -> list[socket.socket]:
-    """Make sockets, the first of which are ready to be read; each takes one descriptor."""
+    """Make sockets, the first of which are readable; each takes one descriptor."""
     raise_nofile()
     watched = [socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(of)]
     for sock in watched[:ready]:
-        sock.bind("")  # a name of the kernel's choice
+        sock.bind("")  # the kernel chooses the name
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             sender.sendto(b"x", sock.getsockname())
     KEEP.append(watched)
@@ -489,7 +489,7 @@ def events(sel: Any, ready: int, of: int, repeat: int, timeout: float | None) ->
 
 
 def changes(sel: Any, count: int, repeat: int) -> Round:
-    """Change every interest, forth in one turn and back in the next, and let the kernel know each time."""
+    """Change every interest, forth in one turn and back in the next; each time the kernel is told."""
     socks = full_sockets(count)
     for sock in socks:
         sel.register(sock, READ)
@@ -508,7 +508,7 @@ def changes(sel: Any, count: int, repeat: int) -> Round:
 
 
 def connections(sel: Any, count: int, repeat: int) -> Round:
-    """Add sockets, let the kernel know, and remove them again."""
+    """Add sockets, tell the kernel, and remove them."""
     socks = full_sockets(count)
     KEEP.append(sel)
 
@@ -638,7 +638,7 @@ def stock_loop() -> asyncio.AbstractEventLoop:
 def our_loop() -> asyncio.AbstractEventLoop:
     from rawuring import aio
 
-    our_selector().close()  # says why not, if not
+    our_selector().close()  # raises Missing if io_uring is unavailable
     return aio.new_event_loop()
 
 
@@ -654,7 +654,7 @@ LOOPS: dict[str, Callable[[], Any]] = {
 
 
 def callbacks(loop: Any, ready: int, of: int, repeat: int) -> Round:
-    """The cost of one add_reader() callback, all of them ready all the time."""
+    """The cost of one add_reader() callback; all descriptors are always ready."""
     count = 0
     turns = 10
 
@@ -718,11 +718,11 @@ def ring_waits(usec: str, repeat: str) -> Round:
 
 
 # ------------------------------------------------------------------------------------------------------
-# Random reads of 4 KiB, so many in flight all the time
+# Random reads of 4 KiB, with a constant number in flight
 
 
 class File:
-    """A file that is read at random places."""
+    """A file to read at random places."""
 
     def __init__(self, path: str, direct: str) -> None:
         try:
@@ -733,7 +733,7 @@ class File:
         self.random = random.Random(1)
 
     def offsets(self, count: int) -> list[int]:
-        """Choose places, before the clock starts."""
+        """Choose places before the clock starts."""
         return [int(x * self.blocks) * BLOCK for x in self.random_floats(count)]
 
     def random_floats(self, count: int) -> list[float]:
@@ -853,7 +853,7 @@ def read_one_by_one(path: str, direct: str, depth: str, count: str) -> Round:
 
 @system("talk", "client")
 def talk(port: str, connections: str, messages: str) -> Round:
-    """Do what oracle.c does where there is no compiler; slower, so that the servers look more alike."""
+    """Do the work of oracle.c without a compiler; slower, so the differences between servers shrink."""
     raise_nofile()
     socks = [socket.create_connection(("127.0.0.1", int(port))) for _ in range(int(connections))]
     epoll, by_fd = select.epoll(), {sock.fileno(): sock for sock in socks}
@@ -878,7 +878,7 @@ def talk(port: str, connections: str, messages: str) -> Round:
 
 @system("read", "rawuring, block")
 def read_block(path: str, direct: str, depth: str, count: str) -> Round:
-    """A block with the read of each buffer, prepared once: offsets change, and what has ended is pushed."""
+    """A block with one read per buffer, prepared once: offsets change, completed reads are pushed again."""
     from rawuring import buffers, ops, pin
 
     file = File(path, direct)
@@ -890,7 +890,7 @@ def read_block(path: str, direct: str, depth: str, count: str) -> Round:
     block = ops.Block(n, ops.prep_read, file.fd, 0, BLOCK, 0)
     block.set("addr", [address + slot * BLOCK for slot in range(n)])
     sqes = [block.sqe(slot) for slot in range(n)]
-    words = memoryview(block.memory).cast("Q")  # of each SQE, the second is off
+    words = memoryview(block.memory).cast("Q")  # the second of each SQE is its offset
 
     def run(offsets: list[int]) -> int:
         slots, todo, done, left = list(range(n)), iter(offsets), 0, len(offsets)
@@ -1126,4 +1126,4 @@ if __name__ == "__main__":
     end_with_parent()
     code = serve_rounds(sys.argv[1], sys.argv[2], sys.argv[3:])
     sys.stdout.flush()
-    os._exit(code)  # rings, loops and pools may end as they like: nothing of them is measured
+    os._exit(code)  # the end of rings, loops and pools is not measured

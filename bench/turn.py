@@ -28,7 +28,7 @@ from rounds import our_monitor
 
 BEGIN, END = "<!-- turn: begin -->", "<!-- turn: end -->"
 
-#: Why a statement is there, by how it begins; the others explain themselves.
+#: The purpose of a statement, by its beginning; the others explain themselves.
 WHY = {
     "if timeout_ns is not None and timeout_ns.__class__": "an int goes straight through, all else is checked",
     "self._waiting = True": "what other threads ask of the monitor goes through the notifier from here on",
@@ -82,7 +82,7 @@ WHY = {
 
 
 class Marks(ast.NodeTransformer):
-    """Puts a clock before each statement."""
+    """Puts a clock reading before each statement."""
 
     def __init__(self, name: str, lines: list[str], found: dict[int, tuple[str, str]]) -> None:
         self.name, self.lines, self.found = name, lines, found
@@ -109,7 +109,7 @@ class Marks(ast.NodeTransformer):
 
 
 def with_clocks(function: Any, log: list[int], found: dict[int, tuple[str, str]]) -> Any:
-    """Compile a method anew."""
+    """Recompile a method."""
     source = textwrap.dedent(inspect.getsource(function))
     tree = ast.parse(source)
     definition = tree.body[0]
@@ -124,7 +124,7 @@ def with_clocks(function: Any, log: list[int], found: dict[int, tuple[str, str]]
 
 
 def measure(ready: int, count: int) -> tuple[float, list[tuple[str, str, float, float]]]:
-    """Return what a turn takes, and (function, statement, how often, nanoseconds) of its parts in order."""
+    """Return the time of a turn, and (function, statement, count, nanoseconds) of its parts in order."""
     log: list[int] = []
     found: dict[int, tuple[str, str]] = {}
     with our_monitor() as monitor:
@@ -174,7 +174,7 @@ def one_turn(monitor: Any, ready: int) -> int:
 
 
 def table(whole: float, rows: list[tuple[str, str, float, float]], ready: int) -> str:
-    """Write the part of the page that is generated: what takes a hundredth of a turn or more."""
+    """Write the generated part of the page: statements that take a hundredth of a turn or more."""
     python, kernel = platform.python_version(), platform.release().partition("-")[0]
     here = f"{platform.python_implementation()} {python}, Linux {kernel}"
     lines = [

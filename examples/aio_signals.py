@@ -36,7 +36,7 @@ async def main() -> list[str]:
 
 
 def interrupted() -> bool:
-    """Run a loop that waits for ever, and end it as Ctrl-C does."""
+    """Run a loop that waits forever, and end it as Ctrl-C does."""
 
     async def wait() -> None:
         # Repeatedly: a signal that arrives just before the system call does not end its wait.

@@ -26,7 +26,7 @@ def cat(table: InFlight, path: str) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     memories = [buffers.allocate(BLOCK) for _ in range(DEPTH)]
     pins = [buffers.pin(memory, writable=True) for memory in memories]
-    arrived: dict[int, int] = {}  # block -> the number of its bytes, or a negative errno
+    arrived: dict[int, int] = {}  # block -> its number of bytes, or a negative errno
 
     def read(block: int) -> None:
         table.start(

@@ -35,7 +35,7 @@ def echo(table: InFlight, group: buffers.ProvidedBuffers, fd: int) -> None:
                 send()
         if flags & uapi.IORING_CQE_F_MORE:
             return
-        if res > 0 or res == -errno.ENOBUFS:  # buffers have been returned by now
+        if res > 0 or res == -errno.ENOBUFS:  # buffers have been returned meanwhile
             receive()
         elif waiting:
             waiting.append(b"")
@@ -56,7 +56,7 @@ def echo(table: InFlight, group: buffers.ProvidedBuffers, fd: int) -> None:
 
 
 def serve(listener: socket.socket) -> None:
-    """Accept and echo for ever."""
+    """Accept and echo forever."""
     with Ring(1024, wish=rings.RECOMMENDED) as ring:
         table, group = InFlight(ring), register.setup_buf_ring(ring, 0, 256, 4096)
         def accepted(res: int = -1, flags: int = 0) -> None:

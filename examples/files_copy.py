@@ -28,7 +28,7 @@ def show(text: str) -> None:
 
 
 async def copy(source: str, target: str) -> str:
-    """Copy, and say what was copied."""
+    """Copy, and report what was copied."""
     if os.path.isdir(source):
         last = 0
 
@@ -44,7 +44,7 @@ async def copy(source: str, target: str) -> str:
 
 
 async def main(source: str = "", target: str = "") -> None:
-    """Copy what is named, or the examples."""
+    """Copy the named file or tree, or the examples."""
     if source and target:
         print(await copy(source, target))
         return
@@ -58,7 +58,7 @@ async def main(source: str = "", target: str = "") -> None:
 if __name__ == "__main__":
     try:
         asyncio.run(main(*sys.argv[1:]))
-    except OSError as error:  # a shutil.Error is one, and tells of each file
+    except OSError as error:  # including shutil.Error, which lists each file
         sys.exit(f"{error}")
     except KeyboardInterrupt:
-        sys.exit("stopped; what was copied is there")
+        sys.exit("stopped; the copied files remain")

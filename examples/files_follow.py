@@ -22,7 +22,7 @@ from rawuring import files
 
 
 async def follow(path: str, from_end: bool = True) -> AsyncIterator[bytes]:
-    """Yield the lines of a log as they come, for ever."""
+    """Yield the lines of a log as they arrive, forever."""
     fd, at, rest = -1, 0, b""
     try:
         while True:
@@ -52,7 +52,7 @@ async def follow(path: str, from_end: bool = True) -> AsyncIterator[bytes]:
 
 
 async def demonstrate() -> None:
-    """Write a log, rotate it, and follow it all the time."""
+    """Write a log and rotate it while following it."""
     with tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, "log")
         await files.write_bytes(path, b"first\nsecond\n")
@@ -73,5 +73,5 @@ async def main(path: str) -> None:
 if __name__ == "__main__":
     try:
         asyncio.run(main(*sys.argv[1:]) if sys.argv[1:] else demonstrate())
-    except KeyboardInterrupt:  # this is how it ends
+    except KeyboardInterrupt:  # the usual end
         pass

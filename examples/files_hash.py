@@ -20,14 +20,14 @@ from rawuring import files
 
 
 def complain(path: str, data: object) -> bool:
-    """Tell of a file that could not be read."""
+    """Report a file that could not be read."""
     if isinstance(data, OSError):
         print(f"{path}: {data.strerror}", file=sys.stderr)
     return isinstance(data, OSError)
 
 
 async def hash_files(paths: list[str]) -> dict[str, str]:
-    """Hash files on the running loop; hashlib lets other threads run, so it gets one."""
+    """Hash files on the running loop; hashlib releases the GIL, so it runs in a thread."""
     found = {}
     async for path, data in files.read_each(paths, depth=64, return_exceptions=True):
         if not complain(path, data):

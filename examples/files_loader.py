@@ -31,7 +31,7 @@ class Loader:
         self.fd = os.open(path, os.O_RDONLY)
         self.records = os.fstat(self.fd).st_size // RECORD
         if not self.records:
-            raise ValueError(f"{path}: no record of {RECORD} bytes is in it")
+            raise ValueError(f"{path}: contains no record of {RECORD} bytes")
         self.order = random.Random(seed)
         self.memory = [files.allocate(RECORD * BATCH) for _ in range(2)]
         self.direct = True
@@ -45,11 +45,11 @@ class Loader:
         except (OSError, ValueError):
             if not self.direct:
                 raise
-            self.direct = False  # this file system knows no O_DIRECT, or wants larger blocks
+            self.direct = False  # this file system lacks O_DIRECT, or requires larger blocks
             files.sync.read_many_into(self.fd, ranges, depth=BATCH)
 
     def batches(self, count: int) -> Iterator[memoryview]:
-        """Yield batches; each is valid until the next one is asked for."""
+        """Yield batches; each is valid until the next one is requested."""
         views = [memoryview(memory) for memory in self.memory]
         self.fill(views[0])
         for at in range(count):

@@ -69,7 +69,7 @@ async def client(top: str, reader: asyncio.StreamReader, writer: asyncio.StreamW
 
 
 async def main(top: str = ".", port: str = "0") -> None:
-    """Serve for ever."""
+    """Serve forever."""
     server = await asyncio.start_server(partial(client, os.path.realpath(top)), "127.0.0.1", int(port))
     print("http://{}:{}/".format(*server.sockets[0].getsockname()), flush=True)
     await server.serve_forever()

@@ -54,7 +54,7 @@ def pass_file(path: str) -> bytes:
     """Open here, read there; return the data."""
     born, ends, found = threading.Event(), [], []
     thread = threading.Thread(target=reader, args=(born, ends, found))
-    with Ring(8) as ring:  # first: if it is refused, nothing waits for a thread that is refused, too
+    with Ring(8) as ring:  # first: if it is refused, no thread that is refused as well is waited for
         thread.start()
         born.wait()
         register.register_files_sparse(ring, 1)

@@ -70,7 +70,7 @@ class IoUringProactor:
         return self._receive(sock, memory, flags, lambda count: bytes(memory[:count]))
 
     def recv_into(self, sock: socket.socket, buf: bytearray, flags: int = 0) -> OperationFuture:
-        """Receive into the caller's memory and tell how much."""
+        """Receive into the caller's memory and return the number of bytes."""
         return self._receive(sock, buf, flags, int)
 
     def send(self, sock: socket.socket, data: bytes, flags: int = 0) -> OperationFuture:
@@ -99,10 +99,10 @@ class IoUringProactor:
 
         def accepted(fd: int) -> None:
             if future.done():
-                os.close(fd)  # it came although nobody waits any more
+                os.close(fd)  # accepted although nobody waits any longer
                 return
             conn, address = socket.socket(fileno=fd), None
-            with contextlib.suppress(OSError):  # the peer is gone already
+            with contextlib.suppress(OSError):  # the peer has closed already
                 address = conn.getpeername()
             future.set_result((conn, address))
 
@@ -137,22 +137,22 @@ class IoUringProactor:
 
 
 class SocketTransport(proactor_events._ProactorSocketTransport):
-    """CPython's transport, with what is different on Linux."""
+    """CPython's transport, with the differences of Linux."""
 
     def __init__(self, loop, sock, *args, **kwargs) -> None:
         super().__init__(loop, sock, *args, **kwargs)
-        loop._transports[sock.fileno()] = self  # add_reader() refuses the descriptor
+        loop._transports[sock.fileno()] = self  # so that add_reader() rejects the descriptor
 
     def _call_connection_lost(self, exc) -> None:
         if self._sock is not None:
-            with contextlib.suppress(OSError):  # ENOTCONN when the peer is gone; Windows does not say so
+            with contextlib.suppress(OSError):  # ENOTCONN if the peer has closed; Windows reports none
                 self._sock.shutdown(socket.SHUT_RDWR)
             self._sock = ShutSocket(self._sock)
         super()._call_connection_lost(exc)
 
 
 class ShutSocket:
-    """A socket that has been shut down: there is no shutdown() any more."""
+    """A socket that has been shut down, without a second shutdown()."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.close, self.fileno = sock.close, sock.fileno
@@ -183,7 +183,7 @@ class ProactorEventLoop(aio.IoUringEventLoop):
     _start_serving = proactor_events.BaseProactorEventLoop._start_serving
 
     async def _sendfile_native(self, transport, file, offset, count):
-        """Send with add_writer(), which has to be allowed for this descriptor meanwhile."""
+        """Send with add_writer(), which must accept this descriptor meanwhile."""
         fd = transport._sock.fileno()
         del self._transports[fd]
         try:
@@ -200,7 +200,7 @@ class ProactorEventLoop(aio.IoUringEventLoop):
         super()._stop_serving(sock)
 
     def close(self) -> None:
-        """Stop accepting, then close the loop, which ends what is in flight."""
+        """Stop accepting, then close the loop, which ends the operations in flight."""
         if not self.is_running() and not self.is_closed():
             proactor_events.BaseProactorEventLoop._stop_accept_futures(self)
         super().close()

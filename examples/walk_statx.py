@@ -3,9 +3,9 @@
 
     python examples/walk_statx.py [DIRECTORY]
 
-It takes two to three times as long as os.walk with os.lstat if the kernel has the metadata in memory: then
-there is nothing to wait for, and a request costs more than a system call. Only waiting is saved, on a network
-file system or a cold disk: 64 requests are in flight. Names come from os.scandir: no operation lists them.
+It takes two to three times as long as os.walk with os.lstat if the kernel has the metadata in memory: there
+is nothing to wait for, and a request costs more than a system call. On a network file system or a cold disk
+it saves waiting: 64 requests are in flight. Names come from os.scandir: no operation lists them.
 """
 
 from __future__ import annotations

@@ -47,14 +47,14 @@ class Room:
 
 
 class Line:
-    """A stream of numbered bytes over a socket pair, received in every way there is."""
+    """A stream of numbered bytes over a socket pair, received in every available way."""
 
     def __init__(self) -> None:
         self.a, self.b = socket.socketpair()
         self.a.setblocking(False)
         self.b.setblocking(False)
         self.sent = self.got = 0
-        #: What came too late for a request of the kernel's own.
+        #: Bytes that a late completion of the kernel's own receive brought.
         self.late: list[bytes] = []
 
     def next(self, count: int) -> bytes:
@@ -64,7 +64,7 @@ class Line:
 
     def check(self, data: bytes) -> None:
         wanted = bytes((self.got + i) % 251 for i in range(len(data)))
-        assert data == wanted, f"bytes {self.got} to {self.got + len(data)} are lost, twice or out of order"
+        assert data == wanted, f"bytes {self.got} to {self.got + len(data)} lost, duplicated or reordered"
         self.got += len(data)
 
     def close(self) -> None:
@@ -81,7 +81,7 @@ class Storm:
         self.rooms = [Room(64) for _ in range(16)]
 
     async def run(self, requests: int) -> None:
-        """Make at least so many awaited requests, and look at what is left."""
+        """Make at least so many awaited requests, then check what remains."""
         ring = asyncring.running()
         before = _in_flight(ring)
         lines = [Line() for _ in range(4)]
@@ -103,7 +103,7 @@ class Storm:
         assert all(room.intact() for room in self.rooms), "a byte outside a buffer was written"
 
     async def bounded(self, awaitable: Any) -> Any:
-        """Await, and perhaps cancel or time out, at a moment of the seed's choice; None when it ended so."""
+        """Await, and perhaps cancel or time out at a random moment; return None in that case."""
         self.figures["requests"] += 1
         how = self.random.randrange(6)
         if how < 2:
@@ -162,12 +162,12 @@ class Storm:
         if self.random.random() < 0.5:
             await stream.aclose()
         else:
-            del stream  # forgotten: its request ends all the same
+            del stream  # forgotten: its request still ends
             await _until(lambda: not ring.table.entries or _in_flight(ring, "recv_multishot") == 0)
 
     async def kernels_recv(self, ring: asyncring.AsyncRing, line: Line) -> bytes:
-        """Let the kernel receive: what comes too late belongs to whoever is next."""
-        if asyncring._late_of.get(line.b):  # of a stream, and older
+        """Let the kernel receive: bytes that arrive too late belong to the next receiver."""
+        if asyncring._late_of.get(line.b):  # a stream's, and older
             return await ring.recv(line.b, 100)
         room = Room(32)
         self.rooms[self.random.randrange(16)] = room
@@ -179,7 +179,7 @@ class Storm:
         return room.take(res)
 
     async def many(self, ring: asyncring.AsyncRing) -> None:
-        """Gather requests that end, that wait, and that bring descriptors, and end some of them."""
+        """Gather requests that complete, wait, or return descriptors, and end some of them."""
         r, w = os.pipe()
         try:
             await asyncio.gather(*(self.one(ring, r) for _ in range(self.random.randrange(40))))
@@ -224,9 +224,9 @@ async def _until(condition: Any) -> None:
         if condition():
             return
         if turn % 1000 == 0 and sys.implementation.name != "cpython":
-            gc.collect()  # what was forgotten is freed only then, and what it refers to one collection later
+            gc.collect()  # frees forgotten objects; the objects they refer to need one more collection
         await asyncio.sleep(0)
-    raise AssertionError("it does not end")
+    raise AssertionError("requests or tasks remain")
 
 
 def run_storm(make_loop: Any, seed: int, requests: int, closes: int = 1) -> Counter[str]:

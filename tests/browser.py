@@ -36,16 +36,16 @@ PACKAGES = {"chromium": "chromium", "firefox": "firefox-esr"}
 
 
 def find(kind: str = "chromium") -> str:
-    """Return the path of a browser; skip the test where there is none."""
+    """Return the path of a browser; skip the test if none is installed."""
     for name in NAMES[kind]:
         path = shutil.which(name)
         if path:
             return path
-    pytest.skip(f"there is no {kind} here: apt-get install --no-install-recommends {PACKAGES[kind]}")
+    pytest.skip(f"{kind} is not installed: apt-get install --no-install-recommends {PACKAGES[kind]}")
 
 
 class Browser:
-    """One browser with one tab: what does not depend on its protocol."""
+    """One browser with one tab: the parts that do not depend on its protocol."""
 
     #: Whether pages can be shown in light and in dark colours.
     looks: tuple[bool, ...] = ()
@@ -53,7 +53,7 @@ class Browser:
     _process: subprocess.Popen
 
     def __init__(self) -> None:
-        """Begin without a complaint."""
+        """Begin without complaints."""
         #: What the page wrote to its console as an error or a warning, and its uncaught exceptions.
         self.complaints: list[str] = []
         self._number = 0
@@ -64,7 +64,7 @@ class Browser:
         self._process.wait()
 
     def value(self, expression: str):
-        """Return the value of an expression of JavaScript; a promise is waited for."""
+        """Return the value of a JavaScript expression; a promise is awaited."""
         raise NotImplementedError
 
     def _press(self, x: float, y: float) -> None:
@@ -73,11 +73,11 @@ class Browser:
     def click(self, selector: str) -> None:
         """Click near the middle of an element, as a mouse does; it must be visible there.
 
-        Not in it: on the line through the ends of an arc Skia counts a ring's sector as missed.
+        Not exactly there: on the line through the ends of an arc, Skia's hit test misses a ring's sector.
         """
         find = f"document.querySelector({json.dumps(selector)})"
         self.value(f"{find}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
-        # Two frames: the browser finds by what it has painted.
+        # Two frames: the browser's hit test uses the painted frame.
         self.value("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(1))))")
         x, y = self.value(
             f"(() => {{ const r = {find}.getBoundingClientRect();"
@@ -102,7 +102,7 @@ class Chromium(Browser):
             "--disable-background-networking", "--disable-extensions", "--hide-scrollbars",
             f"--user-data-dir={folder}", "--remote-debugging-pipe", "about:blank",
         ]  # fmt: skip
-        # A shell moves the pipes to 3 and 4, by numbers between which nothing is in the way.
+        # A shell moves the pipes to 3 and 4, by way of numbers that are free.
         shell = f'exec 18<&{to_browser} 19>&{from_browser}; exec 3<&18 4>&19 18<&- 19>&-; exec "$@"'
         self._process = subprocess.Popen(
             ["bash", "-c", shell, "browser", *command], pass_fds=(to_browser, from_browser),
@@ -146,9 +146,9 @@ class Chromium(Browser):
     def _receive(self):
         while b"\0" not in self._received:
             ready, _, _ = select.select([self._in], [], [], TIMEOUT_S)
-            assert ready, "the browser says nothing"
+            assert ready, "no answer from the browser"
             data = os.read(self._in, 1 << 20)
-            assert data, "the browser has ended"
+            assert data, "the browser has exited"
             self._received += data
         line, _, self._received = self._received.partition(b"\0")
         return json.loads(line)
@@ -165,12 +165,12 @@ class Chromium(Browser):
             self.complaints.append(params["entry"]["text"])
         self._last_event = method
 
-    # -- what tests do
+    # -- for tests
 
     def open(
         self, path: Path, width: int = 1280, height: int = 900, dark: bool = False, still: bool = False
     ) -> None:
-        """Load a file of this machine in a window of a size."""
+        """Load a local file in a window of the given size."""
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
                   mobile=width < 600)  # fmt: skip
         features = [
@@ -182,13 +182,13 @@ class Chromium(Browser):
         self.load(path.as_uri())
 
     def load(self, url: str) -> None:
-        """Load what is at an address."""
+        """Load an address."""
         self.send("Page.navigate", url=url)
         self.value("new Promise((done) => document.readyState === 'complete' ? done(1)"
                    " : addEventListener('load', () => done(1)))")  # fmt: skip
 
     def value(self, expression: str):
-        """Return the value of an expression of JavaScript; a promise is waited for."""
+        """Return the value of a JavaScript expression; a promise is awaited."""
         result = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         details = result.get("exceptionDetails")
         assert not details, details["exception"].get("description", details)
@@ -205,19 +205,19 @@ class Chromium(Browser):
             self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def picture(self, path: Path, whole: bool = True) -> None:
-        """Write what is shown to a PNG file."""
+        """Write a screenshot to a PNG file."""
         data = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         path.write_bytes(base64.b64decode(data["data"]))
 
 
-# Names of keys as BiDi has them.
+# BiDi's names of keys.
 KEYS = {
     "Enter": "\ue007", "PageUp": "\ue00e", "PageDown": "\ue00f", "End": "\ue010", "Home": "\ue011",
     "ArrowLeft": "\ue012", "ArrowRight": "\ue014", "Tab": "\ue004", "Escape": "\ue00c",
 }  # fmt: skip
-# Dark, and without motion: chromium shows the other looks, too.
+# Dark, and without motion: chromium shows the other looks.
 PREFERENCES = {"ui.systemUsesDarkTheme": 1, "ui.prefersReducedMotion": 1}
-MASK = b"\1\2\3\4"  # what a client sends must be masked, and Firefox takes zeros for no mask
+MASK = b"\1\2\3\4"  # a client's frames must be masked, and Firefox takes zeros for no mask
 
 
 class Firefox(Browser):
@@ -241,11 +241,11 @@ class Firefox(Browser):
             said = b""
             while b"ws://" not in said.rpartition(b"\n")[0]:
                 ready, _, _ = select.select([self._process.stderr], [], [], TIMEOUT_S)
-                assert ready, "the browser says nothing"
+                assert ready, "no answer from the browser"
                 more = os.read(self._process.stderr.fileno(), 4096)
-                assert more, f"the browser has ended: {said!r}"
+                assert more, f"the browser has exited: {said!r}"
                 said += more
-            # What it says later must not fill the pipe.
+            # Its later output must not fill the pipe.
             self._reader = threading.Thread(target=self._process.stderr.read)
             self._reader.start()
             self._connect(said.partition(b"ws://")[2].split()[0].decode())
@@ -315,18 +315,18 @@ class Firefox(Browser):
     def open(
         self, path: Path, width: int = 1280, height: int = 900, dark: bool = True, still: bool = True
     ) -> None:
-        """Load a file of this machine in a window of a size; its colours and its stillness stay."""
+        """Load a local file in a window of the given size; colours and motion are fixed by the profile."""
         size = {"width": width, "height": height}
         self.send("browsingContext.setViewport", context=self._tab, viewport=size, devicePixelRatio=1)
         self.load("about:blank")
         self.load(path.as_uri())
 
     def load(self, url: str) -> None:
-        """Load what is at an address."""
+        """Load an address."""
         self.send("browsingContext.navigate", context=self._tab, url=url, wait="complete")
 
     def value(self, expression: str):
-        """Return the value of an expression of JavaScript; a promise is waited for."""
+        """Return the value of a JavaScript expression; a promise is awaited."""
         answer = self.send(
             "script.evaluate", expression=expression, target={"context": self._tab}, awaitPromise=True
         )
@@ -348,14 +348,14 @@ class Firefox(Browser):
         self.send("input.performActions", context=self._tab, actions=[mouse])
 
     def picture(self, path: Path, whole: bool = True) -> None:
-        """Write what is shown to a PNG file."""
+        """Write a screenshot to a PNG file."""
         origin = "document" if whole else "viewport"
         data = self.send("browsingContext.captureScreenshot", context=self._tab, origin=origin)
         path.write_bytes(base64.b64decode(data["data"]))
 
 
 def _plain(value, known=None):
-    """Translate a value of BiDi, in which what stands in two places is written once."""
+    """Translate a value of BiDi, which writes an object that occurs twice only once."""
     known = {} if known is None else known
     kind, number = value["type"], value.get("internalId")
     found = value.get("value")

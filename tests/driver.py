@@ -42,7 +42,7 @@ def lacks(feature: str, since: str, config: str = "") -> None:
     config names the option without which a kernel lacks it.
     """
     if "PBUF_RING" in feature and gates.applies("pbuf-highmem") and register._has_high_memory():
-        pytest.skip("a ring of buffers where there is high memory (Linux 6.6)")
+        pytest.skip("a ring of buffers on a kernel with high memory (Linux 6.6)")
     if not config and kernel_release() >= release(since):
         pytest.fail(f"{feature} is in Linux {since}, and this is {os.uname().release}")
     pytest.skip(f"{feature} (Linux {since}{', ' + config if config else ''})")
@@ -50,7 +50,7 @@ def lacks(feature: str, since: str, config: str = "") -> None:
 
 @functools.cache
 def supported_opcodes() -> frozenset[int] | None:
-    """Return what REGISTER_PROBE names, None when it cannot be asked (before 5.6)."""
+    """Return the opcodes that REGISTER_PROBE lists, None if it is unavailable (before 5.6)."""
     with rings.Ring(2) as ring:
         try:
             return frozenset(op for op, known in register.register_probe(ring).items() if known)
@@ -105,7 +105,7 @@ class Driver:
         self.table = InFlight(self.ring)
         self.results: dict[int, list[tuple[int, int]]] = {}
         self.order: list[int] = []
-        self.zero = -1  # a descriptor of /dev/zero, for those who want one
+        self.zero = -1  # a descriptor of /dev/zero, for tests that need one
 
     def __enter__(self) -> Driver:
         """Return the driver itself."""

@@ -35,13 +35,13 @@ if __name__ == "__main__":
 
 from rawuring import buffers, fileobjects, fileops, files
 
-#: What each limit makes of an operation.
+#: The effect of each limit on an operation.
 ERRNOS = {"space": {errno.ENOSPC}, "size": {errno.EFBIG}, "files": {errno.EMFILE}}
 LINES = "".join(f"{'é€x'[at % 3] * (at * 37 % 90)} {at}\n" for at in range(3000))
 
 
 class Cache:
-    """The page cache at random: it knows all, nothing, or a part."""
+    """The page cache at random: it contains all, nothing, or a part."""
 
     def __init__(self, chance: random.Random) -> None:
         self.random = chance
@@ -81,7 +81,7 @@ class Limits:
         self.kind = ""
 
     def set(self, kind: str = "", descriptors: int | None = None) -> None:
-        """Put one of the limits in force, where it is met soon."""
+        """Put one of the limits in force, at a value that is soon reached."""
         if not self.kinds or self.kind:
             return
         self.kind = kind or self.random.choice(self.kinds)
@@ -99,7 +99,7 @@ class Limits:
             resource.setrlimit(which, (value, resource.getrlimit(which)[1]))
 
     def fill(self) -> None:
-        """Leave a few blocks of the device at most."""
+        """Leave at most a few blocks free on the device."""
         with open(self.folder / "filler", "wb", buffering=0) as file:
             free = os.statvfs(self.folder)
             left = free.f_bavail * free.f_frsize - self.random.randrange(4) * 4096
@@ -107,7 +107,7 @@ class Limits:
                 os.posix_fallocate(file.fileno(), 0, max(left, 1))
 
     def lift(self) -> None:
-        """Take the limit away."""
+        """Remove the limit."""
         if self.kind == "space":
             os.unlink(self.folder / "filler")
         elif self.kind:
@@ -119,7 +119,7 @@ class Limits:
 
 
 def until(condition: Callable[[], bool], otherwise: str) -> None:
-    """Collect what is forgotten until something is so, for a thread may still have it in hand."""
+    """Collect forgotten objects until a condition holds: a thread may still refer to them."""
     for _ in range(600):
         gc.collect()
         if condition():
@@ -129,7 +129,7 @@ def until(condition: Callable[[], bool], otherwise: str) -> None:
 
 
 def descriptors() -> list[str]:
-    """Return what is open, but for libffi's own file, which it opens for its first callback and keeps."""
+    """Return the open files, except the one that libffi opens for its first callback and keeps."""
     found = []
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(FileNotFoundError):  # that of listdir() itself
@@ -138,7 +138,7 @@ def descriptors() -> list[str]:
 
 
 def fits(content: bytes, pieces: list[tuple[bytes, bool]]) -> bool:
-    """Tell whether content is all the pieces one after the other; of those that are marked, a beginning."""
+    """Tell whether content is the pieces in order; of those that are marked, a prefix."""
     places = {0}
     for data, whole in pieces:
         after = set()
@@ -160,7 +160,7 @@ def fits(content: bytes, pieces: list[tuple[bytes, bool]]) -> bool:
 
 
 class Storm:
-    """What is done on one loop after the other, and what must be left of it."""
+    """The operations on one loop after the other, and the contents that must remain."""
 
     def __init__(self, seed: int, folder: Path, kinds: tuple[str, ...]) -> None:
         self.random = random.Random(seed)
@@ -172,7 +172,7 @@ class Storm:
         self.small = [folder / f"small{at}" for at in range(30)]
         for at, path in enumerate(self.small):
             path.write_bytes(bytes([at]) * at * 50)
-        #: Files that were forgotten with their loop: path, and what must be there.
+        #: Files that were forgotten with their loop: path, and the required content.
         self.forgotten: list[tuple[Path, list[tuple[bytes, bool]], tuple[str, int, bool]]] = []
         self.held: list[Any] = []
         self.raws: list[weakref.ref[Any]] = []
@@ -180,7 +180,7 @@ class Storm:
         self.number = 0
 
     def data(self) -> bytes:
-        """Make bytes that do not come twice."""
+        """Make bytes that do not repeat."""
         self.number += 1
         n = self.random.choice([1, 10, 100, 1000, 3000, 9000, 40_000])
         return (b"%d," % self.number * (n // 2 + 1))[:n]
@@ -195,7 +195,7 @@ class Storm:
         return path.read_bytes()
 
     async def attempt(self, make: Callable[[], Awaitable[Any]], cancel: float = 0.3) -> tuple[str, Any]:
-        """Do something, and perhaps cancel it: "done", "cancelled" or "failed", and the result."""
+        """Do something, and perhaps cancel it; return "done", "cancelled" or "failed", and the result."""
         task = make()
         self.figures["operations"] += 1
         if cancel and self.random.random() < cancel:
@@ -225,7 +225,7 @@ class Storm:
                 return result
 
     async def close(self, file: Any) -> str:
-        """Close a file: it is closed whatever happens, but for a task that was cancelled before it began."""
+        """Close a file: it is closed whatever happens, unless the task was cancelled before it began."""
         begun = False
 
         async def close() -> None:
@@ -239,10 +239,10 @@ class Storm:
         assert file.closed
         return found
 
-    # What is done
+    # The operations
 
     async def writes(self, mode: str, buffering: int, text: bool, kill: bool) -> None:
-        """Write one thing after the other; tell() says how much of what was cancelled is there."""
+        """Write one piece after the other; tell() reports how much of a cancelled one was written."""
         path, encoding = self.path(), "utf-8" if text else None
         file = await self.surely(lambda: files.open(path, mode, buffering, encoding))
         truth = b""
@@ -276,14 +276,14 @@ class Storm:
             await self.surely(file.flush)
         found = await self.close(file)
         content = self.content(path)
-        # A close that is cancelled says so, and not that a limit has kept it from writing.
+        # A cancelled close raises CancelledError, not the error of the limit.
         whole = flushed or found == "done" or (found == "cancelled" and not self.limits.kinds)
         assert fits(content, [(truth, whole)]), (mode, buffering, found, len(content), len(truth))
         self.figures["bytes"] += len(content)
         path.unlink()
 
     async def burst(self) -> None:
-        """Write and read many times at once: one after the other, and nothing of what did not begin."""
+        """Write and read concurrently: operations run in order, and those that did not begin do nothing."""
         path = self.path()
         file = await self.surely(lambda: files.open(path, "w+b", self.random.choice([-1, 16, 3000])))
         blocks = [self.data() for _ in range(20)]
@@ -309,14 +309,14 @@ class Storm:
             task.cancel()
         parts = await asyncio.gather(*reads, return_exceptions=True)
         data = b"".join(part for part in parts if isinstance(part, bytes))
-        assert content.startswith(data), "bytes that were read are not those that follow"
+        assert content.startswith(data), "the bytes read are not the ones that follow"
         assert await file.read() == content[len(data) :]
         self.figures["bytes"] += 2 * len(content)
         await self.surely(file.close)
         path.unlink()
 
     async def updates(self, buffering: int) -> None:
-        """Read and write one file at random; what is cancelled leaves the position where it was."""
+        """Read and write one file at random; a cancelled operation leaves the position unchanged."""
         path = self.path()
         file = await self.surely(lambda: files.open(path, "w+b", buffering))
         truth, here, found = bytearray(), 0, ""
@@ -372,7 +372,7 @@ class Storm:
         path.unlink()
 
     async def reads(self) -> None:
-        """Read text; what is cancelled reads nothing, and tell() leads back."""
+        """Read text; a cancelled operation reads nothing, and tell() gives a position to return to."""
         buffering = self.random.choice([-1, 100, 5000])
         file = await self.surely(
             lambda: files.open(self.lines, "r", buffering, "utf-8", newline=self.random.choice([None, ""]))
@@ -422,14 +422,14 @@ class Storm:
         await self.surely(lambda: files.write_bytes(path, old))
         found, _ = await self.attempt(lambda: files.write_bytes(path, new, atomic=True))
         content = self.content(path) if found == "done" else await self.surely(lambda: files.read_bytes(path))
-        assert content == new or (content == old and found != "done"), "neither the old file nor the new one"
+        assert content == new or (content == old and found != "done"), "neither the old content nor the new"
         self.figures["bytes"] += len(content)
         path.unlink()
 
-    # All together
+    # All of them
 
     async def run(self, operations: int, kill: bool) -> None:
-        """Do at least so much, five things at a time; at the end leave some of it to the end of the loop."""
+        """Do at least so many operations, five at a time; leave some of them to the end of the loop."""
         before = self.figures["operations"]
 
         async def one() -> None:
@@ -440,7 +440,7 @@ class Storm:
                 ])()  # fmt: skip
 
         files._ring()  # it needs a descriptor
-        if "files" in self.limits.kinds:  # at least once there is none, and nobody lifts the limit meanwhile
+        if "files" in self.limits.kinds:  # at least once none is left, and nobody lifts the limit meanwhile
             self.limits.set("files", 0)
             assert await self.attempt(lambda: files.read_many(self.small), 0) == ("failed", None)
             self.limits.lift()
@@ -456,7 +456,7 @@ class Storm:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def complain(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Keep what the loop has to say, but for the tasks that are killed."""
+        """Record the loop's complaints, except those about killed tasks."""
         refused = isinstance(context.get("exception"), OSError) and self.limits.kinds
         if "Task was destroyed" not in context["message"] and not refused:
             self.complaints.append(str(context))
@@ -465,7 +465,7 @@ class Storm:
         return fits(self.content(path), pieces)
 
     def look_at_the_forgotten(self) -> None:
-        """Look at the files that the end of the loop has left, when nobody has them in hand any more."""
+        """Check the files that the end of the loop left, once nothing refers to them."""
         until(lambda: not any(raw() for raw in self.raws), "files that nobody needs are kept")
         self.raws.clear()
         for path, pieces, how in self.forgotten:
@@ -489,7 +489,7 @@ WAYS = [("wb", -1, False), ("wb", 0, False), ("xb", 16, False), ("ab", -1, False
 
 @contextlib.contextmanager
 def by_threads(wanted: bool) -> Iterator[None]:
-    """Take the ring away."""
+    """Remove the ring."""
     ring = files._ring
     if wanted:
         files._ring = lambda: None
@@ -503,11 +503,11 @@ def run_storm(
     make_loop: Callable[[], asyncio.AbstractEventLoop], seed: int, operations: int, folder: Path,
     kinds: tuple[str, ...] = (), threads: bool = False, kills: int = 3,
 ) -> Counter[str]:  # fmt: skip
-    """Run a storm on one loop after the other, each of which is killed with operations under way."""
+    """Run a storm on one loop after the other, each of which is killed during operations."""
     storm = Storm(seed, folder, kinds)
     try:
         with by_threads(threads), Cache(storm.random), warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)  # forgotten files say so
+            warnings.simplefilter("ignore", ResourceWarning)  # of forgotten files
             for _ in range(kills):
                 loop = make_loop()
                 loop.set_exception_handler(storm.complain)
@@ -528,7 +528,7 @@ def run_storm(
 
 @contextlib.contextmanager
 def mounted(folder: Path) -> Iterator[None]:
-    """Mount a small tmpfs, for this process only."""
+    """Mount a small tmpfs for this process only."""
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
@@ -543,13 +543,13 @@ def mounted(folder: Path) -> Iterator[None]:
 
 
 def main() -> int:
-    """Run storms at the limits for a while; complain by an exception."""
+    """Run storms at the limits for a while; raise an exception on a fault."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=0, help="go on with the next seeds for so long")
+    parser.add_argument("--seconds", type=float, default=0, help="continue with the next seeds for so long")
     parser.add_argument("--operations", type=int, default=1500)
     parser.add_argument("--loop", choices=("stock", "uvloop", "rawuring"), default="stock")
-    parser.add_argument("--threads", action="store_true", help="take the ring away")
+    parser.add_argument("--threads", action="store_true", help="run without the ring")
     parser.add_argument("--limits", nargs="*", choices=sorted(ERRNOS), default=[])
     options = parser.parse_args()
     make: Any = asyncio.SelectorEventLoop
@@ -561,8 +561,8 @@ def main() -> int:
         from rawuring import aio
 
         make = aio.new_event_loop
-    make().close()  # opens what the process keeps
-    assert buffers.allocate and fileobjects.File  # imported before descriptors are few
+    make().close()  # opens the descriptors that the process keeps
+    assert buffers.allocate and fileobjects.File  # imported before descriptors become scarce
     figures: Counter[str] = Counter()
     end, seed = time.monotonic() + options.seconds, options.seed
     with tempfile.TemporaryDirectory(prefix="rawuring-storm-") as top:

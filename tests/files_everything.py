@@ -36,11 +36,11 @@ called: set[str] = set()
 
 
 # ------------------------------------------------------------------------------------------------------
-# What is public, and what is called
+# The public names, and the called ones
 
 
 def recorded(label: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Note the calls that this file makes; those of the library among its own do not count."""
+    """Record the calls that this file makes; the library's own calls do not count."""
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -53,7 +53,7 @@ def recorded(label: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def watch(files: Any) -> set[str]:
-    """Record the calls of all that is public; return its labels."""
+    """Record the calls of all public names; return their labels."""
     labels = set()
 
     def replace(owner: Any, where: str, names: Any) -> None:
@@ -81,7 +81,7 @@ def watch(files: Any) -> set[str]:
 
 
 # ------------------------------------------------------------------------------------------------------
-# What is refused, or missing
+# Refused and missing features
 
 
 def refuse(*numbers: int, code: int = errno.EPERM) -> None:
@@ -107,7 +107,7 @@ def refuse(*numbers: int, code: int = errno.EPERM) -> None:
 
 
 SETUP, PREADV2, PWRITEV2, OPENAT2, STATX = 425, 327, 328, 437, 332
-#: What macOS and Windows have not of os. Source: the documentation of os, "Availability".
+#: The names of os that macOS and Windows lack. Source: the documentation of os, "Availability".
 LINUX_ONLY = (
     "copy_file_range", "eventfd", "fdatasync", "getxattr", "listxattr", "memfd_create", "posix_fallocate",
     "preadv", "pwritev", "removexattr", "setxattr", "splice", "O_DIRECT", "O_PATH", "O_TMPFILE", "RWF_NOWAIT",
@@ -121,7 +121,7 @@ UNIX_ONLY = (
 
 
 def lose(platform: str, *names: str) -> None:
-    """Take names off os, as they are missing on another platform."""
+    """Remove names from os, as on a platform that lacks them."""
     for name in names:
         if hasattr(os, name):
             delattr(os, name)
@@ -131,7 +131,7 @@ def lose(platform: str, *names: str) -> None:
 
 
 def be_windows() -> None:
-    """Lose what Windows has not; and its loop cannot watch descriptors."""
+    """Remove everything that Windows lacks; its loop cannot watch descriptors either."""
 
     def refused(*_: Any) -> Any:
         raise NotImplementedError
@@ -144,26 +144,26 @@ def be_windows() -> None:
 
 
 def no_ctypes() -> None:
-    """Have a Python that was built without ctypes."""
+    """Simulate a Python that was built without ctypes."""
     sys.modules["ctypes"] = sys.modules["_ctypes"] = None  # type: ignore[assignment]
 
 
 def no_ring() -> None:
-    """Let threads do what the ring does."""
+    """Let threads do the work of the ring."""
     from rawuring import files
 
     files._ring = lambda: None
 
 
 def few_descriptors() -> None:
-    """Leave room for a loop, its ring and a few files."""
+    """Leave descriptors for a loop, its ring and a few files."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_NOFILE, (28, 28))
 
 
 def no_memory_to_lock() -> None:
-    """Be nobody, who may lock nothing, nor read the library's files perhaps: they are imported before."""
+    """Become nobody, who may lock no memory, and perhaps not read the library's files: import them first."""
     import resource
 
     from rawuring import files
@@ -173,7 +173,7 @@ def no_memory_to_lock() -> None:
             asyncio.run(part(files, top))
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
     if os.getuid() == 0:
-        os.environ.pop("TMPDIR", None)  # that of root's tests
+        os.environ.pop("TMPDIR", None)  # set for root's tests
         tempfile.tempdir = None
         os.setgroups([])
         os.setgid(65534)
@@ -181,7 +181,7 @@ def no_memory_to_lock() -> None:
 
 
 def mount(kind: bytes, options: bytes) -> None:
-    """Mount a file system of one's own over the folder, in a namespace of one's own."""
+    """Mount a private file system over the folder, in a private namespace."""
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
@@ -201,7 +201,7 @@ def mount(kind: bytes, options: bytes) -> None:
 
 
 def no_imports() -> None:
-    """Let the library import nothing any more, as when no descriptor is left to open a module with."""
+    """Let every later import of the library fail, as if no descriptor were left to open a module with."""
     import ctypes  # as for the first ring
 
     from rawuring import filepath, files, filesync
@@ -220,7 +220,7 @@ def no_imports() -> None:
     sys.meta_path.insert(0, Finder())  # type: ignore[arg-type]
 
 
-#: What is done before files are used, by name; "BEFORE the import" where that matters.
+#: The preparations by name; "BEFORE the import" where that matters.
 ENVIRONMENTS: dict[str, Callable[[], object]] = {
     "ring": lambda: None,
     "threads": no_ring,
@@ -285,7 +285,7 @@ def expect(*kinds: type[BaseException]) -> Any:
 
 
 async def descriptors(files: Any, top: str) -> None:
-    """Use what takes descriptors."""
+    """Use the functions of descriptors."""
     path = os.path.join(top, "descriptor")
     fd = await files.open_fd(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o640)
     assert os.stat(path).st_mode & 0o777 == 0o640 and not os.get_inheritable(fd)
@@ -303,7 +303,7 @@ async def descriptors(files: Any, top: str) -> None:
         files.preadv_into(fd, [memory], -1), files.readinto_at(fd, memory, -1),
     ):  # fmt: skip
         with expect(OSError):
-            await call  # and nothing is read or written at the position
+            await call  # and the position is unused
     assert os.lseek(fd, 0, os.SEEK_CUR) == 0 and os.stat(path).st_size == len(content)
     assert await files.read(fd, 7) == content[:7]
     assert await files.readinto(fd, memory) == 6 and memory == content[7:13]
@@ -331,7 +331,7 @@ async def descriptors(files: Any, top: str) -> None:
 
 
 async def names(files: Any, top: str) -> None:
-    """Use what takes paths."""
+    """Use the functions of paths."""
     base = os.path.join(top, "names")
     await files.mkdir(base, 0o750)
     await files.makedirs(f"{base}/x/y", exist_ok=True)
@@ -351,7 +351,7 @@ async def names(files: Any, top: str) -> None:
     try:
         await files.setxattr(f"{base}/a", "user.x", b"value")
         assert await files.getxattr(f"{base}/a", "user.x") == b"value" == os.getxattr(f"{base}/a", "user.x")
-    except (AttributeError, OSError):  # os has none, or the file system
+    except (AttributeError, OSError):  # os or the file system lacks it
         with expect(AttributeError, OSError):
             await files.getxattr(f"{base}/a", "user.x")
     assert await files.access(f"{base}/s", os.R_OK, follow_symlinks=True)
@@ -363,7 +363,7 @@ async def names(files: Any, top: str) -> None:
 
 
 async def whole(files: Any, top: str) -> None:
-    """Use what takes whole files, with asyncio and without."""
+    """Use the functions of whole files, with asyncio and without."""
 
     async def here(result: Any) -> Any:
         if hasattr(result, "__aiter__"):
@@ -418,9 +418,9 @@ async def whole(files: Any, top: str) -> None:
 
 
 async def reads_and_writes(file: Any, text: bool, like_a_file: bool = True) -> None:
-    """Use the methods that all files have, but close(); the file is empty, and may be read and written.
+    """Use the methods that all files have, except close(); the file is empty, readable and writable.
 
-    Before Python 3.11 a SpooledTemporaryFile is not quite like a file.
+    Before Python 3.11 a SpooledTemporaryFile lacks some methods of a file.
     """
 
     def given(data: bytes) -> Any:
@@ -469,7 +469,7 @@ async def positions(file: Any) -> None:
 
 
 async def buffers(file: Any, raw: bool = False) -> None:
-    """Use what reads into memory and from the buffer."""
+    """Use the methods that read into memory and from the buffer."""
     await file.seek(0)
     memory = bytearray(6)
     assert await file.readinto(memory) == 6 and memory == DATA[:6]
@@ -521,7 +521,7 @@ async def objects(files: Any, top: str) -> None:
 
 
 async def wrapped(files: Any, top: str) -> None:
-    """Use what others have opened, and temporary files."""
+    """Wrap files that others have opened, and use temporary files."""
     path = os.path.join(top, "wrapped")
     for at, mode in enumerate(("w+b", "w+")):
         plain: Any = open(path, mode)  # noqa: SIM115
@@ -584,7 +584,7 @@ async def wrapped(files: Any, top: str) -> None:
 
 
 async def questions(files: Any, top: str) -> None:
-    """Ask Path and pathlib.Path the same."""
+    """Compare Path with pathlib.Path."""
     base = os.path.join(top, "paths")
     os.makedirs(f"{base}/folder/below")
     pathlib.Path(base, "file").write_bytes(DATA)
@@ -617,7 +617,7 @@ async def questions(files: Any, top: str) -> None:
 
 
 async def changes(files: Any, top: str) -> None:
-    """Let Path change what there is."""
+    """Use the methods of Path that change files."""
     path = files.Path(top, "changes")
     await path.mkdir(0o755, parents=True, exist_ok=True)
     file = path / "file"
@@ -625,7 +625,7 @@ async def changes(files: Any, top: str) -> None:
     await file.chmod(0o600)
     assert stat.S_IMODE(os.stat(file).st_mode) == 0o600
     with contextlib.suppress(NotImplementedError, OSError):
-        await file.lchmod(0o600)  # Linux has none
+        await file.lchmod(0o600)  # Linux lacks it
     assert await file.write_bytes(DATA) == len(DATA) and await file.read_bytes() == DATA
     assert await file.write_text("Zeile\n") == 6 and await file.read_text() == "Zeile\n"
     async with file.open("rb") as opened:
@@ -654,7 +654,7 @@ async def changes(files: Any, top: str) -> None:
 
 
 def outcome(function: Callable[[], Any]) -> Any:
-    """Return a result, of a path as text, or the exception's kind and words."""
+    """Return a result, a path as text, or the exception's type and message."""
     try:
         result = function()
     except Exception as error:
@@ -663,7 +663,7 @@ def outcome(function: Callable[[], Any]) -> Any:
 
 
 async def outcome_of(awaitable: Any) -> Any:
-    """Return the same of a coroutine."""
+    """Return the same for a coroutine."""
     try:
         result = await awaitable
     except Exception as error:
@@ -715,7 +715,7 @@ PARTS = descriptors, names, whole, objects, wrapped, questions, changes, of_aiof
 
 
 def main(environment: str) -> None:
-    """Be in an environment, call everything, tell what was not called."""
+    """Set up an environment, call everything, and report what was not called."""
     import subprocess  # noqa: F401  it needs what Windows has not
 
     if environment in ("macOS", "Windows", "no ctypes"):

@@ -11,13 +11,13 @@ import pytest
 
 @functools.cache
 def io_uring_refusal() -> str | None:
-    """Return why there is no io_uring here, None where there is. Found by trying."""
+    """Return why io_uring is unavailable here, None if a ring can be made."""
     try:
         from rawuring.rings import Ring
         from rawuring.syscalls import Unavailable
     except ModuleNotFoundError as error:
         if error.name not in ("rawuring.rings", "rawuring.syscalls"):
-            raise  # a file that was taken away is a reason to skip, a broken one is not
+            raise  # a file that was removed is a reason to skip, a broken one is not
         return f"{error}"
     try:
         Ring(2).close()
@@ -27,7 +27,7 @@ def io_uring_refusal() -> str | None:
 
 
 def needs_of(flags: int, sqpoll: bool = False) -> str:
-    """Name what a ring needs, and since when, for a skip; sqpoll: a monitor on such a ring."""
+    """Name a ring's requirements and their kernels, for a skip; sqpoll: a monitor on such a ring."""
     from rawuring import uapi
 
     since = [f"{name} (Linux {uapi.SINCE[name]})" for name in uapi.names_of_flags("IORING_SETUP_", flags)]

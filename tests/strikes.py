@@ -24,11 +24,11 @@ INSIDE = {selectors.__file__, *(importlib.import_module(f"rawuring.{name}").__fi
 
 
 class Leave(Exception):
-    """What the handler raises."""
+    """Raised by the handler."""
 
 
 def inside(frame: FrameType | None) -> bool:
-    """Tell whether a frame is of the package or of selectors, and none of its callers is a finalizer."""
+    """Tell whether a frame belongs to the package or selectors, with no finalizer among its callers."""
     if frame is None or frame.f_code.co_filename not in INSIDE:
         return False
     while frame is not None:
@@ -39,7 +39,7 @@ def inside(frame: FrameType | None) -> bool:
 
 
 class Strikes:
-    """Raise Leave once after each arm(), at the first signal that finds us inside the package."""
+    """Raise Leave once after each arm(), at the first signal that arrives inside the package."""
 
     def __init__(self) -> None:
         self.armed = False
@@ -60,7 +60,7 @@ class Strikes:
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
     def disarm(self) -> None:
-        """Strike no more."""
+        """Stop striking."""
         self.armed = False
         signal.setitimer(signal.ITIMER_REAL, 0)
 

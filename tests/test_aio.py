@@ -126,7 +126,7 @@ def test_transport_sockets_then_no_system_call_when_they_are_added():
         tasks = [loop.create_task(loop.sock_recv(a, 1)) for a, _ in pairs]
         selector = loop.selector
         before = selector.ring.statistics().enters
-        await asyncio.sleep(0)  # they start, and are added
+        await asyncio.sleep(0)  # the tasks start, and their sockets are added
         added = sum(selector._strategy.state(a.fileno()) == "noted" for a, _ in pairs)
         enters = selector.ring.statistics().enters - before
         await asyncio.sleep(0)
@@ -137,7 +137,7 @@ def test_transport_sockets_then_no_system_call_when_they_are_added():
         for pair in pairs:
             for sock in pair:
                 sock.close()
-        silent = bool(selector.ring.features & 1 << 11)  # CQE_SKIP (5.17): else a call of their own
+        silent = bool(selector.ring.features & 1 << 11)  # CQE_SKIP (5.17); without it a separate call
         return added, enters_then - enters - (not silent)
 
     if not IoUringSelector().backend.startswith("io_uring:epoll"):
@@ -186,14 +186,14 @@ def test_strace_then_one_call_for_each_turn_and_none_for_changes(tmp_path):
     if "Linux 6.15" in done.stderr:
         pytest.skip("IORING_OP_EPOLL_WAIT (Linux 6.15)")
     if "ptrace" in done.stderr:
-        pytest.skip("strace may not trace here (ptrace)")
+        pytest.skip("strace is not allowed to trace here (ptrace)")
     assert done.returncode == 0, done.stderr
     between: list[list[str]] = [[]]
     for line in log.read_text().splitlines():
         name = line.partition("(")[0]
         if name == "getppid":
             between.append([])
-        # Memory of Python's own, and where it is free-threaded its locks.
+        # Python's own memory, and its locks if it is free-threaded.
         elif name not in ("mmap", "munmap", "brk", "madvise", "rt_sigreturn", "sched_yield"):
             between[-1].append(name)
     add, first, change, second, third, remove = between[1:7]
@@ -203,11 +203,11 @@ def test_strace_then_one_call_for_each_turn_and_none_for_changes(tmp_path):
     assert remove == ["epoll_ctl"] * 100
 
 
-# -- what a transport reads at a time, and the private names that this takes
+# -- the size of a transport's reads, and the private names that setting it requires
 
 
 class Collect(asyncio.DatagramProtocol, asyncio.Protocol):
-    """Remember the transport, and what arrives."""
+    """Record the transport and the received data."""
 
     def __init__(self) -> None:
         self.got = asyncio.get_running_loop().create_future()
@@ -220,7 +220,7 @@ class Collect(asyncio.DatagramProtocol, asyncio.Protocol):
 
 
 def test_transports_then_they_read_64_kib_at_a_time():
-    """256 KiB are a mapping of their own for glibc's malloc, made and unmade for each read."""
+    """glibc's malloc maps 256 KiB separately, and unmaps them, for each read."""
 
     async def main() -> dict[str, int]:
         loop = asyncio.get_running_loop()
@@ -297,7 +297,7 @@ def test_program_that_reads_less_then_it_still_does(monkeypatch):
     assert aio.run(main()) == 1000
 
 
-#: The private names of asyncio in aio.py, and who has them; DESIGN.md has the same table, with versions.
+#: The private names of asyncio in aio.py, and their owners; DESIGN.md has the same table, with versions.
 PRIVATE = {
     "_closed": ("loop",), "_selector": ("loop",), "_transports": ("loop",), "_remove_reader": ("loop",),
     "_make_socket_transport": ("loop",), "_make_ssl_transport": ("loop",),
@@ -382,7 +382,7 @@ def test_installed_then_asyncio_run_uses_io_uring():
     assert (done.stdout, done.returncode) == ("io_uring,__main__\n", 7), done.stderr
 
 
-# -- where io_uring is refused, and what a program may have replaced
+# -- where io_uring is refused, and names that a program may have replaced
 
 REPLACED = """
 import asyncio, selectors, sys
@@ -403,7 +403,7 @@ DENIED = [0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS, 0x00050000 | errn
 @pytest.mark.parametrize("action", DENIED)
 @pytest.mark.parametrize("before", ["from rawuring import aio; aio.install()", REPLACED])
 def test_denied_when_names_of_the_standard_library_are_ours_then_it_runs_on_the_librarys_own(before, action):
-    """The selector of the fallback was looked up where install() had put ours: RecursionError."""
+    """The fallback's selector was looked up where install() had put ours: RecursionError."""
     done = python("-W", "ignore", "-c", FILTER + before + SCRIPT, hex(action))
     skip_without_seccomp(done)
     words = done.stdout.strip().split(",")
@@ -429,7 +429,7 @@ def test_replaced_names_where_io_uring_works_then_it_is_used():
 
 
 def test_run_in_two_threads_at_once_then_the_process_keeps_its_policy():
-    """Before 3.11 a policy of ours stood there for a moment, and the other thread took it for the old one."""
+    """Before 3.11 our policy was set for a moment, and the other thread took it for the previous one."""
     policies, ran = [], []
     both = threading.Barrier(2)
 
@@ -478,11 +478,11 @@ def test_run_then_tasks_generators_and_executor_are_ended_as_asyncio_does():
     assert [seen[0], *seen[2:]] == [1, "cancelled", "closed"]
     assert loop.get_debug()
     assert loop.is_closed()
-    with pytest.raises((ValueError, TypeError), match="coroutine"):  # TypeError: as asyncio.run of 3.14
+    with pytest.raises((ValueError, TypeError), match="coroutine"):  # TypeError: as in asyncio.run of 3.14
         aio.run(None)
 
 
-# -- loops that are forgotten, and what they leave
+# -- forgotten loops, and their leftovers
 
 
 FORGOTTEN = """
@@ -494,7 +494,7 @@ make = eval(sys.argv[1])
 def work():
     loop = make()
     loop.run_until_complete(asyncio.sleep(0))
-for threshold in range(4, 100, 3):  # the younger go first: so it is once the loop, and once the socket
+for threshold in range(4, 100, 3):  # the younger go first: sometimes the loop, sometimes the socket
     getattr(gc, "set_threshold", print)(threshold, 1000, 1000)  # PyPy has none
     work()
     gc.collect()
@@ -505,7 +505,7 @@ for threshold in range(4, 100, 3):  # the younger go first: so it is once the lo
     "aio.new_event_loop", *(f"lambda: aio.IoUringEventLoop(IoUringSelector({name!r}))" for name in STRATEGIES)
 ])  # fmt: skip
 def test_loop_that_is_forgotten_then_nothing_on_stderr(make):
-    """Its own socket may be finalized first, and has no number any more when the loop removes it."""
+    """Its own socket may be finalized first, and then has no number when the loop removes it."""
     done = python("-c", FORGOTTEN, make)
     skip_if_too_old(done.stderr)
     assert (done.returncode, done.stderr) == (0, "")
@@ -521,7 +521,7 @@ def test_loop_that_could_not_be_made_then_the_reason_and_nothing_from_its_finali
 
 
 def left_over(use) -> int:
-    """Count what only the collector frees."""
+    """Count the objects that only the collector frees."""
     for _ in range(2):
         use()
     gc.collect()

@@ -190,7 +190,7 @@ def test_ring_is_lost_then_requests_fail_and_a_private_ring_takes_over(loop, blo
 
 
 def test_ring_is_lost_then_blocks_are_answered_or_go_on(loop, blocking_pipe):
-    """What was sent still ends; what was not, and what is started later, fails with the errno."""
+    """Submitted requests still complete; others, and those started later, fail with the errno."""
     answers = {}
 
     def block(name, fds):
@@ -219,11 +219,11 @@ def test_ring_is_lost_then_blocks_are_answered_or_go_on(loop, blocking_pipe):
     with pytest.warns(RuntimeWarning, match="continuing with"):
         loop.run_until_complete(main())
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # the selector's own wait is never seen to end
+        warnings.simplefilter("ignore", ResourceWarning)  # the selector's own wait never completes
         loop.close()
     os.close(number[0])
     indices, results, _ = answers["sent"]
-    results = [res & select.POLLIN for res in results]  # 5.10 does not cut the mask of a poll that was woken
+    results = [res & select.POLLIN for res in results]  # 5.10 does not restrict the mask of a woken poll
     assert (sorted(indices), results) == ([0, 1], [select.POLLIN] * 2)
     indices, results, flags = answers["unsent"]
     assert (indices, flags) == ([0, 1, 2], [0, 0, 0])

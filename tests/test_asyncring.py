@@ -55,7 +55,7 @@ def uvloop_loop() -> asyncio.AbstractEventLoop:
 
 @pytest.fixture(scope="module", autouse=True)
 def _uvloop_opens_what_it_keeps() -> None:
-    """Let uvloop open the pipe that the process keeps, before descriptors are counted."""
+    """Let uvloop open the pipe that the process keeps before descriptors are counted."""
     with contextlib.suppress(pytest.skip.Exception):
         uvloop_loop().close()
 
@@ -69,7 +69,7 @@ def loop(request: pytest.FixtureRequest):
 
 
 def on_each_loop(test: Callable[..., Any]) -> Callable[..., None]:
-    """Run a coroutine function with the ring of a loop, and look whether it leaves requests behind."""
+    """Run a coroutine function with the ring of a loop; require that it leaves no requests behind."""
 
     async def main(arguments: dict[str, Any]) -> None:
         ring = asyncring.running()
@@ -92,12 +92,12 @@ def on_each_loop(test: Callable[..., Any]) -> Callable[..., None]:
 
 
 def in_flight(ring: asyncring.AsyncRing) -> int:
-    """Count requests; beside them a selector's own waits in the table of its ring."""
+    """Count the requests in flight, without a selector's own waits in the table of its ring."""
     return sum(callable(request.handler) for request in ring.table.requests())
 
 
 async def settles(condition: Callable[[], bool]) -> None:
-    """Let the loop turn until something is so, or for long enough."""
+    """Let the loop turn until a condition holds, or for long enough."""
     until = time.monotonic() + 30
     while not condition() and time.monotonic() < until:
         await asyncio.sleep(0.001)
@@ -266,7 +266,7 @@ def test_call_when_one_task_awaits_alone_then_it_is_sent_at_once(make, monkeypat
 
     async def main() -> list[int]:
         ring = asyncring.running()
-        monkeypatch.setattr(time, "monotonic", lambda: 1.0)  # when time passes it suspends now and then
+        monkeypatch.setattr(time, "monotonic", lambda: 1.0)  # as time passes it suspends now and then
         counts = []
         for _ in range(10):
             counted = Counted(ring.call(ops.prep_nop))
@@ -280,17 +280,17 @@ def test_call_when_one_task_awaits_alone_then_it_is_sent_at_once(make, monkeypat
 
 
 def eager(loop: asyncio.AbstractEventLoop) -> None:
-    """Let tasks begin when they are made, as asyncio.eager_task_factory does (CPython 3.12)."""
+    """Start tasks at their creation, as asyncio.eager_task_factory does (CPython 3.12)."""
     make = getattr(asyncio, "eager_task_factory", None)
     if make is None:
         pytest.skip("asyncio.eager_task_factory (CPython 3.12)")
-    # uvloop passes an argument on that CPython before 3.13.3 does not know.
+    # uvloop passes on an argument that CPython before 3.13.3 rejects.
     loop.set_task_factory(lambda loop, coro, eager_start=True, **kwargs: make(loop, coro, **kwargs))
 
 
 @on_each_loop
 async def test_eager_tasks_when_their_requests_have_to_wait_then_they_travel_together(ring) -> None:
-    """The first may be sent alone: nothing tells that more are to come."""
+    """The first may be sent alone: nothing shows that more will follow."""
     eager(asyncio.get_running_loop())
     with a_pipe() as (r, w):
         before = ring.ring.statistics()
@@ -775,7 +775,7 @@ async def test_chain_when_a_part_fails_then_it_says_which(ring) -> None:
 
 @on_each_loop
 async def test_chain_when_somebody_stops_a_part_then_it_says_that_one(ring) -> None:
-    """As the kernel does when the thread ends that started it; before it stands what cannot do too little."""
+    """As the kernel does when the starting thread ends; the requests before it cannot be short."""
     needs(ring, uapi.IORING_OP_SEND_ZC, "IORING_ASYNC_CANCEL_FD, 5.19; 6.0")
     with a_pipe() as (r, _):
         chain = ring.chain((ops.prep_nop,), (ops.prep_poll_add, r, select.POLLIN), (ops.prep_nop,))
@@ -1007,7 +1007,7 @@ async def test_recv_multishot_when_data_come_then_pieces_that_return(ring) -> No
     with a_pair() as (a, b):
         got = b""
         async with ring.recv_multishot(b) as stream:
-            for i in range(200):  # more than there are buffers
+            for i in range(200):  # more than the number of buffers
                 a.send(b"%05d" % i)
                 piece = await stream.__anext__()
                 assert len(piece) == 5
@@ -1022,7 +1022,7 @@ async def test_recv_multishot_when_data_come_then_pieces_that_return(ring) -> No
 
 @on_each_loop
 async def test_recv_multishot_when_the_kernel_has_no_groups_then_it_is_not_asked(ring, monkeypatch) -> None:
-    """5.10.46 does not refuse a RECV that is multishot, and reports the end of the stream."""
+    """5.10.46 does not reject a multishot RECV, and reports the end of the stream."""
     monkeypatch.setattr(asyncring.AsyncRing, "supports", lambda ring, opcode: False)
     monkeypatch.setattr(asyncring.ops, "prep_recv_multishot", None)
     with a_pair() as (a, b):
@@ -1194,7 +1194,7 @@ async def test_waitid_when_a_child_ends_then_it_is_reaped_once(ring, monkeypatch
     if not hasattr(os, "waitid"):
         with pytest.raises(NotImplementedError, match=r"os\.waitid"):
             await ring.waitid(0, os.getpid())
-        pytest.skip("this Python has no os.waitid()")
+        pytest.skip("os.waitid() in this Python")
     for lacking in (False, True):
         if lacking:
             monkeypatch.setattr(ring.__class__, "supports", lambda self, opcode: False)
@@ -1217,7 +1217,7 @@ async def test_waitid_when_a_child_ends_then_it_is_reaped_once(ring, monkeypatch
 
 @on_each_loop
 async def test_futex_when_another_process_wakes_then_true(ring) -> None:
-    word = mmap.mmap(-1, 4096)  # closed when the last request lets go of it
+    word = mmap.mmap(-1, 4096)  # closed when the last request releases it
     if not ring.supports(uapi.IORING_OP_FUTEX_WAIT):
         with pytest.raises(OSError, match="this kernel has no IORING_OP_FUTEX_WAIT"):
             await ring.futex_wait(word, 0)
@@ -1231,7 +1231,7 @@ async def test_futex_when_another_process_wakes_then_true(ring) -> None:
     while not woken:
         woken = await ring.futex_wake(memory)
     assert woken == 1 and await waiting is True
-    # A wake-up that comes too late is passed on.
+    # A wake-up that arrives too late is passed on.
     first = asyncio.ensure_future(ring.futex_wait(memory, 0))
     await asyncio.sleep(0)
     ring.flush()
@@ -1319,7 +1319,7 @@ def test_running_when_refused_then_unavailable_with_advice(monkeypatch, loop) ->
 
     async def main() -> None:
         if getattr(loop, "uring", None) is not None:
-            pytest.skip("the loop has a ring of its own")
+            pytest.skip("the loop has its own ring")
         assert not asyncring.available()
         assert "Ask root." in asyncring.reason()
         with pytest.raises(Unavailable, match="Ask root"):
@@ -1355,7 +1355,7 @@ def test_loop_when_closed_with_requests_in_flight_then_they_end_and_nothing_is_s
         ring = made[0]
         loop.call_soon(queue_and_stop)
         loop.run_forever()
-        unsent = ring.ring.sq.pending()  # of uvloop none: it ends its turn first
+        unsent = ring.ring.sq.pending()  # none with uvloop: it ends its turn first
         loop.close()
         assert loop.is_closed()
         assert in_flight(ring) == 0 and ring.ring.closed
@@ -1507,7 +1507,7 @@ def test_running_when_no_descriptor_is_left_for_the_mapping_then_unavailable(loo
 
     async def main() -> None:
         if hasattr(loop, "uring"):
-            pytest.skip("the loop has a ring of its own")
+            pytest.skip("the loop has its own ring")
         monkeypatch.setattr(mmap, "mmap", full)
         assert not asyncring.available()
         assert "RLIMIT_NOFILE" in asyncring.reason()
@@ -1550,7 +1550,7 @@ def test_child_when_forked_then_it_starts_afresh(loop) -> None:
 
 
 def take_away(monkeypatch, ring: asyncring.AsyncRing) -> None:
-    """Let the kernel refuse every call for a ring from now on, as a filter does."""
+    """Refuse every call for a ring from now on, as a filter does."""
 
     def gone(*arguments: Any, **options: Any) -> None:
         raise OSError(errno.EPERM, "a filter")
@@ -1594,7 +1594,7 @@ def test_ring_when_io_uring_is_taken_away_then_requests_fail_and_running_says_so
             assert sorted(blocks[1:]) == [([0, 1], [code] * 2, [0] * 2), ([0, 2], [code] * 2, [0] * 2)]
             monkeypatch.undo()
         assert "taken away" in told[0]["message"]
-        assert await asyncring.running().call(ops.prep_nop) == 0  # a ring can be had again
+        assert await asyncring.running().call(ops.prep_nop) == 0  # a ring is available again
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
@@ -1618,7 +1618,7 @@ def test_ring_when_it_is_taken_away_then_a_stream_without_buffers_says_so(monkey
                 pieces.append(await stream.__anext__())
             a.send(b"more")
             step = asyncio.ensure_future(stream.__anext__())
-            await settles(lambda: not in_flight(ring))  # it has ended for want of buffers
+            await settles(lambda: not in_flight(ring))  # it has ended for lack of buffers
             take_away(monkeypatch, ring)
             ring.call(ops.prep_nop)
             with pytest.raises(PermissionError):
@@ -1632,9 +1632,9 @@ def test_ring_when_it_is_taken_away_then_a_stream_without_buffers_says_so(monkey
         loop.run_until_complete(main())
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it may fall into a finalizer
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a strike may hit a finalizer
 def test_signal_handler_when_it_raises_at_any_moment_then_later_requests_end(loop) -> None:
-    """At any of ours: asyncio's own run_forever() does not survive an exception in its last lines."""
+    """In the package only: asyncio's own run_forever() does not survive an exception in its last lines."""
     armed = False
 
     def strike(number: int, frame: Any) -> None:
@@ -1645,7 +1645,7 @@ def test_signal_handler_when_it_raises_at_any_moment_then_later_requests_end(loo
         signal.setitimer(signal.ITIMER_REAL, 0.00005)  # soon again
 
     async def begin() -> None:
-        asyncring.running()  # before: where io_uring_setup returns, a descriptor may be lost
+        asyncring.running()  # first: a strike where io_uring_setup returns may lose a descriptor
 
     async def some() -> None:
         ring = asyncring.running()
@@ -1682,7 +1682,7 @@ def test_signal_handler_when_it_raises_at_any_moment_then_later_requests_end(loo
 
 @contextlib.contextmanager
 def a_strike_where_it_begins(name: str):
-    """Raise KeyboardInterrupt where a function of the package begins, as a signal handler may."""
+    """Raise KeyboardInterrupt at the start of a function of the package, as a signal handler may."""
     ours = os.path.dirname(asyncring.__file__)
     struck: list[str] = []
 
@@ -1704,7 +1704,7 @@ def a_strike_where_it_begins(name: str):
     "name", ["_turn", "_complete", "_take", "_end", "_timer_ended", "_part_ended", "handle"]
 )
 def test_signal_handler_when_it_raises_where_a_function_begins_then_nobody_waits_for_ever(loop, name) -> None:
-    """Later requests end, and so do tasks that are cancelled, as asyncio.run() does then."""
+    """Later requests complete, and so do tasks that are cancelled, as asyncio.run() does then."""
     rounds = {"_part_ended": 2, "handle": 3, "_timer_ended": 4, "_take": 4, "_end": 4}
 
     async def some(r: int) -> None:
@@ -1743,14 +1743,14 @@ def test_signal_handler_when_it_raises_where_a_function_begins_then_nobody_waits
         with a_strike_where_it_begins(name) as struck, contextlib.suppress(KeyboardInterrupt):
             loop.run_until_complete(task)
         if not struck:
-            assert name == "_turn" and isinstance(loop, aio.IoUringEventLoop)  # which has no turn of its own
-        # The loop is busy: that nothing is to be called does not tell.
+            assert name == "_turn" and isinstance(loop, aio.IoUringEventLoop)  # which has no separate turn
+        # The loop is kept busy: an empty list of callbacks must not be what reveals it.
         busy = [loop.create_task(others()) for _ in range(3)]
         ends(loop.create_task(end()))
         task.cancel()
         ends(task, *busy)
         if not task.cancelled():
-            task.exception()  # it is told
+            task.exception()  # retrieve it, so that it is not logged
         loop.close()
 
 
@@ -1773,14 +1773,14 @@ def test_close_when_a_signal_handler_raises_then_it_can_be_called_again(loop, na
 
 @on_each_loop
 async def test_chain_when_it_is_cancelled_unsent_then_no_nop_is_taken_for_a_descriptor(ring) -> None:
-    """A part that was withdrawn completes with 0, as a NOP does; descriptor 0 is somebody's."""
+    """A withdrawn part completes with 0, as a NOP does; descriptor 0 belongs to somebody."""
     got: list[list[int]] = []
     with open(os.devnull, "rb") as file:
         name = buffers.path("/")
         chain = ring.chain(
             (ops.prep_nop,), (ops.prep_openat, -100, name, os.O_RDONLY, 0), late=got.append
         )
-        # As when the kernel took the first part only.
+        # As if the kernel had consumed the first part only.
         slot_of = ring._slot_of
         ring._slot_of = lambda at, token: None if token == chain.token else slot_of(at, token)
         try:
@@ -1794,7 +1794,7 @@ async def test_chain_when_it_is_cancelled_unsent_then_no_nop_is_taken_for_a_desc
 
 
 def test_ring_when_its_descriptor_was_closed_and_its_number_is_used_again_then_that_file_stays_open() -> None:
-    """Ring.lost() lets go of a number that is not the ring's any more."""
+    """Ring.lost() abandons a number that is no longer the ring's."""
     reported: list[dict[str, Any]] = []
 
     async def main() -> None:

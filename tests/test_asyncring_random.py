@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.requires_io_uring, pytest.mark.leakcheck]
 
 @pytest.fixture(scope="module", autouse=True)
 def _uvloop_opens_what_it_keeps() -> None:
-    """Let uvloop open the pipe that the process keeps, before descriptors are counted."""
+    """Let uvloop open the pipe that the process keeps before descriptors are counted."""
     try:
         import uvloop
     except ImportError:

@@ -91,7 +91,7 @@ def test_bytewise_store_then_no_value_ahead_of_the_new_one(old, step):
     words._bytes = Bytes()
     words[0] = new
     assert seen[-1] == new
-    for value in seen:  # behind the new value, or equal to it, counted around the wrap
+    for value in seen:  # before the new value or equal to it, modulo the wrap
         assert (new - value) & 0xFFFFFFFF < 2**31
 
 

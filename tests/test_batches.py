@@ -173,9 +173,9 @@ def test_turn_with_a_timeout_then_it_lasts_as_long_and_enters_once(ring):
             assert time.monotonic_ns() - started >= timeout_ns
             after = ring.statistics()
             in_call = bool(ring.features & uapi.IORING_FEAT_EXT_ARG)
-            # Else a TIMEOUT is an SQE (before 5.11), unless the time is up before it is made.
+            # Otherwise (before 5.11) a timeout is an SQE, unless the time is up before it is made.
             assert after.submitted - before.submitted in ((1,) if in_call else (1, 2))
-            # Some rings are always asked for completions, and the thread of an SQPOLL ring is woken.
+            # Some rings always enter for completions, and the thread of an SQPOLL ring is woken.
             asked = ring.need_enter() or ring.flags & uapi.IORING_SETUP_SQPOLL
             if in_call and not asked:
                 assert after.enters - before.enters == 1
@@ -183,7 +183,7 @@ def test_turn_with_a_timeout_then_it_lasts_as_long_and_enters_once(ring):
         found: list = []
         while len(found) < 4:
             found += ring.submit_and_reap(1, 10_000_000_000)
-        # 5.10 does not cut the masks: POLLRDNORM is in them, too.
+        # 5.10 does not restrict the masks: they contain POLLRDNORM, too.
         assert sorted((cqe[0], cqe[1] & select.POLLIN) for cqe in found) == [(i, 1) for i in range(4)]
     finally:
         os.close(reader)
@@ -209,7 +209,7 @@ def test_turn_with_an_sqe_that_stops_the_batch_then_the_rest_follows():
         sqe[0] = BAD
         queue(ring, 2, 2)
         found = ring.submit_and_reap(4)
-        # 6.1 and older answer the wrong one first.
+        # 6.1 and older complete the bad one first.
         assert sorted(cqe[:2] for cqe in found) == [(0, 0), (1, -errno.EINVAL), (2, 0), (3, 0)]
 
 

@@ -14,7 +14,7 @@ import pytest
 
 BENCH = Path(__file__).resolve().parent.parent / "bench"
 
-#: Each system of each table once, in one process: what takes long otherwise is to start so many.
+#: Each system of each table once, in one process: starting so many processes would take long.
 EVERYTHING = """
 import argparse, dataclasses, json, os, pathlib, signal, sys
 sys.path.insert(0, sys.argv[1])
@@ -38,7 +38,7 @@ def close_all(thing):
 
 
 def serve(name):
-    # Before any ring or thread is there, so that fork() is harmless.
+    # Before any ring or thread exists, so that fork() is harmless.
     source, target = os.pipe()
     child = os.fork()
     if child == 0:
@@ -115,7 +115,7 @@ def everything(tmp_path_factory):
 @pytest.mark.long
 @pytest.mark.requires_io_uring
 def test_run_when_each_system_of_each_table_does_a_round_then_all_but_what_is_missing_report(everything):
-    """Missing are peers, C, and what this kernel, file system or Python lacks; anything else is an error."""
+    """Only peers, C, and features that this kernel, file system or Python lacks may be missing."""
     found = json.loads(everything.read_text())
     for title, name, why in found["left_out"]:
         peer = re.match(r"uvloop|aiofiles|uring-api|liburing|C with", name)
@@ -195,7 +195,7 @@ def test_run_when_the_systems_are_listed_then_each_is_known():
                 known = name.startswith(run.C) or (table.workload, name) in systems.SYSTEMS
                 assert known, (table.title, name)
                 listed.add((table.workload, name))
-    # No other does what is in no table, but strategies that share a loop with those which are.
+    # Every workload has a table, but not every system: some are defined in a loop with listed ones.
     workloads = {workload for workload, _ in listed}
     assert {workload for workload, _ in systems.SYSTEMS} - workloads == {"talk"}
 
@@ -211,7 +211,7 @@ def test_every_python_figure_of_the_readme_then_from_the_stored_results():
 
 
 def test_readme_table_when_its_rows_are_looked_up_then_run_measures_them():
-    """A row that a stored run lacks is not shown: one that no run can have would never be missed."""
+    """A row that a stored run lacks is not shown, so a row that no run can have would go unnoticed."""
     run, readme_table = modules("run", "readme_table")
     measured = {table.title: table.systems for table in run.tables(False, BENCH)}
     for _, title, ours, others in readme_table.ROWS:

@@ -324,7 +324,7 @@ def adopt(before: bytes, tail: int) -> tuple[bytearray, buffers.BufferRing]:
     memory = bytearray(before)
     ring = buffers.BufferRing(memory, len(before) // 16)
     ring.tail = tail
-    memory[:] = before  # making the ring has set the tail to 0
+    memory[:] = before  # creating the ring has set the tail to 0
     return memory, ring
 
 
@@ -439,7 +439,7 @@ def test_provided_buffers_when_the_cqe_is_impossible_or_given_back_twice_then_an
         group.take(4, buffer | 2 << 16)
     with pytest.raises(ValueError, match="not ours"):
         group.recycle(piece.bid, piece.bid)
-    # The first of the two is the kernel's: it is in the ring, and the tail says so.
+    # The first of the two belongs to the kernel: it is in the ring, before the tail.
     assert struct.unpack_from("=H", ring._bytes, 14)[0] == ring.tail == 5
     with pytest.raises(ValueError, match="not ours"):
         group.recycle(2)
@@ -476,7 +476,7 @@ def test_ints_when_a_value_is_no_descriptor_then_the_message_names_it(value):
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="no /proc/self/maps")
 def test_allocate_then_the_memory_is_private():
-    """Kernels before 5.12 do not register memory that is shared."""
+    """Kernels before 5.12 do not register shared memory."""
     memory = buffers.allocate(1 << 20)
     address = buffers.pin(memory, writable=True).address
     with open("/proc/self/maps", encoding="ascii") as file:
@@ -493,7 +493,7 @@ def test_recvmsg_out_when_name_and_control_were_cut_then_the_parts_do_not_overla
     head = uapi.io_uring_recvmsg_out.pack(namelen=100, controllen=1000, payloadlen=3, flags=0)
     name = struct.pack("=HH", 12345, 7)
     control = buffers.pack_control([(1, 2, b"\1\2\3\4")]).ljust(32, b"\0")
-    # What follows would be taken for one more item.
+    # The following bytes would be taken for one more item.
     out = buffers.recvmsg_out(head + name + control + buffers.pack_control([(8, 9, b"")]), msg)
     assert out.name == (12345, name[2:])
     assert out.control == [(1, 2, b"\1\2\3\4")]

@@ -49,7 +49,7 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make")
 
 @pytest.fixture
 def archive(tmp_path):
-    """Return a function that runs the tool among made-up programs, and the folder of everything."""
+    """Return a function that runs the tool with fake programs, and their folder."""
     tools = tmp_path / "tools"
     tools.mkdir()
     for name, script in (

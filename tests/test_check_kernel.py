@@ -74,7 +74,7 @@ def test_no_io_uring_then_the_reason_and_1(tool, monkeypatch, capsys):
     error = "io_uring_setup: EPERM. Cause: policy. As the call saw it."
     answers = found(usable=False, status="denied", cause="lsm", error=error, advice="What to do.")
     monkeypatch.setattr(probe, "capabilities", lambda refresh: answers)
-    monkeypatch.setattr(probe, "prove", lambda: pytest.fail("there is no ring to prove anything with"))
+    monkeypatch.setattr(probe, "prove", lambda: pytest.fail("there is no ring for prove()"))
     assert tool.main([]) == 1
     text = capsys.readouterr().out
     assert "DENIED by lsm" in text
@@ -156,7 +156,7 @@ def test_wrong_usage_then_2(tmp_path):
     header.write_text("#define IORING_SETUP_IOPOLL (1U << 0)\n", encoding="ascii")
     assert run("--header", header).returncode == 0
     assert run("--no-such-option").returncode == 2
-    assert run("--kernels", "--header", header).returncode == 2  # one of them would be left out
+    assert run("--kernels", "--header", header).returncode == 2  # one of the two would be ignored
 
 
 def test_release_key_then_numbers_are_compared_as_numbers(tool):

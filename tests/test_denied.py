@@ -39,7 +39,7 @@ pytestmark = [
     pytest.mark.skipif(not (ROOT / "docs").exists(), reason="docs/ is not here"),
 ]
 
-# name -> the filter, and the cause that is told.
+# name -> the filter, and the reported cause.
 REFUSALS = {
     "EPERM": (filtered(ERRNO | errno.EPERM), "seccomp"),
     "ENOSYS": (filtered(ERRNO | errno.ENOSYS), "seccomp"),
@@ -64,7 +64,7 @@ COMMANDS = {
     "python3 -m rawuring.play > ring.html": (["-m", "rawuring.play"], "<!", 0),
     "python3 -m rawuring.play run.jsonl > run.html": (["-m", "rawuring.play", "TMP/run.jsonl"], "<!", 0),
     "python3 -m rawuring.layout": (["-m", "rawuring.layout"], "A ring of 8 SQEs", 0),
-    "python3 -m rawuring.inspect PID": (["-m", "rawuring.inspect", "self"], "", 1),  # no ring there
+    "python3 -m rawuring.inspect PID": (["-m", "rawuring.inspect", "self"], "", 1),  # which has no ring
     "python3 -m rawuring.inspect PID --explain": (["-m", "rawuring.inspect", "self", "--explain"], "", 1),
     "python3 -m rawuring.inspect --all": (["-m", "rawuring.inspect", "--all"], "", (0, 1, 4)),
     "python3 -m rawuring.aio script.py": (["-m", "rawuring.aio", "SCRIPT"], "ran\n", 0),
@@ -107,7 +107,7 @@ COMMANDS = {
     "python3 tools/build_zipapp.py": (["tools/build_zipapp.py", "--output", "TMP/probe.pyz"], "", 0),
     "python3 -I -S dist/rawuring-probe.pyz": (["TMP/probe.pyz"], *PROBE),
 }  # fmt: skip
-# Run by other tests and by CI, and take minutes, or need a network.
+# Run by other tests and by CI; they take minutes, or need a network.
 EXCUSED = (
     "tools/run_tests.py", "tools/run_cpython_tests.py", "tools/try_libraries.py", "tools/build_packages.py",
     "tools/test_copies.py", "tools/build_docs.py", "tools/kernel_matrix", "tools/run_file_tests.py",
@@ -207,7 +207,7 @@ def run(command, code, folder):
         if not pid:
             status = 70
             try:
-                signal.alarm(60)  # ends what hangs
+                signal.alarm(60)  # ends a child that hangs
                 os.dup2(out.fileno(), 1)
                 os.dup2(out.fileno(), 2)
                 sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
@@ -246,13 +246,13 @@ def named_in_the_pages():
     """Find the commands: separate lines, in the tables and in the text."""
     text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
     found = re.findall(r"(?:^    |`)(python3? [^`#\n]*?) *(?:`|#|$)", text, re.MULTILINE)
-    return {re.sub(r"^python ", "python3 ", each) for each in found} - {"python3 -I -S"}  # no command
+    return {re.sub(r"^python ", "python3 ", each) for each in found} - {"python3 -I -S"}  # not a command
 
 
 def test_commands_of_the_pages_then_each_is_run_here_or_excused():
     named = {each for each in named_in_the_pages() if not any(word in each for word in EXCUSED)}
     assert named - set(COMMANDS) == set()
-    assert set(COMMANDS) - named == set(), "in no page any more"
+    assert set(COMMANDS) - named == set(), "no longer on any page"
 
 
 @pytest.mark.long
@@ -283,7 +283,7 @@ def test_refused_then_all_of_it_does_what_it_says(refusal, tmp_path):
     wrong = []
     for (command, _, begin, expected), (status, text) in zip(jobs, json.loads(done.stdout)):
         right = status in expected if isinstance(expected, tuple) else status == expected
-        if begin == "Unavailable":  # a program of the user's: the traceback is his, the last line tells all
+        if begin == "Unavailable":  # a user's program: its own traceback, then the message
             last = text.splitlines()[-1]
             right &= "Unavailable: " in last and f"Cause: {cause}." in last
         else:

@@ -86,7 +86,7 @@ def test_snippet_when_run_then_it_prints_what_the_page_says(snippet):
         assert out.getvalue() == snippet.prints
 
 
-# What asyncio and tempfile need of Windows they look for when they are imported.
+# asyncio and tempfile look for Windows features when they are imported.
 ELSEWHERE = """
 import asyncio, contextlib, ctypes, io, json, os, sys, tempfile
 
@@ -161,7 +161,7 @@ def test_pages_when_listed_then_each_is_in_the_site():
 
 
 def test_pages_and_pictures_then_links_lead_to_each_from_the_first():
-    """Without the menu of the site: on a code host there is none."""
+    """By links alone: a code host does not show the site's menu."""
     docs = ROOT / "docs"
     waiting, reached = [docs / "index.md"], set()
     while waiting:
@@ -181,7 +181,7 @@ def test_examples_when_listed_then_each_is_on_the_page():
 
 def test_pages_when_read_in_order_then_next_is_the_next_of_the_menu():
     menu = re.findall(r": ([\w-]+)\.md$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
-    assert menu[0] == "index"  # from which one chooses
+    assert menu[0] == "index"  # which links to the rest
     for page, following in zip(menu[1:], menu[2:]):
         text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
         assert re.findall(r"^Next: .*\]\((.*)\.md\)", text, re.MULTILINE) == [following], page
@@ -224,7 +224,7 @@ def test_functions_in_the_tables_of_the_reading_pages_then_the_files_have_them()
 
 
 # ------------------------------------------------------------------------------------------------------
-# What is generated
+# Generated parts
 
 
 def build_docs():
@@ -245,7 +245,7 @@ def test_build_docs_when_checked_then_the_exit_code_tells(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------
-# The API reference: what mkdocstrings gets. build_docs.py --site checks that the site has every name.
+# The API reference: the input of mkdocstrings. build_docs.py --site checks that the site has every name.
 
 DOCSTRING = """Cancel requests by user_data.
 
@@ -281,7 +281,7 @@ def test_docstring_that_names_others_then_links_to_them():
 
 
 def test_every_docstring_as_markdown_then_each_word_is_still_there():
-    """Compared without markup and spaces, which is all that may change."""
+    """Compared without markup and spaces, which alone may change."""
     tool = build_docs()
     plain = re.compile(r"[\s`\\:]|\]\[rawuring[\w.]*\]|\[(?=`)|```(?:text|python)")
     count = 0

@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Measure before the first of them."""
+    """Measure before the first test."""
     if not _before and item.get_closest_marker("faults"):
         _before.update(footprint())
 
@@ -34,7 +34,7 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Report the faults that were thrown at the library."""
+    """Report the injected faults."""
     if not _before:
         return
     gc.collect()

@@ -25,7 +25,7 @@ figures: Counter[str] = Counter()
 
 
 def _limits() -> None:
-    resource.setrlimit(resource.RLIMIT_CPU, (180, 180))  # a third of it goes where Python is slow
+    resource.setrlimit(resource.RLIMIT_CPU, (180, 180))  # a third of it is used where Python is slow
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     size = 8 << 30 if PYPY else 4 << 30  # PyPy reserves more than it uses
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
@@ -63,7 +63,7 @@ def name_of_status(code: int) -> str:
 
 
 class Struck(Exception):
-    """What a signal handler raises."""
+    """Raised by a signal handler."""
 
 
 def finalizing(frame: FrameType | None) -> bool:
@@ -80,8 +80,8 @@ def strike(
     """Raise at the at-th moment at which CPython 3.11 and newer run signal handlers in the package.
 
     Or call a handler; or count the moments in some of its files only. Moments are the entry of a function and
-    the end of a call of one in C. (Signal handlers are also run where a loop jumps back, which is right after
-    a call wherever it matters.) Gives a list, empty when the block ended first.
+    the return of a C function. (Signal handlers also run where a loop jumps back, which is right after
+    a call wherever it matters.) Yields a list, empty if the block ended first.
     """
     struck: list[int] = []
     seen = 0
@@ -110,7 +110,7 @@ def strike(
 def strike_anywhere(at: int) -> Iterator[list[int]]:
     """Raise before the at-th instruction of the package, as CPython before 3.11 and PyPy run signal handlers.
 
-    Gives a list, empty when the block ended first.
+    Yields a list, empty if the block ended first.
     """
     struck: list[int] = []
     seen = 0
@@ -139,8 +139,8 @@ def strike_anywhere(at: int) -> Iterator[list[int]]:
         sys.settrace(before)
 
 
-#: For children: filter(CALL, FIELD) answers a system call with the errno that stands in one of its arguments,
-#: or always with the same. x86-64 and the 64-bit table of arm64 and riscv64.
+#: For children: filter(CALL, FIELD) answers a system call with the errno given by one of its arguments,
+#: or always with the same errno. x86-64 and the 64-bit table of arm64 and riscv64.
 SECCOMP = r"""
 import ctypes, errno, os, struct, sys
 def _statement(code, k, jt=0, jf=0):

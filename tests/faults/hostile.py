@@ -46,14 +46,14 @@ MODULES = (
     "aio", "fakekernel",
 )  # fmt: skip
 
-#: What a caller may get, with words: Python's own errors for wrong values and the library's.
+#: The errors that a caller may get, with a message: Python's own for wrong values, and the library's.
 FINE = (TypeError, ValueError, OverflowError, OSError, BufferError, LookupError, NotImplementedError,
         MemoryError, rings.SubmissionQueueFull, rings.WrongThread, fakekernel.BrokenRing,
         asyncio.TimeoutError)  # fmt: skip
 
 
 class Sabotage(ValueError):
-    """What a hostile object raises, and the caller gets back."""
+    """Raised by a hostile object, and passed through to the caller."""
 
 
 class RaisingIndex:
@@ -85,7 +85,7 @@ class RaisingIter:
 
 
 def hostile_values():
-    """Make them anew: some can be used up."""
+    """Make them anew: some can be exhausted."""
     with open(os.devnull) as closed:
         pass
     gone = socket.socket()
@@ -201,13 +201,13 @@ def a_loop():
         loop.close()
 
 
-#: The socket of the ring that is being swept, behind what stands for none.
+#: The socket of the ring that is being swept; the first entry stands for none.
 sockets = [None]
 
 
 @contextlib.contextmanager
 def on_an_async_ring(make):
-    """Make something on the private ring of a loop, which runs what a call returns."""
+    """Make something on the private ring of a loop, which awaits the results of calls."""
     from rawuring import asyncring
 
     loop = asyncio.SelectorEventLoop()
@@ -226,7 +226,7 @@ def on_an_async_ring(make):
 
 
 def run_what_was_returned(thing, result):
-    """Await what can be awaited, for a moment; take one step of what can be iterated over."""
+    """Await an awaitable result for a moment; take one step of an iterable one."""
     source = getattr(thing, "_source", None)
     loop = getattr(getattr(source or thing, "ring" if source else "_ring", thing), "_loop", None)
     if hasattr(result, "__anext__"):
@@ -269,7 +269,7 @@ def zcrx():
     return register.ZcrxIfq(0, area, 0, region, offsets, 8)
 
 
-#: Class -> how to make one. A class that is not here fails the test: say how, or why not.
+#: Class -> how to make one. A class that is missing here fails the test: add a way, or the reason for none.
 MAKERS = {
     "asyncring.AsyncRing": lambda: on_an_async_ring(lambda ring, sock: ring),
     "asyncring.Mailbox": lambda: on_an_async_ring(lambda ring, sock: ring.mailbox()),
@@ -334,7 +334,7 @@ def with_request(make):
 
 @contextlib.contextmanager
 def closed(make):
-    """Make something that was closed before it is used."""
+    """Make something that was closed before its use."""
     with contextlib.ExitStack() as stack:
         thing = stack.enter_context(make())
         stack.close()
@@ -350,14 +350,14 @@ def variants(label, make):
         yield f"closed {label}", lambda: closed(make)
 
 
-#: Parameters that take an object of this library or of the caller's, which is used as it is: a wrong one
-#: gives Python's own AttributeError, which names the attribute that it lacks.
+#: Parameters that take an object of this library or of the caller's, which is used unchecked: a wrong one
+#: raises Python's own AttributeError, which names the missing attribute.
 OBJECTS = {
     "node", "old_node", "new_node", "key", "keys", "events of dispatch", "prep", "handler", "msg", "target",
     "callback", "ring",
 }  # fmt: skip
 
-#: Waits that may go on for ever when the value is right; the alarm ends them.
+#: Waits that may last forever if the value is valid; the alarm ends them.
 WAITS = {"wait_nr", "timeout_ns", "timeout", "max_ns", "block_ns", "min_wait_usec"}
 
 
@@ -429,7 +429,7 @@ class Sweep:
         self.found.append(f"{what} with {type(value).__name__} {ascii(value)[:60]}: {problem}")
 
     def attempt(self, what, name, function, arguments, keywords, value, parameter):
-        """Call once; note everything that no caller should see."""
+        """Call once; record everything that no caller should see."""
         global calling
         self.calls += 1
         waits = parameter in WAITS
@@ -455,7 +455,7 @@ class Sweep:
             if (not isinstance(error, NotImplementedError) and not words.strip()) or words == "None":
                 self.complain(what, value, f"{type(error).__name__} without words")
         except asyncio.CancelledError:
-            self.refused += 1  # of a future whose loop is closed
+            self.refused += 1  # by a future whose loop is closed
         except struct.error as error:
             self.refused += 1
             if parameter != "arguments" or not str(error):  # of a prep function: see the head of ops.py
@@ -496,9 +496,9 @@ class Sweep:
             if parameter == "events" and name == "dispatch":
                 parameter = "events of dispatch"
             self.attempt(what, name, function, positional, keywords, value, parameter)
-            # A request that was never made, or with another token than it has, never ends.
+            # A request that was never made, or has another token, never completes.
             if isinstance(thing, inflight.InFlight):
-                with contextlib.suppress(rings.RingClosed):  # the ring is gone, too
+                with contextlib.suppress(rings.RingClosed):  # the ring is closed as well
                     thing.ring.discard()
                 thing.entries.clear()
             if fd is not None:
@@ -515,7 +515,7 @@ class Sweep:
                     self.complain(f"{label}.{name}", value, "hangs afterwards")
                 except BaseException as error:
                     if name == "answer" and isinstance(value, type):
-                        continue  # int(res, flags): a handler, which raises when it is called
+                        continue  # int(res, flags): as a handler it raises when called
                     self.complain(f"{label}.{name}", value, f"closing afterwards: {error!r}")
 
     def klass(self, label, kind, fds):

@@ -25,9 +25,9 @@ import leaks
 
 from rawuring import files
 
-#: Functions whose descriptor is closed or whose function is called: those get no descriptor of the sweep.
+#: Functions that close their descriptor or call their argument: they get no descriptor of the sweep.
 OWN = {"close_fd": {"fd"}, "call": {"function"}}
-#: Errors of the standard library that have no words.
+#: Errors of the standard library without a message.
 SILENT = (MemoryError, asyncio.CancelledError, RecursionError)
 
 
@@ -50,7 +50,7 @@ def usual(name, fd):
 
 
 def forbidden(label, parameter, value):
-    """Tell whether a value would close or fill what the sweep itself needs."""
+    """Tell whether a value would close or fill a descriptor that the sweep itself needs."""
     number = value if isinstance(value, int) else None
     if parameter in OWN.get(label, ()) and number is not None and 0 <= number < 3:
         return True
@@ -58,7 +58,7 @@ def forbidden(label, parameter, value):
 
 
 async def consume(found):
-    """Await what can be awaited, and take a few steps of what can be iterated over."""
+    """Await an awaitable result, and take a few steps of an iterable one."""
     if hasattr(found, "__aiter__"):
         try:
             for _ in range(3):
@@ -76,7 +76,7 @@ async def consume(found):
 
 
 def one_call(function, label, parameters, place, value, found):
-    """Call once; note what no caller should see; return whether it was refused."""
+    """Call once; record what no caller should see; return whether it was rejected."""
     fd = os.open("file", os.O_RDWR)
     what = f"{label}({parameters[place].name}) with {type(value).__name__} {ascii(value)[:60]}"
     positional, keywords = [], {}
@@ -106,7 +106,7 @@ def one_call(function, label, parameters, place, value, found):
             found.append(f"{what}: {type(error).__name__} without words")
         return True
     except BaseException as error:
-        # What a caller's own object lacks, or raises when it is called.
+        # The caller's own object lacks an attribute, or raises when it is called.
         theirs = parameters[place].name in ("ignore", "items", "paths")
         ours = isinstance(error, AttributeError) and not theirs
         if ours or not isinstance(error, Exception):
@@ -152,12 +152,12 @@ def method_of(kind, label):
 
 
 def make(kind):
-    """Return what opens a file of a kind; those that are wrapped answer what others have written."""
+    """Return a function that opens a file of a kind; wrapped files contain data written by others."""
     return files.open("file", "r+b", 0) if kind == "raw" else files.open("file", kind)
 
 
 def methods(kind):
-    """List the public methods of a kind of object, with what calls each."""
+    """List the public methods of a kind of object, with a function that calls each."""
 
     async def names():
         if kind == "Path":
@@ -171,7 +171,7 @@ def methods(kind):
 
 
 def functions(module_name):
-    """List what is swept: a label and a function each."""
+    """List the swept functions, each with a label."""
     if module_name == "objects":
         for kind in ("Path", "r+b", "r+", "raw"):
             yield from methods(kind)
@@ -189,7 +189,7 @@ def functions(module_name):
 
 
 def fill():
-    """Make what the calls use, if an earlier one has removed it."""
+    """Make the files that the calls use, if an earlier call has removed them."""
     os.makedirs(os.path.join("tree", "below"), exist_ok=True)
     for path in ("file", os.path.join("tree", "file")):
         if not os.path.isfile(path):

@@ -27,8 +27,8 @@ needs_ring = pytest.mark.requires_io_uring
 # ------------------------------------------------------------------------------------------------------
 # Random bytes as SQEs
 
-#: What may be asked with any arguments: it writes to no memory by address, opens no file, ends no process,
-#: and waits for nothing for ever. The restriction shuts out the rest.
+#: Operations that are safe with any arguments: they write to no memory by address, open no file, end no
+#: process, and do not wait forever. The restriction excludes the rest.
 HARMLESS = (
     "NOP",
     "POLL_ADD",
@@ -129,7 +129,7 @@ def test_harmful_operations_when_restricted_then_all_refused():
 
 
 # ------------------------------------------------------------------------------------------------------
-# Hostile arguments: run in a child, for a crash must be seen as such
+# Hostile arguments: run in a child, so that a crash is detected
 
 HOSTILE = """
 import ctypes, importlib, inspect, os, signal, sys, warnings
@@ -144,7 +144,7 @@ FINE = (TypeError, ValueError, OverflowError, BufferError, OSError, KeyError, In
 VALUES = [None, -1, 0, 1, 2**15, 2**31, 2**32, 2**63, 2**64, -(2**63), 1.5, "text", b"", b"bytes",
           bytearray(3), [], [-1], [2**40], (), {}, object(), float("nan"), "a" + chr(0) + "b", chr(0xd800),
           memoryview(b"abc"), range(3), True, lambda *a, **k: None]
-#: What would end, block or change the machine by design when its arguments happen to be right.
+#: Functions that would end, block or change the machine by design if their arguments happen to be valid.
 SKIP = {"trace", "main", "run", "install", "thread_lives"}
 os.chdir("/")
 def attempt(function, arguments):
@@ -233,7 +233,7 @@ def test_hostile_arguments_then_exceptions_and_no_crash(module, tmp_path):
     calls, refused = map(int, check_child(done).split())
     figures["hostile calls"] += calls
     figures["hostile calls refused"] += refused
-    assert calls == 0 or refused or module in ("uapi", "rings")  # rings: Statistics, which takes anything
+    assert calls == 0 or refused or module in ("uapi", "rings")  # rings: Statistics, which accepts anything
 
 
 @needs_ring

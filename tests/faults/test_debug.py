@@ -32,7 +32,7 @@ def watched(monkeypatch, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------
-# Off, it is not there
+# Switched off, it does not exist
 
 
 def test_off_then_the_module_is_not_even_imported():
@@ -105,7 +105,7 @@ def test_decode_then_readable():
 
 
 # ------------------------------------------------------------------------------------------------------
-# The checks: each of them was seen to say nothing when all is well, and to speak when it is not
+# The checks: each is silent on correct use, and reports the damage
 
 
 @needs_ring

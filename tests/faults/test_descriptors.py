@@ -58,7 +58,7 @@ def test_closed_while_watched_then_silent_as_epoll_is(chosen, pair):
     assert ready(chosen) == {(one.fileno(), 1)}
     fd = one.fileno()
     one.close()
-    if chosen.backend != "io_uring:poll_add":  # which keeps a closed file open, and says so
+    if chosen.backend != "io_uring:poll_add":  # which keeps a closed file open, as documented
         assert ready(chosen) == set()
     chosen.unregister(fd)
     assert ready(chosen) == set()
@@ -136,7 +136,7 @@ def test_half_shut_then_the_answer_is_epolls(chosen, pair, how, events, side):
 
 @pytest.mark.long
 def test_twenty_thousand_descriptors_then_each_is_watched():
-    """As many as the limit allows, where that is less: both ends of socket pairs."""
+    """Both ends of socket pairs; fewer if the limit requires it."""
     script = """
         import os, resource, socket, sys, warnings
         from rawuring import fdmon, selector
@@ -236,7 +236,7 @@ def test_random_changes_of_a_monitor_then_every_answer_is_polls(soak, patience):
 
 
 def test_registered_and_closed_without_a_word_then_no_other_handler_suffers():
-    """Numbers are closed under the monitor at random; those that live must go on being reported."""
+    """Descriptors are closed at random while they are watched; open ones must still be reported."""
     chance = random.Random(4)
     with fdmon.IoUringFDMon() as monitor:
         living = {}

@@ -29,7 +29,7 @@ from rawuring.fakekernel import fake_ring
 
 needs_ring = pytest.mark.requires_io_uring
 
-#: Every errno there is, but the two that mean "again" and "time is up" to io_uring_enter.
+#: Every errno except the two that mean "again" and "time is up" to io_uring_enter.
 ERRNOS = sorted(set(errno.errorcode) - {errno.EINTR, errno.ETIME})
 
 
@@ -104,7 +104,7 @@ def test_enter_fails_with_any_errno_then_nothing_is_lost(waiting):
 
 
 def registered(ring):
-    """Return the registered objects, without those held after a refusal that is not the kernel's."""
+    """Return the registered objects, without those held after an error that did not come from the kernel."""
     return {key: value for key, value in ring.resources.items() if key[0] != "unsure"}
 
 
@@ -121,7 +121,7 @@ def test_register_fails_with_any_errno_then_an_oserror_with_advice(monkeypatch):
         lambda ring: register.register_iowq_max_workers(ring),
     ]
     with rings.Ring(4, wish=rings.RECOMMENDED) as ring:
-        if ring.flags & uapi.IORING_SETUP_NO_SQARRAY:  # else it refuses by itself, but for the newest kernels
+        if ring.flags & uapi.IORING_SETUP_NO_SQARRAY:  # else it raises by itself, but on the newest kernels
             calls.append(lambda ring: register.resize_rings(ring, 8))
         for code in ERRNOS:
             monkeypatch.setattr(syscalls, "io_uring_register", refuse_with(code))
@@ -169,7 +169,7 @@ def test_taking_back_a_registration_fails_with_any_errno_then_its_memory_stays_h
 
 
 def test_random_faults_short_submits_and_late_answers_then_each_request_answered_once():
-    """Everything a kernel may do to a batch, in any order; seeded."""
+    """Everything that a kernel may do to a batch, in random order."""
     for seed in range(30):
         chance = random.Random(seed)
         with fake_ring(entries=8, cq_entries=8, sq_start=2**32 - 3, cq_start=2**32 - 5) as (kernel, ring):
@@ -204,7 +204,7 @@ def test_random_faults_short_submits_and_late_answers_then_each_request_answered
 
 
 # ------------------------------------------------------------------------------------------------------
-# Each errno, through seccomp, in a child: one number of the call says which
+# Each errno, through seccomp, in a child: one argument of the call selects it
 
 
 @needs_ring
@@ -407,7 +407,7 @@ def test_descriptors_run_out_at_any_point_then_a_clear_error_and_none_is_left():
 
 
 @needs_ring
-@pytest.mark.skipif(os.getuid() != 0, reason="root, to become somebody whose memory counts")
+@pytest.mark.skipif(os.getuid() != 0, reason="root, to become a user whose memory is limited")
 def test_memory_that_may_be_locked_runs_out_then_a_clear_error():
     script = """
         import errno, os, resource
@@ -582,7 +582,7 @@ def test_signal_handler_raises_at_any_moment_in_a_monitor_then_each_request_is_a
 @pytest.mark.unwatched("debug mode makes calls of its own in between")
 @pytest.mark.parametrize("change", ["unregister", "modify", "data", "select"])
 def test_signal_handler_raises_at_any_moment_in_a_change_then_no_answer_is_out_of_date(change):
-    """Answers are kept for busy descriptors; one that outlived its key was given for ever."""
+    """Answers are cached for busy descriptors; one that outlived its key was returned forever."""
     struck, at = [0], 0
     while struck:
         pairs = [socket.socketpair() for _ in range(16)]
@@ -595,7 +595,7 @@ def test_signal_handler_raises_at_any_moment_in_a_change_then_no_answer_is_out_o
                 sel.select(0)
             if change == "select":
                 sel.modify(a, selector.EVENT_READ, "older")
-                sel.select(0.001)  # in the ring: the next asks the set, and keeps the answer
+                sel.select(0.001)  # in the ring: the next one queries the set, and caches the answer
             with strike(at) as struck:
                 if change == "select":
                     sel.select(0)
@@ -626,7 +626,7 @@ def test_signal_handler_raises_at_any_moment_in_a_change_then_no_answer_is_out_o
 @pytest.mark.unwatched("debug mode makes calls of its own in between")
 @pytest.mark.parametrize("change", ["register", "unregister", "modify"])
 def test_signal_handler_raises_at_any_moment_in_a_change_then_no_poll_is_left_over(change):
-    """It answered for whatever had the number next."""
+    """It answered for the next file with that number."""
     struck, at = [0], 0
     while struck:
         (a, b), (c, d) = socket.socketpair(), socket.socketpair()
@@ -641,7 +641,7 @@ def test_signal_handler_raises_at_any_moment_in_a_change_then_no_poll_is_left_ov
                     sel.unregister(a)
                 else:
                     sel.modify(a, selector.EVENT_WRITE | selector.EVENT_READ)
-            b.send(b"x")  # to the old file, which a poll would hold
+            b.send(b"x")  # to the old file, which a poll would keep open
             sel.select(0)
             if a in sel.get_map():
                 sel.unregister(a)
@@ -658,7 +658,7 @@ def test_signal_handler_raises_at_any_moment_in_a_change_then_no_poll_is_left_ov
 
 
 class Clock:
-    """A monotonic clock that is set from outside."""
+    """A monotonic clock set by the test."""
 
     def __init__(self):
         self.ahead = 0
@@ -674,11 +674,11 @@ class Clock:
 
 @needs_ring
 def test_clock_jumps_ahead_in_a_wait_then_it_ends_and_requests_go_on(monkeypatch):
-    """As after a suspended virtual machine: late, but not stuck, and nothing is lost."""
+    """As after the suspension of a virtual machine: late, but not stuck, and nothing is lost."""
     clock = Clock()
     with rings.Ring(4) as ring:
         monkeypatch.setattr(syscalls.time, "monotonic_ns", clock)
-        ops.prep_poll_add(ring.get_sqe(), 1 << 20, 1, 5)  # not a descriptor: answers at once
+        ops.prep_poll_add(ring.get_sqe(), 1 << 20, 1, 5)  # not a descriptor: completes at once
         clock.jumps = [0, 3600 * 10**9]
         ring.submit_and_wait(1, 10**9)
         assert [cqe[0] for cqe in ring.reap()] == [5]
@@ -813,7 +813,7 @@ def test_exec_then_no_descriptor_goes_along():
     two.shutdown(socket.SHUT_WR)
     monitors = fdmon.IoUringFDMon(), fdmon.PollFDMon()
     with one, two, rings.Ring(2), monitors[0] as monitor, monitors[1], warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the selectors that take another's place
+        warnings.simplefilter("ignore")  # about selectors that replace others
         monitor.add(one.fileno(), select.POLLPRI)
         monitor.wait(0)  # parks it: one more descriptor
         chosen = [selector.IoUringSelector(name) for name in selector.STRATEGIES]
@@ -961,7 +961,7 @@ def test_stopped_and_continued_in_any_wait_then_nothing_is_lost(wait):
         assert child.stdout.readline() == b"ready\n"
         for i in range(60):
             os.kill(child.pid, signal.SIGSTOP)
-            os.waitpid(child.pid, os.WUNTRACED)  # until it has stopped (PyPy has no waitid)
+            os.waitpid(child.pid, os.WUNTRACED)  # until it has stopped (PyPy lacks waitid)
             if i % 2:
                 child.stdin.write(bytes([i]))
             os.kill(child.pid, signal.SIGCONT)

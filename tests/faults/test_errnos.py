@@ -26,7 +26,7 @@ from rawuring import aio, fdmon, ops, params, rings, selector, syscalls, uapi
 pytestmark = pytest.mark.requires_io_uring
 
 EVERY = sorted(errno.errorcode)
-#: With these the kernel takes the ring away for good, and monitors and selectors go on without it.
+#: These mean that the ring is lost for good; monitors and selectors continue without it.
 GONE = {errno.EBADF, errno.EOPNOTSUPP, errno.ENXIO}
 LOST = {errno.EPERM, errno.EACCES, errno.ENOSYS, *GONE}
 
@@ -47,7 +47,7 @@ class Injection:
 
     def enter(self):
         with contextlib.suppress(OSError):
-            syscalls.enter(-1, 0, 0, 0)  # the first call puts the function in place
+            syscalls.enter(-1, 0, 0, 0)  # the first call loads the function
         real = syscalls._syscall_enter
         replaced = lambda *arguments: self.fail() if self.left > 0 else real(*arguments)  # noqa: E731
         self.monkeypatch.setattr(syscalls, "_syscall_enter", replaced)
@@ -91,14 +91,14 @@ def readable(pair):
 
 @pytest.fixture
 def nothing_left():
-    """What is more afterwards was leaked."""
+    """Require that the test leaves no more resources than it found."""
     rings.Ring(2).close()
     with leaks.nothing_left():
         yield
 
 
 def seen(call):
-    """Return the errno that a caller gets, 0 for none; whatever is raised has words."""
+    """Return the errno that a caller gets, 0 for none; require that exceptions have a message."""
     try:
         call()
     except OSError as error:
@@ -126,7 +126,7 @@ def test_enter_fails_then_the_ring_says_so_or_goes_on_and_nothing_is_lost(
             inject.start(code, 5)
             found = seen(lambda: ring.submit_and_wait(queued, timeout_ns if queued else None))
             timed = bool(timeout_ns and queued)
-            # Before 5.11 a wait with a timeout is a request more, of the ring's own, and enter has no ETIME.
+            # Before 5.11 a wait with a timeout is a request of the ring's own, and enter has no ETIME.
             own = timed and not ring.features & uapi.IORING_FEAT_EXT_ARG
             again = code == errno.EINTR or (code == errno.ETIME and timed and not own)
             assert found == (0 if again else code), errno.errorcode[code]
@@ -147,14 +147,14 @@ def test_enter_fails_then_the_monitor_says_so_or_goes_on_and_reports(inject, not
             inject.start(code, times)
             found = seen(lambda: monitor.wait(10**9))
             assert found in (0, code), errno.errorcode[code]
-            lost = code in LOST and times > 1  # once is not for good: the call is made again
+            lost = code in LOST and times > 1  # once is temporary: the call is repeated
             assert (monitor.backend == "poll") == lost, (errno.errorcode[code], monitor.reason)
             if lost:
                 assert found == 0
                 assert errno.errorcode[code] in monitor.reason or os.strerror(code) in monitor.reason
             inject.start(code, 0)
             assert monitor.wait(10**9) == [(node, 1)]
-            if lost and code in GONE:  # left to the code that closed it: here there is none
+            if lost and code in GONE:  # left to the code that closed it: here nobody did
                 os.close(fd)
         figures["faults injected"] += times
 
@@ -259,7 +259,7 @@ def test_ring_cannot_be_made_then_an_error_with_the_errno_or_the_fallback(
     getattr(inject, call)()
     for code in EVERY:
         if code == errno.EINTR and call == "setup":
-            continue  # the call is made again
+            continue  # the call is repeated
         inject.start(code, 1000)
         found = seen(make)
         inject.start(code, 0)

@@ -54,7 +54,7 @@ def test_hostile_values_for_all_of_files_then_clear_errors_and_nothing_left(modu
 
 
 def test_every_public_class_then_the_sweep_knows_how_to_make_one():
-    """Without a ring, too: a new class must not go unnoticed where the sweep is skipped."""
+    """This needs no ring: a new class must be noticed even where the sweep is skipped."""
     known = {label for module in hostile.MODULES for label, _ in hostile.public_classes(module)}
     assert known == set(hostile.MAKERS)
 
@@ -74,7 +74,7 @@ def test_wait_for_what_is_no_number_then_refused_and_not_for_ever(queued, name, 
 
 
 def test_cancel_of_what_is_no_token_then_no_slot_is_taken():
-    """The slot kept the request before last, which would have been made a second time."""
+    """The slot kept the request before last, which would have been submitted a second time."""
     with fake_ring(entries=4) as (_, ring):
         table = inflight.InFlight(ring)
         for token in (None, "x", -1, 2**64, 0.5):
@@ -128,7 +128,7 @@ def test_buffer_that_does_not_fit_then_valueerror_and_none_is_added():
 
 
 def test_prep_functions_then_struct_error_is_documented():
-    """They are one pack each, so they raise what struct raises: see the head of ops.py."""
+    """Each is one pack, so they raise struct's errors: see the head of ops.py."""
     assert "struct.error" in ops.__doc__
     with pytest.raises((struct.error, ValueError)):  # the latter on PyPy
         ops.prep_nop(bytearray(64), -1)

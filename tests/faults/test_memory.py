@@ -58,7 +58,7 @@ class Scene:
         self.answers.append((res, flags))
 
     def aftermath(self) -> None:
-        """Use the memory for something else, let data come, and look whether anybody writes there."""
+        """Reuse the memory, send data, and check that nothing writes there."""
         self.ring = self.table = None
         gc.collect()
         assert self.memory.damage() == ""
@@ -80,7 +80,7 @@ class Scene:
 
 def held(scene: Scene) -> None:
     scene.table.entries[scene.table.hold(scene.note, scene.memory)] = (scene.note, (scene.memory,))
-    scene.table.entries.clear()  # it was never queued, so it would never end
+    scene.table.entries.clear()  # it was never queued, so it would never complete
 
 
 def queued(scene: Scene) -> None:
@@ -163,7 +163,7 @@ def by_close(scene: Scene) -> None:
     for token in queued:
         scene.table.entries.pop(token, None)
     scene.ring.close()
-    # When close() returns, each has said that it has ended; nothing is left to the kernel's own pace.
+    # When close() returns, each request has completed; nothing is left for the kernel to finish later.
     assert len(scene.answers) == before + len(waited_for)
     assert len(scene.table) == 0
 
@@ -174,7 +174,7 @@ def by_forgetting(scene: Scene) -> None:
         warnings.simplefilter("ignore", ResourceWarning)
         scene.ring = scene.table = None
         gc.collect()
-    assert not entries, "forgotten, and not waited for"
+    assert not entries, "forgotten without a wait for their completion"
 
 
 def by_a_cycle(scene: Scene) -> None:
@@ -235,7 +235,7 @@ def scene():
 @pytest.mark.parametrize("state", STATES, ids=lambda f: f.__name__)
 def test_ended_in_any_state_then_the_memory_is_ours_again(scene, state, end):
     if PYPY and end in (by_forgetting, by_a_cycle):
-        pytest.skip("reference counting (CPython): PyPy forgets later")
+        pytest.skip("reference counting (CPython): PyPy frees later")
     state(scene)
     figures["operations"] += 1
     end(scene)
@@ -246,7 +246,7 @@ def test_ended_in_any_state_then_the_memory_is_ours_again(scene, state, end):
 @pytest.mark.parametrize("angry", [False, True])
 @pytest.mark.parametrize("what", ["ring", "table"])
 def test_handler_that_starts_again_while_all_is_closed_then_the_memory_is_ours_again(scene, what, angry):
-    """A server that reads again after each answer did so on the ring that was being closed."""
+    """A server that reads again after each answer did so on a ring that was being closed."""
     scene.read()
     scene.ring.submit()
 
@@ -262,7 +262,7 @@ def test_handler_that_starts_again_while_all_is_closed_then_the_memory_is_ours_a
     table = scene.table
     with pytest.raises(ZeroDivisionError) if angry else contextlib.nullcontext():
         (scene.ring if what == "ring" else table).close()
-    # What raises while a ring is closed is called once more, and the second answer comes with that.
+    # A handler that raises while a ring is closed is called once more, with the second answer.
     assert (len(table), len(scene.answers)) == (0, 2 if angry and what == "ring" else 1)
     table.dispatch()
     ended = [res for res, _ in scene.answers]
@@ -318,7 +318,7 @@ def test_random_reads_then_every_checksum_is_right(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------
-# The whole process ends, under allocators that look for misuse
+# The whole process ends, under allocators that detect misuse
 
 EVERY_STATE = """
 import gc, os, signal, sys, threading, warnings
@@ -364,7 +364,7 @@ HOW = {
 
 
 def libc_malloc_debug() -> str:
-    """Find the library that does MALLOC_CHECK_ from glibc 2.34 on."""
+    """Find the library that implements MALLOC_CHECK_ from glibc 2.34 on."""
     for folder in ("/lib/x86_64-linux-gnu", "/lib/aarch64-linux-gnu", "/lib64", "/usr/lib64", "/usr/lib"):
         if os.path.exists(f"{folder}/libc_malloc_debug.so.0"):
             return f"{folder}/libc_malloc_debug.so.0"

@@ -28,7 +28,7 @@ pytestmark = [
 
 FILES = ["monitor.py", "fdmonpoll.py", "fdmon.py", "inflight.py"]
 if sys.version_info < (3, 11):
-    # From 3.11 on these are made for handlers that run after calls.
+    # From 3.11 on these assume that handlers run only after calls.
     FILES += ["queues.py", "handle.py", "rings.py"]
 
 
@@ -36,14 +36,14 @@ OPCODES = sys.version_info < (3, 12)
 
 
 class Struck(Exception):
-    """What a signal handler raises."""
+    """Raised by a signal handler."""
 
 
 @contextlib.contextmanager
 def strike_anywhere(at, *files):
-    """Raise before the at-th instruction of these files, or line from CPython 3.12 on, which traces no more.
+    """Raise before the at-th instruction of these files, or before a line from CPython 3.12 on.
 
-    Gives a list, empty when the block ended first.
+    Yields a list, empty if the block ended first.
     """
     struck, seen = [], 0
     names = {str(ROOT / "rawuring" / name) for name in files}
@@ -144,7 +144,7 @@ def test_interrupted_anywhere_in_a_change_then_what_is_still_registered_is_repor
 @pytest.mark.parametrize("backend", ["io_uring", "poll"])
 @pytest.mark.parametrize("change", ["add", "modify", "remove", "wait", "arm"])
 def test_interrupted_anywhere_in_the_monitor_then_what_was_done_is_done_and_nothing_is_lost(backend, change):
-    """Who is interrupted in modify() names the nodes that may be left with the next change."""
+    """A caller interrupted in modify() names the nodes that its next change may affect."""
     struck, at = [""], 0
     while struck:
         (a, b), (c, d) = socket.socketpair(), socket.socketpair()
@@ -191,7 +191,7 @@ def test_interrupted_anywhere_in_the_monitor_then_what_was_done_is_done_and_noth
 
 @pytest.mark.parametrize("entries", [2, 128])
 def test_interrupted_anywhere_in_the_rearming_of_polls_then_each_is_in_the_kernel_once(entries):
-    """With two entries they go out in pieces."""
+    """With two entries they are submitted in pieces."""
     struck, at = [""], 0
     while struck:
         pairs = [socket.socketpair() for _ in range(5)]
@@ -217,7 +217,7 @@ def test_interrupted_anywhere_in_the_rearming_of_polls_then_each_is_in_the_kerne
 
 
 def test_interrupted_anywhere_in_close_then_the_table_has_drained_its_request():
-    """A table that was passed over would free memory to which the kernel still writes."""
+    """A table that was skipped would free memory to which the kernel still writes."""
     struck, at = [""], 0
     while struck:
         ring, (a, b), memory = rings.Ring(8), socket.socketpair(), buffers.allocate(64)
@@ -236,13 +236,13 @@ def test_interrupted_anywhere_in_close_then_the_table_has_drained_its_request():
             with warnings.catch_warnings(record=True) as kept, strike_anywhere(at, "handle.py") as struck:
                 warnings.simplefilter("always")
                 ring.close()
-            ring.close()  # of what has been done already, it does nothing again
+            ring.close()  # it repeats nothing that has been done
             assert ring.closed
             assert len(table) == 0, struck
-            # The first, in the midst of draining: the memory is kept, and a warning says so.
+            # The first was struck while draining: the memory is kept, with a warning.
             assert told.count(-errno.ECANCELED) + len(kept) == 1, struck
             assert {"first", "last"} <= set(told), struck
-        if leaks.is_ring(fd):  # between two instructions that are one step from CPython 3.11 on
+        if leaks.is_ring(fd):  # between two instructions, between which CPython 3.11 and newer run no handler
             assert struck[0].startswith("_close_fd:")
             os.close(fd)
         at += 1

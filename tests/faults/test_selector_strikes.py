@@ -34,7 +34,7 @@ def make(request, requires_io_uring) -> Callable[..., IoUringSelector]:
 
 @pytest.fixture(autouse=True)
 def no_finalizer_is_struck() -> Iterator[None]:
-    """Of a selector of the test before: an exception in there goes to stderr, wherever it comes from."""
+    """A finalizer of the previous test's selector would swallow a strike and print it to stderr."""
     gc.collect()
     gc.disable()
     yield
@@ -43,7 +43,7 @@ def no_finalizer_is_struck() -> Iterator[None]:
 
 @pytest.fixture
 def fences(monkeypatch) -> Iterator[Callable[[], None]]:
-    """Put canaries behind all memory that the package allocates; give what looks at them."""
+    """Put canaries behind all memory that the package allocates; yield a function that checks them."""
     made, real = [], buffers.allocate
 
     def allocate(nbytes: int) -> object:
@@ -54,7 +54,7 @@ def fences(monkeypatch) -> Iterator[Callable[[], None]]:
 
     def look() -> None:
         for memory, nbytes in made:
-            assert memory[nbytes:] == FENCE, "the kernel wrote behind memory that it was given"
+            assert memory[nbytes:] == FENCE, "the kernel wrote past the end of its memory"
         del made[:]
 
     monkeypatch.setattr(buffers, "allocate", allocate)
@@ -64,7 +64,7 @@ def fences(monkeypatch) -> Iterator[Callable[[], None]]:
 
 @pytest.fixture
 def fds() -> Iterator[list[int]]:
-    """Descriptors that can be read and written at any time."""
+    """Descriptors that are always readable and writable."""
     made: list[int] = []
     for _ in range(35):
         one, two = socket.socketpair()
@@ -98,10 +98,10 @@ def check(sel: selectors.BaseSelector) -> None:
 def test_memory_grows_while_a_handler_raises_at_every_moment_then_the_kernel_stays_inside(
     make, fences, fds, before, more
 ):
-    """The capacity was noted before there was memory: epoll_wait() then wrote behind the old one."""
+    """The capacity was recorded before the memory was allocated: epoll_wait() then wrote past the old one."""
     with make() as sel:
         if sel.backend == "io_uring:poll_add":
-            pytest.skip("single polls: the kernel writes no events into memory of ours")
+            pytest.skip("single polls: the kernel writes no events into our memory")
     moments, ended = 0, False
     while not ended:
         with make(trusting=True) as sel:
@@ -112,7 +112,7 @@ def test_memory_grows_while_a_handler_raises_at_every_moment_then_the_kernel_sta
             for fd in fds[before : before + more]:
                 sel.register(fd, READ)
             if before < 64:
-                sel.select(0)  # tells the kernel; the next one asks without the ring
+                sel.select(0)  # tells the kernel; the next one queries without the ring
             with strike(moments) as struck:
                 sel.select(0)
             ended = not struck

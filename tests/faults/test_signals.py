@@ -21,7 +21,7 @@ unwatched = pytest.mark.unwatched("debug mode makes calls of its own in between"
 
 
 def completed(ring, table, count=4):
-    """Have requests of a table completed; return what their handlers note."""
+    """Complete requests of a table; return the list that their handlers fill."""
     calls: list[list[int]] = [[] for _ in range(count)]
     for call in calls:
         # In C, so that a strike after the call is one after the handler.
@@ -86,7 +86,7 @@ def test_signal_handler_strikes_at_any_moment_of_a_block_then_each_completion_is
 @pytest.mark.skipif(PYPY, reason="tracing of single instructions (CPython)")
 @unwatched
 def test_signal_handler_raises_between_any_instructions_of_a_block_then_nothing_is_forgotten(monkeypatch):
-    """As CPython before 3.11 and PyPy run them."""
+    """As CPython before 3.11 and PyPy run handlers."""
     for module in (rings, inflight):
         monkeypatch.setattr(module, "_HANDLERS_RUN_AFTER_CALLS", False)
     struck, at = [0], 0
@@ -109,7 +109,7 @@ def test_signal_handler_raises_between_any_instructions_of_a_block_then_nothing_
 @unwatched
 @pytest.mark.parametrize("how", ["reap, dispatch", "submit_and_dispatch"])
 def test_signal_handler_uses_the_table_at_any_moment_then_all_is_done_once(how):
-    """It starts a request, reaps and dispatches, in the midst of that; the queues are not made for it."""
+    """It starts a request, reaps and dispatches during a call, for which the queues are not made."""
     struck, at = [0], 0
     while struck:
         with fake_ring(entries=16) as (_, ring):
@@ -139,7 +139,7 @@ def test_signal_handler_uses_the_table_at_any_moment_then_all_is_done_once(how):
 def test_table_reaps_and_a_signal_handler_raises_between_any_instructions_then_no_handler_is_forgotten(
     monkeypatch,
 ):
-    """As CPython before 3.11 and PyPy run them."""
+    """As CPython before 3.11 and PyPy run handlers."""
     for module in (rings, inflight):
         monkeypatch.setattr(module, "_HANDLERS_RUN_AFTER_CALLS", False)
     struck, at = [0], 0
@@ -159,7 +159,7 @@ def test_table_reaps_and_a_signal_handler_raises_between_any_instructions_then_n
 
 
 def test_handler_raises_and_dispatches_where_each_runs_in_one_step_then_as_everywhere(monkeypatch):
-    """As before CPython 3.11 and on PyPy: StopIteration is a handler's own, and nested calls go on."""
+    """As before CPython 3.11 and on PyPy: StopIteration is a handler's own, and nested calls continue."""
     monkeypatch.setattr(inflight, "_HANDLERS_RUN_AFTER_CALLS", False)
     with fake_ring(entries=8) as (_, ring):
         table, ran = inflight.InFlight(ring), []
@@ -189,7 +189,7 @@ def test_handler_raises_and_dispatches_where_each_runs_in_one_step_then_as_every
 def test_signal_handler_raises_at_any_moment_of_reaping_then_what_is_not_returned_comes_next(
     method, overflown
 ):
-    """Returned and bound to a name at once, a completion is there once; len() is a call like any other."""
+    """A completion that is bound to a name at once is seen once; len() is a call like any other."""
     struck, at = [0], 0
     while struck:
         with fake_ring(entries=4, cq_entries=8) as (_, ring):
@@ -223,7 +223,7 @@ def test_signal_handler_raises_at_any_moment_of_reaping_then_what_is_not_returne
 @needs_ring
 @pytest.mark.parametrize("kind", ["nop", "poll"])
 def test_signals_arrive_all_the_time_and_their_handler_raises_then_the_table_loses_nothing(kind):
-    """Real signals; on CPython 3.11 and newer exactly once, elsewhere at least once."""
+    """Real signals: each handler runs exactly once on CPython 3.11 and newer, elsewhere at least once."""
     exactly = not PYPY and sys.version_info >= (3, 11)
     with rings.Ring(32) as ring, Strikes() as strikes:
         table = inflight.InFlight(ring)
@@ -277,7 +277,7 @@ def test_signal_handler_raises_anywhere_in_start_then_the_request_is_held_and_qu
             with strike_anywhere(at) as struck:
                 table.start(ops.prep_nop, handler=print)
             if struck and sys.version_info >= (3, 11):
-                # Not every instruction is such a moment: a queued request has to be held.
+                # Not every instruction is such a moment: a queued request must be held.
                 assert len(table) >= ring.sq.pending()
             else:
                 assert len(table) == ring.sq.pending(), struck

@@ -2,9 +2,9 @@
 """files.open() beside the builtin's open(): the same operations give the same results and exceptions.
 
 What it is: random modes, contents and operations, done to two files; each result, exception and position is
-compared, and what is in the files at the end. What the page cache would answer is taken away at random.
-Must not know: how the file objects work, but for the size of their chunks.
-Invariant: nothing is told apart but what the comments name.
+compared, and the files' contents at the end. The page cache's answers are removed at random.
+Must not know: how the file objects work, except the size of their chunks.
+Invariant: there are no exceptions but those that the comments name.
 Read next: ../test_fileobjects.py.
 """
 
@@ -104,7 +104,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 class Cache:
-    """The page cache as seen through read_now(): it knows nothing where its script says so."""
+    """The page cache as seen through read_now(): it is empty where its script says so."""
 
     def __init__(self, script: list[bool]) -> None:
         self.script = script
@@ -125,7 +125,7 @@ class Cache:
 
 
 def outcome_of(function, *args):
-    """Call the builtin's method: its result, or its exception and the words."""
+    """Call the builtin's method; return its result, or its exception and message."""
     try:
         return function(*args)
     except StopIteration:
@@ -148,7 +148,7 @@ CPYTHON = sys.implementation.name == "cpython"
 
 
 def same(theirs, ours, path, our_path) -> bool:
-    """Compare two outcomes; PyPy has exceptions and words of its own."""
+    """Compare two outcomes; PyPy has its own exceptions and messages."""
     if not isinstance(theirs, Exception):
         return type(theirs) is type(ours) and theirs == ours
     if not CPYTHON:
@@ -157,7 +157,7 @@ def same(theirs, ours, path, our_path) -> bool:
 
 
 def call(file, name, args, cookies):
-    """Return what does an operation to either file, and its arguments; buffers are made anew."""
+    """Return an operation's method of either file, its arguments, and the new buffer that it fills."""
     if name in ("readinto", "readinto1"):
         buffer = bytearray(max(args[0], 0))
         method = getattr(file, name)
@@ -195,7 +195,7 @@ async def compare(folder, content, mode, options, operations, chunk, text):
     try:
         for name, args in operations:
             if text and not CPYTHON and name.startswith("read") and args == (None,):
-                continue  # PyPy takes None
+                continue  # PyPy accepts None
             if iterating and name in ("flush", "truncate", "write", "writelines"):
                 continue  # tell() works again in the middle of the iteration, and the builtin's is wrong
             if name == "next":
@@ -214,15 +214,15 @@ async def compare(folder, content, mode, options, operations, chunk, text):
                     cookies.append(one)
                     our_cookies.append(other)
                 if text and not CPYTHON and name in ("tell", "seek to tell"):
-                    continue  # PyPy packs its cookies in another way
+                    continue  # PyPy packs its cookies differently
                 if text and name == "readlines" and (isinstance(one, Exception) or (args[0] or 0) > 0):
-                    iterating = True  # it has not come to the end, maybe
+                    iterating = True  # perhaps not at the end
                 if name.startswith("seek") and not isinstance(one, Exception):
                     iterating = False
             log.append((name, args, one))
             assert same(one, other, theirs_path, ours_path), (log, other)
             if isinstance(one, UnicodeError):
-                break  # what is left of the text is told by no rule
+                break  # no rule defines what remains of the text
     finally:
         one = outcome_of(theirs.close)
         other = await outcome_of_ours(ours.close)
@@ -249,7 +249,7 @@ def test_binary_file_when_used_at_random_then_as_the_builtins(
     loop, folder, content, mode, buffering, operations, cache
 ) -> None:
     if any(cache) and buffering > 1:
-        buffering = max(buffering, 100)  # each lack is a hop to a thread
+        buffering = max(buffering, 100)  # each miss is a hop to a thread
     with Cache(cache):
         loop.run_until_complete(
             compare(folder, content, mode + "b", {"buffering": buffering}, operations, 0, False)

@@ -116,7 +116,7 @@ class RingMachine(RuleBasedStateMachine):
     def discard(self) -> None:
         forgotten = self.ring.discard()
         assert forgotten == self.queued
-        self.reaped += forgotten  # they will never complete, and that is accounted for
+        self.reaped += forgotten  # they never complete, and are accounted for
         self.queued.clear()
 
     @invariant()
