@@ -36,7 +36,7 @@ PAGES += [
 pytestmark = [
     pytest.mark.requires_io_uring,
     pytest.mark.skipif(not LINUX, reason="Linux only"),
-    pytest.mark.skipif(not (ROOT / "docs").exists(), reason="docs/ is not here"),
+    pytest.mark.skipif(not (ROOT / "docs").exists(), reason="docs/ in this copy"),
 ]
 
 # name -> the filter, and the reported cause.

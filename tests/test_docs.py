@@ -36,7 +36,7 @@ BLOCK = re.compile(
     re.DOTALL,
 )
 
-pytestmark = pytest.mark.skipif(not (ROOT / "docs").exists(), reason="docs/ is not here")
+pytestmark = pytest.mark.skipif(not (ROOT / "docs").exists(), reason="docs/ in this copy")
 
 
 class Snippet(NamedTuple):

@@ -22,7 +22,7 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parent.parent
 KEYS = ("Args", "Returns", "CQE", "Raises", "Lifetime", "Threads", "Since", "Mirrors", "Source")
 LIFETIMES = ("none", "until submit returns", "until the final CQE", "until the notification CQE")
-# What a module's head says of all its functions, and a docstring of that value must therefore not say again.
+# Defaults that a module's head states for all its functions, and that a docstring must not repeat.
 DEFAULTS = {
     "Lifetime": {"memory passed to a call may be freed when the call returns": ("none.",)},
     "Threads": {
@@ -72,7 +72,7 @@ def is_public(name: str) -> bool:
 
 
 def is_second_half(node: Documented) -> bool:
-    """Tell whether the docstring belongs elsewhere: a property's getter, an overload's implementation."""
+    """Tell whether the docstring belongs elsewhere: to a property's getter, an overload's implementation."""
     decorators = {ast.unparse(decorator).rpartition(".")[2] for decorator in node.decorator_list}
     return bool(decorators & {"setter", "deleter", "overload"})
 
@@ -104,7 +104,7 @@ def complaints(name: str, docstring: str, is_class: bool = False) -> Iterator[st
 
 
 def defaults_of(head: str) -> dict[str, tuple[str, ...]]:
-    """Return for each key that a head says the default of, how a docstring would repeat it."""
+    """Return how a docstring would repeat each default of the head, by key."""
     said = next((p for p in head.split("\n\n") if p.startswith("Unless said otherwise, ")), "")
     said = " ".join(said.split())
     found = {}

@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.requires_io_uring, pytest.mark.leakcheck]
 
 opcode = pytest.mark.opcode
 ALLOC = uapi.IORING_FILE_INDEX_ALLOC
-# What PyPy's os and socket lack; these numbers are the same on every Linux.
+# Constants that PyPy's os and socket lack; these numbers are the same on every Linux.
 MSG_CMSG_CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0x40000000)
 P_PID, WEXITED, WNOWAIT, CLD_EXITED, CLD_KILLED = 1, 4, 0x01000000, 1, 2
 
@@ -364,13 +364,13 @@ def test_poll_update_then_other_events_and_user_data(do):
         os.write(pipe.fds[1], b"x")
         do.pump(lambda: bool(results))
         assert results[0][0] & select.POLLIN
-        del do.table.entries[token]  # its CQE came under the other name
+        del do.table.entries[token]  # its CQE arrived under the other token
 
 
 @opcode("POLL_REMOVE")
 def test_poll_update_to_what_is_there_already_then_completed_at_once(do):
     if gates.applies("lost-poll-update"):
-        pytest.skip("POLL_UPDATE to what is there (Linux 6.1.160, 6.6.120, 6.12.64, 6.18.3; lost before)")
+        pytest.skip("POLL_UPDATE to true events (Linux 6.1.160, 6.6.120, 6.12.64, 6.18.3; lost before)")
     with Closing(*os.pipe()) as pipe:
         token, results = update_poll(do, pipe.fds[1], select.POLLOUT)
         do.pump(lambda: bool(results))
@@ -381,7 +381,7 @@ def test_poll_update_to_what_is_there_already_then_completed_at_once(do):
 @opcode("EPOLL_CTL")
 def test_epoll_ctl_then_epoll_sees_it(do):
     with select.epoll() as epoll, Closing(*os.pipe()) as pipe:
-        # Python looks at 32 of the 64 bits, and which half that is depends on the byte order.
+        # Python reads 32 of the 64 bits; the byte order decides which half.
         event = buffers.epoll_event(select.EPOLLIN, 99 << 32 | 99)
         assert do.run(ops.prep_epoll_ctl, epoll.fileno(), pipe.fds[0], 1, event.address, keep=event) == 0
         assert epoll.poll(0) == []
@@ -402,7 +402,7 @@ def test_epoll_wait_then_the_events(do):
         assert do.finish(token)[0][0] == 1
         ((mask, data),) = events.events(1)
         assert mask == select.EPOLLIN
-        assert pipe.fds[0] in (data & 0xFFFFFFFF, data >> 32)  # which Python stored there in 32 bits
+        assert pipe.fds[0] in (data & 0xFFFFFFFF, data >> 32)  # which Python stored in 32 bits
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -511,7 +511,7 @@ def test_cancel_by_fd_any_and_op_then_those(do):
         timeout = do.start(ops.prep_timeout, ts.address, 0, 0, keep=ts)
         by_op = uapi.IORING_ASYNC_CANCEL_OP | uapi.IORING_ASYNC_CANCEL_ALL
         res = do.run(ops.prep_cancel64, 0, by_op, opcode=uapi.IORING_OP_POLL_ADD)
-        if kernel_release() >= release("6.6"):  # 6.1 neither obeys the flag nor refuses it
+        if kernel_release() >= release("6.6"):  # 6.1 neither obeys nor rejects the flag
             assert res == 1
             assert do.finish(other) == [(-errno.ECANCELED, 0)]
             assert do.results[timeout] == []
@@ -599,7 +599,7 @@ def test_connect_to_nobody_then_refused(do):
         except ConnectionRefusedError:
             pass
         except OSError as error:  # seen in one emulated machine
-            pytest.skip(f"a loopback that refuses connections to nobody: {error}")
+            pytest.skip(f"a loopback that refuses connections without a listener: {error}")
     with socket.socket() as client:
         res = do.run(ops.prep_connect, client.fileno(), nobody.address, nobody.nbytes, keep=nobody)
         assert res == -errno.ECONNREFUSED
@@ -643,7 +643,7 @@ def test_accept_direct_then_in_a_slot(do, multishot):
             token = do.start(ops.prep_accept_direct, server.fileno(), 0, 0, 0, 1)
         with socket.create_connection(server.getsockname()) as client:
             res, flags = do.more(token, 1)[0]
-            assert res == 0  # the slot when the kernel chose it, else success
+            assert res == 0  # the slot if the kernel chose it, else success
             slot = 0 if multishot else 1
             pin = buffers.pin(b"from a slot")
             fixed = uapi.IOSQE_FIXED_FILE
@@ -726,7 +726,7 @@ def test_send_and_recv_bundle_then_several_buffers_at_once(do):
         pieces = [piece for cqe in receive_bundles(do, right, 10) for piece in group.take(*cqe, bundle=True)]
         assert [piece.data.tobytes() for piece in pieces] == [b"abcd", b"efgh", b"ij"]
         group.recycle(*(piece.bid for piece in reversed(pieces)))
-        # Given back in another order: a bundle goes in the order of the ring, not of the numbers.
+        # Returned in another order: a bundle uses the order of the ring, not of the numbers.
         left.sendall(b"0123456789" * 3)
         received = [group.copy(*cqe, bundle=True) for cqe in receive_bundles(do, right, 30)]
         assert b"".join(received) == b"0123456789" * 3
@@ -772,7 +772,7 @@ def test_recv_multishot_then_each_arrival_in_a_buffer(do):
 
 
 def asked_for(items: list[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:
-    """Take out what some kernels add: gates.py, unix-scm-inq."""
+    """Remove the control message that some kernels add: gates.py, unix-scm-inq."""
     scm_inq = 84 if gates.applies("unix-scm-inq") else None
     return [item for item in items if item[1] != scm_inq]
 
@@ -977,7 +977,7 @@ def test_shutdown_then_the_peer_sees_the_end(do):
 
 @opcode("RECV_ZC")
 def test_recv_zc_without_a_queue_then_refused(do):
-    # What can be done without a card is in test_every_register_op.py: ZCRX_REG_NODEV.
+    # The part that needs no network card is in test_every_register_op.py: ZCRX_REG_NODEV.
     client, peer = tcp_pair()
     with client, peer:
         assert do.run(ops.prep_recv_zc, peer.fileno(), 0, 0) == -errno.EINVAL
@@ -1031,7 +1031,7 @@ def test_getsockname_then_as_the_socket_module_says(do):
 def test_uring_cmd_where_there_are_none_then_refused(do, file):
     with Closing(opened(file)) as open_:
         assert do.run(ops.prep_uring_cmd, 1, open_.fds[0], cmd=b"0123456789abcdef") == -errno.EOPNOTSUPP
-        # No block device here; the command gets as far as the file, which is none.
+        # No block device is needed: the command reaches the file, which is not one.
         assert do.run(ops.prep_cmd_discard, open_.fds[0], 0, 512) == -errno.EOPNOTSUPP
         assert do.run(ops.prep_cmd_zone_reset_all, open_.fds[0]) == -errno.EOPNOTSUPP
 
@@ -1044,7 +1044,7 @@ def test_uring_cmd128_then_the_socket_answers():
             token = do.start(
                 ops.prep_uring_cmd128, uapi.SOCKET_URING_OP_SIOCINQ, right.fileno(), wide=True, cmd=bytes(80)
             )
-            # A UNIX socket knows no SIOCINQ through this door, a TCP socket does: either way it was asked.
+            # A TCP socket supports SIOCINQ by this command, a Unix socket does not: either way it was asked.
             assert do.finish(token)[0][0] in (0, -errno.EOPNOTSUPP)
         client, peer = tcp_pair()
         with client, peer:
@@ -1076,7 +1076,7 @@ def test_provide_and_remove_buffers_then_a_read_takes_one(do, file):
     assert 10 <= bid < 14
     assert memory[(bid - 10) * 64 : (bid - 9) * 64] == file.read_bytes()[100:164]
     assert do.run(ops.prep_remove_buffers, 10, 7) == 3
-    assert do.run(ops.prep_remove_buffers, 10, 7) in (0, -errno.ENOENT)  # an empty group may be forgotten
+    assert do.run(ops.prep_remove_buffers, 10, 7) in (0, -errno.ENOENT)  # an empty group may be deleted
     assert do.run(ops.prep_remove_buffers, 10, 99) == -errno.ENOENT
 
 
@@ -1205,7 +1205,7 @@ def test_fixed_fd_install_then_a_descriptor(do, file):
 
 
 # ------------------------------------------------------------------------------------------------------
-# Files, as wholes
+# Whole files
 
 
 @opcode("FSYNC")
@@ -1349,7 +1349,7 @@ def test_fxattr_then_as_os_getxattr(do, file):
 
 @pytest.fixture(params=["at", "plain"])
 def names(request, tmp_path, monkeypatch) -> Iterator[tuple[bool, int]]:
-    """Give a directory for the *at functions, and the working directory for those without."""
+    """Give a directory to the *at functions, and change to it for those without."""
     monkeypatch.chdir(tmp_path)
     with Closing(opened(tmp_path, os.O_RDONLY | os.O_DIRECTORY)) as directory:
         yield request.param == "at", directory.fds[0]
@@ -1422,7 +1422,7 @@ def test_link_then_the_same_file_twice(do, names, tmp_path):
 def test_msg_ring_then_a_completion_over_there(do):
     with rings.Ring(4) as other:
         assert do.run(ops.prep_msg_ring, other.fileno(), 123, 0xDEADBEEF12345678, 0) == 0
-        skip = uapi.IORING_MSG_RING_CQE_SKIP  # only descriptors can come without a completion
+        skip = uapi.IORING_MSG_RING_CQE_SKIP  # only descriptors can be sent without a completion
         assert do.run(ops.prep_msg_ring, other.fileno(), 123, 1, skip) == -errno.EINVAL
         other.submit_and_wait(1, 10_000_000_000)
         assert other.reap() == [(0xDEADBEEF12345678, 123, 0)]
@@ -1485,7 +1485,7 @@ def futex_word(value: int) -> tuple[ctypes.c_uint32, buffers.Pin]:
 
 
 def libc_futex_wake(pin: buffers.Pin) -> int:
-    """Wake through the system call, as another program would (FUTEX_WAKE_PRIVATE)."""
+    """Wake by the system call, as another program would (FUTEX_WAKE_PRIVATE)."""
     numbers = {
         "x86_64": 202, "i386": 240, "aarch64": 98, "arm": 240, "riscv64": 98, "loongarch64": 98, "s390x": 238,
         "ppc64": 221, "ppc64le": 221, "mips_n64": 5194,

@@ -42,7 +42,7 @@ FIXED = uapi.IOSQE_FIXED_FILE
 def _skip_what_is_missing(request: pytest.FixtureRequest) -> None:
     for marker in request.node.iter_markers("register_op"):
         since = uapi.SINCE["IORING_" + marker.args[0]]
-        # Stable kernels have more than their number says: those are tried by the tests of younger ones.
+        # Stable kernels have unannounced backports: the tests of newer features try those.
         if release(since) > kernel_release():
             pytest.skip(f"IORING_{marker.args[0]} (Linux {since})")
 
@@ -124,7 +124,7 @@ def test_tagged_buffers_then_a_cqe_when_one_is_free(do, fd):
     assert do.ring.reap() == [(0xA1, 0, 0)]
     assert read_fixed(do, fd, pin, 0) == 64
     register.unregister_buffers(do.ring)
-    if kernel_release() >= release("6.13"):  # 6.12 and before say nothing when all are unregistered
+    if kernel_release() >= release("6.13"):  # 6.12 and older post no CQE when all are unregistered
         do.ring.submit_and_wait(1, 10_000_000_000)
         assert do.ring.reap() == [(0xA2, 0, 0)]
     with pytest.raises(ValueError, match="1 tags for 2 slots"):
@@ -151,12 +151,12 @@ def test_buffers_update_that_fails_half_way_then_the_old_buffer_is_still_held(do
     first, second, third = (buffers.allocate(4096) for _ in range(3))
     try:
         _, old = register.register_buffers(do.ring, [first, second])
-        # An empty slot may have no tag: the kernel stops there.
+        # An empty slot must have no tag: the kernel stops there.
         pins = register.register_buffers_update_tag(do.ring, 0, [third, None], [0, 7])
     except OSError:
         lacks("IORING_REGISTER_BUFFERS_UPDATE", "5.13")
     assert len(pins) == 1
-    assert read_fixed(do, fd, old, 1) == 64  # the kernel still has it, so we must
+    assert read_fixed(do, fd, old, 1) == 64  # the kernel still uses it, so it must live
     assert do.ring.resources["buffer", 1] is old
     assert do.ring.resources["buffer", 0] is pins[0]
 
@@ -324,7 +324,7 @@ def test_incremental_buffers_then_used_up_bit_by_bit(do):
 
 
 # ------------------------------------------------------------------------------------------------------
-# Being told
+# Notification
 
 
 @register_op("REGISTER_EVENTFD")
@@ -356,7 +356,7 @@ def test_eventfd_async_then_only_for_what_a_worker_did(file):
 
 
 class eventfd:
-    """An eventfd for a block; os.eventfd is there from Python 3.10 on."""
+    """An eventfd for a block; os.eventfd exists from Python 3.10 on."""
 
     def __enter__(self) -> int:
         if hasattr(os, "eventfd"):
@@ -378,7 +378,7 @@ class eventfd:
 @register_op("UNREGISTER_PERSONALITY")
 def test_personality_then_requests_are_made_as_somebody_else(tmp_path):
     if os.geteuid() != 0:
-        pytest.skip("root: only it can become somebody else and come back")
+        pytest.skip("root, to become another user and return")
     secret = tmp_path / "secret"
     secret.write_text("for root only")
     secret.chmod(0o600)
@@ -465,7 +465,7 @@ def test_bpf_filter_then_it_decides():
         assert do.run(ops.prep_nop) == -errno.EACCES
         assert do.run(ops.prep_timeout_remove, 1, 0) == -errno.ENOENT
     with Driver(rings.Ring(8)) as do:
-        # Load family, the first word behind the head of the context, and let AF_UNIX pass.
+        # Load family, the first word after the context's header, and let AF_UNIX pass.
         family = register.bpf_program(
             [(0x20, 0, 0, 16), (0x15, 0, 1, socket.AF_UNIX), (0x06, 0, 0, 1), (0x06, 0, 0, 0)]
         )
@@ -480,7 +480,7 @@ def test_bpf_filter_then_it_decides():
 
 
 # ------------------------------------------------------------------------------------------------------
-# Questions
+# Queries
 
 
 @register_op("REGISTER_PROBE")
@@ -580,7 +580,7 @@ def test_iowq_max_workers_then_no_more_threads_than_that():
         assert register.register_iowq_max_workers(do.ring, 0, 2) == before
         assert register.register_iowq_max_workers(do.ring) == (before[0], 2)
         pipe = os.pipe()
-        # Reads that block, each in a separate worker, as far as one may exist.
+        # Blocking reads, each in a separate worker, up to the limit.
         memory = buffers.allocate(4096)
         pin = buffers.pin(memory, writable=True)
         tokens = [
@@ -594,7 +594,7 @@ def test_iowq_max_workers_then_no_more_threads_than_that():
         os.write(pipe[1], b"12345678")
         do.finish(*tokens)
         assert len(set(workers()) - set(older)) <= 2
-        register.register_iowq_max_workers(do.ring, *before)  # the thread's, and not the ring's
+        register.register_iowq_max_workers(do.ring, *before)  # per thread, not per ring
         assert sorted(memory[:8]) == sorted(b"12345678")
         for end in pipe:
             os.close(end)
@@ -606,7 +606,7 @@ def test_ring_fd_then_entered_by_index(do):
     index = register.register_ring_fd(do.ring)
     assert do.run(ops.prep_nop) == 0
     assert do.ring._enter_fd == index
-    # It is the index that is used: the descriptor may even be closed for a moment.
+    # The index is used: the descriptor may even be closed for a moment.
     spare = os.dup(do.ring.fileno())
     os.close(do.ring.fileno())
     try:
@@ -677,7 +677,7 @@ def test_resize_then_nothing_is_lost(entries, cq_entries):
         for _ in range(2):
             ops.prep_nop(do.ring.get_sqe(), 1)
         do.ring.submit()
-        ops.prep_nop(do.ring.get_sqe(), 2)  # queued, and not submitted yet
+        ops.prep_nop(do.ring.get_sqe(), 2)  # queued, not submitted yet
         register.resize_rings(do.ring, entries, cq_entries)
         assert do.ring.sq.ring_entries == entries
         assert do.ring.cq.ring_entries == (cq_entries or 2 * entries)
@@ -692,7 +692,7 @@ def test_resize_then_nothing_is_lost(entries, cq_entries):
 @pytest.mark.parametrize("wide", [0, uapi.IORING_SETUP_CQE32, uapi.IORING_SETUP_SQE128], ids=hex)
 @pytest.mark.parametrize("array", [True, False], ids=["array", "no array"])
 def test_resize_at_random_moments_then_every_completion_comes_once(array, wide):
-    """6.18 leaves sq_off.array zero: the identity was then written over the ring's own heads and masks."""
+    """6.18 leaves sq_off.array zero: the identity was written over the ring's heads and masks."""
     flags = uapi.IORING_SETUP_DEFER_TASKRUN | uapi.IORING_SETUP_SINGLE_ISSUER | wide
     chance, sent, got = random.Random(7), [], []
     ring = need_ring(entries=8, flags=flags | (0 if array else uapi.IORING_SETUP_NO_SQARRAY))
@@ -738,7 +738,7 @@ def test_resize_at_random_moments_then_every_completion_comes_once(array, wide):
 def test_resize_of_wide_entries_where_the_kernel_mixes_them_up_then_refused_until_none_waits(
     monkeypatch, release
 ):
-    """Linux 6.18.15 gave other user_data than was sent."""
+    """Linux 6.18.15 returned a user_data other than the one sent."""
     wide = uapi.IORING_SETUP_SQE128 | uapi.IORING_SETUP_CQE32
     flags = uapi.IORING_SETUP_DEFER_TASKRUN | uapi.IORING_SETUP_SINGLE_ISSUER | uapi.IORING_SETUP_NO_SQARRAY
     with Driver(need_ring(entries=8, flags=flags | wide)) as do:

@@ -47,7 +47,7 @@ def refusal(code, cause, *facts, detail=""):
         (refusal(errno.ENOSYS, "absent", detail="no-mmap"), (), ("absent", "python")),
         (refusal(errno.ENOSYS, "absent", detail="no-module"), (), ("absent", "python")),
         (refusal(errno.ENOSYS, "absent", detail="no-numbers"), (), ("absent", "python")),
-        # A container's filter, on a kernel that has nothing to admit, or in front of an emulator.
+        # A container's filter on a kernel without io_uring, or in front of an emulator.
         (refusal(errno.EPERM, "seccomp"), ("Seccomp=2", "CONFIG_IO_URING=n"), ("absent", "config")),
         (refusal(errno.EPERM, "seccomp"), ("Seccomp=2", "uname=Linux 4.18.0 x"), ("absent", "old-kernel")),
         (refusal(errno.ENOSYS, "seccomp"), ("Seccomp=2", "emulator=an ARM program"), ("absent", "emulator")),
@@ -89,7 +89,7 @@ def test_reason_then_a_cause_of_the_fixed_set_and_words_that_are_complete(detail
 
 
 def test_words_change_then_the_layer_stays():
-    """No rule reads an advice: the wording for a filter that kills matters only to people."""
+    """No rule reads an advice: the wording for a filter that kills is only for people."""
     facts = ("Seccomp=2", "CONFIG_IO_URING=n")
     for detail, cause in (("seccomp-kill", "seccomp"), ("seccomp", "config"), ("no-module", "python")):
         code, by = (errno.ENOSYS, "absent") if detail == "no-module" else (errno.EPERM, "seccomp")
@@ -215,7 +215,7 @@ def test_operations_unknown_then_the_hint_does_not_say_that_nothing_is_missing()
 
 
 class OneByOne:
-    """A ring that lets one completion through at a time."""
+    """A ring that delivers one completion at a time."""
 
     class sq:
         ring_entries = 128
@@ -262,5 +262,5 @@ def _capabilities(**changes):
     ],
 )
 def test_live_requests_that_failed_then_the_verdict(denied, live, expected):
-    """What a restriction forbids may fail: the survey has said so already."""
+    """Operations that a restriction forbids may fail: the survey has reported them already."""
     assert report.conclude(_capabilities(denied=denied), live)[:2] == expected

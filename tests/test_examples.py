@@ -52,7 +52,7 @@ def test_example_then_under_80_lines(name):
 
 
 def test_proactor_then_the_only_one_that_is_longer():
-    """A loop cannot be shorter: it is the bridge for readers who know IOCP."""
+    """The loop of examples/proactor.py cannot be shorter: it is the bridge for readers who know IOCP."""
     assert len((EXAMPLES / "proactor.py").read_text().splitlines()) < 250
 
 
@@ -92,7 +92,7 @@ def direct_file() -> Iterator[Path]:
                 return
         except OSError:
             continue
-    pytest.skip("O_DIRECT on any file system that can be written here")
+    pytest.skip("O_DIRECT on a writable file system")
 
 
 def test_random_reader_then_the_checksums_of_the_blocks(direct_file, tmp_path):
@@ -163,7 +163,7 @@ def test_proactor_then_it_echoes(tmp_path):
     assert run("proactor", cwd=tmp_path).stdout == b"1000 messages echoed by _ProactorSocketTransport\n"
 
 
-#: Runs those of CPython's own tests that use sockets, over the example's loop.
+#: Runs CPython's own tests of sockets over the example's loop.
 CPYTHON = """
 import asyncio, sys, unittest
 sys.path.insert(0, sys.argv[1])
@@ -192,7 +192,7 @@ def test_proactor_then_tests_of_asyncio_pass(tmp_path):
         [sys.executable, "-c", "import test.test_asyncio"], capture_output=True, cwd=tmp_path, check=False
     )
     if home.returncode:
-        pytest.skip("the tests of CPython: this Python has no test package")
+        pytest.skip("CPython's tests: this Python has no test package")
     done = subprocess.run(
         [sys.executable, "-c", CPYTHON, str(EXAMPLES)], capture_output=True, text=True, cwd=tmp_path,
         timeout=300, env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}, check=False,

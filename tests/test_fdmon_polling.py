@@ -171,7 +171,7 @@ def test_sqpoll_then_every_event_comes(sqpoll, pair):
 
 
 def test_sqpoll_with_more_changes_and_requests_than_slots_then_all_are_sent(pair):
-    """The kernel's thread makes room when it comes to it: wait() raised SubmissionQueueFull meanwhile."""
+    """The kernel's thread makes room at its own pace: wait() raised SubmissionQueueFull meanwhile."""
     a, b = pair
     b.send(b"x")
     results = []
@@ -188,7 +188,7 @@ def test_sqpoll_with_more_changes_and_requests_than_slots_then_all_are_sent(pair
 
 
 def test_completions_that_were_taken_while_submitting_then_not_waited_for_again(pair):
-    """When the kernel had no memory, completions were put aside, and wait() slept though it had them."""
+    """When the kernel had no memory, completions were put aside, and wait() slept although it had them."""
     a, b = pair
     b.send(b"x")
     with monitor_with(entries=2) as mon:
@@ -211,7 +211,7 @@ def test_completions_that_were_taken_while_submitting_then_not_waited_for_again(
 
 @pytest.mark.parametrize("idle_ms", [1, 1000])
 def test_sqpoll_and_no_time_to_wait_then_what_is_ready_is_reported_each_time(pair, idle_ms):
-    """The thread had never taken the SQE yet, and what came in between was no more than a hint."""
+    """The thread had not consumed the SQE yet, and the completion in between was only a hint."""
     a, b = pair
     with monitor_with(sq_thread_idle_ms=idle_ms) as mon:
         node = mon.add(a, POLLIN)
@@ -232,7 +232,7 @@ def test_sqpoll_and_no_time_to_wait_then_what_is_ready_is_reported_each_time(pai
 
 
 def test_sqpoll_when_the_thread_moves_the_head_late_then_each_is_reported_once(pair, monkeypatch):
-    """A poll whose CQE was handled stood in the queue twice: as it was, and armed again."""
+    """A poll whose CQE was handled was queued twice: the original, and the re-armed one."""
     a, b = pair
     with monitor_with(sq_thread_idle_ms=1000) as mon:
         node = mon.add(a, POLLIN)
@@ -299,7 +299,7 @@ def test_released_by_another_thread_while_one_waits_then_soon(pair):
 
 
 def test_released_by_another_thread_between_two_waits_then_the_waiter_keeps_the_ring(pair):
-    """The thread that created the monitor was not known as its waiter: it lost the ring."""
+    """The thread that created the monitor was not recorded as its waiter: it lost the ring."""
     a, b = pair
     with monitor_with() as mon:
         node = mon.add(a.fileno(), POLLIN)
@@ -396,7 +396,7 @@ def test_twenty_thousand_handlers_then_each_is_reported_each_time(backend):
             os.close(fd)
 
 
-# -- the ring is taken away
+# -- the ring is lost
 
 BEFORE = """
 import os, socket, sys
@@ -427,11 +427,11 @@ expected = [(0, POLLIN), (1, POLLOUT), (3, POLLIN)]
 events = wait(500_000_000)
 mon.dispatch([])
 code = -(int(sys.argv[1], 16) & 0xFFFF)
-assert done == [("nop", code)], done  # it could not be sent, and says so
+assert done == [("nop", code)], done  # it could not be submitted, and fails
 assert events in ([], expected), events
 assert wait(500_000_000) == expected
 assert mon.backend == "poll" and "stopped working" in mon.reason, (mon.backend, mon.reason)
-os.write(w, b"x")  # the request that was in flight completes all the same
+os.write(w, b"x")  # the request in flight still completes
 while len(done) < 2:
     mon.dispatch(mon.wait(1_000_000_000))
 assert done[1] & 1, done
@@ -452,7 +452,7 @@ pairs[1][0].recv(1)
 mon.notify()
 assert mon.wait(None) == []
 assert mon.wait(2_000_000) == []
-assert mon.need_wait()  # only poll(2) knows
+assert mon.need_wait()  # only poll(2) can tell
 mon.destroy()
 pairs[0][0].close()
 pairs[0][1].settimeout(5)
@@ -502,7 +502,7 @@ def test_every_refusal_in_the_middle_of_a_wait_then_the_timeout_still_holds(monk
 
 
 def break_enter(patch, ring, function):
-    """Let every enter end in a function; the quick turns of rings.py go on with it when their call fails."""
+    """Let every enter end in a function, to which the quick turns of rings.py fall back on failure."""
     patch.setattr(ring, "_bare", (lambda *_: -1, 0, None))
     patch.setattr(ring, "_call", function)
     patch.setattr(syscalls, "enter", function)
@@ -510,7 +510,7 @@ def break_enter(patch, ring, function):
 
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EBADF, errno.EIO])
 def test_signal_handler_that_raises_oserror_then_it_comes_out_and_the_ring_stays(pair, code):
-    """It looks like the kernel's refusal, and is none."""
+    """It looks like the kernel's refusal, but is not."""
 
     def handler(*_: object) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -547,7 +547,7 @@ def test_error_that_is_not_a_refusal_then_raised(monkeypatch, pair):
 
 
 def test_requests_of_others_then_still_alive_after_the_monitor_is_destroyed_in_order(pair):
-    """A request that is in flight when the ring goes is not forgotten by destroy()."""
+    """A request in flight when the ring is lost is not forgotten by destroy()."""
     done = []
     mon = monitor_with()
     mon.add_sqe(
@@ -569,7 +569,7 @@ def test_completions_taken_out_to_make_room_before_polling_then_the_wait_ends():
             os.write(w, b"x")
             real = monitor._submit
 
-            def submit() -> None:  # as when the kernel has no memory for more
+            def submit() -> None:  # as if the kernel had no memory for more
                 real()
                 monitor.ring.reap_into(monitor._early)
 

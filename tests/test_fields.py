@@ -19,8 +19,8 @@ PREP = {
     if name.startswith("prep_") and name not in ("prep_send_set_addr",)
 }
 REFUSALS = (struct.error, ValueError, OverflowError)
-#: What has 64 bits in liburing's prototypes, besides addresses and user_data. The rest has 32 or fewer, in
-#: the kernel too, even where it lies in a field of 64.
+#: The 64-bit parameters of liburing's prototypes, besides addresses and user_data. The rest has 32 bits or
+#: fewer, in the kernel too, even in a field of 64.
 WIDE = {"offset", "off_in", "off_out", "target", "new_user_data", "data"}
 WIDE_IN = {
     ("prep_fallocate", "length"), ("prep_ftruncate", "length"), ("prep_fadvise64", "length"),
@@ -28,7 +28,7 @@ WIDE_IN = {
     ("prep_futex_wake", "mask"), ("prep_futex_wait", "val"), ("prep_futex_wait", "mask"), ("prep_rw", "addr"),
 }  # fmt: skip
 NARROW_IN = {("prep_files_update", "offset")}
-#: What the function adds to a mask, whether it is there or not.
+#: The bits that the function always adds to a mask.
 ADDED = {
     ("prep_timeout_update", "timeout_flags"): uapi.IORING_TIMEOUT_UPDATE,
     ("prep_cancel_fd", "cancel_flags"): uapi.IORING_ASYNC_CANCEL_FD,
@@ -184,7 +184,7 @@ REGISTRATIONS = [
 ]
 WIDE_REGISTRATIONS = {
     ("register_sync_cancel", "target"), ("register_region", "flags"),
-    ("register_wait_reg", "entries"), ("register_ifq", "rq_entries"),  # memory for them is asked for first
+    ("register_wait_reg", "entries"), ("register_ifq", "rq_entries"),  # their memory is allocated first
 }  # fmt: skip
 #: How the other arguments are filled, by their names.
 OTHERS = {

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.leakcheck
 
 @pytest.fixture(params=["ring", "threads"])
 def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
-    """Run a coroutine on a loop of its own, with the ring where there is one, and with threads only."""
+    """Run a coroutine on a new loop, with the ring if available, and with threads only."""
     if request.param == "threads":
         monkeypatch.setattr(files, "_ring", lambda: None)
     return asyncio.run
@@ -41,13 +41,13 @@ def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture
 def cold(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the page cache's answers away."""
+    """Remove the page cache's answers."""
     monkeypatch.setattr(fileops, "read_now", lambda *args: None)
     monkeypatch.setattr(files, "read_now", lambda *args: None)
 
 
 class Gate:
-    """Holds reads at an offset back until it is opened."""
+    """Delays reads at an offset until it is opened."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.reached = asyncio.Event()
@@ -106,7 +106,7 @@ def test_text_when_one_operation_waits_then_the_others_follow(run, cold, tmp_pat
 def test_operation_when_cancelled_then_position_and_data_are_as_before(
     run, cold, tmp_path, monkeypatch, mode, name
 ) -> None:
-    """It has read a part, waits for the rest and is cancelled: the next one reads all of it."""
+    """A call that has read a part and is cancelled while it waits for the rest: the next one reads it all."""
     path = tmp_path / "file"
     content = b"x" * 5000 + b"y" * 9000 + b"\nz"
     path.write_bytes(content)
@@ -123,7 +123,7 @@ def test_operation_when_cancelled_then_position_and_data_are_as_before(
             with pytest.raises(asyncio.CancelledError):
                 await task
             gate.opened.set()
-            if (mode, name) != ("r", "readlines"):  # which iterates, so that it disables tell()
+            if (mode, name) != ("r", "readlines"):  # which iterates, and so disables tell()
                 assert await file.tell() == 10
             rest = await file.read()
             assert (rest if mode == "rb" else rest.encode()) == content[10:]
@@ -154,7 +154,7 @@ def test_operation_when_cancelled_while_it_waits_for_its_turn_then_the_next_has_
 def test_operation_when_cancelled_after_the_one_before_has_ended_then_cancelled(
     run, cold, tmp_path, monkeypatch
 ) -> None:
-    """The turn was passed over already, and is not in the queue any more."""
+    """The turn was passed over already, and is no longer in the queue."""
     path = tmp_path / "file"
     path.write_bytes(b"0123456789")
 
@@ -296,7 +296,7 @@ def test_positional_operations_then_beside_the_position(run, tmp_path) -> None:
 def test_close_when_a_positional_read_is_under_way_then_it_waits(
     run, tmp_path, monkeypatch, cancel, mode
 ) -> None:
-    """It closed the number, and the read went on in the file that had it next."""
+    """It closed the number, and the read continued in the next file with that number."""
     path, other = tmp_path / "file", tmp_path / "other"
     path.write_bytes(b"right")
     other.write_bytes(b"wrong")
@@ -328,7 +328,7 @@ def test_close_when_a_positional_read_is_under_way_then_it_waits(
 @pytest.mark.skipif(not os.path.exists("/proc/thread-self/comm"), reason="/proc/thread-self (3.17)")
 @pytest.mark.parametrize("kind", ["rb", "r", 0])
 def test_file_of_proc_when_it_changes_while_it_is_read_then_what_the_builtin_reads(run, kind) -> None:
-    """lseek(fd, 0, SEEK_CUR) made the kernel forget what it had told, and tell it anew with other lengths."""
+    """lseek(fd, 0, SEEK_CUR) made the kernel regenerate content that had been read, with other lengths."""
     home = f"/proc/self/task/{threading.get_native_id()}"
     arguments = ("rb", 0) if kind == 0 else (kind, 100)
 
@@ -366,7 +366,7 @@ def test_file_of_proc_when_it_changes_while_it_is_read_then_what_the_builtin_rea
 # Errors
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full")
 @pytest.mark.parametrize("mode", ["wb", "w"])
 def test_close_when_the_device_is_full_then_it_says_so_and_closes_all_the_same(run, mode) -> None:
     async def main() -> None:
@@ -388,7 +388,7 @@ def test_close_when_the_device_is_full_then_it_says_so_and_closes_all_the_same(r
 def test_close_when_only_the_close_finds_out_then_it_says_so_and_has_closed(
     run, tmp_path, monkeypatch, mode
 ) -> None:
-    """A file system with quotas, or a server, may say EDQUOT as late as that."""
+    """A file system with quotas, or a server, may report EDQUOT only then."""
     closed = []
 
     def close_op(fd: int) -> fileops.Op:
@@ -614,14 +614,14 @@ def test_text_reconfigured_then_the_builtins_bytes_and_words(run, tmp_path) -> N
     run(main())
 
 
-@pytest.mark.skipif(not hasattr(os, "O_DIRECT"), reason="no O_DIRECT here")
+@pytest.mark.skipif(not hasattr(os, "O_DIRECT"), reason="os.O_DIRECT (Linux)")
 def test_direct_then_any_position_and_length(run, tmp_path) -> None:
     path = tmp_path / "file"
     content = bytes(range(256)) * 40 + b"tail"
 
     async def main() -> None:
         if sys.implementation.name == "pypy" and files._ring() is None:
-            pytest.skip("PyPy's os.pwrite() copies to memory that is not aligned, which O_DIRECT refuses")
+            pytest.skip("PyPy's os.pwrite() copies to memory that is not aligned, which O_DIRECT rejects")
         async with files.open(path, "w+b", direct=True) as file:
             assert await file.write(content) == len(content)
             await file.seek(0)
@@ -636,7 +636,7 @@ def test_direct_then_any_position_and_length(run, tmp_path) -> None:
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_DIRECT))
     except OSError as error:
-        pytest.skip(f"this file system knows no O_DIRECT: {error}")
+        pytest.skip(f"O_DIRECT on this file system: {error}")
     run(main())
     assert path.read_bytes() == content[:4094] + b"HERE" + content[4098:]
 
@@ -768,7 +768,7 @@ def test_temporary_files_then_gone_in_the_end(run, tmp_path) -> None:
 
 @pytest.mark.parametrize("mode", ["w+b", "w+", "r+"])
 def test_named_temporary_file_when_closed_then_gone_unless_it_is_to_stay(run, tmp_path, mode) -> None:
-    """A text file was removed at the end of its block only, and its descriptor stayed open until then."""
+    """A text file was removed only at the end of its block, and its descriptor stayed open until then."""
 
     async def main() -> None:
         data: Any = b"data" if "b" in mode else "data"

@@ -31,7 +31,7 @@ def figures_of(*options: str) -> dict[str, int]:
     env = {**os.environ, "PYTHONPATH": str(PROGRAM.parent.parent)}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     if done.returncode == 77:
-        pytest.skip("a mount namespace of one's own: not allowed here")
+        pytest.skip("a private mount namespace (root, or unprivileged user namespaces)")
     assert done.returncode == 0, done.stderr[-5000:]
     words = done.stdout.split()
     return dict(zip(words[::2], map(int, words[1::2])))

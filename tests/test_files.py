@@ -68,7 +68,7 @@ def outcome(function: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def preadv(fd: int, buffers: Any, offset: int, flags: int = 0) -> int:
-    """Do what os.preadv() does, which PyPy has not."""
+    """Do the work of os.preadv(), which PyPy lacks."""
     if hasattr(os, "preadv"):
         return os.preadv(fd, buffers, offset)
     done = 0
@@ -90,7 +90,7 @@ def file(tmp_path: Path) -> Iterator[int]:
 
 
 def test_pipe_when_it_is_the_other_end_then_the_error_of_os() -> None:
-    """That end is never ready: where nothing can be tried at once, the wait for it had no end."""
+    """That end is never ready: if nothing can be tried at once, the wait for it never ended."""
     reader, writer = os.pipe()
     try:
         for call in (files.read(writer, 1), files.readinto(writer, bytearray(1)), files.write(reader, b"x")):
@@ -166,7 +166,7 @@ def test_position_when_read_and_written_then_as_os(file: int) -> None:
 def test_position_when_a_write_is_cut_short_then_after_what_was_written(
     tmp_path: Path, way: str, flags: int
 ) -> None:
-    """Linux 6.18 leaves it where it was, as the worker that tries the rest fails."""
+    """Linux 6.18 leaves it unchanged if the worker that tries the rest fails."""
     resource = pytest.importorskip("resource")
     fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT | flags)
 
@@ -339,7 +339,7 @@ def test_directory_descriptor_when_given_then_paths_start_there(tmp_path: Path) 
 def test_fifo_when_its_open_is_cancelled_then_it_ends(tmp_path: Path, flags: int) -> None:
     async def main() -> None:
         opening = asyncio.ensure_future(files.open_fd(path, flags))
-        await asyncio.sleep(0.01)  # not needed: whenever it is cancelled, it has to end
+        await asyncio.sleep(0.01)  # not needed: it must end whenever it is cancelled
         opening.cancel()
         with pytest.raises(asyncio.CancelledError):
             await opening
@@ -353,7 +353,7 @@ def test_fifo_when_its_open_is_cancelled_then_it_ends(tmp_path: Path, flags: int
 def test_fifo_when_its_directory_is_closed_after_a_cancel_then_the_open_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The thread that was to end the open found nothing in a closed directory."""
+    """The thread that was to end the open() found no FIFO in a closed directory."""
     path = tmp_path / "fifo"
     os.mkfifo(path)
     directory = os.open(tmp_path, os.O_RDONLY)
@@ -424,8 +424,8 @@ def test_open_when_cancelled_at_every_moment_then_no_descriptor_is_lost(tmp_path
 
 
 def _needs_caches(way: str, file: int) -> None:
-    if "nothing" in way or not hasattr(os, "RWF_NOWAIT"):  # PyPy 3.9 has none
-        pytest.skip("about answers from the caches")
+    if "nothing" in way or not hasattr(os, "RWF_NOWAIT"):  # PyPy 3.9 lacks it
+        pytest.skip("answers from the caches, which this way lacks")
     try:
         os.preadv(file, [bytearray(1)], 0, os.RWF_NOWAIT)
     except OSError as error:
@@ -481,7 +481,7 @@ def no_time(file: int, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
 
 
 async def _wait_in_line(file: int, count: int) -> tuple[list[Any], list[int]]:
-    """Let tasks read in a turn that has no time; return them, and which have read, as it goes on."""
+    """Let tasks read in turns without time; return them, and the growing list of those that have read."""
     read_by: list[int] = []
 
     async def read(number: int) -> None:
@@ -505,7 +505,7 @@ def test_ready_answers_when_many_tasks_wait_for_a_turn_then_few_go_on_in_each_an
             await asyncio.sleep(0)
             most = max(most, len(read_by) - before)
         assert read_by == list(range(50))
-        assert most <= 3  # all of them in one turn, if each went on in each
+        assert most <= 3  # all of them in one turn, if each continued in every turn
         await asyncio.gather(*tasks)
 
     run(main())
@@ -532,7 +532,7 @@ def test_ready_answers_when_a_task_that_waits_is_cancelled_then_the_others_go_on
 ) -> None:
     async def main() -> None:
         tasks, read_by = await _wait_in_line(file, 30)
-        for task in tasks[1::3]:  # the one that goes on next is among them
+        for task in tasks[1::3]:  # including the one that continues next
             task.cancel()
         found = await asyncio.gather(*tasks, return_exceptions=True)
         assert read_by == [number for number in range(30) if number % 3 != 1]
@@ -548,7 +548,7 @@ def test_ready_answers_when_a_signal_handler_raises_between_two_turns_then_who_w
     reported = []
 
     class Strikes:
-        """Stands for a task that waits; the handler raises when it is looked at."""
+        """Stands for a waiting task; the handler raises when it is examined."""
 
         def done(self) -> bool:
             if not reported:
@@ -623,7 +623,7 @@ def test_offset_when_it_needs_more_than_32_bits_then_what_os_reads_and_writes(
             assert (await files.stat(path)).st_size == offset + 5 == os.lseek(fd, 0, os.SEEK_END)
             if hasattr(os, "copy_file_range"):  # PyPy would copy the hole byte by byte
                 assert await files.copy_file(path, tmp_path / "copy") == offset + 5
-                assert (await files.stat(tmp_path / "copy")).st_blocks * 512 < 1 << 20  # its holes are there
+                assert (await files.stat(tmp_path / "copy")).st_blocks * 512 < 1 << 20  # its holes are kept
                 assert await files.read_many([(tmp_path / "copy", offset, 9)]) == [b"far-a"]
         finally:
             await files.close_fd(fd)
@@ -634,9 +634,9 @@ def test_offset_when_it_needs_more_than_32_bits_then_what_os_reads_and_writes(
 
 @contextlib.contextmanager
 def interrupted(threads: Any = None) -> Iterator[list[int]]:
-    """Send a signal that Python handles again and again; yield the list of those that came.
+    """Send a signal that Python handles again and again; yield the list of those handled.
 
-    Args: threads names which threads get it; without it the kernel chooses one.
+    Args: threads names the threads that get it; without it the kernel chooses one.
     """
     came: list[int] = []
     before = signal.signal(signal.SIGUSR1, lambda number, frame: came.append(number))
@@ -658,7 +658,7 @@ def interrupted(threads: Any = None) -> Iterator[list[int]]:
     finally:
         ended.set()
         sender.join()
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # drops those that a thread has not taken yet
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # drops pending ones
         signal.signal(signal.SIGUSR1, before)
 
 
@@ -707,7 +707,7 @@ def test_signals_when_they_interrupt_the_thread_of_a_fifo_then_it_goes_on(tmp_pa
         run(main())
 
 
-@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no pseudo-terminals here")
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="os.openpty (pseudo-terminals)")
 def test_terminal_when_read_and_written_then_it_waits_without_a_thread_and_loses_nothing() -> None:
     import termios
 
@@ -753,7 +753,7 @@ def test_terminal_when_read_and_written_then_it_waits_without_a_thread_and_loses
 
 def test_memory_when_files_are_in_memory_only_then_they_are_read(tmp_path: Path) -> None:
     if not os.path.isdir("/dev/shm"):
-        pytest.skip("no /dev/shm")
+        pytest.skip("/dev/shm")
     path = f"/dev/shm/rawuring-{os.getpid()}"
     try:
         Path(path).write_bytes(b"tmpfs" * 1000)
@@ -773,7 +773,7 @@ def test_job_when_abandoned_while_a_thread_makes_it_then_its_result_is_undone(tm
 
     async def main() -> None:
         job = files._Job(fileops.Op(lambda: 5, undo=undone.append), lambda result, error: None)
-        job.abandoned = True  # as abandon() does, before the call has returned
+        job.abandoned = True  # as abandon() does before the call has returned
         job.run()
 
     run(main())
@@ -896,7 +896,7 @@ def test_close_when_the_task_is_cancelled_at_once_then_it_is_closed(tmp_path: Pa
                 await asyncio.gather(closing, return_exceptions=True)
                 if begun:
                     assert not _is_open(fd)
-                else:  # a task that is cancelled before it has begun never begins
+                else:  # a task that is cancelled before it begins never begins
                     assert not turns
                     os.close(fd)
                 await asyncio.sleep(0)
@@ -914,7 +914,7 @@ def test_close_when_the_loop_ends_meanwhile_then_it_is_closed(
     tmp_path: Path, way: str, turns: int, ends: str
 ) -> None:
     if ends == "loop.close" and "ring" not in way:
-        pytest.skip("no thread begins a call for a loop that is closed")
+        pytest.skip("no thread begins a call for a closed loop")
     fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
     tasks = []
 
@@ -939,7 +939,7 @@ def test_close_when_the_loop_is_closed_before_a_thread_begins_then_it_is_closed(
 ) -> None:
     """Neither the thread, which found its loop closed, nor the task, which was destroyed, closed it."""
     if "ring" in way:
-        pytest.skip("about threads")
+        pytest.skip("threads, which this way does not use")
     jobs: list[Any] = []
     monkeypatch.setattr(fileops, "threads", lambda: SimpleNamespace(put=jobs.append))
     fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
@@ -986,7 +986,7 @@ def _is_open(fd: int) -> bool:
     return True
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="it compares with os on Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="comparison with os on Linux")
 @pytest.mark.parametrize("bad", [None, 1.5, [], object(), -(1 << 70), 1 << 31, 1 << 70], ids=repr)
 def test_any_function_when_an_argument_is_bad_then_the_words_of_os(
     file: int, tmp_path: Path, bad: Any
@@ -1019,18 +1019,18 @@ WORDS = sys.version_info >= (3, 10) and sys.implementation.name == "cpython"
 
 
 def outcome_of(function: Any, args: Any) -> Any:
-    """Call a function, or run a coroutine; return type and words of the exception."""
+    """Call a function, or run a coroutine; return type and message of the exception."""
     try:
         result = function(*args)
         if asyncio.iscoroutine(result):
             result = asyncio.run(result)
     except Exception as error:
-        # The words for a number that is none were others before 3.10, and PyPy has its own.
+        # The message for an argument that is not a number changed in 3.10, and PyPy has its own.
         return type(error), (str(error) if WORDS or isinstance(error, OSError) else "")
     return result
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="it compares with os on Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="comparison with os on Linux")
 def test_numbers_when_they_are_objects_with_an_index_then_as_ints(file: int) -> None:
     class Three:
         def __index__(self) -> int:
@@ -1046,7 +1046,7 @@ def test_numbers_when_they_are_objects_with_an_index_then_as_ints(file: int) -> 
     asyncio.run(main())
 
 
-@pytest.mark.skipif(fileops.PYPY, reason="PyPy's os writes them")
+@pytest.mark.skipif(fileops.PYPY, reason="PyPy's os writes to read-only memory")
 def test_buffers_when_they_are_not_contiguous_then_the_exception_of_os(file: int) -> None:
     data = memoryview(b"abcdef")[::2]
     assert outcome_of(files.write, (file, data)) == outcome_of(os.write, (file, data))
@@ -1054,7 +1054,7 @@ def test_buffers_when_they_are_not_contiguous_then_the_exception_of_os(file: int
 
 @pytest.mark.parametrize("count", [1024, 1025, 5000])
 def test_vectors_when_there_are_very_many_then_all_or_the_exception_of_os(file: int, count: int) -> None:
-    """The first 1,024 were read, and the short count said that the file ends there."""
+    """The first 1,024 were read, and the short count looked like the end of the file."""
     buffers = [bytearray(1) for _ in range(count)]
     assert outcome(files.preadv_into, file, buffers, 7) == outcome(preadv_limited, file, buffers, 7)
     assert outcome(files.pwritev, file, buffers, 7) == outcome(preadv_limited, file, buffers, 7)
@@ -1064,7 +1064,7 @@ def test_vectors_when_there_are_very_many_then_all_or_the_exception_of_os(file: 
 
 
 def preadv_limited(fd: int, buffers: Any, offset: int) -> int:
-    """Do what os.preadv() does, and refuse what it refuses on PyPy, too."""
+    """Do the work of os.preadv(), and reject what it rejects on PyPy, too."""
     if len(buffers) > 1024:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     return preadv(fd, buffers, offset)
@@ -1092,7 +1092,7 @@ async def main():
             file.seek(0)
     async with files.open(sys.argv[2], "rb") as file:
         assert await file.read_at(1 << 30, 1) == b"mall"
-        if sys.implementation.name != "pypy":  # its own buffers take what is asked for
+        if sys.implementation.name != "pypy":  # its own buffers allocate the requested size
             assert await file.read(1 << 30) == b"small"
     if sys.implementation.name != "pypy":
         async with files.open(sys.argv[2], "rb", 0) as file:
@@ -1110,9 +1110,9 @@ with open("/proc/self/status") as status:
 def test_memory_when_far_more_is_asked_for_than_there_is_then_it_is_not_taken(
     tmp_path: Path, way: str
 ) -> None:
-    """A bytearray is filled with zeros: a pread() of 2 GiB took 2 GiB and half a second, whatever came."""
+    """A bytearray is filled with zeros: a pread() of 2 GiB took 2 GiB and half a second, whatever arrived."""
     if os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") < 2 << 30:
-        pytest.skip("2 GiB of memory: Linux promises no more than there is")
+        pytest.skip("2 GiB of memory, without which Linux (overcommit_memory) refuses the allocation")
     path = tmp_path / "file"
     path.write_bytes(b"small")
     command = [sys.executable, "-c", HUGE, way.split(",")[0], str(path)]

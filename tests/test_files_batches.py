@@ -121,7 +121,7 @@ def test_read_bytes_when_of_any_size_then_the_content(do: Both, tmp_path: Path, 
 @pytest.mark.parametrize("path", ["/proc/self/maps", "/proc/cpuinfo", "/sys/kernel/mm/ksm/run"])
 def test_read_bytes_when_the_size_is_unknown_then_to_the_end(do: Both, path: str) -> None:
     if not os.path.exists(path):
-        pytest.skip(f"{path}: not on this kernel")
+        pytest.skip(f"{path} on this kernel")
     data = do.read_bytes(path)
     assert data.endswith(b"\n")
     assert do.read_many([path])[0].endswith(b"\n")
@@ -211,7 +211,7 @@ def test_write_bytes_when_it_fails_then_nothing_is_left(do: Both, tmp_path: Path
 @pytest.mark.parametrize("sync", [False, True])
 def test_write_bytes_when_the_device_is_full_then_enospc(do: Both, sync: bool) -> None:
     if not os.path.exists("/dev/full"):
-        pytest.skip("no /dev/full")
+        pytest.skip("/dev/full")
     with pytest.raises(OSError, match="No space") as caught:
         do.write_bytes("/dev/full", b"data", sync=sync)
     assert caught.value.errno == errno.ENOSPC
@@ -279,7 +279,7 @@ def test_each_when_there_are_very_many_then_never_more_than_depth_are_taken(
 
     def items() -> Iterator[Path]:
         nonlocal given
-        while True:  # without end
+        while True:  # forever
             given += 1
             yield paths[given % len(paths)]
 
@@ -289,7 +289,7 @@ def test_each_when_there_are_very_many_then_never_more_than_depth_are_taken(
         assert given - taken <= depth
         if taken == 100:
             break
-    each.close()  # PyPy would do so some time later
+    each.close()  # PyPy would close them some time later
 
     async def main() -> None:
         nonlocal given, taken
@@ -352,7 +352,7 @@ def test_batch_when_cancelled_at_any_time_then_nothing_is_left_open(tree: Path) 
             task = asyncio.ensure_future(files.read_many(paths, depth=16))
             for _ in range(turns):
                 await asyncio.sleep(0)
-            if task.cancel():  # else it was faster
+            if task.cancel():  # else it had completed
                 with pytest.raises(asyncio.CancelledError):
                     await task
 
@@ -370,11 +370,11 @@ def test_batch_when_an_exception_comes_while_it_runs_then_nothing_is_left_open(t
 
 
 # ------------------------------------------------------------------------------------------------------
-# What is not in the page cache
+# Data outside the page cache
 
 
 class Cold:
-    """Let answers of the page cache come as lists of choices say, and count what is asked of it."""
+    """Let the page cache answer as lists of choices say, and count the queries."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, choices: list[Any], again: list[bool]) -> None:
         self.choices, self.again = choices, again
@@ -399,7 +399,7 @@ class Cold:
 
 
 def needs_caches(tree: Path) -> None:
-    """Skip where the kernel opens nothing from its caches, so that nothing is read from them either."""
+    """Skip if the kernel opens nothing from its caches, so that nothing is read from them either."""
     fd = fileops.open_now(regular(tree)[0], os.O_RDONLY)
     if fd is None:
         pytest.skip("openat2() with RESOLVE_CACHED (5.12)")
@@ -471,7 +471,7 @@ def test_read_bytes_when_cancelled_while_the_file_is_fetched_then_it_is_closed(
         assert set(os.listdir("/proc/self/fd")) != before
         task.cancel()
         (error,) = await asyncio.gather(task, return_exceptions=True)
-        assert isinstance(error, asyncio.CancelledError)  # its traceback keeps what was not closed
+        assert isinstance(error, asyncio.CancelledError)  # its traceback refers to anything left open
         assert set(os.listdir("/proc/self/fd")) == before
 
     asyncio.run(main())
@@ -484,7 +484,7 @@ def test_read_bytes_when_cancelled_while_the_file_is_fetched_then_it_is_closed(
         (-1, [True], []),
         (-1, [False], [8] * 32 + [*range(7, 0, -1)]),
         (None, [True], [8] * 32 + [*range(7, 0, -1)]),
-        # The first three allow one request only; the fifth follows upon its end, as do two of the next three.
+        # The first three allow only one request; the fifth follows its end, as do two of the next three.
         (-1, [True, True, True, False, True, False, False, False] + [True] * 100, [1, 1, 2, 1]),
     ],
     ids=["fetched and there", "fetched and late", "not fetched", "some late"],
@@ -524,7 +524,7 @@ def test_cold_files_when_the_kernel_fetches_them_then_few_become_requests(
 
 @pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="posix_fadvise: Linux only")
 def test_fetch_now_when_nothing_is_cached_then_the_kernel_fetches_it(tmp_path: Path, way: str) -> None:
-    """A read with RWF_NOWAIT that misses begins to read ahead.
+    """A read with RWF_NOWAIT that misses starts a readahead.
 
     Source: Linux mm/filemap.c filemap_get_pages(), which returns early for IOCB_NOIO only.
     """
@@ -537,24 +537,24 @@ def test_fetch_now_when_nothing_is_cached_then_the_kernel_fetches_it(tmp_path: P
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         memory = bytearray(10_001)
         if fileops.fetch_now(file.fileno(), (memory,)) != -1:
-            pytest.skip("a file system that knows RWF_NOWAIT, and whose page cache is dropped (ext4, XFS)")
+            pytest.skip("a file system with RWF_NOWAIT and a page cache that can be dropped (ext4, XFS)")
         got = leaks.settles(
             lambda: fileops.read_now(file.fileno(), (memory,), 0, 10_001), lambda found: found is not None
         )
         if got is None:
-            pytest.skip("a kernel that reads ahead for RWF_NOWAIT (5.9)")
+            pytest.skip("readahead for RWF_NOWAIT (5.9)")
         assert got == 10_000
 
 
 def test_workers_when_thousands_are_asked_for_at_once_then_no_more_than_four_for_each_cpu(
     tree: Path, way: str
 ) -> None:
-    """A batch brings no crowd of threads, whatever its depth.
+    """A batch starts few threads, whatever its depth.
 
     Source: Linux io_uring/tctx.c io_init_wq_offload().
     """
     if "ring" not in way:
-        pytest.skip("about the workers of a ring")
+        pytest.skip("the workers of a ring")
     paths = [tree / f"{at}" for at in range(2000)]
     before = set(os.listdir("/proc/self/task"))
 
@@ -575,7 +575,7 @@ def test_workers_when_thousands_are_asked_for_at_once_then_no_more_than_four_for
 
 
 class Groups:
-    """Names that the caches do not know, and what is asked of the thread that reads their files."""
+    """Names outside the caches, and the queries to the thread that reads their files."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sizes: list[int] = []
@@ -624,7 +624,7 @@ def test_read_bytes_when_cancelled_while_a_thread_reads_then_it_leaves_and_the_o
     groups = Groups(monkeypatch)
     groups.go_on.clear()
     large, small = tree / "large", regular(tree)[-1]
-    large.write_bytes(os.urandom(300_000))  # it comes back open
+    large.write_bytes(os.urandom(300_000))  # it is returned open
 
     async def main() -> None:
         tasks = [asyncio.ensure_future(files.read_bytes(path)) for path in (large, small)]
@@ -664,7 +664,7 @@ def test_read_bytes_when_a_directory_has_a_size_then_the_exception_names_it(
 def test_read_group_when_descriptors_are_few_then_all_are_read(
     tree: Path, monkeypatch: pytest.MonkeyPatch, few: bool
 ) -> None:
-    paths, real, left = regular(tree)[1:], os.open, 5  # an empty one comes back open
+    paths, real, left = regular(tree)[1:], os.open, 5  # an empty one is returned open
 
     def opening(*args: Any, **kwargs: Any) -> int:
         nonlocal left
@@ -734,7 +734,7 @@ def test_read_many_when_files_are_cold_then_the_content(
 
 
 def without_atime(found: os.stat_result) -> list[Any]:
-    """Return what reading a directory does not change."""
+    """Return the metadata that reading a directory does not change."""
     return [getattr(found, name) for name in dir(found) if name.startswith("st_") and "atime" not in name]
 
 
@@ -760,7 +760,7 @@ def test_walk_when_asked_then_what_os_walk_finds(do: Both, tree: Path) -> None:
 
 
 def always_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let each thread seem to wait for a device, so that there are soon as many as there may be."""
+    """Let each thread seem to wait for a device, so that the maximum of threads soon runs."""
     monkeypatch.setattr(filebatch, "SLOW_S", -1.0)
     monkeypatch.setattr(filebatch, "count_waits", lambda: None)
 
@@ -776,10 +776,10 @@ def test_stat_many_when_threads_wait_then_there_are_more_of_them(
 
     def stat(path: Any, **kwargs: Any) -> Any:
         nonlocal calls
-        if path in paths:  # and not what others ask for
+        if path in paths:  # not the requests of others
             calls += 1
             if 8 < calls <= 12:
-                together.wait(60)  # it is broken, and raises, unless four threads come here
+                together.wait(60)  # it breaks, and raises, unless four threads arrive
         return real(path, **kwargs)
 
     monkeypatch.setattr(os, "stat", stat)
@@ -801,7 +801,7 @@ def test_pieces_when_cancelled_then_the_thread_ends_after_the_item_it_is_at(
     def slow(call: Any) -> Any:
         def wait(path: Any, *args: Any, **kwargs: Any) -> Any:
             nonlocal calls
-            if str(path).startswith(str(tree)):  # and not what others ask for
+            if str(path).startswith(str(tree)):  # not the requests of others
                 calls += 1
                 entered.set()
                 assert left.wait(60)
@@ -811,7 +811,7 @@ def test_pieces_when_cancelled_then_the_thread_ends_after_the_item_it_is_at(
 
     async def every() -> None:
         async for _ in files.walk(tree):
-            raise AssertionError("it is cancelled before that")
+            raise AssertionError("not cancelled before the end")
 
     async def main() -> None:
         if name == "stat_many":
@@ -920,7 +920,7 @@ def test_copy_file_when_by_any_way_then_the_same_content(
     do: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, by: str
 ) -> None:
     src, dst = tmp_path / "src", tmp_path / "dst"
-    # PyPy returns fewer random bytes than were asked for when a signal comes.
+    # PyPy returns fewer random bytes than requested when a signal arrives.
     src.write_bytes((os.urandom(4099) * (size // 4099 + 1))[:size])
     src.chmod(0o640)
     os.utime(src, (1, 2))
@@ -954,7 +954,7 @@ def test_copy_file_when_it_cannot_be_then_the_exception_of_shutil(do: Both, tmp_
 
 def test_copy_file_when_it_is_of_proc_then_all_of_it(do: Both, tmp_path: Path) -> None:
     if not os.path.exists("/proc/cpuinfo"):
-        pytest.skip("no /proc")
+        pytest.skip("/proc")
     do.copy_file("/proc/cpuinfo", tmp_path / "copy", metadata=False)
     assert (tmp_path / "copy").stat().st_size > 100
 
@@ -1011,7 +1011,7 @@ def test_read_many_into_when_direct_then_the_same_bytes_or_a_clear_no(do: Both, 
             counts = do.read_many_into(fd, ranges, direct=True)
         except OSError as error:
             if error.errno == errno.EINVAL:
-                pytest.skip("O_DIRECT: not on this file system")
+                pytest.skip("O_DIRECT on this file system")
             raise
         assert sum(counts) == 100_000
         assert view[:100_000] == path.read_bytes()
@@ -1027,12 +1027,12 @@ def test_read_many_into_when_direct_then_the_same_bytes_or_a_clear_no(do: Both, 
 def direct(path: Path, way: str = "threads") -> tuple[int, Any, list[tuple[int, Any]]]:
     """Open a file of sixteen blocks, and make memory for all of them."""
     if fileops.PYPY and "threads" in way:
-        pytest.skip("O_DIRECT without a ring: PyPy's preadv() reads into memory of its own, not aligned")
+        pytest.skip("O_DIRECT without a ring: PyPy's preadv() reads into unaligned memory")
     path.write_bytes(os.urandom(16 * 4096))
     try:
         os.close(os.open(path, os.O_RDONLY | os.O_DIRECT))
     except OSError as error:
-        pytest.skip(f"O_DIRECT: not on this file system: {error}")
+        pytest.skip(f"O_DIRECT on this file system: {error}")
     memory = files.allocate(16 * 4096)
     view = memoryview(memory)
     ranges = [(at, view[at : at + 4096]) for at in range(0, 16 * 4096, 4096)]
@@ -1071,7 +1071,7 @@ def test_read_many_into_when_the_kernel_knows_no_read_then_by_plain_calls(
     do: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fd, memory, ranges = direct(tmp_path / "file")
-    # Nothing a kernel knows: it completes with -EINVAL, as READ does before 5.6.
+    # An unknown opcode: it completes with -EINVAL, as READ does before 5.6.
     monkeypatch.setattr(
         ops, "prep_read",
         lambda sqe, fd, memory, length, offset, user_data=0: ops.prep_rw(sqe, 0xFE, fd, 0, 0, 0, user_data),
@@ -1109,7 +1109,7 @@ def test_batches_when_of_anything_then_each_item_gets_its_own_data(
 
 
 # ------------------------------------------------------------------------------------------------------
-# What must not be harmed, or waited for
+# Files that must not be harmed, or waited for
 
 
 def test_remove_tree_when_it_is_a_file_then_it_stays(do: Both, tmp_path: Path) -> None:
@@ -1127,7 +1127,7 @@ def test_remove_tree_when_it_is_a_file_then_it_stays(do: Both, tmp_path: Path) -
     assert link.is_symlink()
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs on this platform")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="os.mkfifo (FIFOs)")
 def test_copy_file_when_an_end_is_a_fifo_then_an_exception(do: Both, tmp_path: Path) -> None:
     file, fifo = tmp_path / "file", tmp_path / "fifo"
     file.write_bytes(b"x")
@@ -1149,7 +1149,7 @@ def test_copy_file_when_it_has_holes_then_the_copy_has_them(do: Both, tmp_path: 
         file.truncate(size)
     used = os.stat(src).st_blocks
     if used * 512 >= size:
-        pytest.skip(f"the file system of {tmp_path} knows no holes")
+        pytest.skip(f"holes on the file system of {tmp_path}")
     assert do.copy_file(src, dst) == size == os.stat(dst).st_size
     assert os.stat(dst).st_blocks <= 2 * used + 64
     with open(dst, "rb") as file:
@@ -1158,7 +1158,7 @@ def test_copy_file_when_it_has_holes_then_the_copy_has_them(do: Both, tmp_path: 
         assert file.read(8) == b"\0middle\0"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no permissions")
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions (POSIX)")
 def test_copy_file_when_without_metadata_then_the_permissions_of_a_new_file(do: Both, tmp_path: Path) -> None:
     src, dst, like = tmp_path / "src", tmp_path / "dst", tmp_path / "like"
     src.write_bytes(b"x")
@@ -1199,7 +1199,7 @@ def test_write_bytes_when_atomic_and_it_fails_then_the_exception_names_the_path(
     assert sorted(os.listdir(tmp_path)) == sorted(["directory", name.name])
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no permissions")
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions (POSIX)")
 def test_write_bytes_when_atomic_then_nobody_else_can_read_it_meanwhile(
     do: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1223,7 +1223,7 @@ async def _take(items: Any) -> None:
         pass
 
 
-@pytest.mark.skipif(not LINUX, reason="about FIFOs of Linux")
+@pytest.mark.skipif(not LINUX, reason="FIFOs of Linux")
 @pytest.mark.parametrize(
     "what", ["read_bytes", "read_many", "read_each", "write_bytes", "write_text, a reader that does not read"]
 )
@@ -1253,7 +1253,7 @@ def test_fifo_when_the_task_is_cancelled_then_its_thread_ends(tmp_path: Path, wh
     asyncio.run(asyncio.wait_for(main(), 60))
 
 
-@pytest.mark.skipif(not LINUX, reason="about FIFOs of Linux")
+@pytest.mark.skipif(not LINUX, reason="FIFOs of Linux")
 def test_fifo_when_the_loop_ends_before_the_thread_opens_it_then_the_thread_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1286,11 +1286,11 @@ def _waiting() -> list[Any]:
     return [each for each in threading.enumerate() if each.name == "rawuring-files-wait"]
 
 
-@pytest.mark.skipif(not LINUX, reason="about FIFOs of Linux")
+@pytest.mark.skipif(not LINUX, reason="FIFOs of Linux")
 def test_fifo_when_a_batch_without_asyncio_is_left_then_it_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(filesync, "_LOOK_S", 0.0)  # it looks after each item, and goes on
+    monkeypatch.setattr(filesync, "_LOOK_S", 0.0)  # it looks after each item, and continues
     fifo, file = tmp_path / "fifo", tmp_path / "file"
     os.mkfifo(fifo)
     file.write_bytes(b"x")
@@ -1301,7 +1301,7 @@ def test_fifo_when_a_batch_without_asyncio_is_left_then_it_ends(
         time.sleep(0.001)
 
 
-@pytest.mark.skipif(not LINUX, reason="about FIFOs of Linux")
+@pytest.mark.skipif(not LINUX, reason="FIFOs of Linux")
 def test_fifo_when_whole_then_read_and_written(tmp_path: Path) -> None:
     fifo, data = tmp_path / "fifo", bytes(range(256)) * 2000
 
@@ -1317,7 +1317,7 @@ def test_fifo_when_whole_then_read_and_written(tmp_path: Path) -> None:
 def test_write_bytes_when_atomic_on_what_is_no_regular_file_then_it_stays_what_it_is(
     do: Both, tmp_path: Path
 ) -> None:
-    """A file took the place of a FIFO or a device, /dev/null too where the program may do that."""
+    """A file replaced a FIFO or a device, even /dev/null if permitted."""
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "link").symlink_to("fifo")
     reader = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
@@ -1353,7 +1353,7 @@ def test_path_when_it_is_none_then_the_exception_of_pathlib(
 def test_read_when_it_takes_several_requests_then_the_whole_content(
     do: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One request read up to 2 GiB, and a task that was cancelled waited for all of them."""
+    """One request read up to 2 GiB, and a cancelled task waited for all of it."""
     monkeypatch.setattr(filebatch, "REQUEST_MAX", 100_000)
     monkeypatch.setattr(filebatch, "read_now", lambda *args: None)
     monkeypatch.setattr(fileops, "fetch_now", lambda *args: None)
@@ -1381,7 +1381,7 @@ def test_read_when_it_takes_several_requests_then_the_whole_content(
 
 
 def swapped(directory: Path, outside: Path) -> None:
-    """Put a link to a directory elsewhere in the place of a directory."""
+    """Replace a directory with a link to another directory."""
     directory.rename(directory.with_name(f"{directory.name}-moved"))
     directory.symlink_to(outside)
 
@@ -1398,13 +1398,13 @@ def test_remove_tree_when_a_directory_becomes_a_link_meanwhile_then_it_is_not_fo
 
     def walking(*args: Any, **kwargs: Any) -> Iterator[Any]:
         for each in fwalk(*args, **kwargs):
-            if not swaps:  # the other one is a link when its turn comes
+            if not swaps:  # the other one is a link by its turn
                 swaps.append(tmp_path / "top" / ("b" if "/a" in os.fspath(each[0]) else "a"))
                 swapped(swaps[0], outside)
             yield each
 
     monkeypatch.setattr(os, "fwalk", walking)
-    with contextlib.suppress(OSError):  # the directory that was moved is in the way of the last rmdir()
+    with contextlib.suppress(OSError):  # the moved directory makes the last rmdir() fail
         do.remove_tree(tmp_path / "top")
     assert swaps and not os.path.lexists(swaps[0])
     assert (outside / "file").read_bytes() == b"keep"
@@ -1414,7 +1414,7 @@ def test_remove_tree_when_a_directory_becomes_a_link_meanwhile_then_it_is_not_fo
 def test_walk_when_a_directory_becomes_a_link_meanwhile_then_it_is_not_followed(
     do: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """os.walk() looks, too, before it goes into a directory."""
+    """os.walk() also checks before it enters a directory."""
     outside = tmp_path / "outside"
     (outside / "secret").mkdir(parents=True)
     (tmp_path / "top" / "a").mkdir(parents=True)

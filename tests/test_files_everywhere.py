@@ -21,13 +21,13 @@ from refusal import io_uring_refusal
 
 PROGRAM = Path(files_everything.__file__)
 LINUX = sys.platform == "linux"
-#: What it means that an environment cannot be had.
+#: The reason if an environment is unavailable.
 LACKS = {
     "tmpfs": "a mount namespace of one's own (root)", "overlay": "overlay, in a mount namespace (root)",
     "eager tasks": "asyncio.eager_task_factory (CPython 3.12)", "uvloop": "uvloop",
 }  # fmt: skip
 
-#: Where there is no ring.
+#: Environments without a ring.
 WITHOUT = (
     "io_uring refused", "io_uring unknown", "all refused", "all unknown", "no ctypes", "macOS", "Windows",
 )  # fmt: skip

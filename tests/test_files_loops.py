@@ -52,7 +52,7 @@ async def main(top):
     fifo = os.path.join(top, "fifo")
     waiting = [asyncio.ensure_future(files.open_fd(fifo, os.O_WRONLY)) for _ in range(40)]
     await asyncio.sleep(0)
-    # Forty opens that wait for ever take no part in what follows.
+    # Forty opens that never complete must not affect the rest.
     await files.copy_tree(top, top + "-copy", ignore=lambda *_: ["fifo"])
     for task in waiting:
         task.cancel()
@@ -83,7 +83,7 @@ LOOPS = {
 
 
 def execute(code: str, *options: str) -> str:
-    """Run a program and return what it prints."""
+    """Run a program and return its output."""
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, *options, "-c", code]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
@@ -96,7 +96,7 @@ def execute(code: str, *options: str) -> str:
 def test_program_when_on_any_loop_then_it_works(loop: str) -> None:
     if loop == "uvloop":
         pytest.importorskip("uvloop")
-    # Where io_uring is refused the loop says so, and must.
+    # Where io_uring is refused the loop must warn.
     warnings = "-W", "error", "-W", "ignore:io_uring cannot be used here:RuntimeWarning"
     assert execute(PROGRAM + LOOPS[loop], *warnings).startswith(("io_uring", "threads"))
 
@@ -212,5 +212,5 @@ def test_disk_when_it_is_full_then_enospc_and_an_atomic_write_leaves_the_old_fil
         [sys.executable, "-c", FULL], env=env, capture_output=True, text=True, timeout=120, check=False
     )
     if done.returncode == 77:
-        pytest.skip("a mount namespace of one's own: not allowed here")
+        pytest.skip("a private mount namespace (root, or unprivileged user namespaces)")
     assert (done.returncode, done.stdout, done.stderr) == (0, "full\n", "")

@@ -117,7 +117,7 @@ def test_matrix_of_filters_then_each_way_in_is_told_as_the_filter_has_it():
         states = set()
         for attempt in found["attempts"]:
             if attempt["abi"] == "x32" or attempt["state"] == "not tried":
-                continue  # another number, which this filter does not know; no executable memory
+                continue  # a number that this filter does not know; no executable memory
             if attempt["abi"] == "i386" and USER_MODE:
                 continue
             if "no i386" in attempt["layer"]:
@@ -137,7 +137,7 @@ def test_matrix_of_filters_then_each_way_in_is_told_as_the_filter_has_it():
     [0, errno.EBADF, errno.EINVAL, errno.EFAULT, errno.EOPNOTSUPP, errno.EMFILE, errno.EIO, errno.ENXIO],
 )
 def test_filter_answers_as_an_open_kernel_might_then_it_is_not_believed(code):
-    """One answer to everything is no kernel's: that says different things of -1, of no ring, of NULL."""
+    """No kernel gives one answer to everything: -1, no ring and NULL give different errors."""
     (found,) = examine_under([(0x00050000 | code,) * 4])
     assert found["closed"] is True, found["attempts"]
     assert {attempt["state"] for attempt in found["attempts"]} <= {"refused", "not tried"}
@@ -326,5 +326,5 @@ def test_bare_interpreter_without_proc_and_read_only_then_the_one_file_answers(t
     done = run(code, "-")
     if done.returncode == 77:
         pytest.skip("a mount namespace (root), or seccomp filters")
-    assert "Traceback" not in done.stderr  # PyPy warns of files that it does not find in /proc
+    assert "Traceback" not in done.stderr  # PyPy warns about files that are missing in /proc
     assert (json.loads(done.stdout)["closed"], done.returncode) == (True, 0)

@@ -63,7 +63,7 @@ def test_release_then_the_rows_that_apply(release, there, not_there):
         ("5.10.0-32-cloud-amd64", "#1 SMP Debian 5.10.223-1 (2024-08-10)", "5.10.223-1"),
         ("6.12.113", "#1 Thu Nov  5 17:06:45 UTC 2026", "6.12.113"),
         ("6.18.44-fc", "#1 SMP PREEMPT_DYNAMIC @0", "6.18.44-fc"),
-        ("6.12.9-x", "#1 SMP Debian 5.10.223-1", "6.12.9-x"),  # another kernel's: not believed
+        ("6.12.9-x", "#1 SMP Debian 5.10.223-1", "6.12.9-x"),  # of another kernel: ignored
     ],
 )
 def test_distribution_that_freezes_the_release_then_the_real_one(monkeypatch, release, version, found):
@@ -113,7 +113,7 @@ def test_wish_for_sqpoll_on_a_kernel_that_burns_then_dropped(monkeypatch):
 def test_buffer_ring_where_the_kernel_would_crash_then_refused_before_the_call(
     monkeypatch, release, high, refused
 ):
-    """Linux 6.1 on i386 died in io_buffer_select, and took the test with it."""
+    """Linux 6.1 on i386 crashed in io_buffer_select, during the test."""
     monkeypatch.setattr(gates, "running", lambda: release)
     monkeypatch.setattr(register, "_has_high_memory", lambda: high)
 
@@ -144,7 +144,7 @@ def test_high_memory_then_as_meminfo_says(monkeypatch, tmp_path, text, high):
 
 @pytest.mark.requires_io_uring
 def test_poll_that_answers_einval_then_watched_through_epoll():
-    """A terminal before 5.8: here the answer is made up, and the descriptor is a pipe."""
+    """A terminal before 5.8, simulated: the answer is invented, and the descriptor is a pipe."""
     monitor = fdmon.IoUringFDMon()
     r, w = os.pipe()
     try:
@@ -173,4 +173,4 @@ def test_page_of_kernels_then_every_row():
     spec.loader.exec_module(tool)
     text = (ROOT / "docs" / "kernels.md").read_text(encoding="utf-8")
     found = re.search(r"<!-- gates -->\n(.*)<!-- end -->", text, re.DOTALL)
-    assert found[1] == tool.table(), "python3 tools/gates_table.py writes it anew"
+    assert found[1] == tool.table(), "run python3 tools/gates_table.py"

@@ -82,7 +82,7 @@ PRESENT = [name for name in ORDER if (PACKAGE / f"{name}.py").exists()]
 
 
 def imports(path: Path) -> Iterator[tuple[int, str, tuple[str, ...]]]:
-    """Yield (level, module, names) for each import statement of a file, wherever it stands."""
+    """Yield (level, module, names) for each import statement of a file, at any depth."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -106,7 +106,7 @@ def outside_imports(path: Path) -> set[str]:
 
 
 # ------------------------------------------------------------------------------------------------------
-# What stands in the files
+# The text of the files
 
 
 def test_package_when_listed_then_every_file_is_in_the_order() -> None:
@@ -116,7 +116,7 @@ def test_package_when_listed_then_every_file_is_in_the_order() -> None:
 
 def test_order_when_the_package_is_whole_then_each_of_its_names_is_a_file() -> None:
     if not (PACKAGE.parent / "pyproject.toml").exists():
-        pytest.skip("a copy, which may be a part of the package")
+        pytest.skip("a copy, which may be partial")
     assert set(ORDER) == set(PRESENT)
 
 
@@ -142,7 +142,7 @@ def test_module_when_it_imports_from_the_package_then_one_dot(name: str) -> None
 
 
 # ------------------------------------------------------------------------------------------------------
-# What an import does
+# The effects of an import
 
 
 def run(script: str, *arguments: str, options: tuple[str, ...] = ()) -> str:
@@ -162,13 +162,13 @@ POISONED = """
 import importlib, io, os
 platform, outside, names = sys.argv[1], sys.argv[2].split(), sys.argv[3].split()
 
-# The standard library may do anything at import; this one may not, so the former is imported first.
+# The standard library may do anything at import; this library may not, so the former is imported first.
 import ctypes, fcntl, mmap, pathlib, select, socket, subprocess, termios, threading
 for name in outside:
     try:
         importlib.import_module(name)
     except ImportError:
-        pass  # another system's module, imported where that system was recognised
+        pass  # a module of another system, imported only there
 
 def bomb(what):
     def explode(*args, **kwargs):
@@ -199,7 +199,7 @@ for module, forbidden in (
 
 io.FileIO = type("FileIO", (io.FileIO,), {"__new__": bomb("io.FileIO")})
 
-# Modules that only Linux has are hidden even under the name of Linux: no import needs them.
+# Linux-only modules are hidden even under the name of Linux: no import needs them.
 for name in ("fcntl", "termios", "resource", "pwd", "grp"):
     sys.modules[name] = None
 for module, hidden in (
@@ -223,7 +223,7 @@ print("imported", len(names))
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system to be hidden is Linux")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux, the system to hide")
 @pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
 def test_import_when_everything_it_must_not_do_raises_then_all_files_import(platform: str) -> None:
     outside = set().union(*(outside_imports(path) for path in PACKAGE.glob("*.py")))
@@ -263,7 +263,7 @@ def test_package_when_imported_then_no_file_of_it_but_itself() -> None:
 
 
 def test_import_when_a_ring_is_wanted_then_nothing_heavy_comes_along() -> None:
-    """typing brings re and functools along: 9 of 13 ms, and 2 of 3 MiB."""
+    """typing imports re and functools: 9 of 13 ms, and 2 of 3 MiB."""
     script = (
         "old = set(sys.modules)\n"
         "from rawuring import FDMon, InFlight, Ring, ops, pin\n"
@@ -275,7 +275,7 @@ def test_import_when_a_ring_is_wanted_then_nothing_heavy_comes_along() -> None:
 
 @pytest.mark.parametrize("name", ["params", "rings", "inflight", "buffers", "register", "gates"])
 def test_named_tuple_when_its_fields_are_annotated_then_they_are_its_fields(name: str) -> None:
-    """Without typing.NamedTuple, a field's name and its type stand in two places."""
+    """Without typing.NamedTuple, a field's name is in two places, one of them with its type."""
     module = importlib.import_module(f"rawuring.{name}")
     found = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, tuple)]
     assert found
@@ -311,7 +311,7 @@ def test_public_names_when_listed_then_all_and_home_and_dir_agree() -> None:
 def test_public_name_when_fetched_then_it_is_its_modules(name: str) -> None:
     home = rawuring._HOME[name]
     if home not in PRESENT:
-        pytest.skip(f"rawuring/{home}.py is not here")
+        pytest.skip(f"rawuring/{home}.py in this copy")
     value = getattr(rawuring, name)
     module = sys.modules[f"rawuring.{home}"]
     assert value is (module if name == home else getattr(module, name))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The table of requests in flight: what keeps memory alive, until when, and what happens at the end."""
+"""The table of requests in flight: the lifetime of memory, and the end of the table."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def ring(request):
 
 
 class Memory:
-    """Something that can be watched dying."""
+    """Memory that supports weak references."""
 
 
 def start_poll(ring: Ring, table: InFlight, fd: int, handler=None, *keepalive):
@@ -235,7 +235,7 @@ def test_close_when_an_sqe_was_never_submitted_then_it_is_dropped(ring, pair):
 
 
 def test_read_that_waits_when_the_ring_is_closed_then_memory_is_not_written_later(ring, blocking_pair):
-    """The kernel must have let go of the buffer when close() returns."""
+    """The kernel must have released the buffer when close() returns."""
     if not ring.features & uapi.IORING_FEAT_RW_CUR_POS:
         pytest.skip("IORING_OP_READ (Linux 5.6)")
     table = InFlight(ring)
@@ -257,7 +257,7 @@ def test_forgotten_table_then_requests_are_ended_before_their_memory_goes(ring, 
     memory = Memory()
     ended = []
 
-    # What the memory sees when it dies: by then the table must be empty, by completions.
+    # Recorded when the memory is freed: by then completions must have emptied the table.
     weakref.finalize(memory, lambda: ended.append(state()))
     before = len(inflight._kept)
 
@@ -472,7 +472,7 @@ def test_start_with_what_no_field_takes_then_said_which_and_nothing_is_queued(ar
 
 
 def test_start_when_an_argument_is_missing_then_refused_instead_of_held_for_ever(ring, pair):
-    """The token would stand where the offset belongs, and the CQE would bring user_data 0."""
+    """The token would be taken for the offset, and the CQE would have user_data 0."""
     table = InFlight(ring)
     pin = buffers.pin(buffers.allocate(16), writable=True)
     with pytest.raises(TypeError, match="an argument is missing"):
@@ -490,7 +490,7 @@ def test_start_when_no_cqe_would_come_on_success_then_refused(ring):
 
 
 def test_close_when_the_kernel_cannot_cancel_all_at_once_then_one_by_one(ring, pair, monkeypatch):
-    """IORING_ASYNC_CANCEL_ALL came with 5.19; before, it is refused."""
+    """IORING_ASYNC_CANCEL_ALL exists since 5.19; older kernels reject it."""
     cancel_all = InFlight._cancel_all
 
     def as_before_5_19(table, ring, tokens, asked):
@@ -543,7 +543,7 @@ def test_ring_forgotten_then_no_handler_runs(pair):
 
 
 def test_closed_before_the_thread_of_an_sqpoll_ring_has_made_room_then_drained():
-    """There was no slot for the cancellation: close() raised, and the memory was kept for ever."""
+    """There was no slot for the cancellation: close() raised, and the memory was kept forever."""
     with fake_ring(entries=2, flags=uapi.IORING_SETUP_SQPOLL) as (_, ring):
         table = InFlight(ring)
         results = []
@@ -560,7 +560,7 @@ def test_closed_before_the_thread_of_an_sqpoll_ring_has_made_room_then_drained()
 
 
 def noted(answers):
-    """Return a handler of a block that notes what it is called with."""
+    """Return a handler of a block that records its arguments."""
     return lambda *columns: answers.append(columns)
 
 
@@ -685,7 +685,7 @@ def test_blocks_then_no_token_is_another_ones(ring):
     table, block = InFlight(ring), ops.Block(4, ops.prep_nop)
     tokens = {table.start_block(block) >> 16, table.start_block(block) >> 16, table.hold(None) >> 16}
     assert len(tokens) == 3
-    assert {token >> 39 for token in tokens} == {2}  # the selector's own have the bit
+    assert {token >> 39 for token in tokens} == {2}  # the selector's own tokens have that bit
     table.entries.clear()
 
 

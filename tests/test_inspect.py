@@ -132,7 +132,7 @@ def test_describe_then_every_fact_is_in_the_text():
 
 
 # ------------------------------------------------------------------------------------------------------
-# A made-up /proc
+# A fake /proc
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def test_this_process_when_it_has_a_ring_then_found_with_its_poll_and_fill(capsy
         mine = [found for found in report["rings"] if ring.fileno() in (found["fd"], *found["other_fds"])]
         assert report["error"] is None
         assert len(mine) == 1
-        if mine[0]["sq"]["used"] is not None:  # told since 5.17
+        if mine[0]["sq"]["used"] is not None:  # known since 5.17
             assert mine[0]["sq"] == {"entries": 4, "head": 2, "tail": 2, "used": 0, "cached": 2}
             assert mine[0]["cq"]["used"] == 1
         assert mine[0]["polls"] in ({"POLL_ADD": 1}, None)
@@ -227,7 +227,7 @@ def test_child_with_a_ring_then_found_from_outside():
         report = inspect.look_at(child.pid)
         if report["error"]:
             child.communicate(b"\n")
-            pytest.skip(f"looking at a child: {report['error']}")
+            pytest.skip(f"inspection of a child: {report['error']}")
         assert report["rings"]
         assert child.pid in inspect.descendants(os.getpid())
         child.communicate(b"\n")
@@ -269,7 +269,7 @@ def test_exit_code_then_found_or_cannot_tell_or_none(monkeypatch, reports, unrea
 
 
 # ------------------------------------------------------------------------------------------------------
-# The inventory, of a made-up host
+# The inventory, of a fake host
 
 DOCKER = "0::/system.slice/docker-" + "0123456789ab" + "c" * 52 + ".scope\n"
 MAPS = (
@@ -291,7 +291,7 @@ def kernel(release):
 
 @pytest.fixture
 def host(proc, monkeypatch):
-    """Add a process with everything, and one whose files cannot be read; the kernel is a new one."""
+    """Add a process with everything, and one with unreadable files, on a new kernel."""
     if hasattr(os, "uname"):
         monkeypatch.setattr(os, "uname", lambda: kernel("6.18.0"))
     (proc / "10" / "fdinfo" / "5").write_text(V6_1.replace("SqThread:\t-1", "SqThread:\t31"))
@@ -311,7 +311,7 @@ def host(proc, monkeypatch):
     return proc
 
 
-linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="what /proc tells on Linux")
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc of Linux")
 
 
 @linux
@@ -330,7 +330,7 @@ def test_inventory_then_every_figure_of_each_ring(host):
     assert (ring["inode"], ring["mapped"]) == (2749, 0x1000 + 0x2000)
     assert ring["sqpoll"] == {"state": "S", "cpu_s": 2.0}
     assert ring["flags"] == ["SQPOLL"]
-    # What is not there is None, and is named; the inventory goes on.
+    # Missing information is None, and is named; the inventory continues.
     assert (other["pid"], other["user"], other["container"], other["pinned"]) == (20, None, None, None)
     assert other["rings"][0]["mapped"] is None and other["workers"] is None
     assert {each.partition(":")[0] for each in other["unread"]} == {
@@ -409,7 +409,7 @@ def test_container_then_kind_and_name(cgroup, container):
 
 @pytest.fixture
 def command_on(host, monkeypatch, capsys):
-    """Run the command on the made-up host."""
+    """Run the command on the fake host."""
 
     def run(*arguments):
         for function in ("inventory", "look_at", "descendants"):
@@ -545,7 +545,7 @@ def test_command_when_there_is_no_proc_then_4_and_one_line(monkeypatch, capsys):
 
 
 # ------------------------------------------------------------------------------------------------------
-# What is unusual
+# Unusual findings
 
 
 def ring_of(text, **changed):
@@ -655,7 +655,7 @@ sys.exit(inspect.main(["--all"]))
 
 
 @linux
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="root, to become somebody else")
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="root, to become another user")
 def test_all_as_nobody_then_what_may_not_be_read_is_counted():
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     done = subprocess.run(

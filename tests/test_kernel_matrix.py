@@ -208,7 +208,7 @@ def test_words_after_two_dashes_then_the_same_words_in_the_guest(monkeypatch, wo
 
 
 def test_guest_that_never_ends_then_killed_with_its_children(tmp_path, monkeypatch):
-    """The kernel is a shell script here: it says that it began, and sleeps."""
+    """The kernel is a shell script here: it reports its start, and sleeps."""
     kernel = tmp_path / "vmlinuz"
     begin = "#!/bin/sh\necho MATRIX-BEGIN\n"
     kernel.write_text(f"{begin}echo one line\nsleep 1000 & sleep 1000\n", encoding="ascii")
@@ -245,10 +245,10 @@ def test_disk_then_an_ext4_for_the_machines_that_can_mount_it(tmp_path, cell, wo
     if words:
         with open(image, "rb") as file:
             assert file.seek(1080) and file.read(2) == b"\x53\xef", "ext4's magic number"
-        assert image.stat().st_blocks * 512 < guest.DISK_MB << 18, "it is sparse"
+        assert image.stat().st_blocks * 512 < guest.DISK_MB << 18, "the image is sparse"
 
 
-#: A child stops; its SSE registers are written through a buffer without room for AMX, and read again.
+#: A child stops; its SSE registers are written from a buffer without room for AMX, and read again.
 SET_XMM0 = """
 import ctypes, os, signal, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -319,7 +319,7 @@ def test_kernel_inside_an_efi_program_then_taken_out():
     head = b"MZ\0\0zimg" + struct.pack("<II8x", 64, len(packed)) + b"zstd".ljust(40, b"\0")
     assert debian.unpacked(head + packed + b"\0" * 99) == b"kernel" * 9
     gzip = head.replace(b"zstd", b"gzip") + packed
-    assert debian.unpacked(gzip) == gzip, "qemu does that one"
+    assert debian.unpacked(gzip) == gzip, "qemu unpacks gzip itself"
     assert debian.unpacked(b"\x7fELF") == b"\x7fELF"
     with pytest.raises(debian.NotToBeHad, match="zstd"):
         debian.unpacked(head + b"junk")
@@ -410,7 +410,7 @@ def test_record_then_the_rows_that_were_run_take_the_place_of_older_ones(tmp_pat
 
 def test_page_then_what_was_recorded():
     if not tool.PAGE.exists():
-        pytest.skip("docs/kernels.md is not here")
+        pytest.skip("docs/kernels.md in this copy")
     assert tool.page() == tool.PAGE.read_text(encoding="utf-8")
 
 

@@ -43,7 +43,7 @@ def test_known_params_when_compared_with_this_kernel_then_the_same(flags):
         pytest.skip(f"IORING_SETUP_{flags} (5.19, NO_SQARRAY 6.6): {error}")
     release = tuple(map(int, platform.release().split(".")[:2]))
     if platform.machine() != "x86_64" or release < (6, 12) or params["cq_off"]["cqes"] != 64:
-        pytest.skip("the layout that is known is that of Linux 6.18 on x86-64 with cache lines of 64 bytes")
+        pytest.skip("the layout of Linux 6.18 on x86-64 with cache lines of 64 bytes, the known one")
     known = layout.known_params(8, mask)
     assert {key: known[key] for key in ("sq_entries", "cq_entries", "sq_off", "cq_off")} == {
         key: params[key] for key in ("sq_entries", "cq_entries", "sq_off", "cq_off")
@@ -130,7 +130,7 @@ def test_fillers_when_listed_then_each_operation_of_the_header_has_one():
 
 @pytest.mark.parametrize("name", sorted(layout.fillers()))
 def test_learned_places_when_used_to_build_the_sqe_then_it_is_the_functions(name):
-    """The table alone, without the function, must lead to the same bytes."""
+    """The table alone, without the function, must give the same bytes."""
     operation = layout.learn(name)
     function = layout.fillers()[name]
     arguments = {}

@@ -25,7 +25,7 @@ MAN = ROOT / "data" / "share" / "man" / "man1" / "rawuring.1"
 PAGE = ROOT / "docs" / "commands.md"
 HELP = sorted(commands.COMMANDS)
 
-pytestmark = pytest.mark.skipif(not MAN.exists(), reason="data/ is not here")
+pytestmark = pytest.mark.skipif(not MAN.exists(), reason="data/ in this copy")
 
 
 def help_words(name):
@@ -48,7 +48,7 @@ def test_help_of_a_command_then_each_of_its_words_is_in_both_pages(name):
     page = PAGE.read_text(encoding="utf-8").partition(f"\n## {name}\n")[2].partition("\n## ")[0]
     assert [word for word in wanted if word not in man.split()] == []
     unmarked = page.replace("`", "").split()
-    left_out = ["-h,", "--help", "show", "this", "help", "message", "and", "exit"]  # as everywhere
+    left_out = ["-h,", "--help", "show", "this", "help", "message", "and", "exit"]  # common to all commands
     assert [word for word in wanted if word not in unmarked and word not in left_out] == []
 
 
@@ -70,7 +70,7 @@ def test_man_when_it_reads_the_page_then_no_warning():
 
 
 def test_mandoc_when_it_reads_the_page_then_only_the_date_is_missed():
-    """It would have to be changed by hand; the version stands in its place."""
+    """It would have to be changed by hand; the version takes its place."""
     if shutil.which("mandoc") is None:
         pytest.skip("mandoc")
     command = ["mandoc", "-T", "lint", "-W", "warning", str(MAN)]

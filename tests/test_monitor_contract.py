@@ -21,7 +21,7 @@ from rawuring.syscalls import Unavailable
 
 ROOT = Path(__file__).resolve().parent.parent
 
-#: What the waiter alone calls, under QEMU's names; no part of the interface.
+#: Called by the waiter alone, under QEMU's names; not part of the interface.
 INSIDE = {
     "put_sqe", "add_poll_add_sqe", "add_poll_remove_sqe", "fill_sq_ring", "process_cqe_aio_handler",
     "process_cqe", "process_usual", "process_cq_ring",
@@ -276,7 +276,7 @@ def test_everything_public_then_it_works_or_says_why_not(state, nested):
     in_child(CONTRACT, hex(action), word, nested)
 
 
-#: io_uring is taken away, and the monitor is destroyed, or forgotten, before anybody has noticed.
+#: io_uring becomes unavailable, and the monitor is destroyed, or forgotten, before anybody has noticed.
 END = r"""
 import os, socket, sys
 from rawuring import fdmon
@@ -292,11 +292,11 @@ mon.wait(0)
 how = sys.argv[3]
 if how == "closed":
     os.close(mon.ring.fileno())
-    others = os.pipe()  # one of them has the number
+    others = os.pipe()  # one of them has the ring's number
 else:
     exec(FILTER)
 if how == "left":
-    keep = mon  # until the interpreter ends, which is silent, too
+    keep = mon  # until the interpreter exits, also silently
 else:
     mon.destroy()
     a.close()
@@ -362,7 +362,7 @@ def nested(request):
 
 
 def settle(monitor, loop, limit=1000):
-    """Run the outer loop until nothing is left to do; what ran."""
+    """Run the outer loop until nothing is left to do; return the number of runs."""
     ran = 0
     for _ in range(limit):
         if not loop.ready(0.02):
@@ -412,7 +412,7 @@ def test_nested_then_the_outer_loop_is_woken_for_everything(nested, pair, kind, 
 
 
 def test_nested_and_notified_then_one_turn_takes_the_notification(nested, monkeypatch):
-    """Also where the thread of an SQPOLL ring has not looked yet: the outer loop would spin until it does."""
+    """Even if the thread of an SQPOLL ring has not looked yet: the outer loop would spin until it does."""
     nested.fileno()
     nested.wait(0)
     while nested.ring is not None and nested.ring.sq.pending():
@@ -494,13 +494,13 @@ def test_nested_and_files_that_epoll_refuses_then_readable_as_poll_says(nested, 
             if expected:
                 assert loop.ready(20)
             else:
-                settle(nested, loop)  # once more it may wake: an eventfd tells an eventfd with RCU's delay
+                settle(nested, loop)  # it may wake once more: an eventfd notifies an eventfd with RCU's delay
         nested.remove(node)
         assert settle(nested, loop) == 0
 
 
 def test_nested_and_a_number_used_again_while_its_file_lives_on_then_no_busy_loop(nested, pair):
-    """An epoll set goes on reporting a file whose number was closed, and can no longer take it out."""
+    """An epoll set keeps reporting a file whose number was closed, and can no longer remove it."""
     a, b = pair
     loop = Poll(select.epoll, nested.fileno())
     for _ in range(3):
@@ -513,7 +513,7 @@ def test_nested_and_a_number_used_again_while_its_file_lives_on_then_no_busy_loo
         r, w = os.pipe()
         assert number in (r, w)
         again = nested.add(r, POLLIN)
-        b.send(b"x")  # on the old file
+        b.send(b"x")  # to the old file
         assert settle(nested, loop) == 0
         os.write(w, b"x")
         found = []

@@ -52,7 +52,7 @@ def uring():
     mon.destroy()
 
 
-# -- what is reported
+# -- reported events
 
 
 def test_wait_when_nothing_is_ready_then_empty_at_the_timeout(monitor, pipe):
@@ -194,7 +194,7 @@ def test_many_descriptors_then_each_reported_once(monitor):
 
 @pytest.mark.parametrize("events", [0, POLLIN | POLLPRI])
 def test_parked_number_closed_while_its_file_lives_on_then_no_spinning(monitor, pair, events):
-    """An epoll set goes on reporting such a file, and can no longer take it out."""
+    """An epoll set keeps reporting such a file, and can no longer remove it."""
     pair[1].shutdown(socket.SHUT_WR)
     stays = monitor.add(pair[1], POLLPRI)
     number = os.dup(pair[0].fileno())
@@ -214,7 +214,7 @@ def test_parked_number_closed_while_its_file_lives_on_then_no_spinning(monitor, 
 
 
 def test_regular_file_without_wanted_events_then_never_ready_and_no_spinning(monitor, tmp_path):
-    """POLL_ADD answers EINVAL, and epoll takes no regular file."""
+    """POLL_ADD completes with EINVAL, and epoll rejects regular files."""
     with (tmp_path / "file").open("wb") as file:
         for events in (0, POLLPRI):
             node = monitor.add(file, events)
@@ -248,7 +248,7 @@ def test_no_descriptor_is_left_for_the_parking_lot_then_the_others_go_on(uring, 
 
 
 def test_poll_of_the_parking_lot_that_is_late_then_what_is_parked_is_reported_all_the_same(uring, pair):
-    """The kernel answers later when a file wakes its pollers at the moment of the arming: here, never."""
+    """The kernel completes it late if a file wakes its pollers while it is armed: here, never."""
     node = uring.add(pair[0], POLLIN | POLLPRI)
     assert uring.wait(0) == []
     pair[1].send(b"x")
@@ -317,7 +317,7 @@ def test_every_mask_when_each_thing_happens_then_as_select_poll_says(monitor, ma
         masks = [sum(chosen) for n in range(len(bits) + 1) for chosen in itertools.combinations(bits, n)]
         masks += [POLLNVAL, 0x400, 0x8000, 0xFFFF]
         if make_file is _terminal and [int(part) for part in platform.release().split(".")[:2]] < [6, 1]:
-            # The terminals of 5.10 wake those who wait for POLLIN, and not those for POLLRDNORM alone.
+            # The terminals of 5.10 wake polls for POLLIN, but not for POLLRDNORM alone.
             masks = [mask for mask in masks if mask & POLLIN or not mask & 0x40]
         nodes = {monitor.add(fd, mask): mask for mask in masks}
         for step, shows in [(lambda: None, 0), *steps]:
@@ -376,7 +376,7 @@ def test_event_that_crosses_the_removal_then_not_reported_and_not_armed_again(ur
     os.write(pipe[1], b"x")
     uring.remove(node)
     events: list = []
-    while node.armed:  # the completion, as if it had come in the same turn as the removal
+    while node.armed:  # the completion, as if it had arrived in the turn of the removal
         uring.process_cq_ring(events)
     assert events == []
     assert node.token not in uring.inflight.entries
@@ -410,7 +410,7 @@ def test_number_used_again_then_events_of_the_new_file_only(monitor):
 
 
 def test_removed_then_the_peer_sees_the_end_after_the_next_wait(monitor, pair):
-    """A pending poll holds the open file; the removal must let go of it."""
+    """A pending poll holds the open file; the removal must release it."""
     node = monitor.add(pair[0].fileno(), POLLIN)
     assert monitor.wait(0) == []
     monitor.remove(node)
@@ -475,13 +475,13 @@ def test_need_wait_then_true_for_intents_and_where_only_wait_can_look(monitor, p
     assert not monitor.need_wait()
     monitor.notify()
     assert monitor.need_wait()
-    for _ in range(2):  # the notifier is armed again
+    for _ in range(2):  # the notifier is re-armed
         monitor.wait(0)
     assert not monitor.need_wait()
     monitor.add(pipe[0], POLLIN)
     assert monitor.need_wait()
     monitor.wait(0)
-    assert monitor.need_wait() == (monitor.backend == "poll")  # which cannot look from user space
+    assert monitor.need_wait() == (monitor.backend == "poll")  # which cannot check from user space
 
 
 def _closed_socket() -> socket.socket:
@@ -515,7 +515,7 @@ BAD = [
 
 @pytest.mark.parametrize(("arguments", "kind", "name"), BAD, ids=[str(each[0]) for each in BAD])
 def test_bad_arguments_then_refused_at_the_door_and_the_others_go_on(monitor, pipe, arguments, kind, name):
-    """What no SQE field holds made every later wait() fail, for ever."""
+    """A value that fits no SQE field made every later wait() fail."""
     node = monitor.add(pipe[0], POLLIN)
     os.write(pipe[1], b"x")
     with pytest.raises(kind, match=re.escape(name)):
@@ -527,7 +527,7 @@ def test_bad_arguments_then_refused_at_the_door_and_the_others_go_on(monitor, pi
 
 
 class Index:
-    """An integer of somebody else's, such as numpy's."""
+    """A foreign integer type, such as numpy's."""
 
     def __init__(self, value):
         self.value = value
@@ -981,7 +981,7 @@ def test_destroyed_by_another_thread_while_the_waiter_lives_then_refused(uring):
     assert uring.wait(0) == []
 
 
-# -- choosing
+# -- the choice
 
 
 def test_setup_when_io_uring_fails_with_any_error_then_poll_and_the_reason(monkeypatch):

@@ -79,7 +79,7 @@ def leaves(body: list[ast.stmt]) -> bool:
 
 
 def places(body: list[ast.stmt], at_the_end: bool) -> Iterator[ast.ExceptHandler]:
-    """Yield the except clauses of a function behind which it goes on."""
+    """Yield the except clauses after which a function continues."""
     for node in body:
         ends = at_the_end and node is body[-1]
         if isinstance(node, ast.Try):
@@ -120,7 +120,7 @@ def test_except_clauses_behind_which_a_function_goes_on_then_each_was_read() -> 
         if any(places(function.body, True))
     }
     assert found - set(REVIEWED) == set(), "read them: is anything held that an exception there would lose?"
-    if (PACKAGE.parent / "pyproject.toml").exists():  # else a copy, which may be a part
+    if (PACKAGE.parent / "pyproject.toml").exists():  # else a copy, which may be partial
         assert set(REVIEWED) == found
 
 
@@ -129,7 +129,7 @@ def test_except_clauses_behind_which_a_function_goes_on_then_each_was_read() -> 
 
 
 class Struck(Exception):
-    """What the handler raises, with the name of the function that it interrupted."""
+    """Raised by the handler, with the name of the interrupted function."""
 
 
 def clause(box: Any) -> str:
@@ -168,7 +168,7 @@ def line(box: list[socket.socket]) -> str:
 def test_signal_comes_between_two_calls_then_its_handler_runs_where_the_rule_says(
     function, interrupted: bool
 ) -> None:
-    """The statement `del` frees a socket, and its peer sends SIGIO at once: Python calls nothing."""
+    """The statement `del` frees a socket, and its peer sends SIGIO at once, without a call in Python."""
     left, right = socket.socketpair()
     fcntl.fcntl(right, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(right, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)

@@ -45,21 +45,21 @@ def words(ring: rings.Ring) -> dict[str, int]:
 
 
 def test_a_nop_goes_round_and_every_index_moves_when_it_should(ring):
-    # A ring of 2: the fifth time round, every slot has been used twice.
+    # A ring of 2: by the fifth round, every slot has been used twice.
     assert (ring.sq.ring_entries, ring.sq.ring_mask) == (2, 1)
     assert (ring.cq.ring_entries, ring.cq.ring_mask) == (4, 3)
     for n in range(5):
-        # Nothing is under way: on each ring, head and tail have met.
+        # Nothing is in flight: on each ring, head and tail are equal.
         assert words(ring) == {"sq.khead": n, "sq.ktail": n, "cq.khead": n, "cq.ktail": n}
         assert (ring.sq.pending(), ring.sq.space_left(), ring.cq.ready()) == (0, 2, 0)
 
-        # 1. Take a slot. Only our private tail moves; the kernel knows of nothing.
+        # 1. Take a slot. Only our private tail moves; the kernel knows nothing of it.
         sqe = ring.get_sqe()
         assert ring.sq.sqe_tail == n + 1
         assert (sqe.nbytes, sqe.readonly) == (64, False)
         assert words(ring) == {"sq.khead": n, "sq.ktail": n, "cq.khead": n, "cq.ktail": n}
 
-        # 2. Fill it, all 64 bytes. Nobody looks yet.
+        # 2. Fill it, all 64 bytes. Nobody reads it yet.
         ops.prep_nop(sqe, user_data=1000 + n)
         assert sqe[0] == 0
         assert bytes(sqe[32:40]) == struct.pack("=Q", 1000 + n)
@@ -70,7 +70,7 @@ def test_a_nop_goes_round_and_every_index_moves_when_it_should(ring):
         assert ring.sq.published == n + 1
         assert words(ring) == {"sq.khead": n, "sq.ktail": n + 1, "cq.khead": n, "cq.ktail": n}
 
-        # 4. Enter the kernel. It consumes the SQE (its head meets our tail), does nothing, as asked, and
+        # 4. Enter the kernel. It consumes the SQE (its head reaches our tail), does nothing, as asked, and
         #    posts a CQE (its tail moves).
         assert ring.submit() == 1
         assert words(ring) == {"sq.khead": n + 1, "sq.ktail": n + 1, "cq.khead": n, "cq.ktail": n + 1}

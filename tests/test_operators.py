@@ -39,14 +39,14 @@ def under(code: str, *arguments: str) -> subprocess.CompletedProcess:
 
 
 # ------------------------------------------------------------------------------------------------------
-# The page: what it shows is what the commands print under a container's filter
+# The page: it shows the output of the commands under a container's filter
 
 
 def shown_on_the_page():
     """Return the commands of docs/operators.md, each with the lines that are shown below it."""
     page = Path(__file__).resolve().parent.parent / "docs" / "operators.md"
     if not page.exists():
-        pytest.skip("docs/ is not here")
+        pytest.skip("docs/ in this copy")
     block = re.compile(r"```text\n\$ python3 -m rawuring\.(.*)\n((?:.*\n)*?)```")
     blocks = block.findall(page.read_text(encoding="utf-8"))
     return {command: [line for line in shown.splitlines() if line != "..."] for command, shown in blocks}
@@ -58,7 +58,7 @@ def test_page_for_operators_then_each_line_is_printed_where_a_filter_refuses():
     assert [command.split()[0] for command in shown] == ["probe", "probe", "forbid", "inspect"]
     for command, lines in shown.items():
         name, *arguments = command.split()
-        if name == "inspect":  # of a host of the reader's
+        if name == "inspect":  # of the reader's host
             assert lines[0].split() == list(inspect._COLUMNS)
             continue
         code = f"from rawuring import {name}\nsys.argv[:] = ['', *sys.argv[2:]]\nsys.exit({call[name]})"
@@ -72,13 +72,13 @@ def test_page_for_operators_then_each_line_is_printed_where_a_filter_refuses():
 
 
 def is_among(line, printed):
-    """Look for a line; where no container is recognised, a hint says how in each of them."""
+    """Look for a line; if no container is recognised, a hint gives the way for each of them."""
     what, _, how = line.rstrip(".").partition(" profile. ")
     return line in printed or (how and any(each.startswith(what) and how in each for each in printed))
 
 
 def same_on_each_machine(line):
-    """Drop what another machine prints in another way: kernel, system call table, number of ways tried."""
+    """Drop the parts that differ between machines: kernel, system call table, number of ways tried."""
     line = re.sub(r" \(Linux .*\)$", "", line)
     return " ".join(line.replace(syscalls.abi(), "ABI").replace("x86_64", "ABI").split())
 
@@ -165,7 +165,7 @@ def test_sysctl_lines_then_sysctl_s_own_form():
 
 def test_as_somebody_then_his_ids_and_the_caller_s_afterwards():
     if os.getuid():
-        pytest.skip("only root can become somebody else")
+        pytest.skip("root, to become another user")
     data = json.loads(tell("--as", "nobody", "--json").stdout)
     facts = dict(fact.partition("=")[::2] for fact in data["evidence"])
     nobody = pwd.getpwnam("nobody")
@@ -179,7 +179,7 @@ def test_as_somebody_then_his_ids_and_the_caller_s_afterwards():
 
 def test_as_a_number_that_nobody_has_then_taken_and_a_name_refused():
     if os.getuid():
-        pytest.skip("only root can become somebody else")
+        pytest.skip("root, to become another user")
     assert "evidence: ids=uid 54321 gid 54321, groups none" in tell("--as", "54321").stdout
     wrong = tell("--as", "no-such-user")
     assert (wrong.returncode, "no such user" in wrong.stderr) == (2, True)
@@ -212,9 +212,9 @@ def test_as_somebody_when_not_root_then_one_line():
 )
 def test_as_somebody_with_another_question_then_its_answer_and_exit_code(arguments):
     if os.getuid():
-        pytest.skip("only root can become somebody else")
+        pytest.skip("root, to become another user")
     if "--profile" in arguments and kernel_release() < release("5.11"):
-        pytest.skip("SQPOLL without privileges (Linux 5.11)")  # the profile's answer is another one
+        pytest.skip("SQPOLL without privileges (Linux 5.11)")  # the profile's answer differs
     own, other = tell(*arguments), tell("--unprivileged", *arguments)
     assert (own.stdout, own.returncode) == (other.stdout, other.returncode)
     assert other.stderr == ""
@@ -223,7 +223,7 @@ def test_as_somebody_with_another_question_then_its_answer_and_exit_code(argumen
 def test_as_somebody_when_io_uring_is_denied_then_denied():
     done = under(filtered(KILL), "--unprivileged")
     if os.getuid():
-        pytest.skip("only root can become somebody else")
+        pytest.skip("root, to become another user")
     assert (done.stdout.startswith("io_uring: DENIED by seccomp"), done.returncode) == (True, 1)
 
 
@@ -304,7 +304,7 @@ def test_profile_that_is_none_then_usage_error_and_the_reason(tmp_path, content,
 def test_help_then_the_layers_and_profiles_that_there_are():
     text = " ".join(tell("--help").stdout.split())
     for layer in remedies.LAYERS:
-        assert layer in text or layer == "group"  # which is the sysctl's
+        assert layer in text or layer == "group"  # of the sysctl
     for name in profiles.PROFILES:
         assert name in text or name in ("fdmon", "selector", "aio")  # parts of rawuring
 
@@ -355,7 +355,7 @@ def test_environment_then_each_question_has_an_answer_and_says_what_is_next(name
         code += BECOME_NOBODY
     done = run(code + ASK, "-", RAWURING_DEBUG="0")
     if done.returncode == 77:
-        pytest.skip("what this environment is made of, or root")
+        pytest.skip("the parts of this environment, or root")
     assert (done.returncode, done.stderr) == (0, ""), done
     told = json.loads(done.stdout.splitlines()[-1])
     for question, (exit_code, text) in zip(QUESTIONS, told):

@@ -23,16 +23,16 @@ USER_DATA = int(DATA["user_data"], 0)
 HAVE = {name for name in vars(ops) if name.startswith("prep_")}
 little = pytest.mark.skipif(sys.byteorder == "big", reason="the vectors are from a little-endian machine")
 
-# Our names that are not liburing's without its prefix, and the reasons.
+# Our names that differ from liburing's without its prefix, and the reasons.
 RENAMED = {
-    "__io_uring_prep_uring_cmd": "prep_uring_cmd_op",  # else it would be prep_uring_cmd, which is taken
+    "__io_uring_prep_uring_cmd": "prep_uring_cmd_op",  # prep_uring_cmd is taken
     "__io_uring_set_target_fixed_file": "set_target_fixed_file",
     "io_uring_initialize_sqe": "initialize_sqe",
 }
 # Helpers that change an SQE instead of filling one.
 MODIFIERS = {name for name in DATA["helpers"] if "prep_" not in name} | {"io_uring_prep_send_set_addr"}
 
-# C makes slot 0 of -1, which means an ordinary descriptor: prep_close_direct() would close stdin.
+# In C -1 becomes slot 0, which means an ordinary descriptor: prep_close_direct() would close stdin.
 NO_SLOT = {"__io_uring_set_target_fixed_file", "io_uring_prep_close_direct"}
 
 
@@ -50,7 +50,7 @@ def numbers(call: dict) -> list[int]:
 
 
 def odd(value: int) -> bool:
-    """Tell whether C might turn the sign of a 32-bit argument."""
+    """Tell whether C might change the sign of a 32-bit argument."""
     return value < 0 or 2**31 <= value < 2**32
 
 
@@ -68,7 +68,7 @@ def as_c_would(vector: dict) -> Iterator[list[int]]:
 
 
 def fill(vector: dict, arguments: list[int], before: bytes) -> bytes:
-    """Return what our function makes of the arguments in a slot with that content."""
+    """Return the SQE that our function writes into a slot with that content."""
     sqe = bytearray(before * (len(vector["sqe"]) // 2))
     function = counterpart(vector["helper"])
     if vector["helper"] in MODIFIERS:
@@ -107,7 +107,7 @@ def test_same_bytes_as_liburing(vector, before):
     try:
         sqe = fill(vector, numbers(vector), before)
     except (struct.error, ValueError, OverflowError):
-        assert wide or any(map(odd, numbers(vector))), "an honest argument was refused"
+        assert wide or any(map(odd, numbers(vector))), "a valid argument was rejected"
         for arguments in as_c_would(vector):
             try:
                 sqe = fill(vector, arguments, before)
@@ -118,7 +118,7 @@ def test_same_bytes_as_liburing(vector, before):
         if vector["helper"] in NO_SLOT and wide:
             return
         raise
-    assert not wide, f"{wide} should have been refused, not cut"
+    assert not wide, f"{wide} should have been rejected, not truncated"
     assert same(vector, sqe), (sqe.hex(), vector["sqe"])
 
 
@@ -150,13 +150,13 @@ def test_every_opcode_is_written_by_some_function():
 
 
 def test_each_function_packs_once():
-    # The text from the loader, and the whole tree: a copy may lie in a zip, or be a section of one file.
+    # The text from the loader, and the whole tree: a copy may be in a zip, or a section of one file.
     tree = ast.parse(inspect.getsource(ops))
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     assert {node.name for node in functions} >= HAVE
     for node in functions:
         if node.name in HAVE - {"prep_send_set_addr"}:
-            # Where there are two for two cases, one of them.
+            # One of two packs, if a flag chooses.
             fork = next((at for at in node.body if isinstance(at, ast.If) and packs_in(at.body)), None)
             if fork is None:
                 assert packs_in(node.body) == 1, node.name
@@ -174,7 +174,7 @@ def packs_in(statements) -> int:
 @pytest.mark.parametrize("flags", [256, -1, None, "1", 1.5, 1 << 64])
 @pytest.mark.parametrize("name", ["prep_nop", "prep_poll_add"])
 def test_flags_that_are_none_then_refused_and_otherwise_written(name, flags):
-    """These two pack in one of two ways, and which of them the flags decide."""
+    """These two have two packs, between which the flags decide."""
     function, arguments = getattr(ops, name), [7, 1][: 2 * (name == "prep_poll_add")]
     with pytest.raises(struct.error):
         function(bytearray(64), *arguments, 9, flags)
@@ -192,7 +192,7 @@ def test_flags_that_are_none_then_refused_and_otherwise_written(name, flags):
 @pytest.mark.parametrize("name", sorted(HAVE))
 def test_slot_too_small_or_read_only_then_an_error(name):
     if name == "prep_send_set_addr":
-        return  # it touches the middle only
+        return  # it writes the middle only
     function = getattr(ops, name)
     arguments = [1] * (function.__code__.co_argcount - 3)
     for sqe in (bytearray(63), memoryview(bytes(64))):

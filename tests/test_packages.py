@@ -71,7 +71,7 @@ def test_zipapp_main_when_python_is_too_old_then_a_clear_message(zipapp, tmp_pat
     assert done.stderr == "rawuring needs Python 3.9 or newer; this is Python 2.7\n"
 
 
-# pyenv's shims run nothing unless that version is switched on.
+# pyenv's shims run only versions that are switched on.
 OLD_PYTHONS = sorted(
     {str(path) for path in Path.home().glob(".pyenv/versions/3.[678].*/bin/python")}
     | {path for path in (shutil.which(f"python3.{n}") for n in (6, 7, 8)) if path and "shims" not in path}
@@ -79,7 +79,7 @@ OLD_PYTHONS = sorted(
 
 
 def run_probe_on(python: str, *code: str) -> subprocess.CompletedProcess:
-    """Run ``python -m rawuring.probe`` of the checkout, or code that does the same."""
+    """Run ``python -m rawuring.probe`` of the checkout, or equivalent code."""
     arguments = code or ("-m", "rawuring.probe")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run([python, *arguments], env=environment, capture_output=True, text=True, timeout=60)
@@ -101,7 +101,7 @@ def test_import_when_python_is_too_old_then_an_import_error_that_a_host_can_catc
     assert (done.stdout, done.stderr) == ("rawuring needs Python 3.9 or newer; this is Python 3.7\n", "")
 
 
-@pytest.mark.skipif(not OLD_PYTHONS, reason="no Python 3.6 to 3.8 here")
+@pytest.mark.skipif(not OLD_PYTHONS, reason="Python 3.6 to 3.8")
 @pytest.mark.parametrize("python", OLD_PYTHONS, ids=lambda path: re.sub(r"\W", "_", path))
 def test_probe_when_python_is_too_old_then_one_sentence_and_no_syntax_error(python):
     done = run_probe_on(python)

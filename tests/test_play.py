@@ -23,7 +23,7 @@ def chapters():
 
 
 def net_changes(events):
-    """Return name -> (old, new) of what a step changed in the end, as the tour prints it."""
+    """Return name -> (old, new) of the net changes of a step, as the tour prints them."""
     found = {}
     for event in events:
         if event["kind"] == "word":
@@ -84,7 +84,7 @@ def test_words_when_there_is_no_source_then_the_file_alone(monkeypatch):
         raise OSError("source code not available")
 
     monkeypatch.setattr(play.inspect, "getsourcelines", no_source)
-    file = Path(play.SQ.flush.__code__.co_filename).name  # another one in a copy
+    file = Path(play.SQ.flush.__code__.co_filename).name  # another file in a copy
     assert play.find_line(play.SQ.flush, "store_release(") == (file, "")
 
 

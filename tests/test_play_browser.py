@@ -19,7 +19,7 @@ WIDTHS = (1400, 900, 390)
 # Firefox with one Python only: the page is the same.
 @pytest.fixture(scope="module", params=["chromium", pytest.param("firefox", marks=pytest.mark.once)])
 def shown(request):
-    """Yield a browser; nothing may be on its console at the end of a test."""
+    """Yield a browser, whose console must be empty at the end of a test."""
     with browser.browser(request.param) as one:
         yield one
 
@@ -35,7 +35,7 @@ def page(tmp_path_factory):
 def _no_complaint(shown):
     shown.complaints.clear()
     yield
-    shown.value("1")  # so that what was said before has arrived
+    shown.value("1")  # so that earlier messages have arrived
     assert shown.complaints == []
 
 
@@ -151,7 +151,7 @@ def test_slots_and_words_when_clicked_or_entered_then_details(shown, page):
     shown.key("Enter", 13, "\r")
     text = shown.value(details)
     assert "res means" in text and "8 (bytes 8-11)" in text
-    assert shown.value("document.activeElement.dataset.key") == "cqe[0]"  # it was drawn anew, and kept
+    assert shown.value("document.activeElement.dataset.key") == "cqe[0]"  # redrawn, with the focus kept
     shown.click('[data-key="array"]')
     assert "index array" in shown.value(details)
     assert "ours" in shown.value("byId('requests').textContent")
@@ -196,7 +196,7 @@ LOOKS += [(view, width, dark) for view in VIEWS if view != "tour" for width, dar
 def test_page_when_narrow_or_wide_then_nothing_is_cut_off_and_axe_finds_nothing(shown, page, view, width, dark):
     shown.open(page, width=width, dark=dark, still=True)
     if dark not in shown.looks:
-        pytest.skip("chromium shows it in these colours")
+        pytest.skip("these colours, which chromium shows")
     begin, choices = VIEWS[view]
     shown.value(begin)
     assert shown.value("document.documentElement.scrollWidth") <= width
@@ -207,7 +207,7 @@ def test_page_when_narrow_or_wide_then_nothing_is_cut_off_and_axe_finds_nothing(
         shown.picture(Path(os.environ["PLAY_PICTURES"]) / name)
     axe = os.environ.get("AXE")
     if not axe:
-        pytest.skip("contrast and labels are not checked: AXE names no axe.min.js (npm, axe-core)")
+        pytest.skip("contrast and labels: AXE must name axe.min.js (npm, axe-core)")
     shown.value(Path(axe).read_text(encoding="utf-8") + "; 1")
     for before in choices:
         found = shown.value(
@@ -221,7 +221,7 @@ def test_page_when_narrow_or_wide_then_nothing_is_cut_off_and_axe_finds_nothing(
 
 
 def do(shown, *acts):
-    """Click buttons of the panel one after the other, and choose operations: "op:read"."""
+    """Click buttons of the panel in turn, and choose operations: "op:read"."""
     for act in acts:
         if act.startswith("op:"):
             shown.value(f"byId('operation').value = '{act[3:]}'")
@@ -232,7 +232,7 @@ def do(shown, *acts):
 
 
 def troubles(shown):
-    """Return where the last steps showed trouble, and what was said."""
+    """Return where the last steps showed trouble, and the messages."""
     return shown.value("run.events.filter((e) => e && e.trouble).map((e) => Object.entries(e.trouble)[0])")
 
 
@@ -253,7 +253,7 @@ def test_drive_when_a_request_goes_round_then_each_of_its_moments_is_an_event(dr
     assert kinds == ["sq.sqe_tail", "sqe[0]", "sq.ktail", "call", "sqe[0]", "cqe[0]", "cq.ktail", "sq.khead", "cq.khead"]
     assert reaped(drive) == [[1, 0, 0]]
     drive.click("#back")
-    do(drive, "short")  # what is done next is done at the end, wherever the scrubber stands
+    do(drive, "short")  # the next action is applied at the end, wherever the scrubber is
     assert drive.value("place === run.states.length - 1 && machine.number === 2")
 
 
@@ -264,7 +264,7 @@ def test_drive_when_requests_complete_then_in_the_order_that_was_chosen(drive):
 
 def test_drive_with_multishot_and_provided_buffers_then_more_and_the_number_of_the_buffer(drive):
     do(drive, "op:multi", "short", "op:provide", "short", "op:select", "short", "feed", "fetch")
-    assert reaped(drive) == [[2, 0, 0], [3, 8, 1]]  # the READ took all, and nothing was left to poll for
+    assert reaped(drive) == [[2, 0, 0], [3, 8, 1]]  # the READ took everything, and nothing was left to poll for
     do(drive, "feed", "fetch")
     assert reaped(drive)[-1] == [1, 1, 2]
     do(drive, "op:select", "short", "short", "short", "fetch")
@@ -361,14 +361,14 @@ SOLUTIONS = (
 )
 
 
-# What looks like it, and is not: exercise, what is done.
+# Near misses: exercise, actions.
 NO_SOLUTIONS = (
     (0, ["short", "fetch", "short", "fetch", "short", "fetch"]),  # nothing overflows
-    (0, ["short", "short", "short", "short", "fetch", "events"]),  # two are not taken
+    (0, ["short", "short", "short", "short", "fetch", "events"]),  # two are not reaped
     (1, ["get", "prep", "flush", "flag", "sleep"]),  # with the fence the thread sees the tail, and does not sleep
-    (1, ["sleep", "without:fence", "get", "prep", "flush", "drain"]),  # nobody has looked at the flag
+    (1, ["sleep", "without:fence", "get", "prep", "flush", "drain"]),  # nobody has read the flag
     (1, ["without:fence", "get", "prep", "flush", "flag", "drain", "sleep"]),
-    (2, ["op:multi", "short", "op:nop", "feed", "feed", "fetch"]),  # they carry MORE
+    (2, ["op:multi", "short", "op:nop", "feed", "feed", "fetch"]),  # they have MORE
     (2, ["short", "fetch", "short", "fetch"]),
     (3, ["discard", "short", "late:2", "fetch"]),  # another timeout
     (4, ["feed", "fetch", "free:1"]),
@@ -394,10 +394,10 @@ def test_exercise_when_it_is_done_then_it_says_so_and_not_before(shown, page, nu
     for answer in sorted(range(len(answers)), key=lambda n: str(n) == right):  # the right one last
         assert "Solved" not in shown.value(verdict)
         shown.value(f"byId('answer').value = {answer}; byId('answer').dispatchEvent(new Event('change'))")
-        assert answers[answer][1] in shown.value(verdict)  # why it is not that
+        assert answers[answer][1] in shown.value(verdict)  # the reason why it is wrong
     assert shown.value(verdict).startswith("Solved")
     do(shown, "op:nop", "short")
-    assert shown.value(verdict).startswith("Solved")  # it stays so
+    assert shown.value(verdict).startswith("Solved")  # and stays solved
     shown.click("#anew")
     assert shown.value(verdict).startswith("Not yet")
 

@@ -28,7 +28,7 @@ U32 = 0xFFFFFFFF
 PROGRAMS = 1000
 CALLS = ("enter", "feed", "wake", "complete_late", "run_sq_thread", "put_sq_thread_to_sleep")
 
-# Makes the calls of a program, and returns what differs first.
+# Makes the calls of a program, and returns the first difference.
 HARNESS = r"""
 const hex = (bytes) => Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 const differences = (old, now) => {
@@ -82,7 +82,7 @@ function differs(program) {
 
 
 class Traced(fakekernel.FakeKernel):
-    """A FakeKernel that writes down each call from outside."""
+    """A FakeKernel that records each call from outside."""
 
     def __init__(self, **options):
         super().__init__(**options)
@@ -157,7 +157,7 @@ def lists(kernel):
 
 
 class TracedKernels(tour.PythonKernel):
-    """The tour's rings, on kernels that write down."""
+    """The tour's rings, on recording kernels."""
 
     def __init__(self):
         self.programs = []
@@ -189,7 +189,7 @@ NAMES = (1, 2, 3, 4, 5, 2**64 - 1, 2**53 + 1)
 
 
 class RandomProgram:
-    """A program that mostly keeps the rules."""
+    """A program that mostly obeys the rules."""
 
     def __init__(self, seed):
         self.chance = chance = random.Random(seed)
@@ -293,7 +293,7 @@ class RandomProgram:
 
 
 def compare(programs):
-    """Make the calls of all programs to the JavaScript; return what differs: [program, step, expected, seen]."""
+    """Make all programs' calls to the JavaScript; return differences: [program, step, expected, seen]."""
     source = f"const NAMES = {json.dumps(play.names_as_data())};{playkernel.SOURCE}{HARNESS}"
     run = "programs.map(differs).findIndex((each) => each)"
     ask = f"(() => {{ const at = {run}; return at < 0 ? null : [at, ...differs(programs[at])]; }})()"
@@ -323,7 +323,7 @@ def test_random_programs_when_run_in_both_then_each_byte_is_the_same():
     programs = [RandomProgram(seed).run() for seed in range(PROGRAMS)]
     steps = [step for program in programs for step in program["steps"]]
     results = [step["after"][0] for step in steps]
-    # They go everywhere: broken rings, errnos, overflow, MORE, buffers, cancellations.
+    # They reach everything: broken rings, errnos, overflow, MORE, buffers, cancellations.
     for message in ("went backwards", "overtook", "not written whole", "entries published", "never end"):
         assert any(message in str(result) for result in results), message
     posted = [step["after"][4] for step in steps]

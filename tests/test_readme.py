@@ -54,7 +54,7 @@ def test_files_named_in_the_readme_then_they_exist():
         assert (ROOT / name).exists(), name
 
 
-@pytest.mark.skipif(not (ROOT / "docs").exists(), reason="docs/ is not here")
+@pytest.mark.skipif(not (ROOT / "docs").exists(), reason="docs/ in this copy")
 def test_reading_order_then_the_import_order():
     page = (ROOT / "docs" / "modules.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| `(\w+)\.py` \|", page, re.MULTILINE)

@@ -55,7 +55,7 @@ def test_request_when_executed_then_by_whom():
     assert {key: paths[key[0]][key[1]] for key in EVERYWHERE} == EVERYWHERE
 
 
-@pytest.mark.skipif(not RECORD.exists(), reason="docs/ is not here")
+@pytest.mark.skipif(not RECORD.exists(), reason="docs/ in this copy")
 def test_record_then_each_operation_is_there_on_each_kernel_and_none_failed():
     records = json.loads(RECORD.read_text(encoding="utf-8"))
     kernels = [".".join(record["kernel"].split(".")[:2]) for record in records]

@@ -26,7 +26,7 @@ def text_on(kernel, chapters=()):
 
 def golden():
     if not PAGE.exists():
-        pytest.skip("docs/tour.md is not here")
+        pytest.skip("docs/tour.md in this copy")
     page = PAGE.read_text(encoding="utf-8")
 
     def underlined(found):

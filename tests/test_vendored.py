@@ -85,18 +85,18 @@ def test_zip_when_imported_then_every_module_comes_from_the_zip(zipped: Path) ->
 
 
 @pytest.mark.requires_io_uring
-@pytest.mark.skipif("ops" not in MODULES, reason="rawuring/ops.py is not here")
+@pytest.mark.skipif("ops" not in MODULES, reason="rawuring/ops.py in this copy")
 def test_vendored_copy_when_a_nop_is_submitted_then_it_completes(vendored: Path) -> None:
     assert run_script(NOP, vendored, "host._vendor.zz") == "[(7, 0, 0)]"
 
 
 @pytest.mark.requires_io_uring
-@pytest.mark.skipif("ops" not in MODULES, reason="rawuring/ops.py is not here")
+@pytest.mark.skipif("ops" not in MODULES, reason="rawuring/ops.py in this copy")
 def test_zip_when_a_nop_is_submitted_then_it_completes(zipped: Path) -> None:
     assert run_script(NOP, zipped, "rawuring") == "[(7, 0, 0)]"
 
 
-@pytest.mark.skipif("probe" not in MODULES, reason="rawuring/probe.py is not here")
+@pytest.mark.skipif("probe" not in MODULES, reason="rawuring/probe.py in this copy")
 def test_vendored_probe_when_run_as_a_module_then_it_reports(vendored: Path) -> None:
     done = run("-m", "host._vendor.zz.probe", cwd=vendored)
     assert done.returncode in (0, 1), done.stderr  # 1: it works, without io_uring
