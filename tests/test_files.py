@@ -1046,7 +1046,7 @@ def test_numbers_when_they_are_objects_with_an_index_then_as_ints(file: int) -> 
     asyncio.run(main())
 
 
-@pytest.mark.skipif(fileops.PYPY, reason="PyPy's os writes to read-only memory")
+@pytest.mark.skipif(fileops.PYPY, reason="PyPy's os writes such buffers")
 def test_buffers_when_they_are_not_contiguous_then_the_exception_of_os(file: int) -> None:
     data = memoryview(b"abcdef")[::2]
     assert outcome_of(files.write, (file, data)) == outcome_of(os.write, (file, data))

@@ -44,7 +44,7 @@ MAIN = "from rawuring import probe; sys.exit(probe.main(sys.argv[2:]))"
 def run(code: str, *arguments: str, **env: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "RAWURING_DEBUG": "0", **env},  # it writes to stderr
+        env={**os.environ, "PYTHONPATH": str(ROOT), "RAWURING_DEBUG": "0", **env},  # which writes to stderr
         capture_output=True, text=True, check=False,
         timeout=60,
     )  # fmt: skip
@@ -103,7 +103,7 @@ def test_operation_that_no_kernel_has_then_einval_or_before_5_5_ebadf():
 
 @pytest.mark.requires_io_uring
 def test_setup_flags_agree_with_what_query_says():
-    """An oracle of the kernel's own, from 6.18 on."""
+    """The kernel's own oracle, from 6.18 on."""
     from rawuring import buffers
 
     answer = buffers.allocate(uapi.io_uring_query_opcode.size)
@@ -153,7 +153,7 @@ def test_one_call_filtered_then_the_prober_survives_and_says_which(call, action,
     if word == "DENIED by seccomp":
         assert ("io_uring_setup", "io_uring_enter", "io_uring_register")[call] in lines[-1]
     if call == 2 and code == 0:
-        assert ", at least " in lines[0]  # those that do not answer EINVAL show themselves
+        assert ", at least " in lines[0]  # calls that do not fail with EINVAL reveal themselves
         assert "  monitor (fdmon): yes" in lines
         assert f"io_uring_register answers {errno.errorcode[action & 0xFFFF]}" in lines[-1]
 
@@ -162,7 +162,7 @@ def test_one_call_filtered_then_the_prober_survives_and_says_which(call, action,
 @pytest.mark.requires_io_uring
 @pytest.mark.parametrize("deadly", [1, 2], ids=["enter", "register"])
 def test_setup_refused_and_another_call_kills_then_the_prober_survives(deadly):
-    """The diagnosis asks enter and register about descriptor -1, in the prober itself."""
+    """The diagnosis calls enter and register with descriptor -1, in the prober itself."""
     polite = FILTER.replace("numbers[2]", "numbers[0]")
     fatal = FILTER.replace("numbers[0]", f"numbers[{deadly}]").replace("numbers[2]", f"numbers[{deadly}]")
     fatal = fatal.replace("int(sys.argv[1], 0)", "0x80000000")
@@ -196,7 +196,7 @@ def test_behind_a_seccomp_filter_then_it_is_named(action, word):
     assert "REGISTER_QUERY=not asked (a filter may kill for it)" in report["evidence"]
 
 
-# Loads all that the probe loads late, and forgets the answer: then a limit meets the probe and nothing else.
+# Loads everything that the probe loads late, and forgets the answer: a limit then affects only the probe.
 WARM = """
 import contextlib, io, os, sys
 from rawuring import probe
@@ -225,7 +225,7 @@ def test_few_descriptors_left_then_limited_or_usable_and_never_a_traceback(spare
     assert done.stderr == ""
     limited = done.stdout.startswith("io_uring: LIMITED")
     assert (limited, done.returncode) in ((True, 1), (False, 0)), done
-    if spare < 3:  # two for the pipe, one for the ring: with fewer there cannot be an answer
+    if spare < 3:  # two for the pipe, one for the ring: fewer give no answer
         assert limited
         assert "RLIMIT_NOFILE" in done.stdout.splitlines()[-1]
     if spare == 7:  # the ring's three, the socket's two, and two to spare
@@ -238,7 +238,7 @@ def test_no_locked_memory_then_limited_where_the_kernel_counts_it():
     code = WARM + "import resource\nresource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))\n" + BECOME_NOBODY
     done = run(code + MAIN, "-")
     if done.returncode == 77:
-        pytest.skip("only root can become an unprivileged user")
+        pytest.skip("root, to become an unprivileged user")
     if done.stdout.startswith("io_uring: USABLE"):
         pytest.skip("ring memory counts against RLIMIT_MEMLOCK (before 5.12 and from 6.14 on)")
     assert done.stdout.startswith("io_uring: LIMITED by memlock"), done
@@ -255,7 +255,7 @@ def test_no_child_can_be_made_then_asked_here_unless_a_filter_could_kill(filtere
         code += FILTER
     done = run(code + MAIN, "0x80000000")
     if done.returncode == 77:
-        pytest.skip("only root can become an unprivileged user; seccomp filters")
+        pytest.skip("root, to become an unprivileged user; seccomp filters")
     assert done.stdout.startswith("io_uring: UNKNOWN" if filtered else "io_uring: USABLE"), done
     assert (done.returncode, done.stderr) == (4 if filtered else 0, "")
     if filtered:
@@ -338,7 +338,7 @@ def test_only_a_group_is_admitted_then_it_can_be_joined_or_must_be_named(monkeyp
 
 
 def test_filter_that_does_not_show_answers_eopnotsupp_then_it_is_named(monkeypatch):
-    """A filter outside of the sandbox, as managed services have: no Seccomp field, and EOPNOTSUPP to all."""
+    """A filter outside the sandbox, as in managed services: no Seccomp field, EOPNOTSUPP for all calls."""
     monkeypatch.setattr(syscalls, "_read_text", lambda path: None)
     monkeypatch.setattr(syscalls, "_enter_errno", lambda: errno.EOPNOTSUPP)
     error = syscalls.explain_setup_failure(errno.EOPNOTSUPP, "setup")
@@ -348,14 +348,14 @@ def test_filter_that_does_not_show_answers_eopnotsupp_then_it_is_named(monkeypat
 def test_sysctl_turned_off_then_named_and_restored():
     path = Path("/proc/sys/kernel/io_uring_disabled")
     if not os.environ.get("RAWURING_TEST_SYSCTL"):
-        pytest.skip("RAWURING_TEST_SYSCTL is not set: this turns io_uring off for the whole machine")
+        pytest.skip("RAWURING_TEST_SYSCTL, which allows a test that disables io_uring for the whole machine")
     if not path.exists():
         pytest.skip("kernel.io_uring_disabled (Linux 6.6)")
     before = path.read_text()
     try:
         path.write_text("2")
     except OSError:
-        pytest.skip("only root may set a sysctl")
+        pytest.skip("root, to set a sysctl")
     try:
         done = run("import sys\n" + MAIN, "-")
     finally:
@@ -408,7 +408,7 @@ def test_isolated_from_a_zip_then_the_same_verdict(tmp_path):
         (True, {"TERM": "xterm"}, True),
         (False, {"TERM": "xterm"}, False),
         (True, {"TERM": "xterm", "NO_COLOR": "1"}, False),
-        (True, {"TERM": "xterm", "NO_COLOR": ""}, True),  # as https://no-color.org has it
+        (True, {"TERM": "xterm", "NO_COLOR": ""}, True),  # as specified by https://no-color.org
         (True, {"TERM": "dumb"}, False),
     ],
 )
@@ -573,7 +573,7 @@ def test_python_literal_then_the_same_as_json():
 
 def test_list_then_all_that_is_known_without_a_system_call(monkeypatch, capsys):
     for name in ("io_uring_setup", "io_uring_enter", "io_uring_register", "_load"):
-        monkeypatch.setattr(syscalls, name, lambda *arguments: pytest.fail("nothing may be asked"))
+        monkeypatch.setattr(syscalls, name, lambda *arguments: pytest.fail("a call was made"))
     assert probe.main(["--list"]) == 0
     text = capsys.readouterr().out
     assert probe.main(["--list", "--json"]) == 0
@@ -684,13 +684,13 @@ def test_child_ended_early_then_a_filter_is_blamed_only_where_it_shows(monkeypat
 
 
 # ------------------------------------------------------------------------------------------------------
-# Answers that pass, and places where there can be no child
+# Answers that do not last, and places without children
 
 
 @pytest.mark.skipif(not LINUX, reason="Linux only")
 @pytest.mark.requires_io_uring
 def test_descriptors_ran_short_while_asking_then_asked_again_the_next_time():
-    """Not only a refusal passes: with a few descriptors the answer is "usable", and some flags unknown."""
+    """Not only a refusal is temporary: with few descriptors the answer is "usable", with unknown flags."""
     code = WARM + """
 import resource
 usual = probe.capabilities(refresh=True)
@@ -757,7 +757,7 @@ assert problem is None, problem
     skip_without_seccomp(done)
     assert done.stderr == ""
     answer, backend = done.stdout.splitlines()
-    if sys.version_info[:2] == (3, 12):  # whose _ctypes does not load there, whatever the kernel would say
+    if sys.version_info[:2] == (3, 12):  # whose _ctypes does not load there, whatever the kernel
         assert answer.startswith("False ") and backend == "poll"
         return
     if filtered:
@@ -793,7 +793,7 @@ def test_effective_ids_are_others_then_told():
     code += "try:\n    os.setegid(65534); os.seteuid(65534)\nexcept OSError:\n    sys.exit(77)\n"
     done = run(code + "print(*evidence.gather(), sep='\\n')")
     if done.returncode == 77:
-        pytest.skip("only root can become somebody else")
+        pytest.skip("root, to become another user")
     (ids,) = [line for line in done.stdout.splitlines() if line.startswith("ids=")]
     assert ids.startswith("ids=uid 0 gid 0 (effective uid 65534 gid 65534), groups ")
 

@@ -70,7 +70,7 @@ NO_FILES = (
     "resource.setrlimit(resource.RLIMIT_NOFILE, (free, 4096))\n"
 )
 
-# name -> its maker, and then status, cause, exit code, a word of the remedy; and the meaning of a skip.
+# name -> its code, then status, cause, exit code, a word of the remedy; and the feature of a skip.
 ENVIRONMENTS = {
     "seccomp EPERM": (filtered(ERRNO | errno.EPERM), "denied", "seccomp", 1, "profile", "seccomp filters"),
     "seccomp ENOSYS": (filtered(ERRNO | errno.ENOSYS), "denied", "seccomp", 1, "profile", "seccomp filters"),
@@ -168,14 +168,14 @@ def test_hidden_proc_then_the_same_answers_with_less_evidence():
 def test_sysctl_then_named_and_restored(value):
     path = Path("/proc/sys/kernel/io_uring_disabled")
     if not os.environ.get("RAWURING_TEST_SYSCTL"):
-        pytest.skip("RAWURING_TEST_SYSCTL is not set: this turns io_uring off for the whole machine")
+        pytest.skip("RAWURING_TEST_SYSCTL, which allows a test that disables io_uring for the whole machine")
     if not path.exists():
         pytest.skip("kernel.io_uring_disabled (Linux 6.6)")
     before = path.read_text(encoding="ascii")
     try:
         path.write_text(value, encoding="ascii")
     except OSError:
-        pytest.skip("only root may set a sysctl")
+        pytest.skip("root, to set a sysctl")
     try:
         code = WARM.replace("probe.main([])", "pass") + BECOME_NOBODY
         text, data = run_in(code, "root"), run_in(code, "root", "--json")
@@ -240,7 +240,7 @@ def test_restricted_ring_then_only_what_it_admits_and_what_was_registered_stays(
 def test_ring_that_admits_no_operation_then_denied(restricted, capsys):
     ring = restricted(register_ops=[uapi.IORING_REGISTER_PROBE], sqe_flags_allowed=0)
     if any(finding.admitted for name, finding in probe.examine_ring(ring).findings.items() if "_OP_" in name):
-        pytest.skip("a kernel that takes no list of operations for one that nobody restricts")
+        pytest.skip("restrictions that refuse all operations if none is listed")
     assert probe.main([], ring=ring) == 1
     text = capsys.readouterr().out
     assert text.startswith("io_uring: DENIED by ring restriction (")

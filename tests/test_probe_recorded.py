@@ -20,7 +20,7 @@ def test_recorded_kernel_then_the_probe_finds_the_same():
     here = (os.uname().release, os.uname().machine)
     answers = next((each for each in kernels if (each["release"], each["machine"]) == here), None)
     if answers is None:
-        pytest.skip(f"this kernel is not recorded: {' '.join(here)}")
+        pytest.skip(f"a record of this kernel: {' '.join(here)}")
     found = probe.capabilities(refresh=True).findings
     for kind in survey.KINDS:
         for each, value in survey.family(kind):

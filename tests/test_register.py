@@ -20,7 +20,7 @@ from rawuring import buffers, ops, register, syscalls, uapi
 
 
 class Notes:
-    """A ring as far as register.py knows one."""
+    """The part of a ring that register.py uses."""
 
     def __init__(self, result: int = 0, error: int = 0) -> None:
         self.calls: list[tuple[int, object, int]] = []
@@ -43,7 +43,7 @@ class Notes:
             return None
         fields = layout.unpack(self.image)
         if self.calls[-1][0] in (uapi.IORING_REGISTER_RING_FDS, uapi.IORING_UNREGISTER_RING_FDS):
-            return fields  # data is a descriptor there
+            return fields  # its data is a descriptor
         for pointer, count in (("data", "nr"), ("tags", "nr"), ("region_uptr", None), ("area_ptr", None)):
             if fields.get(pointer):
                 size = 64 if count is None else 16 * max(1, fields.get(count, 1) or 1)
@@ -87,7 +87,7 @@ STRUCTS = {
 
 
 def size_of(opcode: int, nr_args: int) -> int:
-    """Tell how many bytes may be read at the argument's address."""
+    """Return how many bytes may be read at the argument's address."""
     if opcode in STRUCTS:
         return STRUCTS[opcode].size
     each = {
@@ -169,7 +169,7 @@ def test_arrays_then_what_the_pointers_lead_to():
     register.register_files_tags(ring, [7, -1], [11, 12])
     assert ring.peeked["*data"][:8] == struct.pack("=2i", 7, -1)
     assert ring.peeked["*tags"][:16] == struct.pack("=2Q", 11, 12)
-    ring.result = 1  # so many were put there
+    ring.result = 1  # the number of installed descriptors
     (pin,) = register.register_buffers_update_tag(ring, 5, [MEMORY], [13])
     assert ring.peeked["*data"][: struct.calcsize("@PN")] == struct.pack("@PN", pin.address, 4096)
     assert ring.resources["buffer", 5] is pin
@@ -251,7 +251,7 @@ def test_without_a_ring_then_descriptor_minus_one(monkeypatch):
 
 
 class FilledByTheKernel(Notes):
-    """Answers as a kernel with a zero-copy queue would."""
+    """Returns what a kernel with a zero-copy queue would."""
 
     def register(self, opcode: int, arg: object = None, nr_args: int = 0) -> int:
         super().register(opcode, arg, nr_args)
@@ -299,7 +299,7 @@ def test_buffer_group_when_it_cannot_be_set_up_then_unregistered_again():
     assert ring.peeked["ring_entries"] == 8
     assert ring.peeked["min_left"] == 3
     assert len(group) == 5
-    with pytest.raises(OSError, match="Bad file descriptor"):  # there is no descriptor 42 to map
+    with pytest.raises(OSError, match="Bad file descriptor"):  # descriptor 42 does not exist
         register.setup_buf_ring(ring, 2, 5, 10, kernel_memory=True)
     assert [call[0] for call in ring.calls[1:]] == [
         uapi.IORING_REGISTER_PBUF_RING, uapi.IORING_UNREGISTER_PBUF_RING,
@@ -347,8 +347,8 @@ def test_refusal_then_nothing_is_kept():
         register.register_buffers(ring, [MEMORY])
     with pytest.raises(OSError, match="MEMLOCK"):
         register.setup_buf_ring(ring, 1, 4, 16)
-    # "unsure" is memory that the ring holds because this refusal is not the kernel's; test_ring_promises.py
-    # has one.
+    # "unsure" is memory that the ring holds because this error did not come from the kernel: see
+    # test_ring_promises.py.
     assert not [key for key in ring.resources if key[0] != "unsure"]
 
 
@@ -434,7 +434,7 @@ def test_buffer_group_when_the_kernel_would_crash_then_only_its_own_memory_is_al
     assert not ring.calls
     try:
         register.setup_buf_ring(ring, 1, 4, 16, kernel_memory=True)
-    except OSError as error:  # conftest.py takes this one for the kernel's
+    except OSError as error:  # conftest.py would skip it as the kernel's
         pytest.fail(str(error))
     assert list(ring.resources) == [("pbuf", 1)]
 

@@ -53,12 +53,12 @@ def last_sqe(table: InFlight) -> bytes:
 
 
 # ------------------------------------------------------------------------------------------------------
-# Objects in the place of addresses
+# Objects as addresses
 
 
 @pytest.mark.parametrize("name", PREP)
 def test_pins_in_the_place_of_addresses_then_the_same_request_and_all_are_held(table, name):
-    """Which arguments are addresses is also read off their names, which are liburing's."""
+    """The names of arguments, which are liburing's, also show which of them are addresses."""
     prep = PREP[name]
     pointers = (
         "buf iovecs fds ev ts msg optval path how statxbuf name value oldpath newpath infop futex linkpath "
@@ -85,7 +85,7 @@ def test_pins_in_the_place_of_addresses_then_the_same_request_and_all_are_held(t
             given[counter] = numbers[counter] = room // size
     options = {}
     if name.endswith("128"):
-        pytest.skip("slots of 128 bytes have no memory")
+        pytest.skip("a request without memory: its slot has 128 bytes")
     token = table.start(prep, *given, **options)
     sqe = bytearray(64)
     prep(sqe, *numbers, token)
@@ -112,7 +112,7 @@ def test_docstring_of_an_operation_then_it_says_how_long_its_memory_must_stay_on
     """On an SQPOLL ring submit() returns before the kernel has read anything."""
     said = re.search(r"^Lifetime: (.*)", inspect.getdoc(PREP[name]) or "", re.MULTILINE)
     if ops.memory_arguments(PREP[name]):
-        assert said, f"{name} names memory, and does not say for how long"
+        assert said, f"{name} names memory without its lifetime"
     if said and "until submit returns" in said[1]:
         assert "SQPOLL" in said[1]
 
@@ -270,7 +270,7 @@ def test_handler_that_cannot_be_called_then_refused(table, handler):
 
 
 # ------------------------------------------------------------------------------------------------------
-# Whose user_data are whose
+# The owners of user_data
 
 
 def test_tokens_lie_in_a_range_of_their_own(table):
@@ -428,7 +428,7 @@ def test_watched_memory_of_a_group_then_taken(watched):
 
 
 def test_memory_of_every_kind_of_request_then_known():
-    """Those whose meaning hangs on a flag."""
+    """Arguments whose meaning depends on a flag."""
     sqe = bytearray(64)
     select, at = uapi.IOSQE_BUFFER_SELECT, 1 << 40
     iovec = struct.calcsize("@PN")
@@ -456,7 +456,7 @@ def test_memory_of_every_kind_of_request_then_known():
 
 
 # ------------------------------------------------------------------------------------------------------
-# One field, two meanings: a res that is more than a buffer holds
+# One field, two meanings: a res that exceeds the buffer
 
 
 def new_group() -> buffers.ProvidedBuffers:
@@ -492,7 +492,7 @@ def test_bundle_that_cannot_be_then_nothing_is_taken():
 @needs_ring
 @pytest.mark.parametrize("multishot", [False, True])
 def test_datagram_longer_than_its_buffer_then_cut_and_the_next_one_is_whole(multishot):
-    """By the kernel: with MSG_TRUNC res is the length of the datagram."""
+    """The kernel's rule: with MSG_TRUNC res is the length of the datagram."""
     with rings.Ring(8) as ring:
         try:
             group = register.setup_buf_ring(ring, 1, 4, 100)
@@ -520,7 +520,7 @@ def test_datagram_longer_than_its_buffer_then_cut_and_the_next_one_is_whole(mult
             pieces = [piece for cqe in answers for piece in group.take(*cqe)]
             assert [bytes(piece.data) for piece in pieces] == [b"A" * 100, b"B" * 20]
             assert [piece.done for piece in pieces] == [True, True]
-            assert pieces[0].length in (150, 100)  # what MSG_TRUNC says of a multishot hangs on the kernel
+            assert pieces[0].length in (150, 100)  # multishot with MSG_TRUNC: depends on the kernel
             assert multishot or pieces[0].length == 150
             assert len(group) == 2
 
@@ -532,7 +532,7 @@ def test_error_of_a_receive_then_raised_and_not_taken_for_the_end():
             take(-104, 0)
         tail = group.ring.tail
         with pytest.raises(OSError, match="group 1"):
-            take(-105, uapi.IORING_CQE_F_BUFFER | 2 << 16)  # a buffer comes with it: given back
+            take(-105, uapi.IORING_CQE_F_BUFFER | 2 << 16)  # with a buffer, which is returned
         assert (len(group), group.ring.tail) == (4, tail + 1)
         assert not take(0, 0)
     with pytest.raises(OSError, match="EPOLL_WAIT"):
@@ -619,14 +619,14 @@ def test_builder_given_a_number_out_of_range_then_the_argument_is_named(build, w
 
 
 # ------------------------------------------------------------------------------------------------------
-# Weight
+# Cost
 
 
 def test_statx_read_in_one_piece_then_as_member_by_member():
-    """By uapi's layout, of bytes that are all different, and by os.stat()."""
+    """Compare with uapi's layout of distinct bytes, and with os.stat()."""
     answer = buffers.StatxBuffer()
     image = bytearray((7 * i + 3) & 0xFF for i in range(256))
-    struct.pack_into("=IIII", image, 128, 4000, 70, 259, 1_000_000)  # devices that makedev() knows
+    struct.pack_into("=IIII", image, 128, 4000, 70, 259, 1_000_000)  # devices that makedev() accepts
     ctypes.memmove(answer.address, bytes(image), 256)
     raw, got = uapi.statx.unpack(image), answer.result()
     for name, value in got._asdict().items():
@@ -682,7 +682,7 @@ def test_memory_made_and_forgotten_then_nothing_for_the_collector(name):
 
 @needs_ring
 def test_address_given_to_a_monitor_in_the_place_of_a_pin_then_refused_at_the_door():
-    """Inside wait() it would be the waiter's error."""
+    """Inside wait() the waiter would get the error."""
     memory = target()
     monitor = fdmon.IoUringFDMon(8)
     try:
@@ -694,7 +694,7 @@ def test_address_given_to_a_monitor_in_the_place_of_a_pin_then_refused_at_the_do
 
 
 def test_one_buffer_in_the_place_of_a_list_then_refused_before_the_call():
-    """Its bytes, or its numbers, would be taken for buffers."""
+    """Its bytes or numbers would be taken for buffers."""
     for memory in (b"bytes", bytearray(8), memoryview(b"12"), buffers.allocate(4096), target(), "text", 5):
         for register_them in (
             lambda memory=memory: register.register_buffers(None, memory),

@@ -27,7 +27,7 @@ from tools import request_paths  # noqa: E402
 
 TOOL = ROOT / "tools" / "request_paths.py"
 RECORD = ROOT / "docs" / "request-paths.json"
-#: Executed as others are, or of no use without a device.
+#: Executed like others, or useless without a device.
 NOT_MEASURED = {
     "LINK_TIMEOUT", "READV_FIXED", "WRITEV_FIXED", "FUTEX_WAITV", "NOP128", "URING_CMD128", "RECV_ZC",
 }  # fmt: skip

@@ -49,8 +49,8 @@ def write_of(do: Driver, fd: int, data: bytes, **options: object) -> int:
 
 
 def failing(do: Driver, **options: object) -> int:
-    """Start a request that fails when it runs, not already when it is submitted."""
-    return do.start(ops.prep_read, do.zero, 8, 16, 0, **options)  # no memory there
+    """Start a request that fails when it runs, not when it is submitted."""
+    return do.start(ops.prep_read, do.zero, 8, 16, 0, **options)  # an invalid address
 
 
 def results(do: Driver, *tokens: int) -> list[int]:
@@ -63,7 +63,7 @@ def results(do: Driver, *tokens: int) -> list[int]:
 
 
 def test_link_then_the_second_starts_after_the_first(do, blocking_pipe):
-    # Reading an empty pipe first would wait for ever; the poll is not ready before the write.
+    # Reading an empty pipe first would wait forever; the poll is not ready before the write.
     read, memory = read_of(do, blocking_pipe[0], 5, flags=LINK)
     second = write_of(do, blocking_pipe[1], b"after")
     do.ring.submit()
@@ -111,7 +111,7 @@ def test_drain_then_all_before_it_have_completed(do, blocking_pipe):
     assert do.results[drained] == do.results[behind] == []
     os.write(blocking_pipe[1], b"x")
     do.finish(first, drained, behind)
-    # Before 6.1 or so the two may change places when both start.
+    # Before about 6.1 the two may be swapped when both start.
     assert do.order[0] == first
     assert sorted(do.order) == [first, drained, behind]
 
@@ -167,7 +167,7 @@ def test_timeout_that_counts_as_success_then_the_link_holds(do, blocking_pipe):
 
 
 # ------------------------------------------------------------------------------------------------------
-# Completions that are left out
+# Omitted completions
 
 
 def test_cqe_skip_then_only_failures_are_told(do, blocking_pipe):
@@ -206,12 +206,12 @@ def test_dontwait_then_eagain_and_without_it_the_request_waits(do, blocking_pair
     pin = buffers.pin(memory, writable=True)
     now = do.start(ops.prep_recv, left.fileno(), pin.address, 16, socket.MSG_DONTWAIT, keep=pin)
     assert results(do, now) == [-errno.EAGAIN]
-    # The descriptor's own O_NONBLOCK does not count for RECV.
+    # RECV ignores the descriptor's O_NONBLOCK.
     later = do.start(ops.prep_recv, left.fileno(), pin.address, 16, 0, keep=pin)
     do.ring.submit()
     do.table.dispatch(do.ring.reap())
     if do.results[later] == [(-errno.EAGAIN, 0)]:
-        assert kernel_release() < release("5.11"), "O_NONBLOCK should not count"
+        assert kernel_release() < release("5.11"), "O_NONBLOCK should be ignored"
         return
     assert do.results[later] == []
     right.send(b"at last")
@@ -382,7 +382,7 @@ def test_zero_copy_when_it_fails_then_the_notification_comes_all_the_same(do):
         )
         cqes = do.finish(token)
         assert cqes[0][0] == -errno.EPIPE
-        # Whether a second CQE comes, the first one says.
+        # The first CQE tells whether a second follows.
         assert len(cqes) == (2 if cqes[0][1] & MORE else 1)
         if len(cqes) == 2:
             assert cqes[1][1] == NOTIF
@@ -421,7 +421,7 @@ def test_direct_descriptor_that_is_used_in_the_same_chain_that_opens_it(do, tmp_
 
 
 # ------------------------------------------------------------------------------------------------------
-# What the docstrings of ops.py say of res
+# The meaning of res in the docstrings of ops.py
 
 
 def test_notification_that_reports_usage_then_res_is_a_flag_and_no_errno(do):
@@ -434,7 +434,7 @@ def test_notification_that_reports_usage_then_res_is_a_flag_and_no_errno(do):
         if first[0] < 0:
             pytest.skip("IORING_SEND_ZC_REPORT_USAGE (Linux 6.2)")
         assert first[0] == 100
-        copied = uapi.IORING_NOTIF_USAGE_ZC_COPIED - 2**32  # as the loopback does
+        copied = uapi.IORING_NOTIF_USAGE_ZC_COPIED - 2**32  # as on the loopback
         assert rest == [(copied, uapi.IORING_CQE_F_NOTIF)]
 
 

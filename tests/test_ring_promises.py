@@ -89,7 +89,7 @@ def test_new_task_work_when_something_was_reaped_then_still_readable():
             ops.prep_read(ring.get_sqe(), r, target.address, 8, -1, user_data=2)
             ops.prep_nop(ring.get_sqe(), 1)
             ring.submit_and_wait(1)
-            os.write(w, b"x")  # task work is waiting, and a CQE is there
+            os.write(w, b"x")  # task work is pending, and a CQE is available
             assert [cqe[0] for cqe in ring.reap()] == [1]
             assert epoll.poll(20)
             assert [cqe[0] for cqe in ring.reap()] == [2]
@@ -120,11 +120,11 @@ def test_wakeup_fd_and_an_eventfd_of_the_program_then_one_of_them():
             os.close(fd)
 
 
-# -- weight
+# -- cost
 
 
 def garbage_of(work) -> list[str]:
-    """Do something twice, and name the objects that only the collector frees the second time."""
+    """Do something twice; name the objects of the second time that only the collector frees."""
     work()
     gc.collect()
     gc.disable()
@@ -225,7 +225,7 @@ def test_slots_are_taken_in_any_way_then_each_is_the_one_at_its_place(start):
                 at = ((tail + i) % 32) * 64
                 assert kernel.sqes[at : at + 64] == bytes([round_ + 1 if take < 0 else i + 1]) * 64
             assert len(sq.discard()) == abs(take)
-            sq.sqe_tail = sq.published = tail + abs(take)  # as if the kernel had taken them
+            sq.sqe_tail = sq.published = tail + abs(take)  # as if the kernel had consumed them
             kernel.store(kernel.sq_off["head"], tail + abs(take))
             sq._move_limit()
     sq.release()
@@ -305,7 +305,7 @@ def test_ring_with_an_index_is_handed_over_then_the_other_threads_index_is_left_
                 first.bind_thread()
                 first.close()
 
-    in_a_thread(owner)  # whose end returns what stays taken
+    in_a_thread(owner)  # whose end frees the indices still taken
 
 
 def test_ring_with_an_index_is_forgotten_in_another_thread_then_that_threads_index_stays():
@@ -331,14 +331,14 @@ def test_ident_of_an_ended_thread_is_used_again_then_the_ring_does_not_use_the_n
     def other() -> bool:
         if threading.get_ident() != ident:
             return False
-        with by_index() as second:  # the index that the ring had in the thread that ended
+        with by_index() as second:  # the ring's index in the ended thread
             assert answers_of(ring, 111) == [111]
             assert answers_of(second, 222) == [222]
         return True
 
     try:
         if not any(in_a_thread(other) for _ in range(100)):
-            pytest.skip("this system did not use the ident again")
+            pytest.skip("a thread with the same ident, which this system did not make")
     finally:
         ring.bind_thread()
         ring.close()
@@ -407,18 +407,18 @@ def test_descriptor_is_disowned_then_close_gives_the_index_back():
         ring.close()
 
 
-# -- a change that is half done says so
+# -- half-done changes are reported
 
 
 class Strike(BaseException):
-    """What a signal handler raises."""
+    """Raised by a signal handler."""
 
 
 def strike_at_call(number: int, work) -> bool:
-    """Do something and raise where a signal handler may: where a function begins, and after calls.
+    """Do something and raise where a signal handler may: at the start of a function, and after calls.
 
-    Args: number is the one of these places in the package, in the order in which they are reached.
-    Returns: False when there are not so many.
+    Args: number selects one of these places in the package, in the order in which they are reached.
+    Returns: False if there are fewer places.
     """
     package, left = os.path.dirname(rings.__file__), [number]
 
@@ -572,7 +572,7 @@ def test_handler_raises_at_any_call_of_close_then_the_next_close_ends_it(flags):
     assert next(numbers) > 10
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in a generator that is freed
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in a freed generator
 def test_handler_raises_when_a_ring_was_enabled_then_the_next_enable_goes_on():
     with make("R_DISABLED", "SINGLE_ISSUER") as ring:
         number = 0
@@ -610,7 +610,7 @@ def test_handler_raises_when_buffers_were_registered_then_the_ring_holds_them(mo
         assert [pin.nbytes for pin in held] == [4096]
         with pytest.raises(OSError, match="already registered"):
             register.register_buffers(ring, [memory])
-        assert len(ring.resources) == 1  # memory that the kernel refused is not held
+        assert len(ring.resources) == 1  # memory that the kernel rejected is not held
 
 
 def test_handler_raises_when_a_timeout_is_queued_then_the_next_wait_ends(monkeypatch):
@@ -628,7 +628,7 @@ def test_handler_raises_when_a_timeout_is_queued_then_the_next_wait_ends(monkeyp
         assert ring.reap() == []
 
 
-# -- one bad thing does not spoil the others
+# -- one fault does not affect the others
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -704,14 +704,14 @@ def test_handlers_raise_while_closing_then_those_behind_them_run():
     assert (called, ring.state) == ([0, 1, 2, 3], "closed")
 
 
-@pytest.mark.filterwarnings("ignore:held, and never submitted:ResourceWarning")  # as debug mode says
+@pytest.mark.filterwarnings("ignore:held, and never submitted:ResourceWarning")  # as debug mode warns
 def test_held_and_never_submitted_then_close_neither_waits_nor_warns(monkeypatch):
     with rings.Ring(8) as ring:
         table, target = InFlight(ring), buffers.pin(buffers.allocate(64), writable=True)
         for _ in range(20):  # more than the ring has slots
             table.hold(None, target)
-        ring.get_sqe()  # which a prep function was to fill, and raised
-        monkeypatch.setattr(inflight, "_immortalize", lambda memory: pytest.fail("kept for ever"))
+        ring.get_sqe()  # whose prep function raised
+        monkeypatch.setattr(inflight, "_immortalize", lambda memory: pytest.fail("kept forever"))
         table.close(timeout_ns=600_000_000_000)
         assert len(table) == 0
 
@@ -733,9 +733,9 @@ def test_completions_were_lost_then_close_does_not_wait_for_them():
 def test_request_cannot_be_ended_then_close_keeps_its_time_and_the_memory(
     monkeypatch, read_end, why, before_511
 ):
-    """-ENOENT alone proves nothing: direct I/O in flight gets the same answer."""
+    """-ENOENT alone proves nothing: a cancellation of direct I/O in flight completes with it, too."""
     with rings.Ring(8) as ring:
-        if before_511:  # a TIMEOUT ends a wait there, and it waits behind such a request, too
+        if before_511:  # there a TIMEOUT ends a wait, and also waits behind such a request
             ring.features &= ~uapi.IORING_FEAT_EXT_ARG
         table, answers = read_in_flight(ring, read_end)
         if "DRAIN" in why:
@@ -754,7 +754,7 @@ def test_request_cannot_be_ended_then_close_keeps_its_time_and_the_memory(
             warnings.simplefilter("always")
             table.close(timeout_ns=300_000_000)
         if "DRAIN" in why and answers:
-            return  # 5.10.46 cancels it all the same
+            return  # 5.10.46 still cancels it
         assert ["could not be ended" in str(each.message) for each in said] == [True]
         assert len(kept) == 1
 
@@ -772,7 +772,7 @@ def test_tables_are_made_and_forgotten_then_freed_and_the_others_stay(read_end):
         assert [each.__self__ for each in ring.before_close][1:3] == [empty, method.__self__]
         assert len(ring.before_close) <= 4
         ring.close()
-    assert answers in ([-errno.ECANCELED], [-errno.EINTR])  # a worker reads from pipes on 5.10
+    assert answers in ([-errno.ECANCELED], [-errno.EINTR])  # on 5.10 a worker reads from pipes
 
 
 @pytest.mark.filterwarnings("ignore:held, and never submitted:ResourceWarning")  # by another table
@@ -860,13 +860,13 @@ def test_submit_was_forgotten_in_debug_mode_then_close_says_what_is_dropped(monk
 
 
 def test_fork_while_another_thread_has_a_lock_of_ours_then_the_child_needs_none_of_its(monkeypatch):
-    """Free-threaded Python: each dictionary has a lock, and the thread that held it is not in the child."""
+    """Free-threaded Python: each dictionary has a lock, and its holder's thread is not in the child."""
 
     class Locked(dict):
         def get(self, key):
-            raise AssertionError("would wait for ever")
+            raise AssertionError("would wait forever")
 
-    rings.Ring(2).close()  # which sees to it that fork() is heard of
+    rings.Ring(2).close()  # which registers the fork() handlers
     monkeypatch.setattr(syscalls, "_array_types", Locked())
     pid = os.fork()
     if not pid:

@@ -123,7 +123,7 @@ def test_bad_sqe_in_the_middle_then_it_is_answered_and_the_rest_goes_on(make):
     for i in range(5):
         put_nop(ring, i, BAD_OPCODE if i in (1, 3) else 0)
     assert ring.submit() == 5
-    # 5.10 and 6.1 answer the bad ones first.
+    # 5.10 and 6.1 complete the bad ones first.
     results = {cqe[0]: cqe[1] for cqe in ring.reap()}
     assert results == {0: 0, 1: -errno.EINVAL, 2: 0, 3: -errno.EINVAL, 4: 0}
 
@@ -402,7 +402,7 @@ def test_wait_fails_after_something_was_consumed_then_the_statistics_know():
 
 
 def test_handler_raises_before_the_head_is_stored_then_the_next_reap_stores_it(monkeypatch):
-    """The CQ would be full for the kernel and empty for us: an overflow would never come out."""
+    """The CQ would be full for the kernel and empty for us: overflowed CQEs would never arrive."""
     with fake_ring(entries=2) as (_, ring):
         for i in range(6):  # the CQ holds 4
             put_nop(ring, i)
@@ -442,7 +442,7 @@ def test_timeouts_without_ext_arg_then_a_timeout_sqe_that_nobody_sees():
         put_nop(ring, 1)
         assert ring.submit_and_wait(1, 10_000 * MILLISECOND) == 1
         assert user_data_of(ring.reap()) == [1]
-        assert len(kernel.late) == 1  # the TIMEOUT, whose count the fake does not know
+        assert len(kernel.late) == 1  # the TIMEOUT, whose count the fake does not implement
         kernel.complete_late(0)
         assert ring.reap() == []
         assert ring._timeouts == []
@@ -471,7 +471,7 @@ def test_slots_are_those_that_liburing_takes(vector):
     assert queue.sqe_tail & 0xFFFFFFFF == vector["sqe_tail_after"]
     if vector["helper"].endswith("128") and queue.sqe_size == 64:
         assert len(sqe) == 128
-        if vector["sqe_tail"] & 3 == 3:  # a filler stands in the last slot
+        if vector["sqe_tail"] & 3 == 3:  # the last slot is a filler
             filler = uapi.io_uring_sqe.unpack(kernel.sqes, 3 * 64)
             assert (filler["opcode"], filler["flags"]) == (uapi.IORING_OP_NOP, uapi.IOSQE_CQE_SKIP_SUCCESS)
     del sqe
@@ -483,7 +483,7 @@ def test_mixed_completions_then_joined_and_fillers_left_out():
     with fake_ring(entries=4, flags=flags) as (kernel, ring):
         kernel.post(1, 10, 0)
         kernel.post(2, 20, uapi.IORING_CQE_F_32)
-        kernel.post(0x1122334455667788, 0x0A0B0C0D, 0x01020304)  # the second half of the CQE before
+        kernel.post(0x1122334455667788, 0x0A0B0C0D, 0x01020304)  # the second half of the previous CQE
         kernel.post(0, 0, uapi.IORING_CQE_F_SKIP)
         kernel.post(3, 30, 0)
         words = struct.unpack("=QQ", struct.pack("=QiI", 0x1122334455667788, 0x0A0B0C0D, 0x01020304))
@@ -603,7 +603,7 @@ def test_wishes_that_no_kernel_takes_with_the_rest_then_only_they_are_dropped(
         return 3
 
     monkeypatch.setattr(syscalls, "io_uring_setup", setup)
-    monkeypatch.setattr(gates, "running", lambda: "7.0")  # old kernels' SQPOLL is not wished for
+    monkeypatch.setattr(gates, "running", lambda: "7.0")  # SQPOLL is not requested on old kernels
     told = params.setup(4, mask(flags), mask(wish), {}, 4)[2]
     assert given == [mask(granted)]
     assert sorted(told) == sorted((f"IORING_SETUP_{name}", 0) for name in dropped.split())
@@ -633,11 +633,11 @@ def test_unknown_required_flag_then_named(flags):
 
 
 # ------------------------------------------------------------------------------------------------------
-# What cannot be a ring is not used as one
+# Invalid rings are rejected
 
 
 def words_of(kernel):
-    """Yield (its name, its offset) for each word of a ring."""
+    """Yield (name, offset) for each word of a ring."""
     for ring, offsets in (("sq", kernel.sq_off), ("cq", kernel.cq_off)):
         for name, offset in offsets.items():
             yield f"{ring}_off.{name}", offset
@@ -647,7 +647,7 @@ OFFSETS = [name for name, _ in words_of(FakeKernel())]
 
 
 def refused(monkeypatch, spoil, flags=0):
-    """Make a ring of a kernel that spoil() has touched, and return the text of the RuntimeError."""
+    """Make a ring on a kernel that spoil() has altered; return the text of the RuntimeError."""
     good = FakeKernel.setup
 
     def setup(kernel, entries, params):

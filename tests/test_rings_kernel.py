@@ -44,7 +44,7 @@ def make(*names: str, **options) -> Ring:
 
 def nops(ring: Ring, count: int) -> list[int]:
     for i in range(count):
-        ring.sqring_wait()  # an SQPOLL thread moves its head after the completions can be seen
+        ring.sqring_wait()  # an SQPOLL thread moves its head after the completions are visible
         sqe = ring.get_sqe()
         sqe[64:] = bytes(len(sqe) - 64)
         ops.prep_nop(sqe, i + 1)
@@ -174,7 +174,7 @@ def test_sqpoll_that_sleeps_then_is_woken_for_what_was_published_before():
             assert time.monotonic() < deadline, "the kernel's thread never went to sleep"
         ops.prep_nop(ring.get_sqe(), 2)
         ring.sq.flush()
-        assert ring.submit() == 0  # nothing new is published, and yet the thread has to be woken
+        assert ring.submit() == 0  # nothing new is published, but the thread must be woken
         assert ring.submit_and_wait(1) == 0
         assert ring.reap() == [(2, 0, 0)]
 
@@ -201,12 +201,12 @@ def test_attached_ring_then_works():
 
 
 def known_flags() -> list[str]:
-    """Find the flags that this kernel takes, each with the one that it needs."""
+    """Find the flags that this kernel accepts, each with the one that it requires."""
     return [name for name in FLAGS if answer({name, NEEDED.get(name, name)}) == 0]
 
 
 def answer(names: set[str]) -> int:
-    """Ask the kernel itself: 0 or the errno."""
+    """Call the kernel directly; return 0 or the errno."""
     flags = 0
     for name in names:
         flags |= FLAGS[name]
@@ -243,7 +243,7 @@ def test_combinations_of_flags_then_our_rules_are_the_kernels():
             flags |= FLAGS[name]
         said = answer(names)
         for _ in range(50):
-            if said != errno.ENOMEM:  # memory of closed rings is given back late
+            if said != errno.ENOMEM:  # memory of closed rings is freed late
                 break
             time.sleep(0.01)
             said = answer(names)
@@ -322,7 +322,7 @@ def test_a_thousand_signals_a_second_then_handlers_run_and_nothing_is_lost(names
 
 
 def test_handlers_that_raise_at_any_moment_then_every_request_completes_once():
-    """The return value of enter is lost, the SQEs are not: the kernel's head knows."""
+    """The return value of enter is lost, the SQEs are not: the kernel's head counts them."""
 
     with make(entries=64) as ring, Strikes() as strikes:
         sent = left = 0
@@ -383,7 +383,7 @@ def test_handlers_that_raise_while_reaping_too_then_every_request_completes_once
                 found += [cqe[0] for cqe in cqes]
                 cqes = []
                 if ring.sq.sqe_tail != before and sent == ring.sq.sqe_tail - 1:
-                    sent += 1  # struck between put() and the counting of it
+                    sent += 1  # struck between put() and its count
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, old)
@@ -501,7 +501,7 @@ def test_failing_calls_in_a_signal_handler_then_our_errno_is_exact():
                 if error.errno != errno.EOPNOTSUPP:
                     wrong.append(error.errno)
     finally:
-        # The handler of a signal that has come may run after the timer is off, and must not arm it again.
+        # The handler of a pending signal may run after the timer is off, and must not re-arm it.
         going = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, old)
@@ -532,13 +532,13 @@ def test_wait_with_a_signal_mask_then_the_signal_comes_only_there():
 
         def strike(number, frame):
             seen.append(number)
-            ops.prep_nop(ring.get_sqe(), 9)  # ends the wait: submit_and_wait goes on after the handler
+            ops.prep_nop(ring.get_sqe(), 9)  # ends the wait: submit_and_wait continues after the handler
             ring.submit()
 
         previous = signal.signal(signal.SIGUSR1, strike)
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
         try:
-            signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)  # no other thread may take it
+            signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)  # to this thread only
             assert ring.submit_and_wait(1, 1_000_000, sigmask=[signal.SIGUSR1, signal.SIGUSR2]) == 0
             assert seen == []
             ring.submit_and_wait(1, sigmask=[signal.SIGUSR2])
@@ -582,7 +582,7 @@ def test_ring_without_its_descriptor_then_works_by_index():
 
 
 def test_least_wait_without_a_timeout_then_one_completion_is_enough_and_none_is_not_waited_for():
-    """Without a timeout min_wait_usec never came to the kernel; for no completions it waited for ever."""
+    """Without a timeout min_wait_usec never reached the kernel; for 0 completions it waited forever."""
     with make() as ring:
         if not ring.features & uapi.IORING_FEAT_MIN_TIMEOUT:
             pytest.skip("IORING_FEAT_MIN_TIMEOUT (Linux 6.12)")
@@ -613,7 +613,7 @@ def test_registration_newer_than_the_kernel_then_einval_and_no_wait_for_requests
                 newer(ring)
             assert caught.value.errno == errno.EINVAL
             assert caught.value.of_kernel
-            assert register.register_probe(ring)  # older ones are asked for
+            assert register.register_probe(ring)  # older operations still reach the kernel
     finally:
         os.close(reader)
         os.close(writer)

@@ -32,7 +32,7 @@ warnings.simplefilter("ignore", RuntimeWarning)
 from rawuring import aio, fdmon, layout, register, rings, selector, syscalls, tour
 stop = threading.Event()
 thread = threading.Thread(target=stop.wait, daemon=True)
-thread.start()  # a process with threads, as most servers are
+thread.start()  # a process with threads, like most servers
 try:
     rings.Ring(8)
 except syscalls.Unavailable as error:
@@ -156,7 +156,7 @@ print("fine")
 def test_killed_child_then_no_core_dump(tmp_path):
     pattern = Path("/proc/sys/kernel/core_pattern")
     if not pattern.exists() or pattern.read_text()[:1] in ("|", "/"):
-        pytest.skip("a core dump that is written into the working directory")
+        pytest.skip("core dumps in the working directory")
     code = filtered(KILL) + """
 import os, resource
 resource.setrlimit(resource.RLIMIT_CORE, (resource.getrlimit(resource.RLIMIT_CORE)[1],) * 2)
@@ -172,7 +172,7 @@ fdmon.setup().destroy()
 
 
 def test_child_when_somebody_else_holds_its_pipe_then_nobody_waits_for_him():
-    """As a process that another thread forked meanwhile: the pipe is not at its end before that one is."""
+    """Like a process that another thread forked meanwhile: the pipe ends only when that process does."""
     hold, let_go = os.pipe()
 
     def leave_a_holder(say):

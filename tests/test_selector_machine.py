@@ -2,8 +2,8 @@
 """Every row of epollwait.MACHINE: the state that the table names, and a correct selector afterwards.
 
 Each state is reached by the shortest path in the table. Events while changes are on their way occur just
-before the kernel takes them or just after, from a signal handler (that is, inside the call) or from another
-thread.
+before the kernel consumes them or just after, from a signal handler (that is, inside the call) or from
+another thread.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def way_to(state: str) -> list[str]:
 
 
 class Struck(BaseException):
-    """What a signal handler raises."""
+    """Raised by a signal handler."""
 
 
 class Play:
@@ -53,7 +53,7 @@ class Play:
         self.one, self.two = socket.socketpair()
         self.one.send(b"x")
         self.two.send(b"x")  # ready for everything
-        # Only an object can say that it was closed, only a number is not vouched for.
+        # Only an object shows that it was closed; only a number is not vouched for.
         self.by_object = "closed" in events
         self.fd = self.one.fileno()
         if "denied" in events:
@@ -66,7 +66,7 @@ class Play:
         return self.sel._strategy.state(self.fd)
 
     def all(self) -> None:
-        """Let everything happen, and see each state."""
+        """Let all events happen, and check each state."""
         while self.events:
             event = self.events.pop(0)
             then = MACHINE[self.states[-1]][event]
@@ -82,7 +82,7 @@ class Play:
         assert self.state() == state, self.states
 
     def turn(self) -> None:
-        """Let a select() go on until what it sends was sent, or an exception comes."""
+        """Run a select() until its changes are sent, or an exception is raised."""
         self.inside, self.then = True, None
         try:
             self.sel.select(0)
@@ -139,11 +139,11 @@ class Play:
             raise AssertionError(event)
 
     def check(self) -> None:
-        """What is registered is reported, once, and nothing else."""
+        """Require that exactly the registered descriptor is reported, once."""
         keys = self.sel.get_map()
         expected = [(key, key.events) for key in keys.values() if not self.closed]
         for timeout in (0, 0.001, 0):
-            self.sel.select(timeout)  # what is abandoned shows, and is put out
+            self.sel.select(timeout)  # abandoned numbers appear, and are removed
         for timeout in (0, 0.001):
             assert self.sel.select(timeout) == expected
         assert self.state() in ("unknown", "given", "refused") or self.closed

@@ -45,7 +45,7 @@ def ready(sel: IoUringSelector, timeout: float | None = 0) -> list[tuple[int, in
 
 
 class Answers(list):
-    """Handlers that write down what they are told."""
+    """Handlers that record their results."""
 
     def by(self, name):
         return lambda res, flags: self.append((name, res))
@@ -111,7 +111,7 @@ def test_one_turn_with_requests_then_one_io_uring_enter(sel, pair, told, timeout
 
 @pytest.mark.parametrize("timeout", TIMEOUTS)
 def test_something_is_ready_in_every_turn_then_requests_are_sent_all_the_same(sel, pair, told, timeout):
-    """What was busy in the last turn is otherwise asked without the ring."""
+    """Otherwise descriptors that were busy in the last turn are queried without the ring."""
     a, b = pair
     sel.register(a, READ)
     b.send(b"x")
@@ -173,7 +173,7 @@ def test_queue_is_full_of_requests_then_changes_and_the_wait_find_room(
     requires_io_uring, told, strategy, entries, changes
 ):
     with make(strategy, entries=entries) as sel:
-        pairs = [socket.socketpair() for _ in range(changes)]  # behind what may skip
+        pairs = [socket.socketpair() for _ in range(changes)]  # after the possible skip
         for a, b in pairs:
             sel.register(a, WRITE)
             b.send(b"x")
@@ -188,7 +188,7 @@ def test_queue_is_full_of_requests_then_changes_and_the_wait_find_room(
         each.close()
 
 
-# -- what handlers do
+# -- actions of handlers
 
 
 def test_handler_starts_further_requests_then_each_is_the_next_selects(sel, told):
@@ -279,7 +279,7 @@ def test_cancelled_then_its_completion_ends_the_wait(sel, blocking_pipe, told):
     table.cancel(token)
     while not told:
         assert sel.select(None) == []
-    # On 5.10 and 6.1 a worker reads pipes, and a request that is running there is interrupted.
+    # On 5.10 and 6.1 a worker reads pipes, and a running request is interrupted there.
     assert told in ([("read", -errno.ECANCELED)], [("read", -errno.EINTR)])
 
 
@@ -293,7 +293,7 @@ def test_everything_cancelled_then_the_selector_goes_on(sel, pair, blocking_pipe
     sel.requests.start(ops.prep_cancel64, 0, every, handler=told.by("cancel"))
     while len(told) < 2:
         assert sel.select(None) == []
-        if ("cancel", -errno.EINVAL) in told:  # nothing else comes then
+        if ("cancel", -errno.EINVAL) in told:  # the only completion in that case
             pytest.skip("IORING_ASYNC_CANCEL_ANY (Linux 5.19)")
     assert ("read", -errno.ECANCELED) in told or ("read", -errno.EINTR) in told
     assert sel.select(0.001) == []
@@ -318,7 +318,7 @@ def test_closed_with_requests_in_flight_then_they_end_and_their_memory_is_free(
 
 
 def test_used_by_one_thread_after_another_then_each_serves_its_own(sel, pair, told):
-    """An event loop that was made in one thread and runs in another."""
+    """An event loop that was created in one thread and runs in another."""
     sel.register(pair[0], READ)
 
     def use(name):
@@ -349,7 +349,7 @@ def test_selected_in_another_thread_meanwhile_then_handlers_stay_where_they_are(
         found = []
 
         def look():
-            while not found:  # until the other select() is going on, and so this one is beside it
+            while not found:  # until the other select() runs, so that this one is concurrent
                 if sel._strategy._waiting:
                     b.send(b"x")
                     found.append(ready(sel, None))
@@ -370,7 +370,7 @@ def test_selected_in_another_thread_meanwhile_then_handlers_stay_where_they_are(
 
 
 class Struck(BaseException):
-    """What a signal handler raises."""
+    """Raised by a signal handler."""
 
 
 @pytest.mark.parametrize("taken", [False, True])
@@ -388,7 +388,7 @@ def test_signal_handler_raises_around_the_enter_then_each_request_completes_once
     read(sel, r, told.by("read"))
 
     def strike(name):
-        # A handler runs before what was found in the ring is returned, and so is still there.
+        # The handler raises before the events from the ring are returned, so they are not lost.
         real = getattr(sel.ring, name.replace("submit_and_reap", "submit_and_wait"))
 
         def struck(*arguments):
@@ -494,7 +494,7 @@ def test_closed_then_none(sel):
 
 
 def test_handler_calls_soon_then_the_loop_runs_it_at_once(sel):
-    """A loop with nothing else to do waits for ever."""
+    """A loop with nothing else to do waits forever."""
     loop = asyncio.SelectorEventLoop(sel)
 
     async def ask(count):

@@ -185,7 +185,7 @@ def test_calls_failing_in_eight_threads_then_each_sees_its_own_errno():
 def test_interrupted_calls_then_repeated(monkeypatch):
     syscalls._load()
     answers = [-1, -1, -1, 5]
-    errnos = [errno.EINTR, 0, errno.EINTR]  # 0: a signal handler's failing call took ours
+    errnos = [errno.EINTR, 0, errno.EINTR]  # 0: a failing call of a signal handler consumed ours
     for name in ("_syscall", "_syscall_enter"):
         monkeypatch.setattr(syscalls, name, lambda *_: answers.pop(0))
     monkeypatch.setattr(syscalls, "_set_errno", lambda _: errnos.pop(0))

@@ -77,7 +77,7 @@ def test_tour_and_layout_on_another_system_then_the_same_text(platform):
 
 def test_fake_ring_when_it_waits_then_no_system_call_is_made(monkeypatch):
     def forbidden(*arguments):
-        raise AssertionError("a fake ring called the true io_uring_enter")
+        raise AssertionError("a fake ring called the real io_uring_enter")
 
     monkeypatch.setattr(syscalls, "_syscall_enter", forbidden)
     monkeypatch.setattr(syscalls, "_syscall", forbidden, raising=False)
@@ -142,7 +142,7 @@ def test_command_line_when_a_chapter_is_named_then_only_that(capsys):
 
 
 # ------------------------------------------------------------------------------------------------------
-# The fake kernel's newer parts, held to the real one
+# The fake kernel's newer parts, compared with the real one
 
 
 @pytest.fixture(params=["python", "kernel"])

@@ -87,7 +87,7 @@ def test_trace_of_a_table_then_its_handlers_have_times_and_stay_themselves(path)
         kernel.pipes[3] = bytearray()
         poll = table.start(ops.prep_poll_multishot, 3, 1, handler=handler)
         nop = table.start(ops.prep_nop, handler=handler)
-        table.start(ops.prep_nop)  # has none
+        table.start(ops.prep_nop)  # has no handler
         token = table.hold(handler)
         ops.prep_nop(ring.get_sqe(), user_data=token)
         ring.submit()
@@ -97,7 +97,7 @@ def test_trace_of_a_table_then_its_handlers_have_times_and_stay_themselves(path)
         assert table.dispatch() == 4
         assert [each.handler for each in table.requests()] == [handler]
     found = events(path, "h")
-    assert [event[4] for event in found] == [nop, token, poll, poll, poll]  # the last when it was closed
+    assert [event[4] for event in found] == [nop, token, poll, poll, poll]  # the last one at the close
     assert len(begun) == 5
     assert all(event[1] <= at <= event[2] for event, at in zip(found, begun))
 
@@ -269,7 +269,7 @@ def test_trace_when_a_child_is_forked_then_no_line_is_written_twice(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------
-# What is made of it
+# Its evaluation
 
 
 def invented(requests, per_call=4):
@@ -317,11 +317,11 @@ def test_summary_when_something_is_wrong_then_it_stands_first():
 
 S, E, C = '["s",10,"1.1",7,0,0]', '["e",10,20,"1.1",1,0,0,1,0,1]', '["c",60,"1.1",7,0,0]'
 NOTHING, FOUND = '["e",10,20,"1.1",1,0,0,1,0,0]', '["e",40,50,"1.1",0,0,1,0,1,1]'
-WAYS = [  # what is submitted at 10 and reaped at 60, what is known of its way, and when it was first seen
+WAYS = [  # a request submitted at 10 and reaped at 60, the path derived, and when it was first seen
     ([S, E, C], playtrace.AT_ONCE, 20),
     ([S, '["e",10,20,"1.1",1,1,1,1,0,1]', C], playtrace.IN_CALL, 20),
     (['["s",10,"1.1",7,0,16]', E, C], playtrace.WORKER, 20),
-    # The CQE that was there when the call returned was another one's.
+    # The CQE available when the call returned belonged to another request.
     (['["s",10,"1.1",6,0,0]', S, '["e",10,20,"1.1",2,0,0,2,0,1]', '["c",30,"1.1",6,0,0]',
       '["e",40,50,"1.1",0,1,1,0,0,1]', C, '["w",70,1,0]'], playtrace.NO_WORKER, 50),
     (['["e",1,2,"1.1",0,0,1,0,0,1]', S, '["e",10,20,"1.1",1,0,0,1,1,2]', '["c",30,"1.1",1,0,0]', C],
@@ -329,7 +329,7 @@ WAYS = [  # what is submitted at 10 and reaped at 60, what is known of its way, 
     ([S, NOTHING, FOUND, C, '["w",70,1,1]'], playtrace.LATER, 40),
     ([S, NOTHING, FOUND, C, '["w",70,1,0]'], playtrace.NO_WORKER, 40),
     ([S, NOTHING, FOUND, C, '["w",6000000000,1,0]'], playtrace.LATER, 40),  # it may have ended by then
-    ([S, NOTHING, FOUND, C, '["w",70,2,0]'], playtrace.LATER, 40),  # another process has none
+    ([S, NOTHING, FOUND, C, '["w",70,2,0]'], playtrace.LATER, 40),  # another process has no workers
     # Not consumed by the first call, nor by one that took the SQE before it.
     (['["s",10,"1.1",6,0,0]', S, '["e",10,20,"1.1",2,0,0,1,0,1]', '["c",30,"1.1",6,0,0]',
       '["e",40,50,"1.1",1,0,0,1,0,1]', C], playtrace.AT_ONCE, 50),

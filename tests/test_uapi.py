@@ -25,7 +25,7 @@ from tools import uapi_header
 
 ABI = json.loads((Path(__file__).parent / "data" / "abi.json").read_text(encoding="utf-8"))
 STRUCTS = ABI["structs"]
-# What the operations need of fcntl.h, stat.h, falloc.h and fs.h, and Python's os does not have.
+# Constants of fcntl.h, stat.h, falloc.h and fs.h that operations need and Python's os lacks.
 COMPANION_GROUPS = ("at", "rename", "statx", "fallocate", "sync_file_range")
 COMPANIONS = {
     name: value["value"]
@@ -121,12 +121,12 @@ def test_constants_when_assigned_then_each_once() -> None:
     assert len(assigned) == len(set(assigned))
 
 
-# linux/futex.h itself is in no order of values.
+# linux/futex.h itself is not ordered by value.
 @pytest.mark.parametrize("group", sorted({value["group"] for value in ABI["constants"].values()} - {"futex"}))
 def test_constants_when_a_family_counts_up_in_the_header_then_it_does_here(group: str) -> None:
-    """Catch two lines that changed places; masks, shifts and aliases stand where the header has them."""
+    """Catch two swapped lines; masks, shifts and aliases are where the header has them."""
     family = [name for name in CONSTANTS if ABI["constants"][name]["group"] == group]
-    starts = {  # a family of several lists: each begins anew
+    starts = {  # a family of several lists, each with its own start
         "IORING_REGISTER_SRC_REGISTERED",
         "IORING_REGISTER_FILES_SKIP",
         "IO_URING_NAPI_TRACKING_DYNAMIC",
@@ -201,7 +201,7 @@ def test_field_when_asked_then_it_tells_its_row() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------
-# Since when
+# Releases
 
 
 def test_since_when_compared_with_the_history_of_the_headers_then_all_names_agree() -> None:
@@ -245,7 +245,7 @@ def test_since_when_a_member_is_listed_then_its_struct_is_older() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------
-# Packing, against bytes put together from abi.json
+# Packing, against bytes composed from abi.json
 
 
 def ints(size: int, signed: bool) -> st.SearchStrategy[int]:
@@ -391,7 +391,7 @@ def test_pack_when_a_struct_or_array_of_structs_is_given_as_dicts_then_it_is_pla
 
 
 # ------------------------------------------------------------------------------------------------------
-# What is refused, and how it is said
+# Errors and their messages
 
 
 @pytest.mark.parametrize(
@@ -523,9 +523,9 @@ def system_header() -> uapi_header.Header:
 
 
 def test_system_header_when_compared_then_it_holds_nothing_else(system_header: uapi_header.Header) -> None:
-    """The header may be older, or newer and so rightly complain that names are missing."""
+    """The header may be older, or newer, in which case missing names are correct."""
     if system_header.constants["IORING_OP_LAST"] > uapi.IORING_OP_LAST:
-        pytest.skip("the header is newer than 7.2")
+        pytest.skip("a header of Linux 7.2 or older")
     assert len(system_header.constants) > 60
     assert uapi_header.differences(system_header, uapi) == []
 
@@ -533,7 +533,7 @@ def test_system_header_when_compared_then_it_holds_nothing_else(system_header: u
 def test_system_header_when_read_in_parallel_then_the_constants_come_in_the_same_order(
     system_header: uapi_header.Header,
 ) -> None:
-    """The parser lists macros before enums, so the places are looked up in the text."""
+    """The parser lists macros before enums, so the positions come from the text."""
     text = SYSTEM_HEADER.read_text(encoding="utf-8")
     place = {}
     for name in CONSTANTS:
@@ -547,7 +547,7 @@ def test_system_header_when_read_in_parallel_then_the_constants_come_in_the_same
 def test_system_header_when_read_in_parallel_then_the_members_come_in_the_same_order(
     system_header: uapi_header.Header,
 ) -> None:
-    """Members that were added later may stand between, but none changes places."""
+    """Members that were added later may be in between, but the order stays the same."""
     compared = 0
     for struct in system_header.structs.values():
         if struct.name in LAYOUTS:

@@ -18,7 +18,7 @@ import rawuring
 from rawuring import aio, buffers, debug, fakekernel, fdmon, inflight, register, rings, syscalls, tour
 from rawuring.selector import IoUringSelector
 
-#: Classes of plain values, whose copies are independent, or as good as the original: and why.
+#: Classes of plain values, whose copies are independent of the original or equivalent to it, with the reason.
 VALUES = {
     "aio.IoUringEventLoopPolicy": "holds a loop only in a threading.local(), as its base class does",
     "asyncring._LateItems": "made by its module only, which hands out none",
@@ -46,7 +46,7 @@ VALUES = {
 
 
 def classes() -> dict[str, type | None]:
-    """Find every class of the package: name -> class, None where it is made inside a function."""
+    """Find every class of the package: name -> class, None if it is defined inside a function."""
     found: dict[str, type | None] = {}
     for module in pkgutil.iter_modules(rawuring.__path__):
         if module.name == "__main__":
@@ -66,8 +66,8 @@ def test_every_class_then_it_is_a_value_or_cannot_be_copied():
         is_base = kind is syscalls.Uncopyable
         if not is_value and not is_base and (kind is None or not issubclass(kind, syscalls.Uncopyable)):
             wrong.append(name)
-    assert not wrong, "make it a syscalls.Uncopyable, or say in VALUES why its copy does no harm"
-    if (Path(rawuring.__file__).parents[1] / "pyproject.toml").exists():  # else a copy, which may be a part
+    assert not wrong, "make it a syscalls.Uncopyable, or give the reason in VALUES why a copy is harmless"
+    if (Path(rawuring.__file__).parents[1] / "pyproject.toml").exists():  # else a copy, which may be partial
         assert set(VALUES) <= set(classes())
 
 

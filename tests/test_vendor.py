@@ -38,7 +38,7 @@ IN_ONE_FILE = [name for name in MODULES if name != "vendor"]
 
 
 def test_modules_then_in_the_order_of_reading():
-    """What the files say of each other ("Read next: ...") is the list of docs/modules.md."""
+    """The chain of "Read next: ..." in the files is the list of docs/modules.md."""
     lines = (ROOT / "docs" / "modules.md").read_text(encoding="utf-8").splitlines()
     listed = [line.split("`")[1][:-3] for line in lines if line.startswith("| `") and ".py` |" in line]
     assert [name for name in listed if name in IN_ONE_FILE] == IN_ONE_FILE
@@ -58,7 +58,7 @@ def command(*arguments: object) -> int:
 
 
 # ------------------------------------------------------------------------------------------------------
-# What belongs together
+# Dependencies
 
 
 def test_modules_then_all_files_and_each_after_what_it_imports():
@@ -69,7 +69,7 @@ def test_modules_then_all_files_and_each_after_what_it_imports():
 
 @pytest.mark.parametrize("name", MODULES)
 def test_imports_then_those_that_a_search_of_the_text_finds(name):
-    """An outside oracle, which knows no trees."""
+    """An outside oracle, which does not parse trees."""
     found = set()
     text = re.sub(r"^if TYPE_CHECKING:\n(    .*\n|\n)*", "", vendor.source(name), flags=re.MULTILINE)
     for line in text.splitlines():
@@ -114,7 +114,7 @@ def test_each_module_alone_then_it_imports_with_nothing_else_there(tmp_path, one
 
 
 def test_dynamic_imports_then_only_in_init():
-    """What the import statements do not say, the closure does not know: not every part wants debug.py."""
+    """The closure follows only import statements: not every part needs debug.py."""
     for name in MODULES:
         assert ("import_module(" in vendor.source(name)) is (name in ("handle", "files")), name
         assert "__import__(" not in vendor.source(name), name
@@ -203,7 +203,7 @@ print(*(hashlib.sha256(each.encode()).hexdigest() for each in found))
 
 
 @pytest.mark.long
-@pytest.mark.skipif(not OTHER_PYTHONS, reason="no other Python here")
+@pytest.mark.skipif(not OTHER_PYTHONS, reason="another Python")
 def test_copies_when_made_by_other_pythons_then_the_same_bytes(tmp_path):
     digests = {
         python: subprocess.run(
@@ -310,13 +310,13 @@ def test_part_then_what_type_checkers_see_is_there_too():
 
 @pytest.mark.parametrize("name", ["__init__", *MODULES])
 def test_module_then_it_says_how_strictly_pyright_is_to_check_it(name):
-    """Or the settings of a host that has a copy would decide: tools/test_copies.py --types."""
+    """Otherwise the settings of a copy's host would apply: tools/test_copies.py --types."""
     assert vendor.source(name).splitlines()[1] == "# pyright: basic"
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_imports_for_types_then_they_are_in_the_closure(name):
-    """A part that lacked one would fail in a type checker."""
+    """A part that lacks one would fail in a type checker."""
     wanted = set()
     for node in ast.walk(ast.parse(vendor.source(name))):
         if isinstance(node, ast.ImportFrom) and node.level:
@@ -325,7 +325,7 @@ def test_imports_for_types_then_they_are_in_the_closure(name):
 
 
 def without_docstrings(text: str) -> str:
-    """Dump a tree without docstrings: an oracle that knows no lines."""
+    """Dump a tree without docstrings: an oracle without line numbers."""
     tree = ast.parse(text)
     for node in ast.walk(tree):
         documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
@@ -346,7 +346,7 @@ def test_minimal_then_the_same_statements_without_docstrings_and_comments(name):
     assert found.startswith("# SPDX-License-Identifier: MIT\n# pyright: basic\n")
     words = [tuple(line.split()) for line in text.splitlines()]
     beginnings = {each[:length] for each in words for length in range(len(each) + 1)}
-    for line in found.splitlines():  # no line is put together from others
+    for line in found.splitlines():  # no line is composed of others
         assert line.strip() == "pass" or tuple(line.split()) in beginnings
     tokens = tokenize.generate_tokens(io.StringIO(found).readline)
     comments = [token.string for token in tokens if token.type == tokenize.COMMENT]
@@ -449,7 +449,7 @@ def test_part_when_it_has_vendor_then_it_makes_no_copy_that_claims_to_be_whole(t
     assert run("-m", "host.ring.vendor", "--check", "host", cwd=tmp_path).returncode == 0
 
 
-@pytest.mark.skipif(sys.implementation.name != "cpython", reason="PyPy's zipimport knows no such .pyc")
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="CPython's zipimport, for such a .pyc")
 def test_compiled_copy_in_a_zip_then_nothing_is_compiled_and_lines_are_shown(tmp_path):
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
@@ -566,7 +566,7 @@ def test_sbom_then_a_component_with_the_hashes_that_the_files_have(copied, capsy
 
 
 def check_itself(copied: Path) -> list[subprocess.CompletedProcess]:
-    """Let a copy check itself in each way that it can be called."""
+    """Let a copy check itself in each way of calling it."""
     outside = copied.parent.parent
     module = f"{copied.parent.name}.{copied.stem}"
     return [
@@ -802,7 +802,7 @@ def test_copies_as_programs_then_they_list_what_is_in_them(tmp_path):
 
 
 def test_one_file_when_imported_then_python_caches_it(one, tmp_path):
-    """Why the sections are code and not strings: one compilation, kept in __pycache__."""
+    """The reason for sections of code instead of strings: one compilation, kept in __pycache__."""
     shutil.copy(one, tmp_path)
     assert run("-I", "-c", "import sys; sys.path[:0] = '.'; import one.rings", cwd=tmp_path).returncode == 0
     cached = list((tmp_path / "__pycache__").iterdir())
@@ -847,7 +847,7 @@ def test_check_when_a_word_was_changed_then_1_and_where(copied, capsys):
 
 
 def test_check_when_only_line_ends_were_changed_then_0(copied):
-    """Version control on another system may do so."""
+    """Version control on another system may change line ends."""
     for path in [copied] if copied.suffix else copied.iterdir():
         path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     assert command("--check", copied) == vendor.DONE
@@ -871,7 +871,7 @@ def test_check_when_a_section_was_taken_out_then_1(tmp_path, capsys):
     assert command("--check", path) == vendor.MODIFIED
     assert "  modified:\n  section aio: missing\n  up to date" in capsys.readouterr().out
     path.write_text(text.replace("# }", "# "))
-    assert command("--check", path) == vendor.USAGE  # the manifest was hit
+    assert command("--check", path) == vendor.USAGE  # the manifest is damaged
 
 
 def test_check_when_the_package_has_another_version_then_3(copied, monkeypatch, capsys):
@@ -940,7 +940,7 @@ def test_copy_when_forced_then_added_files_go_and_the_next_update_needs_no_force
     vendor.copy(str(tmp_path))
 
 
-@pytest.mark.skipif(not hasattr(os, "symlink") or os.name != "posix", reason="no symbolic links")
+@pytest.mark.skipif(not hasattr(os, "symlink") or os.name != "posix", reason="symbolic links")
 def test_copy_when_forced_then_links_go_and_what_they_point_to_stays(tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -967,7 +967,7 @@ def test_copy_over_something_else_then_refused_even_when_forced(tmp_path, kind, 
     assert command(tmp_path, "--name=ring", "--force", *options) == vendor.USAGE
     assert "not a copy" in capsys.readouterr().err
     assert path.read_text() == "mine = 1\n"
-    # and a folder does not take the place of a file of the same name, nor the other way round
+    # and a folder does not replace a file of the same name, nor vice versa
     assert command(tmp_path, "--name=ring", *([] if kind == "file" else ["--single-file"])) == vendor.USAGE
 
 
@@ -1000,7 +1000,7 @@ with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mount namespaces")
 @pytest.mark.parametrize("environment", [test_probe_denied.READ_ONLY, NOBODY], ids=["read-only", "nobody"])
 def test_environment_then_copies_can_be_checked_and_nothing_is_written(environment):
-    with tempfile.TemporaryDirectory() as folder:  # pytest's own admits no other user
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folder is closed to other users
         os.chmod(folder, 0o755)
         host = Path(folder) / "host"
         copy = vendor.copy(str(host), name="ring", only=["ops"])
