@@ -67,7 +67,7 @@ def main() -> int:
 
 
 def last_commit() -> str:
-    """Return the time of the last commit in seconds, or that of the oldest file that a zip can hold."""
+    """Return the time of the last commit in seconds, or the earliest that a zip can hold."""
     command = ["git", "log", "-1", "--format=%ct"]
     done = subprocess.run(command, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     return done.stdout.strip() or "315532800"
@@ -97,7 +97,7 @@ def build_all(scratch: Path) -> dict[str, bytes]:
 
 
 def export(target: Path, older_by_s: int) -> Path:
-    """Copy the files of the project, with other file times."""
+    """Copy the project's files with other file times."""
     done = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=CHECKOUT, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, text=True,
@@ -179,11 +179,11 @@ def build_tools() -> str:
 
 
 def tool(name: str, *arguments: object, **environment: object) -> bool:
-    """Run a tool from this interpreter's folder or from the path; report if there is none."""
+    """Run a tool from this interpreter's folder or from the path; report if it is not installed."""
     beside = str(Path(sys.executable).parent)
     path = shutil.which(name, path=os.pathsep.join([beside, os.environ.get("PATH", "")]))
     if path is None:
-        print(f"NOT CHECKED: {name} is not here")
+        print(f"NOT CHECKED: {name} is not installed")
         return False
     env = {**os.environ, **{key: str(value) for key, value in environment.items()}}
     done = subprocess.run(

@@ -134,7 +134,7 @@ def fetch(name: str, scratch: Path, mirror: str | None) -> Path:
                 failure = error
                 continue
             description = next(scratch.glob(f"{package}_{version.partition(':')[2] or version}.dsc"))
-            # apt has compared the checksums with what the archive has signed.
+            # apt has compared the checksums with the archive's signed ones.
             run("dpkg-source", "--no-check", "--skip-patches", "-x", description, "source", cwd=scratch)
             return scratch / "source"
     raise failure
@@ -146,9 +146,9 @@ def numbers(version: str) -> list[int]:
 
 
 def step(command: list[str], folder: Path, output: object, log: Path) -> None:
-    """Run one program of the build; NotToBeHad if it fails."""
+    """Run one program of the build; raise NotToBeHad if it fails."""
     print(f"running {' '.join(command)}", flush=True)
-    # Half of the time of -O3, and the tests run for minutes only.
+    # It takes half of the time of -O3, and the tests run for only minutes.
     environment = {"CFLAGS": "-O1 -g0", **os.environ}
     done = subprocess.run(
         command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, timeout=3600, check=False,

@@ -29,7 +29,7 @@ sys.path.insert(0, str(CHECKOUT))
 
 from rawuring import vendor  # noqa: E402
 
-# Older Pythons run this file up to the version check, so it has no syntax newer than theirs.
+# Older Pythons run this file up to the version check, so it must not use newer syntax.
 MAIN = """\
 # SPDX-License-Identifier: MIT
 import sys

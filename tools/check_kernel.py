@@ -81,7 +81,7 @@ def wrong_claims(answers: dict) -> list[str]:
 
     A name must exist from its release on, and not before. "OP" and "REG" count operations from 0 up, the
     other kinds are masks. "code_of" is the release whose io_uring the kernel carries: 5.10.162 and later have
-    that of 5.15, but for what other parts of the kernel would have to offer.
+    that of 5.15, except features that need other parts of the kernel.
     """
     from rawuring import evidence, survey, uapi
 

@@ -31,7 +31,7 @@ LANE, BOX = 46, 32
 
 
 class Span(NamedTuple):
-    """What somebody does, or what holds, from one time to another, in parts of 100."""
+    """An action or a state between two times, in hundredths of the axis."""
 
     start: float
     end: float
@@ -56,7 +56,7 @@ class Part(NamedTuple):
 
 
 def picture(title: str, body: list[str], height: float) -> str:
-    """Return the file."""
+    """Return the SVG file."""
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" '
         f'height="{height:.0f}" role="img"><title>{html.escape(title)}</title><style>{STYLE}</style>'
@@ -75,7 +75,7 @@ def words(x: float, y: float, text: str, kind: str = "", anchor: str = "start") 
 
 
 def box(x: float, y: float, width: float, height: float, text: str, kind: str) -> list[str]:
-    """Draw a box with a text of one or more lines in its middle."""
+    """Draw a box with one or more centred lines of text."""
     lines = text.split("\n")
     top = y + height / 2 + 4.5 - 8 * (len(lines) - 1)
     place = f'x="{x:.0f}" y="{y:.0f}" width="{width:.0f}" height="{height:.0f}"'
@@ -89,7 +89,7 @@ def arrow(x1: float, y1: float, x2: float, y2: float) -> str:
 
 
 def timeline(title: str, parts: tuple[Part, ...]) -> str:
-    """Draw lanes under each other, time to the right."""
+    """Draw lanes below each other, with time to the right."""
 
     def at(time: float) -> float:
         return LEFT + (RIGHT - LEFT) * time / 100
@@ -162,7 +162,7 @@ def sqpoll() -> str:
 
 
 def short_submit() -> str:
-    """Draw a submission queue before and after a submit that took only a part."""
+    """Draw a submission queue before and after a submit of which the kernel consumed only a part."""
     body: list[str] = []
     rows = (
         (34, "to_submit: 4", ("ours", "ours", "ours", "ours"), "head", 0, "tail", 4),
@@ -181,7 +181,7 @@ def short_submit() -> str:
 
 
 def pictures() -> dict[str, str]:
-    """Return each picture by the name of its file."""
+    """Return each picture by its file name."""
     return {
         "execution.svg": execution(),
         "sqpoll.svg": sqpoll(),

@@ -24,12 +24,12 @@ class Docstrings(griffe.Extension):
     """Rewrite docstrings before they are rendered."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
-        """Rewrite the docstring of anything."""
+        """Rewrite the docstring of any object."""
         if obj.docstring:
             obj.docstring.value = build_docs.markdown(obj.docstring.value)
 
     def on_attribute_instance(self, *, attr: griffe.Attribute, **_: Any) -> None:
-        """Give an attribute the comment above it for a docstring."""
+        """Use the comment above an attribute as its docstring."""
         if attr.docstring or attr.lineno is None or attr.name.startswith("_"):
             return
         text = Path(str(attr.filepath)).read_text(encoding="utf-8").splitlines()

@@ -45,7 +45,7 @@ def cell(name: str, kernel: str, outcomes: list[str]) -> str:
         return "FAILED"
     if any(outcome.startswith("passed") for outcome in outcomes):
         return "yes"
-    # A test may need another operation too, whose absence says nothing about this one.
+    # A test may need another operation too, whose absence proves nothing about this one.
     absent = any(f"{name} (Linux" in outcome for outcome in outcomes)
     return "no" if absent or release(uapi.SINCE[name]) > release(kernel) else "untried"
 

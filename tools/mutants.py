@@ -32,7 +32,7 @@ ENVIRONMENT = {**os.environ, "RAWURING_TEST_PATIENCE_S": "6"}
 
 
 class Mutant(NamedTuple):
-    """One protection, and who has to miss it."""
+    """One protection, and the tests that must fail without it."""
 
     name: str
     file: str
@@ -1614,7 +1614,7 @@ def run(tree: Path, tests: str) -> bool:
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return False
-    # A test that is skipped misses nothing: on this interpreter the mutant would live.
+    # A skipped test detects nothing: on this interpreter the mutant would survive.
     if done.returncode in (2, 3, 4, 5) or (done.returncode == 0 and b" passed" not in done.stdout):
         raise SystemExit(f"pytest cannot run {tests!r}:\n{done.stdout.decode()[-2000:]}{done.stderr.decode()[-500:]}")
     return done.returncode == 0
@@ -1659,7 +1659,7 @@ def write(path: Path, text: str) -> None:
 
 
 def main() -> int:
-    """Judge the mutants; the exit code is 1 when one lives."""
+    """Judge the mutants; the exit code is 1 if one survives."""
     parser = argparse.ArgumentParser(description="Remove each protection and check that its test fails.")
     parser.add_argument("names", nargs="*", help="parts of names (default: all)")
     parser.add_argument("--quick", action="store_true", help="one or two for each class of fault")

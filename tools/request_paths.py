@@ -43,7 +43,7 @@ sys.path.insert(0, str(ROOT))
 
 from rawuring import Ring, buffers, ops, register, uapi  # noqa: E402
 
-#: What is told, and its meaning.
+#: The reported paths, and their meaning.
 PATHS = {
     "at once": "the thread that submits has done it when io_uring_enter returns",
     "poll": "the kernel has armed a poll on the file; what is ready then is done by task work",
@@ -52,7 +52,7 @@ PATHS = {
 }
 FAR_NS, EPOLL_CTL_ADD = 10**12, 1
 LACKING = "no such operation"
-#: Of a file, and of all memory: a disk is seldom done with it when io_uring_enter returns.
+#: The size of a file and of all memory: a disk has seldom completed it when io_uring_enter returns.
 SIZE = 1 << 20
 
 
@@ -62,7 +62,7 @@ class Place:
     def __init__(self, folder: str, ring: Ring) -> None:
         self.folder, self.ring = folder, ring
         self.kept: list[Any] = []
-        #: Makes ready what the request waits for.
+        #: Fulfils the condition that the request waits for.
         self.wake: Callable[[], object] = lambda: None
         self.room = buffers.allocate(SIZE)
         self.pin = buffers.pin(self.room, writable=True)
@@ -77,7 +77,7 @@ class Place:
         return int(self.keep(buffers.path(os.path.join(self.folder, name))).address)
 
     def file(self, name: str = "file", cold: bool = False, flags: int = 0) -> int:
-        """Open a file whose pages are in the cache, or are not: for O_DIRECT, too."""
+        """Open a file whose pages are in the cache or not, also for O_DIRECT."""
         path = os.path.join(self.folder, name)
         with open(path, "wb") as file:
             file.write(bytes(SIZE))
@@ -102,7 +102,7 @@ class Place:
         return a.fileno()
 
     def full(self) -> int:
-        """Return a connected socket that takes nothing more."""
+        """Return a connected socket whose buffer is full."""
         a, b = socket.socketpair()
         self.keep((a, b))
         a.setblocking(False)
@@ -189,7 +189,7 @@ class Place:
         return self.path(name)
 
     def address(self) -> tuple[int, int]:
-        """Return the address and the size of a sockaddr of somebody who listens."""
+        """Return the address and the size of a listener's sockaddr."""
         server = self.keep(socket.create_server(("127.0.0.1", 0)))
         found = self.keep(buffers.sockaddr(socket.AF_INET, server.getsockname()))
         return found.address, found.nbytes
@@ -208,9 +208,9 @@ class Case(NamedTuple):
 
     opcode: str
     situation: str
-    #: Makes what it needs; returns the function of ops and its arguments, with options in a dict at the end.
+    #: Makes its resources; returns the function of ops and its arguments, with options in a dict at the end.
     request: Callable[[Place], tuple[Any, ...]]
-    #: Errnos that are an answer, not an error; and those that say that the kernel lacks this form of it.
+    #: Errnos that are a valid result; and those that mean that the kernel lacks this form of the operation.
     errnos: tuple[int, ...] = ()
     lacks: tuple[int, ...] = ()
 
@@ -354,7 +354,7 @@ def path_of(case: Case, folder: str, ring: Ring) -> str:
 
 
 def workers() -> int:
-    """Count the threads of this process but its own."""
+    """Count the other threads of this process."""
     return len(os.listdir("/proc/self/task")) - 1
 
 
@@ -397,13 +397,13 @@ def measure(names: list[str]) -> dict[str, dict[str, str]]:
             path = in_a_child(case)
         for _ in range(9):
             if case.situation in (COLD, DIRECT) and path == "at once":
-                path = in_a_child(case)  # the disk may have been faster than the way out of the kernel
+                path = in_a_child(case)  # the disk may have completed before the system call returned
         found.setdefault(case.opcode, {})[case.situation] = path
     return found
 
 
 def main() -> int:
-    """Run the command; return 1 if a request failed in a way that is not expected."""
+    """Run the command; return 1 if a request failed unexpectedly."""
     parser = argparse.ArgumentParser(description="Find out how this kernel executes each operation.")
     parser.add_argument("names", nargs="*", metavar="OP", help="an operation such as READ (default: all)")
     parser.add_argument("--json", action="store_true", help="print one line of data instead")
@@ -417,7 +417,7 @@ def main() -> int:
         return 0
     with Ring(2) as ring:
         if not ring.features & uapi.IORING_FEAT_NATIVE_WORKERS:
-            print("no workers that are threads of the process (5.12) in this kernel", file=sys.stderr)
+            print("this kernel has no workers that are threads of the process (5.12)", file=sys.stderr)
             return 77
     found = measure(options.names)
     if options.json:
@@ -438,7 +438,7 @@ def kernel() -> str:
 
 
 def add(text: str, record: Path) -> None:
-    """Put the line of data in a text into a file of them, in place of the one of the same kernel series."""
+    """Put the line of data in a text into a file of lines, replacing that of the same kernel series."""
     new = json.loads(next(line for line in text.splitlines() if line.startswith("{")))
     old = json.loads(record.read_text(encoding="utf-8")) if record.exists() else []
     known = {series(each["kernel"]): each for each in [*old, new]}
@@ -452,7 +452,7 @@ def series(kernel: str) -> tuple[int, ...]:
 
 
 def filesystem() -> str:
-    """Return the kind of file system that the files were on."""
+    """Return the type of the files' file system."""
     here, kind, best = os.path.realpath(tempfile.gettempdir()), "?", -1
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _, where, name = line.split()[:3]

@@ -6,7 +6,7 @@
 
 What it is: test_selectors with SELECTOR = IoUringSelector, and test_asyncio with selectors.DefaultSelector
 and selectors.EpollSelector replaced by it, on every Python that has the ``test`` package. A failed test is
-run again, alone, and then on the default loop: only a test that fails twice here and passes there counts.
+run again, alone, and then on the default loop: only one that fails twice here and passes there counts.
 Must not know: how the selector works.
 Invariant: the last line says ``N passed, N failed``, and the exit code is 0 only if nothing failed.
 Read next: rawuring/selector.py.

@@ -1,15 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Run aiofiles' own tests and anyio's test_fileio with rawuring.files in the place of theirs.
+"""Run aiofiles' own tests and anyio's test_fileio with rawuring.files in place of their files.
 
     python3 tools/run_file_tests.py [--python PATH] [--loop NAME] [--only aiofiles] [-k NAME]
 
 What it is: the source distributions of both, fetched by pip, and their tests run on the stock event loop, on
-ours, and on uvloop where pip finds one. What fails is run once more with the original: only a test that
-passes there counts. With ``--without-ring`` threads do what the ring
-does otherwise.
+ours, and on uvloop if pip finds one. Failed tests are run once more with the original: only those that
+pass there count. With ``--without-ring`` threads do the work of the ring.
 Must not know: how the file objects work.
-Invariant: the last line says ``N passed, N failed``; the exit code is 0 only when nothing failed, and 77 when
+Invariant: the last line says ``N passed, N failed``; the exit code is 0 only if nothing failed, and 77 if
 pip reaches no index.
 Read next: rawuring/fileobjects.py.
 """
@@ -32,7 +31,7 @@ NEEDS = {"aiofiles": ["pytest", "pytest-asyncio"], "anyio": ["pytest", "trustme"
 LOOPS = ("stock", "rawuring", "uvloop")
 SKIPPED = 77
 
-# A pytest plugin: our names in the place of theirs, and the loop.
+# A pytest plugin that replaces their names with ours, and sets the loop.
 PLUGIN = r"""
 import json, os, sys, types
 checkout, suite, loop, refuse = json.loads(os.environ["RAWURING_FILE_TESTS"])
@@ -68,8 +67,8 @@ def pytest_unconfigure():
 
 
 #: A line of pytest's summary. The log of a test that passed has lines that begin with ERROR, too: asyncio
-#: before Python 3.12 writes one when a server's task is cancelled with its loop, as that of test_slow_file is
-#: on a busy machine, by aiofiles' own threads as well.
+#: before Python 3.12 writes one when a server's task is cancelled with its loop, as in test_slow_file on
+#: a busy machine, also with aiofiles' own threads.
 FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+\.py\b.*)", re.MULTILINE)
 
 
@@ -78,7 +77,7 @@ class NoIndex(Exception):
 
 
 def main() -> int:
-    """Run what was asked for, print a table, return the exit code."""
+    """Run the requested tests, print a table, return the exit code."""
     options = parse_arguments()
     rows, passed, failed = [], 0, 0
     with tempfile.TemporaryDirectory(prefix="rawuring-files-") as name:
@@ -112,19 +111,19 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--only", action="append", choices=tuple(SOURCES))
     parser.add_argument("--without-ring", action="store_true", help="refuse io_uring: threads do the work")
     parser.add_argument("-k", metavar="NAME", help="only tests whose name contains NAME")
-    parser.add_argument("-v", "--verbose", action="store_true", help="print what pytest prints")
+    parser.add_argument("-v", "--verbose", action="store_true", help="print pytest's output")
     return parser.parse_args()
 
 
 def pip(python: str, *arguments: str) -> str:
-    """Run pip; return its complaint, nothing when it is content."""
+    """Run pip; return its error output, empty on success."""
     command = [python, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     return done.stderr.strip() or "pip failed" if done.returncode else ""
 
 
 def fetch(python: str, suite: str, folder: Path) -> Path:
-    """Fetch the tests of a suite and what they need; return the folder of the tests."""
+    """Fetch the tests of a suite and their requirements; return the folder of the tests."""
     home = folder / suite
     source = ["download", "--no-deps", "--no-binary", ":all:", "--dest", str(home), SOURCES[suite]]
     needs = ["install", "--target", str(home / "site"), SOURCES[suite], *NEEDS[suite]]
@@ -137,7 +136,7 @@ def fetch(python: str, suite: str, folder: Path) -> Path:
     with tarfile.open(archive) as tar:
         tar.extractall(home, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     tests = home / archive.name[: -len(".tar.gz")] / "tests"
-    # The package beside the tests is not the one to be tested.
+    # The package beside the tests is not the one under test.
     (tests.parent / "src").rename(tests.parent / "theirs")
     return tests
 
@@ -145,7 +144,7 @@ def fetch(python: str, suite: str, folder: Path) -> Path:
 def run(
     options: argparse.Namespace, suite: str, loop: str, tests: Path, folder: Path
 ) -> tuple[int, list[str], str]:
-    """Run the tests on one loop: how many passed, which failed, and what did the work."""
+    """Run the tests on one loop; return the number passed, the failures, and the layer that did the work."""
     (folder / "rawuring_file_names.py").write_text(PLUGIN)
     environment = {
         **os.environ,
@@ -160,7 +159,7 @@ def run(
         pattern = options.k
     else:
         command += ["-p", "anyio.pytest_plugin", str(tests / "test_fileio.py")]
-        # One of anyio's own three backends is the loop that is chosen here.
+        # One of anyio's own three backends is the loop chosen here.
         pattern = f"not trio and not uvloop and ({options.k})" if options.k else "not trio and not uvloop"
     if pattern:
         command += ["-k", pattern]

@@ -12,7 +12,7 @@ Read next: tests/conftest.py.
 
 import sys
 
-# The only lines an older Python gets to run, so no syntax newer than 3.6 stands in this file.
+# An older Python runs only these lines, so this file has no syntax newer than 3.6.
 if sys.version_info < (3, 9):  # noqa: UP036
     sys.exit("rawuring needs Python 3.9 or newer; this is Python {}.{}.".format(*sys.version_info))
 
@@ -34,9 +34,9 @@ from xml.etree import ElementTree
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 OLDEST = (3, 9)
-#: The tests that each CPython between the oldest and the newest runs with --brief, and the free-threaded one.
+#: The tests that --brief runs on the CPythons between the oldest and the newest, and on the free-threaded one.
 BRIEFEST = "not once and not long and not alike"
-#: How much longer a byte of these test files takes than one of the others.
+#: The time per byte of these test files, as a multiple of the others'.
 SLOW = {
     "test_vendor.py": 6, "test_ring_promises.py": 2, "test_denied.py": 5, "test_command_line.py": 6,
     "test_hostile.py": 12,
@@ -44,7 +44,7 @@ SLOW = {
 
 
 class Python(NamedTuple):
-    """An interpreter that was found and answered."""
+    """An interpreter that was found and runs."""
 
     path: str
     implementation: str
@@ -53,7 +53,7 @@ class Python(NamedTuple):
 
     @property
     def tag(self) -> str:
-        """Name it as its folder is named: py3.11, py3.13t, pypy3.9."""
+        """Return the name of its folder: py3.11, py3.13t, pypy3.9."""
         prefix = "py" if self.implementation == "cpython" else self.implementation
         return f"{prefix}{self.version[0]}.{self.version[1]}{self.abiflags}"
 
@@ -67,13 +67,13 @@ class Result(NamedTuple):
     skipped: int
     seconds: float
     code: int
-    names: tuple[str, ...] = ()  # of the tests that failed
+    names: tuple[str, ...] = ()  # of the failed tests
 
 
 def main() -> int:
-    """Run the tests for each wanted interpreter, say how it went, return the exit code."""
+    """Run the tests for each requested interpreter, report, return the exit code."""
     options, pytest_arguments = parse_arguments()
-    # Deleted at the end; used only where the checkout cannot be written to.
+    # Deleted at the end; used only if the checkout is read-only.
     with tempfile.TemporaryDirectory(prefix="rawuring-tests-") as scratch:
         pythons = wanted_pythons(options)
         if options.list:
@@ -91,7 +91,7 @@ def main() -> int:
             results = run_each(pythons, options, pytest_arguments, Path(scratch))
     if len(results) > 1:
         print_table(results)
-    for result in results:  # once more: the reports stand far above
+    for result in results:  # once more: the reports are far above
         for name in result.names:
             print(f"FAILED {name} ({result.tag})")
     passed, failed, skipped = (sum(result[column] for result in results) for column in (1, 2, 3))
@@ -103,7 +103,7 @@ def run_each(
     pythons: list[Python], options: argparse.Namespace, arguments: list[str], scratch: Path
 ) -> list[Result]:
     """Run the tests for each interpreter, options.jobs at a time."""
-    if options.jobs > 1:  # what takes longest begins first, so that no core waits for it at the end
+    if options.jobs > 1:  # the longest start first, so that no core waits for them at the end
         pythons.sort(key=lambda python: python.implementation == "cpython")
     everyone = all_pythons(pythons[0]) if options.brief and pythons else []
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
@@ -117,7 +117,7 @@ def run_each(
 
 
 def brief(python: Python, pythons: list[Python]) -> list[str]:
-    """Return the arguments that leave out what another Python of these shows as well: see --brief."""
+    """Return the arguments that omit tests which another of these Pythons covers: see --brief."""
     if python.implementation != "cpython":
         return ["-m", "not once and not long and (faults or not alike)"]
     versions = [each.version for each in pythons if each.implementation == "cpython" and not each.abiflags]
@@ -129,12 +129,12 @@ def run_in_parts(python: Python, options: argparse.Namespace, arguments: list[st
     """Run the test files on all cores, a process for each part; the first is shown while it runs."""
     cores = min(4, os.cpu_count() or 1)
     at_a_time = cores + 1 if cores > 1 else 1  # a process waits now and then: for a child, a timeout, a disk
-    # More parts than cores: nobody knows beforehand which takes longest here.
+    # More parts than cores: it is unknown beforehand which takes longest here.
     parts = divide(sorted((CHECKOUT / "tests").rglob("test_*.py")), 3 * cores if cores > 1 else 1)
     commands = [[*arguments, *(str(each.relative_to(CHECKOUT)) for each in part)] for part in parts]
     started = time.monotonic()
     try:
-        prepare(python, scratch, dict(os.environ), options.no_venv)  # once, and not in each
+        prepare(python, scratch, dict(os.environ), options.no_venv)  # once, not in each
     except SetupError as error:
         print(f"{python.tag}: {error}", flush=True)
         return Result(python.tag, 0, 1, 0, time.monotonic() - started, 1)
@@ -148,7 +148,7 @@ def run_in_parts(python: Python, options: argparse.Namespace, arguments: list[st
 
 
 def divide(files: list[Path], count: int) -> list[list[Path]]:
-    """Divide test files into parts that take about as long, by their size and what is known of a few."""
+    """Divide test files into parts of about equal time, by their size and the known time of a few."""
     weights = {path: path.stat().st_size * SLOW.get(path.name, 1) for path in files}
     parts: list[list[Path]] = [[] for _ in range(count)]
     for path in sorted(files, key=lambda path: -weights[path]):
@@ -219,7 +219,7 @@ def run(
     except SetupError as error:
         print(f"{python.tag}: {error}", flush=True)
         return Result(python.tag, 0, 1, 0, time.monotonic() - started, 1)
-    if BRIEFEST in arguments:  # what is random was thorough elsewhere
+    if BRIEFEST in arguments:  # random tests are thorough elsewhere
         environment.setdefault("HYPOTHESIS_PROFILE", "small")
     report = scratch / f"{python.tag}.{part}.xml"
     command = [executable]
@@ -242,7 +242,7 @@ def run(
 
 
 def count(report: Path) -> tuple[int, int, int, tuple[str, ...]]:
-    """Add up pytest's JUnit report, and name what failed; all zero where there is none."""
+    """Add up pytest's JUnit report, and name the failures; all zero without a report."""
     if not report.exists():
         return 0, 0, 0, ()
     total = failed = skipped = 0
@@ -264,7 +264,7 @@ def count(report: Path) -> tuple[int, int, int, tuple[str, ...]]:
 
 
 class SetupError(Exception):
-    """No environment could be made; the message says what to do."""
+    """No environment could be made; the message gives the remedy."""
 
 
 def prepare(python: Python, scratch: Path, environment: dict[str, str], no_venv: bool) -> str:
@@ -276,7 +276,7 @@ def prepare(python: Python, scratch: Path, environment: dict[str, str], no_venv:
     parent = CHECKOUT if os.access(CHECKOUT, os.W_OK) else scratch
     folder = parent / ".venv-tests" / python.tag
     inside = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    packages = folder / "packages"  # where there is no venv
+    packages = folder / "packages"  # without venv
     stamp = folder / "stamp.json"
     needed = requirements(python)
     wanted = json.dumps([needed, requirements(python, "test-loops"), python])
@@ -328,12 +328,12 @@ def make(python: Python, folder: Path, inside: Path, packages: Path, needed: lis
 
 
 def succeeds(*command: str) -> bool:
-    """Tell whether a command ends with 0, showing nothing of what it says."""
+    """Tell whether a command exits with 0; hide its output."""
     return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
 
 
 def check(*command: str) -> None:
-    """Run a command; show what it said only when it failed."""
+    """Run a command; show its output only if it failed."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         raise SetupError(
@@ -348,19 +348,19 @@ def requirements(python: Python, extra: str = "test") -> list[str]:
     found = re.search(rf"^{extra} = (\[.*\])$", text, re.MULTILINE)
     assert found, f"pyproject.toml: no line starting with '{extra} = ['"
     needed: list[str] = ast.literal_eval(found[1])
-    if "t" in python.abiflags:  # newer ones are compiled, and not for 3.13t
+    if "t" in python.abiflags:  # newer ones are compiled, but not for 3.13t
         needed = [f"{each},<6.131" if each.startswith("hypothesis") else each for each in needed]
     return needed
 
 
 def add_loops(python: Python, inside: Path) -> None:
-    """Install the extra named test-loops from wheels; the tests that need it say that it is missing."""
+    """Install the extra named test-loops from wheels; without it, the tests that need it are skipped."""
     if python.implementation != "cpython" or "t" in python.abiflags:
-        return  # compiled for none of these, or switching the GIL on
+        return  # not compiled for these, or enabling the GIL
     wanted = requirements(python, "test-loops")
     install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:"]
     if not succeeds(str(inside), *install, *wanted):
-        print(f"going on without {', '.join(wanted)}: no wheel for {python.tag}", flush=True)
+        print(f"continuing without {', '.join(wanted)}: no wheel for {python.tag}", flush=True)
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -378,10 +378,10 @@ def wanted_pythons(options: argparse.Namespace) -> list[Python]:
     if options.python:
         named = [python for python in all_pythons(this) if python.tag == options.python]
         if not named:
-            sys.exit(f"no {options.python} on this machine: --all-pythons --list names those that there are")
+            sys.exit(f"no {options.python} on this machine: --all-pythons --list names the available ones")
         return named
     if options.newest:
-        # Free-threaded only where there is nothing else.
+        # Free-threaded only if there is nothing else.
         def rank(python: Python) -> tuple[bool, bool, tuple[int, ...]]:
             return python.implementation == "cpython", not python.abiflags, python.version
 
@@ -407,7 +407,7 @@ def candidates() -> list[str]:
     """List the files that may be interpreters, each file once."""
     name = re.compile(r"(python3|python3\.\d+t?|pypy3|pypy3\.\d+)")
     folders = [Path(folder) for folder in os.get_exec_path() if folder and Path(folder).is_dir()]
-    # A pyenv shim answers only for the versions that are switched on, so look behind the shims.
+    # A pyenv shim runs only the versions that are switched on, so look behind the shims.
     folders += sorted(Path.home().glob(".pyenv/versions/*/bin"))
     folders += sorted(built_pythons().glob("python*/bin"))
     found: dict[str, str] = {}
@@ -424,7 +424,7 @@ def built_pythons() -> Path:
 
 
 def ask(path: str) -> Optional[Python]:
-    """Let an interpreter say what it is; None where it does not run."""
+    """Let an interpreter describe itself; return None if it does not run."""
     question = (
         "import json, sys; print(json.dumps([sys.executable, sys.implementation.name,"
         " sys.version_info[:3], getattr(sys, 'abiflags', '')]))"

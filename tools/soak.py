@@ -51,7 +51,7 @@ PATIENCE_NS = 60_000_000_000  # how long one round may take before its completio
 
 
 class Lost(AssertionError):
-    """A completion or an event did not come, came twice, or was wrong."""
+    """A completion or an event was lost, duplicated or wrong."""
 
 
 class Corrupt(AssertionError):
@@ -104,7 +104,7 @@ class Worker(threading.Thread):
         """Prepare."""
 
     def step(self) -> None:
-        """Do one round and leave nothing in flight that the next round does not know."""
+        """Do one round; leave nothing in flight that the next round does not know."""
         raise NotImplementedError
 
     def end(self) -> None:
@@ -493,7 +493,7 @@ def compare_with_epoll(
     found = {(key.fd, events) for key, events in mine.select(timeout)}
     if found != expected:
         # The standard library's own, on free-threaded 3.13 with signals and forks, returned nothing once in a
-        # million times while all was ready, and the right answer a moment later. Ours has one try.
+        # million times while all were ready, and the right answer a moment later. Ours has one try.
         expected = {(key.fd, events) for key, events in oracle.select(0)}
     if found != expected:
         raise Lost(f"{mine!r}: {sorted(found ^ expected)} differ from EpollSelector's answer")
@@ -609,9 +609,9 @@ class Threads(Worker):
 
 
 class Files(Worker):
-    """Use files on a loop of one's own: batches, positional writes, atomic writes, cancelled at any moment.
+    """Use files on a new loop: batches, positional writes, atomic writes, cancelled at any moment.
 
-    In every other round threads take the place of the ring.
+    In every other round threads replace the ring.
     """
 
     def begin(self) -> None:
@@ -630,11 +630,11 @@ class Files(Worker):
             files._ring = ring
 
     async def tasks(self) -> None:
-        """Do eight things at the same time."""
+        """Do eight operations concurrently."""
         await asyncio.gather(*[self.task(number) for number in range(8)])
 
     async def task(self, number: int) -> None:
-        """Do one thing, and be cancelled while doing it, or not."""
+        """Do one operation, and perhaps cancel it."""
         act = self.random.choice([self.ranges, self.whole, self.opens, self.sync])
         task = asyncio.ensure_future(act(number))
         for _ in range(self.random.randrange(40)):
@@ -647,7 +647,7 @@ class Files(Worker):
             pass
 
     async def ranges(self, number: int) -> None:
-        """Read ranges of the truth."""
+        """Read ranges of a file of known content."""
         path = self.soak.scratch / "truth"
         asked = [(path, self.random.randrange(FILE_BYTES), self.random.randrange(SLOT)) for _ in range(20)]
         async for (_, offset, length), data in files.read_each(asked, depth=self.random.randrange(1, 20)):
@@ -656,7 +656,7 @@ class Files(Worker):
             self.soak.count(file_ranges=1)
 
     async def whole(self, number: int) -> None:
-        """Replace a file; whoever reads it sees one version or the other, and never a part."""
+        """Replace a file; readers see one version or the other, never a part."""
         path = self.folder / f"whole{number % 3}"
         for _ in range(4):
             mark = self.random.randrange(256)
@@ -667,7 +667,7 @@ class Files(Worker):
             self.soak.count(file_versions=1)
 
     async def opens(self, number: int) -> None:
-        """Open, write and close, with what is cancelled in between closed as well."""
+        """Open, write and close; a file whose operation was cancelled is closed as well."""
         for at in range(8):
             fd = await files.open_fd(self.folder / f"open{number}", os.O_RDWR | os.O_CREAT)
             try:
@@ -730,7 +730,7 @@ class Strikes(Churn):
         os.close(self.fd)
 
     def on_signal(self, number: int, frame: object) -> None:
-        """Be the handler."""
+        """Handle the signal."""
         if self.armed:
             self.armed = False
             raise Struck
@@ -852,7 +852,7 @@ class Strikes(Churn):
                     mine.select(0)
 
             self.strike(act)
-            if change is not None:  # how far it got is unknown
+            if change is not None:  # its progress is unknown
                 oracle.modify(fd, events, None)
                 if fd in mine.get_map():
                     mine.modify(fd, events, None)
@@ -950,7 +950,7 @@ def wait_for(pid: int) -> int:
 
 
 def use_a_ring(seconds: float = 0) -> None:
-    """Run a child's work; also run once at the beginning, to see whether it works here."""
+    """Run a child's work; also run once at the start, to see whether it works here."""
     r, w = os.pipe()
     with rings.Ring(8) as ring:
         table = inflight.InFlight(ring)
@@ -1000,7 +1000,7 @@ class Footprint:
         self.kept = len(inflight._kept)
 
     def complaints(self, before: Footprint) -> list[str]:
-        """Say what has grown."""
+        """Report the resources that have grown."""
         found = []
         for name in ("descriptors", "threads", "children", "ring_mappings", "kept"):
             if getattr(self, name) != getattr(before, name):
@@ -1083,7 +1083,7 @@ def main() -> int:
 
 
 def await_requests(seed: int, requests: int) -> int:
-    """Run the storms of tests/asyncring_random.py on each kind of loop; they raise what is wrong."""
+    """Run the storms of tests/asyncring_random.py on each kind of loop; they raise on a fault."""
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
     import asyncring_random
 
@@ -1094,7 +1094,7 @@ def await_requests(seed: int, requests: int) -> int:
         import uvloop
 
         loops["uvloop"] = uvloop.new_event_loop
-        uvloop.new_event_loop().close()  # opens what the process keeps
+        uvloop.new_event_loop().close()  # opens the descriptors that the process keeps
     except ImportError:
         pass
     before = len(os.listdir("/proc/self/fd"))

@@ -101,7 +101,7 @@ class Loader:
     def create_module(self, spec):
         return importlib.import_module(self.real.name)
     def exec_module(self, module):
-        module.__spec__ = self.real  # the import system has put its own there
+        module.__spec__ = self.real  # the import system has set its own
     def get_code(self, fullname):
         return self.real.loader.get_code(self.real.name)
     def __getattr__(self, name):
@@ -243,7 +243,7 @@ def check_types(cache: str) -> int:
     passed = failed = 0
     for name, executable in checkers.items():
         if executable is None:
-            print(f"NOT CHECKED: {name} is not here")
+            print(f"NOT CHECKED: {name} is not installed")
             continue
         for form, options in FORMS.items():
             with tempfile.TemporaryDirectory(prefix="rawuring-types-") as folder:

@@ -285,7 +285,7 @@ def main() -> int:
         for name in names:
             script = Path(folder, f"try_{name}.py")
             script.write_text(START + PROGRAMS[name])
-            # Their own tests count objects, and the development mode of asyncio keeps some.
+            # Their tests count objects, some of which asyncio's development mode keeps.
             flags = [] if "-" in name else ["-X", "dev"]
             command = [python, *flags, "-m", "rawuring.aio", script]
             environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}

@@ -180,7 +180,7 @@ _TYPES.update({"char": 1, "short": 2, "int": 4, "unsigned int": 4, "unsigned": 4
 _TYPES.update({"long long": 8, "unsigned long long": 8})
 _SIGNED = re.compile(r"__s\d+$|__kernel_|int$|long long$|short$")
 
-# In another header, and used by value.
+# Defined in another header, but used by value.
 _KNOWN_STRUCTS = {"__kernel_timespec": Struct("__kernel_timespec", 16, 8, {})}
 
 
@@ -233,7 +233,7 @@ class _Parser:
         return self.tokens[start : self.at - 1]
 
     def skip_declaration(self) -> None:
-        """Pass over a prototype, a typedef, a forward declaration or a function."""
+        """Skip a prototype, a typedef, a forward declaration or a function."""
         while self.at < len(self.tokens):
             if self.peek() == "{":
                 self.take_balanced("{", "}")
@@ -340,7 +340,7 @@ class _Parser:
             yield [Member(name, kind, 0, total, count, bool(_SIGNED.match(kind)))], total, align
 
     def measure(self, kind: str) -> tuple[int | None, int | None]:
-        """Return size and alignment of a type, None where unknown: a pointer's depends on the machine."""
+        """Return size and alignment of a type, None if unknown: a pointer's depends on the machine."""
         if kind.startswith("struct "):
             struct = self.structs.get(kind[7:]) or _KNOWN_STRUCTS.get(kind[7:])
             return (struct.size, struct.align) if struct else (None, None)

@@ -53,7 +53,7 @@ def run_in(cell: Cell, command: str, options: argparse.Namespace) -> guest.Outco
         root = debian.root(options.cache, cell.root, cell.user, options.mirror, cell.python)
         outcome = guest.run(cell, kernel, root, options.folder, command, options.timeout)
         if outcome.status == guest.NO_REPORT and "fatal_sigsegv" in outcome.output:
-            # It panics at its first process: with AMX and without a C compiler (see xstate.c), before 7.2.
+            # Before 7.2 it panics at its first process, with AMX and without a C compiler (see xstate.c).
             raise debian.NotToBeHad("this user-mode kernel has no room for the registers of this processor")
         return outcome
     except (debian.NotToBeHad, FileNotFoundError) as error:
@@ -99,7 +99,7 @@ def table(rows: list[dict[str, object]]) -> str:
 
 
 def record(rows: list[dict[str, object]], path: Path) -> None:
-    """Put the rows of cells that were run into a file, replacing older ones."""
+    """Write the rows of the cells that were run into a file, replacing older ones."""
     old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     known = {row["cell"]: row for row in old}
     today = time.strftime("%Y-%m-%d")
@@ -159,7 +159,7 @@ def run_set(options: argparse.Namespace) -> int:
     waiting = list(cells)
     while waiting:
         missing.update(build(waiting, options))
-        # The longest runs begin first, so that no core waits for them at the end.
+        # The longest runs start first, so that no core waits for them at the end.
         order = sorted(waiting, key=lambda cell: not cell.emulated)
         with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
             done.update({cell.name: row for cell, row in zip(order, pool.map(one, order))})
@@ -181,7 +181,7 @@ def run_set(options: argparse.Namespace) -> int:
 
 
 def build(cells: list[Cell], options: argparse.Namespace) -> dict[str, str]:
-    """Fetch the parts of cells one by one, because they share packages; return the reasons of failures."""
+    """Fetch the parts of cells one by one, because they share packages; return the reasons for failures."""
     began, missing = time.monotonic(), {}
     for cell in cells:
         try:
@@ -236,7 +236,7 @@ def main(arguments: list[str] | None = None) -> int:
         PAGE.write_text(page(), encoding="utf-8")
         return 0
     if options.action != "list":
-        options.cache = options.cache.absolute()  # apt treats relative paths as its own
+        options.cache = options.cache.absolute()  # apt resolves relative paths in its own folder
     if options.action == "list":
         print_cells()
         return 0

@@ -28,7 +28,7 @@ KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 WHEELS = ("pytest", "hypothesis", "fastjsonschema")
 PACKAGES = ("busybox-static", "libatomic1")
 
-# Packages that the others depend on for their installation only.
+# Packages on which the others depend only for their installation.
 _SKIP = re.compile(
     r"(perl|debconf|dpkg|tar|debianutils|init-system-helpers|gcc-.*-base|libdebconf|mawk|sed|coreutils"
     r"|media-types|mime-support|readline-common|mailcap)[_-]"
@@ -45,7 +45,7 @@ class NotToBeHad(Exception):
 
 
 def run(*command: str | Path, cwd: Path | None = None) -> str:
-    """Run a program and return its output; NotToBeHad if it fails."""
+    """Run a program and return its output; raise NotToBeHad if it fails."""
     try:
         done = subprocess.run(
             [str(word) for word in command], cwd=cwd, capture_output=True, text=True, check=False, timeout=900
@@ -95,7 +95,7 @@ class Apt:
     def closure(self, packages: Iterable[str]) -> list[Path]:
         """Download packages with all their dependencies."""
         run("apt-get", *self.options, "-qq", "-y", "--download-only", "install", *packages)
-        # Without a cache apt names all of them, not the leftovers of an older run.
+        # Without a cache apt names all of them, not only those missing after an older run.
         listed = run(
             "apt-get", *self.options, "-qq", "-y", "--print-uris", "-o", "Dir::Cache::archives=/nonexistent/",
             "install", *packages,
@@ -301,14 +301,14 @@ def _wheels(cache: Path, version: str) -> list[Path]:
 
 
 def _compile(tree: Path, version: str) -> None:
-    """Make byte code, which saves an emulated guest minutes. Only a tree for this machine can do it."""
+    """Make byte code, which saves an emulated guest minutes. Only a tree for this machine can do that."""
     code = f"""
 import compileall, os, py_compile
 os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = "/usr/share/hypothesis"
 for folder in "/usr/lib/{version}", "/usr/local/lib/{version}/dist-packages":
     compileall.compile_dir(folder, quiet=2, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
 from hypothesis.internal.charmap import charmap
-charmap()  # a table that takes hypothesis long to make
+charmap()  # a table that hypothesis takes long to make
 """
     chroot = ["chroot"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "chroot"]
     # If that fails, everything still works, but takes longer.
@@ -317,7 +317,7 @@ charmap()  # a table that takes hypothesis long to make
 
 
 def _borrow_byte_code(tree: Path, other: Path) -> None:
-    """Copy byte code for those sources that are the same; it does not depend on the machine."""
+    """Copy the byte code of identical sources; it does not depend on the machine."""
     for compiled in other.rglob("__pycache__/*.pyc"):
         source = compiled.parent.parent / f"{compiled.name.split('.')[0]}.py"
         mine = tree / source.relative_to(other)

@@ -27,7 +27,7 @@ HERE = Path(__file__).resolve().parent
 MEMORY_MB, DISK_MB = 1024, 512
 NO_REPORT, TOO_LATE = 125, 124
 KVM, TCG = "kvm", "tcg,tb-size=256"
-_WITH_SBIN = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}  # mkfs, for anybody
+_WITH_SBIN = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}  # mkfs, also without root's PATH
 # Debian's architecture -> the machine whose CPU runs it without emulation.
 _HOST_OF = {"amd64": "x86_64", "arm64": "aarch64", "s390x": "s390x", "ppc64el": "ppc64le"}
 
@@ -98,7 +98,7 @@ def _run(
         try:
             late = _wait(process, console, began + limit)
         finally:
-            # User-mode Linux is many processes.
+            # User-mode Linux consists of many processes.
             try:
                 os.killpg(process.pid, signal.SIGKILL)
             except ProcessLookupError:
@@ -118,7 +118,7 @@ def _run(
 
 
 def _preload(cell: Cell, scratch: Path) -> dict[str, str]:
-    """Return the environment in which user-mode kernels run on a processor with AMX; it takes cc."""
+    """Return the environment in which user-mode kernels run on a processor with AMX; it needs cc."""
     if cell.machine != "uml" or "amx_tile" not in Path("/proc/cpuinfo").read_text(encoding="ascii").split():
         return {}
     library = compiled(HERE / "xstate.c", scratch / "xstate.so")
@@ -126,7 +126,7 @@ def _preload(cell: Cell, scratch: Path) -> dict[str, str]:
 
 
 def compiled(source: Path, library: Path) -> Path | None:
-    """Compile a library; return None where there is no compiler."""
+    """Compile a library; return None without a compiler."""
     try:
         command = ["cc", "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", str(library), str(source)]
         subprocess.run(command, capture_output=True, check=True)
@@ -168,7 +168,7 @@ def _command_line(cell: Cell, kernel: Path, initrd: Path, scratch: Path, accel: 
 
 
 def _disk(cell: Cell, image: Path) -> list[str]:
-    """Make a disk, which init mounts at /disk; return the words for it, none where it cannot be had.
+    """Make a disk, which init mounts at /disk; return its arguments, none if it is unavailable.
 
     Reads of a tmpfs need a worker; those of ext4 do not. These kernels have it and the driver built in.
     """
@@ -236,7 +236,7 @@ def _of(path: Path) -> tuple[int, bytes]:
 
 def _entry(name: str, number: int, mode: int, data: bytes) -> bytes:
     encoded = name.encode() + b"\0"
-    # The time matters: a zip file cannot hold one before 1980.
+    # The time matters: a zip file cannot hold times before 1980.
     fields = (number, mode, 0, 0, 1, int(time.time()), len(data), 0, 0, 0, 0, len(encoded), 0)
     head = b"070701" + b"".join(b"%08X" % field for field in fields) + encoded
     return head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4)

@@ -21,20 +21,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Tests that do not depend on the kernel, and those that take long.
+# Tests that do not depend on the kernel, and slow ones.
 ELSEWHERE = (
     "test_vendor", "test_vendored", "test_packages", "test_docs", "test_readme", "test_bench",
     "test_kernel_matrix", "test_docstrings", "test_man_page", "test_uapi_header",
 )  # fmt: skip
 LONG = ("faults",)
-# Where Python is 20 times slower, and for each change: everything that meets the kernel, the memory layout or
-# the byte order.
+# Where Python is 20 times slower, and for each change: the tests that depend on the kernel, the memory layout
+# or the byte order.
 EMULATED = (
     "test_uapi", "test_syscalls", "test_barriers", "test_rings", "test_rings_kernel", "test_nop_tutorial",
     "test_buffers", "test_inflight", "test_request_rules", "test_every_opcode", "test_every_register_op",
     "test_monitors", "test_selector", "test_gates", "test_probe_recorded",
 )  # fmt: skip
-# For each change, where Python is 20 times slower: what knows the byte order and the layout in memory.
+# For each change, where Python is 20 times slower: the tests of the byte order and the memory layout.
 LAYOUT = (
     "test_uapi", "test_syscalls", "test_barriers", "test_rings", "test_rings_kernel", "test_nop_tutorial",
     "test_buffers", "test_inflight", "test_every_opcode", "test_every_register_op",
@@ -60,7 +60,7 @@ def facts() -> dict[str, object]:
 
 
 def without_io_uring(command: list[str]) -> list[str]:
-    """Return a command that runs another one, which gets ENOSYS for io_uring."""
+    """Return a command that runs another one, for which io_uring fails with ENOSYS."""
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     from test_probe import FILTER
 
@@ -75,7 +75,7 @@ def main() -> int:
     if "--absent" in arguments:
         arguments.remove("--absent")
         command = [sys.executable, __file__, which, *arguments]
-        env = {**os.environ, "RAWURING_TEST_SYSCTL": ""}  # there it is not the sysctl that refuses
+        env = {**os.environ, "RAWURING_TEST_SYSCTL": ""}  # there the filter refuses, not the sysctl
         return subprocess.run(without_io_uring(command), env=env, check=False).returncode
     print("MATRIX-FACTS", json.dumps(facts()), flush=True)
     chosen = {"emulated": EMULATED, "ci": EMULATED, "ci-emulated": LAYOUT}.get(which)
@@ -103,7 +103,7 @@ def run_pytest(arguments: list[str], env: dict[str, str], hangs_after_s: int) ->
     """Run pytest from the checkout; return its exit code."""
     command = [
         sys.executable, "-m", "pytest", "-q", "--assert=plain", "-p", "no:cacheprovider",
-        "-o", "tmp_path_retention_policy=failed",  # /tmp is in the guest's memory, and would be full
+        "-o", "tmp_path_retention_policy=failed",  # /tmp is in the guest's memory, and would fill up
         "-o", f"faulthandler_timeout={hangs_after_s}", *arguments,
     ]  # fmt: skip
     return subprocess.run(command, cwd=ROOT, env=env, check=False).returncode
