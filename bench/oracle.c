@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
-// What C with liburing does: the other side of the workloads in systems.py.
+// C with liburing: the other side of the workloads in systems.py.
 //
 //     oracle nop SIZE REPEAT | poll SIZE REPEAT | ready READY OF REPEAT | monitor READY OF REPEAT
 //     oracle change COUNT REPEAT
 //     oracle wait USEC REPEAT | epoll USEC REPEAT | read FILE DIRECT DEPTH COUNT
 //     oracle serve | talk PORT CONNECTIONS MESSAGES
 //
-// Prints "ready" (serve: "port N"), then one number, nanoseconds per operation, for each line that it is given.
+// Prints "ready" (serve: "port N"), then one number, nanoseconds per operation, for each line that it reads.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -64,7 +64,7 @@ static double median(int count)
 	return took[count / 2];
 }
 
-// Fastest of some batches of NOPs, or of polls of a descriptor that is ready.
+// The fastest of some batches of NOPs, or of polls of a ready descriptor.
 static double batch(int fd, int size, int repeat)
 {
 	double best = 1e18;
@@ -235,7 +235,7 @@ static void poll_again(int i)
 	io_uring_sqe_set_data64(sqe, i);
 }
 
-// One-shot polls, armed again with the next submit: what fdmon.py does, as QEMU does it.
+// One-shot polls, re-armed with the next submit, as in fdmon.py and QEMU.
 static double monitor(int ready, int repeat)
 {
 	struct __kernel_timespec ts = { .tv_sec = 1 };

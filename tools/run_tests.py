@@ -34,7 +34,7 @@ from xml.etree import ElementTree
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 OLDEST = (3, 9)
-#: The tests that --brief runs on the CPythons between the oldest and the newest, and on the free-threaded one.
+#: The tests that --brief runs on CPythons between the oldest and the newest, and on the free-threaded one.
 BRIEFEST = "not once and not long and not alike"
 #: The time per byte of these test files, as a multiple of the others'.
 SLOW = {

@@ -27,7 +27,7 @@ HERE = Path(__file__).resolve().parent
 MEMORY_MB, DISK_MB = 1024, 512
 NO_REPORT, TOO_LATE = 125, 124
 KVM, TCG = "kvm", "tcg,tb-size=256"
-_WITH_SBIN = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}  # mkfs, also without root's PATH
+_WITH_SBIN = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}  # of mkfs
 # Debian's architecture -> the machine whose CPU runs it without emulation.
 _HOST_OF = {"amd64": "x86_64", "arm64": "aarch64", "s390x": "s390x", "ppc64el": "ppc64le"}
 

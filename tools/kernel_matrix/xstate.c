@@ -3,9 +3,9 @@
  * A ptrace() for user-mode kernels before 7.2 on processors with AMX.
  *
  * What it is: a library for LD_PRELOAD. These kernels write the registers of their processes through a buffer of
- * fixed size, which has no room for AMX; Linux takes only the whole state, so they panic at their first process.
- * Here the buffer is laid over the whole state as it is.
- * Invariant: every other request of ptrace(2) is passed on as it is, in glibc's form.
+ * fixed size, without room for AMX; Linux accepts only the whole state, so they panic at their first process.
+ * This one copies the buffer over the current whole state.
+ * Invariant: every other request of ptrace(2) is passed on unchanged, in glibc's form.
  */
 #include <errno.h>
 #include <stdarg.h>
@@ -18,7 +18,7 @@
 #define SETREGSET 0x4205
 #define NT_X86_XSTATE 0x202
 #define XSTATE_BV 512   /* the offset of the word that names the states in use */
-#define OLD_STATES 0xff /* x87 to AVX-512; and PKRU: what has room in a buffer of theirs */
+#define OLD_STATES 0xff /* x87 to AVX-512; with PKRU the states that fit into their buffer */
 #define PKRU (1 << 9)
 
 static long call(long request, long pid, long addr, void *data)
