@@ -202,7 +202,7 @@ def ours_in_flight(what: str, size: int, repeat: int, way: str = "") -> Round:
 def ctypes_alone(what: str, size: int, repeat: int) -> Round:
     """The minimum of a turn through ctypes: store the tail, call the kernel, store the head.
 
-    All slots were filled once, and no completion is read. The work of a library comes on top.
+    All slots were filled once, and no completion is read. A library's work is added to this.
     """
     from rawuring import syscalls, uapi
 

@@ -47,12 +47,12 @@ NEW_SOCKET = int(socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
 
 
 class OperationFuture(asyncio.Future):
-    """The future of an operation, as _OverlappedFuture: cancel() asks the kernel, and ends it at once."""
+    """The future of an operation, like _OverlappedFuture: cancel() asks the kernel, and ends it at once."""
 
     _ring, _token = None, 0
 
     def cancel(self, msg=None) -> bool:
-        """Cancel the operation; what it holds stays with the table until the kernel has let go of it."""
+        """Cancel the operation; its memory stays in the table until the kernel has released it."""
         if not self.done() and self._ring is not None:
             self._ring.cancel(self._token)
         return super().cancel(msg=msg)
@@ -74,7 +74,7 @@ class IoUringProactor:
         return self._receive(sock, buf, flags, int)
 
     def send(self, sock: socket.socket, data: bytes, flags: int = 0) -> OperationFuture:
-        """Send everything: at once what there is room for, as asyncio expects, and the rest as a request."""
+        """Send everything: what fits into the buffer at once, as asyncio expects, the rest as a request."""
         future, memory = OperationFuture(loop=self._loop), memoryview(data)
 
         def sent(count: int) -> None:

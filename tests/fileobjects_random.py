@@ -6,7 +6,7 @@ program it also fills a disk (a small private tmpfs), lowers RLIMIT_FSIZE and RL
 figures; exit code 77 means that a limit cannot be set here.
 Must not know: how file objects work, except the two functions that read the page cache.
 Invariant: all choices come from the seed. A model holds the expected contents of each file, byte by byte:
-accepted data are there, in order and once; of cancelled or rejected data a prefix, as tell() reports.
+it has accepted data in order and once; of cancelled or rejected data a prefix, as tell() reports.
 Read next: test_fileobjects_random.py.
 """
 

@@ -84,7 +84,7 @@ def test_values_around_every_border_then_kept_whole_or_refused(name, parameter):
             refused.add(value)
             continue
         first = made.setdefault(sqe, value)
-        # An offset of -1 is the file position, a slot of -1 is IORING_FILE_INDEX_ALLOC: C programs say so.
+        # An offset of -1 is the file position, a slot of -1 is IORING_FILE_INDEX_ALLOC, as in C programs.
         if {value, first} not in ({-1, 2**64 - 1}, {-1, 2**32 - 1}):
             assert first ^ value in (0, ADDED.get((name, parameter), 0)), (first, value)
     bits = 32

@@ -55,7 +55,7 @@ def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 
 def outcome(function: Any, *args: Any, **kwargs: Any) -> Any:
-    """Return the result, or what identifies the exception."""
+    """Return the result, or the identity of the exception."""
     try:
         result = function(*args, **kwargs)
         if asyncio.iscoroutine(result):
@@ -814,7 +814,7 @@ def test_threads_when_each_job_waits_for_the_next_then_there_are_enough_of_them(
 
 
 def test_threads_when_they_end_and_start_all_the_time_then_no_job_is_forgotten(monkeypatch) -> None:
-    """A free thread was counted twice, ended, and the next job waited for it for ever."""
+    """A free thread was counted twice, ended, and the next job waited for it forever."""
     monkeypatch.setattr(fileops, "IDLE_S", 0.0005)
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)

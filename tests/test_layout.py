@@ -239,7 +239,7 @@ def test_command_when_something_is_unknown_then_2_and_a_sentence(arguments, caps
 
 
 def test_regions_when_the_kernel_has_no_cq_flags_then_none_are_drawn():
-    """Before 5.8 the offset is 0, where another word lies."""
+    """Before 5.8 the offset is 0, that of another word."""
     params = layout.known_params(8)
     assert "cq.flags" in {region.name for region in layout.regions(params)}
     params["cq_off"]["flags"] = 0

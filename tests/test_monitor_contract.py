@@ -404,7 +404,7 @@ def test_nested_then_the_outer_loop_is_woken_for_everything(nested, pair, kind, 
     if nested.ring is not None:
         nested.add_sqe(ops.prep_nop, lambda res, flags: got.append(res))
         until(nested, loop, lambda: got[3:] == [0])
-        # A handler asks for another request.
+        # A handler starts another request.
         again = lambda res, flags: nested.add_sqe(ops.prep_nop, lambda res, flags: got.append("second"))  # noqa: E731
         nested.add_sqe(ops.prep_nop, again)
         until(nested, loop, lambda: got[4:] == ["second"])

@@ -311,7 +311,7 @@ def assert_agrees(format: Any, given_value: Any, got: Any) -> None:
 
 
 def encoded(format: Any, got: Any) -> bytes:
-    """Pack what unpack() returned: of members that overlap the largest."""
+    """Pack the result of unpack(): of overlapping members the largest."""
     if isinstance(format, uapi.Layout):
         return format.pack(**without_overlap(format, got))
     one = uapi.Layout("one", uapi.Field("value", format, 0).size, (("value", format, 0),))

@@ -768,7 +768,7 @@ def listed(text: str) -> list[str]:
 
 @pytest.mark.long
 def test_copies_as_programs_then_they_list_what_is_in_them(tmp_path):
-    """A whole copy, parts with one command and with none, one file, and a zip; nothing else is there."""
+    """A whole copy, parts with one command and with none, one file, and a zip; nothing else is available."""
     from rawuring.__main__ import COMMANDS
 
     for name, parts in (("all", []), ("part", ["tour"]), ("none", ["ops"])):

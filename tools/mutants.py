@@ -105,7 +105,7 @@ MUTANTS = (
         FAULTS + "test_environment.py -k mmap", quick=True,
     ),
     Mutant(
-        "SQEs that enter refused count as submitted", "rawuring/rings.py",
+        "SQEs that enter rejected count as submitted", "rawuring/rings.py",
         "                    if submitted and not flags:\n",
         "                    sq.discard()\n                    if submitted and not flags:\n",
         FAULTS + "test_environment.py -k enter",
@@ -185,7 +185,7 @@ MUTANTS = (
         "tests/test_inflight.py -k one_ends_first", quick=True,
     ),
     Mutant(
-        "a block with requests that say nothing is taken", "rawuring/inflight.py",
+        "a block with requests without completions is accepted", "rawuring/inflight.py",
         "        if flags.strip(b\"\\0\") and any(", "        if False and any(",
         "tests/test_inflight.py -k cannot_be_started",
     ),
@@ -226,7 +226,7 @@ MUTANTS = (
         FAULTS + "test_environment.py -k without_a_deadline",
     ),
     Mutant(
-        "a wait with a deadline starts anew after each signal", "rawuring/syscalls.py",
+        "a wait with a deadline restarts after each signal", "rawuring/syscalls.py",
         "        return _FOR_EVER if self.deadline_ns is None else max(0, self.deadline_ns - time.monotonic_ns())",
         "        return 250_000_000",
         FAULTS + "test_environment.py -k neither_short",
@@ -335,7 +335,7 @@ MUTANTS = (
         FAULTS + "test_abuse.py -k TestInFlight",
     ),
     Mutant(
-        "discard() forgets to say what it dropped", "rawuring/queues.py",
+        "discard() does not return the dropped requests", "rawuring/queues.py",
         "        forgotten = [user_data for _, _, _, user_data in self.walk(head, tail)]", "        forgotten = []",
         FAULTS + "test_abuse.py -k TestRealRing",
     ),
@@ -361,7 +361,7 @@ MUTANTS = (
         FAULTS + "test_debug.py -k not_even_imported", quick=True,
     ),
     Mutant(
-        "leaks have no place", "rawuring/debug.py",
+        "leaks are reported without their place", "rawuring/debug.py",
         "        return f\"{super().__repr__()[:-1]} created at {self._made_at}>\"", "        return super().__repr__()",
         FAULTS + "test_debug.py -k place",
     ),
@@ -548,7 +548,7 @@ MUTANTS = (
         "tests/test_uncopyable.py", quick=True,
     ),
     Mutant(
-        "a class that can be copied does not say so", "rawuring/syscalls.py",
+        "memory can be copied", "rawuring/syscalls.py",
         "    def __reduce_ex__(self, protocol: Any) -> NoReturn:", "    def _refuse(self, protocol: Any) -> NoReturn:",
         "tests/test_uncopyable.py -k memory",
     ),
@@ -558,7 +558,7 @@ MUTANTS = (
         "        if not self._registered_only:\n", "tests/test_ring_promises.py -k wakeup_fd",
     ),
     Mutant(
-        "the eventfd is cleared though something was reaped", "rawuring/rings.py",
+        "the eventfd is cleared although something was reaped", "rawuring/rings.py",
         "if self._wakeup_fd >= 0 and not cq.copied:", "if self._wakeup_fd >= 0:",
         "tests/test_ring_promises.py -k new_task_work_when",
     ),
@@ -693,7 +693,7 @@ MUTANTS = (
         "tests/test_ring_promises.py -k it_is_named", quick=True,
     ),
     Mutant(
-        "the caller's slip looks like the kernel's refusal", "rawuring/params.py",
+        "the caller's error looks like the kernel's refusal", "rawuring/params.py",
         "    if (flags | wish) & uapi.IORING_SETUP_ATTACH_WQ and wq_fd is None:", "    if False:",
         "tests/test_ring_promises.py -k it_is_named",
     ),
@@ -708,7 +708,7 @@ MUTANTS = (
         "tests/test_rings.py -k offset_that_is_wrong",
     ),
     Mutant(
-        "a word may stand across two", "rawuring/mapping.py",
+        "a word may overlap two", "rawuring/mapping.py",
         "        if start % alignment:\n", "        if False:\n", "tests/test_rings.py -k offset_that_is_wrong",
     ),
     Mutant(
@@ -724,7 +724,7 @@ MUTANTS = (
         "    if (tail - head) & U32 > entries:\n", "    if False:\n", "tests/test_rings.py -k indices_further_apart",
     ),
     Mutant(
-        "submit() keeps what a signal handler raises to itself", "rawuring/rings.py",
+        "submit() swallows a signal handler's exception", "rawuring/rings.py",
         "                    if submitted and not flags:\n", "                    if sq.pending() < before and not flags:\n",
         "tests/test_rings.py -k oserror_when",
     ),
@@ -756,7 +756,7 @@ MUTANTS = (
         "tests/test_monitors.py -k refused_at_the_door",
     ),
     Mutant(
-        "add() after destroy() succeeds in silence", "rawuring/monitor.py",
+        "add() after destroy() succeeds silently", "rawuring/monitor.py",
         "            self._check()\n            intents", "            intents",
         "tests/test_monitors.py -k used_after_destroy",
     ),
@@ -786,17 +786,17 @@ MUTANTS = (
         "tests/test_monitors.py -k that_is_late",
     ),
     Mutant(
-        "a removed handler is a usual one", "rawuring/fdmon.py",
+        "a removed handler is reported like others", "rawuring/fdmon.py",
         "res & node.exact and not node.deleted:", "res & node.exact:",
         "tests/test_monitors.py -k crosses_the_removal",
     ),
     Mutant(
-        "any event is a usual one", "rawuring/fdmon.py",
+        "any event is reported like others", "rawuring/fdmon.py",
         "0 < res == res & node.exact and", "0 < res and",
         "tests/test_monitors.py -k half_closed",
     ),
     Mutant(
-        "a timeout is the one before", "rawuring/syscalls.py",
+        "a timeout is the previous one", "rawuring/syscalls.py",
         "        if timeout_ns != self._alone_ns:", "        if self._alone_ns < 0:",
         "tests/test_syscalls.py -k one_after_another",
     ),
@@ -811,7 +811,7 @@ MUTANTS = (
         "tests/test_monitor_contract.py -k woken_for_everything",
     ),
     Mutant(
-        "a nested monitor goes dead with the ring", "rawuring/fdmon.py",
+        "a nested monitor stops with the ring", "rawuring/fdmon.py",
         "            instead._show_in(self._outer)\n", "",
         "tests/test_monitor_contract.py -k everything_public",
     ),
@@ -831,17 +831,17 @@ MUTANTS = (
         "tests/test_monitor_contract.py -k nobody_noticed",
     ),
     Mutant(
-        "POLLPRI is asked of POLL_ADD", "rawuring/fdmon.py",
+        "POLLPRI is requested of POLL_ADD", "rawuring/fdmon.py",
         "            if node.events & POLLPRI and", "            if False and",
         "tests/test_monitors.py -k every_mask",
     ),
     Mutant(
-        "a file that never wakes is asked for without end", "rawuring/fdmon.py",
+        "a file that never wakes is polled forever", "rawuring/fdmon.py",
         "            if error.errno == errno.EPERM and self._lot", "            if False and self._lot",
         "tests/test_monitors.py -k without_wanted_events",
     ),
     Mutant(
-        "no poll(2) for SQEs that an SQPOLL thread has not taken", "rawuring/fdmon.py",
+        "no poll(2) for SQEs that an SQPOLL thread has not consumed", "rawuring/fdmon.py",
         "                if late and timeout_ns is not None:", "                if False:",
         "tests/test_fdmon_polling.py -k no_time_to_wait",
     ),
@@ -873,7 +873,7 @@ MUTANTS = (
         "tests/test_selector.py -k no_events_then",
     ),
     Mutant(
-        "selector: a vanished file is added anew by its number", "rawuring/epollwait.py",
+        "selector: a vanished file is added again by its number", "rawuring/epollwait.py",
         "if not (isinstance(key[0], socket) and _still(key)):", "if _still(key) is False:",
         "tests/test_selector.py -k used_again_then_silent",
     ),
@@ -904,12 +904,12 @@ MUTANTS = (
         "tests/test_selector.py -k the_wait_ends",
     ),
     Mutant(
-        "selector: a note is not looked at again", "rawuring/epollwait.py",
+        "selector: a note is not checked again", "rawuring/epollwait.py",
         "(_ONE_STEP or (self.keys.get(fd) is key and self._pending is pending))", "(_ONE_STEP or True)",
         "tests/test_selector.py -k inside_modify",
     ),
     Mutant(
-        "selector: an addition that was sent or not is modified", "rawuring/epollwait.py",
+        "selector: an addition that may not have been sent is modified", "rawuring/epollwait.py",
         "self._known.update(dict.fromkeys(new, _NEW))", "self._known.update(dict.fromkeys(new, 0))",
         "tests/test_selector.py -k modified_after_an_exception",
     ),
@@ -929,7 +929,7 @@ MUTANTS = (
         "tests/test_asyncring.py -k before_it_is_sent",
     ),
     Mutant(
-        "asyncring: a late result is nobody's", "rawuring/asyncring.py",
+        "asyncring: a late result is dropped", "rawuring/asyncring.py",
         "        if self._late is not None and res >= 0:\n", "        if False:\n",
         "tests/test_asyncring.py -k comes_too_late",
     ),
@@ -939,12 +939,12 @@ MUTANTS = (
         "tests/test_asyncring.py -k result_is_there",
     ),
     Mutant(
-        "asyncring: a stream begins without what came too late", "rawuring/asyncring.py",
+        "asyncring: a stream begins without late data", "rawuring/asyncring.py",
         "            if _late_of and source.sock in _late_of:\n", "            if False:\n",
         "tests/test_asyncring_random.py",
     ),
     Mutant(
-        "asyncring: without a group of buffers no multishot receive is asked for", "rawuring/asyncring.py",
+        "asyncring: without a group of buffers no multishot receive is started", "rawuring/asyncring.py",
         "        source.unable = group is None\n", "",
         "tests/test_asyncring.py -k has_no_groups",
     ),
@@ -959,12 +959,12 @@ MUTANTS = (
         "tests/test_asyncring.py -k begins_in_a_worker",
     ),
     Mutant(
-        "asyncring: blocks are not told that io_uring was taken away", "rawuring/asyncring.py",
+        "asyncring: blocks are not told that io_uring was lost", "rawuring/asyncring.py",
         "                if many.handler is not None:\n", "                if False:\n",
         "tests/test_asyncring.py -k taken_away_then_requests",
     ),
     Mutant(
-        "asyncring: a stream without buffers is not told that io_uring was taken away", "rawuring/asyncring.py",
+        "asyncring: a stream without buffers is not told that io_uring was lost", "rawuring/asyncring.py",
         "            calls += [partial(source.handle, res, 0) for source in self._starved]\n", "",
         "tests/test_asyncring.py -k taken_away_then_a_stream",
     ),
@@ -997,7 +997,7 @@ MUTANTS = (
         "tests/test_asyncring.py -k raises_within_it",
     ),
     Mutant(
-        "asyncring: who awaits alone on a loop that hides its queue waits for two turns", "rawuring/asyncring.py",
+        "asyncring: a lone await on a loop that hides its queue takes two turns", "rawuring/asyncring.py",
         "            if before != self._alone:\n", "            if True:\n",
         "tests/test_asyncring.py -k awaits_alone",
     ),
@@ -1022,7 +1022,7 @@ MUTANTS = (
         "tests/test_aio_uring.py -k running_then",
     ),
     Mutant(
-        "aio: a lost ring stays the loop's", "rawuring/aio.py",
+        "aio: a lost ring remains the loop's", "rawuring/aio.py",
         "found is None or found.table is not table", "found is None",
         "tests/test_aio_uring.py -k ring_is_lost",
     ),
@@ -1045,12 +1045,12 @@ MUTANTS = (
         "tests/test_aio.py -k tasks_generators",
     ),
     Mutant(
-        "selector: close() raises when io_uring was taken away", "rawuring/epollwait.py",
+        "selector: close() raises when io_uring was lost", "rawuring/epollwait.py",
         "if not (self._lost or taken_away):", "if not self._lost:",
         "tests/test_selector.py -k gone_at_the_end",
     ),
     Mutant(
-        "a finalizer says that io_uring was taken away", "rawuring/inflight.py",
+        "a finalizer reports that io_uring was lost", "rawuring/inflight.py",
         "            if explicit:\n                raise\n            # Otherwise", "            raise\n            # Otherwise",
         "tests/test_selector.py -k gone_at_the_end",
     ),
@@ -1060,12 +1060,12 @@ MUTANTS = (
         "tests/test_selector.py -k few_free",
     ),
     Mutant(
-        "selector: requests of others are thrown away with an exception", "rawuring/epollwait.py",
+        "selector: requests of others are dropped with an exception", "rawuring/epollwait.py",
         "                if user_data & _CTL or user_data == token:\n", "                if True:\n",
         "tests/test_selector_requests.py -k around_the_enter",
     ),
     Mutant(
-        "selector: the set is asked although requests wait to be sent", "rawuring/epollwait.py",
+        "selector: the set is queried although requests wait to be sent", "rawuring/epollwait.py",
         "            if self._serving and self._has_requests():\n", "            if False:\n",
         "tests/test_selector_requests.py -k between_two_selects",
     ),
@@ -1085,7 +1085,7 @@ MUTANTS = (
         "tests/test_selector.py -k worker_makes",
     ),
     Mutant(
-        "selector: what was on its way is sent again before its answer has come", "rawuring/epollwait.py",
+        "selector: a change on its way is sent again before it completes", "rawuring/epollwait.py",
         "            while not unsent.issuperset(self._unanswered):\n", "            while False:\n",
         "tests/test_selector.py -k worker_makes",
     ),
@@ -1116,7 +1116,7 @@ MUTANTS = (
         "tests/test_seccomp.py -k after_the_first_ring",
     ),
     Mutant(
-        "one filter's answer is believed of the next", "rawuring/seccomp.py",
+        "one filter's answer is reused for the next", "rawuring/seccomp.py",
         "    if filters not in _deadly:", "    if not _deadly:",
         "tests/test_seccomp.py -k second_filter",
     ),
@@ -1305,7 +1305,7 @@ MUTANTS = (
         "        if line.endswith(RING_LINK):", "        if line.split()[4:5]:", "tests/test_inspect.py -k every_figure",
     ),
     Mutant(
-        "a hung poll in one look", "rawuring/inspect.py",
+        "a hung poll is reported after one look", "rawuring/inspect.py",
         'if ring["polls_woken"] and before["polls_woken"]:', 'if ring["polls_woken"]:',
         "tests/test_inspect.py -k unusual_then",
     ),
@@ -1428,12 +1428,12 @@ MUTANTS = (
         "tests/test_files.py -k cannot_be",
     ),
     Mutant(
-        "a request takes no notice of what is a pipe", "rawuring/fileops.py",
+        "a request ignores that the file is a pipe", "rawuring/fileops.py",
         "    if not stat_module.S_ISREG(os.fstat(fd).st_mode):\n        os.lseek(fd, 0, os.SEEK_CUR)\n", "",
         "tests/test_files.py -k directory_or_a_pipe",
     ),
     Mutant(
-        "a batch gives up with the first EMFILE", "rawuring/filebatch.py",
+        "a batch fails with the first EMFILE", "rawuring/filebatch.py",
         "        others = self.running or self._ended != run.seen\n", "        others = False\n",
         "tests/test_files_batches.py -k few_descriptors",
     ),
@@ -1459,7 +1459,7 @@ MUTANTS = (
         "tests/test_files_batches.py -k few_become_requests",
     ),
     Mutant(
-        "what a cancelled task had opened by a thread stays open", "rawuring/files.py",
+        "a file that a thread opened for a cancelled task stays open", "rawuring/files.py",
         "                if isinstance(each, filebatch.Opened):\n                    each.close()\n",
         "                if isinstance(each, filebatch.Opened):\n                    each.take()\n",
         "tests/test_files_batches.py -k others_stay",
@@ -1475,7 +1475,7 @@ MUTANTS = (
         "tests/test_selector.py -k forgotten_in_a_cycle",
     ),
     Mutant(
-        "a group of files gives up with the first EMFILE", "rawuring/filebatch.py",
+        "a group of files fails with the first EMFILE", "rawuring/filebatch.py",
         "            if len(found) > begun and getattr(error, \"errno\", 0) in TOO_MANY:\n                break\n", "",
         "tests/test_files_batches.py -k all_are_read",
     ),
@@ -1485,12 +1485,12 @@ MUTANTS = (
         "tests/test_files_batches.py -k threads_wait",
     ),
     Mutant(
-        "a thread goes on when its batch is cancelled", "rawuring/filebatch.py",
+        "a thread continues when its batch is cancelled", "rawuring/filebatch.py",
         "            if perf_counter() > until or many.stopping:\n", "            if perf_counter() > until:\n",
         "tests/test_files_batches.py -k ends_after_the_item",
     ),
     Mutant(
-        "what failed to be written stays beside the file", "rawuring/filebatch.py",
+        "a failed write leaves its temporary file", "rawuring/filebatch.py",
         "        if atomic and used is not None:\n", "        if False:\n",
         "tests/test_files_batches.py -k nothing_is_left",
     ),
@@ -1500,12 +1500,12 @@ MUTANTS = (
         "tests/test_files_batches.py -k links_are_not_followed",
     ),
     Mutant(
-        "a cancelled read of a file object loses what it had", "rawuring/fileobjects.py",
+        "a cancelled read of a file object loses its data", "rawuring/fileobjects.py",
         '            raw.put_back(self._sync, b"".join(parts))\n', "",
         "tests/test_fileobjects.py -k position_and_data",
     ),
     Mutant(
-        "a write that raised is written later all the same", "rawuring/fileobjects.py",
+        "a write that raised is still written later", "rawuring/fileobjects.py",
         "            fits = self._pending + n <= self._size and not self._raw._notes\n",
         "            fits = self._pending + n <= self._size\n",
         "tests/test_fileobjects.py -k accepted_is_written_later",
@@ -1527,7 +1527,7 @@ MUTANTS = (
         "tests/test_trace.py -k of_a_table",
     ),
     Mutant(
-        "a slot that was given back keeps its time", "rawuring/trace.py",
+        "a returned slot keeps its time", "rawuring/trace.py",
         "            del self.taken[max(len(self.taken) + more, 0) :]\n", "            pass\n",
         "tests/test_trace.py -k given_back",
     ),
@@ -1553,12 +1553,12 @@ MUTANTS = (
         "tests/test_trace.py -k way_of_a_request",
     ),
     Mutant(
-        "that there is no worker now rules out one of long ago", "rawuring/playtrace.py",
+        "the absence of a worker now excludes one of long ago", "rawuring/playtrace.py",
         "            if not workers and time - request.submitted < WORKER_STAYS_NS:\n", "            if not workers:\n",
         "tests/test_trace.py -k way_of_a_request",
     ),
     Mutant(
-        "that one process has no worker rules out those of another", "rawuring/playtrace.py",
+        "the absence of workers in one process excludes those of another", "rawuring/playtrace.py",
         "            pid = str(ring).partition(\".\")[0]\n", "            pid = \"2\"\n",
         "tests/test_trace.py -k way_of_a_request",
     ),
@@ -1568,7 +1568,7 @@ MUTANTS = (
         "tests/test_trace.py -k of_any_lines",
     ),
     Mutant(
-        "what a trace says can end the script that it stands in", "rawuring/playpage.py",
+        "the content of a trace can end the script around it", "rawuring/playpage.py",
         """.replace("<", "\\\\u003c")""", "",
         "tests/test_trace.py -k of_any_lines",
     ),

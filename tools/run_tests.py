@@ -207,7 +207,7 @@ def print_table(results: list[Result]) -> None:
 def run(
     python: Python, options: argparse.Namespace, arguments: list[str], scratch: Path, part: int = 0
 ) -> Result:
-    """Run pytest under one interpreter and count what its report says."""
+    """Run pytest under one interpreter, and count by its report."""
     shown = options.jobs == 1 and not part
     started = time.monotonic()
     environment = dict(os.environ)

@@ -683,7 +683,7 @@ class Files(Worker):
         """Make a batch without a loop, in a thread."""
         path = self.soak.scratch / "truth"
         offsets = [self.random.randrange(FILE_BYTES) for _ in range(20)]
-        # No large blocks: each thread has an arena of its own, which keeps them.
+        # No large blocks: each thread has its own arena, which keeps them.
         found = await files.call(files.sync.read_many, [(path, offset, SLOT) for offset in offsets], depth=8)
         if found != [self.truth[offset : offset + SLOT] for offset in offsets]:
             raise Corrupt("ranges that were read without a loop")
@@ -707,7 +707,7 @@ class Struck(Exception):
 
 
 class Strikes(Churn):
-    """Calls in which a signal handler raises: nothing is lost, and from CPython 3.11 on nothing comes twice.
+    """Calls in which a signal handler raises: nothing is lost, from CPython 3.11 on nothing is duplicated.
 
     The interpreter runs signal handlers in the main thread only, so this worker is never started: the main
     thread calls step().

@@ -289,7 +289,7 @@ class _Parser:
         return found, -(-end // align) * align, align
 
     def attributes(self) -> bool:
-        """Take an __attribute__((...)), if any; tell whether it says packed."""
+        """Take an __attribute__((...)), if any; tell whether it is packed."""
         packed = False
         while self.peek() == "__attribute__":
             self.take()

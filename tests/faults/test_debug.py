@@ -79,7 +79,7 @@ def test_decoder_then_it_knows_every_prep_function_of_one_operation():
 def test_decoded_then_the_arguments_that_were_given(name):
     found = [places for known, _, places in shapes() if known == name[5:]]
     if not found:
-        pytest.skip(f"{name} has no SQE of its own")
+        pytest.skip(f"an SQE that {name} fills, instead of changing one")
     values = {argument: 3 for argument, _, _ in found[0]}
     values = {argument: bytes([3] * 16) if argument == "cmd" else 3 for argument in values}
     sqe = ops.filled(getattr(ops, name), **{**values, "user_data": 77})

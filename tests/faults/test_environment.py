@@ -952,7 +952,7 @@ print("fine", flush=True)
 @needs_ring
 @pytest.mark.parametrize("wait", ["ring", "monitor", "selector"])
 def test_stopped_and_continued_in_any_wait_then_nothing_is_lost(wait):
-    """SIGSTOP cannot be handled: the wait is interrupted in the kernel, and goes on."""
+    """SIGSTOP cannot be handled: the wait is interrupted in the kernel, and continues."""
     need_opcode("READ")
     command = [sys.executable, "-c", STOPPED, wait]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}

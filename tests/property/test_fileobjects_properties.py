@@ -197,7 +197,7 @@ async def compare(folder, content, mode, options, operations, chunk, text):
             if text and not CPYTHON and name.startswith("read") and args == (None,):
                 continue  # PyPy accepts None
             if iterating and name in ("flush", "truncate", "write", "writelines"):
-                continue  # tell() works again in the middle of the iteration, and the builtin's is wrong
+                continue  # during an iteration the builtin's tell() works again, with a wrong result
             if name == "next":
                 one = outcome_of(lambda: next(theirs))
                 other = await outcome_of_ours(lambda: ours.__anext__())
