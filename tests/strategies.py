@@ -11,6 +11,7 @@ Read next: test_selector.py.
 from __future__ import annotations
 
 import re
+from selectors import BaseSelector
 from typing import Any
 
 import pytest
@@ -28,6 +29,11 @@ def selector_of(strategy: str | None, **options: Any) -> IoUringSelector:
     except OSError as error:
         skip_if_too_old(f"{error}")
         raise
+
+
+def ready(sel: BaseSelector, timeout: float | None = 0) -> list[tuple[int, int]]:
+    """Return the descriptors that select() reports, each with its events, in order."""
+    return sorted((key.fd, events) for key, events in sel.select(timeout))
 
 
 def skip_if_too_old(said: str) -> None:

@@ -27,6 +27,10 @@ class Leave(Exception):
     """Raised by the handler."""
 
 
+class Struck(BaseException):
+    """Raised by a test at a chosen moment, in place of a handler; no ``except Exception`` catches it."""
+
+
 def inside(frame: FrameType | None) -> bool:
     """Tell whether a frame belongs to the package or selectors, with no finalizer among its callers."""
     if frame is None or frame.f_code.co_filename not in INSIDE:

@@ -19,6 +19,7 @@ import warnings
 
 import pytest
 from driver import need_ring
+from strikes import Struck
 
 from rawuring import buffers, debug, fakekernel, fdmon, handle, inflight, ops, register, rings, syscalls, uapi
 from rawuring.inflight import InFlight
@@ -410,10 +411,6 @@ def test_descriptor_is_disowned_then_close_gives_the_index_back():
 # -- half-done changes are reported
 
 
-class Strike(BaseException):
-    """Raised by a signal handler."""
-
-
 def strike_at_call(number: int, work) -> bool:
     """Do something and raise where a signal handler may: at the start of a function, and after calls.
 
@@ -427,13 +424,13 @@ def strike_at_call(number: int, work) -> bool:
             left[0] -= 1
             if left[0] < 0:
                 sys.setprofile(None)
-                raise Strike
+                raise Struck
 
     before = sys.getprofile()
     sys.setprofile(look)
     try:
         work()
-    except Strike:
+    except Struck:
         return True
     finally:
         sys.setprofile(before)
@@ -600,11 +597,11 @@ def test_handler_raises_when_buffers_were_registered_then_the_ring_holds_them(mo
         memory = buffers.allocate(4096)
 
         def strike(*arguments):
-            raise Strike
+            raise Struck
 
         with monkeypatch.context() as patch:
             patch.setattr(register, "_keep_buffers", strike)
-            with pytest.raises(Strike):
+            with pytest.raises(Struck):
                 register.register_buffers(ring, [memory])
         held = [pin for each in ring.resources.values() for pins in each for pin in pins]
         assert [pin.nbytes for pin in held] == [4096]
@@ -618,11 +615,11 @@ def test_handler_raises_when_a_timeout_is_queued_then_the_next_wait_ends(monkeyp
         ring.features &= ~uapi.IORING_FEAT_EXT_ARG  # as before 5.11
 
         def strike(sqe):
-            raise Strike
+            raise Struck
 
         with monkeypatch.context() as patch:
             patch.setattr(rings.SubmissionQueue, "put", lambda self, sqe: strike(sqe))
-            with pytest.raises(Strike):
+            with pytest.raises(Struck):
                 ring.submit_and_wait(1, 1_000_000)
         ring.submit_and_wait(1, 1_000_000)
         assert ring.reap() == []

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 from refusal import skip_without_seccomp
-from strategies import selector_of, skip_if_too_old
+from strategies import ready, selector_of, skip_if_too_old
 from test_probe import FILTER
 
 from rawuring import epollwait as module, ops, register, rings, syscalls, uapi
@@ -44,10 +44,6 @@ def in_set(request, requires_io_uring):
     sel = selector_of(request.param, trusting=True)
     yield sel
     sel.close()
-
-
-def ready(sel: IoUringSelector, timeout: float | None = 0) -> list[tuple[int, int]]:
-    return sorted((key.fd, events) for key, events in sel.select(timeout))
 
 
 # -- the choice

@@ -22,7 +22,7 @@ import threading
 import time
 
 import pytest
-from strategies import selector_of
+from strategies import ready, selector_of
 from strikes import Leave, Strikes
 
 from rawuring import rings
@@ -60,10 +60,6 @@ def uring(request):
     sel = make(request.param)
     yield sel
     sel.close()
-
-
-def ready(sel: selectors.BaseSelector, timeout: float | None = 0) -> list[tuple[int, int]]:
-    return sorted((key.fd, events) for key, events in sel.select(timeout))
 
 
 def in_thread(function) -> threading.Thread:

@@ -18,6 +18,7 @@ import threading
 
 import pytest
 from strategies import selector_of
+from strikes import Struck
 
 from rawuring.selector import MACHINE, IoUringSelector
 
@@ -35,10 +36,6 @@ def way_to(state: str) -> list[str]:
                 ways[then] = [*ways[current], event]
                 queue.append(then)
     return ways[state]
-
-
-class Struck(BaseException):
-    """Raised by a signal handler."""
 
 
 class Play:

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 from refusal import skip_without_seccomp
-from strategies import selector_of, skip_if_too_old
+from strategies import ready, selector_of, skip_if_too_old
+from strikes import Struck
 from test_probe import FILTER
 
 from rawuring import ops, uapi
@@ -29,19 +30,11 @@ ROOT = Path(__file__).resolve().parent.parent
 TIMEOUTS = [0, 30, None]
 
 
-def make(strategy: str, **options) -> IoUringSelector:
-    return selector_of(strategy, **options)
-
-
 @pytest.fixture(params=list(STRATEGIES))
 def sel(request, requires_io_uring):
-    sel = make(request.param)
+    sel = selector_of(request.param)
     yield sel
     sel.close()
-
-
-def ready(sel: IoUringSelector, timeout: float | None = 0) -> list[tuple[int, int]]:
-    return sorted((key.fd, events) for key, events in sel.select(timeout))
 
 
 class Answers(list):
@@ -172,7 +165,7 @@ def test_changes_and_requests_in_one_turn_then_both(sel, told):
 def test_queue_is_full_of_requests_then_changes_and_the_wait_find_room(
     requires_io_uring, told, strategy, entries, changes
 ):
-    with make(strategy, entries=entries) as sel:
+    with selector_of(strategy, entries=entries) as sel:
         pairs = [socket.socketpair() for _ in range(changes)]  # after the possible skip
         for a, b in pairs:
             sel.register(a, WRITE)
@@ -341,7 +334,7 @@ def test_selected_in_another_thread_meanwhile_then_handlers_stay_where_they_are(
     requires_io_uring, pair, blocking_pipe, told, strategy
 ):
     a, b = pair
-    with make(strategy) as sel:
+    with selector_of(strategy) as sel:
         sel.register(a, READ)
         where = []
         read(sel, blocking_pipe[0], lambda res, flags: where.append(threading.get_ident()))
@@ -367,10 +360,6 @@ def test_selected_in_another_thread_meanwhile_then_handlers_stay_where_they_are(
 
 
 # -- exceptions of signal handlers
-
-
-class Struck(BaseException):
-    """Raised by a signal handler."""
 
 
 @pytest.mark.parametrize("taken", [False, True])

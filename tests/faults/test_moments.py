@@ -12,7 +12,7 @@ import warnings
 
 import leaks
 import pytest
-from harness import PYPY, ROOT, figures, finalizing
+from harness import PYPY, ROOT, Struck, figures, finalizing
 from strategies import selector_of
 
 from rawuring import buffers, fdmon, ops, pin, rings, selector
@@ -33,10 +33,6 @@ if sys.version_info < (3, 11):
 
 
 OPCODES = sys.version_info < (3, 12)
-
-
-class Struck(Exception):
-    """Raised by a signal handler."""
 
 
 @contextlib.contextmanager
