@@ -36,11 +36,11 @@ def table(report: dict[str, Any]) -> str:
     loop = results["an empty loop"]["median_ns"]
     machine = "; ".join(here[key] for key in ("date", "cpu", "kernel", "python"))
     lines = [
-        f"Medians of {report['rounds']} rounds: {machine}. To measure anew:",
+        f"Medians of {report['rounds']} rounds: {machine}. To measure again:",
         "`python3 bench/run.py --only steps --json FILE`, then "
         "`python3 bench/costs.py FILE --write docs/costs.md`.",
         "",
-        "| step | ns | what it is |",
+        "| step | ns | description |",
         "|---|---:|---|",
     ]
     for name, what in STEPS.items():

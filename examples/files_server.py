@@ -34,7 +34,7 @@ async def send_file(fd: int, wanted: str, writer: asyncio.StreamWriter) -> None:
     while start < end:
         data = await files.pread(fd, min(1 << 18, end - start), start)
         if not data:
-            raise ConnectionError("the file became shorter, and its length is promised")
+            raise ConnectionError("the file became shorter than the announced length")
         start += len(data)
         writer.write(data)
         await writer.drain()

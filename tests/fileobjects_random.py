@@ -466,7 +466,7 @@ class Storm:
 
     def look_at_the_forgotten(self) -> None:
         """Check the files that the end of the loop left, once nothing refers to them."""
-        until(lambda: not any(raw() for raw in self.raws), "files that nobody needs are kept")
+        until(lambda: not any(raw() for raw in self.raws), "unreferenced files are kept")
         self.raws.clear()
         for path, pieces, how in self.forgotten:
             if sys.implementation.name == "pypy":  # it clears weak references before it finalizes

@@ -537,7 +537,7 @@ def left_over(use) -> int:
 
 
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="reference counts")
-@pytest.mark.unwatched("debug mode keeps what it watches")
+@pytest.mark.unwatched("debug mode keeps the objects it watches")
 @pytest.mark.parametrize("strategy", [None, *STRATEGIES, "epoll"])
 def test_selector_and_loop_used_and_closed_then_no_more_cycles_than_with_epoll_selector(strategy):
     selector_of(strategy).close()
@@ -564,7 +564,7 @@ def test_selector_and_loop_used_and_closed_then_no_more_cycles_than_with_epoll_s
 
 
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="the collector's count of objects")
-@pytest.mark.unwatched("debug mode keeps what it watches")
+@pytest.mark.unwatched("debug mode keeps the objects it watches")
 @pytest.mark.parametrize("strategy", list(STRATEGIES))
 def test_selector_then_a_hundred_objects_at_most(strategy):
     """It was more than a thousand: a view for each slot of its queue."""

@@ -176,9 +176,9 @@ def test_recorded_kernels_then_no_wrong_claim():
 @pytest.mark.parametrize(
     ("name", "since", "claim"),
     [
-        ("IORING_OP_SEND_ZC", "6.9", "IORING_OP_SEND_ZC is there, and uapi.py says since 6.9"),
+        ("IORING_OP_SEND_ZC", "6.9", "IORING_OP_SEND_ZC is present, and uapi.py says since 6.9"),
         ("IORING_OP_FUTEX_WAIT", "5.19", "IORING_OP_FUTEX_WAIT is missing, and uapi.py says since 5.19"),
-        ("IORING_FEAT_EXT_ARG", "6.5", "IORING_FEAT_EXT_ARG is there, and uapi.py says since 6.5"),
+        ("IORING_FEAT_EXT_ARG", "6.5", "IORING_FEAT_EXT_ARG is present, and uapi.py says since 6.5"),
         ("IORING_SETUP_DEFER_TASKRUN", None, "IORING_SETUP_DEFER_TASKRUN has no since-kernel"),
     ],
 )

@@ -458,7 +458,7 @@ def test_read_bytes_when_cancelled_while_the_file_is_fetched_then_it_is_closed(
     tree: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     if "nothing" in way:
-        pytest.skip("about answers from the caches")
+        pytest.skip("answers from the caches, which this way lacks")
     needs_caches(tree)
     cold = Cold(monkeypatch, [-1], [False])
     monkeypatch.setattr(files, "FETCH_S", 1e9)
@@ -493,7 +493,7 @@ def test_cold_files_when_the_kernel_fetches_them_then_few_become_requests(
     tree: Path, monkeypatch: pytest.MonkeyPatch, way: str, fetched: Any, again: list[bool], expected: Any
 ) -> None:
     if "nothing" in way:
-        pytest.skip("about answers from the caches")
+        pytest.skip("answers from the caches, which this way lacks")
     needs_caches(tree)
     Cold(monkeypatch, [fetched], again)
     paths = [path for path in regular(tree) if path.stat().st_size]
@@ -529,7 +529,7 @@ def test_fetch_now_when_nothing_is_cached_then_the_kernel_fetches_it(tmp_path: P
     Source: Linux mm/filemap.c filemap_get_pages(), which returns early for IOCB_NOIO only.
     """
     if "nothing" in way:
-        pytest.skip("about answers from the caches")
+        pytest.skip("answers from the caches, which this way lacks")
     path = tmp_path / "file"
     path.write_bytes(bytes(10_000))
     with path.open("rb") as file:

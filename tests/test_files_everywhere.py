@@ -23,7 +23,7 @@ PROGRAM = Path(files_everything.__file__)
 LINUX = sys.platform == "linux"
 #: The reason if an environment is unavailable.
 LACKS = {
-    "tmpfs": "a mount namespace of one's own (root)", "overlay": "overlay, in a mount namespace (root)",
+    "tmpfs": "a private mount namespace (root)", "overlay": "overlay, in a mount namespace (root)",
     "eager tasks": "asyncio.eager_task_factory (CPython 3.12)", "uvloop": "uvloop",
 }  # fmt: skip
 

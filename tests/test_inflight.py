@@ -365,7 +365,7 @@ def test_fork_then_the_child_drops_its_copies_silently(ring, pair):
 
 
 @pytest.mark.parametrize("flags", ["0", "rings.RECOMMENDED"])
-@pytest.mark.unwatched("debug mode warns of what was left open")
+@pytest.mark.unwatched("debug mode warns of objects left open")
 def test_interpreter_ends_with_work_in_flight_then_exit_is_clean(flags, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(

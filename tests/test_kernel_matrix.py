@@ -148,7 +148,7 @@ def test_set_with_a_failure_then_1_and_without_any_cell_then_126(tmp_path, monke
     assert tool.main(["set", "6.1um", *logs]) == 0
     assert tool.main(["set", "6.1um,6.12um", *logs]) == 1
     text = capsys.readouterr().out
-    assert text.endswith("kernels: 1 passed, 1 failed, 0 not to be had\n")
+    assert text.endswith("kernels: 1 passed, 1 failed, 0 unavailable\n")
     assert "1 failed" in (tmp_path / "6.12um.log").read_text(encoding="utf-8")
     monkeypatch.setattr(tool, "build", lambda cells, options: {cell.name: "no qemu" for cell in cells})
     assert tool.main(["set", "quick", *logs]) == tool.NOT_TO_BE_HAD
@@ -167,7 +167,7 @@ def test_cell_that_cannot_be_had_then_another_stands_in_for_it(tmp_path, monkeyp
     assert tool.main(["set", "6.1um,6.12-s390x", "--logs", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     assert "instead: 6.1-s390x\n" in text
-    assert text.endswith("kernels: 2 passed, 0 failed, 1 not to be had\n")
+    assert text.endswith("kernels: 2 passed, 0 failed, 1 unavailable\n")
 
 
 def test_cell_that_does_not_run_here_then_another_stands_in_for_it_once(tmp_path, monkeypatch, capsys):
@@ -187,7 +187,7 @@ def test_cell_that_does_not_run_here_then_another_stands_in_for_it_once(tmp_path
     ]  # fmt: skip
     text = capsys.readouterr().out
     assert "instead: 6.1-amd64\n" in text
-    assert text.endswith("kernels: 2 passed, 0 failed, 2 not to be had\n")
+    assert text.endswith("kernels: 2 passed, 0 failed, 2 unavailable\n")
     for name, other in tool.STAND_INS.items():
         assert {name, other} <= set(CELLS)
 

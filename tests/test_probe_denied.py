@@ -87,7 +87,7 @@ ENVIRONMENTS = {
         WARM + NO_MEMLOCK, "limited", "memlock", 1, "RLIMIT_MEMLOCK",
         "ring memory that counts against RLIMIT_MEMLOCK (before 5.12 and from 6.14 on), as root",
     ),
-    "no privileges": (WARM + BECOME_NOBODY, "usable", "", 0, "", "root, to become somebody else"),
+    "no privileges": (WARM + BECOME_NOBODY, "usable", "", 0, "", "root, to become another user"),
     "hidden /proc": (HIDDEN_PROC, "usable", "", 0, "", "a mount namespace (root)"),
     "read-only": (READ_ONLY, "usable", "", 0, "", "a mount namespace (root)"),
     "task restricted to NOP": (

@@ -502,7 +502,7 @@ def test_broken_ring_can_never_be_mapped_then_close_keeps_the_memory_and_says_so
     assert (ring.state, answers, len(table)) == ("closed", [], 0)
 
 
-@pytest.mark.unwatched("debug mode makes calls of its own")
+@pytest.mark.unwatched("debug mode makes additional calls")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in what PyPy frees just then
 def test_handler_raises_at_any_call_of_a_resize_then_broken_or_whole_and_close_drains(read_end):
     number, raised = 0, True
@@ -545,7 +545,7 @@ def test_ring_without_a_descriptor_when_resized_then_refused_before_anything_mov
         assert answers_of(ring, 9) == [9]
 
 
-@pytest.mark.unwatched("debug mode makes calls of its own")
+@pytest.mark.unwatched("debug mode makes additional calls")
 @pytest.mark.parametrize("flags", [0, uapi.IORING_SETUP_NO_MMAP], ids=["mapped", "in memory of ours"])
 @pytest.mark.long
 def test_handler_raises_at_any_call_of_close_then_the_next_close_ends_it(flags):
@@ -757,7 +757,7 @@ def test_request_cannot_be_ended_then_close_keeps_its_time_and_the_memory(
 
 
 @pytest.mark.skipif(not hasattr(sys, "getrefcount"), reason="counts references")
-@pytest.mark.unwatched("debug mode has references of its own")
+@pytest.mark.unwatched("debug mode has additional references")
 def test_tables_are_made_and_forgotten_then_freed_and_the_others_stay(read_end):
     with rings.Ring(8) as ring:
         used, answers = read_in_flight(ring, read_end)

@@ -107,7 +107,7 @@ def operations_page() -> str:
     """Return the page with the meaning of each SQE member for each operation."""
     lines = [
         f"{NOTE}# Operations: the SQE of each\n",
-        "Learned by calling the functions of ops.py with one argument after the other. `python -m "
+        "Found by calling the functions of ops.py with one argument after the other. `python -m "
         "rawuring.layout --op NAME` prints one of these, with `--svg` as a picture. Members that are not "
         "listed are zero. Pass arguments in the order of the call, which is not that of the SQE. An offset "
         "of -1 means the file's own position, or none, as for a pipe. How long memory must live is one of "
@@ -212,7 +212,7 @@ def execution_page() -> str:
     for way in ("at once", "poll", "waits", "worker"):
         found = [name for name, by_kernel in names if set(by_kernel.values()) == {way}]
         lines.append(f"| {way} | {', '.join(found)} |")
-    lines += ["", "And what depends on the kernel:\n", f"| operation | {' | '.join(kernels)} |"]
+    lines += ["", "Operations that depend on the kernel:\n", f"| operation | {' | '.join(kernels)} |"]
     lines.append("|---" * (len(kernels) + 1) + "|")
     for name, by_kernel in names:
         if len(set(by_kernel.values())) > 1:
@@ -230,7 +230,7 @@ def api_index() -> str:
     """Return the list of the modules, and of the package's own names."""
     lines = ["# API reference\n", "In the order of reading.\n", "| module | subject |", "|---|---|"]
     lines += [f"| [{module}]({module}.md) | {inline(first_line(module))} |" for module in MODULES]
-    lines += ["", "`rawuring` itself has these names of theirs:\n", "| name | defined in |", "|---|---|"]
+    lines += ["", "`rawuring` itself exports these of their names:\n", "| name | defined in |", "|---|---|"]
     for name, home in package_names():
         shown = f"`{name}`" if name == home else f"[`{name}`][rawuring.{home}.{name}]"
         lines.append(f"| {shown} | [{home}]({home}.md) |")

@@ -95,10 +95,10 @@ def wrong_claims(answers: dict) -> list[str]:
             if since is None:
                 wrong.append(f"{name} has no since-kernel")
             elif _release_key(since) > highest if there else _release_key(since) <= lowest:
-                wrong.append(f"{name} is {'there' if there else 'missing'}, and uapi.py says since {since}")
+                wrong.append(f"{name} is {'present' if there else 'missing'}, and uapi.py says since {since}")
         unknown = _unknown(kind, answer)
         if unknown:
-            wrong.append(f"{kind} {unknown} is there, and uapi.py does not know it")
+            wrong.append(f"{kind} {unknown} exists, and uapi.py lacks it")
     return wrong
 
 

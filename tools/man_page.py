@@ -32,11 +32,11 @@ ENVIRONMENT = (
 )  # fmt: skip
 EXAMPLES = (
     ("Does io_uring work here, and if not, who refuses it?", "python3 -m rawuring.probe"),
-    ("Are these two to be had? The exit status tells.",
+    ("Are these two available? The exit status tells.",
      "python3 -m rawuring.probe -q --require OP:RECV,KERNEL:6.1"),
     ("What must be changed?", "python3 -m rawuring.probe --fix"),
-    ("Which rings are there on this host, and what changes?", "python3 -m rawuring.inspect --all --watch"),
-    ("Put the monitor, and what it needs, into another project.",
+    ("Which rings exist on this host, and what changes?", "python3 -m rawuring.inspect --all --watch"),
+    ("Copy the monitor, and the modules it needs, into another project.",
      "python3 -m rawuring.vendor host/_vendor --only fdmon"),
 )  # fmt: skip
 SEE_ALSO = "io_uring(7), io_uring_setup(2), io_uring_enter(2), io_uring_register(2)"
@@ -139,7 +139,7 @@ def page(found: list[Help]) -> str:
     """Return docs/commands.md, without its first line."""
     lines = [
         "# The commands\n",
-        "`python -m rawuring` lists them. What follows is what `--help` prints, and what the man page says "
+        "`python -m rawuring` lists them. The rest is the output of `--help`, as in the man page "
         "that the wheel installs: `man rawuring`.\n",
         "| command | subject |", "|---|---|",
         *(f"| `{name}` | {said} |" for name, said in commands.COMMANDS.items()), "",

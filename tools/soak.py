@@ -122,7 +122,7 @@ class Worker(threading.Thread):
         deadline = time.monotonic_ns() + PATIENCE_NS
         while not enough():
             if time.monotonic_ns() > deadline:
-                raise Lost("; ".join(map(str, table.requests())) or "nothing is in flight, and yet we wait")
+                raise Lost("; ".join(map(str, table.requests())) or "a wait with nothing in flight")
             ring.submit_and_wait(1, 1_000_000_000)
             table.reap()
             table.dispatch()
@@ -663,7 +663,7 @@ class Files(Worker):
             await files.write_bytes(path, bytes([mark]) * self.random.randrange(1, 200_000), atomic=True)
             data = await files.read_bytes(path)
             if data.count(data[:1]) != len(data):
-                raise Corrupt("a file is half of one version and half of another")
+                raise Corrupt("a file is a mixture of two versions")
             self.soak.count(file_versions=1)
 
     async def opens(self, number: int) -> None:
@@ -674,7 +674,7 @@ class Files(Worker):
                 data = bytes([at]) * 1000
                 await files.pwrite(fd, data, at * 1000)
                 if await files.pread(fd, 1000, at * 1000) != data:
-                    raise Corrupt("what was written is not what was read")
+                    raise Corrupt("the data read are not those written")
             finally:
                 await files.close_fd(fd)
             self.soak.count(file_opens=1)
@@ -797,7 +797,7 @@ class Strikes(Churn):
         deadline = time.monotonic_ns() + PATIENCE_NS
         while not enough():
             if time.monotonic_ns() > deadline:
-                raise Lost("; ".join(map(str, table.requests())) or "nothing is in flight, and yet we wait")
+                raise Lost("; ".join(map(str, table.requests())) or "a wait with nothing in flight")
             ring.submit_and_wait(0)
             table.reap()
             table.dispatch()
@@ -1057,7 +1057,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--requests", type=int, help="instead, await this many requests on each kind of loop")
-    parser.add_argument("--files", type=float, metavar="SECONDS", help="instead, use file objects so long")
+    parser.add_argument("--files", type=float, metavar="SECONDS", help="instead, use file objects that long")
     options = parser.parse_args()
     if options.files:
         return use_files(options.seed, options.files)

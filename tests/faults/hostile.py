@@ -467,7 +467,7 @@ class Sweep:
         except RuntimeError as error:
             self.refused += 1
             if not str(error).strip():
-                self.complain(what, value, "RuntimeError without words")
+                self.complain(what, value, "RuntimeError without a message")
         except BaseException as error:
             self.complain(what, value, f"{type(error).__module__}.{type(error).__name__}: {error}")
         finally:
@@ -521,7 +521,7 @@ class Sweep:
     def klass(self, label, kind, fds):
         make = MAKERS.get(label)
         if make is None:
-            self.found.append(f"{label}: hostile.MAKERS does not say how to make one")
+            self.found.append(f"{label}: hostile.MAKERS has no way to make one")
             return
         try:
             with make():

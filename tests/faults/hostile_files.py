@@ -103,7 +103,7 @@ def one_call(function, label, parameters, place, value, found):
         return True
     except hostile.FINE as error:
         if not str(error).strip() or str(error) == "None":
-            found.append(f"{what}: {type(error).__name__} without words")
+            found.append(f"{what}: {type(error).__name__} without a message")
         return True
     except BaseException as error:
         # The caller's own object lacks an attribute, or raises when it is called.

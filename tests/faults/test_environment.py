@@ -525,7 +525,7 @@ needs_few_moments = pytest.mark.skipif(
 
 
 @needs_few_moments
-@pytest.mark.unwatched("debug mode makes calls of its own in between")
+@pytest.mark.unwatched("debug mode makes additional calls")
 def test_signal_handler_raises_at_any_moment_in_dispatch_then_each_handler_is_called_once():
     struck, at = [0], 0
     while struck:
@@ -548,7 +548,7 @@ def test_signal_handler_raises_at_any_moment_in_dispatch_then_each_handler_is_ca
 
 @needs_ring
 @needs_few_moments
-@pytest.mark.unwatched("debug mode makes calls of its own in between")
+@pytest.mark.unwatched("debug mode makes additional calls")
 @pytest.mark.parametrize("lost", [False, True], ids=["ring", "ring lost"])
 def test_signal_handler_raises_at_any_moment_in_a_monitor_then_each_request_is_answered_once(
     monkeypatch, lost
@@ -579,7 +579,7 @@ def test_signal_handler_raises_at_any_moment_in_a_monitor_then_each_request_is_a
 
 @needs_ring
 @needs_few_moments
-@pytest.mark.unwatched("debug mode makes calls of its own in between")
+@pytest.mark.unwatched("debug mode makes additional calls")
 @pytest.mark.parametrize("change", ["unregister", "modify", "data", "select"])
 def test_signal_handler_raises_at_any_moment_in_a_change_then_no_answer_is_out_of_date(change):
     """Answers are cached for busy descriptors; one that outlived its key was returned forever."""
@@ -623,7 +623,7 @@ def test_signal_handler_raises_at_any_moment_in_a_change_then_no_answer_is_out_o
 
 @needs_ring
 @needs_few_moments
-@pytest.mark.unwatched("debug mode makes calls of its own in between")
+@pytest.mark.unwatched("debug mode makes additional calls")
 @pytest.mark.parametrize("change", ["register", "unregister", "modify"])
 def test_signal_handler_raises_at_any_moment_in_a_change_then_no_poll_is_left_over(change):
     """It answered for the next file with that number."""

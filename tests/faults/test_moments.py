@@ -23,7 +23,7 @@ from rawuring.selector import EVENT_READ, EVENT_WRITE
 pytestmark = [
     pytest.mark.requires_io_uring,
     pytest.mark.skipif(PYPY, reason="the instructions of PyPy's compiled loops are not traced"),
-    pytest.mark.unwatched("debug mode makes calls of its own in between"),
+    pytest.mark.unwatched("debug mode makes additional calls"),
 ]
 
 FILES = ["monitor.py", "fdmonpoll.py", "fdmon.py", "inflight.py"]

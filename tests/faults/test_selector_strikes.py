@@ -93,7 +93,7 @@ def check(sel: selectors.BaseSelector) -> None:
         assert reported(sel, timeout) == registered(sel)
 
 
-@pytest.mark.unwatched("debug mode makes calls of its own in between")
+@pytest.mark.unwatched("debug mode makes additional calls")
 @pytest.mark.parametrize(("before", "more"), [(16, 4), (64, 3)])
 def test_memory_grows_while_a_handler_raises_at_every_moment_then_the_kernel_stays_inside(
     make, fences, fds, before, more
@@ -138,7 +138,7 @@ def use(sel: selectors.BaseSelector, fds: list[int]) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.unwatched("debug mode makes calls of its own in between")
+@pytest.mark.unwatched("debug mode makes additional calls")
 @pytest.mark.parametrize("trusting", [False, True])
 def test_handler_raises_at_every_moment_of_every_call_then_what_is_registered_is_reported_once(
     make, fences, fds, trusting

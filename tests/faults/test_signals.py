@@ -17,7 +17,7 @@ needs_ring = pytest.mark.requires_io_uring
 needs_few_moments = pytest.mark.skipif(
     PYPY or sys.version_info < (3, 11), reason="signal handlers that run after calls only (CPython 3.11)"
 )
-unwatched = pytest.mark.unwatched("debug mode makes calls of its own in between")
+unwatched = pytest.mark.unwatched("debug mode makes additional calls")
 
 
 def completed(ring, table, count=4):

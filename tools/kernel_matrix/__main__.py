@@ -57,7 +57,7 @@ def run_in(cell: Cell, command: str, options: argparse.Namespace) -> guest.Outco
             raise debian.NotToBeHad("this user-mode kernel has no room for the registers of this processor")
         return outcome
     except (debian.NotToBeHad, FileNotFoundError) as error:
-        return guest.Outcome(NOT_TO_BE_HAD, f"{cell.name} cannot be had here: {error}\n", 0.0)
+        return guest.Outcome(NOT_TO_BE_HAD, f"{cell.name} is unavailable here: {error}\n", 0.0)
 
 
 def command_for(cell: Cell, name: str) -> str:
@@ -85,7 +85,7 @@ COLUMNS = (
     "failed", "seconds",
 )  # fmt: skip
 _WORDS = {
-    0: "passed", guest.TOO_LATE: "too late", guest.NO_REPORT: "no report", NOT_TO_BE_HAD: "not to be had",
+    0: "passed", guest.TOO_LATE: "too late", guest.NO_REPORT: "no report", NOT_TO_BE_HAD: "unavailable",
 }  # fmt: skip
 
 
@@ -176,7 +176,7 @@ def run_set(options: argparse.Namespace) -> int:
         record(rows, RECORDED)
     counted = {status: [row["status"] for row in rows].count(status) for status in (0, NOT_TO_BE_HAD)}
     failed = len(rows) - sum(counted.values())
-    print(f"kernels: {counted[0]} passed, {failed} failed, {counted[NOT_TO_BE_HAD]} not to be had")
+    print(f"kernels: {counted[0]} passed, {failed} failed, {counted[NOT_TO_BE_HAD]} unavailable")
     return 1 if failed else 0 if counted[0] else NOT_TO_BE_HAD
 
 
@@ -188,7 +188,7 @@ def build(cells: list[Cell], options: argparse.Namespace) -> dict[str, str]:
             debian.kernel(options.cache, cell, options.mirror)
             debian.root(options.cache, cell.root, cell.user, options.mirror, cell.python)
         except (debian.NotToBeHad, OSError) as error:
-            missing[cell.name] = f"{cell.name} cannot be had here: {error}"
+            missing[cell.name] = f"{cell.name} is unavailable here: {error}"
             print(missing[cell.name], flush=True)
     print(f"built in {time.monotonic() - began:.0f} s", flush=True)
     return missing
