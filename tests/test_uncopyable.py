@@ -29,6 +29,7 @@ VALUES = {
     "fileobjects._Flag": "a number",
     "filebatch.Found": "a list",
     "filepath.Path": "text, as pathlib's",
+    "fileops._Worker": "made by its pool only, which hands out none",
     "files._Module": "a module",
     "files._Turn": "a threading.local(), which cannot be copied either",
     "inflight._Many": "made by its table only, which hands out none",
