@@ -170,19 +170,18 @@ def methods(kind):
             yield f"{kind}.{label}", method_of(kind, label)
 
 
-def functions(module_name):
+def functions(part):
     """List the swept functions, each with a label."""
-    if module_name == "objects":
-        for kind in ("Path", "r+b", "r+", "raw"):
-            yield from methods(kind)
+    if part in ("Path", "r+b", "r+", "raw"):
+        yield from methods(part)
         return
-    if module_name == "os":
+    if part == "os":
         for place in (files.os, files.ospath):
             for label, function in vars(place).items():
                 if inspect.isfunction(function) and label != "wrap":
                     yield f"os.{label}", function
         return
-    module = files if module_name == "files" else files.sync
+    module = files if part == "files" else files.sync
     for label in module.__all__:
         if inspect.isfunction(getattr(module, label)):
             yield label, getattr(module, label)
@@ -197,7 +196,7 @@ def fill():
                 file.write(b"content\n" * 100)
 
 
-def main(module_name):
+def main(part):
     warnings.simplefilter("ignore")
     signal.signal(signal.SIGALRM, on_alarm)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 22, 1 << 22))
@@ -205,7 +204,7 @@ def main(module_name):
     fill()
     asyncio.run(files.read_bytes("file"))
     with leaks.nothing_left("descriptors"):
-        for label, function in functions(module_name):
+        for label, function in functions(part):
             parameters = list(inspect.signature(function).parameters.values())
             for place in range(len(parameters)):
                 for value in hostile.hostile_values():

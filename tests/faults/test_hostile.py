@@ -34,8 +34,8 @@ def test_hostile_values_for_every_method_then_clear_errors_and_nothing_left(modu
 
 @pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
-@pytest.mark.parametrize("module", ["files", "sync", "objects", "os"])
-def test_hostile_values_for_all_of_files_then_clear_errors_and_nothing_left(module, tmp_path):
+@pytest.mark.parametrize("part", ["files", "sync", "os", "Path", "r+b", "r+", "raw"])
+def test_hostile_values_for_all_of_files_then_clear_errors_and_nothing_left(part, tmp_path):
     script = f"""
         import os, sys
         sys.path.insert(0, {str(ROOT / "tests" / "faults")!r})
@@ -44,11 +44,11 @@ def test_hostile_values_for_all_of_files_then_clear_errors_and_nothing_left(modu
         import hostile_files
         hostile_files.main(sys.argv[1])
     """
-    done = run_child(script, module, str(tmp_path), timeout=300, env={"RAWURING_DEBUG": ""})
+    done = run_child(script, part, str(tmp_path), timeout=300, env={"RAWURING_DEBUG": ""})
     assert done.returncode == 0, f"{done.returncode}\n{done.stderr[-3000:]}"
     answer = json.loads(done.stderr)
     assert not answer["found"], "\n".join([f"{len(answer['found'])} in all:", *answer["found"][:30]])
-    assert answer["refused"] > 1000
+    assert answer["refused"] > answer["calls"] / 2 > 250
     figures["hostile calls"] += answer["calls"]
     figures["hostile calls refused"] += answer["refused"]
 
