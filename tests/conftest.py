@@ -10,6 +10,7 @@ Read next: test_imports.py.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import json
 import os
@@ -242,3 +243,31 @@ def _pipe(flags: int) -> Iterator[tuple[int, int]]:
         with contextlib.suppress(OSError):  # the test has closed it, and perhaps another file has its number
             if os.path.samestat(os.fstat(end), pipe):
                 os.close(end)
+
+
+@pytest.fixture(scope="session")
+def used_uvloop() -> None:
+    """Let uvloop, if installed, open the pipe that the process keeps, before descriptors are counted."""
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        uvloop.new_event_loop().close()
+
+
+@pytest.fixture(params=["ring", "threads", "ring, nothing cached", "threads, nothing cached"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Let the ring or threads answer calls of files, with the caches before them or without."""
+    from rawuring import fileops, files, filesync, syscalls
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise syscalls.Unavailable.because(errno.EPERM, "io_uring_setup", "seccomp")
+
+    if "threads" in request.param:
+        monkeypatch.setattr(files, "_ring", lambda: None)
+        monkeypatch.setattr(filesync, "Ring", refuse)
+    elif files.backend != "io_uring":
+        pytest.skip(f"io_uring (5.1): {files.reason}")
+    if "nothing" in request.param:
+        monkeypatch.setattr(fileops, "_RWF_NOWAIT", 0)
+        monkeypatch.setattr(fileops._cached, "works", False)
+    return str(request.param)

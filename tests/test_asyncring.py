@@ -39,7 +39,9 @@ from rawuring.buffers import allocate, pin
 from rawuring.queues import RingClosed, WrongThread
 from rawuring.syscalls import Unavailable
 
-pytestmark = [pytest.mark.requires_io_uring, pytest.mark.leakcheck]
+pytestmark = [
+    pytest.mark.requires_io_uring, pytest.mark.leakcheck, pytest.mark.usefixtures("used_uvloop"),
+]  # fmt: skip
 
 PYPY = sys.implementation.name == "pypy"
 NAME: contextvars.ContextVar[str] = contextvars.ContextVar("NAME", default="none")
@@ -51,13 +53,6 @@ def stock_loop() -> asyncio.AbstractEventLoop:
 
 def uvloop_loop() -> asyncio.AbstractEventLoop:
     return pytest.importorskip("uvloop").new_event_loop()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _uvloop_opens_what_it_keeps() -> None:
-    """Let uvloop open the pipe that the process keeps before descriptors are counted."""
-    with contextlib.suppress(pytest.skip.Exception):
-        uvloop_loop().close()
 
 
 @pytest.fixture(params=[stock_loop, uvloop_loop, aio.new_event_loop], ids=["stock", "uvloop", "ours"])

@@ -16,17 +16,9 @@ import pytest
 
 from rawuring import aio
 
-pytestmark = [pytest.mark.requires_io_uring, pytest.mark.leakcheck]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _uvloop_opens_what_it_keeps() -> None:
-    """Let uvloop open the pipe that the process keeps before descriptors are counted."""
-    try:
-        import uvloop
-    except ImportError:
-        return
-    uvloop.new_event_loop().close()
+pytestmark = [
+    pytest.mark.requires_io_uring, pytest.mark.leakcheck, pytest.mark.usefixtures("used_uvloop"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

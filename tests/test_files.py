@@ -32,21 +32,8 @@ import pytest
 
 from rawuring import fileops, files
 
-pytestmark = pytest.mark.leakcheck
+pytestmark = [pytest.mark.leakcheck, pytest.mark.usefixtures("way")]
 LINUX = sys.platform == "linux"
-
-
-@pytest.fixture(params=["ring", "threads", "ring, nothing cached", "threads, nothing cached"], autouse=True)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Let the ring or threads answer, with the caches before them or without."""
-    if "threads" in request.param:
-        monkeypatch.setattr(files, "_ring", lambda: None)
-    elif files.backend != "io_uring":
-        pytest.skip(f"io_uring (5.1): {files.reason}")
-    if "nothing" in request.param:
-        monkeypatch.setattr(fileops, "_RWF_NOWAIT", 0)
-        monkeypatch.setattr(fileops._cached, "works", False)
-    return request.param
 
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -30,29 +30,9 @@ import leaks
 import pytest
 
 from rawuring import asyncring, filebatch, fileops, files, filesync, ops, register
-from rawuring.syscalls import Unavailable
 
-pytestmark = pytest.mark.leakcheck
+pytestmark = [pytest.mark.leakcheck, pytest.mark.usefixtures("way")]
 LINUX = sys.platform == "linux"
-
-
-def refuse(*args: Any, **kwargs: Any) -> Any:
-    """Stand for Ring where io_uring is refused."""
-    raise Unavailable.because(errno.EPERM, "io_uring_setup", "seccomp")
-
-
-@pytest.fixture(params=["ring", "threads", "ring, nothing cached", "threads, nothing cached"], autouse=True)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Let the ring or threads answer, with the caches before them or without."""
-    if "threads" in request.param:
-        monkeypatch.setattr(files, "_ring", lambda: None)
-        monkeypatch.setattr(filesync, "Ring", refuse)
-    elif files.backend != "io_uring":
-        pytest.skip(f"io_uring (5.1): {files.reason}")
-    if "nothing" in request.param:
-        monkeypatch.setattr(fileops, "_RWF_NOWAIT", 0)
-        monkeypatch.setattr(fileops._cached, "works", False)
-    return str(request.param)
 
 
 class Both:
