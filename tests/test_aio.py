@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from asyncio import selector_events, unix_events
 from pathlib import Path
 
 import pytest
@@ -282,8 +283,6 @@ def test_unix_datagram_of_100_kib_then_it_arrives_whole(tmp_path):
 
 
 def test_program_that_reads_less_then_it_still_does(monkeypatch):
-    from asyncio import selector_events
-
     monkeypatch.setattr(selector_events._SelectorTransport, "max_size", 1000)
 
     async def main() -> int:
@@ -308,8 +307,6 @@ PRIVATE = {
 
 
 def test_private_names_of_asyncio_then_this_python_has_them():
-    from asyncio import selector_events, unix_events
-
     owners = {"asyncio": asyncio}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # 3.14

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import subprocess
@@ -74,6 +75,13 @@ def left(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "cache" / "rawuring").iterdir())
 
 
+@pytest.fixture
+def run_tests(monkeypatch):
+    """Import tools/run_tests.py."""
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    return importlib.import_module("run_tests")
+
+
 def test_built_from_the_newest_version_that_is_served_and_the_second_time_nothing_is_done(archive):
     run, folder = archive
     done = run("3.99t")
@@ -119,10 +127,9 @@ def test_a_name_that_is_no_version_then_usage(archive):
     assert (done.returncode, "main is no version" in done.stderr) == (2, True)
 
 
-def test_run_tests_then_finds_it_and_gives_it_a_hypothesis_that_is_not_compiled(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    import run_tests
-
+def test_run_tests_then_finds_it_and_gives_it_a_hypothesis_that_is_not_compiled(
+    run_tests, monkeypatch, tmp_path
+):
     program = tmp_path / "rawuring" / "python3.99t" / "bin" / "python3.99t"
     program.parent.mkdir(parents=True)
     program.write_text(
@@ -142,10 +149,7 @@ def test_run_tests_then_finds_it_and_gives_it_a_hypothesis_that_is_not_compiled(
     assert run_tests.wanted_pythons(options) == [usual]
 
 
-def test_brief_then_each_python_is_left_what_no_other_shows(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    import run_tests
-
+def test_brief_then_each_python_is_left_what_no_other_shows(run_tests, monkeypatch):
     def python(implementation, version, abiflags=""):
         return run_tests.Python("python", implementation, version, abiflags)
 
@@ -174,10 +178,7 @@ def test_brief_then_each_python_is_left_what_no_other_shows(monkeypatch):
 
 
 @pytest.mark.parametrize(("arguments", "marks"), [([], ["-m", "not long"]), (["--long"], [])])
-def test_run_tests_of_nothing_in_particular_then_each_file_once(monkeypatch, arguments, marks):
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    import run_tests
-
+def test_run_tests_of_nothing_in_particular_then_each_file_once(run_tests, monkeypatch, arguments, marks):
     started = []
 
     def run(python, options, arguments, scratch, part=0):
@@ -194,10 +195,7 @@ def test_run_tests_of_nothing_in_particular_then_each_file_once(monkeypatch, arg
     )
 
 
-def test_report_then_counts_and_the_names_of_what_failed(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    import run_tests
-
+def test_report_then_counts_and_the_names_of_what_failed(run_tests, tmp_path):
     (tmp_path / "test_x.py").write_text(
         "import pytest\n"
         "@pytest.fixture\n"

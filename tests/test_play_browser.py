@@ -8,6 +8,7 @@ from pathlib import Path
 
 import browser
 import pytest
+from test_trace import invented
 
 from rawuring import play
 
@@ -426,8 +427,6 @@ def test_trace_page_when_the_trace_is_hostile_then_its_text_is_text(shown, tmp_p
 
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
 def test_trace_page_then_trouble_comes_first_and_the_requests_can_be_ordered(shown, tmp_path, width, dark):
-    from test_trace import invented
-
     path = tmp_path / "run.html"
     path.write_text(play.trace_page([*invented(2000), '["s",9,"1.1",5000,6,0]']), encoding="ascii")
     shown.open(path, width=width, dark=dark, still=True)

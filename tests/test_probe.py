@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from refusal import skip_without_seccomp
 
+import rawuring
 from rawuring import evidence, probe, report, seccomp, survey, syscalls, uapi
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -772,8 +773,6 @@ assert problem is None, problem
 
 
 def test_report_then_versions_ids_and_what_could_not_be_read():
-    import rawuring
-
     facts = dict(fact.partition("=")[::2] for fact in json.loads(tell("--json").stdout)["evidence"])
     assert facts["rawuring"] == rawuring.__version__
     assert facts["Python"] == f"{sys.implementation.name} {sys.version.split()[0]}"
@@ -799,8 +798,6 @@ def test_effective_ids_are_others_then_told():
 
 
 def test_version_then_the_package_s():
-    import rawuring
-
     assert tell("--version").stdout == f"rawuring {rawuring.__version__}\n"
 
 

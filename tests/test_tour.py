@@ -15,6 +15,7 @@ import pytest
 from rawuring import buffers, fakekernel, handle, ops, rings, syscalls, tour, uapi
 
 ROOT = Path(__file__).resolve().parent.parent
+MORE = uapi.IORING_CQE_F_MORE
 PAGE = ROOT / "docs" / "tour.md"
 
 
@@ -192,8 +193,6 @@ def test_rings_where_fork_hooks_do_not_exist_then_they_work(monkeypatch):
 
 
 def test_multishot_poll_when_events_come_then_more_until_it_is_removed_or_finds_no_room(kernel):
-    from rawuring.uapi import IORING_CQE_F_MORE as MORE
-
     if kernel.name == "kernel" and driver.kernel_release() < (5, 13):
         pytest.skip("IORING_POLL_ADD_MULTI (Linux 5.13)")
     with kernel.ring(4) as ring, kernel.pipe() as fd:
