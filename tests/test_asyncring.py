@@ -70,7 +70,8 @@ def on_each_loop(test: Callable[..., Any]) -> Callable[..., None]:
         ring = asyncring.running()
         before = in_flight(ring)
         await test(ring, **arguments)
-        gc.collect()
+        if in_flight(ring) > before:
+            gc.collect()
         await settles(lambda: in_flight(ring) <= before)
         assert in_flight(ring) <= before, ring.table.requests()
 
@@ -993,8 +994,13 @@ async def test_stream_when_forgotten_then_its_request_ends(ring) -> None:
             pytest.skip(f"multishot polls (Linux 5.13): {step.exception()}")
         del stream
         step = None
-        gc.collect()
-        await settles(lambda: in_flight(ring) == 0)
+
+        def has_ended() -> bool:
+            gc.collect()  # PyPy needs more than one
+            return not in_flight(ring)
+
+        await settles(has_ended)
+        assert not in_flight(ring)
 
 
 @on_each_loop

@@ -628,8 +628,11 @@ def test_twenty_thousand_descriptors_then_all_are_reported(backend):
 
 @pytest.mark.parametrize("strategy", IN_RING)
 def test_more_changes_than_the_ring_has_entries_then_all_are_made(strategy):
-    pairs = [socket.socketpair() for _ in range(100)]
-    with selector_of(strategy, entries=8) as sel:
+    with contextlib.ExitStack() as stack:
+        sel = stack.enter_context(selector_of(strategy, entries=8))
+        pairs = [socket.socketpair() for _ in range(100)]
+        for sock in (sock for pair in pairs for sock in pair):
+            stack.enter_context(sock)
         for a, b in pairs:
             sel.register(a, READ)
             b.send(b"x")
@@ -637,9 +640,6 @@ def test_more_changes_than_the_ring_has_entries_then_all_are_made(strategy):
         for a, _ in pairs:
             sel.modify(a, WRITE)
         assert ready(sel, 1) == sorted((a.fileno(), WRITE) for a, _ in pairs)
-    for pair in pairs:
-        for sock in pair:
-            sock.close()
 
 
 # -- nesting

@@ -46,9 +46,9 @@ def refuse_with(code):
 
 def test_setup_fails_with_any_errno_then_unavailable_with_a_cause(monkeypatch):
     monkeypatch.setattr(params.time, "sleep", lambda seconds: None)
-    for code in ERRNOS:
-        monkeypatch.setattr(syscalls, "io_uring_setup", refuse_with(code))
-        with leaks.nothing_left("descriptors"):
+    with leaks.nothing_left("descriptors"):
+        for code in ERRNOS:
+            monkeypatch.setattr(syscalls, "io_uring_setup", refuse_with(code))
             with pytest.raises(syscalls.Unavailable) as caught:
                 rings.Ring(8, wish=rings.RECOMMENDED, min_entries=2)
             assert caught.value.errno == code
@@ -56,30 +56,32 @@ def test_setup_fails_with_any_errno_then_unavailable_with_a_cause(monkeypatch):
             monitor = fdmon.setup()
             assert (monitor.backend, "io_uring failed" in monitor.reason) == ("poll", True)
             monitor.destroy()
-        figures["faults injected"] += 2
+            figures["faults injected"] += 2
 
 
 @needs_ring
 @pytest.mark.parametrize("position", [0, 1, 2])
 def test_mmap_fails_with_any_errno_then_nothing_is_left(monkeypatch, position):
+    import mmap
+
     real = mmap.mmap
-    for code in ERRNOS:
-        calls = []
+    with leaks.nothing_left("descriptors"):
+        for code in ERRNOS:
+            calls = []
 
-        def failing(*arguments, code=code, calls=calls, **keywords):
-            calls.append(1)
-            if len(calls) > position:
-                raise OSError(code, os.strerror(code))
-            return real(*arguments, **keywords)
+            def failing(*arguments, code=code, calls=calls, **keywords):
+                calls.append(1)
+                if len(calls) > position:
+                    raise OSError(code, os.strerror(code))
+                return real(*arguments, **keywords)
 
-        with leaks.nothing_left("descriptors"):
             monkeypatch.setattr(mmap, "mmap", failing)
             with pytest.raises(OSError, match=r".") as caught:
                 rings.Ring(8, single_mmap=False)
             monkeypatch.setattr(mmap, "mmap", real)
             assert caught.value.errno == code
             del caught
-        figures["faults injected"] += 1
+            figures["faults injected"] += 1
 
 
 @pytest.mark.parametrize("waiting", [False, True])
