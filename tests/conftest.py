@@ -124,7 +124,7 @@ def requires_io_uring() -> None:
         pytest.skip(f"io_uring (5.1): {io_uring_refusal()}")
 
 
-#: PyPy, and a free-threaded CPython, take a tenth of a second to collect. Elsewhere a test begins without leftovers.
+#: PyPy and a free-threaded CPython take a tenth of a second. Elsewhere a test begins without leftovers.
 QUICK_GC = sys.implementation.name == "cpython" and getattr(sys, "_is_gil_enabled", lambda: True)()
 
 

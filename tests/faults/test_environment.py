@@ -62,8 +62,6 @@ def test_setup_fails_with_any_errno_then_unavailable_with_a_cause(monkeypatch):
 @needs_ring
 @pytest.mark.parametrize("position", [0, 1, 2])
 def test_mmap_fails_with_any_errno_then_nothing_is_left(monkeypatch, position):
-    import mmap
-
     real = mmap.mmap
     with leaks.nothing_left("descriptors"):
         for code in ERRNOS:
