@@ -289,8 +289,8 @@ class EpollWait(Strategy):
             try:
                 change = mask | self._known[fd]
             except KeyError:  # unknown, noted or refused
-                change = mask | _NEW
-                self._refused.discard(fd)
+                self._refused.discard(fd)  # a call, during which other threads select: both are read anew
+                change, pending = mask | self._known.get(fd, _NEW), self._pending
             self.keys[fd] = key
             pending[fd] = change
             if self._idle and (_ONE_STEP or (self.keys.get(fd) is key and self._pending is pending)):

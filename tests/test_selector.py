@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import queue
 import selectors
@@ -1305,6 +1306,38 @@ def test_handler_raises_while_an_event_is_reaped_then_it_is_not_reported_later(u
     assert ready(uring, 0.001) == []
     pair[1].send(b"y")
     assert ready(uring, 1) == [(pair[0].fileno(), READ)]
+
+
+@pytest.mark.parametrize("change", ["register", "modify a noted one", "modify a given one"])
+def test_changed_while_another_thread_selects_at_any_call_then_the_change_is_made(uring, pair, change):
+    """A modification of one that waited for its addition was lost: noted on a list that had been sent."""
+    a, _ = pair
+    struck = True
+    for at in itertools.count(1):
+        if not struck:  # there are no more calls
+            break
+        if change != "register":
+            uring.register(a, READ)
+        if change == "modify a given one":
+            assert uring.select(0) == []
+        calls, struck = 0, False
+
+        def select(frame, event, _):
+            """Do what another thread can do where the interpreter switches to it; so can a signal handler."""
+            nonlocal calls, struck
+            calls += event in ("call", "c_call")
+            if calls == at and not struck:
+                struck = True
+                uring.select(0)
+
+        sys.setprofile(select)
+        try:
+            (uring.register if change == "register" else uring.modify)(a, WRITE)
+        finally:
+            sys.setprofile(None)
+        assert uring.select(0) == [(uring.get_key(a), WRITE)], f"at call {at}"
+        uring.unregister(a)
+        assert uring.select(0) == []
 
 
 class Vanishing(dict):
