@@ -31,7 +31,7 @@ import selectors
 import stat
 import time
 import warnings
-from _thread import get_ident
+from _thread import RLock, get_ident
 from collections.abc import Mapping
 from selectors import EVENT_READ as EVENT_READ, EVENT_WRITE as EVENT_WRITE, SelectorKey
 from socket import socket
@@ -39,7 +39,7 @@ from socket import socket
 from . import fdmon, rings, syscalls
 
 # Names imported "as" themselves are public here, too.
-from .epollwait import MACHINE as MACHINE, EpollPoll as EpollPoll, EpollWait as EpollWait
+from .epollwait import MACHINE as MACHINE, EpollPoll as EpollPoll, EpollWait as EpollWait, _snapshot
 from .inflight import InFlight
 from .strategy import _BOTH, _EVENTS, _LONGEST_STDLIB, _MASK, Strategy as Strategy, _still
 
@@ -376,8 +376,10 @@ class PollAdd(Strategy):
         # The nodes of each number that may be in the monitor. After an exception of a signal handler it does
         # not matter which of them are: the next change removes all of them as it adds a new one.
         self._nodes: dict[int, tuple[fdmon.AioHandler, ...]] = {}
-        # The numbers that the next wait arms, each with its file at that time, if that was looked up.
-        self._unarmed: dict[int, tuple[int, int] | None] = {}
+        # The nodes that the next wait arms, each with its file when it was added, if that was looked up.
+        self._unarmed: dict[fdmon.AioHandler, tuple[int, int] | None] = {}
+        # Held while a node is replaced: of two that replaced the same one, one would stay in the monitor.
+        self._replacing = RLock()
 
     def add(self, key: SelectorKey, known: bool) -> None:
         """Reject what epoll would reject, as far as fstat can tell; the next wait does the rest."""
@@ -389,43 +391,48 @@ class PollAdd(Strategy):
             file = found.st_dev, found.st_ino
         for left in self._nodes.get(key.fd, ()):  # if a signal handler raised in unregister()
             self._monitor.release(left)
-        self._unarmed[key.fd] = file
-        self._replace(key.fd, _MASK[key.events & _BOTH])
+        self._replace(key.fd, _MASK[key.events & _BOTH], file)
 
     def change(self, key: SelectorKey, mask: int, known: bool) -> None:
         """Replace the handler; the next wait tells the kernel."""
-        if key.fd not in self._nodes:  # see _drop_closed
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        file = None
         if not (known and isinstance(key.fileobj, socket)):
             found = os.fstat(key.fd)
-            self._unarmed.setdefault(key.fd, (found.st_dev, found.st_ino))
-        else:
-            self._unarmed.setdefault(key.fd, None)
-        self.keys[key.fd] = key
-        self._replace(key.fd, mask)
+            file = found.st_dev, found.st_ino
+        with self._replacing:
+            if all(node.deleted for node in self._nodes.get(key.fd, ())):  # see _drop_closed
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            self.keys[key.fd] = key
+            self._replace(key.fd, mask, file)
 
     def _drop_closed(self) -> None:
         """Remove descriptors closed since they were added or modified: their numbers may have been reused."""
-        for fd, file in list(self._unarmed.items()):
-            key = self.keys.get(fd)
-            if key is not None and (_still(key) is False or (file is not None and file != _file_of(fd))):
-                for node in self._nodes.pop(fd, ()):
-                    self._monitor.remove(node)
-        self._unarmed.clear()
+        # By node, not by number: another thread may meanwhile register another file under the number.
+        for node, file in _snapshot(self._unarmed).items():
+            key = self.keys.get(node.fd)
+            if key is not None and (_still(key) is False or (file is not None and file != _file_of(node.fd))):
+                self._monitor.remove(node)
+            self._unarmed.pop(node, None)
 
-    def _replace(self, fd: int, mask: int) -> None:
-        old = self._nodes.get(fd, ())
-        new = fdmon.AioHandler(fd, mask)
-        self._nodes[fd] = (*old, new)  # recorded here before the monitor has it
-        self._monitor.update(None, new, *old)
-        self._nodes[fd] = (new,)
+    def _replace(self, fd: int, mask: int, file: tuple[int, int] | None) -> None:
+        with self._replacing:
+            old = self._nodes.get(fd, ())
+            new = fdmon.AioHandler(fd, mask)
+            for node in old:
+                file = self._unarmed.get(node) or file  # of the first of those that were never armed
+            self._unarmed[new] = file
+            self._nodes[fd] = (*old, new)  # recorded here before the monitor has it
+            self._monitor.update(None, new, *old)
+            self._nodes[fd] = (new,)
+            for node in old:
+                self._unarmed.pop(node, None)
         self._monitor.wake_waiter()
 
     def remove(self, key: SelectorKey) -> None:
         """End the poll, so that the file is released."""
         for node in self._nodes.get(key.fd, ()):
             self._monitor.release(node)
-        self._unarmed.pop(key.fd, None)
+            self._unarmed.pop(node, None)
         self._nodes.pop(key.fd, None)  # last, as in add()
 
     def wait(self, timeout_ns: int | None) -> Ready:

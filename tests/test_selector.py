@@ -1340,6 +1340,36 @@ def test_changed_while_another_thread_selects_at_any_call_then_the_change_is_mad
         assert uring.select(0) == []
 
 
+def test_number_registered_anew_by_a_thread_while_select_looks_at_its_old_file_then_watched(uring, pair):
+    """With io_uring:poll_add the new registration was dropped instead of the old one."""
+    number = os.dup(pair[0].fileno())
+    selecting = replaced = False
+
+    class File:
+        def fileno(self) -> int:
+            if selecting and not replaced:
+                in_a_thread(replace)
+                return -1  # closed
+            return number
+
+    def replace():
+        nonlocal replaced
+        replaced = True
+        uring.unregister(file)
+        os.dup2(pair[1].fileno(), number)
+        uring.register(number, WRITE)
+
+    file = File()
+    uring.register(file, READ)
+    selecting = True
+    assert uring.select(0) == ([(uring.get_key(number), WRITE)] if replaced else [])
+    if not replaced:
+        replace()
+    assert uring.select(0) == [(uring.get_key(number), WRITE)]
+    uring.unregister(number)
+    os.close(number)
+
+
 class Vanishing(dict):
     """The keys, from which another thread removes each one as soon as it is found."""
 
