@@ -52,9 +52,12 @@ from .strategy import _BOTH, _EVENTS, _LONGEST_STDLIB, _MASK, Strategy, _still
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TypeVar
 
     from .strategy import Ready
+
+    _Key = TypeVar("_Key")
+    _Value = TypeVar("_Value")
 
     Changes = dict[int, int]  # fd -> a mask of poll bits, with _NEW for EPOLL_CTL_ADD
 
@@ -344,17 +347,18 @@ class EpollWait(Strategy):
     def _apply(self, fd: int) -> None:
         """Apply the mask in the key without the ring."""
         while True:
-            key = self.keys.get(fd)
-            if key is not None:
-                change = _MASK[key[2] & _BOTH] | self._known.get(fd, _NEW)
-                try:
+            try:
+                self._pending.pop(fd, None)  # before the look at the key: a later note stays
+                key = self.keys.get(fd)
+                if key is not None:
+                    change = _MASK[key[2] & _BOTH] | self._known.get(fd, _NEW)
                     if not (change & _NEW and _still(key) is False):
                         self._control(key, change)
-                except OSError as error:
-                    if not syscalls.is_ours(error):
-                        raise
-                    self._fail(fd, error.errno)
-            self._pending.pop(fd, None)
+            except BaseException as error:
+                if not (isinstance(error, OSError) and syscalls.is_ours(error)):
+                    self._note(fd)
+                    raise
+                self._fail(fd, error.errno)
             if self.keys.get(fd) is key:
                 return
 
@@ -961,10 +965,10 @@ class EpollPoll(EpollWait):
         return self._ask_epoll(0)
 
 
-def _snapshot(changes: Changes) -> Changes:
+def _snapshot(changing: dict[_Key, _Value]) -> dict[_Key, _Value]:
     """Copy a dictionary that other threads may be changing."""
     while True:
         try:
-            return dict(changes)
+            return dict(changing)
         except RuntimeError:  # PyPy: it changed during the copy
             continue

@@ -660,16 +660,31 @@ class IoUringFDMon(FDMon):
             return
         if self.ring.closed or not node.armed or node.token in self._rearm:
             return
-        if self.ring.owner != get_ident():
-            if rings.thread_lives(self.ring.owner):
-                return  # it has waited, or nothing would be armed; its next wait() does it
-            self._bind()
+        if self.ring.owner == get_ident():
+            self._release_now(node)
+            return
+        with self._taking:
+            ring = self.ring
+            owner = ring._owner, ring._owner_thread
+            # A waiter announces itself before it takes the ring.
+            if self._waiting:
+                self.notify()
+            elif not ring._owner_lives():  # otherwise its next wait() does it
+                ring.bind_thread()
+                try:
+                    self._release_now(node)
+                finally:
+                    if not ring.closed:  # only borrowed: it does not wait
+                        (ring._owner, ring._owner_thread), ring.sq.owner = owner, owner[0]
+
+    def _release_now(self, node: AioHandler) -> None:
+        """Send a handler's removal, with all other intents."""
         try:
             if self._early:  # a signal handler raised
                 self.process_cq_ring([])
-            self.fill_sq_ring()
+            self._carry_out()  # no requests of add_sqe(): they would end with this thread
             self._submit()
-            if self.ring.flags & uapi.IORING_SETUP_SQPOLL:
+            if self._sqpoll and node.armed:  # not if its last completion was among those taken off early
                 self._wait_for_end(node)
         except OSError as error:
             if not self.ring.lost(error):
@@ -678,14 +693,15 @@ class IoUringFDMon(FDMon):
 
     def _bind(self) -> None:
         """Bind the ring to the waiting thread: once from its creator, then when the last waiter has ended."""
-        if not self._bound or not rings.thread_lives(self.ring.owner):
-            self.ring.bind_thread()
-            self._bound = True
+        with self._taking:
+            if not self._bound or not self.ring._owner_lives():
+                self.ring.bind_thread()
+                self._bound = True
         self.ring.cq_ready()  # raises WrongThread in any other
 
     def _has_intents(self) -> bool:
         ours = self._rearm or self._requests or self._early or self.inflight.ready
-        return bool(ours or self.submit_list)
+        return bool(ours or self.submit_list or (self._instead is not None and self._instead._unshown))
 
     def _tell_outer(self) -> None:
         """Have wait() called again when work is left that its descriptor does not show.

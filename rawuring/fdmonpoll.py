@@ -40,6 +40,7 @@ class PollFDMon(FDMon):
         self._poll = select.poll()
         self._nodes: dict[int, list[AioHandler]] = {}
         self._set: select.epoll | None = None  # the same descriptors, for an outer loop
+        self._unshown = False  # it is to be made by the next wait()
         self._always: set[int] = set()  # descriptors that epoll rejects and that are always ready
         self._marker: select.epoll | None = None  # always ready, in place of those
         super().__init__()
@@ -66,7 +67,11 @@ class PollFDMon(FDMon):
             if self._set is not None:
                 self._show(self._set, node.fd, new)
             self.dequeue()
-        if self._set is not None:
+        if self._unshown:
+            assert self._outer is not None
+            self._show_all(self._outer)
+            self._unshown = False
+        elif self._set is not None:
             for fd in tuple(self._always):  # a closed number may be open by now
                 self._show(self._set, fd, False)
 
@@ -77,19 +82,26 @@ class PollFDMon(FDMon):
             return  # it was removed before it was registered
 
     def _show_in(self, outer: select.epoll) -> None:
+        """Let the next wait() make the set: only its thread may read the handlers."""
+        self._outer, self._unshown = outer, True
+
+    def _has_intents(self) -> bool:
+        return bool(self.submit_list) or self._unshown
+
+    def _show_all(self, outer: select.epoll) -> None:
         """Let an epoll set show what poll(2) would report, through an inner set that can be replaced."""
         inner = select.epoll()
         outer.register(inner, POLLIN)
-        old, self._set, self._outer = self._set, inner, outer
+        old, self._set = self._set, inner
         if old is not None:
             old.close()  # which removes it from the outer set
         self._always.clear()
         self._mark(inner)
         for fd in self._nodes:
-            self._show(inner, fd, True)
+            self._show(inner, fd, True, fresh=True)
 
-    def _show(self, inner: select.epoll, fd: int, new: bool) -> None:
-        """Let the set show one descriptor after a change."""
+    def _show(self, inner: select.epoll, fd: int, new: bool, *, fresh: bool = False) -> None:
+        """Let the set show one descriptor after a change; a fresh set is not replaced."""
         taken = fd not in self._always
         self._always.discard(fd)
         try:
@@ -100,13 +112,14 @@ class PollFDMon(FDMon):
             elif taken:
                 inner.unregister(fd)
         except OSError as error:
-            if fd not in self._nodes or error.errno in (errno.ENOENT, errno.EEXIST):
+            if not fresh and (fd not in self._nodes or error.errno in (errno.ENOENT, errno.EEXIST)):
                 # The number belongs to another file by now, or is closed; the old file may be open, and wake
                 # us.
                 assert self._outer is not None
-                self._show_in(self._outer)
+                self._show_all(self._outer)
                 return
-            # epoll rejects files that are always ready; a closed descriptor is ready, too.
+            # epoll rejects files that are always ready; a closed descriptor is ready, too, even if its number
+            # is now that of one of our own sets.
             if error.errno != errno.EPERM or mask & _ALWAYS_READY:
                 self._always.add(fd)
         if bool(self._always) != (self._marker is not None):
@@ -133,7 +146,7 @@ class PollFDMon(FDMon):
             while True:
                 if not self._wake_fds:
                     self._check()
-                if self.submit_list or self._always:
+                if self.submit_list or self._always or self._unshown:
                     self._apply()
                 # Rounded up: returning early would let the caller spin.
                 timeout_ms = None

@@ -225,6 +225,7 @@ class RingHandle(Uncopyable):
             self._lose_index()
         self._state = "open"
         self.closed = False
+        self._owner_thread = weakref.ref(this_thread())
         self._owner = self.sq.owner = get_ident()
 
     def _refuse(self) -> NoReturn:
@@ -259,6 +260,12 @@ class RingHandle(Uncopyable):
                 "create it with IORING_SETUP_R_DISABLED and call enable() in the thread that is to own it"
             )
         self._own()
+
+    def _owner_lives(self) -> bool:
+        """Tell whether the owner, or the last one of a broken ring, still runs."""
+        ident = self._owner_before if self._state == "broken" else self._owner
+        # An ident may be that of a later thread by now; PyPy frees the object some time after its thread.
+        return self._owner_thread() is not None and thread_lives(ident)
 
     def _refuse_to_move(self) -> None:
         if self._registered_only and self not in this_thread().by_index:
@@ -530,10 +537,10 @@ class RingHandle(Uncopyable):
             self._release(self._state)
             return
         if self._state == "broken":
-            if get_ident() != self._owner_before and thread_lives(self._owner_before):
+            if get_ident() != self._owner_before and self._owner_lives():
                 self._refuse()
         elif get_ident() != self._owner:
-            if thread_lives(self._owner):
+            if self._owner_lives():
                 self._refuse()
             if not self.flags & uapi.IORING_SETUP_SINGLE_ISSUER:  # the kernel lets no other thread enter it
                 self._own()  # so that requests in flight can still be cancelled and drained
@@ -809,7 +816,8 @@ def thread_lives(ident: int) -> bool:
     """
     import threading
 
-    return any(thread.ident == ident for thread in threading.enumerate())
+    # A thread that threading did not start is listed there only if it has asked for its own Thread object.
+    return ident in sys._current_frames() or any(each.ident == ident for each in threading.enumerate())
 
 
 # ------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ the notifier, nesting in another loop.
 Mirrors: QEMU ``include/block/aio.h`` (FDMonOps, AioHandler), the submit list of ``util/fdmon-io_uring.c``.
 Must not know: how a strategy waits, selectors, asyncio, what a handler does.
 Invariant: the set that a strategy watches changes only inside wait(). All other code queues an intent on the
-submit list, from any thread and from signal handlers; therefore there is no lock here.
+submit list, from any thread and from signal handlers; therefore these need no lock.
 Read next: fdmonpoll.py, or at once fdmon.py.
 
 Unless said otherwise, memory passed to a call may be freed when the call returns, only the waiter, the thread
@@ -21,6 +21,7 @@ import operator
 import os
 import select
 import sys
+from _thread import RLock
 from collections import deque
 
 from . import syscalls
@@ -160,6 +161,8 @@ class FDMon(syscalls.Uncopyable):
         self._source = -1  # the descriptor in it that shows completions
         self._waiting = self._busy = False  # wait() is running; dispatch() for another loop is running
         self._notified = False
+        # Held by a thread that makes the descriptor of fileno(), or takes the ring of one that has ended.
+        self._taking = RLock()
         self.submit_list: deque[tuple[AioHandler, int]] = deque()
         self._wake_fds: tuple[int, ...] = _open_notifier()
         self._notifier = AioHandler(self._wake_fds[0], POLLIN)
@@ -416,15 +419,16 @@ class FDMon(syscalls.Uncopyable):
         Threads: any.
         """
         self._check()
-        outer = self._outer
-        if outer is None:
-            outer = select.epoll()
-            outer.register(self._wake_fds[0], POLLIN)
-            self._show_in(outer)
-            self._outer = outer
-            if self._has_intents():
-                self.notify()
-        return outer.fileno()
+        with self._taking:
+            outer = self._outer
+            if outer is None:
+                outer = select.epoll()
+                outer.register(self._wake_fds[0], POLLIN)
+                self._show_in(outer)
+                self._outer = outer
+                if self._has_intents():
+                    self.notify()
+            return outer.fileno()
 
     def _show_in(self, outer: select.epoll) -> None:
         """Let the descriptor of fileno() show readiness."""

@@ -328,7 +328,7 @@ class _Map(Mapping):  # type: ignore[type-arg]
         try:
             return _fileno(fileobj)
         except ValueError:
-            for key in self._keys.values():
+            for key in _snapshot(self._keys).values():
                 if key.fileobj is fileobj:
                     return key.fd
             raise

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -322,6 +323,64 @@ def test_released_by_another_thread_between_two_waits_then_the_waiter_keeps_the_
         a.close()
         b.settimeout(5)
         assert b.recv(1) == b""
+
+
+def in_a_thread(function):
+    """Call a function in a thread of its own, and return its result."""
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(function).result()
+
+
+@pytest.mark.parametrize("options", [{}, {"sq_thread_idle_ms": 50}], ids=["plain", "sqpoll"])
+def test_released_after_the_waiter_has_ended_then_at_once_and_another_thread_may_wait(options, pair):
+    """The thread that called release() kept the ring: wait() in any other raised WrongThread."""
+    a, b = pair
+    with monitor_with(**options) as mon:
+        node = mon.add(a.fileno(), POLLIN)
+        assert in_a_thread(lambda: mon.wait(0)) == []
+        mon.release(node)
+        a.close()
+        b.settimeout(5)
+        assert b.recv(1) == b""
+        assert in_a_thread(lambda: mon.wait(0)) == []
+
+
+def test_released_by_two_threads_after_the_waiter_has_ended_then_both_at_once(pair, monkeypatch):
+    """Both took the ring, and one of them got WrongThread."""
+    a, b = pair
+    c, d = socket.socketpair()
+    with monitor_with() as mon, c, d, ThreadPoolExecutor(1) as executor:
+        first, other = mon.add(a.fileno(), POLLIN), mon.add(c.fileno(), POLLIN)
+        assert in_a_thread(lambda: mon.wait(0)) == []
+        submit, released = mon.ring.submit, []
+
+        def submit_while_another_releases():
+            if not released:
+                released.append(executor.submit(mon.release, other))
+                while not (released[0].done() or other.deleted):
+                    continue
+            return submit()
+
+        monkeypatch.setattr(mon.ring, "submit", submit_while_another_releases)
+        mon.release(first)
+        released[0].result()
+        for sock, peer in ((a, b), (c, d)):
+            sock.close()
+            peer.settimeout(5)
+            assert peer.recv(1) == b""
+
+
+def test_sqpoll_when_released_after_its_completion_was_taken_off_then_not_waited_for(pair, monkeypatch):
+    """It was removed, and its removal was sent by the release of another: it was waited for without end."""
+    with monitor_with(sq_thread_idle_ms=50) as mon:
+        removed, released = (mon.add(sock.fileno(), POLLIN) for sock in pair)
+        assert mon.wait(0) == []
+        mon.remove(removed)
+        mon.release(released)
+        while len(mon._early) + mon.ring.cq_ready() < 4:  # of two polls and two removals
+            continue
+        monkeypatch.setattr(mon, "_wait_for_end", lambda node: pytest.fail("it has ended"))
+        mon.release(removed)
 
 
 # -- nesting, and many

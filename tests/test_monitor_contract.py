@@ -9,6 +9,7 @@ import os
 import select
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -526,6 +527,53 @@ def test_nested_and_a_number_used_again_while_its_file_lives_on_then_no_busy_loo
         for fd in (r, w, other):
             os.close(fd)
         settle(nested, loop)
+
+
+def test_nested_and_closed_numbers_are_reused_by_the_monitor_itself_then_the_others_are_watched(
+    nested, pair, tmp_path
+):
+    """The sets of the poll monitor took numbers that it had still to remove; it replaced them for ever."""
+    a, b = pair
+    lowest, low = os.dup(b.fileno()), os.dup(b.fileno())
+    with open(tmp_path / "regular", "wb") as regular:  # always ready: epoll rejects it
+        nested.fileno()
+        first = nested.add(lowest, POLLIN)
+        always = nested.add(regular, POLLOUT)
+        second, watched = nested.add(low, POLLIN), nested.add(a, POLLIN)
+        assert nested.wait(0) == [(always, POLLOUT)]
+        for node in (first, second):
+            nested.remove(node)
+            os.close(node.fd)
+        assert nested.wait(0) == [(always, POLLOUT)]
+        nested.remove(always)
+        b.send(b"x")
+        loop = Poll(select.epoll, nested.fileno())
+        while not (found := nested.wait(0)):
+            assert loop.ready(20)
+        assert found == [(watched, POLLIN)]
+
+
+def test_descriptor_asked_for_by_two_threads_at_once_then_the_same(nested, monkeypatch):
+    """Each made one, and that of the first was closed."""
+    epoll, numbers = select.epoll, []
+    with ThreadPoolExecutor(1) as executor:
+
+        def make_while_another_asks():
+            if not numbers:
+                numbers.append(executor.submit(ask))
+                while not (asked or numbers[0].done()):
+                    continue
+            return epoll()
+
+        asked = []
+
+        def ask():
+            asked.append(True)
+            return nested.fileno()
+
+        monkeypatch.setattr(select, "epoll", make_while_another_asks)
+        number = nested.fileno()
+        assert numbers[0].result() == number == nested.fileno()
 
 
 def test_descriptor_of_another_loop_when_destroyed_then_nothing_is_left(nested):

@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import _thread
 import errno
+import gc
 import json
+import queue
 import struct
 import threading
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -268,6 +272,37 @@ def test_bound_to_another_thread_then_it_works_there_and_no_longer_here(make):
     with pytest.raises(WrongThread):
         ring.get_sqe()
     ring.close()  # the owner has ended, so anybody may
+
+
+def test_owner_was_not_started_by_threading_then_it_counts_as_alive(make):
+    """threading.enumerate() does not list it, so any thread could close its ring."""
+    made, end, ended = queue.SimpleQueue(), threading.Event(), threading.Event()
+
+    def own() -> None:
+        made.put(make())
+        end.wait()
+        made.get().close()
+        ended.set()
+
+    _thread.start_new_thread(own, ())
+    ring = made.get()
+    try:
+        with pytest.raises(WrongThread):
+            ring.close()
+    finally:
+        made.put(ring)
+        end.set()
+        ended.wait()
+
+
+def test_ident_of_an_ended_owner_belongs_to_another_thread_then_anybody_may_close(make, monkeypatch):
+    """That thread counted as the owner, and the ring could not be closed before it ended."""
+    ring = make()
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(ring.bind_thread).result()
+    gc.collect()  # for PyPy
+    monkeypatch.setattr("rawuring.handle.thread_lives", lambda ident: True)  # a thread that has it now
+    ring.close()
 
 
 @pytest.mark.parametrize("flags", [0, uapi.IORING_SETUP_NO_SQARRAY])

@@ -925,6 +925,41 @@ def test_signal_handler_raises_after_a_thread_has_changed_what_was_on_its_way_th
     assert in_set.select(1) == [(in_set.get_key(a), READ)]
 
 
+def test_change_completes_while_a_thread_ends_the_newer_one_then_the_newer_wins(in_set, pair, monkeypatch):
+    """The thread took the note that sends its change again off the list: it had made it before the older."""
+    a, b = pair
+    in_set.register(a, READ)
+    assert in_set.select(0) == []
+    in_set.modify(a, WRITE)
+    strategy, made, end = in_set._strategy, threading.Event(), threading.Event()
+    control = strategy._control
+
+    def control_and_stay(key, change):
+        control(key, change)
+        made.set()
+        end.wait()
+
+    thread = threading.Thread(target=in_set.modify, args=(a, READ))
+
+    def change():
+        monkeypatch.setattr(strategy, "_control", control_and_stay)
+        thread.start()
+        made.wait()
+
+    def end_it():
+        end.set()
+        thread.join()
+
+    struck_after(monkeypatch, strategy, "_queue_changes", change)
+    struck_after(monkeypatch, strategy, "_note_sent", end_it)
+    try:
+        assert in_set.select(0) == []
+    finally:
+        end_it()
+    b.send(b"x")
+    assert in_set.select(1) == [(in_set.get_key(a), READ)]
+
+
 def test_paused_and_resumed_by_another_thread_then_every_event_comes(in_set, pair):
     """The loop pauses a socket; another thread, which gets it, resumes it while the loop starts to wait."""
     a, b = pair
@@ -1322,7 +1357,7 @@ def test_changed_while_another_thread_selects_at_any_call_then_the_change_is_mad
             assert uring.select(0) == []
         calls, struck = 0, False
 
-        def select(frame, event, _):
+        def select(frame, event, _, at=at):
             """Do what another thread can do where the interpreter switches to it; so can a signal handler."""
             nonlocal calls, struck
             calls += event in ("call", "c_call")

@@ -802,7 +802,7 @@ MUTANTS = (
     ),
     Mutant(
         "a monitor that has never waited wakes no outer loop", "rawuring/monitor.py",
-        "            outer.register(self._wake_fds[0], POLLIN)\n", "",
+        "                outer.register(self._wake_fds[0], POLLIN)\n", "",
         "tests/test_monitor_contract.py -k fresh",
     ),
     Mutant(
@@ -847,8 +847,18 @@ MUTANTS = (
     ),
     Mutant(
         "an orphan in the set of a nested poll monitor", "rawuring/fdmonpoll.py",
-        "                self._show_in(self._outer)\n                return\n", "                return\n",
+        "                self._show_all(self._outer)\n                return\n", "                return\n",
         "tests/test_monitor_contract.py -k used_again",
+    ),
+    Mutant(
+        "the sets of a nested poll monitor are replaced because of themselves", "rawuring/fdmonpoll.py",
+        "            if not fresh and (fd", "            if (fd",
+        "tests/test_monitor_contract.py -k by_the_monitor_itself",
+    ),
+    Mutant(
+        "a thread that releases a handler keeps the ring", "rawuring/fdmon.py",
+        "                    if not ring.closed:  # only", "                    if False:  # only",
+        "tests/test_fdmon_polling.py -k another_thread_may_wait",
     ),
     Mutant(
         "an orphan in the parking lot", "rawuring/fdmon.py",
@@ -902,6 +912,11 @@ MUTANTS = (
         "selector: a change while an older one is on its way only waits", "rawuring/epollwait.py",
         "        self._overtake(fd)\n        self._apply(fd)\n", "        return\n",
         "tests/test_selector.py -k the_wait_ends",
+    ),
+    Mutant(
+        "selector: a note is stored on a list that was sent", "rawuring/epollwait.py",
+        "change, pending = mask | self._known.get(fd, _NEW), self._pending", "change = mask | _NEW",
+        "tests/test_selector.py -k selects_at_any_call",
     ),
     Mutant(
         "selector: a note is not checked again", "rawuring/epollwait.py",
