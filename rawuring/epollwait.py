@@ -666,7 +666,7 @@ class EpollWait(Strategy):
             if fd in known:
                 known[fd] = 0
         if self._overtaken:
-            for fd in tuple(self._overtaken):
+            for fd in self._overtaken.copy():  # in one step: without a GIL, tuple() is none
                 self._note(fd)
                 self._overtaken.discard(fd)
         self._on_the_way = {}

@@ -960,6 +960,40 @@ def test_change_completes_while_a_thread_ends_the_newer_one_then_the_newer_wins(
     assert in_set.select(1) == [(in_set.get_key(a), READ)]
 
 
+class Growing(set):
+    """Descriptors, to which another thread adds one while they are iterated over."""
+
+    def __iter__(self):
+        for fd in super().copy():
+            yield fd
+            if not self.done:
+                self.done = True
+                self.add(-1)
+                raise RuntimeError("Set changed size during iteration")
+
+    done = True
+
+
+def test_overtaken_by_another_thread_while_the_select_sends_it_again_then_no_error(in_set, pair, monkeypatch):
+    """RuntimeError, seen on free-threaded CPython."""
+    a, b = pair
+    in_set.register(a, READ)
+    assert in_set.select(0) == []
+    in_set.modify(a, 0)
+    strategy = in_set._strategy
+    strategy._overtaken = Growing()
+
+    def overtake():
+        in_a_thread(in_set.modify, a, READ)
+        strategy._overtaken.done = False
+
+    struck_after(monkeypatch, strategy, "_queue_changes", overtake)
+    in_set.select(0)
+    strategy._overtaken.done = True
+    b.send(b"x")
+    assert in_set.select(1) == [(in_set.get_key(a), READ)]
+
+
 def test_paused_and_resumed_by_another_thread_then_every_event_comes(in_set, pair):
     """The loop pauses a socket; another thread, which gets it, resumes it while the loop starts to wait."""
     a, b = pair
@@ -1397,12 +1431,13 @@ def test_number_registered_anew_by_a_thread_while_select_looks_at_its_old_file_t
     file = File()
     uring.register(file, READ)
     selecting = True
-    assert uring.select(0) == ([(uring.get_key(number), WRITE)] if replaced else [])
-    if not replaced:
-        replace()
-    assert uring.select(0) == [(uring.get_key(number), WRITE)]
-    uring.unregister(number)
-    os.close(number)
+    try:
+        assert uring.select(0) == ([(uring.get_key(number), WRITE)] if replaced else [])
+        if not replaced:
+            replace()
+        assert uring.select(0) == [(uring.get_key(number), WRITE)]
+    finally:
+        os.close(number)
 
 
 class Vanishing(dict):
