@@ -37,7 +37,7 @@ import struct
 import sys
 import time
 import warnings
-from _thread import get_ident
+from _thread import RLock, get_ident
 from array import array
 from collections import deque, namedtuple
 from functools import cache
@@ -194,6 +194,9 @@ class EpollWait(Strategy):
         #: the set may lack it, otherwise 0.
         self._known: dict[int, int] = {}
         self._refused: set[int] = set()
+        # Held while epoll_ctl is called directly, and while a stray event is removed, whose number a thread
+        # may register: a modification of that would fail.
+        self._controlling = RLock()
         #: A wait is running.
         self._waiting = False
         #: Neither _waiting nor _direct.
@@ -384,21 +387,22 @@ class EpollWait(Strategy):
         The latter only for a socket that still has the number, which could otherwise belong to another file.
         """
         fd, mask = key[1], change & ~_NEW
-        self._known.setdefault(fd, _NEW)  # publish, then look: remove() does the same
-        if change & _NEW:
-            try:
-                self._epoll.register(fd, mask)
-            except FileExistsError:
-                self._epoll.modify(fd, mask)
-        else:
-            try:
-                self._epoll.modify(fd, mask)
-            except FileNotFoundError:
-                if not (isinstance(key[0], socket) and _still(key)):
-                    raise
-                self._epoll.register(fd, mask)
-        if fd in self._known:
-            self._known[fd] = 0
+        with self._controlling:
+            self._known.setdefault(fd, _NEW)  # publish, then look: remove() does the same
+            if change & _NEW:
+                try:
+                    self._epoll.register(fd, mask)
+                except FileExistsError:
+                    self._epoll.modify(fd, mask)
+            else:
+                try:
+                    self._epoll.modify(fd, mask)
+                except FileNotFoundError:
+                    if not (isinstance(key[0], socket) and _still(key)):
+                        raise
+                    self._epoll.register(fd, mask)
+            if fd in self._known:
+                self._known[fd] = 0
 
     def _fail(self, fd: int, code: int | None) -> None:
         """Record that a change failed although the caller had vouched for the descriptor.
@@ -794,8 +798,9 @@ class EpollWait(Strategy):
         One that cannot be removed (a duplicate of a closed descriptor is open elsewhere) ends the wait, as in
         EpollSelector.
         """
-        if not self._put_out(fd):
-            self._strayed = True
+        with self._controlling:
+            if fd not in self.keys and not self._put_out(fd):
+                self._strayed = True
         if fd in self.keys:
             # Publish, then look: it was registered in between, and perhaps this call removed it.
             self._known.pop(fd, None)

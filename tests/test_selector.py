@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import warnings
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -763,6 +763,52 @@ def test_registered_by_a_thread_while_its_old_event_is_put_out_then_watched(urin
     uring.select(0)
     strategy._epoll = real
     assert uring.select(1) == [(key, READ)]
+
+
+def test_modified_by_a_thread_while_the_old_event_of_its_number_is_put_out_then_no_error(in_set, pair):
+    """The new registration was removed: modify() of the number raised FileNotFoundError, and ended it."""
+    a, b = pair
+    b.send(b"x")
+    in_set.trusting = False
+    fd, strategy = a.fileno(), in_set._strategy
+    key = in_set.register(fd, READ)
+    removed, ready_to_modify = threading.Event(), threading.Event()
+
+    class Late:
+        """An epoll set out of which a number is removed after a thread has added it."""
+
+        def __init__(self, epoll):
+            self.epoll, self.executor, self.changed = epoll, ThreadPoolExecutor(1), None
+
+        def __getattr__(self, name):
+            return getattr(self.epoll, name)
+
+        def unregister(self, number):
+            if self.changed is None:
+                self.changed = self.executor.submit(self.change)
+                ready_to_modify.wait(0.2)  # in vain if that thread has to wait for this one
+                self.epoll.unregister(number)
+                removed.set()
+                wait([self.changed], 0.2)  # in vain, too
+            else:
+                self.epoll.unregister(number)
+
+        def change(self):
+            in_set.register(fd, READ)
+            ready_to_modify.set()
+            removed.wait()
+            in_set.modify(fd, READ | WRITE)
+
+    del in_set._map[fd]  # it was unregistered after the set had reported it
+    late = strategy._epoll = Late(strategy._epoll)
+    try:
+        in_set.select(0)
+        late.changed.result()
+    finally:
+        strategy._epoll = late.epoll
+        late.executor.shutdown()
+    key = in_set.get_key(fd)
+    assert in_set.select(1) == [(key, READ | WRITE)]
 
 
 @pytest.mark.filterwarnings("error")
