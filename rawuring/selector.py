@@ -391,7 +391,8 @@ class PollAdd(Strategy):
             file = found.st_dev, found.st_ino
         for left in self._nodes.get(key.fd, ()):  # if a signal handler raised in unregister()
             self._monitor.release(left)
-        self._replace(key.fd, _MASK[key.events & _BOTH], file)
+        with self._replacing:
+            self._replace(key.fd, _MASK[key.events & _BOTH], file)
 
     def change(self, key: SelectorKey, mask: int, known: bool) -> None:
         """Replace the handler; the next wait tells the kernel."""
@@ -400,7 +401,8 @@ class PollAdd(Strategy):
             found = os.fstat(key.fd)
             file = found.st_dev, found.st_ino
         with self._replacing:
-            if all(node.deleted for node in self._nodes.get(key.fd, ())):  # see _drop_closed
+            nodes = self._nodes.get(key.fd)
+            if not nodes or nodes[-1].deleted:  # see _drop_closed
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             self.keys[key.fd] = key
             self._replace(key.fd, mask, file)
@@ -415,17 +417,16 @@ class PollAdd(Strategy):
             self._unarmed.pop(node, None)
 
     def _replace(self, fd: int, mask: int, file: tuple[int, int] | None) -> None:
-        with self._replacing:
-            old = self._nodes.get(fd, ())
-            new = fdmon.AioHandler(fd, mask)
-            for node in old:
-                file = self._unarmed.get(node) or file  # of the first of those that were never armed
-            self._unarmed[new] = file
-            self._nodes[fd] = (*old, new)  # recorded here before the monitor has it
-            self._monitor.update(None, new, *old)
-            self._nodes[fd] = (new,)
-            for node in old:
-                self._unarmed.pop(node, None)
+        unarmed, old = self._unarmed, self._nodes.get(fd, ())
+        new = fdmon.AioHandler(fd, mask)
+        for node in old:
+            file = unarmed.get(node) or file  # of the first of those that were never armed
+        unarmed[new] = file
+        self._nodes[fd] = (*old, new)  # recorded here before the monitor has it
+        self._monitor.update(None, new, *old)
+        self._nodes[fd] = (new,)
+        for node in old:
+            unarmed.pop(node, None)
         self._monitor.wake_waiter()
 
     def remove(self, key: SelectorKey) -> None:
