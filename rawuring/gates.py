@@ -129,6 +129,13 @@ GATES = (
         "seen on 6.1.176 i386; fixed in io_uring/kbuf.c io_pin_pbuf_ring",
     ),
     Gate(
+        "worker-leaves", (("6.18.11", "6.19"), ("6.19.1", "")),
+        "a request for a worker may never start if the thread just closed its last ring and made another: "
+        "the worker that was to take it ends, and only the thread's next such request starts one",
+        "no workaround, your code must handle it: keep a ring open in a thread that makes and closes many",
+        "seen on 7.2 in user mode, 1 of 10,000 rings; Linux commits 38aa434ab933, 912146614894",
+    ),
+    Gate(
         "iowait", (("", "6.15"),), "an idle wait counts as iowait in the statistics",
         "waits set IORING_ENTER_NO_IOWAIT where the kernel supports it", "io-uring list, 2025",
     ),

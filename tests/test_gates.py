@@ -46,7 +46,10 @@ def test_release_then_its_numbers(release, numbers):
         ("6.18.27", set(), {"resize-wide", "unix-scm-inq"}),
         ("6.19.14", {"resize-wide"}, {"lost-poll-update"}),
         ("7.0.4", set(), {"resize-wide"}),
-        ("7.2", {"memlock-again"}, {"iowait"}),
+        ("6.18.10", set(), {"worker-leaves"}),
+        ("6.18.11", {"worker-leaves"}, set()),
+        ("6.19", set(), {"worker-leaves"}),
+        ("7.2", {"memlock-again", "worker-leaves"}, {"iowait"}),
         ("", set(), {gate.name for gate in gates.GATES}),
     ],
 )
