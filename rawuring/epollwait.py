@@ -684,9 +684,10 @@ class EpollWait(Strategy):
             unsent = set()
             for _, _, slot, user_data in sq.walk(sq.sqe_tail - sq.pending(), sq.sqe_tail):
                 unsent.add(user_data)
-                if user_data & _CTL and user_data not in self._unanswered:
+                change = _CTL <= user_data < 2 * _CTL  # a TIMEOUT of the ring's (before 5.11) has all bits
+                if change and user_data not in self._unanswered:
                     self._unanswered = [*self._unanswered, user_data]
-                if user_data & _CTL or user_data == token:
+                if change or user_data == token:
                     slot[0] = uapi.IORING_OP_NOP  # in place: requests of other code stand beside it
                 if user_data == token:
                     self._prepare_wait(self._wait.capacity)  # the old one ends as a NOP

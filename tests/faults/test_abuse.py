@@ -51,7 +51,7 @@ try:
     register.register_restrictions(ring, sqe_ops=allowed, sqe_flags_allowed=flags)
     ring.enable()
 except OSError as error:
-    print("SKIP IORING_REGISTER_RESTRICTIONS (Linux 5.10):", error)
+    print("SKIP IORING_REGISTER_RESTRICTIONS that works (Linux 5.10.162):", error)
     sys.exit()
 os.closerange(ring.fileno() + 1, 100)
 for fd in range(100):  # nothing of value is open

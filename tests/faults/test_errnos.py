@@ -159,10 +159,11 @@ def test_enter_fails_then_the_monitor_says_so_or_goes_on_and_reports(inject, not
         figures["faults injected"] += times
 
 
+@pytest.mark.parametrize("old", [False, True], ids=["", "timeouts are requests"])  # as before Linux 5.11
 @pytest.mark.parametrize("times", [1, 3])
 @pytest.mark.parametrize("name", list(selector.STRATEGIES))
 def test_enter_fails_then_the_selector_says_so_or_goes_on_and_reports(
-    inject, nothing_left, readable, name, times
+    inject, nothing_left, readable, name, times, old
 ):
     selector_of(name).close()
     inject.enter()
@@ -171,6 +172,9 @@ def test_enter_fails_then_the_selector_says_so_or_goes_on_and_reports(
         with chosen, warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             fd = chosen.ring.fileno()
+            if old:
+                chosen.ring.features &= ~uapi.IORING_FEAT_EXT_ARG
+                chosen.ring._quick = False
             chosen.register(readable[0], 1)
             inject.start(code, times)
             found = seen(partial(chosen.select, 1))
