@@ -1076,8 +1076,13 @@ MUTANTS = (
     ),
     Mutant(
         "selector: requests of others are dropped with an exception", "rawuring/epollwait.py",
-        "                if user_data & _CTL or user_data == token:\n", "                if True:\n",
+        "                if change or user_data == token:\n", "                if True:\n",
         "tests/test_selector_requests.py -k around_the_enter",
+    ),
+    Mutant(
+        "selector: a TIMEOUT of the ring is taken for a change", "rawuring/epollwait.py",
+        "                change = _CTL <= user_data < 2 * _CTL", "                change = bool(user_data & _CTL)",
+        "tests/faults/test_errnos.py -k selector_says_so",
     ),
     Mutant(
         "selector: the set is queried although requests wait to be sent", "rawuring/epollwait.py",
