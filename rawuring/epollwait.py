@@ -48,16 +48,13 @@ from socket import socket
 from . import buffers, fdmon, ops, rings, syscalls, uapi
 from .inflight import InFlight, next_token
 from .monitor import POLLIN
-from .strategy import _BOTH, _EVENTS, _LONGEST_STDLIB, _MASK, Strategy, _still
+from .strategy import _BOTH, _EVENTS, _LONGEST_STDLIB, _MASK, Strategy, _snapshot, _still
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, TypeVar
+    from typing import Any
 
     from .strategy import Ready
-
-    _Key = TypeVar("_Key")
-    _Value = TypeVar("_Value")
 
     Changes = dict[int, int]  # fd -> a mask of poll bits, with _NEW for EPOLL_CTL_ADD
 
@@ -969,12 +966,3 @@ class EpollPoll(EpollWait):
 
     def _collect(self, res: int) -> Ready:
         return self._ask_epoll(0)
-
-
-def _snapshot(changing: dict[_Key, _Value]) -> dict[_Key, _Value]:
-    """Copy a dictionary that other threads may be changing."""
-    while True:
-        try:
-            return dict(changing)
-        except RuntimeError:  # PyPy: it changed during the copy
-            continue

@@ -701,7 +701,7 @@ class IoUringFDMon(FDMon):
 
     def _has_intents(self) -> bool:
         ours = self._rearm or self._requests or self._early or self.inflight.ready
-        return bool(ours or self.submit_list or (self._instead is not None and self._instead._unshown))
+        return bool(ours or self.submit_list or (self._instead is not None and self._instead._has_intents()))
 
     def _tell_outer(self) -> None:
         """Have wait() called again when work is left that its descriptor does not show.

@@ -39,9 +39,9 @@ from socket import socket
 from . import fdmon, rings, syscalls
 
 # Names imported "as" themselves are public here, too.
-from .epollwait import MACHINE as MACHINE, EpollPoll as EpollPoll, EpollWait as EpollWait, _snapshot
+from .epollwait import MACHINE as MACHINE, EpollPoll as EpollPoll, EpollWait as EpollWait
 from .inflight import InFlight
-from .strategy import _BOTH, _EVENTS, _LONGEST_STDLIB, _MASK, Strategy as Strategy, _still
+from .strategy import _BOTH, _EVENTS, _LONGEST_STDLIB, _MASK, Strategy as Strategy, _snapshot, _still
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -20,13 +20,12 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import hypothesis
 import hypothesis.strategies
 import leaks
 import pytest
-from refusal import io_uring_refusal
+from refusal import io_uring_refusal, workers_stay
 
 # No deadlines: a busy machine misses them, and an emulated one even more. Examples share the fixtures of a
 # function, so tests whose examples change a file rewrite it.
@@ -101,21 +100,12 @@ def _freeze() -> None:
         gc.freeze()
 
 
-_kept: list[Any] = []
-
-
-def pytest_sessionstart() -> None:
-    """In a guest of the matrix, keep a ring open where workers leave without their requests: see gates.py."""
-    from rawuring import gates, rings
-
+@pytest.fixture(scope="session", autouse=True)
+def _workers_stay() -> Iterator[None]:
+    """Guard the tests in guests of the matrix, which make a ring each, against a bug of the kernel."""
     guest = os.environ.get("RAWURING_STRICT_SKIPS") == "1"
-    if guest and gates.applies("worker-leaves") and not io_uring_refusal():
-        _kept.append(rings.Ring(2))
-
-
-def pytest_sessionfinish() -> None:
-    while _kept:
-        _kept.pop().close()
+    with workers_stay() if guest else contextlib.nullcontext():
+        yield
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import subprocess
+from collections.abc import Iterator
 
 import pytest
 
@@ -24,6 +26,17 @@ def io_uring_refusal() -> str | None:
     except Unavailable as error:
         return f"{error}"
     return None
+
+
+@contextlib.contextmanager
+def workers_stay() -> Iterator[None]:
+    """Keep a ring open where workers leave without their requests: see gates.py, worker-leaves."""
+    from rawuring import gates, rings
+
+    with contextlib.ExitStack() as stack:
+        if gates.applies("worker-leaves") and not io_uring_refusal():
+            stack.enter_context(rings.Ring(2))
+        yield
 
 
 def needs_of(flags: int, sqpoll: bool = False) -> str:

@@ -26,7 +26,7 @@ import pytest
 import rawuring
 
 PACKAGE = Path(rawuring.__file__).parent
-FILES = ("queues", "handle", "rings", "inflight", "epollwait", "fdmon", "monitor", "asyncring")
+FILES = ("queues", "handle", "rings", "inflight", "strategy", "epollwait", "fdmon", "monitor", "asyncring")
 
 NOTHING_HELD = "nothing is held here"
 RETRIED = "the change is still noted, and is made again"
@@ -52,7 +52,7 @@ REVIEWED = {
     "epollwait.EpollWait._take_what_is_left": "completions are in the table",
     "epollwait.EpollWait._queue": "nothing has been sent, and _drop_queued() finds what is queued",
     "epollwait.EpollWait.close": "the set was closed in the finally clause, and close() may be repeated",
-    "epollwait._snapshot": NOTHING_HELD,
+    "strategy._snapshot": NOTHING_HELD,
     "fdmon.IoUringFDMon._reap_the_rest": "the finally clause completes what was taken",
     "fdmon.IoUringFDMon.destroy": "the finally clause does the rest, and destroy() may be repeated",
     "fdmon.IoUringFDMon._park": "the handler is in the lot, or on the list of changes",

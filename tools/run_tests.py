@@ -184,7 +184,7 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
         action="store_true",
         help="skip tests marked once; except on the newest CPython also those marked long, but the faults of "
         "these on the oldest; except on these two also those marked alike, and most random examples; PyPy "
-        "runs the faults",
+        "runs the faults, and all random examples",
     )
     parser.add_argument("--long", action="store_true", help="also run the tests that take seconds each")
     parser.add_argument("--dev", action="store_true", help="run the interpreter with -X dev -W error")

@@ -22,8 +22,9 @@ import warnings
 
 import hostile
 import leaks
+from refusal import workers_stay
 
-from rawuring import files, gates, rings
+from rawuring import files
 
 #: Functions that close their descriptor or call their argument: they get no descriptor of the sweep.
 OWN = {"close_fd": {"fd"}, "call": {"function"}}
@@ -202,11 +203,8 @@ def main(part):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 22, 1 << 22))
     found, calls, refused = [], 0, 0
     fill()
-    kept = None
-    if gates.applies("worker-leaves") and files.backend == "io_uring":
-        kept = rings.Ring(2)  # each call has a loop, and so a ring, of its own
     asyncio.run(files.read_bytes("file"))
-    with leaks.nothing_left("descriptors"):
+    with workers_stay(), leaks.nothing_left("descriptors"):  # each call has a loop, and so a ring, of its own
         for label, function in functions(part):
             parameters = list(inspect.signature(function).parameters.values())
             for place in range(len(parameters)):
@@ -215,6 +213,4 @@ def main(part):
                         fill()
                         calls += 1
                         refused += one_call(function, label, parameters, place, value, found)
-    if kept is not None:
-        kept.close()
     print(json.dumps({"calls": calls, "refused": refused, "found": found}), file=sys.stderr)
