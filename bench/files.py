@@ -59,7 +59,7 @@ class Place:
         (self.top / "small").mkdir()
         self.small = [str(self.top / "small" / f"{at}") for at in range(SMALL // scale)]
         for at, path in enumerate(self.small):
-            Path(path).write_bytes(os.urandom(1000 + (at * 7919) % 15000))
+            Path(path).write_bytes(random.randbytes(1000 + (at * 7919) % 15000))
         self.hot = os.open(self.small[5], os.O_RDONLY)
         self.tree = self.top / "tree"
         for at in range(TREE // scale):
@@ -80,7 +80,7 @@ class Place:
         self.big = str(self.top / "big")
         with open(self.big, "wb") as file:
             for _ in range(max(1, 64 // scale)):
-                file.write(os.urandom(1 << 20))
+                file.write(random.randbytes(1 << 20))
         self.scale = scale
 
     def clear(self) -> None:
@@ -291,7 +291,7 @@ def add_all(place: Place, running: list[Any]) -> None:
     pool = concurrent.futures.ThreadPoolExecutor(8)
     whole = readers()
 
-    data = os.urandom(4096)
+    data = random.randbytes(4096)
 
     name = "one hot 4 KiB pread after another"
 

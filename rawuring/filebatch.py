@@ -453,7 +453,7 @@ def _is_special(name: Any) -> bool:
 def _beside(name: Any) -> Any:
     """Return an unused name in the same directory."""
     directory, base = os.path.split(name)
-    token = os.urandom(6).hex()
+    token = os.urandom(6).hex()  # noqa: TID251
     if isinstance(name, bytes):
         return os.path.join(directory, b"." + base[:200] + b"." + token.encode() + b".tmp")
     return os.path.join(directory, f".{base[:50]}.{token}.tmp")  # a character takes up to 4 bytes

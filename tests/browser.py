@@ -258,7 +258,7 @@ class Firefox(Browser):
         self._socket.settimeout(TIMEOUT_S)
         self._socket.connect((host, int(port)))
         self._in = self._socket.makefile("rb")
-        key = base64.b64encode(os.urandom(16)).decode()
+        key = base64.b64encode(os.urandom(16)).decode()  # noqa: TID251
         lines = (
             "GET /session HTTP/1.1", f"Host: {address}", "Upgrade: websocket", "Connection: Upgrade",
             f"Sec-WebSocket-Key: {key}", "Sec-WebSocket-Version: 13", "", "",

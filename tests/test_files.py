@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -202,7 +203,7 @@ def test_pipe_when_it_is_full_then_a_write_waits_for_the_reader() -> None:
     async def main() -> None:
         reader, writer = os.pipe()
         try:
-            data, sent, got = os.urandom(1 << 18), 0, b""
+            data, sent, got = random.randbytes(1 << 18), 0, b""
 
             async def send() -> None:
                 nonlocal sent

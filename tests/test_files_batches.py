@@ -15,6 +15,7 @@ import contextlib
 import errno
 import inspect
 import os
+import random
 import shutil
 import stat
 import sys
@@ -92,7 +93,7 @@ def regular(tree: Path) -> list[Path]:
 @pytest.mark.parametrize("size", [0, 1, 1000, 65_535, 65_536, 65_537, 262_143, 262_144, 3_000_000])
 def test_read_bytes_when_of_any_size_then_the_content(do: Both, tmp_path: Path, size: int) -> None:
     path = tmp_path / "file"
-    path.write_bytes(os.urandom(size))
+    path.write_bytes(random.randbytes(size))
     assert do.read_bytes(path) == path.read_bytes()
     assert do.read_bytes(os.fsencode(path)) == do.read_bytes(str(path)) == path.read_bytes()
 
@@ -112,7 +113,7 @@ def test_read_bytes_when_the_file_grows_or_shrinks_then_to_its_end(
     do: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: int, is_there: int
 ) -> None:
     path = tmp_path / "file"
-    path.write_bytes(os.urandom(is_there))
+    path.write_bytes(random.randbytes(is_there))
     real = os.fstat
     lies = [True]
 
@@ -577,7 +578,7 @@ def test_read_bytes_when_many_tasks_ask_for_unknown_names_then_one_thread_reads_
 ) -> None:
     groups = Groups(monkeypatch)
     paths = regular(tree)
-    paths[1].write_bytes(os.urandom(300_000))  # too large for a step
+    paths[1].write_bytes(random.randbytes(300_000))  # too large for a step
     monkeypatch.setattr(files, "APART_S", 3600.0)
     monkeypatch.setattr(files, "BUDGET_S", 3600.0)  # one turn is enough
     monkeypatch.setattr(filebatch, "SLOW_S", 3600.0)
@@ -604,7 +605,7 @@ def test_read_bytes_when_cancelled_while_a_thread_reads_then_it_leaves_and_the_o
     groups = Groups(monkeypatch)
     groups.go_on.clear()
     large, small = tree / "large", regular(tree)[-1]
-    large.write_bytes(os.urandom(300_000))  # it is returned open
+    large.write_bytes(random.randbytes(300_000))  # it is returned open
 
     async def main() -> None:
         tasks = [asyncio.ensure_future(files.read_bytes(path)) for path in (large, small)]
@@ -700,7 +701,7 @@ def test_read_many_when_files_are_cold_then_the_content(
     expected = []
     paths = [tmp_path / f"{at}" for at in range(len(sizes))]
     for path, size in zip(paths, sizes):
-        expected.append(os.urandom(size))
+        expected.append(random.randbytes(size))
         with path.open("wb") as file:
             file.write(expected[-1])
             file.flush()
@@ -901,7 +902,7 @@ def test_copy_file_when_by_any_way_then_the_same_content(
 ) -> None:
     src, dst = tmp_path / "src", tmp_path / "dst"
     # PyPy returns fewer random bytes than requested when a signal arrives.
-    src.write_bytes((os.urandom(4099) * (size // 4099 + 1))[:size])
+    src.write_bytes((random.randbytes(4099) * (size // 4099 + 1))[:size])
     src.chmod(0o640)
     os.utime(src, (1, 2))
     dst.write_bytes(b"old" * 3_000_000)
@@ -981,7 +982,7 @@ def test_read_many_into_when_buffers_are_given_then_they_are_filled(do: Both, tr
 
 def test_read_many_into_when_direct_then_the_same_bytes_or_a_clear_no(do: Both, tmp_path: Path) -> None:
     path = tmp_path / "file"
-    path.write_bytes(os.urandom(100_000))
+    path.write_bytes(random.randbytes(100_000))
     fd = os.open(path, os.O_RDONLY)
     memory = files.allocate(1 << 17)
     view = memoryview(memory)
@@ -1008,7 +1009,7 @@ def direct(path: Path, way: str = "threads") -> tuple[int, Any, list[tuple[int, 
     """Open a file of sixteen blocks, and make memory for all of them."""
     if fileops.PYPY and "threads" in way:
         pytest.skip("O_DIRECT without a ring: PyPy's preadv() reads into unaligned memory")
-    path.write_bytes(os.urandom(16 * 4096))
+    path.write_bytes(random.randbytes(16 * 4096))
     try:
         os.close(os.open(path, os.O_RDONLY | os.O_DIRECT))
     except OSError as error:

@@ -203,7 +203,8 @@ def _archive(root: Path, folder: Path, command: str) -> Iterator[bytes]:
                 number += 1
         yield _entry(f"project/{name}", number, *_of(folder / name))
         number += 1
-    own = {"init": (HERE / "init").read_bytes(), "command": f"{command}\n".encode(), "seed": os.urandom(64)}
+    seed = os.urandom(64)  # noqa: TID251
+    own = {"init": (HERE / "init").read_bytes(), "command": f"{command}\n".encode(), "seed": seed}
     for name, data in own.items():
         yield _entry(name, number, stat.S_IFREG | 0o755, data)
         number += 1
