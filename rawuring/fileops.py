@@ -967,6 +967,7 @@ class _Worker:
 class Threads(Uncopyable):
     """A few daemon threads that call functions; an idle thread takes a job, and ends if none comes.
 
+    An isolated subinterpreter has no daemon threads, and its end waits for the others: there none is idle.
     Under the lock, a job is with a thread, or it waits because the maximum number of threads is busy. Each of
     them looks for waiting jobs before it becomes idle.
     """
@@ -992,7 +993,7 @@ class Threads(Uncopyable):
             self.count += 1
         first = [job]
         try:
-            threading.Thread(target=self._work, args=(first,), name="rawuring-files", daemon=True).start()
+            _thread(partial(self._work, first), "rawuring-files").start()
         except BaseException as error:
             with self._lock:
                 if not first:
@@ -1028,6 +1029,9 @@ class Threads(Uncopyable):
                 if self._jobs:
                     job = self._jobs.popleft()
                     continue
+                if not threading.current_thread().daemon:
+                    self.count -= 1
+                    return
                 self._idle.append(worker)
             if not worker.given.acquire(timeout=IDLE_S):
                 with self._lock:
@@ -1051,4 +1055,11 @@ def threads() -> Threads:
 
 def start_thread(job: Callable[[], object]) -> None:
     """Call a function that may wait forever, such as the open of a FIFO, in a separate thread."""
-    threading.Thread(target=job, name="rawuring-files-wait", daemon=True).start()
+    _thread(job, "rawuring-files-wait").start()
+
+
+def _thread(target: Callable[[], object], name: str) -> threading.Thread:
+    try:
+        return threading.Thread(target=target, name=name, daemon=True)
+    except RuntimeError:  # an isolated subinterpreter
+        return threading.Thread(target=target, name=name, daemon=False)

@@ -246,6 +246,8 @@ ENVIRONMENTS: dict[str, Callable[[], object]] = {
     "eager tasks": lambda: None,
     "rawuring": lambda: None,
     "uvloop": lambda: None,
+    "subinterpreter": lambda: None,
+    "subinterpreter, threads": no_ring,
 }
 
 
@@ -714,6 +716,20 @@ async def of_aiofiles(files: Any, top: str) -> None:
 PARTS = descriptors, names, whole, objects, wrapped, questions, changes, of_aiofiles
 
 
+def in_subinterpreter(environment: str) -> None:
+    """Do what main() does in an isolated subinterpreter, and end it."""
+    try:
+        import _interpreters as interpreters  # type: ignore[import-not-found]
+    except ImportError:
+        sys.exit(77)
+    inner = interpreters.create()
+    code = "import sys; sys.path[:] = path; import files_everything; files_everything.main(environment)"
+    failure = interpreters.exec(inner, code, shared={"path": tuple(sys.path), "environment": environment})
+    interpreters.destroy(inner)
+    if failure:
+        sys.exit(failure.errdisplay)
+
+
 def main(environment: str) -> None:
     """Set up an environment, call everything, and report what was not called."""
     import subprocess  # noqa: F401  it needs what Windows has not
@@ -742,4 +758,4 @@ def main(environment: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    (in_subinterpreter if "subinterpreter" in sys.argv[1] else main)(sys.argv[1])

@@ -25,6 +25,8 @@ LINUX = sys.platform == "linux"
 LACKS = {
     "tmpfs": "a private mount namespace (root)", "overlay": "overlay, in a mount namespace (root)",
     "eager tasks": "asyncio.eager_task_factory (CPython 3.12)", "uvloop": "uvloop",
+    "subinterpreter": "isolated subinterpreters with ctypes (CPython 3.13)",
+    "subinterpreter, threads": "isolated subinterpreters with ctypes (CPython 3.13)",
 }  # fmt: skip
 
 #: Environments without a ring.
