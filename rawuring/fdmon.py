@@ -61,6 +61,7 @@ import select
 import time
 from _thread import get_ident
 from collections import deque
+from functools import partial
 from itertools import islice
 
 from . import barriers, ops, rings, syscalls, uapi
@@ -664,18 +665,12 @@ class IoUringFDMon(FDMon):
             self._release_now(node)
             return
         with self._taking:
-            ring = self.ring
-            owner = ring._owner, ring._owner_thread
             # A waiter announces itself before it takes the ring.
             if self._waiting:
                 self.notify()
-            elif not ring._owner_lives():  # otherwise its next wait() does it
-                ring.bind_thread()
-                try:
-                    self._release_now(node)
-                finally:
-                    if not ring.closed:  # only borrowed: it does not wait
-                        (ring._owner, ring._owner_thread), ring.sq.owner = owner, owner[0]
+            elif not self.ring._owner_lives():  # otherwise its next wait() does it
+                # Only borrowed: this thread does not wait.
+                self.ring._borrow(partial(self._release_now, node))
 
     def _release_now(self, node: AioHandler) -> None:
         """Send a handler's removal, with all other intents."""

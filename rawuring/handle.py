@@ -261,6 +261,25 @@ class RingHandle(Uncopyable):
             )
         self._own()
 
+    def _borrow(self, call: Callable[[], object]) -> None:
+        """Make the calling thread the owner for the duration of a call; the owner before has ended.
+
+        Not a context manager: a signal handler that raised where its __exit__() begins would leave the ring
+        to this thread.
+        """
+        owner, thread = self._owner, self._owner_thread
+        try:
+            try:
+                self.bind_thread()
+                call()
+            finally:
+                if self._state == "open":  # in the other states it is 0
+                    self._owner_thread, self._owner, self.sq.owner = thread, owner, owner
+        except BaseException:  # before CPython 3.11 they are not one step (the no-call rule, queues.py)
+            if self._state == "open":
+                self._owner_thread, self._owner, self.sq.owner = thread, owner, owner
+            raise
+
     def _owner_lives(self) -> bool:
         """Tell whether the owner, or the last one of a broken ring, still runs."""
         ident = self._owner_before if self._state == "broken" else self._owner

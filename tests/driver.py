@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Run requests one by one on a real ring, for tests.
 
-What it is: prepare, submit, wait, and return the CQEs; and the ways to skip a test for a missing kernel
-feature.
+What it is: prepare, submit, wait, and return the CQEs; the ways to skip a test for a missing kernel feature;
+and a thread that ends.
 Must not know: the meaning of an operation.
 Invariant: a request that does not complete in time fails the test; nothing waits forever.
 Read next: test_every_opcode.py.
@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import errno
 import functools
+import gc
 import os
+import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -154,3 +157,12 @@ class Driver:
     def run(self, prep: Callable[..., None], *arguments: Any, keep: Any = (), **options: Any) -> int:
         """Make one request; return the res of its last CQE."""
         return self.finish(self.start(prep, *arguments, keep=keep, **options))[-1][0]
+
+
+def in_a_thread(function: Callable[[], Any]) -> Any:
+    """Call a function in a thread of its own, which has ended then, and return its result."""
+    with ThreadPoolExecutor(1) as executor:
+        future = executor.submit(function)
+    if sys.implementation.name == "pypy":
+        gc.collect()  # the objects of a thread are freed late, and its ident may be that of the next one
+    return future.result()

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import gc
 import os
 import select
 import signal
@@ -18,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from driver import in_a_thread
 from refusal import needs_of, skip_without_seccomp
 from test_probe import FILTER
 
@@ -324,14 +324,6 @@ def test_released_by_another_thread_between_two_waits_then_the_waiter_keeps_the_
         a.close()
         b.settimeout(5)
         assert b.recv(1) == b""
-
-
-def in_a_thread(function):
-    """Call a function in a thread of its own, which then has ended, and return its result."""
-    with ThreadPoolExecutor(1) as executor:
-        result = executor.submit(function).result()
-    gc.collect()  # PyPy frees the objects of a thread late, and its ident may be that of the next one
-    return result
 
 
 @pytest.mark.parametrize("options", [{}, {"sq_thread_idle_ms": 50}], ids=["plain", "sqpoll"])

@@ -18,7 +18,7 @@ import threading
 import warnings
 
 import pytest
-from driver import need_ring
+from driver import in_a_thread, need_ring
 from strikes import Struck
 
 from rawuring import buffers, debug, fakekernel, fdmon, handle, inflight, ops, register, rings, syscalls, uapi
@@ -244,27 +244,6 @@ def by_index(**options) -> rings.Ring:
         ring.close()
         pytest.skip(f"IORING_REGISTER_RING_FDS (Linux 5.18): {error}")
     return ring
-
-
-def in_a_thread(work):
-    """Run something in a new thread and return its result, or raise its exception."""
-    results: list = []
-
-    def run() -> None:
-        try:
-            results.append((work(), None))
-        except BaseException as error:
-            results.append((None, error))
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if sys.implementation.name == "pypy":
-        gc.collect()  # which frees thread-local objects
-    result, error = results.pop()
-    if error is not None:
-        raise error
-    return result
 
 
 def answers_of(ring: rings.Ring, user_data: int) -> list[int]:

@@ -856,8 +856,8 @@ MUTANTS = (
         "tests/test_monitor_contract.py -k by_the_monitor_itself",
     ),
     Mutant(
-        "a thread that releases a handler keeps the ring", "rawuring/fdmon.py",
-        "                    if not ring.closed:  # only", "                    if False:  # only",
+        "a thread that releases a handler keeps the ring", "rawuring/handle.py",
+        "                if self._state == \"open\":  # in the other states it is 0\n", "                if False:\n",
         "tests/test_fdmon_polling.py -k another_thread_may_wait",
     ),
     Mutant(

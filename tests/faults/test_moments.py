@@ -12,6 +12,7 @@ import warnings
 
 import leaks
 import pytest
+from driver import in_a_thread
 from harness import PYPY, ROOT, Struck, figures, finalizing
 from strategies import selector_of
 
@@ -210,6 +211,31 @@ def test_interrupted_anywhere_in_the_rearming_of_polls_then_each_is_in_the_kerne
         at += 1
         figures["signals"] += 1
     assert at > 5
+
+
+def test_interrupted_anywhere_in_a_release_that_borrows_the_ring_then_another_thread_may_wait(pair):
+    """A thread that had kept the ring would count as the one that waits."""
+    struck, at = [""], 0
+    while struck:
+        with fdmon.IoUringFDMon(8) as mon:
+            node = mon.add(pair[0], POLLIN)
+            assert in_a_thread(lambda mon=mon: mon.wait(0)) == []
+            owner = mon.ring.owner
+            with strike_anywhere(at, *FILES) as struck:
+                mon.release(node)
+            assert mon.ring.owner == mon.ring.sq.owner == owner, struck
+            if not struck or not struck[0].startswith("release:"):  # which may end without releasing its lock
+                assert in_a_thread(lambda mon=mon: mon.wait(0)) == [], struck
+            assert node.deleted or struck
+        at += 1
+        figures["signals"] += 1
+    assert at > 5
+
+
+def test_borrowed_ring_is_closed_by_the_call_then_nobody_owns_it():
+    ring = in_a_thread(lambda: rings.Ring(2))
+    ring._borrow(ring.close)
+    assert (ring.state, ring.owner, ring.sq.owner) == ("closed", 0, 0)
 
 
 def test_interrupted_anywhere_in_close_then_the_table_has_drained_its_request():
