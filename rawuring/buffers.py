@@ -89,8 +89,8 @@ def pin(memory: Any, writable: bool = False) -> Pin:
     if _PYPY and not isinstance(memory, bytes):
         _refuse_movable(memory)
     if not view.readonly:
-        view.release()
         first = ctypes.c_char.from_buffer(memory)  # exports all of it; a type for each size would be a cycle
+        view.release()  # only now: without an export another thread could resize the memory
         return Pin(ctypes.addressof(first), nbytes, first)
     if isinstance(memory, bytes):
         pointer = ctypes.c_char_p(memory)
@@ -1054,7 +1054,10 @@ class BufferRing(syscalls.Uncopyable):
         barriers.store_release(self._words, _TAIL_WORD, word)
 
     def release(self) -> None:
-        """Release the memory, so that it can be unmapped."""
+        """Release the memory, so that it can be unmapped.
+
+        Threads: one at a time.
+        """
         barriers.release_words(self._words)
         self._bytes.release()
 
@@ -1103,6 +1106,9 @@ class ProvidedBuffers(syscalls.Uncopyable):
         # ring, not of their numbers.
         self._order = [0] * ring.ring_entries
         self._place = [0] * count
+        # Whether recycle() runs, and the buffers that calls of it inside that one have left to it.
+        self._recycling = False
+        self._more: list[int] = []
         self.recycle(*range(count))
 
     def recycle(self, *bids: int) -> None:
@@ -1111,18 +1117,28 @@ class ProvidedBuffers(syscalls.Uncopyable):
         Args: bids as take() returned them.
         Raises: ValueError for a buffer that the kernel already has.
         Lifetime: until the final CQE of the request that takes them.
-        Threads: one at a time.
+        Threads: one at a time. A signal handler, or a finalizer that the garbage collector runs, may call it
+            at any moment.
         """
-        for bid in bids:
-            if not 0 <= bid < self.count or not self._ours[bid]:
-                self.ring.advance()  # the buffers before it are returned
-                raise ValueError(f"buffer {bid} of group {self.bgid} is not ours to return")
-            self._ours[bid] = False
-            self._used[bid] = 0
-            self._place[bid] = self.ring.tail
-            self._order[self.ring.tail & self.ring.mask] = bid
-            self.ring.add(self._pin.address + bid * self.size, self.size, bid)
-        self.ring.advance()
+        if self._recycling:
+            self._more += bids
+            return
+        self._recycling = True
+        try:
+            for bid in bids:
+                if not 0 <= bid < self.count or not self._ours[bid]:
+                    self.ring.advance()  # the buffers before it are returned
+                    raise ValueError(f"buffer {bid} of group {self.bgid} is not ours to return")
+                self._ours[bid] = False
+                self._used[bid] = 0
+                self._place[bid] = self.ring.tail
+                self._order[self.ring.tail & self.ring.mask] = bid
+                self.ring.add(self._pin.address + bid * self.size, self.size, bid)
+            self.ring.advance()
+        finally:
+            self._recycling = False
+            while self._more:
+                self.recycle(self._more.pop())
 
     def claim(self, flags: int) -> int:
         """Take the single buffer of a CQE as a whole, without looking at its data.
@@ -1200,6 +1216,9 @@ class ProvidedBuffers(syscalls.Uncopyable):
         return self._ours.count(False)
 
     def release(self) -> None:
-        """Release the memory. register.free_buf_ring() calls this."""
+        """Release the memory. register.free_buf_ring() calls this.
+
+        Threads: one at a time.
+        """
         self._memory.release()
         self.ring.release()

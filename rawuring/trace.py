@@ -40,7 +40,9 @@ from __future__ import annotations
 
 import atexit
 import os
+from _thread import allocate_lock
 from collections import deque
+from itertools import count
 from time import monotonic_ns
 
 from . import uapi
@@ -68,18 +70,27 @@ class Log(Uncopyable):
         Raises: OSError.
         """
         self.path = path
-        self._pid = os.getpid()
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        self._lines: list[str] = []
-        self._rings = 0
+        self._numbers = count(1)
         #: The time of the last count of the workers.
         self.looked = 0
-        atexit.register(self.write)
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin without lines; a forked child does, because its parent writes those that it has."""
+        self._lines: deque[str] = deque()
+        self._writing = allocate_lock()
+
+    def close(self) -> None:
+        """Close the file; lines that have not been written are lost."""
+        os.close(self._fd)
 
     def name(self) -> str:
-        """Return a name for another ring."""
-        self._rings += 1
-        return f'"{os.getpid()}.{self._rings}"'
+        """Return a name for another ring.
+
+        Threads: any.
+        """
+        return f'"{os.getpid()}.{next(self._numbers)}"'
 
     def add(self, line: str) -> None:
         """Add a line; it is written with its block.
@@ -97,51 +108,58 @@ class Log(Uncopyable):
         Threads: any.
         """
         self.looked = now
-        count = 0
+        workers = 0
         try:
             for task in os.listdir("/proc/self/task"):
                 try:
                     with open(f"/proc/self/task/{task}/comm", "rb") as comm:
-                        count += comm.read().startswith(b"iou-wrk")
+                        workers += comm.read().startswith(b"iou-wrk")
                 except (FileNotFoundError, ProcessLookupError):
                     continue  # it has ended in between
         except OSError:
             return  # no /proc, or no descriptor left: the number is unknown
-        self.add(f'["w",{now},{os.getpid()},{count}]')
+        self.add(f'["w",{now},{os.getpid()},{workers}]')
 
     def write(self) -> None:
         """Write the lines added so far; if that fails, drop them.
 
-        Threads: any.
+        Threads: any; none waits, because the one that is writing writes the lines of the others, too.
         """
-        lines, self._lines = self._lines, []
-        if os.getpid() != self._pid:  # a copy of the parent's lines, which the parent writes itself
-            self._pid = os.getpid()
-            return
-        data = ("\n".join(lines) + "\n").encode() if lines else b""
-        try:
-            while data:
-                data = data[os.write(self._fd, data) :]
-        except OSError:
-            return
+        lines, writing = self._lines, self._writing
+        while lines and writing.acquire(False):
+            try:
+                block = [lines.popleft() for _ in range(len(lines))]
+                data = ("\n".join(block) + "\n").encode()
+                while data:
+                    data = data[os.write(self._fd, data) :]
+            except OSError:
+                continue
+            finally:
+                writing.release()
 
 
-_shared: Log | None = None
+#: path -> its log.
+_logs: dict[str, Log] = {}
 
 
 def _open_log(path: str) -> Log | None:
-    global _shared
-    if _shared is None or _shared.path != path:
+    log = _logs.get(path)
+    if log is None:
         import warnings
 
         try:
-            _shared = Log(path)
+            made = Log(path)
         except OSError as error:
             warnings.warn(f"RAWURING_TRACE: {error}; nothing is traced", RuntimeWarning, stacklevel=5)
             return None
-    elif _shared._pid != os.getpid():
-        _shared.write()  # drops the lines that the parent writes
-    return _shared
+        log = _logs.setdefault(path, made)
+        if log is not made:  # another thread was faster
+            made.close()
+            return log
+        atexit.register(log.write)
+        if hasattr(os, "register_at_fork"):  # not on Windows
+            os.register_at_fork(after_in_child=log.begin)
+    return log
 
 
 class _TracedQueue(SubmissionQueue):

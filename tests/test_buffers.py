@@ -107,6 +107,27 @@ def test_negative_timespec_then_value_error():
         buffers.timespec(-1)
 
 
+@needs_cpython
+def test_pin_when_another_thread_shrinks_the_memory_meanwhile_then_it_is_refused(monkeypatch):
+    """The view was released before the memory was exported: the Pin was longer than the memory."""
+    memory = bytearray(64)
+
+    class View:
+        c_contiguous, nbytes, readonly = True, 64, False
+
+        def __init__(self, memory):
+            self.real = memoryview(memory)
+
+        def release(self):
+            self.real.release()
+            with pytest.raises(BufferError):
+                del memory[32:]  # as another thread may at this moment
+
+    monkeypatch.setattr(buffers, "memoryview", View, raising=False)
+    pin = buffers.pin(memory)
+    assert pin.nbytes == len(memory)
+
+
 def test_pin_numpy_then_the_address_holds_the_bytes():
     numpy = pytest.importorskip("numpy", reason="numpy, which is not needed otherwise")
     array_ = numpy.arange(10, dtype="uint32")
@@ -460,6 +481,44 @@ def test_provided_buffer_claimed_as_a_whole_then_ours_until_given_back():
             group.claim(flags)
     group.recycle(2)
     assert group.claim(buffer | 2 << 16) == 2
+
+
+class InterruptedRing(buffers.BufferRing):
+    """A ring that calls a function at one moment: before or after an addition or a store of the tail."""
+
+    moments, interrupt = 0, staticmethod(lambda: None)
+
+    def moment(self):
+        InterruptedRing.moments -= 1
+        if InterruptedRing.moments == 0:
+            self.interrupt()
+
+    def add(self, addr, length, bid):
+        self.moment()
+        super().add(addr, length, bid)
+        self.moment()
+
+    def advance(self):
+        self.moment()
+        super().advance()
+        self.moment()
+
+
+@pytest.mark.parametrize("moment", range(1, 7))
+def test_buffer_returned_while_others_are_then_each_is_in_the_ring_once_and_in_order(monkeypatch, moment):
+    """The collector returns a forgotten piece of asyncring at any moment: the order was lost."""
+    ring = InterruptedRing(buffers.allocate(64), 4)
+    group = buffers.ProvidedBuffers(ring, buffers.allocate(16), 4, 1, 4)
+    buffer = uapi.IORING_CQE_F_BUFFER
+    assert [group.claim(buffer | bid << 16) for bid in range(4)] == [0, 1, 2, 3]
+    monkeypatch.setattr(InterruptedRing, "interrupt", lambda ring: group.recycle(3))
+    monkeypatch.setattr(InterruptedRing, "moments", moment)
+    group.recycle(2, 0)
+    order = [struct.unpack_from("=H", ring._bytes, at * 16 + 12)[0] for at in range(3)]
+    assert sorted(order) == [0, 2, 3] and len(group) == 3
+    assert struct.unpack_from("=H", ring._bytes, 14)[0] == ring.tail == 7
+    pieces = group.take(12, buffer | order[0] << 16, bundle=True)
+    assert [piece.bid for piece in pieces] == order
 
 
 @pytest.mark.parametrize("nbytes", [0, -1])

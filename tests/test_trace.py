@@ -12,6 +12,7 @@ from pathlib import Path
 
 import hypothesis
 import hypothesis.strategies
+import leaks
 import pytest
 
 from rawuring import fakekernel, inflight, ops, play, playtrace, register, rings, trace, uapi
@@ -23,16 +24,21 @@ ROOT = str(Path(rings.__file__).parent.parent)
 def path(tmp_path, monkeypatch):
     found = tmp_path / "run.jsonl"
     monkeypatch.setenv("RAWURING_TRACE", str(found))
-    monkeypatch.setattr(trace, "_shared", None)
+    monkeypatch.setattr(trace, "_logs", {})
     yield found
-    if trace._shared is not None:
-        trace._shared.write()
-        os.close(trace._shared._fd)
-        trace.atexit.unregister(trace._shared.write)
+    for log in trace._logs.values():
+        log.write()
+        log.close()
+        trace.atexit.unregister(log.write)
+
+
+def write_all():
+    for log in trace._logs.values():
+        log.write()
 
 
 def events(path, kind=""):
-    trace._shared.write()
+    write_all()
     found = [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
     return [event for event in found if not kind or event[0] == kind]
 
@@ -138,7 +144,7 @@ def test_trace_of_an_fsync_then_a_worker_is_never_ruled_out(path, tmp_path):
             ops.prep_fsync(ring.get_sqe(), file.fileno(), 0, user_data=user_data)
             ring.submit()
             ring.submit_and_reap(1)
-    trace._shared.write()
+    write_all()
     with open(path, encoding="utf-8") as lines:
         found = playtrace.summarise(lines)
     assert found["workers"] >= 1
@@ -206,7 +212,7 @@ def test_trace_on_this_kernel_then_the_sums_are_right(path):
             ops.prep_nop(ring.get_sqe(), user_data=user_data)
         ring.submit()
         assert len(ring.reap()) == 8
-    trace._shared.write()
+    write_all()
     with open(path, encoding="utf-8") as lines:
         found = playtrace.summarise(lines)
     assert (found["requests"], found["done"], found["left_count"], found["calls"]) == (38, 38, 0, 31)
@@ -219,7 +225,6 @@ def test_trace_on_this_kernel_then_the_sums_are_right(path):
 
 def test_trace_when_the_file_cannot_be_written_then_a_warning_and_the_ring_works(monkeypatch, tmp_path):
     monkeypatch.setenv("RAWURING_TRACE", str(tmp_path / "nowhere" / "run.jsonl"))
-    monkeypatch.setattr(trace, "_shared", None)
     with pytest.warns(RuntimeWarning, match="nothing is traced"):
         ring = fakekernel.FakeRing(fakekernel.FakeKernel(entries=2))
     with ring:
@@ -238,6 +243,72 @@ def test_without_the_variable_then_nothing_is_imported_and_the_ring_is_a_ring():
     environment = {key: value for key, value in os.environ.items() if key != "RAWURING_TRACE"}
     environment["PYTHONPATH"] = ROOT
     subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=60)
+
+
+@pytest.fixture
+def log(tmp_path):
+    found = trace.Log(str(tmp_path / "run.jsonl"))
+    yield found
+    found.close()
+
+
+def test_trace_when_two_threads_name_their_rings_at_once_then_differently(log, monkeypatch):
+    names = []
+
+    def getpid():
+        if not names:
+            names.append("")
+            names[0] = log.name()  # as another thread may at this moment
+        return 1
+
+    monkeypatch.setattr(os, "getpid", getpid)
+    names.append(log.name())
+    assert len(set(names)) == 2
+
+
+def test_trace_when_a_block_is_written_while_a_line_is_added_then_the_line_is_kept(log):
+    class Lines(type(log._lines)):
+        def append(self, line):
+            log.write()  # as another thread may at this moment
+            super().append(line)
+
+    log._lines = Lines()
+    log.add("1")
+    log.add("2")
+    log.write()
+    assert Path(log.path).read_text(encoding="ascii") == "1\n2\n"
+
+
+def test_trace_when_two_threads_write_then_the_lines_keep_their_order(log, monkeypatch):
+    """The one that began first wrote last: a CQE stood before its SQE."""
+    write, others = os.write, ["2"]
+
+    def write_beside_another(fd, data):
+        if others:
+            log.add(others.pop())
+            log.write()  # as another thread may at this moment
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", write_beside_another)
+    log.add("1")
+    log.write()
+    assert Path(log.path).read_text(encoding="ascii") == "1\n2\n"
+
+
+def test_trace_when_two_threads_open_the_file_at_once_then_one_log(path, monkeypatch):
+    """Each had a log, and so the names of their rings were the same."""
+    real, logs = trace.Log, []
+
+    def make(name):
+        monkeypatch.setattr(trace, "Log", real)
+        logs.append(trace._open_log(name))  # as another thread may at this moment
+        return real(name)
+
+    monkeypatch.setattr(trace, "Log", make)
+    logs.append(trace._open_log(str(path)))
+    assert logs[0] is logs[1]
+    if sys.platform == "linux":
+        assert list(leaks.descriptors().values()).count(str(path)) == 1
 
 
 CHILD = """

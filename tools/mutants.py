@@ -1537,6 +1537,16 @@ MUTANTS = (
     ),
     # The page and the trace
     Mutant(
+        "a buffer is returned inside recycle()", "rawuring/buffers.py",
+        "        if self._recycling:\n", "        if False:\n", "tests/test_buffers.py -k returned_while_others",
+    ),
+    Mutant(
+        "a pin holds its memory a moment too late", "rawuring/buffers.py",
+        "        first = ctypes.c_char.from_buffer(memory)  # exp",
+        "        view.release()\n        first = ctypes.c_char.from_buffer(memory)  # exp",
+        "tests/test_buffers.py -k shrinks",
+    ),
+    Mutant(
         "the handler of a table is not timed", "rawuring/trace.py",
         "        if entry is not None and callable(entry[0]) and type(entry[0]) is not _Timed:\n", "        if False:\n",
         "tests/test_trace.py -k of_a_table",
@@ -1553,8 +1563,13 @@ MUTANTS = (
     ),
     Mutant(
         "a child writes the lines of its parent, too", "rawuring/trace.py",
-        "        if os.getpid() != self._pid:  # a copy", "        if False:  # a copy",
+        "            os.register_at_fork(after_in_child=log.begin)\n", "            pass\n",
         "tests/test_trace.py -k forked",
+    ),
+    Mutant(
+        "two threads write the trace at once", "rawuring/trace.py",
+        "lines, writing = self._lines, self._writing\n", "lines, writing = self._lines, allocate_lock()\n",
+        "tests/test_trace.py -k two_threads_write",
     ),
     Mutant(
         "a traced ring takes the short paths", "rawuring/trace.py",
