@@ -588,11 +588,7 @@ class AsyncRing(Uncopyable):
         if timeout is not None:
             return self._call_timed(prep, arguments, holds, timeout, late, options)
         future = RequestFuture(loop=self._loop)
-        # _set_up() written out.
-        future._ring = self
-        future._prep = prep
-        future._asked = future._taken = False
-        future._first = None
+        future._set_up(self, prep)
         if late is not None or prep in _SPECIAL:
             future._late = _late_by_default(prep, late)
         future.token = self._start(prep, arguments, future._complete, holds, options)
@@ -919,6 +915,14 @@ class AsyncRing(Uncopyable):
         if asyncio._get_running_loop() is not self._loop:
             self._ring._refuse()
         self._ring.bind_thread()
+
+    def _call_from_any_thread(self, callback: Callable[..., object], *arguments: Any) -> bool:
+        """Call back in the loop; return False if it is closed."""
+        try:
+            self._loop.call_soon_threadsafe(callback, *arguments)
+        except RuntimeError:  # perhaps only just now, by its thread
+            return False
+        return True
 
     def _make_room(self, count: int) -> None:
         """Make room for SQEs: submit, and take completions off the CQ, without running handlers."""
@@ -1431,9 +1435,9 @@ class AsyncRing(Uncopyable):
                 0, uapi.IORING_CQE_F_MORE,
             )  # fmt: skip
         except OSError:  # the kernel lacks the operation, or the other ring has no room
-            if mailbox.closed:
+            call = mailbox._ring._call_from_any_thread
+            if mailbox.closed or not call(mailbox._take, value, uapi.IORING_CQE_F_MORE):
                 raise ValueError("the mailbox is closed") from None
-            mailbox._ring._loop.call_soon_threadsafe(mailbox._take, value, uapi.IORING_CQE_F_MORE)
 
 
 def _futex(word: Any, private: bool) -> tuple[Pin, tuple[int, int, int]]:
@@ -1574,8 +1578,10 @@ class _Source(Uncopyable):
         if ring._ring._state != "open":
             return
         if ring._ring._owner != get_ident():
-            ring._loop.call_soon_threadsafe(self.recycle, bid)
-            return
+            if asyncio._get_running_loop() is not ring._loop:
+                ring._call_from_any_thread(self.recycle, bid)
+                return
+            ring._ring.bind_thread()
         self.group.recycle(bid)
         starved, ring._starved = ring._starved, []
         for source in starved:
@@ -1681,8 +1687,8 @@ class Stream(Uncopyable):
             return
         if source.ring._ring._owner == get_ident():
             source.end()
-        elif not source.ring._loop.is_closed():
-            source.ring._loop.call_soon_threadsafe(source.end)
+        else:
+            source.ring._call_from_any_thread(source.end)
 
 
 class Mailbox(Uncopyable):

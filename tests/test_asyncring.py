@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import concurrent.futures
 import contextlib
 import contextvars
 import ctypes
@@ -33,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from driver import in_a_thread
 
 from rawuring import aio, asyncring, buffers, files, ops, register, uapi
 from rawuring.buffers import allocate, pin
@@ -1289,6 +1291,32 @@ async def test_msg_ring_when_sent_from_another_loop_then_the_numbers_arrive_in_o
         await ring.msg_ring(mailbox, 1)
 
 
+def test_msg_ring_when_the_other_loop_is_being_closed_then_the_mailbox_is_closed(loop, monkeypatch) -> None:
+    """It raised RuntimeError: Event loop is closed."""
+
+    def lacking(sqe, *arguments, **options) -> None:
+        ops.prep_rw(sqe, 255, 0, 0, 0, 0, arguments[-1])
+
+    async def open_mailbox() -> asyncring.Mailbox:
+        return asyncring.running().mailbox()
+
+    with contextlib.closing(stock_loop()) as other:
+        mailbox = other.run_until_complete(open_mailbox())
+        call_soon = other.call_soon_threadsafe
+
+        def close_first(*arguments: Any) -> Any:
+            other.close()  # as its thread may at this moment
+            return call_soon(*arguments)
+
+        async def send() -> None:
+            with pytest.raises(ValueError, match="closed"):
+                await asyncring.running().msg_ring(mailbox, 1)
+
+        monkeypatch.setattr(ops, "prep_msg_ring_cqe_flags", lacking)
+        monkeypatch.setattr(other, "call_soon_threadsafe", close_first)
+        loop.run_until_complete(send())
+
+
 async def _closing(mailbox: asyncring.Mailbox):
     asyncio.get_running_loop().call_soon(mailbox.close)
     async for number in mailbox:
@@ -1484,6 +1512,81 @@ def test_loop_when_it_runs_in_another_thread_then_an_object_that_was_kept_follow
         thread.join()
         assert len(kept) == 3
         loop.close()
+
+
+async def a_piece(sock: socket.socket, peer: socket.socket) -> tuple[Any, Any]:
+    """Return a piece of two bytes, and the group that has lacked its buffer since."""
+    ring = asyncring.running()
+    needs(ring, uapi.IORING_OP_SEND_ZC, "6.0, as RECV_MULTISHOT")
+    group = register.setup_buf_ring(ring.ring, 7, 2, 64)
+    async with ring.recv_multishot(sock, group) as stream:
+        peer.send(b"xy")
+        piece = await stream.__anext__()
+    assert len(group) == 1
+    return piece, group
+
+
+def test_piece_when_the_loop_runs_in_another_thread_then_it_returns_in_the_next_turn(loop, pair) -> None:
+    """The loop called recycle() in each turn, until a request made the ring follow it."""
+    piece, group = loop.run_until_complete(a_piece(*pair))
+
+    async def release() -> int:
+        piece.release()
+        await asyncio.sleep(0)
+        return len(group)
+
+    assert in_a_thread(lambda: loop.run_until_complete(release())) == 2
+
+
+@contextlib.contextmanager
+def closed_first(loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch):
+    """Close the loop in this thread at the moment at which another calls its call_soon_threadsafe()."""
+    call_soon, called, closed = loop.call_soon_threadsafe, threading.Event(), threading.Event()
+
+    def wait_for_the_end(*arguments: Any) -> Any:
+        called.set()
+        closed.wait()
+        return call_soon(*arguments)
+
+    monkeypatch.setattr(loop, "call_soon_threadsafe", wait_for_the_end)
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        yield executor, called
+        called.wait()
+        try:
+            loop.close()
+        finally:
+            closed.set()
+
+
+def test_piece_when_the_loop_is_being_closed_then_it_is_released(loop, pair, monkeypatch) -> None:
+    piece, _ = loop.run_until_complete(a_piece(*pair))
+    with closed_first(loop, monkeypatch) as (executor, _):
+        released = executor.submit(piece.release)
+    assert released.result() is None
+
+
+def test_stream_when_forgotten_while_the_loop_is_being_closed_then_silence(loop, monkeypatch) -> None:
+    unraisable: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+
+    async def begin() -> Any:
+        stream = asyncring.running().stream(ops.prep_poll_multishot, r, select.POLLIN)
+        step = asyncio.ensure_future(stream.__anext__())
+        await asyncio.sleep(0)
+        step.cancel()
+        await asyncio.wait([step])
+        return [stream]
+
+    def forget() -> None:
+        streams.clear()
+        while not called.is_set():
+            gc.collect()  # PyPy needs more than one
+
+    with a_pipe() as (r, _):
+        streams = loop.run_until_complete(begin())
+        with closed_first(loop, monkeypatch) as (executor, called):
+            executor.submit(forget)
+    assert unraisable == []
 
 
 def test_ring_when_it_was_closed_then_mailboxes_are_refused_and_the_loop_has_another(loop) -> None:
