@@ -151,7 +151,9 @@ class Ring(RingHandle):
             and bool(self.features & uapi.IORING_FEAT_EXT_ARG)
         )  # fmt: skip
         self._deadline = syscalls.GeteventsArg()
+        # Before 5.11: the timespec of each TIMEOUT whose CQE may still come, and how many CQEs have come.
         self._timeouts: list[Any] = []
+        self._timeouts_ended = 0
         self._submitted = self._reaped = self._enters = 0
 
     # -- submitting
@@ -417,16 +419,22 @@ class Ring(RingHandle):
         return len(self.cq.copied) > before
 
     def _wait_with_timeout_sqe(self, wait_nr: int, timeout: syscalls.GeteventsArg) -> int:
-        """Wait as liburing does before 5.11: with a TIMEOUT that ends after wait_nr completions."""
-        submitted = 0
+        """Wait as liburing does before 5.11: with a TIMEOUT that ends after wait_nr completions.
+
+        A wait relies on its own TIMEOUT. That of an earlier wait may be pending, and end much later: the
+        requests of its batch completed before it began to count, or a signal handler raised.
+        """
+        submitted, ended = 0, -1
         while True:
             self._fetch()
             there, remaining = len(self.cq.copied), timeout.remaining_ns()
             if there >= wait_nr or not remaining:
                 return submitted + self.submit()
-            if not self._timeouts:
+            # Whose TIMEOUT has ended is unknown, as all have the same user_data. One too many does no harm.
+            if ended != self._timeouts_ended:
                 if not self.sq.space_left():
                     submitted += self.submit()
+                ended = self._timeouts_ended
                 self._add_timeout_sqe(wait_nr - there, remaining)
                 submitted -= 1  # it is the library's, not the caller's
             submitted += self._turn(there + 1, there + 1, self._wait_flags, None)
@@ -441,13 +449,8 @@ class Ring(RingHandle):
             opcode=uapi.IORING_OP_TIMEOUT, fd=-1, addr=ctypes.addressof(timespec), len=1, off=count,
             user_data=UDATA_TIMEOUT,
         ).ljust(self.sq.sqe_size, b"\0")  # fmt: skip
-        tail = self.sq.sqe_tail
-        self._timeouts.append(timespec)
-        try:
-            self.sq.put(sqe)
-        finally:
-            if self.sq.sqe_tail == tail:  # or later waits would rely on a TIMEOUT that was never sent
-                self._timeouts.pop()
+        self._timeouts.append(timespec)  # one whose SQE is not sent stays, and does no harm
+        self.sq.put(sqe)
 
     def enable(self) -> None:
         """Start a ring that was created with IORING_SETUP_R_DISABLED, and make the calling thread its owner.
@@ -616,8 +619,11 @@ class Ring(RingHandle):
             cq.fetch()
         if self._timeouts:
             kept = [cqe for cqe in cq.copied if cqe[0] != UDATA_TIMEOUT]
-            del self._timeouts[: len(cq.copied) - len(kept)]
+            ended = len(cq.copied) - len(kept)
+            # In this order, as a signal handler may raise in between: rather one TIMEOUT or timespec too many.
+            self._timeouts_ended += ended
             cq.copied = kept
+            del self._timeouts[:ended]  # the kernel reads them in the order of the SQEs
 
     def _fetch_with_help(self, kflags: int) -> None:
         """Enter the kernel while it holds back completions that only an enter posts."""
@@ -663,7 +669,8 @@ class Ring(RingHandle):
         """
         if get_ident() != self._owner:
             self._refuse()
-        return self.sq.discard(published_too=not self._sqpoll)
+        forgotten = self.sq.discard(published_too=not self._sqpoll)
+        return [user_data for user_data in forgotten if user_data != UDATA_TIMEOUT]
 
     def sqring_wait(self) -> None:
         """Wait until an SQPOLL thread has freed a slot.

@@ -15,6 +15,7 @@ import select
 import subprocess
 import sys
 import threading
+import time
 import warnings
 
 import pytest
@@ -602,6 +603,55 @@ def test_handler_raises_when_a_timeout_is_queued_then_the_next_wait_ends(monkeyp
                 ring.submit_and_wait(1, 1_000_000)
         ring.submit_and_wait(1, 1_000_000)
         assert ring.reap() == []
+
+
+@pytest.mark.parametrize("why", ["its request completed first", "a signal handler raised"])
+def test_earlier_wait_has_left_its_timeout_then_the_next_ends_at_its_own(monkeypatch, why):
+    """On 5.10 the first is usual: a poll of a ready file completes before the batch's next SQE begins."""
+    long_ns = 20_000_000_000
+    with rings.Ring(4) as ring:
+        ring.features &= ~uapi.IORING_FEAT_EXT_ARG  # as before 5.11
+        ring._quick = False
+        before = time.monotonic_ns()
+        put, enter = rings.SubmissionQueue.put, ring._call
+        with monkeypatch.context() as patch:
+            if why == "a signal handler raised":
+
+                def interrupted(fd, to_submit, min_complete, flags, timeout=None):
+                    enter(fd, to_submit, 0, flags, timeout)
+                    raise Struck
+
+                patch.setattr(ring, "_call", interrupted)
+                with pytest.raises(Struck):
+                    ring.submit_and_wait(1, long_ns)
+            else:
+                ops.prep_nop(ring.get_sqe(), 1)
+                patch.setattr(rings.SubmissionQueue, "put", lambda sq, sqe: (ring.submit(), put(sq, sqe)))
+                ring.submit_and_wait(1, long_ns)
+                assert [cqe[0] for cqe in ring.reap()] == [1]
+        for _ in range(3):
+            ring.submit_and_wait(1, 1_000_000)
+            assert ring.reap() == []
+        ops.prep_nop(ring.get_sqe(), 2)
+        ring.submit_and_wait(2, 1_000_000)  # the CQE ends what the first wait has left
+        assert [cqe[0] for cqe in ring.reap()] == [2]
+        assert time.monotonic_ns() - before < long_ns
+
+
+def test_timeout_of_a_wait_was_not_sent_then_discard_names_the_requests_of_the_program(monkeypatch):
+    with rings.Ring(4) as ring:
+        ring.features &= ~uapi.IORING_FEAT_EXT_ARG  # as before 5.11
+        ops.prep_nop(ring.get_sqe(), 1)
+
+        def fail(*arguments):
+            raise OSError(errno.EAGAIN, "no memory")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ring, "_call", fail)
+            with pytest.raises(OSError, match="no memory"):
+                ring.submit_and_wait(1, 60_000_000_000)
+        assert ring.discard() == [1]
+        assert ring.sq.pending() == 0
 
 
 # -- one fault does not affect the others

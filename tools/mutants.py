@@ -640,9 +640,9 @@ MUTANTS = (
         "tests/test_ring_promises.py -k ring_holds_them",
     ),
     Mutant(
-        "a timeout that was not queued is waited for", "rawuring/rings.py",
-        "                self._timeouts.pop()\n", "                pass\n",
-        "tests/test_ring_promises.py -k timeout_is_queued",
+        "a wait relies on the TIMEOUT of an earlier one", "rawuring/rings.py",
+        "            if ended != self._timeouts_ended:\n", "            if not self._timeouts:\n",
+        "tests/test_ring_promises.py -k 'earlier_wait_has_left and raised'",
     ),
     Mutant(
         "a ring without a descriptor is moved", "rawuring/handle.py",
