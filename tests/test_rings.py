@@ -7,7 +7,6 @@ import _thread
 import errno
 import gc
 import json
-import queue
 import struct
 import threading
 from collections import deque
@@ -276,21 +275,22 @@ def test_bound_to_another_thread_then_it_works_there_and_no_longer_here(make):
 
 def test_owner_was_not_started_by_threading_then_it_counts_as_alive(make):
     """threading.enumerate() does not list it, so any thread could close its ring."""
-    made, end, ended = queue.SimpleQueue(), threading.Event(), threading.Event()
+    ring = make()  # here: a thread cannot skip the test, and we would wait for it for ever
+    owned, end, ended = threading.Event(), threading.Event(), threading.Event()
 
     def own() -> None:
-        made.put(make())
+        ring.bind_thread()
+        owned.set()
         end.wait()
-        made.get().close()
+        ring.close()
         ended.set()
 
     _thread.start_new_thread(own, ())
-    ring = made.get()
+    owned.wait()
     try:
         with pytest.raises(WrongThread):
             ring.close()
     finally:
-        made.put(ring)
         end.set()
         ended.wait()
 

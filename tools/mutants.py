@@ -642,7 +642,7 @@ MUTANTS = (
     Mutant(
         "a wait relies on the TIMEOUT of an earlier one", "rawuring/rings.py",
         "            if ended != self._timeouts_ended:\n", "            if not self._timeouts:\n",
-        "tests/test_ring_promises.py -k 'earlier_wait_has_left and raised'",
+        "tests/test_ring_promises.py -k earlier_wait_has_left and raised",
     ),
     Mutant(
         "a ring without a descriptor is moved", "rawuring/handle.py",
