@@ -620,7 +620,7 @@ class Ring(RingHandle):
         if self._timeouts:
             kept = [cqe for cqe in cq.copied if cqe[0] != UDATA_TIMEOUT]
             ended = len(cq.copied) - len(kept)
-            # In this order, as a signal handler may raise in between: rather one TIMEOUT or timespec too many.
+            # In this order, as a signal handler may raise in between: rather a TIMEOUT or timespec too many.
             self._timeouts_ended += ended
             cq.copied = kept
             del self._timeouts[:ended]  # the kernel reads them in the order of the SQEs
