@@ -33,6 +33,7 @@ import io
 import os
 import sys
 import threading
+import types
 import warnings
 from collections import deque
 from operator import index
@@ -1863,6 +1864,9 @@ class Opening(Uncopyable):
 
     __slots__ = ("_coro", "_obj")
 
+    #: For annotations.
+    __class_getitem__: Any = classmethod(types.GenericAlias)
+
     def __init__(self, coroutine: Any) -> None:
         """Wrap the coroutine that opens the file."""
         self._coro = coroutine
@@ -1892,7 +1896,16 @@ def open(
         opener is called in a thread. loop and executor are accepted as in aiofiles, and not used.
     Returns: an object to await, or to use with ``async with``, for a File.
     """
+    if sync_open is not builtins.open:
+        return Opening(_open_with_mock(
+            file, mode=mode, buffering=buffering, encoding=encoding, errors=errors, newline=newline,
+            closefd=closefd, opener=opener,
+        ))  # fmt: skip
     return Opening(_open(file, mode, buffering, encoding, errors, newline, closefd, opener, direct))
+
+
+async def _open_with_mock(*args: Any, **kwargs: Any) -> Any:
+    return wrap(await files.call(sync_open, *args, **kwargs), loop=None, executor=None)
 
 
 async def _open(
@@ -1971,6 +1984,52 @@ def _buffer_size(fd: int) -> int:
     if sys.version_info >= (3, 14):
         return max(min(size, 8192 * 1024), io.DEFAULT_BUFFER_SIZE)
     return size if size > 1 else io.DEFAULT_BUFFER_SIZE
+
+
+# ------------------------------------------------------------------------------------------------------
+# aiofiles' names: this module takes the place of aiofiles.threadpool
+
+#: open() opens with this if it is not the builtin's open(): tests replace it with a mock, as aiofiles'
+#: documentation shows, and register the mock's class with wrap().
+sync_open = builtins.open
+#: The modules of aiofiles.threadpool.
+binary = text = sys.modules[__name__]
+
+
+class _Kind(type):
+    """The type of aiofiles' classes. Their instances are all files over the builtin's class of that name."""
+
+    #: The builtin's class.
+    kind: Any
+
+    def __instancecheck__(cls, file: Any) -> bool:
+        if isinstance(file, File) and isinstance(getattr(file, "_like", file._sync), cls.kind):
+            return True
+        return super().__instancecheck__(file)
+
+
+class AsyncBufferedIOBase(WrappedFile, metaclass=_Kind):
+    """A buffered binary file."""
+
+    kind: Any = io.BufferedIOBase
+
+
+class AsyncBufferedReader(AsyncBufferedIOBase):
+    """A buffered binary file that can be read."""
+
+    kind = io.BufferedReader, io.BufferedRandom
+
+
+class AsyncFileIO(WrappedFile, metaclass=_Kind):
+    """An unbuffered binary file."""
+
+    kind = io.FileIO
+
+
+class AsyncTextIOWrapper(WrappedFile, metaclass=_Kind):
+    """A text file."""
+
+    kind = io.TextIOBase
 
 
 # ------------------------------------------------------------------------------------------------------

@@ -22,16 +22,14 @@ import pathlib
 import stat as stat_module
 import sys
 import tempfile as stdlib_tempfile
-from builtins import open as builtin_open
 from functools import partial, wraps
-from types import SimpleNamespace
+from types import ModuleType
 
 from . import fileobjects, fileops, files
 from .syscalls import Uncopyable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import os
     from collections.abc import AsyncIterator, Callable, Iterator
     from typing import Any
 
@@ -122,11 +120,11 @@ class Path(type(pathlib.PurePath())):  # type: ignore[misc]
 
     # Questions
 
-    async def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
+    async def stat(self, *, follow_symlinks: bool = True) -> stdlib_os.stat_result:
         """Return the status of the file: os.stat()."""
         return await files.stat(self, follow_symlinks=follow_symlinks)
 
-    async def lstat(self) -> os.stat_result:
+    async def lstat(self) -> stdlib_os.stat_result:
         """Return the status of the file, or of a link itself."""
         return await files.stat(self, follow_symlinks=False)
 
@@ -389,6 +387,12 @@ def _walk(top: str, top_down: bool, on_error: Any, follow_symlinks: bool) -> Ite
 # aiofiles.os
 
 
+def _module(name: str, **contents: Any) -> ModuleType:
+    module = ModuleType(f"{files.__name__}.{name}")
+    vars(module).update(contents)
+    return module
+
+
 def _awaitable(function: Callable[..., Any]) -> Callable[..., Any]:
     """Convert a blocking function to a coroutine function: aiofiles.os.wrap()."""
 
@@ -419,11 +423,15 @@ def _field(name: str, field: str) -> Callable[..., Any]:
     return get
 
 
-def _question(name: str, test: Callable[[int], bool], follow_symlinks: bool = True) -> Callable[..., Any]:
+def _question(
+    name: str, test: Callable[[int], bool], follow_symlinks: bool = True,
+    path_of: Callable[..., Any] = lambda path: path,
+) -> Callable[..., Any]:  # fmt: skip
     """Return a function of os.path that asks for the mode in a stat; the caches answer it."""
 
     @wraps(getattr(stdlib_os.path, name))
-    async def ask(path: Any, *, loop: Any = None, executor: Any = None) -> bool:
+    async def ask(*args: Any, loop: Any = None, executor: Any = None, **kwargs: Any) -> bool:
+        path = path_of(*args, **kwargs)
         try:
             found = await (files.stat(path) if follow_symlinks else files.lstat(path))
         except (OSError, ValueError):
@@ -441,17 +449,19 @@ _OWN_FUNCTIONS = (
 )  # fmt: skip
 
 #: The functions of aiofiles.ospath, which is aiofiles.os.path.
-ospath = SimpleNamespace(
+ospath = _module(
+    "ospath",
     wrap=_awaitable,
     exists=_question("exists", bool),
-    isdir=_question("isdir", stat_module.S_ISDIR),
+    isdir=_question("isdir", stat_module.S_ISDIR, path_of=lambda s: s),
     isfile=_question("isfile", stat_module.S_ISREG),
     islink=_question("islink", stat_module.S_ISLNK, follow_symlinks=False),
     **{f"get{each}": _field(f"get{each}", f"st_{each}") for each in ("atime", "ctime", "mtime", "size")},
     **{name: _awaitable(getattr(stdlib_os.path, name)) for name in _PATH_FUNCTIONS},
 )
 #: The functions of aiofiles.os.
-os_functions = SimpleNamespace(
+os = _module(
+    "os",
     wrap=_awaitable,
     path=ospath,
     **{name: _awaitable(getattr(stdlib_os, name)) for name in _OS_FUNCTIONS if hasattr(stdlib_os, name)},
@@ -621,32 +631,30 @@ def _clean(folder: Any) -> None:
 
 
 #: The functions of aiofiles.tempfile.
-tempfile = SimpleNamespace(
-    NamedTemporaryFile=NamedTemporaryFile, SpooledTemporaryFile=SpooledTemporaryFile,
+tempfile = _module(
+    "tempfile", NamedTemporaryFile=NamedTemporaryFile, SpooledTemporaryFile=SpooledTemporaryFile,
     TemporaryDirectory=TemporaryDirectory, TemporaryFile=TemporaryFile,
 )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------
-# aiofiles.threadpool
+# aiofiles itself
+
+#: The names of aiofiles.base.
+base = _module(
+    "base", AiofilesContextManager=fileobjects.Opening, AsyncBase=fileobjects.File, wrap=_awaitable
+)
+threadpool = fileobjects
 
 
-def _pool_open(file: Any, *args: Any, loop: Any = None, executor: Any = None, **kwargs: Any) -> Any:
-    """Open a file as open() does, or with the function that replaced sync_open in a test."""
-    if threadpool.sync_open is builtin_open:
-        return fileobjects.open(file, *args, **kwargs)
-    return fileobjects.Opening(_open_with(partial(threadpool.sync_open, file, *args, **kwargs)))
+def install_as_aiofiles() -> None:
+    """Make every later ``import aiofiles`` in this process import rawuring.files.
 
-
-async def _open_with(opening: Callable[[], Any]) -> Any:
-    return fileobjects.wrap(await files.call(opening))
-
-
-#: The names of aiofiles.threadpool; tests replace sync_open, and register types with wrap().
-threadpool = SimpleNamespace(
-    AsyncBufferedIOBase=fileobjects.WrappedFile, AsyncBufferedReader=fileobjects.WrappedFile,
-    AsyncFileIO=fileobjects.WrappedFile, AsyncTextIOWrapper=fileobjects.WrappedFile,
-    open=_pool_open, stderr=fileobjects.stderr, stderr_bytes=fileobjects.stderr_bytes,
-    stdin=fileobjects.stdin, stdin_bytes=fileobjects.stdin_bytes, stdout=fileobjects.stdout,
-    stdout_bytes=fileobjects.stdout_bytes, sync_open=builtin_open, wrap=fileobjects.wrap,
-)  # fmt: skip
+    For programs that import names from aiofiles' modules, and packages that use aiofiles: call it before
+    they are imported. aiofiles need not be installed.
+    """
+    modules = {
+        "": files, ".base": base, ".os": os, ".ospath": ospath, ".tempfile": tempfile,
+        ".threadpool": threadpool, ".threadpool.binary": threadpool, ".threadpool.text": threadpool,
+    }  # fmt: skip
+    sys.modules.update({f"aiofiles{name}": module for name, module in modules.items()})

@@ -26,9 +26,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import os
+import os as stdlib_os  # importers find the functions of aiofiles.os as files.os
 import stat as stat_module
-import sys
 import threading
 import types
 import weakref
@@ -206,20 +205,10 @@ _ELSEWHERE = {
          "stderr", "stderr_bytes", "stdin", "stdin_bytes", "stdout", "stdout_bytes", "wrap", "wrap_file"),
         "fileobjects",
     ),
-    **dict.fromkeys(("Path", "os_functions", "ospath", "tempfile", "threadpool"), "filepath"),
+    **dict.fromkeys(
+        ("Path", "base", "install_as_aiofiles", "os", "ospath", "tempfile", "threadpool"), "filepath"
+    ),
 }  # fmt: skip
-
-
-class _Module(types.ModuleType):
-    """This module as importers see it: their ``files.os`` is aiofiles.os; in this file os is os."""
-
-    @property
-    def os(self) -> Any:
-        """Return the functions of aiofiles.os."""
-        return __getattr__("os_functions")
-
-
-sys.modules[__name__].__class__ = _Module
 
 
 def __getattr__(name: str) -> Any:
@@ -438,7 +427,7 @@ async def pread(fd: int, n: int, offset: int) -> bytes:
         check_range(n, offset)
         n, offset = index(n), index(offset)
         if not n and fileops.LINUX:
-            return os.pread(fd, n, offset)  # rejects a directory, which preadv() of 0 bytes does not
+            return stdlib_os.pread(fd, n, offset)  # rejects a directory, which preadv() of 0 bytes does not
     got, memory = None, None
     if n <= INLINE_MAX:
         try:
@@ -574,17 +563,18 @@ async def write(fd: int, data: Any) -> int:
             return got
         if fileops.is_ready(fd, True):
             return fileops.plain_write(fd, [view[: fileops.PIPE_BUF]], -1)
-    here = os.lseek(fd, 0, os.SEEK_CUR) if _is_regular(fd) else -1
+    here = stdlib_os.lseek(fd, 0, stdlib_os.SEEK_CUR) if _is_regular(fd) else -1
     put = int(await _do(fileops.write_op(fd, [view], -1)))
-    if put < len(view) and here >= 0 and os.lseek(fd, 0, os.SEEK_CUR) == here:
+    if put < len(view) and here >= 0 and stdlib_os.lseek(fd, 0, stdlib_os.SEEK_CUR) == here:
         # A worker of the kernel writes the rest, and the position is not advanced if that fails.
-        appends = fileops.status_flags(fd) & os.O_APPEND
-        os.lseek(fd, 0 if appends else here + put, os.SEEK_END if appends else os.SEEK_SET)
+        appends = fileops.status_flags(fd) & stdlib_os.O_APPEND
+        offset, whence = (0, stdlib_os.SEEK_END) if appends else (here + put, stdlib_os.SEEK_SET)
+        stdlib_os.lseek(fd, offset, whence)
     return put
 
 
 def _is_regular(fd: int) -> bool:
-    return stat_module.S_ISREG(os.fstat(fd).st_mode)
+    return stat_module.S_ISREG(stdlib_os.fstat(fd).st_mode)
 
 
 async def _ready(fd: int, writing: bool) -> bool:
@@ -597,7 +587,7 @@ async def _ready(fd: int, writing: bool) -> bool:
     loop = asyncio.get_running_loop()
     add, remove = ("add_writer", "remove_writer") if writing else ("add_reader", "remove_reader")
     future = loop.create_future()
-    own = os.dup(fd)  # the program may watch fd itself
+    own = stdlib_os.dup(fd)  # the program may watch fd itself
     try:
         try:
             getattr(loop, add)(own, _wake, future)
@@ -608,7 +598,7 @@ async def _ready(fd: int, writing: bool) -> bool:
         finally:
             getattr(loop, remove)(own)
     finally:
-        os.close(own)
+        stdlib_os.close(own)
     return True
 
 
@@ -643,7 +633,7 @@ async def open_fd(path: StrOrBytesPath, flags: int, mode: int = 0o777, *, dir_fd
             fd = fileops.settle_open(fd, flags, held)
         except OSError as error:
             # A FIFO without a reader fails with ENXIO.
-            if error.errno != errno.ENXIO or flags & os.O_NONBLOCK:
+            if error.errno != errno.ENXIO or flags & stdlib_os.O_NONBLOCK:
                 raise
             fd = None
         if fd is None:
@@ -651,7 +641,7 @@ async def open_fd(path: StrOrBytesPath, flags: int, mode: int = 0o777, *, dir_fd
         return fd
     finally:
         for each in held:
-            os.close(each)
+            stdlib_os.close(each)
 
 
 @types.coroutine
@@ -696,7 +686,7 @@ async def close_fd(fd: int) -> None:
     fd = index(fd)
     # Do not await before it is certain that the descriptor will be closed.
     if fd < 0 or fileops.closes_at_once(fd):
-        os.close(fd)
+        stdlib_os.close(fd)
         return
     await _finish(_close(fd))
 
@@ -709,14 +699,14 @@ async def _close(fd: int) -> None:
         await future
     except GeneratorExit:  # the loop was closed, and no thread begins a job any more
         if isinstance(handle, _Job) and handle.withdraw():
-            os.close(fd)
+            stdlib_os.close(fd)
         raise
 
 
 def _close_ended(engine: _Engine, fd: int, future: Any, result: Any, error: Any) -> None:
     """Close a descriptor whose close request was never submitted because its loop was closed."""
     if error is not None and error.errno == errno.ECANCELED and not engine.lost:
-        os.close(fd)
+        stdlib_os.close(fd)
         error = None
     _settle(future, None, error)
 
@@ -742,26 +732,26 @@ async def ftruncate(fd: Any, length: int) -> None:
 
 async def stat(
     path: StrOrBytesPath | int, *, dir_fd: int | None = None, follow_symlinks: bool = True
-) -> os.stat_result:
+) -> stdlib_os.stat_result:
     """Return the status of a file: os.stat()."""
     if perf_counter() > _turn.until:
         await _breathe()
     if isinstance(path, int):
-        return os.stat(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
+        return stdlib_os.stat(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
     try:
         found = fileops.stat_now(path, dir_fd, follow_symlinks)
     except fileops.WRONG:
         found = None  # os.stat() raises the right exception
     if found is not None:
         return found
-    result: os.stat_result = await _do(fileops.stat_op(path, dir_fd, follow_symlinks))
+    result: stdlib_os.stat_result = await _do(fileops.stat_op(path, dir_fd, follow_symlinks))
     return result
 
 
-async def lstat(path: StrOrBytesPath, *, dir_fd: int | None = None) -> os.stat_result:
+async def lstat(path: StrOrBytesPath, *, dir_fd: int | None = None) -> stdlib_os.stat_result:
     """Return the status of a file, or of a link itself: os.lstat()."""
     if not isinstance(path, (str, bytes)) and not hasattr(path, "__fspath__"):
-        return os.lstat(path, dir_fd=dir_fd)
+        return stdlib_os.lstat(path, dir_fd=dir_fd)
     return await stat(path, dir_fd=dir_fd, follow_symlinks=False)
 
 
@@ -811,12 +801,12 @@ async def symlink(
 
 async def readlink(path: StrOrBytesPath, *, dir_fd: int | None = None) -> Any:
     """Return the target of a symbolic link: os.readlink()."""
-    return await call(os.readlink, path, dir_fd=dir_fd)
+    return await call(stdlib_os.readlink, path, dir_fd=dir_fd)
 
 
 async def getxattr(path: Any, attribute: StrOrBytesPath, *, follow_symlinks: bool = True) -> bytes:
     """Read an extended attribute of a path or a descriptor: os.getxattr()."""
-    found: bytes = await call(os.getxattr, path, attribute, follow_symlinks=follow_symlinks)
+    found: bytes = await call(stdlib_os.getxattr, path, attribute, follow_symlinks=follow_symlinks)
     return found
 
 
@@ -824,12 +814,12 @@ async def setxattr(
     path: Any, attribute: StrOrBytesPath, value: bytes, flags: int = 0, *, follow_symlinks: bool = True
 ) -> None:
     """Set an extended attribute of a path or a descriptor: os.setxattr()."""
-    await call(os.setxattr, path, attribute, value, flags, follow_symlinks=follow_symlinks)
+    await call(stdlib_os.setxattr, path, attribute, value, flags, follow_symlinks=follow_symlinks)
 
 
 async def listdir(path: Any = ".") -> list[Any]:
     """Return the names in a directory: os.listdir()."""
-    names: list[Any] = await call(os.listdir, path)
+    names: list[Any] = await call(stdlib_os.listdir, path)
     return names
 
 
@@ -839,13 +829,13 @@ async def access(
 ) -> bool:  # fmt: skip
     """Return whether a path may be accessed: os.access()."""
     options = {"dir_fd": dir_fd, "effective_ids": effective_ids, "follow_symlinks": follow_symlinks}
-    allowed: bool = await call(os.access, path, mode, **options)
+    allowed: bool = await call(stdlib_os.access, path, mode, **options)
     return allowed
 
 
 async def makedirs(name: StrOrBytesPath, mode: int = 0o777, exist_ok: bool = False) -> None:
     """Make a directory and its parents: os.makedirs()."""
-    await call(os.makedirs, name, mode, exist_ok)
+    await call(stdlib_os.makedirs, name, mode, exist_ok)
 
 
 async def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -1212,7 +1202,7 @@ async def walk(
     Args: onerror is called with the exception if a directory cannot be listed; depth limits how many are
         listed concurrently.
     """
-    results = _results(partial(filebatch.walk_pieces, os.fspath(top), depth))
+    results = _results(partial(filebatch.walk_pieces, stdlib_os.fspath(top), depth))
     try:
         async for directory, entries, error in results:
             if error is None:

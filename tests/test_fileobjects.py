@@ -23,6 +23,7 @@ import sys
 import threading
 import warnings
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -684,6 +685,108 @@ def test_names_of_aiofiles_and_anyio_then_there(run, tmp_path) -> None:
 
     run(main())
     assert files.os is not os
+
+
+@pytest.fixture
+def as_aiofiles():
+    def theirs() -> dict[str, Any]:
+        return {name: module for name, module in sys.modules.items() if name.split(".")[0] == "aiofiles"}
+
+    before = theirs()
+    for name in before:
+        del sys.modules[name]
+    files.install_as_aiofiles()
+    yield
+    for name in theirs():
+        del sys.modules[name]
+    sys.modules.update(before)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import aiofiles; found = aiofiles.open",
+        "import aiofiles.os; found = aiofiles.os.remove",
+        "import aiofiles.os as aios; found = aios.path.exists",
+        "from aiofiles import os as aios; found = aios.wrap",
+        "from aiofiles import open as found",
+        "from aiofiles.os import path, makedirs, scandir; found = makedirs",
+        "from aiofiles.ospath import exists as found",
+        "from aiofiles.tempfile import NamedTemporaryFile, TemporaryDirectory; found = TemporaryDirectory",
+        "from aiofiles.threadpool import AsyncFileIO, open, sync_open, wrap; found = wrap",
+        "from aiofiles.threadpool.binary import AsyncBufferedIOBase, AsyncBufferedReader as found",
+        "import aiofiles; found = aiofiles.threadpool.text.AsyncTextIOWrapper",
+        "from aiofiles.base import AiofilesContextManager as found, wrap; assert found[str, None]",
+    ],
+)
+def test_program_that_imports_aiofiles_then_ours(as_aiofiles, statement) -> None:
+    names: dict[str, Any] = {}
+    exec(statement, names)
+    assert callable(names["found"])
+    loaded = [module for name, module in sys.modules.items() if name.split(".")[0] == "aiofiles"]
+    assert files in loaded and all(module.__name__.startswith("rawuring.") for module in loaded)
+
+
+def test_classes_of_aiofiles_then_files_of_each_kind_are_their_instances(run, tmp_path) -> None:
+    pool = files.threadpool
+    text, buffered, reader, raw = (
+        pool.text.AsyncTextIOWrapper, pool.binary.AsyncBufferedIOBase, pool.binary.AsyncBufferedReader,
+        pool.binary.AsyncFileIO,
+    )  # fmt: skip
+    path = tmp_path / "file"
+
+    async def main() -> None:
+        def kinds(file: Any) -> set[Any]:
+            return {kind for kind in (text, buffered, reader, raw) if isinstance(file, kind)}
+
+        for mode, buffering, expected in (
+            ("w", -1, {text}), ("r+", -1, {text}), ("wb", -1, {buffered}), ("rb", -1, {buffered, reader}),
+            ("rb+", -1, {buffered, reader}), ("rb", 0, {raw}), ("ab", 0, {raw}),
+        ):  # fmt: skip
+            async with files.open(path, mode, buffering) as file:
+                assert kinds(file) == expected, mode
+            with open(path, mode, buffering) as plain:
+                assert kinds(files.wrap(plain)) == expected, mode
+        assert kinds(files.wrap(io.BytesIO())) == {buffered}
+        assert kinds(files.wrap(io.StringIO())) == {text}
+        assert not kinds(io.BytesIO())
+        assert kinds(text(object())) == {text}
+
+    run(main())
+
+
+def test_sync_open_is_replaced_then_open_uses_it(run) -> None:
+    # As aiofiles' documentation shows how to test a program.
+    class Mock(mock.MagicMock):
+        pass
+
+    files.threadpool.wrap.register(Mock)(
+        lambda *args, **kwargs: files.threadpool.AsyncBufferedIOBase(*args, **kwargs)
+    )
+    file = Mock()
+    file.read.return_value = "text"
+
+    async def main() -> None:
+        async with files.open("name", "w", encoding="ascii") as opened:
+            await opened.write("data")
+            assert await opened.read() == "text"
+
+    with mock.patch.object(files.threadpool, "sync_open", return_value=file) as replaced:
+        run(main())
+    replaced.assert_called_once_with(
+        "name", mode="w", buffering=-1, encoding="ascii", errors=None, newline=None, closefd=True, opener=None
+    )
+    file.write.assert_called_once_with("data")
+
+
+def test_functions_of_os_path_then_the_argument_has_its_name_there(run, tmp_path) -> None:
+    async def main() -> None:
+        for name in ("exists", "isdir", "isfile", "islink", "getsize", "getmtime", "abspath", "ismount"):
+            function = getattr(os.path, name)
+            argument = {next(iter(inspect.signature(function).parameters)): str(tmp_path)}
+            assert await getattr(files.ospath, name)(**argument, loop=None) == function(str(tmp_path)), name
+
+    run(main())
 
 
 @pytest.mark.skipif(sys.version_info < (3, 10), reason="aiofiles 25.1 and anyio 4.16 (Python 3.10)")

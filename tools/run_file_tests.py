@@ -19,6 +19,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -33,7 +34,7 @@ SKIPPED = 77
 
 # A pytest plugin that replaces their names with ours, and sets the loop.
 PLUGIN = r"""
-import json, os, sys, types
+import json, os, sys
 checkout, suite, loop, refuse = json.loads(os.environ["RAWURING_FILE_TESTS"])
 sys.path.append(checkout)
 from rawuring import files
@@ -41,14 +42,7 @@ if refuse:
     files._ring = lambda: None
 
 if suite == "aiofiles":
-    fake = types.ModuleType("aiofiles")
-    fake.__path__ = []
-    for name in ("open", "os", "tempfile", "threadpool", "stdin", "stdout", "stderr", "stdin_bytes",
-                 "stdout_bytes", "stderr_bytes"):
-        setattr(fake, name, getattr(files, name))
-    sys.modules["aiofiles"] = fake
-    for name in ("os", "tempfile", "threadpool"):
-        sys.modules[f"aiofiles.{name}"] = getattr(fake, name)
+    files.install_as_aiofiles()
 elif suite == "anyio":
     import anyio
     for name in ("AsyncFile", "Path", "open_file", "wrap_file"):
@@ -112,7 +106,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--without-ring", action="store_true", help="refuse io_uring: threads do the work")
     parser.add_argument("-k", metavar="NAME", help="only tests whose name contains NAME")
     parser.add_argument("-v", "--verbose", action="store_true", help="print pytest's output")
-    return parser.parse_args()
+    options = parser.parse_args()
+    found = shutil.which(options.python)
+    if found is None:
+        parser.error(f"argument --python: no such program: {options.python}")
+    # Absolute, as the tests run in another directory; but not resolved: a venv is found by its own link.
+    options.python = os.path.abspath(found)
+    return options
 
 
 def pip(python: str, *arguments: str) -> str:
