@@ -9,6 +9,7 @@ Read next: test_imports.py.
 
 from __future__ import annotations
 
+import asyncio.constants
 import contextlib
 import errno
 import gc
@@ -18,6 +19,7 @@ import platform
 import re
 import socket
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +28,13 @@ import hypothesis.strategies
 import leaks
 import pytest
 from refusal import io_uring_refusal, workers_stay
+
+if sys.flags.dev_mode:
+    # In debug mode asyncio records the stack of each handle, future and task, here with all frames of pytest:
+    # half of the time of its tests, for a message. With one frame its checks stay, and cost little. _asyncio
+    # has bound the function, so the default of its limit changes.
+    asyncio.constants.DEBUG_STACK_DEPTH = 1
+    traceback.extract_stack.__defaults__ = (None, 1)
 
 # No deadlines: a busy machine misses them, and an emulated one even more. Examples share the fixtures of a
 # function, so tests whose examples change a file rewrite it.
