@@ -74,12 +74,14 @@ def settles(measure: Callable[[], Any], good: Callable[[Any], bool]) -> Any:
     Returns: the last result.
     """
     deadline = time.monotonic() + PATIENCE_S
+    pause_s = 0.01
     while True:
         result = measure()
         if good(result) or time.monotonic() >= deadline:
             return result
         gc.collect()
-        time.sleep(0.01)
+        time.sleep(pause_s)
+        pause_s = min(1.5 * pause_s, 0.25)  # a collection takes longer than the first pause
 
 
 @contextlib.contextmanager

@@ -16,19 +16,23 @@ nothing; --sound omits that when the whole suite has just passed.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import select
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT_S = 60
 #: A test that misses a leak need not wait as long as one that must not find any on a busy machine.
-ENVIRONMENT = {**os.environ, "RAWURING_TEST_PATIENCE_S": "6"}
+PATIENCE_S = "6"
+#: pytest says so where the child finds modules that the parent imported for it.
+IMPORTED = "ignore::pytest.PytestAssertRewriteWarning"
 
 
 class Mutant(NamedTuple):
@@ -1639,20 +1643,46 @@ MUTANTS = (
 def run(tree: Path, tests: str) -> bool:
     """Run some tests in a copy; tell whether they passed."""
     words, _, chosen = tests.partition(" -k ")
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--tb=no", *words.split()]
+    arguments = ["-q", "-x", "-p", "no:cacheprovider", "--tb=no", "-W", IMPORTED, *words.split()]
     if chosen:
-        command += ["-k", chosen]
-    try:
-        done = subprocess.run(
-            command, cwd=tree, stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT_S,
-            start_new_session=True, check=False, env=ENVIRONMENT,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
+        arguments += ["-k", chosen]
+    with tempfile.TemporaryFile() as log:
+        pid = os.fork()  # with pytest, which takes longer to import than most of these tests take
+        if not pid:
+            run_here(tree, arguments, log.fileno())
+        child = os.pidfd_open(pid)
+        ended = select.select([child], [], [], LIMIT_S)[0]
+        os.close(child)
+        with contextlib.suppress(ProcessLookupError):  # the child has not reached setsid(), or left nothing
+            os.killpg(pid, signal.SIGKILL)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        log.seek(0)
+        output = log.read()
+    if not ended:
         return False
     # A skipped test detects nothing: on this interpreter the mutant would survive.
-    if done.returncode in (2, 3, 4, 5) or (done.returncode == 0 and b" passed" not in done.stdout):
-        raise SystemExit(f"pytest cannot run {tests!r}:\n{done.stdout.decode()[-2000:]}{done.stderr.decode()[-500:]}")
-    return done.returncode == 0
+    if code in (2, 3, 4, 5) or (code == 0 and b" passed" not in output):
+        raise SystemExit(f"pytest cannot run {tests!r}:\n{output.decode()[-2500:]}")
+    return code == 0
+
+
+def run_here(tree: Path, arguments: list[str], log: int) -> NoReturn:
+    """Run pytest in this child, and end it."""
+    import pytest
+
+    code = 70
+    try:
+        os.setsid()
+        os.chdir(tree)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.environ["RAWURING_TEST_PATIENCE_S"] = PATIENCE_S
+        sys.path[0] = str(tree)
+        code = int(pytest.main(arguments))
+        sys.stdout.flush()
+    finally:
+        os._exit(code)
 
 
 def stale(mutant: Mutant, text: str) -> str:
@@ -1700,6 +1730,9 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="one or two for each class of fault")
     parser.add_argument("--sound", action="store_true", help="skip the tests without a mutant: they have just passed")
     options = parser.parse_args()
+    import hypothesis.stateful  # noqa: F401 # for the children; the list can be read without it
+    import pytest  # noqa: F401
+
     chosen = [m for m in MUTANTS if not options.names or any(part in m.name for part in options.names)]
     if options.quick:
         chosen = [m for m in chosen if m.quick]
