@@ -600,7 +600,7 @@ def test_handler_raises_when_a_timeout_is_queued_then_the_next_wait_ends(monkeyp
         with monkeypatch.context() as patch:
             patch.setattr(rings.SubmissionQueue, "put", lambda self, sqe: strike(sqe))
             with pytest.raises(Struck):
-                ring.submit_and_wait(1, 1_000_000)
+                ring.submit_and_wait(1, 60_000_000_000)  # not over before the TIMEOUT is queued
         ring.submit_and_wait(1, 1_000_000)
         assert ring.reap() == []
 
