@@ -57,19 +57,21 @@ def pytest_report_header() -> str:
     )
 
 
+#: Tests that only compare bytes and values. PyPy has its own struct, and a copy has its own text: see bytes.
+BYTES = {"test_fields.py", "test_ops.py", "test_uapi.py"}
 #: Tests that prove little on another Python: they fail on purpose or start processes. See the marker alike.
-ALIKE = {
-    "faults", "test_command_line.py", "test_denied.py", "test_examples.py", "test_files_everywhere.py",
-    "test_forbid.py",
-    "test_inspect.py", "test_layout.py", "test_operators.py", "test_probe_denied.py", "test_seccomp.py",
-    "test_tour.py",
+ALIKE = BYTES | {
+    "faults", "test_command_line.py", "test_denied.py", "test_evidence.py", "test_examples.py",
+    "test_files_everywhere.py", "test_forbid.py", "test_gates.py", "test_imports.py", "test_inspect.py",
+    "test_layout.py", "test_man_page.py", "test_operators.py", "test_probe_denied.py", "test_seccomp.py",
+    "test_tour.py", "test_uncopyable.py", "test_vendored.py",
 }  # fmt: skip
 #: Tests of the checkout and its tools, which give the same result on each Python: see the marker once.
 #: test_vendor.py makes copies with every Python, and compares them.
 ONCE = {
     "test_bench.py", "test_build_python.py", "test_check_kernel.py", "test_docs.py", "test_docstrings.py",
     "test_kernel_matrix.py", "test_packages.py", "test_play_browser.py", "test_play_kernel.py",
-    "test_readme.py", "test_uapi_header.py", "test_vendor.py",
+    "test_readme.py", "test_skips.py", "test_uapi_header.py", "test_vendor.py",
 }  # fmt: skip
 
 
@@ -77,7 +79,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of the files that are ALIKE on all Pythons, or needed ONCE."""
     for item in items:
         places = {item.path.name, item.path.parent.name}
-        for names, marker in ((ALIKE, pytest.mark.alike), (ONCE, pytest.mark.once)):
+        for names, marker in ((ALIKE, "alike"), (ONCE, "once"), (BYTES, "bytes")):
             if names & places:
                 item.add_marker(marker)
 
@@ -276,7 +278,14 @@ def used_uvloop() -> None:
         uvloop.new_event_loop().close()
 
 
-@pytest.fixture(params=["ring", "threads", "ring, nothing cached", "threads, nothing cached"])
+#: Other requests to the kernel, by the same code of ours.
+_ALIKE = (pytest.mark.alike, pytest.mark.kernels)
+
+
+@pytest.fixture(
+    params=["ring", "threads"]
+    + [pytest.param(f"{each}, nothing cached", marks=_ALIKE) for each in ("ring", "threads")]
+)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Let the ring or threads answer calls of files, with the caches before them or without."""
     from rawuring import fileops, files, filesync, syscalls

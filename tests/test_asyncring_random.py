@@ -21,7 +21,7 @@ pytestmark = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.long) for seed in (2, 3))])
 @pytest.mark.parametrize("name", ["stock", "uvloop", "ours"])
 def test_storm_when_it_is_over_then_nothing_is_left_and_no_byte_is_lost(name: str, seed: int) -> None:
     make = {"stock": asyncio.SelectorEventLoop, "ours": aio.new_event_loop}.get(name)

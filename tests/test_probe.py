@@ -129,6 +129,8 @@ def test_setup_flags_agree_with_what_query_says():
     assert found.register_opcodes == said["nr_register_opcodes"]
 
 
+@pytest.mark.alike
+@pytest.mark.kernels
 @pytest.mark.skipif(not LINUX, reason="Linux only")
 @pytest.mark.requires_io_uring
 @pytest.mark.parametrize(
@@ -173,6 +175,8 @@ def test_setup_refused_and_another_call_kills_then_the_prober_survives(deadly):
     assert done.returncode == 1
 
 
+@pytest.mark.alike
+@pytest.mark.kernels
 @pytest.mark.skipif(not LINUX, reason="Linux only")
 @pytest.mark.requires_io_uring
 @pytest.mark.parametrize(
@@ -213,6 +217,8 @@ except OSError:
 """
 
 
+@pytest.mark.alike
+@pytest.mark.kernels
 @pytest.mark.skipif(not LINUX, reason="Linux only")
 @pytest.mark.requires_io_uring
 @pytest.mark.parametrize("spare", range(8))
@@ -247,6 +253,8 @@ def test_no_locked_memory_then_limited_where_the_kernel_counts_it():
     assert done.returncode == 1
 
 
+@pytest.mark.alike
+@pytest.mark.kernels
 @pytest.mark.skipif(not LINUX, reason="Linux only")
 @pytest.mark.requires_io_uring
 @pytest.mark.parametrize("filtered", [False, True])
@@ -387,6 +395,7 @@ sys.platform = "darwin"
     assert done.returncode == 1
 
 
+@pytest.mark.alike
 def test_isolated_from_a_zip_then_the_same_verdict(tmp_path):
     archive = tmp_path / "rawuring.zip"
     with zipfile.ZipFile(archive, "w") as file:
@@ -444,6 +453,7 @@ def tell(*arguments: str) -> subprocess.CompletedProcess:
     return run("import sys\n" + MAIN, "-", *arguments)
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -461,6 +471,7 @@ def test_wrong_usage_then_exit_code_2_and_the_reason(arguments):
     assert arguments[-1].rpartition(":")[2] in done.stderr or arguments[0] in ("--json", "--quiet")
 
 
+@pytest.mark.alike
 @pytest.mark.requires_io_uring
 def test_required_then_exit_code_and_a_line_for_each():
     there = tell("--require", "OP:POLL_ADD, REG:BUFFERS,SQE:FIXED_FILE,KERNEL:5.1")
@@ -617,6 +628,7 @@ def test_explain_eperm_then_the_same_release_as_the_refusal_itself_names(monkeyp
     assert line.endswith(f"before {release}")
 
 
+@pytest.mark.alike
 def test_compare_then_each_difference(tmp_path):
     here = json.loads(tell("--json").stdout)
     a, b, junk = (tmp_path / name for name in ("a.json", "b.json", "junk.json"))
@@ -688,6 +700,8 @@ def test_child_ended_early_then_a_filter_is_blamed_only_where_it_shows(monkeypat
 # Answers that do not last, and places without children
 
 
+@pytest.mark.alike
+@pytest.mark.kernels
 @pytest.mark.skipif(not LINUX, reason="Linux only")
 @pytest.mark.requires_io_uring
 def test_descriptors_ran_short_while_asking_then_asked_again_the_next_time():
@@ -801,6 +815,8 @@ def test_version_then_the_package_s():
     assert tell("--version").stdout == f"rawuring {rawuring.__version__}\n"
 
 
+@pytest.mark.alike
+@pytest.mark.kernels
 @pytest.mark.skipif(not LINUX, reason="Linux only")
 @pytest.mark.requires_io_uring
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EACCES, errno.ENOSYS])
@@ -825,6 +841,7 @@ def test_item_named_in_full_behind_its_kind_then_the_same():
         report.name_of("OP:IORING_SETUP_SQPOLL")
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("module", ["mmap", "ctypes"])
 @pytest.mark.requires_io_uring
 def test_python_without_a_module_then_python_is_named_and_no_traceback(module):

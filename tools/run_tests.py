@@ -36,8 +36,9 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 OLDEST = (3, 9)
 #: The tests that --brief runs on CPythons between the oldest and the newest, and on the free-threaded one.
 BRIEFEST = "not once and not long and not alike"
+BRIEF_NEWEST = "not once"
 #: PyPy frees late, which matters where something goes wrong.
-BRIEF_PYPY = "not once and not long and (faults or not alike)"
+BRIEF_PYPY = "not once and not long and (faults or bytes or not alike)"
 #: The time per byte of these test files, as a multiple of the others'.
 SLOW = {
     "test_vendor.py": 6, "test_ring_promises.py": 2, "test_denied.py": 5, "test_command_line.py": 6,
@@ -126,7 +127,7 @@ def brief(python: Python, pythons: list[Python]) -> list[str]:
     if python.abiflags or python.version not in (min(versions), max(versions)):
         return ["-m", BRIEFEST]
     # Signal handlers run at other places in the oldest: what goes wrong on purpose is tried there, too.
-    return ["-m", "not once" if python.version == max(versions) else "not once and (faults or not long)"]
+    return ["-m", BRIEF_NEWEST if python.version == max(versions) else "not once and (faults or not long)"]
 
 
 def run_in_parts(python: Python, options: argparse.Namespace, arguments: list[str], scratch: Path) -> Result:
@@ -183,8 +184,8 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
         "--brief",
         action="store_true",
         help="skip tests marked once; except on the newest CPython also those marked long, but the faults of "
-        "these on the oldest; except on these two also those marked alike, and most random examples; PyPy "
-        "runs the faults, and all random examples",
+        "these on the oldest, and most random examples; except on these two also those marked alike; PyPy "
+        "runs the faults",
     )
     parser.add_argument("--long", action="store_true", help="also run the tests that take seconds each")
     parser.add_argument("--dev", action="store_true", help="run the interpreter with -X dev -W error")
@@ -224,7 +225,7 @@ def run(
     except SetupError as error:
         print(f"{python.tag}: {error}", flush=True)
         return Result(python.tag, 0, 1, 0, time.monotonic() - started, 1)
-    if BRIEFEST in arguments:  # random tests are thorough elsewhere
+    if options.brief and BRIEF_NEWEST not in arguments:  # it draws the same random examples, and more
         environment.setdefault("HYPOTHESIS_PROFILE", "small")
     report = scratch / f"{python.tag}.{part}.xml"
     command = [executable]
