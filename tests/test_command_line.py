@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -188,12 +189,18 @@ def test_aio_when_the_module_itself_lacks_an_import_then_the_traceback_names_it(
 # vendor
 
 
-@pytest.fixture
-def copied(tmp_path):
-    done = run("vendor", str(tmp_path), "--only", "uapi", stdout=subprocess.DEVNULL)
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vendor")
+    done = run("vendor", str(folder), "--only", "uapi", stdout=subprocess.DEVNULL)
     if done.returncode:
         pytest.skip("this copy of the package cannot be copied")
-    return tmp_path / "rawuring"
+    return folder / "rawuring"
+
+
+@pytest.fixture
+def copied(original, tmp_path):
+    return shutil.copytree(original, tmp_path / "rawuring")
 
 
 @pytest.mark.long
