@@ -421,6 +421,8 @@ class _DirectRaw(_Raw):
     def __init__(self, file: Any, fd: int, mode: str, closefd: bool) -> None:
         super().__init__(file, fd, mode, closefd)
         self._appending = None  # appends write whole blocks at the known end
+        #: Held while the descriptor lacks O_DIRECT, which several threads may take from it.
+        self._without = threading.Lock()
         #: The alignment of offsets and lengths; memory is aligned to pages.
         self.block = filebatch.alignment(fd)[1]
 
@@ -468,16 +470,18 @@ class _DirectRaw(_Raw):
     def _write_without(self, view: memoryview, offset: int) -> int:
         """Write part of a block without O_DIRECT, as dd does at the end."""
         fd, fcntl = self.fileno(), fileops.fcntl
-        flags = fileops.status_flags(fd)
-        fcntl.fcntl(fd, fcntl.F_SETFL, flags & ~fileops._O_DIRECT)
-        try:
-            return fileops.plain_write(fd, [view], offset)
-        finally:
-            fcntl.fcntl(fd, fcntl.F_SETFL, flags)
+        with self._without:
+            flags = fileops.status_flags(fd)
+            fcntl.fcntl(fd, fcntl.F_SETFL, flags & ~fileops._O_DIRECT)
+            try:
+                return fileops.plain_write(fd, [view], offset)
+            finally:
+                fcntl.fcntl(fd, fcntl.F_SETFL, flags)
 
     def wait_from_now_on(self) -> None:
         fd, fcntl = self.fileno(), fileops.fcntl
-        fcntl.fcntl(fd, fcntl.F_SETFL, fileops.status_flags(fd) & ~fileops._O_DIRECT)
+        with self._without:
+            fcntl.fcntl(fd, fcntl.F_SETFL, fileops.status_flags(fd) & ~fileops._O_DIRECT)
         super().wait_from_now_on()
 
 

@@ -381,7 +381,7 @@ class _Cached(Uncopyable):
             # The cause is most likely the flag or the call. A file can cause EPERM and EINVAL as well, but
             # not every time, while a kernel without the flag does.
             self._failures += 1
-            if self._failures == 16:
+            if self._failures >= 16:  # more if several threads count at once
                 self.works = False
             return -errno.EAGAIN
         self._failures = 0
@@ -1043,14 +1043,21 @@ class Threads(Uncopyable):
             job, worker.job = worker.job, None
 
 
-_threads: list[Any] = [0, None]
+_threads = Threads()
+
+
+def _after_fork_in_child() -> None:
+    global _threads
+    _threads = Threads()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def threads() -> Threads:
     """Return the threads of this process; a forked child gets its own."""
-    if _threads[0] != os.getpid():
-        _threads[:] = [os.getpid(), Threads()]
-    return _threads[1]  # type: ignore[no-any-return]
+    return _threads
 
 
 def start_thread(job: Callable[[], object]) -> None:

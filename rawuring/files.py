@@ -241,8 +241,12 @@ class _Post(Uncopyable):
     def deliver(self) -> None:
         self.wanted = False
         done = self.done
-        while done:
-            done.popleft().settle()
+        try:
+            while done:
+                done.popleft().settle()
+        finally:
+            if done:  # a signal handler has raised
+                done[0].loop.call_soon(self.deliver)
 
 
 #: Weak values: the jobs keep their post alive. A strong reference here would keep a loop alive that was

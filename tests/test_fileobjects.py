@@ -642,6 +642,65 @@ def test_direct_then_any_position_and_length(run, tmp_path) -> None:
     assert path.read_bytes() == content[:4094] + b"HERE" + content[4098:]
 
 
+class WatchedLock:
+    """A lock that tells when a thread has to wait for it."""
+
+    def __init__(self, lock: Any, has_to_wait: threading.Event) -> None:
+        self.lock, self.has_to_wait = lock, has_to_wait
+
+    def __enter__(self) -> None:
+        if not self.lock.acquire(False):
+            self.has_to_wait.set()
+            self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+
+@pytest.mark.skipif(not hasattr(os, "O_DIRECT"), reason="os.O_DIRECT (Linux)")
+def test_direct_when_two_parts_of_blocks_are_written_at_once_then_both_and_it_stays_direct(
+    run, tmp_path, monkeypatch
+) -> None:
+    """Each took O_DIRECT from the descriptor, and gave back what it had found: for one, a lack of it."""
+    second, first_ended = threading.Event(), threading.Event()
+    plain, calls = fileops.plain_write, []
+
+    def write(fd: int, views: Any, offset: int) -> int:
+        calls.append(offset)
+        if len(calls) == 1:
+            second.wait()  # it is here, or it waits for its turn
+        else:
+            second.set()
+            first_ended.wait()
+        return plain(fd, views, offset)
+
+    async def main() -> None:
+        if sys.implementation.name == "pypy" and files._ring() is None:
+            pytest.skip("PyPy's os.pwrite() copies to memory that is not aligned, which O_DIRECT rejects")
+        async with files.open(tmp_path / "file", "w+b", direct=True) as file:
+            await file.write(bytes(8192))
+            await file.flush()
+            raw = file._raw
+            for name, lock in vars(raw).items():
+                if isinstance(lock, type(threading.Lock())):
+                    setattr(raw, name, WatchedLock(lock, second))
+            with monkeypatch.context() as patch:
+                patch.setattr(fileops, "plain_write", write)
+                tasks = [asyncio.ensure_future(file.write_at(b"xy", at)) for at in (10, 5000)]
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                first_ended.set()
+                await asyncio.gather(*tasks)
+            assert fileops.status_flags(file.fileno()) & os.O_DIRECT
+
+    try:
+        os.close(os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT | os.O_DIRECT))
+    except OSError as error:
+        pytest.skip(f"O_DIRECT on this file system: {error}")
+    run(main())
+    data = (tmp_path / "file").read_bytes()
+    assert data[10:12] == data[5000:5002] == b"xy"
+
+
 # ------------------------------------------------------------------------------------------------------
 # Other names
 

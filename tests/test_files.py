@@ -35,6 +35,7 @@ from rawuring import fileops, files
 
 pytestmark = [pytest.mark.leakcheck, pytest.mark.usefixtures("way")]
 LINUX = sys.platform == "linux"
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -1108,3 +1109,96 @@ def test_memory_when_far_more_is_asked_for_than_there_is_then_it_is_not_taken(
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 500_000
+
+
+FIRST_USE = """
+from rawuring import fileops
+real, found = fileops.Threads, []
+def make():
+    fileops.Threads = real
+    found.append(fileops.threads())  # as another thread may at this moment
+    return real()
+fileops.Threads = make
+found.append(fileops.threads())
+assert len(set(map(id, found))) == 1
+"""
+
+
+def test_threads_when_two_threads_use_them_first_then_the_same() -> None:
+    """Each had threads of its own: the limit did not hold."""
+    subprocess.run([sys.executable, "-c", FIRST_USE], cwd=ROOT, check=True, timeout=60)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="os.fork")
+def test_threads_when_forked_then_the_child_has_its_own() -> None:
+    before = fileops.threads()
+    pid = os.fork()
+    if not pid:
+        os._exit(fileops.threads() is before)
+    assert os.waitpid(pid, 0)[1] == 0 and fileops.threads() is before
+
+
+def test_open_now_when_two_threads_fail_for_the_last_time_then_it_is_not_tried_again() -> None:
+    """Each counted one failure more, and neither found the number at which to stop."""
+
+    class Cached(fileops._Cached):
+        count = 0
+
+        @property
+        def _failures(self) -> int:
+            return self.count
+
+        @_failures.setter
+        def _failures(self, count: int) -> None:
+            self.count = count
+            if count == 16:
+                self.open(b"x", 0)  # as another thread may at this moment
+
+        _call = staticmethod(lambda *_: -1)
+        _errno = staticmethod(lambda _: errno.ENOSYS)
+
+        def __init__(self) -> None:
+            self._hows, self.works = {0: b""}, True
+
+    cached = Cached()
+    for _ in range(16):
+        assert cached.open(b"x", 0) == -errno.EAGAIN
+    assert cached.count == 17 and not cached.works
+
+
+def test_call_when_the_delivery_of_another_is_interrupted_then_it_is_delivered(monkeypatch) -> None:
+    """It waited until a thread completed one more job."""
+    arrived, put, settle = threading.Semaphore(0), files._Post.put, files._settle
+
+    def put_and_tell(post: Any, job: Any) -> None:
+        put(post, job)
+        arrived.release()
+
+    def interrupt(*arguments: Any) -> None:
+        settle(*arguments)
+        if not interrupted:
+            interrupted.append(True)
+            raise KeyboardInterrupt  # as a signal handler may
+
+    async def begin() -> list[Any]:
+        monkeypatch.setattr(files, "_settle", interrupt)
+        tasks = [asyncio.ensure_future(files.call(os.getpid)) for _ in range(2)]
+        await asyncio.sleep(0)
+        for _ in tasks:
+            arrived.acquire()  # in one delivery
+        made.extend(tasks)
+        return await asyncio.gather(*tasks)
+
+    async def go_on() -> bool:
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return all(task.done() for task in made)
+
+    made: list[Any] = []
+    interrupted: list[bool] = []
+    monkeypatch.setattr(files._Post, "put", put_and_tell)
+    loop = asyncio.SelectorEventLoop()
+    with contextlib.closing(loop):
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(begin())
+        assert loop.run_until_complete(go_on())

@@ -1541,6 +1541,16 @@ MUTANTS = (
     ),
     # The page and the trace
     Mutant(
+        "two threads take O_DIRECT from a file at once", "rawuring/fileobjects.py",
+        "        with self._without:\n            flags", "        if True:\n            flags",
+        "tests/test_fileobjects.py -k written_at_once",
+    ),
+    Mutant(
+        "an interrupted delivery leaves the other results", "rawuring/files.py",
+        "            if done:  # a signal", "            if False:  # a signal",
+        "tests/test_files.py -k delivery_of_another",
+    ),
+    Mutant(
         "a buffer is returned inside recycle()", "rawuring/buffers.py",
         "        if self._recycling:\n", "        if False:\n", "tests/test_buffers.py -k returned_while_others",
     ),
