@@ -161,7 +161,7 @@ def test_brief_then_each_python_is_left_what_no_other_shows(run_tests, monkeypat
     few = "not once and not long and not alike"
     expected = [
         few, "not once and (faults or not long)", "not once", few,
-        "not once and not long and (faults or not alike)",
+        "not once and not long and (faults or bytes or not alike)",
     ]  # fmt: skip
     started = []
 
