@@ -106,6 +106,7 @@ class IoUringProactor:
                 address = conn.getpeername()
             future.set_result((conn, address))
 
+        listener.setblocking(True)  # before Linux 5.19 the request would complete with EAGAIN
         return self._start(future, accepted, ops.prep_accept, listener.fileno(), 0, 0, NEW_SOCKET)
 
     def _receive(self, sock, memory, flags, result) -> OperationFuture:
