@@ -432,7 +432,7 @@ class EpollWait(Strategy):
     def wait(self, timeout_ns: int | None) -> Ready:
         """Send all changes and wait, in one system call."""
         if self._waiting:
-            # In another thread or below this signal handler, which epoll allows; or this is a forked child.
+            # Below this signal handler; or in another thread, which epoll allows; or this is a forked child.
             if self.ring.closed:
                 self._check_ring()
             if rings._HANDLERS_RUN_AFTER_CALLS or self._is_under_way(sys._getframe()):
@@ -440,6 +440,8 @@ class EpollWait(Strategy):
                 return self._ask_epoll(timeout_ns)
         if self._refused:
             timeout_ns = 0
+        # Where _ONE_STEP, a second thread that begins at this moment is noticed: no call since the look at
+        # _waiting. Elsewhere both would use the ring, which is why select() is for one thread at a time.
         self._waiting, self._idle = True, False
         try:
             if self._lost:

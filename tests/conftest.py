@@ -20,7 +20,7 @@ import re
 import socket
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -245,6 +245,21 @@ def blocking_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     a, b = socket.socketpair()
     with a, b:
         yield a, b
+
+
+@pytest.fixture
+def make_pairs() -> Iterator[Callable[[int], list[tuple[socket.socket, socket.socket]]]]:
+    """Yield a function that makes pairs of connected sockets, which are closed even if the test fails."""
+    with contextlib.ExitStack() as stack:
+
+        def make(count: int) -> list[tuple[socket.socket, socket.socket]]:
+            made = []
+            for _ in range(count):
+                a, b = socket.socketpair()
+                made.append((stack.enter_context(a), stack.enter_context(b)))
+            return made
+
+        yield make
 
 
 @pytest.fixture

@@ -116,12 +116,12 @@ def test_regular_file_as_reader_or_writer_then_permission_error(make, tmp_path):
         loop.close()
 
 
-def test_transport_sockets_then_no_system_call_when_they_are_added():
+def test_transport_sockets_then_no_system_call_when_they_are_added(make_pairs):
     """The loop vouches for the numbers of its own sockets."""
 
     async def main() -> tuple[int, int]:
         loop = asyncio.get_running_loop()
-        pairs = [socket.socketpair() for _ in range(50)]
+        pairs = make_pairs(50)
         for a, _ in pairs:
             a.setblocking(False)
         tasks = [loop.create_task(loop.sock_recv(a, 1)) for a, _ in pairs]
@@ -536,9 +536,9 @@ def left_over(use) -> int:
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="reference counts")
 @pytest.mark.unwatched("debug mode keeps the objects it watches")
 @pytest.mark.parametrize("strategy", [None, *STRATEGIES, "epoll"])
-def test_selector_and_loop_used_and_closed_then_no_more_cycles_than_with_epoll_selector(strategy):
+def test_selector_and_loop_used_and_closed_then_no_more_cycles_than_with_epoll_selector(strategy, make_pairs):
     selector_of(strategy).close()
-    pairs = [socket.socketpair() for _ in range(30)]
+    pairs = make_pairs(30)
 
     def use(make) -> None:
         with make() as sel:
@@ -550,14 +550,9 @@ def test_selector_and_loop_used_and_closed_then_no_more_cycles_than_with_epoll_s
         loop.run_until_complete(asyncio.sleep(0))
         loop.close()
 
-    try:
-        expected = left_over(lambda: use(selectors.EpollSelector))
-        assert left_over(lambda: use(lambda: IoUringSelector(strategy))) <= expected
-        assert left_over(lambda: aio.new_event_loop().close()) <= expected
-    finally:
-        for pair in pairs:
-            for sock in pair:
-                sock.close()
+    expected = left_over(lambda: use(selectors.EpollSelector))
+    assert left_over(lambda: use(lambda: IoUringSelector(strategy))) <= expected
+    assert left_over(lambda: aio.new_event_loop().close()) <= expected
 
 
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="the collector's count of objects")

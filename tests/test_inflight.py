@@ -7,7 +7,6 @@ import errno
 import functools
 import gc
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -580,10 +579,10 @@ def test_block_then_one_call_with_columns_and_the_block_is_free_for_the_next(rin
     assert watch() is None
 
 
-def test_block_of_which_one_ends_first_then_the_memory_of_all_is_held(ring):
+def test_block_of_which_one_ends_first_then_the_memory_of_all_is_held(ring, make_pairs):
     table, answers, memory = InFlight(ring), [], Memory()
     watch = weakref.ref(memory)
-    pairs = [socket.socketpair() for _ in range(3)]
+    pairs = make_pairs(3)
     try:
         block = ops.Block(4, ops.prep_poll_add, 0, 1)
         block.set("fd", [a.fileno() for a, _ in pairs])

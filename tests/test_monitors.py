@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import gc
 import importlib.util
@@ -176,20 +175,15 @@ def test_two_half_closed_handlers_of_one_descriptor_then_each_its_own(monitor, p
     assert monitor.wait(None) == [(b, POLLHUP)]
 
 
-def test_many_descriptors_then_each_reported_once(monitor):
-    pairs = [socket.socketpair() for _ in range(400)]
-    try:
-        nodes = {monitor.add(a.fileno(), POLLIN) for a, _ in pairs}
-        assert monitor.wait(0) == []
-        for _, b in pairs:
-            b.send(b"x")
-        events = monitor.wait(None)
-        assert {node for node, _ in events} == nodes
-        assert len(events) == len(nodes)
-    finally:
-        for a, b in pairs:
-            a.close()
-            b.close()
+def test_many_descriptors_then_each_reported_once(monitor, make_pairs):
+    pairs = make_pairs(400)
+    nodes = {monitor.add(a.fileno(), POLLIN) for a, _ in pairs}
+    assert monitor.wait(0) == []
+    for _, b in pairs:
+        b.send(b"x")
+    events = monitor.wait(None)
+    assert {node for node, _ in events} == nodes
+    assert len(events) == len(nodes)
 
 
 @pytest.mark.parametrize("events", [0, POLLIN | POLLPRI])
@@ -684,18 +678,16 @@ def test_signal_handler_that_raises_then_wait_leaves_and_nothing_is_lost(monitor
 
 
 @pytest.mark.unwatched("debug mode is hardly ever out of its own calls, where nothing is to strike")
-def test_signal_handlers_that_raise_at_any_moment_then_no_handler_goes_dead(monitor):
+def test_signal_handlers_that_raise_at_any_moment_then_no_handler_goes_dead(monitor, make_pairs):
     """An exception may strike anywhere inside wait(); afterwards everything is still watched."""
 
-    pairs = [socket.socketpair() for _ in range(20)]
+    pairs = make_pairs(20)
     nodes = [monitor.add(a.fileno(), POLLIN) for a, _ in pairs]
     oracle = select.poll()
     for a, _ in pairs:
         oracle.register(a.fileno(), POLLIN)
     left = 0
-    with Strikes() as strikes, contextlib.ExitStack() as files:
-        for sock in itertools.chain(*pairs):
-            files.enter_context(sock)
+    with Strikes() as strikes:
         deadline = time.monotonic() + 20
         while left < 11 or (left < 100 and time.monotonic() < deadline):
             a, b = pairs[left % len(pairs)]
@@ -890,22 +882,17 @@ def test_add_sqe_more_than_the_ring_has_room_for_then_all_answer(uring):
     assert sorted(got) == list(range(count))
 
 
-def test_one_system_call_for_any_number_of_changes(uring):
-    pairs = [socket.socketpair() for _ in range(100)]
-    try:
-        for a, b in pairs:
-            uring.add(a.fileno(), POLLIN)
-            b.send(b"x")
-        before = uring.ring.statistics().enters
-        assert len(uring.wait(None)) == 100
-        assert uring.ring.statistics().enters - before == 1
-    finally:
-        for a, b in pairs:
-            a.close()
-            b.close()
+def test_one_system_call_for_any_number_of_changes(uring, make_pairs):
+    pairs = make_pairs(100)
+    for a, b in pairs:
+        uring.add(a.fileno(), POLLIN)
+        b.send(b"x")
+    before = uring.ring.statistics().enters
+    assert len(uring.wait(None)) == 100
+    assert uring.ring.statistics().enters - before == 1
 
 
-def test_more_handlers_than_the_rings_have_entries_then_all_reported():
+def test_more_handlers_than_the_rings_have_entries_then_all_reported(make_pairs):
     try:
         mon = fdmon.IoUringFDMon(8)
     except Unavailable as error:
@@ -913,7 +900,7 @@ def test_more_handlers_than_the_rings_have_entries_then_all_reported():
     if not mon.ring.features & 1 << 1:
         mon.destroy()
         pytest.skip("IORING_FEAT_NODROP (Linux 5.5)")
-    pairs = [socket.socketpair() for _ in range(300)]
+    pairs = make_pairs(300)
     try:
         for a, b in pairs:
             mon.add(a.fileno(), POLLIN)
@@ -922,9 +909,6 @@ def test_more_handlers_than_the_rings_have_entries_then_all_reported():
             assert len(mon.wait(None)) == 300
     finally:
         mon.destroy()
-        for a, b in pairs:
-            a.close()
-            b.close()
 
 
 def test_ring_descriptor_when_something_is_ready_then_readable(uring, pipe):

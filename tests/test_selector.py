@@ -449,29 +449,21 @@ def test_map_then_a_live_view(uring, pair):
 
 @pytest.mark.parametrize("entries", [1, 2, 3])
 @pytest.mark.requires_io_uring
-def test_tiny_ring_then_changes_take_turns(entries):
-    pairs = [socket.socketpair() for _ in range(20)]
+def test_tiny_ring_then_changes_take_turns(entries, make_pairs):
+    pairs = make_pairs(20)
     with IoUringSelector(entries=entries) as sel:
         for a, b in pairs:
             sel.register(a, READ)
             b.send(b"x")
         assert len(sel.select(1)) == 20
-    for pair in pairs:
-        for sock in pair:
-            sock.close()
 
 
-def test_memory_of_many_events_then_it_grows(uring):
-    pairs = [socket.socketpair() for _ in range(200)]
-    try:
-        for i, (a, b) in enumerate(pairs):
-            uring.register(a, READ)
-            b.send(b"x")
-            assert len(uring.select(1)) == i + 1
-    finally:
-        for pair in pairs:
-            for sock in pair:
-                sock.close()
+def test_memory_of_many_events_then_it_grows(uring, make_pairs):
+    pairs = make_pairs(200)
+    for i, (a, b) in enumerate(pairs):
+        uring.register(a, READ)
+        b.send(b"x")
+        assert len(uring.select(1)) == i + 1
 
 
 def test_closed_by_another_thread_than_the_one_that_selected_then_closed(uring, pair, recwarn):
@@ -502,18 +494,15 @@ MANY = 36
 
 
 @pytest.fixture
-def crowd(in_set):
+def crowd(in_set, make_pairs):
     """Sockets that are all ready."""
-    pairs = [socket.socketpair() for _ in range(MANY)]
+    pairs = make_pairs(MANY)
     for a, b in pairs:
         in_set.register(a, READ, "old")
         b.send(b"x")
     for _ in range(3):
         assert len(in_set.select(1)) == MANY
-    yield [a for a, _ in pairs]
-    for pair in pairs:
-        for sock in pair:
-            sock.close()
+    return [a for a, _ in pairs]
 
 
 @pytest.mark.parametrize("timeout", [0, 1, None])
@@ -565,9 +554,11 @@ def test_many_ready_when_fewer_are_then_only_those(in_set, crowd):
 
 @pytest.mark.parametrize("entries", [2, 4, 64])
 @pytest.mark.parametrize("count", [1, 3, 11, 12, 40, 200])
-def test_changes_of_every_number_in_a_ring_of_every_size_then_all_are_made(entries, count, requires_io_uring):
+def test_changes_of_every_number_in_a_ring_of_every_size_then_all_are_made(
+    entries, count, requires_io_uring, make_pairs
+):
     sel = selector_of("io_uring:epoll_poll", entries=entries)
-    pairs = [socket.socketpair() for _ in range(count)]
+    pairs = make_pairs(count)
     with sel:
         for a, _ in pairs:
             sel.register(a, READ)
@@ -578,13 +569,10 @@ def test_changes_of_every_number_in_a_ring_of_every_size_then_all_are_made(entri
         for a, _ in pairs:
             sel.modify(a, READ)
         assert sel.select(0) == []
-    for pair in pairs:
-        for sock in pair:
-            sock.close()
 
 
-def test_additions_and_modifications_in_one_batch_then_each_is_what_it_is(in_set):
-    pairs = [socket.socketpair() for _ in range(60)]
+def test_additions_and_modifications_in_one_batch_then_each_is_what_it_is(in_set, make_pairs):
+    pairs = make_pairs(60)
     for round_ in range(3):
         for number, (a, b) in enumerate(pairs):
             if round_ == 0 and number % 3 == 0:
@@ -607,9 +595,6 @@ def test_additions_and_modifications_in_one_batch_then_each_is_what_it_is(in_set
             if number <= min(round_, 1)
         )
         assert ready(in_set, 1) == expected
-    for pair in pairs:
-        for sock in pair:
-            sock.close()
 
 
 def test_number_of_another_type_of_int_then_the_key_keeps_an_int(in_set, pair):
@@ -888,10 +873,10 @@ def in_a_thread(function, *arguments):
 @pytest.mark.parametrize("entries", [2, 16, 1024])
 @pytest.mark.parametrize("count", [1, 40])
 def test_changed_by_a_thread_while_an_older_change_is_on_its_way_then_the_wait_ends(
-    in_set, monkeypatch, entries, count
+    in_set, monkeypatch, entries, count, make_pairs
 ):
     """The older one was made last, and select() slept on it."""
-    pairs = [socket.socketpair() for _ in range(count)]
+    pairs = make_pairs(count)
     a, b = pairs[0]
     with IoUringSelector(in_set.backend, fallback=False, entries=entries) as sel:
         for one, _ in pairs:
@@ -914,9 +899,6 @@ def test_changed_by_a_thread_while_an_older_change_is_on_its_way_then_the_wait_e
         timer.join()
         a.recv(1)
         assert sel.select(0.001) == []
-    for pair in pairs:
-        for sock in pair:
-            sock.close()
 
 
 def test_number_registered_anew_by_a_thread_while_an_older_change_is_on_its_way_then_the_wait_ends(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
-import itertools
 import os
 import random
 import select
@@ -546,15 +545,13 @@ def test_signal_handler_that_raises_then_nothing_is_lost(sel, pair, timeout, err
     assert ready(sel, timeout) == [(a.fileno(), READ)]
 
 
-def test_signal_handlers_that_raise_at_any_moment_then_select_stays_right(sel):
+def test_signal_handlers_that_raise_at_any_moment_then_select_stays_right(sel, make_pairs):
     """Strikes occur between any two bytecodes of select(); the oracle is poll(2)."""
 
-    pairs = [socket.socketpair() for _ in range(10)]
+    pairs = make_pairs(10)
     chance = random.Random(1)
     left = 0
-    with Strikes() as strikes, contextlib.ExitStack() as files:
-        for sock in itertools.chain(*pairs):
-            files.enter_context(sock)
+    with Strikes() as strikes:
         for a, _ in pairs:
             sel.register(a, READ)
         deadline = time.monotonic() + 20
@@ -627,12 +624,10 @@ def test_twenty_thousand_descriptors_then_all_are_reported(backend):
 
 
 @pytest.mark.parametrize("strategy", IN_RING)
-def test_more_changes_than_the_ring_has_entries_then_all_are_made(strategy):
+def test_more_changes_than_the_ring_has_entries_then_all_are_made(strategy, make_pairs):
     with contextlib.ExitStack() as stack:
         sel = stack.enter_context(selector_of(strategy, entries=8))
-        pairs = [socket.socketpair() for _ in range(100)]
-        for sock in (sock for pair in pairs for sock in pair):
-            stack.enter_context(sock)
+        pairs = make_pairs(100)
         for a, b in pairs:
             sel.register(a, READ)
             b.send(b"x")
@@ -931,9 +926,9 @@ def test_forked_child_that_unregisters_then_the_parent_still_hears(uring, pair):
 
 
 @pytest.mark.parametrize("timeout", [0, 1, None])
-def test_any_number_of_changes_and_events_then_one_system_call(uring, timeout):
+def test_any_number_of_changes_and_events_then_one_system_call(uring, timeout, make_pairs):
     """Only io_uring_enter is counted: a watched epoll set needs an epoll_wait as well."""
-    pairs = [socket.socketpair() for _ in range(300)]
+    pairs = make_pairs(300)
     enters = lambda: uring.ring.statistics().enters  # noqa: E731
     for a, b in pairs:
         uring.register(a, READ)
@@ -952,9 +947,6 @@ def test_any_number_of_changes_and_events_then_one_system_call(uring, timeout):
         before = enters()
         uring.unregister(a)
         assert enters() - before <= 1
-    for pair in pairs:
-        for sock in pair:
-            sock.close()
 
 
 def test_idle_select_then_one_system_call(uring, pair):

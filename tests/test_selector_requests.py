@@ -8,7 +8,6 @@ import errno
 import os
 import random
 import selectors
-import socket
 import subprocess
 import sys
 import threading
@@ -143,8 +142,8 @@ def test_completed_between_two_selects_then_handled_without_waiting(sel, pair, b
     assert told == [("read", 1)]
 
 
-def test_changes_and_requests_in_one_turn_then_both(sel, told):
-    pairs = [socket.socketpair() for _ in range(40)]
+def test_changes_and_requests_in_one_turn_then_both(sel, told, make_pairs):
+    pairs = make_pairs(40)
     for a, b in pairs:
         sel.register(a, READ)
         b.send(b"x")
@@ -163,10 +162,10 @@ def test_changes_and_requests_in_one_turn_then_both(sel, told):
 @pytest.mark.parametrize("entries", [2, 4, 64])
 @pytest.mark.parametrize("changes", [0, 1, 3, 20])
 def test_queue_is_full_of_requests_then_changes_and_the_wait_find_room(
-    requires_io_uring, told, strategy, entries, changes
+    requires_io_uring, told, strategy, entries, changes, make_pairs
 ):
     with selector_of(strategy, entries=entries) as sel:
-        pairs = [socket.socketpair() for _ in range(changes)]  # after the possible skip
+        pairs = make_pairs(changes)  # after the possible skip
         for a, b in pairs:
             sel.register(a, WRITE)
             b.send(b"x")
@@ -177,8 +176,6 @@ def test_queue_is_full_of_requests_then_changes_and_the_wait_find_room(
             sel.select(None)
         assert told == [("nop", 0)] * count
         assert ready(sel, None if changes else 0) == sorted((a.fileno(), WRITE) for a, _ in pairs)
-    for each in (*sum(pairs, ()),):
-        each.close()
 
 
 # -- actions of handlers
@@ -198,8 +195,8 @@ def test_handler_starts_further_requests_then_each_is_the_next_selects(sel, told
     assert sel.select(0) == []
 
 
-def test_handler_changes_what_is_ready_then_only_what_it_left_is_reported(sel, told):
-    pairs = [socket.socketpair() for _ in range(4)]
+def test_handler_changes_what_is_ready_then_only_what_it_left_is_reported(sel, told, make_pairs):
+    pairs = make_pairs(4)
     for a, b in pairs:
         sel.register(a, READ)
         b.send(b"x")
@@ -220,8 +217,6 @@ def test_handler_changes_what_is_ready_then_only_what_it_left_is_reported(sel, t
     everything = {(kept.fileno(), READ), (modified.fileno(), WRITE), (again.fileno(), READ)}
     assert set(ready(sel, None)) == everything | {(pairs[0][1].fileno(), WRITE)}
     assert sel.get_key(again).data == "anew"
-    for each in (*sum(pairs, ()),):
-        each.close()
 
 
 @pytest.mark.parametrize("timeout", TIMEOUTS)
@@ -366,9 +361,9 @@ def test_selected_in_another_thread_meanwhile_then_handlers_stay_where_they_are(
 @pytest.mark.parametrize("changes", [0, 1, 30])
 @pytest.mark.parametrize("timeout", TIMEOUTS)
 def test_signal_handler_raises_around_the_enter_then_each_request_completes_once(
-    sel, monkeypatch, told, taken, changes, timeout
+    sel, monkeypatch, told, taken, changes, timeout, make_pairs
 ):
-    pairs = [socket.socketpair() for _ in range(max(changes, 1))]
+    pairs = make_pairs(max(changes, 1))
     for a, b in pairs[:changes]:
         sel.register(a, READ)
         b.send(b"x")
@@ -504,9 +499,11 @@ def test_handler_calls_soon_then_the_loop_runs_it_at_once(sel):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_random_changes_and_requests_then_every_request_completes_once_and_events_are_right(sel, seed):
+def test_random_changes_and_requests_then_every_request_completes_once_and_events_are_right(
+    sel, seed, make_pairs
+):
     chance = random.Random(seed)
-    pairs = [socket.socketpair() for _ in range(6)]
+    pairs = make_pairs(6)
     pipes = [os.pipe() for _ in range(3)]
     started, told, waiting = 0, [], {}
     watched, full = {}, set()

@@ -589,11 +589,11 @@ def test_signal_handler_raises_at_any_moment_in_a_monitor_then_each_request_is_a
 @needs_few_moments
 @pytest.mark.unwatched("debug mode makes additional calls")
 @pytest.mark.parametrize("change", ["unregister", "modify", "data", "select"])
-def test_signal_handler_raises_at_any_moment_in_a_change_then_no_answer_is_out_of_date(change):
+def test_signal_handler_raises_at_any_moment_in_a_change_then_no_answer_is_out_of_date(change, make_pairs):
     """Answers are cached for busy descriptors; one that outlived its key was returned forever."""
     struck, at = [0], 0
     while struck:
-        pairs = [socket.socketpair() for _ in range(16)]
+        pairs = make_pairs(16)
         with selector.IoUringSelector() as sel:
             for a, b in pairs:
                 sel.register(a, selector.EVENT_READ, "old")

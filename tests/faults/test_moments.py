@@ -187,11 +187,11 @@ def test_interrupted_anywhere_in_the_monitor_then_what_was_done_is_done_and_noth
 
 
 @pytest.mark.parametrize("entries", [2, 128])
-def test_interrupted_anywhere_in_the_rearming_of_polls_then_each_is_in_the_kernel_once(entries):
+def test_interrupted_anywhere_in_the_rearming_of_polls_then_each_is_in_the_kernel_once(entries, make_pairs):
     """With two entries they are submitted in pieces."""
     struck, at = [""], 0
     while struck:
-        pairs = [socket.socketpair() for _ in range(5)]
+        pairs = make_pairs(5)
         with fdmon.IoUringFDMon(entries) as mon:
             nodes = [mon.add(a, POLLOUT) for a, _ in pairs]
             for _ in range(2):
