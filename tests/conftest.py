@@ -57,12 +57,13 @@ def pytest_report_header() -> str:
     )
 
 
-#: Tests that only compare bytes and values. PyPy has its own struct, and a copy has its own text: see bytes.
+#: Tests that only compare bytes and values. PyPy has its own struct, a machine its own order of bytes, and a
+#: copy its own text: see the marker bytes.
 BYTES = {"test_fields.py", "test_ops.py", "test_uapi.py"}
 #: Tests that prove little on another Python: they fail on purpose or start processes. See the marker alike.
 ALIKE = BYTES | {
     "faults", "test_command_line.py", "test_denied.py", "test_evidence.py", "test_examples.py",
-    "test_files_everywhere.py", "test_forbid.py", "test_gates.py", "test_imports.py", "test_inspect.py",
+    "test_files_everywhere.py", "test_forbid.py", "test_imports.py", "test_inspect.py",
     "test_layout.py", "test_man_page.py", "test_operators.py", "test_probe_denied.py", "test_seccomp.py",
     "test_tour.py", "test_uncopyable.py", "test_vendored.py",
 }  # fmt: skip
@@ -293,13 +294,10 @@ def used_uvloop() -> None:
         uvloop.new_event_loop().close()
 
 
-#: Other requests to the kernel, by the same code of ours.
-_ALIKE = (pytest.mark.alike, pytest.mark.kernels)
-
-
+#: Without the caches a call makes other requests, by the same code on each Python.
 @pytest.fixture(
     params=["ring", "threads"]
-    + [pytest.param(f"{each}, nothing cached", marks=_ALIKE) for each in ("ring", "threads")]
+    + [pytest.param(f"{each}, nothing cached", marks=pytest.mark.alike) for each in ("ring", "threads")]
 )
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Let the ring or threads answer calls of files, with the caches before them or without."""

@@ -130,7 +130,6 @@ def test_setup_flags_agree_with_what_query_says():
 
 
 @pytest.mark.alike
-@pytest.mark.kernels
 @pytest.mark.skipif(not LINUX, reason="Linux only")
 @pytest.mark.requires_io_uring
 @pytest.mark.parametrize(
@@ -176,7 +175,6 @@ def test_setup_refused_and_another_call_kills_then_the_prober_survives(deadly):
 
 
 @pytest.mark.alike
-@pytest.mark.kernels
 @pytest.mark.skipif(not LINUX, reason="Linux only")
 @pytest.mark.requires_io_uring
 @pytest.mark.parametrize(
@@ -218,7 +216,6 @@ except OSError:
 
 
 @pytest.mark.alike
-@pytest.mark.kernels
 @pytest.mark.skipif(not LINUX, reason="Linux only")
 @pytest.mark.requires_io_uring
 @pytest.mark.parametrize("spare", range(8))
@@ -254,7 +251,6 @@ def test_no_locked_memory_then_limited_where_the_kernel_counts_it():
 
 
 @pytest.mark.alike
-@pytest.mark.kernels
 @pytest.mark.skipif(not LINUX, reason="Linux only")
 @pytest.mark.requires_io_uring
 @pytest.mark.parametrize("filtered", [False, True])
@@ -701,7 +697,6 @@ def test_child_ended_early_then_a_filter_is_blamed_only_where_it_shows(monkeypat
 
 
 @pytest.mark.alike
-@pytest.mark.kernels
 @pytest.mark.skipif(not LINUX, reason="Linux only")
 @pytest.mark.requires_io_uring
 def test_descriptors_ran_short_while_asking_then_asked_again_the_next_time():
@@ -816,7 +811,6 @@ def test_version_then_the_package_s():
 
 
 @pytest.mark.alike
-@pytest.mark.kernels
 @pytest.mark.skipif(not LINUX, reason="Linux only")
 @pytest.mark.requires_io_uring
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EACCES, errno.ENOSYS])

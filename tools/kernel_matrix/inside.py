@@ -84,7 +84,7 @@ def main() -> int:
     else:
         tests = ["tests", *(f"--ignore=tests/{name}.py" for name in ELSEWHERE)]
     if which in ("ci", "ci-emulated"):
-        tests += ["-m", "not long and not once and (kernels or not alike)"]
+        tests += ["-m", "not long and not once and (bytes or not alike)"]
     if which == "quick":
         tests += [f"--ignore=tests/{name}" for name in LONG]
     # The guest belongs to the tests alone: its policy and its clock may be changed.
