@@ -859,11 +859,20 @@ def _remember(ring: RingHandle) -> None:
     _live.add(ring)
 
 
+def _rings() -> list[RingHandle]:
+    """List the rings of this process."""
+    while True:
+        try:
+            return list(_live)
+        except RuntimeError:  # another thread made or dropped one meanwhile
+            continue
+
+
 def _after_fork_in_child() -> None:
     # The rings are shared memory: changing an index here would change the parent's. The descriptors must
     # be closed at once, or this process would keep the parent's requests alive after the parent closed its
     # ring.
-    for ring in list(_live):
+    for ring in _rings():
         try:
             ring._release("forked")
         except OSError:
@@ -874,7 +883,7 @@ def _after_fork_in_child() -> None:
 
 def _at_exit() -> None:
     # Buffers are freed during interpreter shutdown, when no request may write to them any more.
-    call_all(partial(_close_at_exit, ring) for ring in list(_live) if not ring.closed)
+    call_all(partial(_close_at_exit, ring) for ring in _rings() if not ring.closed)
 
 
 def _close_at_exit(ring: RingHandle) -> None:

@@ -8,6 +8,8 @@ import errno
 import gc
 import json
 import struct
+import subprocess
+import sys
 import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +22,8 @@ from rawuring import gates, ops, params, queues, rings, syscalls, uapi
 from rawuring.fakekernel import POISON, FakeKernel, FakeRing, fake_ring
 from rawuring.rings import Ring, RingClosed, SubmissionQueueFull, WrongThread
 from rawuring.syscalls import Unavailable
+
+ROOT = Path(__file__).resolve().parent.parent
 
 MILLISECOND = 1_000_000
 BAD_OPCODE = 200
@@ -802,3 +806,30 @@ def test_handler_raises_oserror_when_sqes_were_consumed_then_it_comes_out(call):
         with pytest.raises(OSError, match="a handler's"):
             getattr(ring, call)()
         assert ring.reap() == [(1, 0, 0)]
+
+
+AT_EXIT = """
+import weakref
+more = []
+class Live(weakref.WeakSet):
+    def __iter__(self):
+        for each in super().__iter__():
+            if more:
+                kept.append(more.pop()())  # as another thread may at this moment
+            yield each
+weakref.WeakSet = Live
+from rawuring import fakekernel
+def make():
+    ring = fakekernel.FakeRing(fakekernel.FakeKernel(entries=2))
+    ring.before_close.append(lambda ring, explicit: print("closed"))
+    return ring
+kept = [make()]
+more.append(make)
+"""
+
+
+def test_exit_while_another_thread_makes_a_ring_then_the_others_are_closed():
+    """None was closed: "Set changed size during iteration"."""
+    program = [sys.executable, "-c", AT_EXIT]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    assert "closed" in done.stdout.split() and done.stderr == ""
