@@ -259,6 +259,7 @@ class _Job(Uncopyable):
 
     __slots__ = (
         "_begin", "_undo", "abandoned", "call", "done", "ended", "error", "loop", "post", "result", "stop",
+        "withdrawn",
     )  # fmt: skip
 
     def __init__(self, op: Op, done: Callable[[Any, BaseException | None], object]) -> None:
@@ -274,8 +275,8 @@ class _Job(Uncopyable):
         self.error: BaseException | None = None
         #: Whether the call has returned.
         self.ended = False
-        #: Whether the waiter has gone.
-        self.abandoned = False
+        #: Whether the waiter has gone, and whether it has kept the threads from making the call.
+        self.abandoned = self.withdrawn = False
         known = _posts.get(loop)
         post = None if known is None else known()
         if post is None:
@@ -313,11 +314,10 @@ class _Job(Uncopyable):
             self.done(self.result, self.error)
 
     def withdraw(self) -> bool:
-        """Prevent the call if no thread has begun it; return whether that succeeded."""
-        if not self._takes_begin():
-            return False
-        self.abandoned = True  # ended stays False: there is nothing to undo
-        return True
+        """Prevent the call if no thread has begun it; return whether none will."""
+        if self._takes_begin():
+            self.abandoned = self.withdrawn = True  # ended stays False: there is nothing to undo
+        return self.withdrawn
 
     def abandon(self) -> None:
         """Undo the result, now or once the call returns."""
@@ -329,7 +329,7 @@ class _Job(Uncopyable):
 
     def hurry(self) -> None:
         """Make a call that might wait forever return."""
-        if self.stop is not None:
+        if self.stop is not None and not self.withdraw():
             fileops.start_thread(self.stop)
 
     def _takes_begin(self) -> bool:

@@ -807,7 +807,7 @@ class _Thread(Uncopyable):
 
     def __del__(self) -> None:
         """Stop rings from using an index of a thread that has ended."""
-        for ring in list(getattr(self, "by_index", ())):
+        for ring in _list(getattr(self, "by_index", ())):
             if not ring.closed:
                 ring._lose_index()
 
@@ -859,12 +859,12 @@ def _remember(ring: RingHandle) -> None:
     _live.add(ring)
 
 
-def _rings() -> list[RingHandle]:
-    """List the rings of this process."""
+def _list(found: Iterable[RingHandle]) -> list[RingHandle]:
+    """List rings, of which other threads may make more, or drop some, meanwhile."""
     while True:
         try:
-            return list(_live)
-        except RuntimeError:  # another thread made or dropped one meanwhile
+            return list(found)
+        except RuntimeError:  # the set changed during the iteration
             continue
 
 
@@ -872,7 +872,7 @@ def _after_fork_in_child() -> None:
     # The rings are shared memory: changing an index here would change the parent's. The descriptors must
     # be closed at once, or this process would keep the parent's requests alive after the parent closed its
     # ring.
-    for ring in _rings():
+    for ring in _list(_live):
         try:
             ring._release("forked")
         except OSError:
@@ -883,7 +883,7 @@ def _after_fork_in_child() -> None:
 
 def _at_exit() -> None:
     # Buffers are freed during interpreter shutdown, when no request may write to them any more.
-    call_all(partial(_close_at_exit, ring) for ring in _rings() if not ring.closed)
+    call_all(partial(_close_at_exit, ring) for ring in _list(_live) if not ring.closed)
 
 
 def _close_at_exit(ring: RingHandle) -> None:

@@ -357,22 +357,50 @@ def test_fifo_when_its_directory_is_closed_after_a_cancel_then_the_open_ends(
     monkeypatch.setattr(fileops, "free_opener", free_later)
     before = threading.enumerate()
 
+    def waiting() -> list[threading.Thread]:
+        new = [each for each in threading.enumerate() if each not in before]
+        return [each for each in new if each.name == "rawuring-files-wait"]
+
     async def main() -> None:
         opening = asyncio.ensure_future(files.open_fd("fifo", os.O_RDONLY, dir_fd=directory))
-        await asyncio.sleep(0.05)  # the thread is in its open(), or about to be
+        while not waiting():  # the thread is in its open(), or about to be
+            await asyncio.sleep(0.001)
         opening.cancel()
         with pytest.raises(asyncio.CancelledError):
             await opening
 
     run(main())
-    waiting = [each for each in threading.enumerate() if each.name == "rawuring-files-wait"]
     try:
-        for each in set(waiting) - set(before):
+        for each in waiting():
             each.join(20)
             assert not each.is_alive()
     finally:
+        for each in still_open:  # no thread had begun
+            os.close(each)
         with contextlib.suppress(OSError):
             os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+
+
+@pytest.mark.skipif(not LINUX, reason="Linux only")
+def test_fifo_when_no_thread_has_begun_to_open_it_then_none_waits_for_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the loop was closed meanwhile, a thread opened the other end again and again, for ever."""
+    os.mkfifo(tmp_path / "fifo")
+    jobs: list[Any] = []
+    monkeypatch.setattr(fileops, "start_thread", jobs.append)
+
+    async def main() -> None:
+        opening = asyncio.ensure_future(files.open_fd(tmp_path / "fifo", os.O_RDONLY))
+        while not jobs:
+            await asyncio.sleep(0)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+
+    run(main())
+    assert len(jobs) == 1
+    jobs[0]()  # does not wait
 
 
 @pytest.mark.skipif(not LINUX, reason="Linux only")

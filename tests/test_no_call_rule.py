@@ -36,7 +36,7 @@ REVIEWED = {
     "handle.RingHandle._tell": "_close() calls it once more",
     "handle.call_all": "_close() calls all that have not returned once more",
     "handle.watchers": NOTHING_HELD,
-    "handle._rings": NOTHING_HELD,
+    "handle._list": NOTHING_HELD,
     "handle._after_fork_in_child": "a new process, before it could have received a signal",
     "rings.Ring._turn": "completions are in cq.copied, and the finally clause counts what was submitted",
     "rings.Ring.enable": "the next enable() finds the ring running",

@@ -618,7 +618,7 @@ MUTANTS = (
     ),
     Mutant(
         "rings made while the interpreter exits prevent the end of all", "rawuring/handle.py",
-        "        except RuntimeError:  # another thread made", "        except KeyError:  # another thread made",
+        "        except RuntimeError:  # the set changed", "        except KeyError:  # the set changed",
         "tests/test_rings.py -k another_thread_makes_a_ring",
     ),
     Mutant(
@@ -1548,6 +1548,11 @@ MUTANTS = (
         "two threads take O_DIRECT from a file at once", "rawuring/fileobjects.py",
         "        with self._without:\n            flags", "        if True:\n            flags",
         "tests/test_fileobjects.py -k written_at_once",
+    ),
+    Mutant(
+        "an open that never begins is to be ended", "rawuring/files.py",
+        "        if self.stop is not None and not self.withdraw():\n", "        if self.stop is not None:\n",
+        "tests/test_files.py -k no_thread_has_begun",
     ),
     Mutant(
         "an interrupted delivery leaves the other results", "rawuring/files.py",
