@@ -125,7 +125,7 @@ def pip(python: str, *arguments: str) -> str:
 def fetch(python: str, suite: str, folder: Path) -> Path:
     """Fetch the tests of a suite and their requirements; return the folder of the tests."""
     home = folder / suite
-    source = ["download", "--no-deps", "--no-binary", ":all:", "--dest", str(home), SOURCES[suite]]
+    source = ["download", "--no-deps", "--no-binary", suite, "--dest", str(home), SOURCES[suite]]
     needs = ["install", "--target", str(home / "site"), SOURCES[suite], *NEEDS[suite]]
     for arguments in (source, needs):
         complaint = pip(python, *arguments)
