@@ -287,7 +287,7 @@ def read_into(fd: int, offset: int, memory: Any, direct: bool = False) -> Work:
 
 
 @contextlib.contextmanager
-def into_all(fd: int, pairs: list[tuple[int, Any]], direct: bool) -> Iterator[Callable[[Any], Any]]:
+def into_all(fd: int, pairs: list[tuple[int, Any]], direct: bool) -> Iterator[Any]:
     """Yield a function that makes a procedure, or a Fill, for an (offset, buffer) of read_many_into().
 
     With direct the file is reopened with O_DIRECT for the duration of the block.

@@ -19,11 +19,12 @@ import errno
 import os
 from contextlib import closing
 from functools import partial
+from itertools import islice
 from queue import SimpleQueue
 from time import perf_counter
 
-from . import filebatch, fileops
-from .buffers import allocate
+from . import filebatch, fileops, ops
+from .buffers import allocate, pin
 from .filebatch import Entry, Many, check_depth
 from .fileops import Op, error_of
 from .inflight import InFlight
@@ -301,9 +302,58 @@ def read_many_into(
 ) -> list[int]:
     """Read ranges of one file into memory: see files.read_many_into()."""
     pairs = list(ranges)
+    counts = [-1] * len(pairs)
+    check_depth(depth)
     with filebatch.into_all(fd, pairs, direct) as make:
-        begin = partial(Many, make=make, work=enumerate(pairs), depth=depth)
-        return _all(begin, len(pairs), depth, False)
+        if make.func is filebatch.Fill and pairs:
+            _fill_in_blocks(make.args[0], pairs, depth, counts)
+        left = [at for at, count in enumerate(counts) if count < 0]
+        begin = partial(Many, make=make, work=enumerate([pairs[at] for at in left]), depth=depth)
+        for at, count in zip(left, _all(begin, len(left), depth, False)):
+            counts[at] = count
+    return counts
+
+
+def _fill_in_blocks(fd: int, pairs: list[tuple[int, Any]], depth: int, counts: list[int]) -> None:
+    """Read with a block of requests per turn, which takes less time than a procedure for each.
+
+    Args: fd is open with O_DIRECT; counts receives the results, negative numbers for requests that failed,
+        after which no others are started.
+    """
+    try:
+        ring = Ring(min(max(8, depth), 4096), wish=RECOMMENDED, min_entries=8)
+    except (Unavailable, ImportError):
+        return
+    with ring:
+        table = InFlight(ring)
+        block = ops.Block(min(depth, ring.sq.ring_entries), ops.prep_read, fd, 0, 0, 0)
+        left = iter(range(len(pairs)))
+        in_flight = 0
+
+        def done(part: list[int], places: list[int], res: list[int], _flags: list[int]) -> None:
+            nonlocal in_flight, left
+            in_flight -= len(places)
+            for place, count in zip(places, res):
+                counts[part[place]] = count
+            if min(res) < 0:
+                left = iter(())
+
+        while True:
+            pins = [(at, pin(pairs[at][1], True)) for at in islice(left, block.count - in_flight)]
+            pins = [each for each in pins if each[1].nbytes <= filebatch.REQUEST_MAX]
+            if pins:
+                part, memory = map(list, zip(*pins))
+                block.set("addr", [each.address for each in memory])
+                block.set("len", [each.nbytes for each in memory])
+                block.set("off", [pairs[at][0] for at in part])
+                table.start_block(block, partial(done, part), memory, len(part))
+                in_flight += len(part)
+            elif not in_flight:
+                return
+            # A turn for a quarter of them, during which the device has the other three.
+            ring.submit_and_wait(max(1, in_flight // 4))
+            table.reap()
+            table.dispatch()
 
 
 def stat_each(

@@ -1047,6 +1047,54 @@ def test_read_many_into_when_direct_and_more_than_a_request_takes_then_in_parts(
     assert bytes(memory) == (tmp_path / "file").read_bytes()
 
 
+def test_read_many_into_when_direct_ranges_have_all_sizes_then_each_is_read_whole(
+    do: Both, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fd, memory, _ = direct(tmp_path / "file", way)
+    monkeypatch.setattr(filebatch, "REQUEST_MAX", 8192)
+    view, ranges, at = memoryview(memory), [], 0
+    for blocks in (1, 3, 0, 2, 4, 1, 1, 3, 1):  # those of 3 and 4 blocks take several requests
+        ranges.append((at, view[at : at + blocks * 4096]))
+        at += blocks * 4096
+    ranges.append((at, files.allocate(4096)))  # at the end of the file
+    for depth in (1, 2, 7):
+        view[:] = bytes(len(view))
+        try:
+            counts = do.read_many_into(fd, ranges, depth=depth, direct=True)
+        except BaseException:
+            os.close(fd)
+            raise
+        assert counts == [*(len(part) for _, part in ranges[:-1]), 0]
+        assert bytes(memory) == (tmp_path / "file").read_bytes()
+    os.close(fd)
+
+
+def test_read_many_into_without_asyncio_when_a_signal_handler_raises_then_the_ring_is_closed(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "threads" in way or fileops.PYPY:
+        pytest.skip("the ring, which threads and PyPy, whose memory moves, do not use")
+    fd, _, ranges = direct(tmp_path / "file")
+    before = os.listdir("/proc/self/fd")
+    turns = []
+
+    class Table(filesync.InFlight):
+        def reap(self) -> int:
+            turns.append(len(self))
+            if len(turns) == 2:
+                raise KeyboardInterrupt
+            return super().reap()
+
+    monkeypatch.setattr(filesync, "InFlight", Table)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            files.sync.read_many_into(fd, ranges, depth=4, direct=True)
+        assert os.listdir("/proc/self/fd") == before
+        assert turns == [4, 4]  # as many as the depth
+    finally:
+        os.close(fd)
+
+
 def test_read_many_into_when_the_kernel_knows_no_read_then_by_plain_calls(
     do: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
