@@ -162,9 +162,8 @@ def decode_cqe(cqe: tuple[int, ...]) -> str:
     return " ".join(words)
 
 
-#: The descriptor of the log, and its path. Not a file object, which would warn if it is not closed at the
-#: end.
-_log: tuple[int, str] | None = None
+#: path -> the descriptor of the log. Not a file object, which would warn if it is not closed at the end.
+_logs: dict[str, int] = {}
 
 
 def trace(line: str) -> None:
@@ -188,19 +187,22 @@ def trace(line: str) -> None:
 
 
 def _open_log(target: str) -> int:
-    global _log
-    if _log is None or _log[1] != target:
-        close_log()
-        _log = os.open(target, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666), target
-    return _log[0]
+    fd = _logs.get(target)
+    if fd is None:
+        made = os.open(target, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        fd = _logs.setdefault(target, made)
+        if fd != made:  # another thread was faster
+            os.close(made)
+    return fd
 
 
 def close_log() -> None:
-    """Close the log that RAWURING_DEBUG_LOG names; the next line of the trace opens it again."""
-    global _log
-    if _log is not None:
-        fd, _log = _log[0], None
-        os.close(fd)
+    """Close the log that RAWURING_DEBUG_LOG names; the next line of the trace opens it again.
+
+    Threads: any, while no other one uses a ring.
+    """
+    while _logs:
+        os.close(_logs.popitem()[1])
 
 
 # ------------------------------------------------------------------------------------------------------

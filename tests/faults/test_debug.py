@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 
+import leaks
 import pytest
 from driver import need_opcode
 from harness import PYPY, ROOT, check_child, figures, run_child
@@ -29,6 +30,23 @@ def watched(monkeypatch, tmp_path):
     monkeypatch.setenv("RAWURING_DEBUG_LOG", str(log))
     yield log
     debug.close_log()
+
+
+def test_two_threads_write_the_first_lines_at_once_then_one_descriptor(watched, monkeypatch):
+    """The one that was slower opened the log once more, and nobody closed the first descriptor."""
+    opening, others = os.open, ["another's"]
+
+    def open_beside_another(*arguments):
+        if others:
+            debug.trace(others.pop())  # as another thread may at this moment
+        return opening(*arguments)
+
+    monkeypatch.setattr(os, "open", open_beside_another)
+    debug.trace("ours")
+    assert list(leaks.descriptors().values()).count(str(watched)) == 1
+    debug.close_log()
+    assert str(watched) not in leaks.descriptors().values()
+    assert re.findall(r"\w+'s|ours", watched.read_text()) == ["another's", "ours"]
 
 
 # ------------------------------------------------------------------------------------------------------
