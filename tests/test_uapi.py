@@ -355,7 +355,7 @@ def test_pack_when_given_any_members_then_bytes_are_as_the_compiler_lays_them_ou
 def test_unpack_when_given_any_bytes_then_packing_gives_them_back(name: str) -> None:
     layout = LAYOUTS[name]
 
-    @settings(max_examples=40)
+    @settings(max_examples=10)  # each sets every bit of every member at random
     @given(st.binary(min_size=layout.size, max_size=layout.size))
     def check(image: bytes) -> None:
         got = layout.unpack(image)
