@@ -2036,6 +2036,10 @@ class AsyncTextIOWrapper(WrappedFile, metaclass=_Kind):
     kind = io.TextIOBase
 
 
+#: The classes of the standard streams.
+AsyncTextIndirectIOWrapper = AsyncIndirectBufferedIOBase = _Standard
+
+
 # ------------------------------------------------------------------------------------------------------
 # anyio's names
 

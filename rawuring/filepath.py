@@ -630,11 +630,14 @@ def _clean(folder: Any) -> None:
     folder.cleanup()
 
 
-#: The functions of aiofiles.tempfile.
+#: The names of aiofiles.tempfile and of its module temptypes.
 tempfile = _module(
     "tempfile", NamedTemporaryFile=NamedTemporaryFile, SpooledTemporaryFile=SpooledTemporaryFile,
     TemporaryDirectory=TemporaryDirectory, TemporaryFile=TemporaryFile,
+    AsyncSpooledTemporaryFile=SpooledFile, AsyncTemporaryDirectory=TemporaryFolder,
+    AiofilesContextManagerTempDir=FolderOpening,
 )  # fmt: skip
+vars(tempfile).update(temptypes=tempfile)
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -654,7 +657,8 @@ def install_as_aiofiles() -> None:
     they are imported. aiofiles need not be installed.
     """
     modules = {
-        "": files, ".base": base, ".os": os, ".ospath": ospath, ".tempfile": tempfile,
+        "": files, ".base": base, ".os": os, ".ospath": ospath,
+        ".tempfile": tempfile, ".tempfile.temptypes": tempfile,
         ".threadpool": threadpool, ".threadpool.binary": threadpool, ".threadpool.text": threadpool,
     }  # fmt: skip
     sys.modules.update({f"aiofiles{name}": module for name, module in modules.items()})
