@@ -160,7 +160,11 @@ def run(
     else:
         command += ["-p", "anyio.pytest_plugin", str(tests / "test_fileio.py")]
         # One of anyio's own three backends is the loop chosen here.
-        pattern = f"not trio and not uvloop and ({options.k})" if options.k else "not trio and not uvloop"
+        pattern = "not trio and not uvloop"
+        if loop == "uvloop":  # uvloop 0.23 has no eager tasks, and their failure closes the others' runner
+            pattern += " and not eager"
+        if options.k:
+            pattern += f" and ({options.k})"
     if pattern:
         command += ["-k", pattern]
     print(f"==== {suite} {loop}", flush=True)
