@@ -213,8 +213,9 @@ MUTANTS = (
         FAULTS + "test_environment.py -k at_any_moment_in_a_monitor",
     ),
     Mutant(
-        "a request is answered in a call", "rawuring/fdmon.py",
-        "                del self._requests[0]  # as", "                self._requests.popleft()  # as",
+        "a request leaves before it is answered", "rawuring/fdmon.py",
+        "                if handler is not None:\n                    inflight.answer(handler, -self._code)\n                del self._requests[0]",
+        "                del self._requests[0]\n                if handler is not None:\n                    inflight.answer(handler, -self._code)",
         FAULTS + "test_environment.py -k at_any_moment_in_a_monitor",
     ),
     Mutant(
