@@ -231,7 +231,10 @@ def run(
     command = [executable]
     if options.dev:
         command += ["-X", "dev", "-W", "error"]
-    command += ["-m", "pytest", f"--junitxml={report}", *arguments]
+    command += ["-m", "pytest", f"--junitxml={report}"]
+    if options.dev:  # concurrent runs remove each other's old folders, and warn of what they do not find
+        command += ["--basetemp", str(scratch / f"t{part}")]
+    command += arguments
     if part or not os.access(CHECKOUT, os.W_OK):
         command += ["-p", "no:cacheprovider"]
     if shown:
