@@ -303,7 +303,7 @@ def read_many_into(
     """Read ranges of one file into memory: see files.read_many_into()."""
     pairs = list(ranges)
     counts = [-1] * len(pairs)
-    check_depth(depth)
+    depth = check_depth(depth)
     with filebatch.into_all(fd, pairs, direct) as make:
         if make.func is filebatch.Fill and pairs:
             _fill_in_blocks(make.args[0], pairs, depth, counts)
