@@ -184,8 +184,8 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
         "--brief",
         action="store_true",
         help="skip tests marked once; except on the newest CPython also those marked long, but the faults of "
-        "these on the oldest, and most random examples; except on these two also those marked alike; PyPy "
-        "runs the faults",
+        "these on the oldest; except on these two also those marked alike, and most random examples; PyPy "
+        "runs the faults, and all random examples",
     )
     parser.add_argument("--long", action="store_true", help="also run the tests that take seconds each")
     parser.add_argument("--dev", action="store_true", help="run the interpreter with -X dev -W error")
@@ -225,7 +225,7 @@ def run(
     except SetupError as error:
         print(f"{python.tag}: {error}", flush=True)
         return Result(python.tag, 0, 1, 0, time.monotonic() - started, 1)
-    if options.brief and BRIEF_NEWEST not in arguments:  # it draws the same random examples, and more
+    if BRIEFEST in arguments:  # random tests are thorough elsewhere
         environment.setdefault("HYPOTHESIS_PROFILE", "small")
     report = scratch / f"{python.tag}.{part}.xml"
     command = [executable]
