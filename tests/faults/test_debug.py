@@ -36,10 +36,10 @@ def test_two_threads_write_the_first_lines_at_once_then_one_descriptor(watched, 
     """The one that was slower opened the log once more, and nobody closed the first descriptor."""
     opening, others = os.open, ["another's"]
 
-    def open_beside_another(*arguments):
+    def open_beside_another(*arguments, **options):
         if others:
             debug.trace(others.pop())  # as another thread may at this moment
-        return opening(*arguments)
+        return opening(*arguments, **options)
 
     monkeypatch.setattr(os, "open", open_beside_another)
     debug.trace("ours")
