@@ -46,9 +46,10 @@ from selectors import EVENT_READ, SelectorKey
 from socket import socket
 
 from . import buffers, fdmon, ops, rings, syscalls, uapi
+from .handle import _snapshot
 from .inflight import InFlight, next_token
 from .monitor import POLLIN
-from .strategy import _BOTH, _EVENTS, _LONGEST_STDLIB, _MASK, Strategy, _snapshot, _still
+from .strategy import _BOTH, _EVENTS, _LONGEST_STDLIB, _MASK, Strategy, _still
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -364,7 +365,7 @@ class EpollWait(Strategy):
 
     def _apply_all(self) -> None:
         """Apply all changes without the ring, including those on their way."""
-        for fd in {**_snapshot(self._on_the_way), **_snapshot(self._pending)}:
+        for fd in {**_snapshot(dict, self._on_the_way), **_snapshot(dict, self._pending)}:
             self._apply(fd)
 
     def _overtake(self, fd: int) -> None:
@@ -629,7 +630,7 @@ class EpollWait(Strategy):
         # Shaped by speed (bench/run.py --only changes): no Python per change, if none is new.
         pending = self._on_the_way = self._pending
         self._pending = {}
-        changes = _snapshot(pending)
+        changes = _snapshot(dict, pending)
         masks, new = bytes(list(changes.values())), []
         if not masks.isascii():  # a change with _NEW is not ASCII
             for fd, change in list(changes.items()):
@@ -695,7 +696,7 @@ class EpollWait(Strategy):
                 self._take_completions(False)
                 if not unsent.issuperset(self._unanswered):
                     self.ring.submit_and_wait(1)
-        for fd in tuple(_snapshot(self._on_the_way)):
+        for fd in tuple(_snapshot(dict, self._on_the_way)):
             self._note(fd)
         self._overtaken.clear()
         self._on_the_way = {}

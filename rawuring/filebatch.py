@@ -287,9 +287,12 @@ def read_into(fd: int, offset: int, memory: Any, direct: bool = False) -> Work:
 
 
 @contextlib.contextmanager
-def into_all(fd: int, pairs: list[tuple[int, Any]], direct: bool) -> Iterator[Any]:
+def into_all(
+    fd: int, pairs: list[tuple[int, Any]], direct: bool
+) -> Iterator[tuple[Callable[[Any], Any], int | None]]:
     """Yield a function that makes a procedure, or a Fill, for an (offset, buffer) of read_many_into().
 
+    With it comes the descriptor whose reads may go to a ring as they are, or None.
     With direct the file is reopened with O_DIRECT for the duration of the block.
     """
     own = open_direct(fd) if direct else fd
@@ -299,9 +302,9 @@ def into_all(fd: int, pairs: list[tuple[int, Any]], direct: bool) -> Iterator[An
             fileops.check_range(0, offset)
         quick = addresses and not fileops.PYPY and stat_module.S_ISREG(os.fstat(own).st_mode)
         if quick:
-            yield partial(Fill, own)
+            yield partial(Fill, own), own
         else:
-            yield partial(_into_one, own, direct)
+            yield partial(_into_one, own, direct), None
     finally:
         if direct:
             os.close(own)

@@ -1168,7 +1168,7 @@ async def read_many_into(
         EINVAL if the file system does not support O_DIRECT.
     """
     pairs = list(ranges)
-    with filebatch.into_all(fd, pairs, direct) as make:
+    with filebatch.into_all(fd, pairs, direct) as (make, _):
         return await _all(Many(_Engine(), make, enumerate(pairs), depth), len(pairs), False)
 
 

@@ -304,9 +304,9 @@ def read_many_into(
     pairs = list(ranges)
     counts = [-1] * len(pairs)
     depth = check_depth(depth)
-    with filebatch.into_all(fd, pairs, direct) as make:
-        if make.func is filebatch.Fill and pairs:
-            _fill_in_blocks(make.args[0], pairs, depth, counts)
+    with filebatch.into_all(fd, pairs, direct) as (make, own):
+        if own is not None and pairs:
+            _fill_in_blocks(own, pairs, depth, counts)
         left = [at for at, count in enumerate(counts) if count < 0]
         begin = partial(Many, make=make, work=enumerate([pairs[at] for at in left]), depth=depth)
         for at, count in zip(left, _all(begin, len(left), depth, False)):

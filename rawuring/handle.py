@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Callable, NoReturn, TypeVar
 
+    _Changing = TypeVar("_Changing")
+    _Copy = TypeVar("_Copy")
     _Handle = TypeVar("_Handle", bound="RingHandle")
 
 #: The errnos with which a sandbox or an administrator takes io_uring away while it is in use.
@@ -807,7 +809,7 @@ class _Thread(Uncopyable):
 
     def __del__(self) -> None:
         """Stop rings from using an index of a thread that has ended."""
-        for ring in _list(getattr(self, "by_index", ())):
+        for ring in _snapshot(list, getattr(self, "by_index", ())):
             if not ring.closed:
                 ring._lose_index()
 
@@ -859,12 +861,15 @@ def _remember(ring: RingHandle) -> None:
     _live.add(ring)
 
 
-def _list(found: Iterable[RingHandle]) -> list[RingHandle]:
-    """List rings, of which other threads may make more, or drop some, meanwhile."""
+def _snapshot(make: Callable[[_Changing], _Copy], changing: _Changing) -> _Copy:
+    """Copy a collection that other threads may be changing.
+
+    Args: make is the type of the copy.
+    """
     while True:
         try:
-            return list(found)
-        except RuntimeError:  # the set changed during the iteration
+            return make(changing)
+        except RuntimeError:  # a set, or any collection on PyPy: it changed during the copy
             continue
 
 
@@ -872,7 +877,7 @@ def _after_fork_in_child() -> None:
     # The rings are shared memory: changing an index here would change the parent's. The descriptors must
     # be closed at once, or this process would keep the parent's requests alive after the parent closed its
     # ring.
-    for ring in _list(_live):
+    for ring in _snapshot(list, _live):
         try:
             ring._release("forked")
         except OSError:
@@ -883,7 +888,7 @@ def _after_fork_in_child() -> None:
 
 def _at_exit() -> None:
     # Buffers are freed during interpreter shutdown, when no request may write to them any more.
-    call_all(partial(_close_at_exit, ring) for ring in _list(_live) if not ring.closed)
+    call_all(partial(_close_at_exit, ring) for ring in _snapshot(list, _live) if not ring.closed)
 
 
 def _close_at_exit(ring: RingHandle) -> None:

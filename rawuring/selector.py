@@ -40,8 +40,9 @@ from . import fdmon, rings, syscalls
 
 # Names imported "as" themselves are public here, too.
 from .epollwait import MACHINE as MACHINE, EpollPoll as EpollPoll, EpollWait as EpollWait
+from .handle import _snapshot
 from .inflight import InFlight
-from .strategy import _BOTH, _EVENTS, _LONGEST_STDLIB, _MASK, Strategy as Strategy, _snapshot, _still
+from .strategy import _BOTH, _EVENTS, _LONGEST_STDLIB, _MASK, Strategy as Strategy, _still
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -328,7 +329,7 @@ class _Map(Mapping):  # type: ignore[type-arg]
         try:
             return _fileno(fileobj)
         except ValueError:
-            for key in _snapshot(self._keys).values():
+            for key in _snapshot(dict, self._keys).values():
                 if key.fileobj is fileobj:
                     return key.fd
             raise
@@ -410,7 +411,7 @@ class PollAdd(Strategy):
     def _drop_closed(self) -> None:
         """Remove descriptors closed since they were added or modified: their numbers may have been reused."""
         # By node, not by number: another thread may meanwhile register another file under the number.
-        for node, file in _snapshot(self._unarmed).items():
+        for node, file in _snapshot(dict, self._unarmed).items():
             key = self.keys.get(node.fd)
             if key is not None and (_still(key) is False or (file is not None and file != _file_of(node.fd))):
                 self._monitor.remove(node)

@@ -22,12 +22,8 @@ from .rings import Ring
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import TypeVar
-
     Ready = list[tuple[SelectorKey, int]]
     Keys = dict[int, SelectorKey]
-    _Key = TypeVar("_Key")
-    _Value = TypeVar("_Value")
 
 _BOTH = EVENT_READ | EVENT_WRITE
 #: Indexed by EVENT_READ | EVENT_WRITE, gives a mask; other bits are ignored, as in EpollSelector.
@@ -107,12 +103,3 @@ def _still(key: SelectorKey) -> bool | None:
         return bool(file.fileno() == key[1])
     except (AttributeError, TypeError, ValueError):  # as register() does
         return False
-
-
-def _snapshot(changing: dict[_Key, _Value]) -> dict[_Key, _Value]:
-    """Copy a dictionary that other threads may be changing."""
-    while True:
-        try:
-            return dict(changing)
-        except RuntimeError:  # PyPy: it changed during the copy
-            continue

@@ -36,7 +36,6 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 OLDEST = (3, 9)
 #: The tests that --brief runs on CPythons between the oldest and the newest, and on the free-threaded one.
 BRIEFEST = "not once and not long and not alike"
-BRIEF_NEWEST = "not once"
 #: PyPy frees late, which matters where something goes wrong.
 BRIEF_PYPY = "not once and not long and (faults or bytes or not alike)"
 #: The time per byte of these test files, as a multiple of the others'.
@@ -127,7 +126,7 @@ def brief(python: Python, pythons: list[Python]) -> list[str]:
     if python.abiflags or python.version not in (min(versions), max(versions)):
         return ["-m", BRIEFEST]
     # Signal handlers run at other places in the oldest: what goes wrong on purpose is tried there, too.
-    return ["-m", BRIEF_NEWEST if python.version == max(versions) else "not once and (faults or not long)"]
+    return ["-m", "not once" if python.version == max(versions) else "not once and (faults or not long)"]
 
 
 def run_in_parts(python: Python, options: argparse.Namespace, arguments: list[str], scratch: Path) -> Result:
